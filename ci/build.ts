@@ -1,0 +1,90 @@
+/**
+ * `bun run build`: compiles the service and lays the image's files out under dist/, once for everyone.
+ *
+ *     dist/runtime/   the loader and the C library       layer 1
+ *     dist/app/       the binary                         layer 2
+ *     dist/image.json id and platform
+ *     dist/helloapp.map  the binary's source map, for debuggers; not in the image
+ *
+ * Modes and times are fixed here, owners when root builds, so that a layer made from a tree is the same wherever and
+ * whenever it is made. `--id` prints the id and builds nothing.
+ */
+import { chmod, chown, copyFile, mkdir, readdir, rename, rm, utimes } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { compile, findRuntime, image, imageId, layers, type Platform, type Runtime } from "./image.ts";
+
+export interface Built {
+  id: string;
+  platform: Platform;
+}
+
+/**
+ * Builds into `dist`, which is replaced as a whole: a build that fails leaves the one before.
+ *
+ * @param project the directory with package.json
+ * @throws {AggregateError} of the compiler's messages when the source does not compile
+ */
+export async function build(project: string, dist: string): Promise<Built> {
+  const runtime = findRuntime();
+  const built = { id: await imageId(project, runtime), platform: runtime.platform };
+  const part = `${dist}.part-${process.pid}`;
+  try {
+    await Promise.all([
+      compileBinary(project, built.id, part),
+      layOutRuntime(runtime, join(part, "runtime")),
+    ]);
+    for (const layer of layers) await normalise(join(part, layer));
+    await Bun.write(join(part, "image.json"), JSON.stringify(built) + "\n");
+    await rm(dist, { recursive: true, force: true });
+    await rename(part, dist);
+  } finally {
+    await rm(part, { recursive: true, force: true });
+  }
+  return built;
+}
+
+async function compileBinary(project: string, id: string, part: string): Promise<void> {
+  const { entrypoint, autoloadBunfig, autoloadDotenv, ...options } = compile;
+  const outfile = join(part, "app", image.binary);
+  await Bun.build({
+    ...options,
+    entrypoints: [join(project, entrypoint)],
+    root: project,
+    target: "bun",
+    define: { BUILD_ID: JSON.stringify(id), "process.env.NODE_ENV": '"production"' },
+    compile: { outfile, autoloadBunfig, autoloadDotenv },
+  });
+  for (const name of await readdir(dirname(outfile))) {
+    if (name.endsWith(".map")) await rename(join(dirname(outfile), name), join(part, `${image.name}.map`));
+  }
+}
+
+async function layOutRuntime({ files }: Runtime, tree: string): Promise<void> {
+  for (const [path, source] of files) {
+    const target = join(tree, path);
+    await mkdir(dirname(target), { recursive: true });
+    await copyFile(source, target);
+  }
+}
+
+/** Mode 0755, owner 0:0 (as root), time 0, contents before their directory, whose time they would touch. */
+async function normalise(path: string): Promise<void> {
+  const entries = await readdir(path, { withFileTypes: true }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOTDIR") return [];
+    throw error;
+  });
+  for (const entry of entries) await normalise(join(path, entry.name));
+  await chmod(path, 0o755);
+  if (process.getuid?.() === 0) await chown(path, 0, 0);
+  await utimes(path, 0, 0);
+}
+
+if (import.meta.main) {
+  const project = dirname(import.meta.dir);
+  if (process.argv[2] === "--id") {
+    console.log(await imageId(project, findRuntime()));
+  } else {
+    const { id } = await build(project, join(project, "dist"));
+    console.log(`${image.name}:${id}`);
+  }
+}

@@ -1,0 +1,93 @@
+/**
+ * Tar archives as image layers need them: every field fixed, so that the same files give the same bytes.
+ * (Bun.Archive sets its own modes and today's date.) Format: POSIX.1-1988 ustar, pax(1).
+ */
+import { closeSync, openSync, readSync } from "node:fs";
+
+export interface TarHeader {
+  /** Path without a leading slash; a directory ends in one. At most 100 bytes. */
+  path: string;
+  type: "file" | "directory";
+  mode: number;
+  /** Bytes of content. */
+  size: number;
+}
+
+const BLOCK = 512;
+
+/** The 512 bytes in front of a file's content: owner 0:0, time 0. */
+export function tarHeader({ path, type, mode, size }: TarHeader): Uint8Array {
+  const header = Buffer.alloc(BLOCK);
+  if (Buffer.byteLength(path) > 100)
+    throw new RangeError(`${path} is longer than the 100 bytes of a tar header`);
+  const octal = (value: number, offset: number, width: number) =>
+    header.write(value.toString(8).padStart(width - 1, "0") + "\0", offset, "latin1");
+  header.write(path, 0);
+  octal(mode, 100, 8);
+  octal(0, 108, 8); // uid
+  octal(0, 116, 8); // gid
+  octal(size, 124, 12);
+  octal(0, 136, 12); // mtime
+  header.write(type === "file" ? "0" : "5", 156);
+  header.write("ustar\x0000", 257, "latin1");
+  // The checksum is computed with its own field full of spaces.
+  header.fill(" ", 148, 156);
+  const sum = header.reduce((sum, byte) => sum + byte, 0);
+  header.write(sum.toString(8).padStart(6, "0") + "\0 ", 148, "latin1");
+  return header;
+}
+
+/** Zero bytes that fill the last block of a file of `size` bytes. */
+export function tarPadding(size: number): Uint8Array {
+  return new Uint8Array((BLOCK - (size % BLOCK)) % BLOCK);
+}
+
+/** The end of an archive: two blocks of zeros. */
+export const tarEnd = new Uint8Array(2 * BLOCK);
+
+export interface TarEntry extends TarHeader {
+  uid: number;
+  gid: number;
+  /** Seconds since 1970. */
+  mtime: number;
+  /** Where the content starts in the file. */
+  offset: number;
+}
+
+/**
+ * Lists a tar file: headers only, so that a large archive is no slower than a small one. Plain ustar and GNU, without
+ * the extensions for long names and sparse files, which image archives do not use.
+ *
+ * @param start @param end the part of the file that holds the tar, for one inside another
+ * @throws {Error} when it is not a tar file
+ */
+export function readTar(path: string, start = 0, end = Infinity): TarEntry[] {
+  const file = openSync(path, "r");
+  try {
+    const entries: TarEntry[] = [];
+    const header = Buffer.alloc(BLOCK);
+    for (let at = start; at < end;) {
+      if (readSync(file, header, 0, BLOCK, at) < BLOCK) throw new Error(`${path} is not a whole tar file`);
+      if (header.every((byte) => byte === 0)) break;
+      if (header.toString("latin1", 257, 262) !== "ustar") throw new Error(`${path} is not a tar file`);
+      const text = (offset: number, length: number) =>
+        header.toString("utf8", offset, offset + length).replace(/\0.*$/s, "");
+      const octal = (offset: number, length: number) => parseInt(text(offset, length).trim() || "0", 8);
+      const size = octal(124, 12);
+      entries.push({
+        path: text(0, 100),
+        type: text(156, 1) === "5" ? "directory" : "file",
+        mode: octal(100, 8),
+        uid: octal(108, 8),
+        gid: octal(116, 8),
+        size,
+        mtime: octal(136, 12),
+        offset: at + BLOCK,
+      });
+      at += BLOCK + size + tarPadding(size).length;
+    }
+    return entries;
+  } finally {
+    closeSync(file);
+  }
+}

@@ -1,0 +1,125 @@
+/**
+ * Configuration: environment variables in, one typed and validated object out.
+ *
+ * Every problem is reported at once and by the variable's name, so that a wrong deployment is corrected in one round.
+ */
+
+/** How one setting is read. `parse` throws a RangeError that says what it expected. */
+interface Setting<T> {
+  variable: string;
+  fallback: T;
+  about: string;
+  parse(text: string): T;
+}
+
+function text(variable: string, fallback: string, about: string): Setting<string> {
+  return { variable, fallback, about, parse: (text) => text };
+}
+
+function number(
+  variable: string,
+  fallback: number,
+  { min, max, whole = true }: { min: number; max: number; whole?: boolean },
+  about: string,
+): Setting<number> {
+  const parse = (text: string) => {
+    const value = /^\d+(\.\d+)?$/.test(text) ? Number(text) : NaN;
+    const fits = value >= min && value <= max && (!whole || Number.isInteger(value));
+    if (!fits) throw new RangeError(`${whole ? "a whole number" : "a number"} from ${min} to ${max}`);
+    return value;
+  };
+  return { variable, fallback, about, parse };
+}
+
+function choice<const T extends string>(
+  variable: string,
+  fallback: NoInfer<T>,
+  values: readonly T[],
+  about: string,
+): Setting<T> {
+  const parse = (text: string) => {
+    const value = values.find((value) => value === text);
+    if (value === undefined) throw new RangeError(`one of ${values.join(", ")}`);
+    return value;
+  };
+  return { variable, fallback, about, parse };
+}
+
+/** All settings of the service: variable, default, meaning. The table in the README is held to this one by a test. */
+export const settings = {
+  host: text("HOST", "0.0.0.0", "address to listen on"),
+  port: number("PORT", 8080, { min: 0, max: 65535 }, "port of the service; 0 takes a free one"),
+  adminPort: number("ADMIN_PORT", 9090, { min: 0, max: 65535 }, "port of /metrics; 0 takes a free one"),
+  greeting: text("GREETING", "Hello from helloapp", "the greeting"),
+  podName: text("POD_NAME", "", "name shown as the one who answered; empty: the host's name"),
+  logLevel: choice(
+    "LOG_LEVEL",
+    "info",
+    ["debug", "info", "warn", "error"],
+    "least severe level that is logged",
+  ),
+  accessLog: choice(
+    "ACCESS_LOG",
+    "on",
+    ["on", "off"],
+    "one log line for each request; probes at level debug",
+  ),
+  maxBodyBytes: number("MAX_BODY_BYTES", 65536, { min: 0, max: 2 ** 30 }, "largest request body, in bytes"),
+  idleTimeoutSeconds: number(
+    "IDLE_TIMEOUT_SECONDS",
+    10,
+    { min: 1, max: 255 },
+    "a connection that is silent this long is closed",
+  ),
+  drainDelaySeconds: number(
+    "DRAIN_DELAY_SECONDS",
+    2,
+    { min: 0, max: 300, whole: false },
+    "after SIGTERM: how long to go on accepting, with `Connection: close` on every reply",
+  ),
+  drainTimeoutSeconds: number(
+    "DRAIN_TIMEOUT_SECONDS",
+    10,
+    { min: 0, max: 3600, whole: false },
+    "after that: how long requests in flight may take before they are cut",
+  ),
+};
+
+/** The validated configuration: one property for each of `settings`. */
+export type Config = {
+  [Name in keyof typeof settings]: (typeof settings)[Name] extends Setting<infer T> ? T : never;
+};
+
+/** At least one variable has a value that the service does not accept. The message names each. */
+export class ConfigError extends Error {
+  override name = "ConfigError";
+}
+
+/**
+ * Reads the configuration from environment variables. An unset or empty variable takes its default.
+ *
+ * @throws {ConfigError} naming every variable with a bad value
+ * @example
+ * loadConfig({ PORT: "8081" }).port // 8081
+ */
+export function loadConfig(env: Record<string, string | undefined>): Config {
+  const problems: string[] = [];
+  const values = Object.entries(settings).map(([name, setting]) => {
+    const given = env[setting.variable];
+    if (given === undefined || given === "") return [name, setting.fallback];
+    try {
+      return [name, setting.parse(given)];
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      problems.push(`${setting.variable}=${JSON.stringify(given)}: expected ${error.message}`);
+      return [name, undefined];
+    }
+  });
+  // Each value was made by the setting of that name, which the compiler cannot follow through entries.
+  const config = Object.fromEntries(values) as Config;
+  if (config.port && config.port === config.adminPort) {
+    problems.push(`ADMIN_PORT: expected another port than PORT, both are ${config.port}`);
+  }
+  if (problems.length > 0) throw new ConfigError(problems.join("\n"));
+  return config;
+}

@@ -1,0 +1,46 @@
+/**
+ * Picks the media type to answer with (RFC 9110, section 12.5.1).
+ *
+ * The most specific range that matches an offer decides its quality; the highest quality wins, and on a tie the
+ * earlier offer. No header means that anything goes.
+ *
+ * @returns one of `offers`, or undefined when the client accepts none of them
+ * @example
+ * negotiate("text/html;q=0.5, application/json", ["text/plain", "application/json"]) // "application/json"
+ */
+export function negotiate<const T extends string>(
+  accept: string | null,
+  offers: readonly T[],
+): T | undefined {
+  if (accept === null || accept.trim() === "") return offers[0];
+  const ranges = accept.split(",").map(parseRange);
+  let best: T | undefined;
+  let bestQuality = 0;
+  for (const offer of offers) {
+    const quality = qualityOf(offer, ranges);
+    if (quality > bestQuality) [best, bestQuality] = [offer, quality];
+  }
+  return best;
+}
+
+interface Range {
+  type: string;
+  quality: number;
+}
+
+function parseRange(text: string): Range {
+  const [type = "", ...parameters] = text.split(";").map((part) => part.trim().toLowerCase());
+  const q = parameters.find((parameter) => parameter.startsWith("q="));
+  // A quality that is no number from 0 to 1 is a client's mistake: the range counts in full rather than not at all.
+  const quality = q && /^q=(0(\.\d{0,3})?|1(\.0{0,3})?)$/.test(q) ? Number(q.slice(2)) : 1;
+  return { type, quality };
+}
+
+function qualityOf(offer: string, ranges: Range[]): number {
+  const family = offer.slice(0, offer.indexOf("/")) + "/*";
+  for (const wanted of [offer, family, "*/*"]) {
+    const range = ranges.find(({ type }) => type === wanted);
+    if (range) return range.quality;
+  }
+  return 0;
+}

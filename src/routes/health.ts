@@ -1,0 +1,15 @@
+import type { Lifecycle } from "../lifecycle.ts";
+import { problem, TEXT, type Reply } from "../reply.ts";
+
+const ok: Reply = { status: 200, type: TEXT, body: "ok\n", headers: { "Cache-Control": "no-store" } };
+
+/** `GET /healthz`, liveness: 200 also while draining, or Kubernetes would kill what is finishing its work. */
+export const healthz = (): Reply => ok;
+
+/** `GET /readyz`, readiness: 503 before start-up ends and from the first moment of the drain. */
+export function readyz(lifecycle: Lifecycle): (request: Request, requestId: string) => Reply {
+  return (_, requestId) =>
+    lifecycle.state === "ready"
+      ? ok
+      : problem(503, "Service Unavailable", requestId, { detail: lifecycle.state });
+}
