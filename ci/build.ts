@@ -7,10 +7,11 @@
  *     dist/helloapp.map  the binary's source map, for debuggers; not in the image
  *
  * Modes and times are fixed here, owners when root builds, so that a layer made from a tree is the same wherever and
- * whenever it is made. `--id` prints the id and builds nothing.
+ * whenever it is made. `--id` prints the id and builds nothing; any other
+ * argument is a directory to build into instead of dist/.
  */
 import { chmod, chown, copyFile, mkdir, readdir, rename, rm, utimes } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { compile, findRuntime, image, imageId, layers, type Platform, type Runtime } from "./image.ts";
 
 export interface Built {
@@ -84,7 +85,7 @@ if (import.meta.main) {
   if (process.argv[2] === "--id") {
     console.log(await imageId(project, findRuntime()));
   } else {
-    const { id } = await build(project, join(project, "dist"));
+    const { id } = await build(project, resolve(process.argv[2] ?? join(project, "dist")));
     console.log(`${image.name}:${id}`);
   }
 }

@@ -1,0 +1,110 @@
+/**
+ * The Dagger engine: each step in a container from the pinned base image, cached by what goes in. The C library of
+ * the image is the base image's.
+ *
+ * The trees come back as directories and the archive is written here, as for the host engine, rather than by the
+ * engine's own export: that one stamps the time of the build into the image and compresses for a registry that a
+ * local import does not have.
+ */
+import { join } from "node:path";
+import { connection, dag, ExecError } from "@dagger.io/dagger";
+import type { Built } from "../build.ts";
+import { PipelineError } from "../errors.ts";
+import { pins } from "../pins.ts";
+import type { Engine } from "./engine.ts";
+
+const CA = "/run/secrets/ca.crt";
+
+/** Files that each step sees; an edit elsewhere leaves its cache alone. */
+const inputs = {
+  dependencies: ["package.json", "bun.lock", "bunfig.toml"],
+  build: ["src", "ci", "tsconfig.json"],
+  script: ["src", "ci", "test", "k8s", "Dockerfile", "tsconfig.json"],
+};
+
+/** Whether this process was started by `dagger run`. Without, the SDK would download a CLI. */
+export function inSession(): boolean {
+  return Boolean(process.env.DAGGER_SESSION_PORT && process.env.DAGGER_SESSION_TOKEN);
+}
+
+/**
+ * Opens the session that `dagger run` has prepared, for as long as `use` takes.
+ *
+ * @param project the directory with package.json
+ * @throws {PipelineError} "surroundings" when there is no session
+ */
+export async function withDagger<T>(project: string, use: (engine: Engine) => Promise<T>): Promise<T> {
+  if (!inSession()) {
+    throw new PipelineError("surroundings", "--engine dagger was asked for, but there is no Dagger session", {
+      hint: "Start it with `dagger run bun ci/pipeline.ts`, or use --engine host.",
+    });
+  }
+  let result: { value: T } | undefined;
+  const session = connection(async () => {
+    result = { value: await use(daggerEngine(project)) };
+  });
+  await explain("the session", session);
+  return result!.value;
+}
+
+function daggerEngine(project: string): Engine {
+  const source = (include: string[]) => dag.host().directory(project, { include });
+
+  let installing = dag
+    .container()
+    .from(pins.baseImage)
+    .withWorkdir("/src")
+    .withDirectory(".", source(inputs.dependencies));
+  const bundle = process.env.NODE_EXTRA_CA_CERTS;
+  if (bundle) {
+    installing = installing
+      .withMountedFile(CA, dag.host().file(bundle))
+      .withEnvVariable("NODE_EXTRA_CA_CERTS", CA);
+  }
+  const installed = installing
+    .withExec(["bun", "run", "setup"])
+    .withoutMount(CA)
+    .withoutEnvVariable("NODE_EXTRA_CA_CERTS")
+    .withEnvVariable("E2E", "off")
+    .withEnvVariable("NO_COLOR", "1");
+  const builder = installed.withDirectory(".", source(inputs.build));
+  const checker = installed.withDirectory(".", source(inputs.script));
+
+  return {
+    name: "dagger",
+    async script(name) {
+      await explain(`bun run ${name}`, checker.withExec(["bun", "run", "--silent", name]).sync());
+    },
+    async id() {
+      return (await explain("the id", builder.withExec(["bun", "ci/build.ts", "--id"]).stdout())).trim();
+    },
+    async build(dist) {
+      const built = builder.withExec(["bun", "run", "--silent", "build"]);
+      await explain("bun run build", built.directory("dist").export(dist));
+      return (await Bun.file(join(dist, "image.json")).json()) as Built;
+    },
+  };
+}
+
+/** Gives an error of a step its own output, and one of the engine a hint. */
+async function explain<T>(what: string, step: Promise<T>): Promise<T> {
+  try {
+    return await step;
+  } catch (error) {
+    if (error instanceof PipelineError) throw error;
+    if (error instanceof ExecError) {
+      throw new PipelineError("change", `${what} failed in its container`, {
+        output: error.stdout + error.stderr,
+        cause: error,
+      });
+    }
+    throw new PipelineError("surroundings", `${what}: the Dagger engine failed: ${messageOf(error)}`, {
+      hint: "Is the engine running and can it pull the base image? `dagger core version` asks it.",
+      cause: error,
+    });
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

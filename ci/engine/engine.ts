@@ -1,0 +1,23 @@
+/**
+ * An engine is where the steps run: in containers (dagger.ts) or on this machine (host.ts). Same steps, same scripts
+ * of package.json, same image.
+ */
+import type { Built } from "../build.ts";
+
+export interface Engine {
+  readonly name: "dagger" | "host";
+  /**
+   * Runs a script of package.json.
+   *
+   * @throws {PipelineError} "change", with the script's output, when it fails
+   */
+  script(name: "check" | "test"): Promise<void>;
+  /** The image's id, before anything is built. */
+  id(): Promise<string>;
+  /**
+   * Builds the trees of the image into `dist`, a directory that does not exist yet.
+   *
+   * @throws {PipelineError} "change", with the compiler's output, when the source does not compile
+   */
+  build(dist: string): Promise<Built>;
+}

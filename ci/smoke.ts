@@ -1,0 +1,119 @@
+/** The smoke test for a machine without a cluster: the archive's own files, unpacked and run on the host. */
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { app } from "./app.ts";
+import { readArchive } from "./archive.ts";
+import { askId } from "./deploy/verify.ts";
+import { readElf } from "./elf.ts";
+import { PipelineError } from "./errors.ts";
+import { image } from "./image.ts";
+import { readTar } from "./tar.ts";
+
+/**
+ * Unpacks the archive, starts its binary with its own C library and asks it who it is.
+ *
+ * The loader is the host's, because a compiled Bun finds its code through /proc/self/exe: the image's libraries can
+ * be tried only where the two are the same file, which is so for an image that the host engine made.
+ *
+ * @throws {PipelineError} "change" when the binary does not start, is another build, or loads a library that is not in
+ * the image; "surroundings" when the image was made for another system
+ */
+export async function smoke(archive: string, id: string): Promise<void> {
+  const root = await mkdtemp(join(tmpdir(), "helloapp-smoke-"));
+  try {
+    await unpack(archive, root);
+    const binary = join(root, image.binary);
+    const loader = readElf(binary).interpreter!;
+    const same = await sameFile(loader, join(root, loader));
+    if (!same) {
+      throw new PipelineError(
+        "surroundings",
+        `the image brings another C library than this machine's: not run here`,
+        {
+          hint: "`podman load -i helloapp.tar` and `podman run` try it.",
+        },
+      );
+    }
+    await runOnce(binary, root, id);
+  } finally {
+    await rm(root, { recursive: true });
+  }
+}
+
+async function unpack(archive: string, root: string): Promise<void> {
+  const { layers } = (await readArchive(archive))!;
+  for (const layer of layers) {
+    for (const entry of readTar(archive, layer.offset, layer.offset + layer.size)) {
+      const target = join(root, entry.path);
+      if (entry.type === "directory") {
+        await mkdir(target, { recursive: true });
+      } else {
+        const content = Bun.file(archive).slice(entry.offset, entry.offset + entry.size);
+        await mkdir(dirname(target), { recursive: true });
+        await writeFile(target, await content.bytes(), { mode: entry.mode });
+      }
+    }
+  }
+}
+
+async function sameFile(a: string, b: string): Promise<boolean> {
+  const [one, other] = await Promise.all([a, b].map((path) => readFile(path).catch(() => undefined)));
+  return one !== undefined && other !== undefined && one.equals(other);
+}
+
+async function runOnce(binary: string, root: string, id: string): Promise<void> {
+  const libraries = (await Array.fromAsync(new Bun.Glob("**/*.so.*").scan(root))).map((path) =>
+    dirname(join(root, path)),
+  );
+  const child = Bun.spawn([binary], {
+    cwd: "/",
+    env: {
+      ...image.env,
+      HOST: "127.0.0.1",
+      PORT: "0",
+      ADMIN_PORT: "0",
+      DRAIN_DELAY_SECONDS: "0",
+      LD_LIBRARY_PATH: [...new Set(libraries)].join(":"),
+    },
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+    timeout: 20_000,
+    killSignal: "SIGKILL",
+  });
+  const failed = (message: string, output = "") =>
+    new PipelineError("change", `smoke test: ${message}`, { output });
+  try {
+    const url = await listeningUrl(child.stdout);
+    if (!url) throw failed("the binary ended before it listened", await new Response(child.stderr).text());
+    const answer = await askId(new URL(app.versionPath, url).href, AbortSignal.timeout(5000));
+    if (answer !== id) throw failed(`the binary answers with ${answer}, not ${id}`);
+    const maps = await readFile(`/proc/${child.pid}/maps`, "utf8");
+    const foreign = [...maps.matchAll(/\/\S+\.so[.\d]*$/gm)]
+      .map(([path]) => path)
+      .filter((path) => !path.startsWith(root));
+    const loader = readElf(binary).interpreter!;
+    const missing = foreign.filter((path) => !path.endsWith(loader.slice(loader.lastIndexOf("/"))));
+    if (missing.length > 0)
+      throw failed(`the binary loads what the image does not hold: ${missing.join(", ")}`);
+    child.kill("SIGTERM");
+    const code = await child.exited;
+    if (code !== 0) throw failed(`after SIGTERM the binary ends with ${code}`);
+  } finally {
+    child.kill("SIGKILL");
+  }
+}
+
+/** Reads the log until the service says where it listens; undefined when it ends without. */
+async function listeningUrl(stdout: ReadableStream<Uint8Array>): Promise<string | undefined> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of stdout) {
+    text += decoder.decode(chunk, { stream: true });
+    const line = text.split("\n").find((line) => line.includes('"event":"listening"') && line.endsWith("}"));
+    // The rest of the log is not read: a handful of lines fits into the pipe.
+    if (line) return JSON.parse(line).url;
+  }
+  return undefined;
+}

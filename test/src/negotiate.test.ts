@@ -1,0 +1,19 @@
+import { expect, test } from "bun:test";
+import { negotiate } from "../../src/negotiate.ts";
+const offers = ["text/plain", "application/json", "text/html"] as const;
+test.each<[string | null, string | undefined]>([
+  [null, "text/plain"],
+  ["", "text/plain"],
+  ["*/*", "text/plain"],
+  ["application/json", "application/json"],
+  ["text/*", "text/plain"],
+  ["text/html, application/xhtml+xml, */*;q=0.8", "text/html"],
+  ["text/plain;q=0, */*", "application/json"],
+  ["APPLICATION/JSON;Q=0.9, text/html;q=0.8", "application/json"],
+  ["text/html;q=0.5, application/json;q=0.5", "application/json"],
+  ["text/html;q=nonsense", "text/html"],
+  ["image/png", undefined],
+  ["*/*;q=0", undefined],
+])("Accept: %s gets %s", (accept, expected) => {
+  expect(negotiate(accept, offers)).toBe(expected as never);
+});
