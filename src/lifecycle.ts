@@ -24,6 +24,11 @@ export class Lifecycle {
     return this.#state;
   }
 
+  /** From the first moment of the drain on: connections are told to end. */
+  get leaving(): boolean {
+    return this.#state === "draining" || this.#state === "stopped";
+  }
+
   ready(): void {
     this.#enter("ready");
   }

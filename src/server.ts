@@ -59,13 +59,8 @@ export function startServer(
   }
 
   async function dispatch({ handle }: Route, request: Request, id: string): Promise<Reply> {
-    if (Number(request.headers.get("content-length")) > config.maxBodyBytes) {
-      // The body is not read, so the connection cannot be used again.
-      return problem(413, "Content Too Large", id, {
-        detail: `at most ${config.maxBodyBytes} bytes`,
-        headers: { Connection: "close" },
-      });
-    }
+    const refused = refuseBody(request, id);
+    if (refused) return refused;
     if (request.method === "OPTIONS") return { status: 204, headers: { Allow: allow } };
     if (request.method !== "GET" && request.method !== "HEAD") {
       return problem(405, "Method Not Allowed", id, { headers: { Allow: allow } });
@@ -79,6 +74,18 @@ export function startServer(
       });
       return problem(500, "Internal Server Error", id);
     }
+  }
+
+  /** The reply to a body that is too large, or could be because it does not say; it is not read. */
+  function refuseBody({ headers }: Request, id: string): Reply | undefined {
+    // The rest of the body is on its way, so the connection cannot be used again.
+    const close = { Connection: "close" };
+    if (headers.has("transfer-encoding")) return problem(411, "Length Required", id, { headers: close });
+    if (!(Number(headers.get("content-length")) > config.maxBodyBytes)) return undefined;
+    return problem(413, "Content Too Large", id, {
+      detail: `at most ${config.maxBodyBytes} bytes`,
+      headers: close,
+    });
   }
 
   function logAccess(
@@ -109,7 +116,7 @@ export function startServer(
     response.headers.set("X-Request-Id", id);
     if (reply.type) response.headers.set("Content-Type", reply.type);
     // Bun does not say so by itself, and a keep-alive client that is not told fails when the door closes.
-    if (lifecycle.state === "draining") response.headers.set("Connection", "close");
+    if (lifecycle.leaving) response.headers.set("Connection", "close");
     return response;
   }
 
@@ -122,7 +129,8 @@ export function startServer(
       // Else Bun shows source code in its error page whenever NODE_ENV is unset.
       development: false,
       idleTimeout: config.idleTimeoutSeconds,
-      maxRequestBodySize: config.maxBodyBytes,
+      // Bun's own reply to a large body has no words; dispatch() answers before a byte of it is read.
+      maxRequestBodySize: Number.MAX_SAFE_INTEGER,
       routes: Object.fromEntries(
         Object.entries(table).map(([path, route]) => [
           path,

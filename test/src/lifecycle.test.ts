@@ -1,0 +1,51 @@
+import { describe, expect, test } from "bun:test";
+import { Lifecycle, type State, type Stoppable } from "../../src/lifecycle.ts";
+
+/** A server whose requests in flight take as long as `finished` does. */
+function server(finished: Promise<void>): Stoppable & { calls: (boolean | undefined)[] } {
+  const calls: (boolean | undefined)[] = [];
+  return {
+    calls,
+    stop(force) {
+      calls.push(force);
+      return force ? Promise.resolve() : finished;
+    },
+  };
+}
+
+test("goes from starting over ready and draining to stopped", async () => {
+  const states: State[] = [];
+  const lifecycle = new Lifecycle((state) => states.push(state));
+  expect(lifecycle.state).toBe("starting");
+  lifecycle.ready();
+  const drained = lifecycle.drain([], { delaySeconds: 0, timeoutSeconds: 0 });
+  expect(lifecycle.state).toBe("draining");
+  await drained;
+  expect(states).toEqual(["ready", "draining", "stopped"]);
+});
+
+describe("drain", () => {
+  test("lets requests in flight finish", async () => {
+    const one = server(Promise.resolve());
+    const { forced } = await new Lifecycle().drain([one], { delaySeconds: 0, timeoutSeconds: 60 });
+    expect(forced).toBe(false);
+    expect(one.calls).toEqual([undefined]);
+  });
+
+  test("cuts what is left at the deadline, on every server", async () => {
+    const [stuck, done] = [server(new Promise(() => {})), server(Promise.resolve())];
+    const { forced } = await new Lifecycle().drain([stuck, done], { delaySeconds: 0, timeoutSeconds: 0.01 });
+    expect(forced).toBe(true);
+    expect(stuck.calls).toEqual([undefined, true]);
+    expect(done.calls).toEqual([undefined, true]);
+  });
+
+  test("keeps accepting during the delay", async () => {
+    const one = server(Promise.resolve());
+    const drained = new Lifecycle().drain([one], { delaySeconds: 0.05, timeoutSeconds: 1 });
+    await Promise.resolve();
+    expect(one.calls).toEqual([]);
+    await drained;
+    expect(one.calls).toEqual([undefined]);
+  });
+});
