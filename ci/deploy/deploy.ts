@@ -334,10 +334,11 @@ async function explain({ kubectl }: K3s, pod: string | undefined): Promise<strin
 }
 
 async function containerLog(kubectl: K3s["kubectl"], pod: string): Promise<string> {
-  // After a restart the log that tells is the one of the container before.
-  for (const which of [["--previous"], []]) {
+  // While a container waits for its restart, its own log is that of the crash; one that runs again has it in the one
+  // before, which the kubelet may have cleared away and then says so on stdout.
+  for (const which of [[], ["--previous"]]) {
     const { code, stdout } = await kubectl.run(["logs", ...inNamespace, pod, "--tail=20", ...which]);
-    if (code === 0 && stdout) return stdout;
+    if (code === 0 && stdout && !stdout.startsWith("unable to retrieve container logs")) return stdout;
   }
   return "";
 }
