@@ -8,12 +8,12 @@ import { constants } from "node:fs";
 import { access, readFile } from "node:fs/promises";
 import { PipelineError } from "../errors.ts";
 import { run } from "../process.ts";
-import { Kubectl, refusal, type Node } from "./kubectl.ts";
+import { Kubectl, type Node } from "./kubectl.ts";
 
 /** Where k3s writes its kubeconfig. https://docs.k3s.io/cluster-access */
 const KUBECONFIG = "/etc/rancher/k3s/k3s.yaml";
 /** Seconds that a first question to the cluster may take. */
-const PATIENCE = 6;
+export const PATIENCE_SECONDS = 6;
 
 export interface K3s {
   kubectl: Kubectl;
@@ -33,7 +33,7 @@ export function containerdName(name: string): string {
 
 /** Whether k3s is installed here; it may still not run. */
 export function hasK3s(): boolean {
-  return Bun.which("k3s") !== null;
+  return Bun.which("k3s", { PATH: process.env.PATH ?? "" }) !== null;
 }
 
 /**
@@ -46,10 +46,12 @@ export function hasK3s(): boolean {
 export async function connectK3s({
   kubeconfig = KUBECONFIG,
   context,
+  patienceSeconds = PATIENCE_SECONDS,
   signal,
 }: {
   kubeconfig?: string | undefined;
   context?: string | undefined;
+  patienceSeconds?: number;
   signal: AbortSignal;
 }): Promise<K3s> {
   if (!hasK3s()) {
@@ -74,12 +76,15 @@ export async function connectK3s({
   const ctr = [...(process.getuid?.() === 0 ? [] : sudo), "k3s", "ctr", "-n", "k8s.io", "images"];
 
   const images = async () => {
-    const { code, stdout, stderr } = await run([...ctr, "ls", "-q"], { timeoutSeconds: PATIENCE, signal });
+    const { code, stdout, stderr } = await run([...ctr, "ls", "-q"], {
+      timeoutSeconds: patienceSeconds,
+      signal,
+    });
     if (code !== 0) throw containerdRefusal("listing images", stderr);
     return new Set(stdout.split("\n"));
   };
   const [nodes] = await Promise.all([
-    kubectl.list<Node>(["nodes", `--request-timeout=${PATIENCE - 1}s`], { timeoutSeconds: PATIENCE }),
+    kubectl.list<Node>(["nodes"], { timeoutSeconds: patienceSeconds }),
     images(),
   ]);
   const node = await onlyNode(nodes);
