@@ -159,7 +159,11 @@ function containerdRefusal(what: string, stderr: string): PipelineError {
       output: stderr,
     });
   }
-  if (/no such file|refused|deadline|no answer/i.test(stderr))
-    return refusal(`${what} in k3s's containerd`, stderr);
+  if (/no such file|refused|deadline|no answer/i.test(stderr)) {
+    return new PipelineError("surroundings", `${what}: k3s's containerd does not answer (${words})`, {
+      hint: "Is k3s running? `sudo systemctl status k3s` tells.",
+      output: stderr,
+    });
+  }
   return new PipelineError("surroundings", `${what}: containerd refused (${words})`, { output: stderr });
 }
