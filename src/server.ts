@@ -126,6 +126,8 @@ export function startServer(
     return Bun.serve({
       hostname: config.host,
       port,
+      // Bun 1.4.5 shares a port by default: a second instance would take half of the connections and nobody notice.
+      reusePort: false,
       // Else Bun shows source code in its error page whenever NODE_ENV is unset.
       development: false,
       idleTimeout: config.idleTimeoutSeconds,

@@ -1,0 +1,160 @@
+/** The compiled binary as a process: what runs in the container. */
+import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { findRuntime, imageId } from "../../ci/image.ts";
+import {
+  builtProject,
+  copyProject,
+  describeWith,
+  eventually,
+  must,
+  root,
+  sh,
+  temporaryDirectory,
+} from "./setup.ts";
+
+setDefaultTimeout(60_000);
+
+describeWith("binary", [], () => {
+  const directory = temporaryDirectory();
+  const children: Bun.Subprocess[] = [];
+  afterEach(() => children.splice(0).forEach((child) => child.kill("SIGKILL")));
+
+  /** Starts the service on free ports; `log` grows as it writes. */
+  async function start(env: Record<string, string> = {}, cwd = directory) {
+    const { dist, id } = await builtProject();
+    const child = Bun.spawn([join(dist, "app/helloapp")], {
+      cwd,
+      env: { HOST: "127.0.0.1", PORT: "0", ADMIN_PORT: "0", DRAIN_DELAY_SECONDS: "0", ...env },
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "inherit",
+    });
+    children.push(child);
+    const log: Record<string, unknown>[] = [];
+    const ended = (async () => {
+      let rest = "";
+      for await (const chunk of child.stdout.pipeThrough(
+        new TextDecoderStream() as never,
+      ) as ReadableStream<string>) {
+        const lines = (rest + chunk).split("\n");
+        rest = lines.pop()!;
+        log.push(...lines.map((line) => JSON.parse(line)));
+      }
+    })();
+    const { url, admin } = await eventually(async () => log.find(({ event }) => event === "listening"));
+    const exit = async () => {
+      const code = await child.exited;
+      await ended;
+      return code;
+    };
+    return { child, log, url: String(url), admin: String(admin), id, exit };
+  }
+
+  const events = (log: Record<string, unknown>[]) =>
+    log.map(({ event }) => event).filter((event) => event !== "request");
+
+  test("answers with the id that was known before it was built", async () => {
+    const { url, id } = await start();
+    expect(id).toBe(await imageId(root, findRuntime()));
+    expect(await (await fetch(new URL("/version", url))).json()).toMatchObject({
+      name: "helloapp",
+      id,
+      bun: Bun.version,
+    });
+    expect(await (await fetch(url)).text()).toBe("Hello from helloapp\n");
+  });
+
+  test("has metrics on the admin port alone", async () => {
+    const { url, admin, id } = await start();
+    expect(await (await fetch(new URL("/metrics", admin))).text()).toContain(`build="${id}"`);
+    expect((await fetch(new URL("/metrics", url))).status).toBe(404);
+  });
+
+  test("SIGTERM: drains, says so, exits with 0", async () => {
+    const { child, log, exit } = await start();
+    child.kill("SIGTERM");
+    expect(await exit()).toBe(0);
+    expect(events(log)).toEqual(["listening", "ready", "signal", "draining", "stopped"]);
+  });
+
+  test("while it drains it answers, and tells clients to leave", async () => {
+    const { child, url, log, exit } = await start({ DRAIN_DELAY_SECONDS: "60" });
+    child.kill("SIGTERM");
+    await eventually(async () => events(log).includes("draining") || undefined);
+    const status = async (path: string) => (await fetch(new URL(path, url))).status;
+    expect([await status("/readyz"), await status("/healthz"), await status("/")]).toEqual([503, 200, 200]);
+    const raw = must(["curl", "-si", "--http1.1", url]);
+    expect(raw).toMatch(/^connection: close\r$/im);
+    child.kill("SIGTERM");
+    expect(await exit()).toBe(1);
+  });
+
+  test("a half-sent request does not hold it up beyond the deadline", async () => {
+    const { child, url, log, exit } = await start({ DRAIN_TIMEOUT_SECONDS: "0.2" });
+    const { hostname, port } = new URL(url);
+    const opened = Promise.withResolvers<void>();
+    await Bun.connect({
+      hostname,
+      port: Number(port),
+      socket: {
+        open: (socket) => (socket.write("GET / HTTP/1.1\r\nHo"), socket.flush(), opened.resolve()),
+        data() {},
+      },
+    });
+    await opened.promise;
+    // The connection counts once the server has accepted it: a reply on a later one shows that.
+    await fetch(url);
+    child.kill("SIGTERM");
+    expect(await exit()).toBe(0);
+    expect(events(log).at(-1)).toBe("requests were cut at the deadline");
+  });
+
+  test("a second signal ends it at once, with 1", async () => {
+    const { child, log, exit } = await start({ DRAIN_DELAY_SECONDS: "60" });
+    child.kill("SIGINT");
+    await eventually(async () => events(log).includes("draining") || undefined);
+    child.kill("SIGINT");
+    expect(await exit()).toBe(1);
+  });
+
+  test("bad configuration: every variable in one message, exit 2, nothing listens", async () => {
+    const { dist } = await builtProject();
+    const env = { PORT: "eighty", LOG_LEVEL: "loud", DRAIN_DELAY_SECONDS: "-1" };
+    const { code, output } = sh([join(dist, "app/helloapp")], { env });
+    expect(code).toBe(2);
+    for (const variable of Object.keys(env)) expect(output).toContain(`${variable}=`);
+    expect(output).not.toContain("listening");
+  });
+
+  test("a port that is taken: one line, exit 1", async () => {
+    const { url } = await start();
+    const { dist } = await builtProject();
+    const env = { HOST: "127.0.0.1", PORT: new URL(url).port, ADMIN_PORT: "0" };
+    const { code, output } = sh([join(dist, "app/helloapp")], { env });
+    expect(code).toBe(1);
+    expect(output).toMatch(/^helloapp: .*port.*in use.*\n$/i);
+  });
+
+  test("runs nothing that lies in its working directory", async () => {
+    const cwd = join(directory, "trap");
+    mkdirSync(cwd);
+    writeFileSync(join(cwd, ".env"), "GREETING=from .env\n");
+    writeFileSync(join(cwd, "bunfig.toml"), 'preload = ["./preload.ts"]\n');
+    writeFileSync(join(cwd, "preload.ts"), 'process.env.GREETING = "from the preload";\n');
+    const { url } = await start({}, cwd);
+    expect(await (await fetch(url)).text()).toBe("Hello from helloapp\n");
+  });
+
+  test("is the same, byte for byte, from another directory, user mask and time zone", async () => {
+    const { dist, id } = await builtProject();
+    const project = copyProject(join(directory, "elsewhere"));
+    const out = must(["sh", "-c", "umask 077 && exec bun run --silent build"], {
+      cwd: project,
+      env: { TZ: "Pacific/Kiritimati", PATH: `${join(process.execPath, "..")}:${process.env.PATH}` },
+    });
+    expect(out.trim()).toBe(`helloapp:${id}`);
+    must(["cmp", join(dist, "app/helloapp"), join(project, "dist/app/helloapp")]);
+  });
+});

@@ -1,0 +1,113 @@
+/**
+ * What end-to-end tests share: which tools are there, a project of their own to build, servers to wait for.
+ *
+ * E2E=off leaves them out (the image build and the pipeline run the unit tests alone). E2E=required turns a missing
+ * tool from a skipped test into a failed one.
+ */
+import { afterAll, describe, test } from "bun:test";
+import { cpSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { build, type Built } from "../../ci/build.ts";
+
+export const root = join(import.meta.dir, "../..");
+
+/** What the surroundings may lack without anybody being able to install it: an engine, a cluster, a registry. */
+export interface Surroundings {
+  name: string;
+  answers: boolean;
+}
+
+/**
+ * Declares tests that need tools on PATH, and maybe surroundings. Skipped ones carry in their name what is missing.
+ */
+export function describeWith(
+  name: string,
+  tools: string[],
+  body: () => void,
+  ...surroundings: Surroundings[]
+): void {
+  const missing = tools.filter((tool) => !Bun.which(tool));
+  const silent = surroundings.filter(({ answers }) => !answers).map(({ name }) => name);
+  if (process.env.E2E === "off") return describe.skip(`${name} (E2E=off)`, body);
+  if (missing.length > 0 && process.env.E2E === "required") {
+    return void test(`${name}: needs ${missing.join(", ")}`, () => {
+      throw new Error(`not on PATH: ${missing.join(", ")}`);
+    });
+  }
+  if (missing.length + silent.length > 0) {
+    return describe.skip(`${name} (needs ${[...missing, ...silent].join(", ")})`, body);
+  }
+  describe(name, body);
+}
+
+/** A directory that is gone after the test file. */
+export function temporaryDirectory(): string {
+  const directory = mkdtempSync(join(tmpdir(), "helloapp-e2e-"));
+  afterAll(() => rmSync(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+const files = [
+  "package.json",
+  "bun.lock",
+  "bunfig.toml",
+  "tsconfig.json",
+  "src",
+  "test",
+  "ci",
+  "k8s",
+  "Dockerfile",
+];
+
+/** A copy of the project, to edit and build in. `modules` links the installed packages into it. */
+export function copyProject(target: string, { modules = true } = {}): string {
+  for (const file of [...files, ".dockerignore", ".gitignore"]) {
+    cpSync(join(root, file), join(target, file), { recursive: true });
+  }
+  if (modules) symlinkSync(join(root, "node_modules"), join(target, "node_modules"));
+  return target;
+}
+
+/** Runs a program to its end and gives all that it printed. */
+export function sh(
+  command: string[],
+  { cwd = root, env = {} }: { cwd?: string; env?: Record<string, string | undefined> } = {},
+): { code: number; output: string; stdout: string } {
+  const { exitCode, stdout, stderr } = Bun.spawnSync(command, {
+    cwd,
+    env: { ...process.env, ...env },
+    stdin: "ignore",
+  });
+  return { code: exitCode, stdout: stdout.toString(), output: stdout.toString() + stderr.toString() };
+}
+
+/** As `sh`, but anything other than exit 0 is an error that shows the output. */
+export function must(command: string[], options?: Parameters<typeof sh>[1]): string {
+  const { code, output, stdout } = sh(command, options);
+  if (code !== 0) throw new Error(`${command.join(" ")} ended with ${code}:\n${output}`);
+  return stdout;
+}
+
+let shared: Promise<Built & { dist: string }> | undefined;
+
+/** The project's own build, made once for all tests. */
+export function builtProject(): Promise<Built & { dist: string }> {
+  const dist = join(mkdtempSync(join(tmpdir(), "helloapp-dist-")), "dist");
+  process.on("exit", () => rmSync(join(dist, ".."), { recursive: true, force: true }));
+  return (shared ??= build(root, dist).then((built) => ({ ...built, dist })));
+}
+
+/** Waits until `attempt` gives something other than undefined; an error is another attempt. */
+export async function eventually<T>(attempt: () => Promise<T | undefined>, seconds = 60): Promise<T> {
+  const end = Date.now() + seconds * 1000;
+  for (;;) {
+    const value = await attempt().catch((error: unknown) => {
+      if (Date.now() > end) throw error;
+      return undefined;
+    });
+    if (value !== undefined) return value;
+    if (Date.now() > end) throw new Error(`not within ${seconds} s`);
+    await Bun.sleep(50);
+  }
+}
