@@ -132,7 +132,7 @@ class Run {
     switch (command) {
       case "check":
       case "test":
-        await this.script(command);
+        await this[command]();
         return `${command} passed`;
       case "image":
         return `${basename(output)} holds ${app.name}:${await this.image(await this.engine.id())}`;
@@ -161,7 +161,7 @@ class Run {
       return { value, detail };
     });
     // An id is its inputs: an image of that name in the node is this one.
-    await this.sideBySide([this.script("check"), this.script("test"), change.inContainerd || this.image(id)]);
+    await this.sideBySide([this.check(), this.test(), change.inContainerd || this.image(id)]);
     if (upToDate(change)) {
       await this.report.step("verify", () => proven(target, id));
       return `nothing to deploy: ${change.image} runs already and answers at ${change.url}`;
@@ -175,7 +175,7 @@ class Run {
 
   private async archiveOnly(): Promise<string> {
     const id = await this.engine.id();
-    await this.sideBySide([this.script("check"), this.script("test"), this.image(id)]);
+    await this.sideBySide([this.check(), this.test(), this.image(id)]);
     return `${basename(this.options.output)} holds ${app.name}:${id}`;
   }
 
@@ -205,8 +205,15 @@ class Run {
     return { k3s, project, signal: this.signal, leaves, say: (line) => this.report.say(line) };
   }
 
-  private script(name: "check" | "test"): Promise<void> {
-    return this.report.step(name, async () => ({ value: await this.engine.script(name), detail: "" }));
+  private check(): Promise<void> {
+    return this.report.step("check", async () => ({ value: await this.engine.script("check"), detail: "" }));
+  }
+
+  private test(): Promise<void> {
+    return this.report.step("test", async () => ({
+      value: await this.engine.script("test:unit"),
+      detail: "",
+    }));
   }
 
   private image(id: string): Promise<string> {

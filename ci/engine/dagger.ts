@@ -65,7 +65,6 @@ function daggerEngine(project: string): Engine {
     .withExec(["bun", "run", "setup"])
     .withoutMount(CA)
     .withoutEnvVariable("NODE_EXTRA_CA_CERTS")
-    .withEnvVariable("E2E", "off")
     .withEnvVariable("NO_COLOR", "1");
   const builder = installed.withDirectory(".", source(inputs.build));
   const checker = installed.withDirectory(".", source(inputs.script));

@@ -11,7 +11,7 @@ export interface Engine {
    *
    * @throws {PipelineError} "change", with the script's output, when it fails
    */
-  script(name: "check" | "test"): Promise<void>;
+  script(name: "check" | "test:unit"): Promise<void>;
   /** The image's id, before anything is built. */
   id(): Promise<string>;
   /**

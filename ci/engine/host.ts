@@ -9,8 +9,9 @@ import type { Engine } from "./engine.ts";
 /** @param project the directory with package.json */
 export function hostEngine(project: string, signal: AbortSignal): Engine {
   const bun = async (args: string[], what: string) => {
-    const env = { E2E: "off", NO_COLOR: "1" };
-    const { code, stdout, stderr } = await run([process.execPath, ...args], { cwd: project, env, signal });
+    // A script runs in a shell, which would leave its child behind when the pipeline is interrupted.
+    const command = [process.execPath, "--no-orphans", ...args];
+    const { code, stdout, stderr } = await run(command, { cwd: project, env: { NO_COLOR: "1" }, signal });
     if (code !== 0) throw new PipelineError("change", `${what} failed`, { output: stdout + stderr });
   };
   return {

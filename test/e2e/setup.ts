@@ -1,8 +1,7 @@
 /**
  * What end-to-end tests share: which tools are there, a project of their own to build, servers to wait for.
  *
- * E2E=off leaves them out (the image build and the pipeline run the unit tests alone). E2E=required turns a missing
- * tool from a skipped test into a failed one.
+ * `bun run test:unit` leaves them out. E2E=required turns a missing tool from a skipped test into a failed one.
  */
 import { afterAll, describe, test } from "bun:test";
 import { cpSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
@@ -29,7 +28,6 @@ export function describeWith(
 ): void {
   const missing = tools.filter((tool) => !Bun.which(tool));
   const silent = surroundings.filter(({ answers }) => !answers).map(({ name }) => name);
-  if (process.env.E2E === "off") return describe.skip(`${name} (E2E=off)`, body);
   if (missing.length > 0 && process.env.E2E === "required") {
     return void test(`${name}: needs ${missing.join(", ")}`, () => {
       throw new Error(`not on PATH: ${missing.join(", ")}`);

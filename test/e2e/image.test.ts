@@ -1,0 +1,143 @@
+/** The host engine's archive: its content byte by byte, and that it is the same from anywhere. */
+import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { readArchive, type Archive } from "../../ci/archive.ts";
+import { findRuntime, image } from "../../ci/image.ts";
+import { smoke } from "../../ci/smoke.ts";
+import { readTar } from "../../ci/tar.ts";
+import { builtProject, copyProject, describeWith, must, root, temporaryDirectory } from "./setup.ts";
+
+setDefaultTimeout(120_000);
+
+describeWith("archive of the host engine", [], () => {
+  const directory = temporaryDirectory();
+  const path = join(directory, "helloapp.tar");
+  let archive: Archive;
+  let id: string;
+
+  beforeAll(async () => {
+    must([
+      process.execPath,
+      "ci/pipeline.ts",
+      "image",
+      "--engine",
+      "host",
+      "--output",
+      path,
+      "--tag",
+      "other",
+    ]);
+    archive = (await readArchive(path))!;
+    ({ id } = await builtProject());
+  });
+
+  const entries = () => archive.layers.map(({ offset, size }) => readTar(path, offset, offset + size));
+
+  test("carries the id as its name, and the names that were asked for", () => {
+    expect(archive.names).toEqual([`helloapp:${id}`, "helloapp:other"]);
+  });
+
+  test("holds exactly the C library and the binary, each with the bytes of its source", async () => {
+    const { dist } = await builtProject();
+    const { files } = findRuntime();
+    const expected = [new Map(files), new Map([[image.binary, join(dist, "app", image.binary)]])];
+    for (const [i, layer] of entries().entries()) {
+      const found = layer.filter(({ type }) => type === "file");
+      expect(found.map(({ path }) => `/${path}`).sort()).toEqual([...expected[i]!.keys()].sort());
+      for (const { path: name, offset, size } of found) {
+        const inArchive = await Bun.file(path)
+          .slice(offset, offset + size)
+          .bytes();
+        const source = await Bun.file(expected[i]!.get(`/${name}`)!).bytes();
+        expect(Buffer.compare(inArchive, source), name).toBe(0);
+      }
+    }
+  });
+
+  test("fixes modes, owners and times of all", () => {
+    for (const { path, mode, uid, gid, mtime } of entries().flat()) {
+      expect({ path, mode, uid, gid, mtime }).toEqual({ path, mode: 0o755, uid: 0, gid: 0, mtime: 0 });
+    }
+  });
+
+  test("has two layers, no file twice, and at most 3 % over the binary", async () => {
+    expect(archive.layers).toHaveLength(2);
+    const digests = await Promise.all(
+      entries()
+        .flat()
+        .filter(({ type }) => type === "file")
+        .map(async ({ offset, size }) =>
+          Bun.hash(
+            await Bun.file(path)
+              .slice(offset, offset + size)
+              .bytes(),
+          ),
+        ),
+    );
+    expect(new Set(digests).size).toBe(digests.length);
+    const { dist } = await builtProject();
+    const binary = statSync(join(dist, "app", image.binary)).size;
+    expect(statSync(path).size / binary).toBeLessThan(1.03);
+  });
+
+  test("has the configuration of ci/image.ts", () => {
+    expect(archive.config.config).toMatchObject({
+      User: image.user,
+      Entrypoint: [image.binary],
+      Env: ["NODE_ENV=production"],
+      ExposedPorts: { [image.port]: {} },
+      Labels: image.labels,
+    });
+  });
+
+  test("is the same, byte for byte, from another directory, user mask and time zone", () => {
+    const project = copyProject(join(directory, "elsewhere"));
+    const other = join(directory, "other.tar");
+    const command = `umask 077 && exec bun ci/pipeline.ts image --engine host --tag other --output ${other}`;
+    const PATH = `${dirname(process.execPath)}:${process.env.PATH}`;
+    // Outside of the repository there is no commit for the label: it is left out of both.
+    must(
+      [
+        process.execPath,
+        "ci/pipeline.ts",
+        "image",
+        "--engine",
+        "host",
+        "--tag",
+        "other",
+        "--output",
+        `${path}.2`,
+      ],
+      {
+        env: { GIT_DIR: "/nonexistent" },
+      },
+    );
+    must(["sh", "-c", command], { cwd: project, env: { TZ: "Pacific/Kiritimati", PATH } });
+    must(["cmp", `${path}.2`, other]);
+  });
+
+  test("runs: the smoke test finds its id", async () => {
+    await smoke(path, id);
+    expect(smoke(path, "another-id")).rejects.toThrow("not another-id");
+  });
+
+  test("passes the project's formatter and git by: nothing is left in the tree", () => {
+    const left = must(["sh", "-c", "ls -d dist.* *.part 2>/dev/null || true"], { cwd: root });
+    expect(left).toBe("");
+  });
+});
+
+describeWith("archive, read by skopeo", ["skopeo"], () => {
+  const directory = temporaryDirectory();
+
+  test("is a docker-archive with the right name and platform", async () => {
+    const path = join(directory, "helloapp.tar");
+    must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path]);
+    const { id, platform } = await builtProject();
+    const inspected = JSON.parse(must(["skopeo", "inspect", `docker-archive:${path}:helloapp:${id}`]));
+    expect(inspected).toMatchObject({ Architecture: platform.architecture, Os: "linux" });
+    const { config } = (await readArchive(path))!;
+    expect(inspected.Layers).toEqual(config.rootfs.diff_ids);
+  });
+});
