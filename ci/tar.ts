@@ -77,7 +77,8 @@ export function readTar(path: string, start = 0, end = Infinity): TarEntry[] {
       entries.push({
         path: text(0, 100),
         type: text(156, 1) === "5" ? "directory" : "file",
-        mode: octal(100, 8),
+        // Some writers put the type of the file in front of the permissions.
+        mode: octal(100, 8) & 0o7777,
         uid: octal(108, 8),
         gid: octal(116, 8),
         size,

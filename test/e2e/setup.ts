@@ -7,7 +7,9 @@ import { afterAll, describe, test } from "bun:test";
 import { cpSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { readArchive } from "../../ci/archive.ts";
 import { build, type Built } from "../../ci/build.ts";
+import { readTar } from "../../ci/tar.ts";
 
 export const root = join(import.meta.dir, "../..");
 
@@ -108,4 +110,27 @@ export async function eventually<T>(attempt: () => Promise<T | undefined>, secon
     if (Date.now() > end) throw new Error(`not within ${seconds} s`);
     await Bun.sleep(50);
   }
+}
+
+/** What an image's files are, layer by layer merged: path -> type, mode, owner, time and digest of the content. */
+export async function fileTree(archive: string): Promise<Record<string, string>> {
+  const { layers } = (await readArchive(archive))!;
+  const tree: [string, string][] = [];
+  for (const layer of layers) {
+    for (const entry of readTar(archive, layer.offset, layer.offset + layer.size)) {
+      const { path, type, mode, uid, gid, mtime, offset, size } = entry;
+      const content = await Bun.file(archive)
+        .slice(offset, offset + size)
+        .bytes();
+      const digest = new Bun.CryptoHasher("sha256").update(content).digest("hex");
+      tree.push([
+        path.replace(/^\.\//, ""),
+        `${type} ${mode.toString(8)} ${uid}:${gid} ${mtime} ${size} ${digest}`,
+      ]);
+    }
+  }
+  // The root itself is in some dialects of tar and not in others; it is no file of the image.
+  return Object.fromEntries(
+    tree.filter(([path]) => path !== "" && path !== "/").sort(([a], [b]) => (a < b ? -1 : 1)),
+  );
 }

@@ -1,0 +1,70 @@
+/** What kubectl makes of the manifests. */
+import { expect, test } from "bun:test";
+import { app } from "../../ci/app.ts";
+import { describeWith, must, sh } from "./setup.ts";
+
+// Debian's kubectl is of 2020, its kustomize older: it lacks what the overlay uses. Newer ones print their version so.
+const recent = sh(["sh", "-c", "kubectl version --client"]).stdout.includes("Kustomize Version: v5");
+
+describeWith(
+  "kustomize",
+  [],
+  () => {
+    const objects = () => Bun.YAML.parse(must(["kubectl", "kustomize", app.overlay])) as any[];
+    const one = (kind: string) => objects().find((object) => object.kind === kind);
+
+    test("the overlay holds what the deploy needs, all in its namespace", () => {
+      expect(
+        objects()
+          .map(({ kind }) => kind)
+          .sort(),
+      ).toEqual([
+        "Deployment",
+        "Namespace",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Service",
+        "ServiceAccount",
+      ]);
+      for (const { kind, metadata } of objects()) {
+        if (kind !== "Namespace") expect(metadata.namespace).toBe(app.namespace);
+        expect(metadata.labels["app.kubernetes.io/name"]).toBe(app.name);
+      }
+      expect(one("Namespace").metadata.labels["pod-security.kubernetes.io/enforce"]).toBe("restricted");
+    });
+
+    test("the Service is a NodePort on 30080", () => {
+      const { type, ports, selector } = one("Service").spec;
+      expect({ type, ports, selector }).toEqual({
+        type: "NodePort",
+        ports: [{ name: "http", port: 80, targetPort: "http", nodePort: 30080 }],
+        selector: { "app.kubernetes.io/name": app.name },
+      });
+    });
+
+    test("the Deployment never pulls, and has what pod security asks for", () => {
+      const { template, strategy, replicas } = one("Deployment").spec;
+      const [container] = template.spec.containers;
+      expect(replicas).toBe(2);
+      expect(strategy.rollingUpdate).toEqual({ maxSurge: "100%", maxUnavailable: 0 });
+      expect(container.imagePullPolicy).toBe("Never");
+      expect(template.spec.securityContext).toMatchObject({
+        runAsNonRoot: true,
+        seccompProfile: { type: "RuntimeDefault" },
+      });
+      expect(template.spec.automountServiceAccountToken).toBe(false);
+      expect(container.securityContext).toEqual({
+        allowPrivilegeEscalation: false,
+        readOnlyRootFilesystem: true,
+        capabilities: { drop: ["ALL"] },
+      });
+    });
+
+    test("the NetworkPolicy lets the service call nobody", () => {
+      const { policyTypes, egress } = one("NetworkPolicy").spec;
+      expect(policyTypes).toContain("Egress");
+      expect(egress).toBeUndefined();
+    });
+  },
+  { name: "a kubectl with kustomize 5", answers: recent },
+);
