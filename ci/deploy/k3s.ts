@@ -59,9 +59,16 @@ export async function connectK3s({
       hint: "Install it with `bun run k3s:install`, or make the archive alone with --target none.",
     });
   }
+  const root = process.getuid?.() === 0;
   const readable = await access(kubeconfig, constants.R_OK).then(
     () => true,
-    () => false,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === "EACCES" && !root) return false;
+      throw new PipelineError("surroundings", `there is no kubeconfig at ${kubeconfig} (${error.code})`, {
+        hint: "k3s writes its own when it starts: `sudo systemctl status k3s` tells whether it did.",
+        cause: error,
+      });
+    },
   );
   const kubectl = new Kubectl(
     [
@@ -73,7 +80,7 @@ export async function connectK3s({
     ],
     signal,
   );
-  const ctr = [...(process.getuid?.() === 0 ? [] : sudo), "k3s", "ctr", "-n", "k8s.io", "images"];
+  const ctr = [...(root ? [] : sudo), "k3s", "ctr", "-n", "k8s.io", "images"];
 
   const images = async () => {
     const { code, stdout, stderr } = await run([...ctr, "ls", "-q"], {

@@ -75,8 +75,13 @@ describe("this machine's k3s", () => {
     // For who is not root: a sudo without a password.
     await writeFile(join(directory, "sudo"), '#!/bin/sh\nshift\nexec "$@"\n');
     for (const name of ["k3s", "sudo"]) await chmod(join(directory, name), 0o755);
+    await writeFile(join(directory, "k3s.yaml"), "");
     process.env.PATH = `${directory}:${path}`;
   }
+
+  /** Connects with a kubeconfig that is there. */
+  const connect = (options: Partial<Parameters<typeof connectK3s>[0]> = {}) =>
+    connectK3s({ kubeconfig: join(directory, "k3s.yaml"), signal, ...options });
 
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), "helloapp-k3s-"));
@@ -87,14 +92,14 @@ describe("this machine's k3s", () => {
 
   test("is found when its one node is this machine", async () => {
     await standIn();
-    expect(await connectK3s({ signal })).toMatchObject({ node: "me", address: "192.0.2.7" });
+    expect(await connect()).toMatchObject({ node: "me", address: "192.0.2.7" });
   });
 
   test("is asked with the kubeconfig and the context that were named", async () => {
     await standIn({ kubectl: `echo "$@" > ${directory}/args; cat ${directory}/nodes.json` });
-    await connectK3s({ kubeconfig: "/some/config", context: "other", signal });
+    await connect({ context: "other" });
     const args = await Bun.file(join(directory, "args")).text();
-    expect(args).toContain("--kubeconfig=/some/config --context=other get nodes");
+    expect(args).toContain(`--kubeconfig=${directory}/k3s.yaml --context=other get nodes`);
   });
 
   test.each<[string, Parameters<typeof standIn>[0] | (() => Parameters<typeof standIn>[0]), string, string]>([
@@ -117,39 +122,46 @@ describe("this machine's k3s", () => {
     ["containerd down", { ctr: "echo 'dial unix: no such file' >&2; exit 1" }, "no such file", "systemctl"],
   ])("%s: exit 3, with the reason and the way out", async (_, how, reason, hint) => {
     await standIn(typeof how === "function" ? how() : how);
-    const error = await failureOf(connectK3s({ signal }));
+    const error = await failureOf(connect());
     expect(error.fault).toBe("surroundings");
     expect(error.message).toContain(reason);
     expect(error.hint).toContain(hint);
   });
 
+  test("a kubeconfig that is not there: exit 3, naming it", async () => {
+    await standIn();
+    const error = await failureOf(connect({ kubeconfig: "/nonexistent/k3s.yaml" }));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain("/nonexistent/k3s.yaml");
+  });
+
   test("a cluster that does not answer is given up within ten seconds", async () => {
     await standIn({ kubectl: "exec sleep 60" });
-    const error = await failureOf(connectK3s({ patienceSeconds: 0.1, signal }));
+    const error = await failureOf(connect({ patienceSeconds: 0.1 }));
     expect(error.hint).toContain("does not answer");
     expect(PATIENCE_SECONDS).toBeLessThan(10);
   });
 
   test("an import is believed only when containerd has the name", async () => {
     await standIn();
-    const error = await failureOf((await connectK3s({ signal })).import("x.tar", "helloapp:abc"));
+    const error = await failureOf((await connect()).import("x.tar", "helloapp:abc"));
     expect(error.message).toContain("has no helloapp:abc");
     await standIn({ ctr: "echo docker.io/library/helloapp:abc" });
-    await (await connectK3s({ signal })).import("x.tar", "helloapp:abc");
+    await (await connect()).import("x.tar", "helloapp:abc");
   });
 
   test("a node without space is told from other refusals", async () => {
     await standIn({
       ctr: 'case "$*" in *import*) echo "write: no space left on device" >&2; exit 1 ;; esac',
     });
-    const error = await failureOf((await connectK3s({ signal })).import("x.tar", "helloapp:abc"));
+    const error = await failureOf((await connect()).import("x.tar", "helloapp:abc"));
     expect(error.message).toContain("disk is full");
   });
 
   test("not installed is said to be so", async () => {
     process.env.PATH = directory;
     await rm(join(directory, "k3s"), { force: true });
-    const error = await failureOf(connectK3s({ signal }));
+    const error = await failureOf(connect());
     expect(error.message).toContain("no k3s");
     expect(error.hint).toContain("--target none");
   });

@@ -39,6 +39,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
         items: [{ metadata: { name: "me" }, status: { nodeInfo: { bootID: boot } } }],
       });
       writeFileSync(join(directory, "nodes.json"), nodes);
+      writeFileSync(join(directory, "k3s.yaml"), "");
       const script = `#!/bin/sh
 command=$1; shift
 case $command in
@@ -61,7 +62,7 @@ esac
 
     test("gives the image its name", async () => {
       const { id } = await builtProject();
-      const k3s = await connectK3s({ signal });
+      const k3s = await connectK3s({ kubeconfig: join(directory, "k3s.yaml"), signal });
       expect(await k3s.images()).not.toContain(containerdName(`helloapp:${id}`));
       await k3s.import(archive, `helloapp:${id}`);
       expect(await k3s.images()).toContain(containerdName(`helloapp:${id}`));
@@ -89,7 +90,7 @@ esac
       const cut = join(directory, "cut.tar");
       must(["cp", archive, cut]);
       truncateSync(cut, 5_000_000);
-      const k3s = await connectK3s({ signal });
+      const k3s = await connectK3s({ kubeconfig: join(directory, "k3s.yaml"), signal });
       const before = await k3s.images();
       expect(k3s.import(cut, "helloapp:cut")).rejects.toThrow(/containerd|has no helloapp:cut/);
       await k3s.import(cut, "helloapp:cut").catch(() => {});

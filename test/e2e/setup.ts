@@ -134,3 +134,9 @@ export async function fileTree(archive: string): Promise<Record<string, string>>
     tree.filter(([path]) => path !== "" && path !== "/").sort(([a], [b]) => (a < b ? -1 : 1)),
   );
 }
+
+/** A Dagger engine, if one answers the CLI. */
+export function daggerEngine(): Surroundings {
+  const command = ["timeout", "20", "dagger", "--progress=plain", "run", "true"];
+  return { name: "a Dagger engine", answers: Boolean(Bun.which("dagger")) && sh(command).code === 0 };
+}
