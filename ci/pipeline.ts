@@ -231,13 +231,8 @@ class Run {
       try {
         const built = await this.engine.build(dist);
         if (built.id !== id) {
-          throw new PipelineError(
-            "change",
-            `the source changed while it was built (${id} became ${built.id})`,
-            {
-              hint: "Run the command again.",
-            },
-          );
+          const message = `the source changed while it was built (${id} became ${built.id})`;
+          throw new PipelineError("change", message, { hint: "Run the command again." });
         }
         const revision = await gitCommit(project, this.signal);
         writeArchive(output, { dist, names, revision, platform: built.platform });
@@ -254,9 +249,11 @@ class Run {
     const results = await Promise.allSettled(steps);
     this.signal.throwIfAborted();
     const failures = results.flatMap((result) => (result.status === "rejected" ? [result.reason] : []));
-    if (failures.length > 1)
-      for (const failure of failures.slice(0, -1)) printError(failure, this.options.verbose);
-    if (failures.length > 0) throw failures.at(-1);
+    // The one that is thrown decides the exit code: the change's fault, where it is at fault too.
+    const atFault = failures.find((error) => error instanceof PipelineError && error.fault === "change");
+    const decisive = atFault ?? failures[0];
+    for (const other of failures) if (other !== decisive) printError(other, this.options.verbose);
+    if (decisive) throw decisive;
   }
 }
 
