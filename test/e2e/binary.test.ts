@@ -3,6 +3,7 @@ import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { findRuntime, imageId } from "../../ci/image.ts";
+import { exchange } from "../exchange.ts";
 import {
   builtProject,
   copyProject,
@@ -10,6 +11,7 @@ import {
   eventually,
   must,
   root,
+  sameBytes,
   sh,
   temporaryDirectory,
 } from "./setup.ts";
@@ -85,8 +87,7 @@ describeWith("binary", [], () => {
     await eventually(async () => events(log).includes("draining") || undefined);
     const status = async (path: string) => (await fetch(new URL(path, url))).status;
     expect([await status("/readyz"), await status("/healthz"), await status("/")]).toEqual([503, 200, 200]);
-    const raw = must(["curl", "-si", "--http1.1", url]);
-    expect(raw).toMatch(/^connection: close\r$/im);
+    expect(await exchange(url, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")).toMatch(/^connection: close\r$/im);
     child.kill("SIGTERM");
     expect(await exit()).toBe(1);
   });
@@ -155,6 +156,6 @@ describeWith("binary", [], () => {
       env: { TZ: "Pacific/Kiritimati", PATH: `${join(process.execPath, "..")}:${process.env.PATH}` },
     });
     expect(out.trim()).toBe(`helloapp:${id}`);
-    must(["cmp", join(dist, "app/helloapp"), join(project, "dist/app/helloapp")]);
+    expect(await sameBytes(join(dist, "app/helloapp"), join(project, "dist/app/helloapp"))).toBe(true);
   });
 });

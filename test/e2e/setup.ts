@@ -89,6 +89,12 @@ export function must(command: string[], options?: Parameters<typeof sh>[1]): str
   return stdout;
 }
 
+/** Whether two files are equal, without a message of 100 MB when they are not. */
+export async function sameBytes(one: string, other: string): Promise<boolean> {
+  const [a, b] = await Promise.all([one, other].map((path) => Bun.file(path).bytes()));
+  return Buffer.compare(a!, b!) === 0;
+}
+
 let shared: Promise<Built & { dist: string }> | undefined;
 
 /** The project's own build, made once for all tests. */

@@ -3,6 +3,7 @@ import { loadConfig } from "../../src/config.ts";
 import { Lifecycle } from "../../src/lifecycle.ts";
 import { startServer, type RunningServer } from "../../src/server.ts";
 import { createLogger } from "../../src/telemetry/log.ts";
+import { exchange } from "../exchange.ts";
 
 const lines: string[] = [];
 const lifecycle = new Lifecycle();
@@ -10,22 +11,7 @@ let server: RunningServer;
 const logged = () => lines.map((line) => JSON.parse(line));
 const get = (path: string, init?: RequestInit) => fetch(new URL(path, server.url), init);
 
-/** Sends bytes over a connection of its own and returns all that comes back: what fetch() hides is seen here. */
-async function raw(bytes: string): Promise<string> {
-  let text = "";
-  const { promise, resolve } = Promise.withResolvers<void>();
-  await Bun.connect({
-    hostname: server.url.hostname,
-    port: Number(server.url.port),
-    socket: {
-      open: (socket) => void socket.write(bytes),
-      data: (_, data) => void (text += data),
-      close: () => resolve(),
-    },
-  });
-  await promise;
-  return text;
-}
+const raw = (bytes: string) => exchange(server.url, bytes);
 
 beforeAll(() => {
   const env = {
