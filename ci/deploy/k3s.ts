@@ -33,7 +33,12 @@ export function containerdName(name: string): string {
 
 /** Whether k3s is installed here; it may still not run. */
 export function hasK3s(): boolean {
-  return Bun.which("k3s", { PATH: process.env.PATH ?? "" }) !== null;
+  return onPath("k3s");
+}
+
+function onPath(program: string): boolean {
+  // Bun.which() by itself looks at the PATH of the start.
+  return Bun.which(program, { PATH: process.env.PATH ?? "" }) !== null;
 }
 
 /**
@@ -60,6 +65,15 @@ export async function connectK3s({
     });
   }
   const root = process.getuid?.() === 0;
+  if (!root && !onPath("sudo")) {
+    throw new PipelineError(
+      "surroundings",
+      "k3s's containerd takes root, and there is no sudo on this machine",
+      {
+        hint: "Run the pipeline as root.",
+      },
+    );
+  }
   const readable = await access(kubeconfig, constants.R_OK).then(
     () => true,
     (error: NodeJS.ErrnoException) => {

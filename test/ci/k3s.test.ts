@@ -67,16 +67,19 @@ describe("this machine's k3s", () => {
     status: { nodeInfo: { bootID }, addresses: [{ type: "InternalIP", address: "192.0.2.7" }] },
   });
 
-  /** Puts a k3s on PATH whose kubectl answers with these nodes, and whose ctr does as `ctr` says. */
+  /**
+   * Puts a k3s on PATH whose kubectl answers with these nodes, and whose ctr does as `ctr` says. In a directory of its
+   * own each time: a script that still runs cannot be written over.
+   */
   async function standIn({ nodes = [node("me", boot)] as unknown[], kubectl = "", ctr = "" } = {}) {
-    await writeFile(join(directory, "nodes.json"), JSON.stringify({ items: nodes }));
-    const body = `case "$1" in kubectl) ${kubectl || `cat ${directory}/nodes.json`} ;; ctr) ${ctr || "true"} ;; esac`;
-    await writeFile(join(directory, "k3s"), `#!/bin/sh\n${body}\n`);
+    const bin = await mkdtemp(join(directory, "bin-"));
+    await writeFile(join(bin, "nodes.json"), JSON.stringify({ items: nodes }));
+    const body = `case "$1" in kubectl) ${kubectl || `cat ${bin}/nodes.json`} ;; ctr) ${ctr || "true"} ;; esac`;
+    await writeFile(join(bin, "k3s"), `#!/bin/sh\n${body}\n`);
     // For who is not root: a sudo without a password.
-    await writeFile(join(directory, "sudo"), '#!/bin/sh\nshift\nexec "$@"\n');
-    for (const name of ["k3s", "sudo"]) await chmod(join(directory, name), 0o755);
-    await writeFile(join(directory, "k3s.yaml"), "");
-    process.env.PATH = `${directory}:${path}`;
+    await writeFile(join(bin, "sudo"), '#!/bin/sh\nshift\nexec "$@"\n');
+    for (const name of ["k3s", "sudo"]) await chmod(join(bin, name), 0o755);
+    process.env.PATH = `${bin}:${path}`;
   }
 
   /** Connects with a kubeconfig that is there. */
@@ -85,6 +88,7 @@ describe("this machine's k3s", () => {
 
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), "helloapp-k3s-"));
+    await writeFile(join(directory, "k3s.yaml"), "");
     boot = (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
   });
   afterEach(() => void (process.env.PATH = path));
@@ -96,7 +100,7 @@ describe("this machine's k3s", () => {
   });
 
   test("is asked with the kubeconfig and the context that were named", async () => {
-    await standIn({ kubectl: `echo "$@" > ${directory}/args; cat ${directory}/nodes.json` });
+    await standIn({ kubectl: `echo "$@" > ${directory}/args; cat "$(dirname "$0")"/nodes.json` });
     await connect({ context: "other" });
     const args = await Bun.file(join(directory, "args")).text();
     expect(args).toContain(`--kubeconfig=${directory}/k3s.yaml --context=other get nodes`);
@@ -160,7 +164,6 @@ describe("this machine's k3s", () => {
 
   test("not installed is said to be so", async () => {
     process.env.PATH = directory;
-    await rm(join(directory, "k3s"), { force: true });
     const error = await failureOf(connect());
     expect(error.message).toContain("no k3s");
     expect(error.hint).toContain("--target none");
