@@ -100,7 +100,7 @@ describe("this machine's k3s", () => {
   });
 
   test("is asked with the kubeconfig and the context that were named", async () => {
-    await standIn({ kubectl: `echo "$@" > ${directory}/args; cat "$(dirname "$0")"/nodes.json` });
+    await standIn({ kubectl: `echo "$@" > ${directory}/args; cat "\${0%/*}/nodes.json"` });
     await connect({ context: "other" });
     const args = await Bun.file(join(directory, "args")).text();
     expect(args).toContain(`--kubeconfig=${directory}/k3s.yaml --context=other get nodes`);
