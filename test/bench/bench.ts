@@ -1,0 +1,245 @@
+/**
+ * `bun run bench`: the built service against what people would use in its place, in turn and several times over, so
+ * that a noisy machine disturbs all of them alike. What counts are the ratios.
+ *
+ *     bun run bench [--rounds N] [--seconds N] [--json FILE] [--only load,start,memory,drain]
+ *
+ * Load comes from wrk where it is installed, else from autocannon out of npm.
+ */
+import { mkdtempSync, rmSync } from "node:fs";
+import { cpus, tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { build } from "../../ci/build.ts";
+import { compile, image } from "../../ci/image.ts";
+import { drainUnderLoad, type Instance } from "./drain.ts";
+
+const { values: options } = parseArgs({
+  options: {
+    rounds: { type: "string", default: "5" },
+    seconds: { type: "string", default: "3" },
+    json: { type: "string" },
+    only: { type: "string", default: "load,start,memory,drain" },
+  },
+});
+const rounds = Number(options.rounds);
+const seconds = Number(options.seconds);
+const parts = new Set(options.only.split(","));
+const root = join(import.meta.dir, "../..");
+const directory = mkdtempSync(join(tmpdir(), "helloapp-bench-"));
+process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
+
+const median = (values: number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
+const say = (line: string) => console.error(line);
+
+interface Candidate {
+  name: string;
+  command(port: number): string[];
+  env?: Record<string, string>;
+  path: string;
+}
+
+async function candidates(): Promise<Record<string, Candidate>> {
+  say("building");
+  const dist = join(directory, "dist");
+  await build(root, dist);
+  const bare = join(directory, "bare");
+  const { autoloadBunfig, autoloadDotenv, entrypoint: _, ...flags } = compile;
+  await Bun.build({
+    ...flags,
+    entrypoints: [join(import.meta.dir, "bare.ts")],
+    target: "bun",
+    compile: { outfile: bare, autoloadBunfig, autoloadDotenv },
+  });
+  const ours = { command: () => [join(dist, "app", image.binary)], path: "/" };
+  const quiet = { HOST: "127.0.0.1", ADMIN_PORT: "0", DRAIN_DELAY_SECONDS: "0", ACCESS_LOG: "off" };
+  return {
+    bare: { name: "bare Bun.serve", command: () => [bare], path: "/" },
+    ours: { name: "helloapp", ...ours, env: quiet },
+    logging: { name: "helloapp, access log on", ...ours, env: { ...quiet, ACCESS_LOG: "on" } },
+    version: {
+      name: "helloapp /version, access log on",
+      ...ours,
+      env: { ...quiet, ACCESS_LOG: "on" },
+      path: "/version",
+    },
+    ...(Bun.which("node") && {
+      node: { name: "Node's http", command: () => ["node", join(import.meta.dir, "node.mjs")], path: "/" },
+    }),
+    ...(Bun.which("podinfo") && {
+      podinfo: {
+        name: "podinfo /version",
+        command: (port: number) => ["podinfo", `--port=${port}`],
+        path: "/version",
+      },
+    }),
+  };
+}
+
+let nextPort = 20_000 + (process.pid % 20_000);
+
+/** Starts a candidate and waits for its first 200. Logs go to a file: a terminal would be the slowest part. */
+async function start({ command, env, path }: Candidate) {
+  const port = nextPort++;
+  const began = performance.now();
+  const child = Bun.spawn(command(port), {
+    env: { ...process.env, NODE_ENV: "production", PORT: String(port), ...env },
+    stdin: "ignore",
+    stdout: Bun.file(join(directory, "log")),
+    stderr: "ignore",
+  });
+  const url = `http://127.0.0.1:${port}${path}`;
+  const end = performance.now() + 20_000;
+  while (
+    !(await fetch(url, { keepalive: false }).then(
+      ({ ok }) => ok,
+      () => false,
+    ))
+  ) {
+    if (performance.now() > end) throw new Error(`${command(port).join(" ")} does not answer`);
+  }
+  const milliseconds = performance.now() - began;
+  const stop = async () => {
+    child.kill("SIGTERM");
+    await child.exited;
+  };
+  return { url, pid: child.pid, milliseconds, stop };
+}
+
+interface Load {
+  perSecond: number;
+  p99Milliseconds: number;
+  requests: number;
+}
+
+// Every request carries what a client behind a mesh sends, so that all of it is read.
+const headers = [
+  "Accept: application/json",
+  "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+];
+
+async function load(url: string, seconds: number): Promise<Load> {
+  const flags = headers.flatMap((header) => ["-H", header]);
+  const wrk = ["wrk", "-t1", "-c64", `-d${seconds}s`, "--latency", ...flags, url];
+  const autocannon = [
+    "bun",
+    "x",
+    "autocannon@8.0.0",
+    "-c64",
+    `-d${seconds}`,
+    "-j",
+    ...flags.map((f) => f.replace(": ", "=")),
+    url,
+  ];
+  const useWrk = Bun.which("wrk") !== null;
+  const child = Bun.spawn(useWrk ? wrk : [process.execPath, ...autocannon.slice(1)], {
+    stdout: "pipe",
+    stderr: "ignore",
+  });
+  const text = await new Response(child.stdout).text();
+  if (!useWrk) {
+    const { requests, latency, non2xx } = JSON.parse(text);
+    if (non2xx > 0) throw new Error(`${url}: ${non2xx} replies were not 2xx`);
+    return { perSecond: requests.average, p99Milliseconds: latency.p99, requests: requests.total };
+  }
+  const bad = /Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)/.exec(text);
+  if (bad) throw new Error(`${url}: ${bad[0]}`);
+  const [, p99, unit] = /99%\s+([\d.]+)(us|ms|s)/.exec(text)!;
+  const scale = { us: 0.001, ms: 1, s: 1000 }[unit!]!;
+  return {
+    perSecond: Number(/Requests\/sec:\s+([\d.]+)/.exec(text)![1]),
+    p99Milliseconds: Number(p99) * scale,
+    requests: Number(/(\d+) requests in/.exec(text)![1]),
+  };
+}
+
+async function residentMegabytes(pid: number): Promise<number> {
+  const status = await Bun.file(`/proc/${pid}/status`).text();
+  return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) / 1024;
+}
+
+const all = await candidates();
+const results: Record<string, unknown> = {};
+const table: [measure: string, value: string, ratio: string][] = [];
+const ratioOf = (value: number) => value.toFixed(2);
+
+if (parts.has("load")) {
+  const running = Object.entries(all);
+  const measured = Object.fromEntries(running.map(([key]) => [key, [] as Load[]]));
+  for (let round = 1; round <= rounds; round += 1) {
+    say(`load, round ${round} of ${rounds}`);
+    for (const [key, candidate] of running) {
+      const server = await start(candidate);
+      // The first second belongs to the compiler.
+      await load(server.url, 1);
+      measured[key]!.push(await load(server.url, seconds));
+      await server.stop();
+    }
+  }
+  for (const [key, { name }] of running) {
+    const runs = measured[key]!;
+    const against = key === "version" ? measured.podinfo : key === "bare" ? undefined : measured.bare;
+    const ratio = against && median(runs.map(({ perSecond }, i) => perSecond / against[i]!.perSecond));
+    const [rate, p99] = [median(runs.map((r) => r.perSecond)), median(runs.map((r) => r.p99Milliseconds))];
+    results[key] = { name, perSecond: rate, p99Milliseconds: p99, ratio, runs };
+    const peer = key === "version" ? "podinfo" : "bare";
+    table.push([
+      name,
+      `${Math.round(rate / 100) / 10} k requests/s, p99 ${p99.toFixed(2)} ms`,
+      ratio ? `${ratioOf(ratio)} × ${peer}` : "",
+    ]);
+  }
+}
+
+if (parts.has("start")) {
+  say("cold start");
+  const times: Record<string, number[]> = { bare: [], ours: [] };
+  for (let i = 0; i < 20; i += 1) {
+    for (const key of ["bare", "ours"]) {
+      const server = await start(all[key]!);
+      times[key]!.push(server.milliseconds);
+      await server.stop();
+    }
+  }
+  const [bare, ours] = [median(times.bare!), median(times.ours!)];
+  results.start = { bareMilliseconds: bare, milliseconds: ours, ratio: ours / bare };
+  table.push(["cold start to the first 200", `${ours.toFixed(1)} ms`, `${ratioOf(ours / bare)} × bare`]);
+}
+
+if (parts.has("memory")) {
+  say("memory");
+  const server = await start(all.logging!);
+  const idle = await residentMegabytes(server.pid);
+  let requests = 0;
+  const until = async (count: number) => {
+    while (requests < count) requests += (await load(server.url, 1)).requests;
+    return residentMegabytes(server.pid);
+  };
+  const [early, late] = [await until(100_000), await until(1_000_000)];
+  await server.stop();
+  results.memory = { idle, after100k: early, after1M: late, ratio: late / early };
+  const value = `${idle.toFixed(0)} MB idle, ${early.toFixed(0)} after 100,000 requests, ${late.toFixed(0)} after 1,000,000`;
+  table.push(["resident memory", value, `${ratioOf(late / early)} × the earlier`]);
+}
+
+if (parts.has("drain")) {
+  const total = { requests: 0, failed: 0 };
+  for (let i = 1; i <= 20; i += 1) {
+    say(`drain, run ${i} of 20`);
+    const instance = (): Promise<Instance> =>
+      start({ ...all.ours!, env: { ...all.ours!.env, DRAIN_DELAY_SECONDS: "2" } });
+    const { requests, failed, first } = await drainUnderLoad(instance);
+    if (first) say(`failed: ${first}`);
+    total.requests += requests;
+    total.failed += failed;
+  }
+  results.drain = total;
+  const value = `${total.failed} of ${total.requests} requests`;
+  table.push(["failed while one of two instances drains, 64 keep-alive clients, 20 runs", value, ""]);
+}
+
+const machine = `${cpus().length} × ${cpus()[0]?.model.trim()}, ${new Date().toISOString().slice(0, 10)}, Bun ${Bun.version}`;
+console.log(`| | ${machine} | |\n|---|---|---|`);
+for (const row of table) console.log(`| ${row.join(" | ")} |`);
+if (options.json) await Bun.write(options.json, JSON.stringify({ machine, ...results }, null, 2) + "\n");
+process.exit(0);
