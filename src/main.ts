@@ -1,9 +1,29 @@
-/** The service's entry: reads the environment, starts, handles signals. The only file in src/ with side effects. */
+/** The service's entry: reads arguments and environment, starts, handles signals. The only file in src/ with side effects. */
 import { build } from "./build.ts";
-import { type Config, ConfigError, loadConfig } from "./config.ts";
+import { type Config, ConfigError, loadConfig, settings } from "./config.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { startServer } from "./server.ts";
-import { createLogger, stdoutWriter } from "./telemetry/log.ts";
+import { createLogger, stdoutOutput } from "./telemetry/log.ts";
+
+const usage = `${build.name} ${build.version}, build ${build.id}: a greeting over HTTP
+
+usage: ${build.name} [--help | --version | --print-config | --health]
+
+  --help           this text
+  --version        name, version, build and Bun's version
+  --print-config   the configuration that the environment gives, as JSON
+  --health         ask the service on PORT for /healthz; exit 0 when it is alive, else 1: a health check without a shell
+
+environment:
+${Object.values(settings)
+  .map(
+    ({ variable, fallback, about }) =>
+      `  ${variable.padEnd(24)} ${about}${fallback === "" ? "" : ` (${fallback})`}`,
+  )
+  .join("\n")}
+
+exit codes: 0 ended as asked; 1 could not listen, or a second signal; 2 wrong arguments or configuration
+`;
 
 function configure(): Config {
   try {
@@ -17,38 +37,69 @@ function configure(): Config {
   }
 }
 
-const config = configure();
-const output = stdoutWriter();
-const log = createLogger(config.logLevel, output.write);
-const lifecycle = new Lifecycle((state) => log.info(state));
-
-function start() {
-  try {
-    return startServer(config, { lifecycle, log });
-  } catch (error) {
-    // EADDRINUSE and EACCES say all there is to say in their message.
-    console.error(`helloapp: ${error instanceof Error ? error.message : error}`);
-    process.exit(1);
-  }
+async function healthy({ host, port }: Config): Promise<boolean> {
+  const address = host === "0.0.0.0" || host === "::" ? "localhost" : host.includes(":") ? `[${host}]` : host;
+  const signal = AbortSignal.timeout(2000);
+  return fetch(`http://${address}:${port}/healthz`, { signal }).then(
+    ({ ok }) => ok,
+    () => false,
+  );
 }
 
-const { url, adminUrl, servers } = start();
+function serve(config: Config): void {
+  const output = stdoutOutput();
+  const log = createLogger(config.logLevel, output.write);
+  const lifecycle = new Lifecycle((state) => log.info(state));
+  const { url, adminUrl, servers } = startServer(config, { lifecycle, log, dropped: () => output.dropped });
 
-async function stop(signal: string): Promise<void> {
-  if (lifecycle.state !== "ready") process.exit(1);
-  log.info("signal", { signal });
-  const { forced } = await lifecycle.drain(servers, {
-    delaySeconds: config.drainDelaySeconds,
-    timeoutSeconds: config.drainTimeoutSeconds,
-  });
-  if (forced) log.warn("requests were cut at the deadline", { timeoutSeconds: config.drainTimeoutSeconds });
-  await output.flush();
-  process.exit(0);
+  const stop = async (signal: string) => {
+    if (lifecycle.state !== "ready") process.exit(1);
+    log.info("signal", { signal });
+    const { forced } = await lifecycle.drain(servers, {
+      delaySeconds: config.drainDelaySeconds,
+      timeoutSeconds: config.drainTimeoutSeconds,
+    });
+    if (forced) log.warn("requests were cut at the deadline", { timeoutSeconds: config.drainTimeoutSeconds });
+    await output.flush();
+    process.exit(0);
+  };
+  // As process 1 of a container the kernel drops signals that have no handler.
+  process.on("SIGTERM", () => void stop("SIGTERM"));
+  process.on("SIGINT", () => void stop("SIGINT"));
+
+  log.info("listening", { url: url.href, admin: adminUrl.href, ...build });
+  lifecycle.ready();
 }
 
-// As process 1 of a container the kernel drops signals that have no handler.
-process.on("SIGTERM", () => void stop("SIGTERM"));
-process.on("SIGINT", () => void stop("SIGINT"));
+const [argument, ...more] = process.argv.slice(2);
+if (more.length > 0) fail(2, `one argument at a time\n\n${usage}`);
+switch (argument) {
+  case undefined:
+    try {
+      serve(configure());
+    } catch (error) {
+      // EADDRINUSE and EACCES say all there is to say in their message.
+      fail(1, error instanceof Error ? error.message : String(error));
+    }
+    break;
+  case "--help":
+    console.log(usage);
+    break;
+  case "--version":
+    console.log(`${build.name} ${build.version} (build ${build.id}, Bun ${build.bun})`);
+    break;
+  case "--print-config":
+    // No setting is a secret; one that is must be left out here.
+    console.log(JSON.stringify(configure(), null, 2));
+    break;
+  case "--health":
+    process.exit((await healthy(configure())) ? 0 : 1);
+    break;
+  default:
+    fail(2, `unknown argument ${argument}\n\n${usage}`);
+}
 
-log.info("listening", { url: url.href, admin: adminUrl.href, ...build });
-lifecycle.ready();
+function fail(code: number, message: string): never {
+  console.error(`${build.name}: ${message}`);
+  process.exit(code);
+}

@@ -1,7 +1,7 @@
 import type { Lifecycle } from "../lifecycle.ts";
-import { problem, TEXT, type Reply } from "../reply.ts";
+import { problem, reply, TEXT, type Reply } from "../reply.ts";
 
-const ok: Reply = { status: 200, type: TEXT, body: "ok\n", headers: { "Cache-Control": "no-store" } };
+const ok = reply(TEXT, "ok\n");
 
 /** `GET /healthz`, liveness: 200 also while draining, or Kubernetes would kill what is finishing its work. */
 export const healthz = (): Reply => ok;

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
-import { createLogger } from "../../src/telemetry/log.ts";
+import { bufferedOutput, createLogger } from "../../src/telemetry/log.ts";
 import { createMetrics } from "../../src/telemetry/metrics.ts";
-import { requestId, traceId } from "../../src/telemetry/trace.ts";
+import { requestId, trace } from "../../src/telemetry/trace.ts";
 
 describe("log", () => {
   test("writes one JSON object a line", () => {
@@ -34,10 +34,11 @@ describe("log", () => {
 describe("metrics", () => {
   test("count by route, method and status, and add durations up in buckets", () => {
     const metrics = createMetrics();
-    metrics.observe("/", "GET", 200, 0.0001);
-    metrics.observe("/", "GET", 200, 0.3);
-    metrics.observe("/", "GET", 200, 60);
-    metrics.observe("/", "PUT", 405, 0.002);
+    const root = metrics.route("/");
+    for (const seconds of [0.0001, 0.3, 60]) root.observe("GET", 200, seconds);
+    root.observe("PUT", 405, 0.002);
+    root.observe("PROPFIND", 405, 0.002);
+    metrics.reject("url");
     metrics.inFlight = 3;
     const text = metrics.render();
     const labels = 'route="/",method="GET",status="200"';
@@ -49,11 +50,15 @@ describe("metrics", () => {
     expect(text).toContain(`http_request_duration_seconds_bucket{${labels},le="+Inf"} 3\n`);
     expect(text).toContain(`http_request_duration_seconds_sum{${labels}} 60.3001\n`);
     expect(text).toContain("http_requests_in_flight 3\n");
+    expect(text).toContain('method="other",status="405"} 1\n');
+    expect(text).not.toContain("PROPFIND");
+    expect(text).toContain('http_requests_rejected_total{reason="url"} 1\n');
+    expect(text).toContain('http_requests_rejected_total{reason="body"} 0\n');
   });
 
   test("are well-formed: a type for every name, every line a sample", () => {
     const metrics = createMetrics();
-    metrics.observe("/", "GET", 200, 1);
+    metrics.route("/").observe("GET", 200, 1);
     const typed = new Set<string>();
     for (const line of metrics.render().trimEnd().split("\n")) {
       const type = /^# TYPE (\S+) (counter|gauge|histogram)$/.exec(line);
@@ -74,27 +79,76 @@ describe("request id", () => {
     expect(requestId(new Headers({ "X-Request-Id": "abc-1.2_Z" }))).toBe("abc-1.2_Z");
   });
 
-  test.each(["", "a b", 'a"b', "ä", "x".repeat(65), "{}"])("is made anew instead of %p", (given) => {
-    expect(requestId(new Headers({ "X-Request-Id": encodeURI(given) === given ? given : "a b" }))).toMatch(
-      /^[0-9a-f-]{36}$/,
-    );
+  test.each(["a b", 'a"b', "{}", "x".repeat(65)])("is made anew instead of %p", (given) => {
+    expect(requestId(new Headers({ "X-Request-Id": given }))).toMatch(/^[0-9a-f]{16}-\d+$/);
+  });
+
+  test("is another one each time", () => {
+    expect(requestId(new Headers())).not.toBe(requestId(new Headers()));
   });
 });
 
-describe("trace id", () => {
-  const trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-  test("is taken from a valid traceparent", () => {
-    expect(traceId(new Headers({ traceparent: `00-${trace}-00f067aa0ba902b7-01` }))).toBe(trace);
+describe("trace", () => {
+  const id = "4bf92f3577b34da6a3ce929d0e0e4736";
+  test("is taken over from a valid traceparent, and passed on with a span of its own", () => {
+    const traced = trace(new Headers({ traceparent: `00-${id}-00f067aa0ba902b7-01` }))!;
+    expect(traced.traceId).toBe(id);
+    expect(traced.response).toMatch(new RegExp(`^00-${id}-[0-9a-f]{16}-01$`));
+    expect(traced.response).not.toContain("00f067aa0ba902b7");
   });
 
   test.each([
     "",
-    `01-${trace}-00f067aa0ba902b7-01`,
+    `01-${id}-00f067aa0ba902b7-01`,
     `00-${"0".repeat(32)}-00f067aa0ba902b7-01`,
-    `00-${trace}-${"0".repeat(16)}-01`,
-    `00-${trace.toUpperCase()}-00f067aa0ba902b7-01`,
-    `00-${trace}-00f067aa0ba902b7-01-extra`,
+    `00-${id}-${"0".repeat(16)}-01`,
+    `00-${id.toUpperCase()}-00f067aa0ba902b7-01`,
+    `00-${id}-00f067aa0ba902b7-01-extra`,
   ])("is not taken from %p", (traceparent) => {
-    expect(traceId(new Headers({ traceparent }))).toBeUndefined();
+    expect(trace(new Headers({ traceparent }))).toBeUndefined();
+  });
+});
+
+describe("output", () => {
+  test("gathers lines, and keeps their order", async () => {
+    const written: string[] = [];
+    const output = bufferedOutput((text) => written.push(text));
+    for (const line of ["a\n", "b\n", "c\n"]) output.write(line);
+    expect(written).toEqual([]);
+    await output.flush();
+    expect(written).toEqual(["a\nb\nc\n"]);
+  });
+
+  test("writes by itself when nobody flushes", async () => {
+    const { promise, resolve } = Promise.withResolvers<string>();
+    bufferedOutput(resolve).write("a\n");
+    expect(await promise).toBe("a\n");
+  });
+
+  test("a flush during a write waits for what came after it too", async () => {
+    const written: string[] = [];
+    const gate = Promise.withResolvers<void>();
+    const output = bufferedOutput(async (text) => {
+      await gate.promise;
+      written.push(text);
+    });
+    output.write("a\n");
+    const first = output.flush();
+    output.write("b\n");
+    const second = output.flush();
+    gate.resolve();
+    await Promise.all([first, second]);
+    expect(written).toEqual(["a\n", "b\n"]);
+  });
+
+  test("drops lines, counted, when the reader does not read; a reader that is gone is no error", async () => {
+    const output = bufferedOutput(() => new Promise(() => {}));
+    const line = "x".repeat(1024 * 1024);
+    for (let i = 0; i < 20; i += 1) output.write(line);
+    expect(output.dropped).toBeGreaterThan(0);
+    expect(output.dropped).toBeLessThan(20);
+    const gone = bufferedOutput(() => Promise.reject(new Error("EPIPE")));
+    gone.write("a\n");
+    await gone.flush();
   });
 });
