@@ -93,7 +93,7 @@ switch (argument) {
     console.log(JSON.stringify(configure(), null, 2));
     break;
   case "--health":
-    process.exit((await healthy(configure())) ? 0 : 1);
+    void healthy(configure()).then((alive) => process.exit(alive ? 0 : 1));
     break;
   default:
     fail(2, `unknown argument ${argument}\n\n${usage}`);

@@ -4,15 +4,30 @@
  * The most specific range that matches an offer decides its quality; the highest quality wins, and on a tie the
  * earlier offer. No header means that anything goes.
  *
+ * What it has worked out it remembers: the clients of a service send a handful of different headers, over and over.
+ *
  * @returns one of `offers`, or undefined when the client accepts none of them
  * @example
- * negotiate("text/html;q=0.5, application/json", ["text/plain", "application/json"]) // "application/json"
+ * const negotiate = negotiator(["text/plain", "application/json"]);
+ * negotiate("text/html, application/json;q=0.5"); // "application/json"
  */
-export function negotiate<const T extends string>(
-  accept: string | null,
+export function negotiator<const T extends string>(
   offers: readonly T[],
-): T | undefined {
-  if (accept === null || accept.trim() === "") return offers[0];
+): (accept: string | null) => T | undefined {
+  const known = new Map<string, T | undefined>();
+  return (accept) => {
+    if (accept === null) return offers[0];
+    if (known.has(accept)) return known.get(accept);
+    const best = choose(accept, offers);
+    // A client that makes up headers must not fill the memory.
+    if (known.size >= 100) known.clear();
+    known.set(accept, best);
+    return best;
+  };
+}
+
+function choose<T extends string>(accept: string, offers: readonly T[]): T | undefined {
+  if (accept.trim() === "") return offers[0];
   const ranges = accept.split(",").map(parseRange);
   let best: T | undefined;
   let bestQuality = 0;

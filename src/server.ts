@@ -5,9 +5,8 @@
  * errors, metrics, access log. It is written for speed where that costs no clarity: no promise for a route that needs
  * none, and replies that are always the same are made once.
  */
-import http from "node:http";
 import { hostname } from "node:os";
-import type { Config } from "./config.ts";
+import { type Config, settings } from "./config.ts";
 import type { Lifecycle, Stoppable } from "./lifecycle.ts";
 import { openapi } from "./openapi.ts";
 import { json, noContent, problem, type Reply } from "./reply.ts";
@@ -16,7 +15,7 @@ import { healthz, readyz } from "./routes/health.ts";
 import { version } from "./routes/version.ts";
 import type { Logger } from "./telemetry/log.ts";
 import { createMetrics, metricsType, openFiles, type Metrics, type Reason } from "./telemetry/metrics.ts";
-import { requestId, trace, type Trace } from "./telemetry/trace.ts";
+import { requestId, traceId, traceParent, traceResponse } from "./telemetry/trace.ts";
 
 /** Answers a request. What it throws becomes a 500 and a line in the log. */
 export type Handler = (request: Request, requestId: string) => Reply | Promise<Reply>;
@@ -36,6 +35,8 @@ export interface RunningServer {
 
 const ALLOW = "GET, HEAD, OPTIONS";
 const options = noContent({ Allow: ALLOW });
+/** What is left of a refused body is on its way, so that the connection cannot be used again. */
+const CLOSE = { Connection: "close" };
 
 /**
  * Starts listening.
@@ -55,8 +56,9 @@ export function startServer(
 ): RunningServer {
   const metrics = createMetrics(dropped ? { dropped } : {});
   const crowded = watchConnections(config.maxConnections);
-  // Bun has one limit for all servers of a process, and Node's name for it. What is over it gets Bun's bare 431.
-  (http as { maxHeaderSize: number }).maxHeaderSize = config.maxHeaderBytes;
+  limitHeaders(config.maxHeaderBytes);
+  const logging = config.accessLog === "on";
+  const slowMilliseconds = config.slowRequestSeconds * 1000;
 
   /** The replies to everything that comes to one route. */
   function answering(name: string, { handle, probe = false }: Route) {
@@ -65,61 +67,86 @@ export function startServer(
     return (request: Request, server: Bun.Server<undefined>): Response | Promise<Response> => {
       const start = performance.now();
       metrics.inFlight += 1;
-      const id = requestId(request.headers);
-      const traced = trace(request.headers);
-      const finish = (reply: Reply): Response => {
-        metrics.inFlight -= 1;
-        const milliseconds = performance.now() - start;
-        counted.observe(request.method, reply.status, milliseconds / 1000);
-        logAccess(request, reply, { name, probe, id, traced, milliseconds });
-        return toResponse(reply, id, traced);
-      };
-      const failed = (error: unknown): Reply => {
-        log.error("handler failed", {
-          requestId: id,
-          error: error instanceof Error ? error.stack : String(error),
-        });
-        return problem(500, "Internal Server Error", id);
-      };
-
+      const { headers } = request;
+      const id = requestId(headers);
+      const traced = traceParent(headers);
+      let reply: Reply | Promise<Reply>;
       try {
-        const reply = refuse(request, id) ?? handle(request, id);
-        if (!(reply instanceof Promise)) return finish(reply);
-        // Bun's idle timeout would cut a handler that has not written yet without a word.
-        server.timeout(request, Math.min(255, Math.ceil(config.requestTimeoutSeconds) + 5));
-        return inTime(reply, id).catch(failed).then(finish);
+        reply = refuse(request, headers, id) ?? handle(request, id);
       } catch (error) {
-        return finish(failed(error));
+        reply = failed(error, id);
       }
+      if (!(reply instanceof Promise)) return finish(request, reply, id, traced, start);
+      // Bun's idle timeout would cut a handler that has not written yet without a word.
+      server.timeout(request, Math.min(255, Math.ceil(config.requestTimeoutSeconds) + 5));
+      return inTime(reply, id)
+        .catch((error: unknown) => failed(error, id))
+        .then((reply) => finish(request, reply, id, traced, start));
     };
+
+    function finish(
+      request: Request,
+      reply: Reply,
+      id: string,
+      traced: string | undefined,
+      start: number,
+    ): Response {
+      metrics.inFlight -= 1;
+      const milliseconds = performance.now() - start;
+      counted.observe(request.method, reply.status, milliseconds / 1000);
+      const slow = milliseconds >= slowMilliseconds;
+      if (slow || logging) logAccess(request, reply, id, traced, milliseconds, slow);
+      return toResponse(reply, id, traced);
+    }
+
+    function logAccess(
+      request: Request,
+      reply: Reply,
+      requestId: string,
+      traced: string | undefined,
+      milliseconds: number,
+      slow: boolean,
+    ): void {
+      const level = slow ? "warn" : probe && reply.status < 500 ? "debug" : "info";
+      if (!log.enabled(level)) return;
+      log.request(level, {
+        method: request.method,
+        route: name,
+        path: pathOf(request.url),
+        status: reply.status,
+        bytes: request.method === "HEAD" ? 0 : reply.bytes,
+        milliseconds,
+        requestId,
+        traceId: traced && traceId(traced),
+        slow,
+      });
+    }
+  }
+
+  function failed(error: unknown, requestId: string): Reply {
+    log.error("handler failed", { requestId, error: error instanceof Error ? error.stack : String(error) });
+    return problem(500, "Internal Server Error", requestId);
   }
 
   /** The reply to a request that is over a limit or of a method that no route has; undefined for all others. */
-  function refuse(request: Request, id: string): Reply | undefined {
-    const { headers, method, url } = request;
-    // What is left of a body is on its way, so the connection cannot be used again.
-    const close = { Connection: "close" };
+  function refuse(request: Request, headers: Headers, id: string): Reply | undefined {
     if (metrics.inFlight > config.maxInFlight) {
       return reject("in-flight", 503, "Service Unavailable", id, { "Retry-After": "1" });
     }
-    if (url.length > config.maxUrlBytes) return reject("url", 414, "URI Too Long", id, close);
-    if (method === "GET" || method === "HEAD") {
-      // A body has no meaning here (RFC 9110, section 9.3.1), but the limit holds for it too.
-      if (headers.has("content-length") || headers.has("transfer-encoding")) return refuseBody(headers, id);
-      return undefined;
-    }
+    if (request.url.length > config.maxUrlBytes) return reject("url", 414, "URI Too Long", id, CLOSE);
     const refused = refuseBody(headers, id);
     if (refused) return refused;
+    const { method } = request;
+    if (method === "GET" || method === "HEAD") return undefined;
     return method === "OPTIONS"
       ? options
       : problem(405, "Method Not Allowed", id, { headers: { Allow: ALLOW } });
   }
 
   function refuseBody(headers: Headers, id: string): Reply | undefined {
-    const close = { Connection: "close" };
-    if (headers.has("transfer-encoding")) return reject("length", 411, "Length Required", id, close);
+    if (headers.has("transfer-encoding")) return reject("length", 411, "Length Required", id, CLOSE);
     if (Number(headers.get("content-length")) > config.maxBodyBytes) {
-      return reject("body", 413, "Content Too Large", id, close);
+      return reject("body", 413, "Content Too Large", id, CLOSE);
     }
     return undefined;
   }
@@ -145,38 +172,18 @@ export function startServer(
     return Promise.race([reply, promise]).finally(() => clearTimeout(timer));
   }
 
-  function logAccess(
-    request: Request,
-    reply: Reply,
-    of: { name: string; probe: boolean; id: string; traced: Trace | undefined; milliseconds: number },
-  ): void {
-    const slow = of.milliseconds >= config.slowRequestSeconds * 1000;
-    if (config.accessLog === "off" && !slow) return;
-    const level = slow ? "warn" : of.probe && reply.status < 500 ? "debug" : "info";
-    if (!log.enabled(level)) return;
-    log.request(level, {
-      method: request.method,
-      route: of.name,
-      path: pathOf(request.url),
-      status: reply.status,
-      bytes: request.method === "HEAD" ? 0 : reply.bytes,
-      milliseconds: of.milliseconds,
-      requestId: of.id,
-      traceId: of.traced?.traceId,
-      slow,
-    });
-  }
-
-  function toResponse({ status, headers, body }: Reply, id: string, traced: Trace | undefined): Response {
-    const response = new Response(body ?? null, { status, headers });
-    response.headers.set("X-Request-Id", id);
-    if (traced) response.headers.set("traceresponse", traced.response);
-    // Bun does not say so by itself, and a keep-alive client that is not told fails when the door closes.
-    if (lifecycle.leaving) {
+  function toResponse({ status, headers, body }: Reply, id: string, traced: string | undefined): Response {
+    // The reply's own headers take what differs from request to request, and the Response copies them: that costs half
+    // of making headers for each, or of changing the copy.
+    headers.set("X-Request-Id", id);
+    if (traced) headers.set("traceresponse", traceResponse(traced));
+    else headers.delete("traceresponse");
+    const response =
+      status === 200 ? new Response(body, { headers }) : new Response(body ?? null, { status, headers });
+    if (lifecycle.leaving || crowded()) {
+      // Bun does not say so by itself, and a keep-alive client that is not told fails when the door closes.
       response.headers.set("Connection", "close");
-    } else if (crowded()) {
-      metrics.shed += 1;
-      response.headers.set("Connection", "close");
+      if (!lifecycle.leaving) metrics.shed += 1;
     }
     return response;
   }
@@ -235,6 +242,15 @@ function watchConnections(limit: number): () => boolean {
   let crowded = false;
   setInterval(() => (crowded = openFiles() - atStart > limit), 1000).unref();
   return () => crowded;
+}
+
+/**
+ * Bun has one limit for all servers of a process, 16 KiB at first, which Node's name for it changes; what is over it
+ * gets Bun's bare 431. Loading that module takes longer than the rest of the start, so only who wants another limit
+ * pays for it.
+ */
+function limitHeaders(bytes: number): void {
+  if (bytes !== settings.maxHeaderBytes.fallback) require("node:http").maxHeaderSize = bytes;
 }
 
 /** The path of a URL, as it was sent; `new URL()` would cost more than the whole rest of a request. */

@@ -1,5 +1,5 @@
 import { build } from "../build.ts";
-import { negotiate } from "../negotiate.ts";
+import { negotiator } from "../negotiate.ts";
 import { HTML, json, problem, reply, TEXT, type Reply } from "../reply.ts";
 import source from "./page.html" with { type: "text" };
 
@@ -17,8 +17,9 @@ export function greeting(message: string, who: string): (request: Request, reque
     "application/json": json({ message, version: build.version, build: build.id, pod: who }, vary),
     "text/html": page({ message, version: build.version, build: build.id, pod: who }),
   };
+  const negotiate = negotiator(offers);
   return (request, requestId) => {
-    const type = negotiate(request.headers.get("accept"), offers);
+    const type = negotiate(request.headers.get("accept"));
     if (type) return replies[type];
     return problem(406, "Not Acceptable", requestId, {
       detail: `available: ${offers.join(", ")}`,

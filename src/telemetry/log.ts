@@ -60,11 +60,12 @@ export function createLogger(level: Level, write: (line: string) => void): Logge
     enabled,
     request(level, { method, route, path, status, bytes, milliseconds, requestId, traceId, slow }) {
       if (!enabled(level)) return;
-      // Put together by hand: JSON.stringify() of the whole costs three times as much. Only the method and the path are the
-      // client's to choose; the rest has no character that would need to be escaped.
+      // Put together by hand, which costs less than JSON.stringify(). Only the path is the client's to choose; a method is a token, and
+      // the rest has no character either that would need to be escaped.
+      const safePath = /["\\\x00-\x1f]/.test(path) ? JSON.stringify(path).slice(1, -1) : path;
       write(
-        `{"time":"${timestamp()}","level":"${level}","event":"request","method":${JSON.stringify(method)},"route":"${route}",` +
-          `"path":${JSON.stringify(path)},"status":${status},"bytes":${bytes},"durationMs":${milliseconds.toFixed(3)},` +
+        `{"time":"${timestamp()}","level":"${level}","event":"request","method":"${method}","route":"${route}",` +
+          `"path":"${safePath}","status":${status},"bytes":${bytes},"durationMs":${Math.round(milliseconds * 1000) / 1000},` +
           `"requestId":"${requestId}"${traceId ? `,"traceId":"${traceId}"` : ""}${slow ? ',"slow":true' : ""}}\n`,
       );
     },

@@ -13,23 +13,25 @@ export function requestId(headers: Headers): string {
   return given !== null && /^[A-Za-z0-9._-]{1,64}$/.test(given) ? given : `${processId}-${(count += 1)}`;
 }
 
-export interface Trace {
-  /** 32 hex digits. */
-  traceId: string;
-  /** For the reply's `traceresponse`: the same trace, the span of this request, the caller's flags. */
-  response: string;
-}
-
 /**
- * The trace of a valid W3C `traceparent` (version 00, neither id all zeros), else undefined: who does not trace gets
+ * The valid W3C `traceparent` of a request (version 00, neither id all zeros), else undefined: who does not trace gets
  * no trace. https://www.w3.org/TR/trace-context-2/
  */
-export function trace(headers: Headers): Trace | undefined {
+export function traceParent(headers: Headers): string | undefined {
   const given = headers.get("traceparent");
-  if (given === null) return undefined;
-  const match = /^00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})$/.exec(given);
-  if (!match) return undefined;
-  const [, traceId, flags] = match as unknown as [string, string, string];
-  const span = processId.slice(0, 8) + (count + 1).toString(16).padStart(8, "0").slice(-8);
-  return { traceId, response: `00-${traceId}-${span}-${flags}` };
+  return given !== null && /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/.test(given)
+    ? given
+    : undefined;
+}
+
+/** The 32 hex digits that all spans of a trace share. */
+export function traceId(traceParent: string): string {
+  return traceParent.slice(3, 35);
+}
+
+/** What a reply says of its trace in `traceresponse`: the same trace, a span of this service, the caller's flags. */
+export function traceResponse(traceParent: string): string {
+  // Eight hex digits without padding.
+  const span = (0x10000000 + (count & 0xfffffff)).toString(16);
+  return `${traceParent.slice(0, 36)}${processId.slice(0, 8)}${span}${traceParent.slice(52)}`;
 }

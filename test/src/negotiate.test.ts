@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { negotiate } from "../../src/negotiate.ts";
+import { negotiator } from "../../src/negotiate.ts";
 const offers = ["text/plain", "application/json", "text/html"] as const;
 test.each<[string | null, string | undefined]>([
   [null, "text/plain"],
@@ -15,5 +15,8 @@ test.each<[string | null, string | undefined]>([
   ["image/png", undefined],
   ["*/*;q=0", undefined],
 ])("Accept: %s gets %s", (accept, expected) => {
-  expect(negotiate(accept, offers)).toBe(expected as never);
+  const negotiate = negotiator(offers);
+  expect(negotiate(accept)).toBe(expected as never);
+  // From memory the second time.
+  expect(negotiate(accept)).toBe(expected as never);
 });

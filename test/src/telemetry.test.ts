@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { bufferedOutput, createLogger } from "../../src/telemetry/log.ts";
 import { createMetrics } from "../../src/telemetry/metrics.ts";
-import { requestId, trace } from "../../src/telemetry/trace.ts";
+import { requestId, traceId, traceParent, traceResponse } from "../../src/telemetry/trace.ts";
 
 describe("log", () => {
   test("writes one JSON object a line", () => {
@@ -91,10 +91,10 @@ describe("request id", () => {
 describe("trace", () => {
   const id = "4bf92f3577b34da6a3ce929d0e0e4736";
   test("is taken over from a valid traceparent, and passed on with a span of its own", () => {
-    const traced = trace(new Headers({ traceparent: `00-${id}-00f067aa0ba902b7-01` }))!;
-    expect(traced.traceId).toBe(id);
-    expect(traced.response).toMatch(new RegExp(`^00-${id}-[0-9a-f]{16}-01$`));
-    expect(traced.response).not.toContain("00f067aa0ba902b7");
+    const parent = traceParent(new Headers({ traceparent: `00-${id}-00f067aa0ba902b7-01` }))!;
+    expect(traceId(parent)).toBe(id);
+    expect(traceResponse(parent)).toMatch(new RegExp(`^00-${id}-[0-9a-f]{16}-01$`));
+    expect(traceResponse(parent)).not.toContain("00f067aa0ba902b7");
   });
 
   test.each([
@@ -105,7 +105,7 @@ describe("trace", () => {
     `00-${id.toUpperCase()}-00f067aa0ba902b7-01`,
     `00-${id}-00f067aa0ba902b7-01-extra`,
   ])("is not taken from %p", (traceparent) => {
-    expect(trace(new Headers({ traceparent }))).toBeUndefined();
+    expect(traceParent(new Headers({ traceparent }))).toBeUndefined();
   });
 });
 

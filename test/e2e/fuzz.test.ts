@@ -1,0 +1,275 @@
+/**
+ * 100,000 malformed, oversized, truncated and pipelined inputs from a generator with a seed: the binary answers what is
+ * valid, refuses what is not, and goes on. FUZZ_SEED gives another run; a failure names its seed and number.
+ */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { builtProject, describeWith, eventually } from "./setup.ts";
+
+setDefaultTimeout(600_000);
+
+const SEED = Number(process.env.FUZZ_SEED ?? 20260101);
+const COUNT = Number(process.env.FUZZ_COUNT ?? 100_000);
+
+/** Mulberry32: small, and good enough to choose inputs. */
+function random(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+interface Input {
+  kind: string;
+  bytes: string;
+  /** Which replies have no body, because the request was a HEAD. */
+  heads?: boolean[];
+  /** What is wrong with the replies; undefined: nothing. */
+  wrong(statuses: number[]): string | undefined;
+}
+
+/** Replies that an input may get when it cannot be known whether it is still valid. */
+const sane = new Set([200, 204, 400, 404, 405, 406, 411, 413, 414, 417, 431, 501, 505]);
+
+function generate(seed: number): Input {
+  const next = random(seed);
+  const below = (n: number) => Math.floor(next() * n);
+  const pick = <T>(values: readonly T[]): T => values[below(values.length)]!;
+  const letters = (n: number) =>
+    Array.from({ length: n }, () => pick([..."abcdefghijklmnopqrstuvwxyz0123456789-_"])).join("");
+
+  /** A valid request and the status that it must get. */
+  function request(last = false): { text: string; status: number; head: boolean } {
+    const [path, known] = pick([
+      ["/", true],
+      ["/?q=" + letters(below(50)), true],
+      ["/version", true],
+      ["/healthz", true],
+      ["/readyz", true],
+      ["/openapi.json", true],
+      ["/" + letters(1 + below(30)) + "x", false],
+    ] as const);
+    const method = pick(["GET", "GET", "GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"]);
+    const body = method === "POST" || method === "PUT" ? letters(below(200)) : "";
+    const accept = pick(["*/*", "text/html", "application/json", "image/png", undefined]);
+    const headers = [
+      "Host: fuzz",
+      ...(accept ? [`Accept: ${accept}`] : []),
+      ...(body ? [`Content-Length: ${body.length}`] : []),
+      ...(next() < 0.2 ? [`X-Request-Id: ${letters(10)}`] : []),
+      ...(next() < 0.2 ? [`X-${letters(5)}: ${letters(below(100))}`] : []),
+      ...(last ? ["Connection: close"] : []),
+    ];
+    const isGet = method === "GET" || method === "HEAD";
+    const greets = path === "/" || path.startsWith("/?");
+    const status =
+      method === "OPTIONS" ? 204 : !isGet ? 405 : !known ? 404 : greets && accept === "image/png" ? 406 : 200;
+    return {
+      text: `${method} ${path} HTTP/1.1\r\n${headers.join("\r\n")}\r\n\r\n${body}`,
+      status,
+      head: method === "HEAD",
+    };
+  }
+
+  const exactly = (expected: number[]) => (statuses: number[]) =>
+    statuses.join() === expected.join() ? undefined : `expected ${expected}, got ${statuses}`;
+  const refused = (statuses: number[]) =>
+    statuses.length <= 1 && statuses.every((status) => status >= 400 && status !== 500 && status !== 503)
+      ? undefined
+      : `expected one refusal or none, got ${statuses}`;
+
+  const kinds: Record<string, () => Omit<Input, "kind">> = {
+    pipelined() {
+      const count = 1 + below(8);
+      const requests = Array.from({ length: count }, (_, i) => request(i === count - 1));
+      return {
+        bytes: requests.map(({ text }) => text).join(""),
+        heads: requests.map(({ head }) => head),
+        wrong: exactly(requests.map(({ status }) => status)),
+      };
+    },
+    truncated() {
+      const { text } = request();
+      const end = text.indexOf("\r\n\r\n") + 4;
+      return { bytes: text.slice(0, below(end)), wrong: refused };
+    },
+    oversized() {
+      return pick([
+        () => ({
+          bytes: `GET /${"a".repeat(8192 + below(4000))} HTTP/1.1\r\nHost: x\r\n\r\n`,
+          wrong: exactly([414]),
+        }),
+        () => ({
+          bytes: `GET / HTTP/1.1\r\nHost: x\r\nX: ${"a".repeat(16384 + below(9000))}\r\n\r\n`,
+          wrong: exactly([431]),
+        }),
+        () => ({
+          bytes: `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: ${65537 + below(1e9)}\r\n\r\n`,
+          wrong: exactly([413]),
+        }),
+        () => ({
+          bytes: `POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n`,
+          wrong: exactly([411]),
+        }),
+      ])();
+    },
+    malformed() {
+      const bytes = pick([
+        `GET / HTTP/1.1\r\n\r\n`,
+        `GET / HTTP/${1 + below(9)}.${2 + below(8)}\r\nHost: x\r\n\r\n`,
+        `G@T / HTTP/1.1\r\nHost: x\r\n\r\n`,
+        `GET / HTTP/1.1\r\nHost : x\r\n\r\n`,
+        `GET / HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n`,
+        `GET / HTTP/1.1\r\nHost: x\r\nX: a\0${letters(3)}\r\n\r\n`,
+        `GET / HTTP/1.1\nHost: x\n\n`,
+        `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: ${letters(3)}z\r\n\r\n`,
+        `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -${1 + below(9)}\r\n\r\n`,
+        `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab`,
+        `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
+        `\x16\x03\x01${letters(below(200))}\r\n\r\n`,
+        `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`,
+        `${letters(below(300))}\r\n\r\n`,
+      ]);
+      return { bytes, wrong: refused };
+    },
+    mutated() {
+      const characters = [...request(true).text];
+      for (let i = 0; i <= below(4); i += 1) {
+        characters.splice(
+          below(characters.length),
+          below(3),
+          ...pick([[], [String.fromCharCode(below(256))], ["\r\n"], [" ", ":"]]),
+        );
+      }
+      const unknown = (statuses: number[]) =>
+        statuses.every((status) => sane.has(status)) ? undefined : `got ${statuses}`;
+      return { bytes: characters.join(""), wrong: unknown };
+    },
+  };
+  const kind = pick(Object.keys(kinds));
+  return { kind, ...kinds[kind]!() };
+}
+
+/** Statuses of the replies in a stream of bytes. @throws {Error} when it is not a sequence of whole replies */
+function statusesOf(text: string, heads: boolean[]): number[] {
+  const statuses: number[] = [];
+  let rest = text;
+  while (rest !== "") {
+    const end = rest.indexOf("\r\n\r\n");
+    const status = /^HTTP\/1\.1 (\d{3}) /.exec(rest)?.[1];
+    if (!status || end < 0) throw new Error(`no reply starts with ${JSON.stringify(rest.slice(0, 60))}`);
+    const length = /^content-length: (\d+)\r?$/im.exec(rest.slice(0, end + 2))?.[1];
+    // A reply to HEAD has a length and no body.
+    const body = heads[statuses.length] ? 0 : Number(length ?? 0);
+    if (rest.length < end + 4 + body)
+      throw new Error(`a reply is cut off: ${JSON.stringify(rest.slice(0, 60))}`);
+    statuses.push(Number(status));
+    rest = rest.slice(end + 4 + body);
+  }
+  return statuses;
+}
+
+/** The result of the first attempt that does not throw. */
+function firstOf<T>(attempts: (() => T)[]): T {
+  const [attempt, ...others] = attempts;
+  try {
+    return attempt!();
+  } catch (error) {
+    if (others.length === 0) throw error;
+    return firstOf(others);
+  }
+}
+
+describeWith("fuzz", [], () => {
+  let child: Bun.Subprocess;
+  let url: URL;
+  let admin: URL;
+
+  beforeAll(async () => {
+    const { dist } = await builtProject();
+    const env = {
+      HOST: "127.0.0.1",
+      PORT: "0",
+      ADMIN_PORT: "0",
+      ACCESS_LOG: "off",
+      DRAIN_DELAY_SECONDS: "0",
+    };
+    const started = Bun.spawn([join(dist, "app/helloapp")], { env, stdout: "pipe", stderr: "inherit" });
+    child = started;
+    let text = "";
+    for await (const chunk of started.stdout) {
+      text += new TextDecoder().decode(chunk);
+      if (text.includes('"ready"')) break;
+    }
+    const listening = JSON.parse(text.split("\n").find((line) => line.includes("listening"))!);
+    [url, admin] = [new URL(listening.url), new URL(listening.admin)];
+  });
+  afterAll(() => child.kill("SIGKILL"));
+
+  /** Sends an input, says that no more will come, and gives all that comes back. */
+  function send(bytes: string): Promise<string> {
+    const { promise, resolve, reject } = Promise.withResolvers<string>();
+    let text = "";
+    Bun.connect({
+      hostname: url.hostname,
+      port: Number(url.port),
+      socket: {
+        open(socket) {
+          socket.write(Buffer.from(bytes, "latin1"));
+          socket.shutdown();
+        },
+        data: (_, data) => void (text += data.toString("latin1")),
+        close: () => resolve(text),
+        // Refusing a request with bytes still on their way resets the connection: what came before counts.
+        error: () => resolve(text),
+      },
+    }).catch(reject);
+    return promise;
+  }
+
+  test(`${COUNT} inputs from seed ${SEED}: none answered wrongly, and the process lives`, async () => {
+    const wrong: string[] = [];
+    const counts: Record<string, number> = {};
+    let number = 0;
+    const worker = async () => {
+      while (number < COUNT && wrong.length < 20) {
+        const seed = SEED + (number += 1);
+        const { kind, bytes, heads, wrong: judge } = generate(seed);
+        counts[kind] = (counts[kind] ?? 0) + 1;
+        const text = await send(bytes);
+        const verdict = (() => {
+          try {
+            // A mutation may have made a HEAD or unmade it: the replies must make sense in one way or the other.
+            const attempts = heads ? [heads] : [[], Array.from({ length: 9 }, () => true)];
+            return judge(firstOf(attempts.map((heads) => () => statusesOf(text, heads))));
+          } catch (error) {
+            return (error as Error).message;
+          }
+        })();
+        if (verdict)
+          wrong.push(
+            `FUZZ_SEED=${seed - 1} FUZZ_COUNT=1 (${kind}): ${verdict}: ${JSON.stringify(bytes.slice(0, 300))}`,
+          );
+      }
+    };
+    await Promise.all(Array.from({ length: 32 }, worker));
+    expect(wrong).toEqual([]);
+    expect(child.exitCode).toBeNull();
+    expect(Object.keys(counts).sort()).toEqual([
+      "malformed",
+      "mutated",
+      "oversized",
+      "pipelined",
+      "truncated",
+    ]);
+    expect((await fetch(url)).status).toBe(200);
+    // Every request that began has ended.
+    await eventually(async () => {
+      const text = await (await fetch(new URL("/metrics", admin))).text();
+      return /^http_requests_in_flight 1$/m.test(text) || undefined;
+    });
+  });
+});
