@@ -1,42 +1,60 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { loadConfig } from "../../src/config.ts";
 import { Lifecycle } from "../../src/lifecycle.ts";
-import { startServer, type RunningServer } from "../../src/server.ts";
+import { reply } from "../../src/reply.ts";
+import { startServer, type Route, type RunningServer } from "../../src/server.ts";
 import { createLogger } from "../../src/telemetry/log.ts";
 import { exchange } from "../exchange.ts";
 
 const lines: string[] = [];
 const lifecycle = new Lifecycle();
 let server: RunningServer;
+/** Another one, with no patience. */
+let hasty: RunningServer;
 const logged = () => lines.map((line) => JSON.parse(line));
 const get = (path: string, init?: RequestInit) => fetch(new URL(path, server.url), init);
 
 const raw = (bytes: string) => exchange(server.url, bytes);
 
+/** Opened by the tests of what happens while requests wait. */
+const release = Promise.withResolvers<void>();
+const entered = Promise.withResolvers<void>();
+let entries = 0;
+
+const never = () => new Promise<never>(() => {});
+
+function start(env: Record<string, string>, routes: Record<string, Route>): RunningServer {
+  const config = loadConfig({ HOST: "127.0.0.1", PORT: "0", ADMIN_PORT: "0", ...env });
+  return startServer(config, { lifecycle, log: createLogger("info", (line) => lines.push(line)), routes });
+}
+
 beforeAll(() => {
-  const env = {
-    HOST: "127.0.0.1",
-    PORT: "0",
-    ADMIN_PORT: "0",
-    POD_NAME: "pod-1",
-    GREETING: "<Hello>",
-    MAX_BODY_BYTES: "10",
-  };
-  server = startServer(loadConfig(env), {
-    lifecycle,
-    log: createLogger("info", (line) => lines.push(line)),
-    routes: {
+  const ok = reply("text/plain", "done");
+  server = start(
+    { POD_NAME: "pod-1", GREETING: "<Hello>", MAX_BODY_BYTES: "10", MAX_IN_FLIGHT: "3" },
+    {
       "/boom": {
         handle() {
           throw new Error("secret detail");
         },
       },
+      "/wait": {
+        async handle() {
+          if ((entries += 1) === 3) entered.resolve();
+          await release.promise;
+          return ok;
+        },
+      },
     },
-  });
+  );
+  hasty = start(
+    { REQUEST_TIMEOUT_SECONDS: "0.05", SLOW_REQUEST_SECONDS: "0.04" },
+    { "/never": { handle: never } },
+  );
   lifecycle.ready();
 });
 
-afterAll(() => Promise.all(server.servers.map((one) => one.stop(true))));
+afterAll(() => Promise.all([server, hasty].flatMap(({ servers }) => servers.map((one) => one.stop(true)))));
 
 describe("GET /", () => {
   test("is text for who does not care", async () => {
@@ -126,6 +144,149 @@ describe("errors are problem+json with the request's id", () => {
     lines.length = 0;
     expect(await (await get("/boom")).text()).not.toContain("secret");
     expect(logged()[0]).toMatchObject({ level: "error", error: expect.stringContaining("secret detail") });
+  });
+});
+
+describe("limits", () => {
+  const metric = async (name: string, { adminUrl }: RunningServer) => {
+    const text = await (await fetch(new URL("/metrics", adminUrl))).text();
+    return Number(
+      text
+        .split("\n")
+        .find((line) => line.startsWith(`${name} `))
+        ?.split(" ")[1],
+    );
+  };
+  const rejected = (reason: string, of = server) =>
+    metric(`http_requests_rejected_total{reason="${reason}"}`, of);
+
+  test("a URL over MAX_URL_BYTES is 414, and counted", async () => {
+    const before = await rejected("url");
+    const reply = await get(`/?${"x".repeat(8192)}`);
+    expect(reply.status).toBe(414);
+    expect(reply.headers.get("content-type")).toBe("application/problem+json");
+    expect(await rejected("url")).toBe(before + 1);
+  });
+
+  test("a body over MAX_BODY_BYTES is counted, one without a length too", async () => {
+    const before = await Promise.all([rejected("body"), rejected("length")]);
+    await get("/", { method: "POST", body: "x".repeat(11) });
+    await raw("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    expect(await Promise.all([rejected("body"), rejected("length")])).toEqual([
+      before[0]! + 1,
+      before[1]! + 1,
+    ]);
+  });
+
+  test("a head over MAX_HEADER_BYTES is 431 and ends the connection", async () => {
+    expect(await raw(`GET / HTTP/1.1\r\nHost: x\r\nX: ${"x".repeat(17_000)}\r\n\r\n`)).toStartWith(
+      "HTTP/1.1 431 ",
+    );
+  });
+
+  test("a request that takes longer than REQUEST_TIMEOUT_SECONDS is 503, and counted", async () => {
+    const before = await rejected("time", hasty);
+    const reply = await fetch(new URL("/never", hasty.url));
+    expect(reply.status).toBe(503);
+    expect(reply.headers.get("retry-after")).toBe("1");
+    expect(await rejected("time", hasty)).toBe(before + 1);
+  });
+
+  test("more requests at once than MAX_IN_FLIGHT are 503 at once; probes share the limit", async () => {
+    const before = await rejected("in-flight");
+    const waiting = [get("/wait"), get("/wait"), get("/wait")];
+    await entered.promise;
+    const reply = await get("/");
+    expect(reply.status).toBe(503);
+    release.resolve();
+    for (const one of waiting) expect((await one).status).toBe(200);
+    expect(await rejected("in-flight")).toBe(before + 1);
+    expect((await get("/")).status).toBe(200);
+  });
+
+  test("a slow client loses its own connection only", async () => {
+    const slow = await Bun.connect({
+      hostname: server.url.hostname,
+      port: Number(server.url.port),
+      socket: {
+        open: (socket) => void socket.write("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"),
+        data() {},
+      },
+    });
+    expect((await get("/")).status).toBe(200);
+    slow.end();
+  });
+});
+
+test("requests in one packet keep their own ids and traces", async () => {
+  const trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+  const request = (id: string, more: string) =>
+    `GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: ${id}\r\n${more}\r\n`;
+  const parent = `traceparent: 00-${trace}-00f067aa0ba902b7-01\r\n`;
+  const replies = (
+    await raw(request("one", parent) + request("two", "") + request("three", "Connection: close\r\n"))
+  )
+    .split("HTTP/1.1 200 OK")
+    .slice(1);
+  expect(replies.map((reply) => /x-request-id: (\w+)/i.exec(reply)?.[1])).toEqual(["one", "two", "three"]);
+  expect(replies.map((reply) => /traceresponse: 00-(\w+)/i.exec(reply)?.[1])).toEqual([
+    trace,
+    undefined,
+    undefined,
+  ]);
+});
+
+test("a slow request is logged as a warning", async () => {
+  lines.length = 0;
+  await fetch(new URL("/never", hasty.url));
+  expect(logged().find(({ event }) => event === "request")).toMatchObject({
+    level: "warn",
+    slow: true,
+    route: "/never",
+  });
+});
+
+describe("/openapi.json", () => {
+  test("describes every path of the service, and what it says is true", async () => {
+    const description = await (await get("/openapi.json")).json();
+    expect(description.openapi).toBe("3.1.0");
+    expect(Object.keys(description.paths).sort()).toEqual([
+      "/",
+      "/healthz",
+      "/openapi.json",
+      "/readyz",
+      "/version",
+    ]);
+    const valid = (value: any, { $ref, type, required = [], properties = {} }: any): boolean => {
+      if ($ref) return valid(value, description.components.schemas[$ref.split("/").at(-1)]);
+      const is = type === "integer" ? Number.isInteger(value) : typeof value === type;
+      return (
+        is &&
+        required.every((name: string) => name in value) &&
+        Object.entries(properties).every(
+          ([name, schema]) => value[name] === undefined || valid(value[name], schema),
+        ) &&
+        // Nothing that the description does not know.
+        (Object.keys(properties).length === 0 || Object.keys(value).every((name) => name in properties))
+      );
+    };
+    for (const [path, { get: operation }] of Object.entries<any>(description.paths)) {
+      for (const accept of ["*/*", "application/json", "text/html", "image/png"]) {
+        for (const method of ["GET", "POST"]) {
+          const reply = await get(path, { method, headers: { Accept: accept } });
+          const described = operation.responses[reply.status];
+          expect(described, `${method} ${path} ${accept}: ${reply.status}`).toBeDefined();
+          const type = reply.headers.get("content-type")!.split(";")[0]!;
+          const { schema } = described.content[type];
+          const body = type.endsWith("json") ? await reply.json() : await reply.text();
+          expect(
+            valid(body, schema),
+            `${method} ${path} ${accept}: ${JSON.stringify(body).slice(0, 200)}`,
+          ).toBe(true);
+          for (const name of Object.keys(described.headers)) expect(reply.headers.get(name)).toBeString();
+        }
+      }
+    }
   });
 });
 
