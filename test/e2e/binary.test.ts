@@ -1,8 +1,10 @@
 /** The compiled binary as a process: what runs in the container. */
-import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { findRuntime, imageId } from "../../ci/image.ts";
+import { loadConfig, settings } from "../../src/config.ts";
+import { drainUnderLoad, type Instance } from "../bench/drain.ts";
 import { exchange } from "../exchange.ts";
 import {
   builtProject,
@@ -118,6 +120,114 @@ describeWith("binary", [], () => {
     await eventually(async () => events(log).includes("draining") || undefined);
     child.kill("SIGINT");
     expect(await exit()).toBe(1);
+  });
+
+  test("one of two instances drains under 64 keep-alive clients: no request fails", async () => {
+    const instance = async (): Promise<Instance> => {
+      const { child, url, exit } = await start({ DRAIN_DELAY_SECONDS: "2", ACCESS_LOG: "off" });
+      const stop = async () => {
+        child.kill("SIGTERM");
+        expect(await exit()).toBe(0);
+      };
+      return { url, stop };
+    };
+    const { requests, failed, first } = await drainUnderLoad(instance);
+    expect(first).toBeUndefined();
+    expect(failed).toBe(0);
+    expect(requests).toBeGreaterThan(64);
+  });
+
+  describe("slow clients lose their own connection only", () => {
+    test.each([
+      ["the head", "GET / HTTP/1.1\r\nHo"],
+      ["the body", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc"],
+      ["nothing at all", ""],
+    ])("that send %s slowly", async (_, bytes) => {
+      const { url } = await start({ IDLE_TIMEOUT_SECONDS: "1" });
+      const slow = Array.from({ length: 20 }, () => exchange(url, bytes));
+      expect((await fetch(url)).status).toBe(200);
+      // The idle timeout closes each of them; exchange() resolves when it is closed.
+      await Promise.all(slow);
+      expect((await fetch(url)).status).toBe(200);
+    });
+
+    test("that do not read", async () => {
+      const { url } = await start();
+      const { hostname, port } = new URL(url);
+      const asked = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+      const sockets = await Promise.all(
+        Array.from({ length: 5 }, () =>
+          Bun.connect({
+            hostname,
+            port: Number(port),
+            socket: { open: (socket) => (socket.write(asked), socket.pause()), data() {} },
+          }),
+        ),
+      );
+      for (let i = 0; i < 20; i += 1) expect((await fetch(url)).status).toBe(200);
+      sockets.forEach((socket) => socket.terminate());
+      expect((await fetch(url)).status).toBe(200);
+    });
+  });
+
+  test("more connections than MAX_CONNECTIONS: replies end them, and it is counted", async () => {
+    const { url, admin } = await start({ MAX_CONNECTIONS: "5", IDLE_TIMEOUT_SECONDS: "60" });
+    const { hostname, port } = new URL(url);
+    const idle = await Promise.all(
+      Array.from({ length: 10 }, () => Bun.connect({ hostname, port: Number(port), socket: { data() {} } })),
+    );
+    await eventually(async () => {
+      const text = await (await fetch(new URL("/metrics", admin))).text();
+      await fetch(url);
+      return /^http_connections_shed_total [1-9]/m.test(text) || undefined;
+    });
+    idle.forEach((socket) => socket.end());
+  });
+
+  describe("arguments", () => {
+    const binary = async (...args: string[]) => {
+      const { dist } = await builtProject();
+      return sh([join(dist, "app/helloapp"), ...args], { env: { PORT: "8081", GREETING: "Moin" } });
+    };
+
+    test("--help names every variable", async () => {
+      const { code, stdout } = await binary("--help");
+      expect(code).toBe(0);
+      for (const { variable } of Object.values(settings)) expect(stdout).toContain(`  ${variable} `);
+    });
+
+    test("--version names version and build", async () => {
+      const { id } = await builtProject();
+      const { code, stdout } = await binary("--version");
+      expect(code).toBe(0);
+      expect(stdout).toMatch(
+        new RegExp(`^helloapp \\d+\\.\\d+\\.\\d+ \\(build ${id}, Bun ${Bun.version}\\)\\n$`),
+      );
+    });
+
+    test("--print-config shows what the environment gives", async () => {
+      const { code, stdout } = await binary("--print-config");
+      expect(code).toBe(0);
+      expect(JSON.parse(stdout)).toEqual(loadConfig({ PORT: "8081", GREETING: "Moin" }));
+    });
+
+    test("--health is 0 while it lives, 1 when not", async () => {
+      const { url, child, exit } = await start();
+      const { dist } = await builtProject();
+      const health = () =>
+        sh([join(dist, "app/helloapp"), "--health"], { env: { HOST: "127.0.0.1", PORT: new URL(url).port } })
+          .code;
+      expect(health()).toBe(0);
+      child.kill("SIGTERM");
+      await exit();
+      expect(health()).toBe(1);
+    });
+
+    test.each([["--frobnicate"], ["start"]])("%s is unknown: exit 2 with the usage", async (argument) => {
+      const { code, output } = await binary(argument);
+      expect(code).toBe(2);
+      expect(output).toContain("usage: helloapp");
+    });
   });
 
   test("bad configuration: every variable in one message, exit 2, nothing listens", async () => {
