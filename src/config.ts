@@ -80,7 +80,7 @@ export const settings = {
     "MAX_URL_BYTES",
     8192,
     { min: 64, max: 2 ** 20 },
-    "longest URL, in bytes: above it 414",
+    "longest URL of a path that is not there, in bytes: above it 414 instead of 404",
   ),
   maxHeaderBytes: number(
     "MAX_HEADER_BYTES",
@@ -104,7 +104,7 @@ export const settings = {
     "IDLE_TIMEOUT_SECONDS",
     10,
     { min: 1, max: 255 },
-    "a connection that is silent this long is closed",
+    "a connection that is silent this long after a request is closed",
   ),
   requestTimeoutSeconds: number(
     "REQUEST_TIMEOUT_SECONDS",

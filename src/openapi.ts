@@ -26,7 +26,6 @@ const common = {
   "405": problem("Another method than GET, HEAD and OPTIONS"),
   "411": problem("A body without a length"),
   "413": problem("A body over the limit"),
-  "414": problem("A URL over the limit"),
   "503": problem("Too many requests at once, or the request took too long"),
 };
 

@@ -32,8 +32,13 @@ process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
 const median = (values: number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
 const say = (line: string) => console.error(line);
 
+const JSON_PLEASE = ["Accept: application/json"];
+const TRACED = [...JSON_PLEASE, "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"];
+
 interface Candidate {
   name: string;
+  /** What the clients send; JSON_PLEASE by default. */
+  headers?: string[];
   command(port: number): string[];
   env?: Record<string, string>;
   path: string;
@@ -56,6 +61,7 @@ async function candidates(): Promise<Record<string, Candidate>> {
   return {
     bare: { name: "bare Bun.serve", command: () => [bare], path: "/" },
     ours: { name: "helloapp", ...ours, env: quiet },
+    traced: { name: "helloapp, clients that trace", ...ours, env: quiet, headers: TRACED },
     logging: { name: "helloapp, access log on", ...ours, env: { ...quiet, ACCESS_LOG: "on" } },
     version: {
       name: "helloapp /version, access log on",
@@ -112,13 +118,7 @@ interface Load {
   requests: number;
 }
 
-// Every request carries what a client behind a mesh sends, so that all of it is read.
-const headers = [
-  "Accept: application/json",
-  "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-];
-
-async function load(url: string, seconds: number): Promise<Load> {
+async function load(url: string, seconds: number, headers = JSON_PLEASE): Promise<Load> {
   const flags = headers.flatMap((header) => ["-H", header]);
   const wrk = ["wrk", "-t1", "-c64", `-d${seconds}s`, "--latency", ...flags, url];
   const autocannon = [
@@ -171,8 +171,8 @@ if (parts.has("load")) {
     for (const [key, candidate] of running) {
       const server = await start(candidate);
       // The first second belongs to the compiler.
-      await load(server.url, 1);
-      measured[key]!.push(await load(server.url, seconds));
+      await load(server.url, 1, candidate.headers);
+      measured[key]!.push(await load(server.url, seconds, candidate.headers));
       await server.stop();
     }
   }
