@@ -12,15 +12,16 @@ const vary = { Vary: "Accept" };
  * @param who the name of the pod or host that answers
  */
 export function greeting(message: string, who: string): (request: Request, requestId: string) => Reply {
-  const replies: Record<(typeof offers)[number], Reply> = {
+  const values = { message, version: build.version, build: build.id, pod: who };
+  const replies: Partial<Record<(typeof offers)[number], Reply>> = {
     "text/plain": reply(TEXT, `${message}\n`, vary),
-    "application/json": json({ message, version: build.version, build: build.id, pod: who }, vary),
-    "text/html": page({ message, version: build.version, build: build.id, pod: who }),
+    "application/json": json(values, vary),
   };
   const negotiate = negotiator(offers);
   return (request, requestId) => {
     const type = negotiate(request.headers.get("accept"));
-    if (type) return replies[type];
+    // The page is made when a browser first asks for it.
+    if (type) return (replies[type] ??= page(values));
     return problem(406, "Not Acceptable", requestId, {
       detail: `available: ${offers.join(", ")}`,
       headers: vary,

@@ -5,7 +5,6 @@
  * costs one look-up and four additions here, and all formatting happens when somebody scrapes. `Metrics` is what a
  * library would have to offer to come back.
  */
-import { readdirSync } from "node:fs";
 import { build } from "../build.ts";
 
 /** Why a request was refused before it reached its route. */
@@ -122,6 +121,8 @@ export function createMetrics({ dropped = () => 0 }: { dropped?: () => number } 
 
 /** Open file descriptors of this process. */
 export function openFiles(): number {
+  // Loaded when it is first needed: the module takes longer to load than the service to start without it.
+  const { readdirSync } = require("node:fs") as typeof import("node:fs");
   return readdirSync("/proc/self/fd").length;
 }
 

@@ -57,7 +57,13 @@ async function candidates(): Promise<Record<string, Candidate>> {
     compile: { outfile: bare, autoloadBunfig, autoloadDotenv },
   });
   const ours = { command: () => [join(dist, "app", image.binary)], path: "/" };
-  const quiet = { HOST: "127.0.0.1", ADMIN_PORT: "0", DRAIN_DELAY_SECONDS: "0", ACCESS_LOG: "off" };
+  const quiet = {
+    HOST: "127.0.0.1",
+    ADMIN_PORT: "0",
+    POD_NAME: "bench",
+    DRAIN_DELAY_SECONDS: "0",
+    ACCESS_LOG: "off",
+  };
   return {
     bare: { name: "bare Bun.serve", command: () => [bare], path: "/" },
     ours: { name: "helloapp", ...ours, env: quiet },

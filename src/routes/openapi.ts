@@ -1,5 +1,5 @@
-/** The service's API as OpenAPI 3.1, served at /openapi.json. A test holds the server to it. */
-import { build } from "./build.ts";
+import { build } from "../build.ts";
+import { json, type Reply } from "../reply.ts";
 
 const text = (example: string) => ({ "text/plain": { schema: { type: "string" }, example } });
 const schema = (name: string) => ({ schema: { $ref: `#/components/schemas/${name}` } });
@@ -39,7 +39,7 @@ function path(summary: string, replies: Record<string, object>) {
   return { get: { summary, responses } };
 }
 
-export const openapi = {
+const describe = () => ({
   openapi: "3.1.0",
   info: { title: build.name, version: build.version, license: { name: "MIT", identifier: "MIT" } },
   paths: {
@@ -94,4 +94,13 @@ export const openapi = {
       }),
     },
   },
-};
+});
+
+/**
+ * `GET /openapi.json`: the service's API as OpenAPI 3.1; a test holds the server to it. Made when it is first asked for, because few ask
+ * and every start would wait for it.
+ */
+export function openapi(): () => Reply {
+  let made: Reply | undefined;
+  return () => (made ??= json(describe(), { "Cache-Control": "public, max-age=3600" }));
+}
