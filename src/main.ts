@@ -5,7 +5,7 @@ import { Lifecycle } from "./lifecycle.ts";
 import { startServer } from "./server.ts";
 import { createLogger, stdoutOutput } from "./telemetry/log.ts";
 
-const usage = `${build.name} ${build.version}, build ${build.id}: a greeting over HTTP
+const usage = () => `${build.name} ${build.version}, build ${build.id}: a greeting over HTTP
 
 usage: ${build.name} [--help | --version | --print-config | --health]
 
@@ -67,12 +67,12 @@ function serve(config: Config): void {
   process.on("SIGTERM", () => void stop("SIGTERM"));
   process.on("SIGINT", () => void stop("SIGINT"));
 
-  log.info("listening", { url: url.href, admin: adminUrl.href, ...build });
+  log.info("listening", { url, admin: adminUrl, ...build });
   lifecycle.ready();
 }
 
 const [argument, ...more] = process.argv.slice(2);
-if (more.length > 0) fail(2, `one argument at a time\n\n${usage}`);
+if (more.length > 0) fail(2, `one argument at a time\n\n${usage()}`);
 switch (argument) {
   case undefined:
     try {
@@ -83,7 +83,7 @@ switch (argument) {
     }
     break;
   case "--help":
-    console.log(usage);
+    console.log(usage());
     break;
   case "--version":
     console.log(`${build.name} ${build.version} (build ${build.id}, Bun ${build.bun})`);
@@ -96,7 +96,7 @@ switch (argument) {
     void healthy(configure()).then((alive) => process.exit(alive ? 0 : 1));
     break;
   default:
-    fail(2, `unknown argument ${argument}\n\n${usage}`);
+    fail(2, `unknown argument ${argument}\n\n${usage()}`);
 }
 
 function fail(code: number, message: string): never {

@@ -27,8 +27,8 @@ export interface Route {
 
 export interface RunningServer {
   /** The service's address, for people: `http://127.0.0.1:8080/`. */
-  url: URL;
-  adminUrl: URL;
+  url: string;
+  adminUrl: string;
   servers: Stoppable[];
 }
 
@@ -222,7 +222,9 @@ export function startServer(
   });
   try {
     const admin = listen(config.adminPort, { "/metrics": { handle: metricsRoute(metrics), probe: true } });
-    return { url: service.url, adminUrl: admin.url, servers: [service, admin] };
+    const host = config.host.includes(":") ? `[${config.host}]` : config.host;
+    const url = (server: Bun.Server<undefined>) => `http://${host}:${server.port}/`;
+    return { url: url(service), adminUrl: url(admin), servers: [service, admin] };
   } catch (error) {
     void service.stop(true);
     throw error;

@@ -206,8 +206,8 @@ describe("limits", () => {
 
   test("a slow client loses its own connection only", async () => {
     const slow = await Bun.connect({
-      hostname: server.url.hostname,
-      port: Number(server.url.port),
+      hostname: new URL(server.url).hostname,
+      port: Number(new URL(server.url).port),
       socket: {
         open: (socket) => void socket.write("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"),
         data() {},
