@@ -58,6 +58,7 @@ const describe = () => ({
       "200": { description: "What runs", content: { "application/json": schema("Version") } },
     }),
     "/openapi.json": path("This description", {
+      "304": { description: "The client has it already, by its ETag" },
       "200": {
         description: "This description",
         content: { "application/json": { schema: { type: "object" } } },
@@ -97,10 +98,15 @@ const describe = () => ({
 });
 
 /**
- * `GET /openapi.json`: the service's API as OpenAPI 3.1; a test holds the server to it. Made when it is first asked for, because few ask
- * and every start would wait for it.
+ * `GET /openapi.json`: the service's API as OpenAPI 3.1; a test holds the server to it.
+ *
+ * Made when it is first asked for, because few ask and every start would wait for it. It changes with the build and
+ * with nothing else, so the build's id is its ETag.
  */
-export function openapi(): () => Reply {
+export function openapi(): (request: Request) => Reply {
+  const headers = { "Cache-Control": "public, max-age=3600", ETag: `"${build.id}"` };
+  const unchanged: Reply = { status: 304, headers: new Headers(headers), bytes: 0 };
   let made: Reply | undefined;
-  return () => (made ??= json(describe(), { "Cache-Control": "public, max-age=3600" }));
+  return (request) =>
+    request.headers.get("if-none-match") === headers.ETag ? unchanged : (made ??= json(describe(), headers));
 }

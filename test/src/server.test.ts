@@ -96,7 +96,7 @@ test("/version names the build", async () => {
   });
 });
 
-describe.each(["/", "/version", "/healthz", "/readyz"])("%s", (path) => {
+describe.each(["/", "/version", "/openapi.json", "/healthz", "/readyz"])("%s", (path) => {
   test("HEAD has GET's headers and no body", async () => {
     const [head, full] = await Promise.all([get(path, { method: "HEAD" }), get(path)]);
     expect(head.status).toBe(full.status);
@@ -247,6 +247,14 @@ test("a slow request is logged as a warning", async () => {
 });
 
 describe("/openapi.json", () => {
+  test("is sent once: its ETag makes the next one a 304", async () => {
+    const etag = (await get("/openapi.json")).headers.get("etag")!;
+    const again = await get("/openapi.json", { headers: { "If-None-Match": etag } });
+    expect([again.status, await again.text()]).toEqual([304, ""]);
+    expect(again.headers.get("etag")).toBe(etag);
+    expect((await get("/openapi.json", { headers: { "If-None-Match": '"other"' } })).status).toBe(200);
+  });
+
   test("describes every path of the service, and what it says is true", async () => {
     const description = await (await get("/openapi.json")).json();
     expect(description.openapi).toBe("3.1.0");
