@@ -73,7 +73,7 @@ export function startServer(
       const traced = traceParent(headers);
       let reply: Reply | Promise<Reply>;
       try {
-        reply = refuse(request, headers, id) ?? handle(request, id);
+        reply = refuse(request, headers, id, probe) ?? handle(request, id);
       } catch (error) {
         reply = failed(error, id);
       }
@@ -113,7 +113,7 @@ export function startServer(
       log.request(level, {
         method: request.method,
         route: name,
-        // A route's name is its path. Asking for the URL would cost as much as half of all else that is done here.
+        // A route's name is its path, or its pattern. Asking for the URL would cost as much as half of all else that is done here.
         path: name === OTHER ? pathOf(request.url) : name,
         status: reply.status,
         bytes: request.method === "HEAD" ? 0 : reply.bytes,
@@ -131,8 +131,9 @@ export function startServer(
   }
 
   /** The reply to a request that is over a limit or of a method that no route has; undefined for all others. */
-  function refuse({ method }: Request, headers: Headers, id: string): Reply | undefined {
-    if (metrics.inFlight > config.maxInFlight) {
+  function refuse({ method }: Request, headers: Headers, id: string, probe: boolean): Reply | undefined {
+    // A probe that fails under load would have the instance killed, and the load fall on the others.
+    if (!probe && metrics.inFlight > config.maxInFlight) {
       return reject("in-flight", 503, "Service Unavailable", id, { "Retry-After": "1" });
     }
     const refused = refuseBody(headers, id);

@@ -192,12 +192,13 @@ describe("limits", () => {
     expect(await rejected("time", hasty)).toBe(before + 1);
   });
 
-  test("more requests at once than MAX_IN_FLIGHT are 503 at once; probes share the limit", async () => {
+  test("more requests at once than MAX_IN_FLIGHT are 503 at once; probes are answered", async () => {
     const before = await rejected("in-flight");
     const waiting = [get("/wait"), get("/wait"), get("/wait")];
     await entered.promise;
     const reply = await get("/");
     expect(reply.status).toBe(503);
+    expect((await get("/healthz")).status).toBe(200);
     release.resolve();
     for (const one of waiting) expect((await one).status).toBe(200);
     expect(await rejected("in-flight")).toBe(before + 1);
