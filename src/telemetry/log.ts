@@ -113,8 +113,11 @@ export function bufferedOutput(sink: (text: string) => Promise<unknown> | unknow
     while (waiting !== "") {
       const text = waiting;
       waiting = "";
-      // A reader that has gone away must not take the service with it.
-      await Promise.resolve(sink(text)).catch(() => {});
+      try {
+        await sink(text);
+      } catch {
+        // A reader that has gone away must not take the service with it.
+      }
     }
     writing = undefined;
   }

@@ -114,6 +114,26 @@ describeWith("binary", [], () => {
     expect(events(log).at(-1)).toBe("requests were cut at the deadline");
   });
 
+  test("nobody reads its log any more: it serves, drains and exits with 0 all the same", async () => {
+    const { dist } = await builtProject();
+    for (let i = 0; i < 10; i += 1) {
+      const child = Bun.spawn([join(dist, "app/helloapp")], {
+        env: { HOST: "127.0.0.1", PORT: "0", ADMIN_PORT: "0", DRAIN_DELAY_SECONDS: "0" },
+        stdout: "pipe",
+        stderr: "pipe",
+      });
+      children.push(child);
+      let text = "";
+      // Leaving the loop closes the pipe.
+      for await (const chunk of child.stdout)
+        if ((text += new TextDecoder().decode(chunk)).includes('"ready"')) break;
+      const { url } = JSON.parse(text.split("\n").find((line) => line.includes("listening"))!);
+      for (let n = 0; n < 5; n += 1) expect((await fetch(url)).status).toBe(200);
+      child.kill("SIGTERM");
+      expect(await child.exited, await new Response(child.stderr).text()).toBe(0);
+    }
+  });
+
   test("a second signal ends it at once, with 1", async () => {
     const { child, log, exit } = await start({ DRAIN_DELAY_SECONDS: "60" });
     child.kill("SIGINT");

@@ -147,8 +147,13 @@ describe("output", () => {
     for (let i = 0; i < 20; i += 1) output.write(line);
     expect(output.dropped).toBeGreaterThan(0);
     expect(output.dropped).toBeLessThan(20);
-    const gone = bufferedOutput(() => Promise.reject(new Error("EPIPE")));
-    gone.write("a\n");
-    await gone.flush();
+    const broken = () => {
+      throw new Error("EPIPE");
+    };
+    for (const sink of [broken, async () => broken()]) {
+      const gone = bufferedOutput(sink);
+      gone.write("a\n");
+      await gone.flush();
+    }
   });
 });
