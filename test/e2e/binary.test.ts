@@ -194,7 +194,7 @@ describeWith("binary", [], () => {
     const { url, admin } = await start({ MAX_CONNECTIONS: "5", IDLE_TIMEOUT_SECONDS: "60" });
     const { hostname, port } = new URL(url);
     const idle = await Promise.all(
-      Array.from({ length: 10 }, () => Bun.connect({ hostname, port: Number(port), socket: { data() {} } })),
+      Array.from({ length: 60 }, () => Bun.connect({ hostname, port: Number(port), socket: { data() {} } })),
     );
     await eventually(async () => {
       const text = await (await fetch(new URL("/metrics", admin))).text();

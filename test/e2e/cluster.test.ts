@@ -34,12 +34,12 @@ describeWith(
       expect(after).not.toBe(before);
       writeFileSync(file, after);
     };
-    /** Another version of the service: a line that starts with `statement`. */
+    /** Another version of the service: `statement` before its main part. */
     const edit = (statement: string) =>
       rewrite("src/main.ts", (text) =>
         text.replace(
-          /^(\/\/ edit: .*\n.*\n)?const config = configure/m,
-          `// edit: a test\n${statement}\nconst config = configure`,
+          /(?:\/\/ edit\n.*\n)?const \[argument, \.\.\.more\]/,
+          () => `// edit\n${statement}\nconst [argument, ...more]`,
         ),
       );
     const kubectl = (...args: string[]) => must(["k3s", "kubectl", "-n", namespace, ...args]);
