@@ -142,7 +142,8 @@ describe("this machine's k3s", () => {
   test("a cluster that does not answer is given up within ten seconds", async () => {
     await standIn({ kubectl: "exec sleep 60" });
     const error = await failureOf(connect({ patienceSeconds: 0.1 }));
-    expect(error.hint).toContain("does not answer");
+    // Of the two that are asked at once, a busy machine may give up on either first.
+    expect(`${error.message} ${error.hint}`).toContain("does not answer");
     expect(PATIENCE_SECONDS).toBeLessThan(10);
   });
 
