@@ -11,7 +11,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { app } from "./app.ts";
 import { readArchive, writeArchive } from "./archive.ts";
-import { deploy, plan, prove, rollback, upToDate, type Target } from "./deploy/deploy.ts";
+import { deploy, endpoint, plan, prove, rollback, upToDate, type Target } from "./deploy/deploy.ts";
 import { connectK3s, hasK3s, type K3s } from "./deploy/k3s.ts";
 import type { Engine } from "./engine/engine.ts";
 import { hostEngine } from "./engine/host.ts";
@@ -138,7 +138,10 @@ class Run {
         return `${basename(output)} holds ${app.name}:${await this.image(await this.engine.id())}`;
       case "verify": {
         const [k3s, id] = await Promise.all([this.k3s(), this.engine.id()]);
-        return `${await prove(this.to(k3s), id)} serves ${app.name}:${id}`;
+        const target = this.to(k3s);
+        const url = await endpoint(target, id);
+        await prove(target, url, id);
+        return `${url} serves ${app.name}:${id}`;
       }
       case "rollback": {
         const id = await rollback(this.to(await this.k3s()));
@@ -163,7 +166,10 @@ class Run {
     // An id is its inputs: an image of that name in the node is this one.
     await this.sideBySide([this.check(), this.test(), change.inContainerd || this.image(id)]);
     if (upToDate(change)) {
-      await this.report.step("verify", () => proven(target, id));
+      await this.report.step("verify", async () => {
+        const value = await prove(target, change.url, id);
+        return { value, detail: `every reply carries ${id}` };
+      });
       return `nothing to deploy: ${change.image} runs already and answers at ${change.url}`;
     }
     await this.report.step("deploy", async () => {
@@ -255,11 +261,6 @@ class Run {
     for (const other of failures) if (other !== decisive) printError(other, this.options.verbose);
     if (decisive) throw decisive;
   }
-}
-
-async function proven(target: Target, id: string): Promise<{ value: void; detail: string }> {
-  await prove(target, id);
-  return { value: undefined, detail: `every reply carries ${id}` };
 }
 
 function printError(error: unknown, verbose: boolean): void {

@@ -35,7 +35,7 @@ export async function smoke(archive: string, id: string): Promise<void> {
         },
       );
     }
-    await runOnce(binary, root, id);
+    await runOnce(binary, { root, loader, id });
   } finally {
     await rm(root, { recursive: true });
   }
@@ -62,7 +62,10 @@ async function sameFile(a: string, b: string): Promise<boolean> {
   return one !== undefined && other !== undefined && one.equals(other);
 }
 
-async function runOnce(binary: string, root: string, id: string): Promise<void> {
+async function runOnce(
+  binary: string,
+  { root, loader, id }: { root: string; loader: string; id: string },
+): Promise<void> {
   const libraries = (await Array.fromAsync(new Bun.Glob("**/*.so.*").scan(root))).map((path) =>
     dirname(join(root, path)),
   );
@@ -93,7 +96,6 @@ async function runOnce(binary: string, root: string, id: string): Promise<void> 
     const foreign = [...maps.matchAll(/\/\S+\.so[.\d]*$/gm)]
       .map(([path]) => path)
       .filter((path) => !path.startsWith(root));
-    const loader = readElf(binary).interpreter!;
     const missing = foreign.filter((path) => !path.endsWith(loader.slice(loader.lastIndexOf("/"))));
     if (missing.length > 0)
       throw failed(`the binary loads what the image does not hold: ${missing.join(", ")}`);
@@ -112,7 +114,7 @@ async function listeningUrl(stdout: ReadableStream<Uint8Array>): Promise<string 
   for await (const chunk of stdout) {
     text += decoder.decode(chunk, { stream: true });
     const line = text.split("\n").find((line) => line.includes('"event":"listening"') && line.endsWith("}"));
-    // The rest of the log is not read: a handful of lines fits into the pipe.
+    // Leaving the loop closes the pipe, which the service has to bear.
     if (line) return JSON.parse(line).url;
   }
   return undefined;

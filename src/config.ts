@@ -136,6 +136,11 @@ export class ConfigError extends Error {
   override name = "ConfigError";
 }
 
+/** An address as it stands in a URL: one of IPv6 in brackets. */
+export function urlHost(address: string): string {
+  return address.includes(":") ? `[${address}]` : address;
+}
+
 /**
  * Reads the configuration from environment variables. An unset or empty variable takes its default.
  *

@@ -1,6 +1,6 @@
 /** The service's entry: reads arguments and environment, starts, handles signals. The only file in src/ with side effects. */
 import { build } from "./build.ts";
-import { type Config, ConfigError, loadConfig, settings } from "./config.ts";
+import { type Config, ConfigError, loadConfig, settings, urlHost } from "./config.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { startServer } from "./server.ts";
 import { createLogger, stdoutOutput } from "./telemetry/log.ts";
@@ -38,7 +38,7 @@ function configure(): Config {
 }
 
 async function healthy({ host, port }: Config): Promise<boolean> {
-  const address = host === "0.0.0.0" || host === "::" ? "localhost" : host.includes(":") ? `[${host}]` : host;
+  const address = host === "0.0.0.0" || host === "::" ? "localhost" : urlHost(host);
   const signal = AbortSignal.timeout(2000);
   return fetch(`http://${address}:${port}/healthz`, { signal }).then(
     ({ ok }) => ok,

@@ -5,7 +5,7 @@
  * errors, metrics, access log. It is written for speed where that costs no clarity: no promise for a route that needs
  * none, and replies that are always the same are made once.
  */
-import { type Config, settings } from "./config.ts";
+import { type Config, settings, urlHost } from "./config.ts";
 import type { Lifecycle, Stoppable } from "./lifecycle.ts";
 import { noContent, problem, type Reply } from "./reply.ts";
 import { greeting } from "./routes/greeting.ts";
@@ -223,8 +223,7 @@ export function startServer(
   });
   try {
     const admin = listen(config.adminPort, { "/metrics": { handle: metricsRoute(metrics), probe: true } });
-    const host = config.host.includes(":") ? `[${config.host}]` : config.host;
-    const url = (server: Bun.Server<undefined>) => `http://${host}:${server.port}/`;
+    const url = (server: Bun.Server<undefined>) => `http://${urlHost(config.host)}:${server.port}/`;
     return { url: url(service), adminUrl: url(admin), servers: [service, admin] };
   } catch (error) {
     void service.stop(true);

@@ -121,7 +121,7 @@ export async function deploy(target: Target, plan: Plan, archive: string): Promi
  * @throws {PipelineError} "surroundings" when there is none, "change" when it does not come up either
  */
 export async function rollback(target: Target): Promise<string> {
-  const { k3s, project, leaves, say } = target;
+  const { k3s, leaves, say } = target;
   const seen = await observe(k3s);
   const current = seen && tagOf(seen.deployment);
   const earlier = seen?.replicaSets
@@ -139,15 +139,19 @@ export async function rollback(target: Target): Promise<string> {
   const id = tagOf(earlier);
   say(`back from ${current} to ${id}`);
   leaves(`The rollback to ${id} was under way and goes on in the cluster.`);
-  await returnTo(target, earlier, serviceUrl(k3s, await render(k3s, project, id)));
+  await returnTo(target, earlier, await endpoint(target, id));
   return id;
 }
 
-/** Asks the Service from outside whether every reply carries `id`. @throws {PipelineError} "change" when not */
-export async function prove({ k3s, project, signal }: Target, id: string): Promise<string> {
-  const url = serviceUrl(k3s, await render(k3s, project, id));
+/** Where the Service answers from outside, by what the manifests say. */
+export async function endpoint({ k3s, project }: Target, id: string): Promise<string> {
+  return serviceUrl(k3s, await render(k3s, project, id));
+}
+
+/** Asks `url` from outside whether every reply carries `id`. @throws {PipelineError} "change" when not */
+export async function prove({ signal }: Target, url: string, id: string): Promise<void> {
   const { ok, last } = await verify(url, id, { signal, deadlineSeconds: 5 });
-  if (ok) return url;
+  if (ok) return;
   throw new PipelineError("change", `${url} does not answer with ${id}; last: ${last}`, {
     hint: "`bun ci/pipeline.ts` deploys what is here.",
   });

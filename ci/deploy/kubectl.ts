@@ -7,11 +7,9 @@ export interface KubeObject {
   kind: string;
   metadata: {
     name: string;
-    namespace?: string;
     generation?: number;
     annotations?: Record<string, string>;
     ownerReferences?: { kind: string; name: string }[];
-    creationTimestamp?: string;
     deletionTimestamp?: string;
   };
 }

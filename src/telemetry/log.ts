@@ -60,8 +60,8 @@ export function createLogger(level: Level, write: (line: string) => void): Logge
     enabled,
     request(level, { method, route, path, status, bytes, milliseconds, requestId, traceId, slow }) {
       if (!enabled(level)) return;
-      // Put together by hand, which costs less than JSON.stringify(). Only the path is the client's to choose; a method is a token, and
-      // the rest has no character either that would need to be escaped.
+      // Put together by hand, which costs less than JSON.stringify(). Only the path is the client's to choose; a method
+      // is a token, and the rest has no character either that would need to be escaped.
       const safePath = /["\\\x00-\x1f]/.test(path) ? JSON.stringify(path).slice(1, -1) : path;
       write(
         `{"time":"${timestamp()}","level":"${level}","event":"request","method":"${method}","route":"${route}",` +

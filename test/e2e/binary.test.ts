@@ -16,6 +16,7 @@ import {
   sameBytes,
   sh,
   temporaryDirectory,
+  untilReady,
 } from "./setup.ts";
 
 setDefaultTimeout(60_000);
@@ -123,11 +124,7 @@ describeWith("binary", [], () => {
         stderr: "pipe",
       });
       children.push(child);
-      let text = "";
-      // Leaving the loop closes the pipe.
-      for await (const chunk of child.stdout)
-        if ((text += new TextDecoder().decode(chunk)).includes('"ready"')) break;
-      const { url } = JSON.parse(text.split("\n").find((line) => line.includes("listening"))!);
+      const { url } = await untilReady(child.stdout);
       for (let n = 0; n < 5; n += 1) expect((await fetch(url)).status).toBe(200);
       child.kill("SIGTERM");
       expect(await child.exited, await new Response(child.stderr).text()).toBe(0);

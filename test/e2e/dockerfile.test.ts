@@ -5,7 +5,16 @@ import { join } from "node:path";
 import { readArchive } from "../../ci/archive.ts";
 import { image } from "../../ci/image.ts";
 import { pins } from "../../ci/pins.ts";
-import { copyProject, describeWith, eventually, fileTree, must, sh, temporaryDirectory } from "./setup.ts";
+import {
+  copyProject,
+  describeWith,
+  eventually,
+  fileTree,
+  must,
+  sh,
+  shapeOf,
+  temporaryDirectory,
+} from "./setup.ts";
 
 setDefaultTimeout(600_000);
 
@@ -93,9 +102,7 @@ describeWith(
       } = (await readArchive(host))!;
       // The id is the same where the C library is, and then everything must be.
       if (log.includes(`${tag}\n`)) expect(theirs).toEqual(ours);
-      const shape = (tree: Record<string, string>) =>
-        Object.entries(tree).map(([path, entry]) => [path, ...entry.split(" ").slice(0, 4)]);
-      expect(shape(theirs)).toEqual(shape(ours));
+      expect(shapeOf(theirs)).toEqual(shapeOf(ours));
     });
 
     describe("in layers", () => {

@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { builtProject, describeWith, eventually } from "./setup.ts";
+import { builtProject, describeWith, eventually, untilReady } from "./setup.ts";
 
 setDefaultTimeout(600_000);
 
@@ -199,12 +199,7 @@ describeWith("fuzz", [], () => {
     };
     const started = Bun.spawn([join(dist, "app/helloapp")], { env, stdout: "pipe", stderr: "inherit" });
     child = started;
-    let text = "";
-    for await (const chunk of started.stdout) {
-      text += new TextDecoder().decode(chunk);
-      if (text.includes('"ready"')) break;
-    }
-    const listening = JSON.parse(text.split("\n").find((line) => line.includes("listening"))!);
+    const listening = await untilReady(started.stdout);
     [url, admin] = [new URL(listening.url), new URL(listening.admin)];
   });
   afterAll(() => child.kill("SIGKILL"));

@@ -99,9 +99,24 @@ let shared: Promise<Built & { dist: string }> | undefined;
 
 /** The project's own build, made once for all tests. */
 export function builtProject(): Promise<Built & { dist: string }> {
-  const dist = join(mkdtempSync(join(tmpdir(), "helloapp-dist-")), "dist");
-  process.on("exit", () => rmSync(join(dist, ".."), { recursive: true, force: true }));
-  return (shared ??= build(root, dist).then((built) => ({ ...built, dist })));
+  return (shared ??= (async () => {
+    const directory = mkdtempSync(join(tmpdir(), "helloapp-dist-"));
+    process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
+    const dist = join(directory, "dist");
+    return { ...(await build(root, dist)), dist };
+  })());
+}
+
+/** Waits for a service's log to say that it is ready, and where; closes the pipe then: nobody reads the log any more. */
+export async function untilReady(
+  stdout: ReadableStream<Uint8Array>,
+): Promise<{ url: string; admin: string }> {
+  let text = "";
+  for await (const chunk of stdout) {
+    text += new TextDecoder().decode(chunk);
+    if (text.includes('"ready"')) break;
+  }
+  return JSON.parse(text.split("\n").find((line) => line.includes("listening"))!);
 }
 
 /** Waits until `attempt` gives something other than undefined; an error is another attempt. */
@@ -139,6 +154,11 @@ export async function fileTree(archive: string): Promise<Record<string, string>>
   return Object.fromEntries(
     tree.filter(([path]) => path !== "" && path !== "/").sort(([a], [b]) => (a < b ? -1 : 1)),
   );
+}
+
+/** Of a file tree, what is the same also where the C library is another: path, type, mode, owner and time. */
+export function shapeOf(tree: Record<string, string>): string[][] {
+  return Object.entries(tree).map(([path, entry]) => [path, ...entry.split(" ").slice(0, 4)]);
 }
 
 /** A Dagger engine, if one answers the CLI. */
