@@ -7,128 +7,43 @@
  * Arguments become steps, steps become a report: this file reads as the list of what happens.
  */
 import { rm, stat } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
-import { parseArgs } from "node:util";
+import { basename, dirname, join } from "node:path";
 import { app } from "./app.ts";
 import { readArchive, writeArchive } from "./archive.ts";
-import { deploy, endpoint, plan, prove, rollback, upToDate, type Target } from "./deploy/deploy.ts";
-import { connectK3s, hasK3s, type K3s } from "./deploy/k3s.ts";
+import { connectCluster } from "./deploy/cluster.ts";
+import { deploy, describePlan, describeSamples, endpointOf, plan, prove } from "./deploy/deploy.ts";
+import { rollback, status, upToDate, type Deploy } from "./deploy/deploy.ts";
+import { connectK3s, hasK3s } from "./deploy/k3s.ts";
+import type { Target } from "./deploy/target.ts";
 import type { Engine } from "./engine/engine.ts";
 import { hostEngine } from "./engine/host.ts";
 import { exitCodes, PipelineError } from "./errors.ts";
 import { gitCommit } from "./git.ts";
+import { parseCommandLine, usage, type Options } from "./options.ts";
 import { Report } from "./report.ts";
 import { smoke } from "./smoke.ts";
-
-const usage = `Takes ${app.name} from the source to a verified version on k3s.
-
-usage: bun ci/pipeline.ts [command] [options]              on this machine
-       dagger run bun ci/pipeline.ts [command] [options]   in containers
-
-commands:
-  deploy     check, test, image, then import, roll out, verify (the default)
-  up         the same where there is a k3s; elsewhere a smoke test of the image
-  check      types and format
-  test       unit tests
-  image      the docker-archive alone
-  verify     ask the NodePort whether it serves what is here
-  rollback   go back to the version before, and verify that
-
-options:
-  --engine dagger|host   where steps run (default: dagger under \`dagger run\`, else host)
-  --target k3s|none      where the image goes (default: k3s; none: the archive alone)
-  --output FILE          the docker-archive (default: ${app.name}.tar)
-  --tag NAME             a further name in the archive, ${app.name}:NAME; may be repeated
-  --kubeconfig FILE      another kubeconfig than k3s's own, for a k3s of this machine
-  --context NAME         another context of that file than its current one
-  --verbose              stack traces and the whole output of what failed
-  --help                 this text
-
-exit codes: 0 what was asked for holds; 1 the change is at fault; 2 the command line is wrong;
-            3 the surroundings are at fault, nothing was changed; 130 interrupted
-`;
-
-const commands = ["deploy", "up", "check", "test", "image", "verify", "rollback"] as const;
-type Command = (typeof commands)[number];
-
-export interface Options {
-  command: Command;
-  engine: "dagger" | "host";
-  target: "k3s" | "none";
-  output: string;
-  tags: string[];
-  kubeconfig: string | undefined;
-  context: string | undefined;
-  verbose: boolean;
-  help: boolean;
-}
-
-/** @throws {PipelineError} "usage" when the command line is wrong */
-export function parseCommandLine(args: string[], env: Record<string, string | undefined>): Options {
-  const wrong = (message: string) => new PipelineError("usage", message);
-  const parsed = (() => {
-    try {
-      return parseArgs({
-        args,
-        allowPositionals: true,
-        options: {
-          engine: { type: "string" },
-          target: { type: "string" },
-          output: { type: "string" },
-          tag: { type: "string", multiple: true },
-          kubeconfig: { type: "string" },
-          context: { type: "string" },
-          verbose: { type: "boolean" },
-          help: { type: "boolean", short: "h" },
-        },
-      });
-    } catch (error) {
-      throw wrong((error as Error).message);
-    }
-  })();
-  const { values, positionals } = parsed;
-  const oneOf = <const T extends string>(what: string, given: string, known: readonly T[]): T => {
-    const found = known.find((value) => value === given);
-    if (!found) throw wrong(`unknown ${what} "${given}": expected one of ${known.join(", ")}`);
-    return found;
-  };
-  if (positionals.length > 1) throw wrong(`one command at a time, not ${positionals.join(" ")}`);
-  for (const tag of values.tag ?? []) {
-    if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw wrong(`--tag "${tag}" is no image tag`);
-  }
-  return {
-    command: oneOf("command", positionals[0] ?? "deploy", commands),
-    engine: oneOf("engine", values.engine ?? (env.DAGGER_SESSION_PORT ? "dagger" : "host"), [
-      "dagger",
-      "host",
-    ]),
-    target: oneOf("target", values.target ?? "k3s", ["k3s", "none"]),
-    output: resolve(values.output ?? `${app.name}.tar`),
-    tags: values.tag ?? [],
-    kubeconfig: values.kubeconfig,
-    context: values.context,
-    verbose: values.verbose ?? false,
-    help: values.help ?? false,
-  };
-}
+import { savesIn, watched } from "./watch.ts";
 
 const project = dirname(import.meta.dir);
+const UNCHANGED = "Nothing was changed.";
 
 /** One run: everything that its steps share. */
 class Run {
-  readonly report = new Report();
   /** What an interruption at this moment would leave behind. */
-  left = "Nothing was changed.";
+  left = UNCHANGED;
+  /** When the deployed version was served, in milliseconds since 1970; undefined: none was. */
+  servedAt: number | undefined;
 
   constructor(
     readonly options: Options,
     readonly engine: Engine,
     readonly signal: AbortSignal,
+    readonly report = new Report(),
   ) {}
 
   /** @returns what holds now, as a sentence */
   async execute(): Promise<string> {
-    const { command, output } = this.options;
+    const { command, target, output } = this.options;
     switch (command) {
       case "check":
       case "test":
@@ -136,47 +51,98 @@ class Run {
         return `${command} passed`;
       case "image":
         return `${basename(output)} holds ${app.name}:${await this.image(await this.engine.id())}`;
-      case "verify": {
-        const [k3s, id] = await Promise.all([this.k3s(), this.engine.id()]);
-        const target = this.to(k3s);
-        const url = await endpoint(target, id);
-        await prove(target, url, id);
-        return `${url} serves ${app.name}:${id}`;
-      }
-      case "rollback": {
-        const id = await rollback(this.to(await this.k3s()));
-        return `${app.name}:${id} serves again, verified`;
-      }
       case "up":
-        return this.options.target === "k3s" && hasK3s() ? this.deploy() : this.upWithoutCluster();
-      case "deploy":
-        return this.options.target === "none" ? this.archiveOnly() : this.deploy();
+        if (target === "k3s" && !hasK3s()) return this.upWithoutCluster();
+    }
+    if (target === "none") {
+      if (command === "deploy" || command === "up") return this.archiveOnly();
+      throw new PipelineError("usage", `${command} takes a cluster: not with --target none`);
+    }
+    const cluster = await this.connect();
+    try {
+      return await this.withCluster(cluster, command);
+    } finally {
+      await cluster.api.close();
     }
   }
 
-  private async deploy(): Promise<string> {
-    const k3s = await this.k3s();
-    const target = this.to(k3s);
+  private async withCluster(target: Target, command: Options["command"]): Promise<string> {
+    const to = this.to(target);
+    switch (command) {
+      case "plan": {
+        const found = await plan(to, await this.engine.id());
+        const lines = describePlan(found);
+        for (const line of lines) this.report.say(line);
+        const image = found.delivered ? "whose image is there" : "whose image is not there yet";
+        return `a deploy of ${found.name}, ${image}, would change ${lines.length > 0 ? "this" : "nothing"}`;
+      }
+      case "status": {
+        const [first, ...lines] = await status(to);
+        for (const line of lines) this.report.say(line);
+        return first!;
+      }
+      case "verify": {
+        const id = await this.engine.id();
+        const endpoint = await endpointOf(to);
+        await prove(to, endpoint, id);
+        return `${endpoint.url} serves ${app.name}:${id}`;
+      }
+      case "rollback":
+        return `${app.name}:${await rollback(to, this.options.id)} serves again, verified`;
+      case "watch":
+        return this.watch(target);
+      default:
+        return this.deploy(to);
+    }
+  }
+
+  /** @param hurry ends the wait for the last pods of the version before */
+  private async deploy(to: Deploy, hurry?: AbortSignal): Promise<string> {
     const id = await this.engine.id();
     const change = await this.report.step("plan", async () => {
-      const value = await plan(target, id);
-      const detail = upToDate(value) ? "nothing would change" : `${value.image}: ${value.changes.join(", ")}`;
-      return { value, detail };
+      const value = await plan(to, id);
+      const lines = describePlan(value);
+      return { value, detail: lines.length > 0 ? `${value.name} changes this:` : "nothing would change" };
     });
-    // An id is its inputs: an image of that name in the node is this one.
-    await this.sideBySide([this.check(), this.test(), change.inContainerd || this.image(id)]);
+    for (const line of describePlan(change)) this.report.say(line);
+    // An id is its inputs: an image of that name is this one.
+    await this.sideBySide([this.check(), this.test(), change.delivered || this.image(id)]);
+    const { url } = change.endpoint;
     if (upToDate(change)) {
       await this.report.step("verify", async () => {
-        const value = await prove(target, change.url, id);
-        return { value, detail: `every reply carries ${id}` };
+        await prove(to, change.endpoint, id);
+        return { value: undefined, detail: `every reply carries ${id}` };
       });
-      return `nothing to deploy: ${change.image} runs already and answers at ${change.url}`;
+      return `nothing to deploy: ${change.name} runs already and answers at ${url}`;
     }
     await this.report.step("deploy", async () => {
-      await deploy(target, change, this.options.output);
-      return { value: undefined, detail: `20 replies in a row from ${change.url} carry ${id}` };
+      const { samples, servedAfter, servedAt } = await deploy(to, change, this.options.output, hurry);
+      this.servedAt = servedAt;
+      const seen = samples ? `; ${describeSamples(samples)}` : "";
+      return { value: undefined, detail: `served after ${servedAfter.toFixed(1)} s${seen}` };
     });
-    return `${change.image} serves at ${change.url}`;
+    return `${change.name} serves at ${url}`;
+  }
+
+  /** Deploys what is here, then at every save, until it is interrupted. One line for each. */
+  private async watch(target: Target): Promise<string> {
+    console.log(`deploys at every save in ${watched.join(", ")}; Ctrl-C ends it`);
+    let hurry = new AbortController();
+    for await (const saved of savesIn(project, this.signal, () => hurry.abort())) {
+      hurry = new AbortController();
+      const run = new Run(this.options, this.engine, this.signal, new Report(() => {}));
+      const conclusion = await run.deploy(run.to(target), hurry.signal).catch((error: unknown) => {
+        this.left = run.left;
+        this.signal.throwIfAborted();
+        printError(error, this.options.verbose);
+        return error instanceof PipelineError ? error.message : String(error);
+      });
+      const seconds = ((run.servedAt ?? Date.now()) - saved) / 1000;
+      console.log(
+        `${new Date(saved).toTimeString().slice(0, 8)} after ${seconds.toFixed(1)} s: ${conclusion}`,
+      );
+    }
+    return "no longer watched";
   }
 
   private async archiveOnly(): Promise<string> {
@@ -201,25 +167,31 @@ class Run {
     return made;
   }
 
-  private k3s(): Promise<K3s> {
-    const { kubeconfig, context } = this.options;
-    return connectK3s({ kubeconfig, context, signal: this.signal });
+  private async connect(): Promise<Target> {
+    const { target, registry, context, kubeconfig, url } = this.options;
+    const { signal } = this;
+    if (target !== "registry") return connectK3s({ kubeconfig, context, url, signal });
+    return connectCluster({ kubeconfig, context: context!, repository: registry!, url, signal });
   }
 
-  private to(k3s: K3s): Target {
+  private to(target: Target): Deploy {
     const leaves = (state: string) => (this.left = state);
-    return { k3s, project, signal: this.signal, leaves, say: (line) => this.report.say(line) };
+    return { target, project, signal: this.signal, leaves, say: (line) => this.report.say(line) };
   }
 
   private check(): Promise<void> {
-    return this.report.step("check", async () => ({ value: await this.engine.script("check"), detail: "" }));
+    return this.script("check", "check");
   }
 
   private test(): Promise<void> {
-    return this.report.step("test", async () => ({
-      value: await this.engine.script("test:unit"),
-      detail: "",
-    }));
+    return this.script("test", "test:unit");
+  }
+
+  private script(step: string, name: "check" | "test:unit"): Promise<void> {
+    return this.report.step(step, async () => {
+      const { unchanged } = await this.engine.script(name);
+      return { value: undefined, detail: unchanged ? "passed before, on these files" : "" };
+    });
   }
 
   private image(id: string): Promise<string> {
@@ -256,11 +228,16 @@ class Run {
     this.signal.throwIfAborted();
     const failures = results.flatMap((result) => (result.status === "rejected" ? [result.reason] : []));
     // The one that is thrown decides the exit code: the change's fault, where it is at fault too.
-    const atFault = failures.find((error) => error instanceof PipelineError && error.fault === "change");
+    const atFault = failures.find(isChange);
     const decisive = atFault ?? failures[0];
     for (const other of failures) if (other !== decisive) printError(other, this.options.verbose);
     if (decisive) throw decisive;
   }
+}
+
+/** Whether the change is at fault; its message says itself what became of it. */
+function isChange(error: unknown): boolean {
+  return error instanceof PipelineError && error.fault === "change";
 }
 
 function printError(error: unknown, verbose: boolean): void {
@@ -301,10 +278,11 @@ async function main(args: string[]): Promise<number> {
     return 0;
   } catch (error) {
     if (interrupted.signal.aborted) {
-      console.error(`\ninterrupted. ${current?.left ?? "Nothing was changed."}`);
+      console.error(`\ninterrupted. ${current?.left ?? UNCHANGED}`);
       return exitCodes.interrupted;
     }
     printError(error, verbose);
+    if (current && current.left !== UNCHANGED && !isChange(error)) console.error(current.left);
     if (!(error instanceof PipelineError)) return exitCodes.change;
     if (error.fault === "usage") console.error(`\n${usage}`);
     await current?.report.publish(`**failed:** ${error.message}`);

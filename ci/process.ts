@@ -52,6 +52,12 @@ export async function run(command: string[], options: RunOptions = {}): Promise<
   }
 }
 
+/** Whether there is such a program. */
+export function onPath(program: string): boolean {
+  // Bun.which() by itself looks at the PATH of the start.
+  return Bun.which(program, { PATH: process.env.PATH ?? "" }) !== null;
+}
+
 function spawn(
   command: string[],
   { cwd, env, stdin }: { cwd?: string | undefined; env: Record<string, string>; stdin: "ignore" | Buffer },

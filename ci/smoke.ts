@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { app } from "./app.ts";
 import { readArchive } from "./archive.ts";
-import { askId } from "./deploy/verify.ts";
+import { verify } from "./deploy/verify.ts";
 import { readElf } from "./elf.ts";
 import { PipelineError } from "./errors.ts";
 import { image } from "./image.ts";
@@ -69,18 +69,17 @@ async function runOnce(
   const libraries = (await Array.fromAsync(new Bun.Glob("**/*.so.*").scan(root))).map((path) =>
     dirname(join(root, path)),
   );
+  const port = await freePort();
   const child = Bun.spawn([binary], {
     cwd: "/",
     env: {
       ...image.env,
-      HOST: "127.0.0.1",
-      PORT: "0",
-      ADMIN_PORT: "0",
-      DRAIN_DELAY_SECONDS: "0",
+      ...app.smoke,
+      PORT: String(port),
       LD_LIBRARY_PATH: [...new Set(libraries)].join(":"),
     },
     stdin: "ignore",
-    stdout: "pipe",
+    stdout: "ignore",
     stderr: "pipe",
     timeout: 20_000,
     killSignal: "SIGKILL",
@@ -88,10 +87,17 @@ async function runOnce(
   const failed = (message: string, output = "") =>
     new PipelineError("change", `smoke test: ${message}`, { output });
   try {
-    const url = await listeningUrl(child.stdout);
-    if (!url) throw failed("the binary ended before it listened", await new Response(child.stderr).text());
-    const answer = await askId(new URL(app.versionPath, url).href, AbortSignal.timeout(5000));
-    if (answer !== id) throw failed(`the binary answers with ${answer}, not ${id}`);
+    const ended = new AbortController();
+    void child.exited.then(() => ended.abort());
+    const endpoint = { url: `http://127.0.0.1:${port}${app.versionPath}` };
+    const { ok, last } = await verify(endpoint, id, {
+      replies: 1,
+      deadlineSeconds: 10,
+      signal: ended.signal,
+    }).catch(async () => {
+      throw failed("the binary ended before it answered", await new Response(child.stderr).text());
+    });
+    if (!ok) throw failed(`the binary does not answer with ${id} on $PORT (last: ${last})`);
     const maps = await readFile(`/proc/${child.pid}/maps`, "utf8");
     const foreign = [...maps.matchAll(/\/\S+\.so[.\d]*$/gm)]
       .map(([path]) => path)
@@ -107,15 +113,10 @@ async function runOnce(
   }
 }
 
-/** Reads the log until the service says where it listens; undefined when it ends without. */
-async function listeningUrl(stdout: ReadableStream<Uint8Array>): Promise<string | undefined> {
-  const decoder = new TextDecoder();
-  let text = "";
-  for await (const chunk of stdout) {
-    text += decoder.decode(chunk, { stream: true });
-    const line = text.split("\n").find((line) => line.includes('"event":"listening"') && line.endsWith("}"));
-    // Leaving the loop closes the pipe, which the service has to bear.
-    if (line) return JSON.parse(line).url;
-  }
-  return undefined;
+/** A port that nothing listens on. */
+async function freePort(): Promise<number> {
+  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response() });
+  const { port } = server;
+  await server.stop(true);
+  return port!;
 }

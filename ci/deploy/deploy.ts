@@ -1,28 +1,35 @@
 /**
- * The deploy: plan, import, apply, watch, verify; and back again when the new version is no good.
+ * The deploy: plan, deliver, apply, watch, verify; and back again when the new version is no good.
  *
  * The old version serves until the new one has passed its readiness probes (maxUnavailable 0), so a version that does
  * not come up costs nobody a request.
  */
-import { mkdtemp, realpath, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join, relative } from "node:path";
 import { app } from "../app.ts";
 import { PipelineError } from "../errors.ts";
 import { gitCommit } from "../git.ts";
-import { containerdName, type K3s } from "./k3s.ts";
-import { refusal, type Deployment, type KubeObject, type Pod, type ReplicaSet } from "./kubectl.ts";
-import { assess, revisionOf, serving, tagOf, type Observation, type Verdict } from "./rollout.ts";
-import { verify } from "./verify.ts";
+import { Refusal, type Api } from "./api.ts";
+import { explain } from "./explain.ts";
+import { earlier, forget, keep, keptImages, listVersions, newVersion, superfluous } from "./history.ts";
+import type { Version } from "./history.ts";
+import { readLock, takeLock, type Lock } from "./lock.ts";
+import { applyAll, differences, forVersion, prune, render, snapshot } from "./manifests.ts";
+import type { Difference } from "./manifests.ts";
+import type { Deployment, KubeObject, Pod, ReplicaSet } from "./objects.ts";
+import { assess, idOf, otherPods, ownPods, Patience } from "./rollout.ts";
+import type { Failure, Observation, Verdict } from "./rollout.ts";
+import type { Target } from "./target.ts";
+import { sample, verify, type Endpoint, type Samples } from "./verify.ts";
 
-/** Seconds that a rollout may take before it counts as failed. */
-const ROLLOUT_SECONDS = 120;
-/** Applied on the server under a name of our own, which owns what the manifests say, also after a manual edit. */
-const serverSide = ["--server-side", "--force-conflicts", "--field-manager=helloapp-pipeline"];
-const inNamespace = ["-n", app.namespace];
+/** Milliseconds between two looks at a rollout. */
+const LOOK_MS = 100;
+/** Seconds that pods of the version before may take to leave, beyond their grace period. */
+const LEAVE_SECONDS = 15;
+/** Seconds that the API server may be away while a rollout is followed. */
+const AWAY_SECONDS = 15;
 
-export interface Target {
-  k3s: K3s;
+/** What all of a run's dealings with the cluster share. */
+export interface Deploy {
+  target: Target;
   /** The directory with package.json. */
   project: string;
   signal: AbortSignal;
@@ -34,315 +41,438 @@ export interface Target {
 
 export interface Plan {
   id: string;
-  /** The image's name, `helloapp:<id>`. */
-  image: string;
-  manifests: string;
-  /** Where the Service answers from outside. */
-  url: string;
-  inContainerd: boolean;
-  /** What the server would change; empty: nothing. */
-  changes: string[];
-  /** What runs now; undefined before the first deploy. */
+  /** What a person calls it: `helloapp:<id>`. */
+  name: string;
+  /** Whether the image is where pods can take it from. */
+  delivered: boolean;
+  /** As it would be applied; its image may get another name when it is delivered. */
+  version: Version;
+  /** The overlay's objects, before they are those of a version. */
+  manifests: KubeObject[];
+  differences: Difference[];
+  endpoint: Endpoint;
+  /** What the cluster has; undefined before the first deploy. */
   before: Observation | undefined;
+  versions: Version[];
 }
 
 /**
- * What a deploy of `id` would change. The server checks the manifests as it would for a real apply and keeps nothing.
+ * What a deploy of `id` would change. Nothing is changed by asking.
  *
  * @throws {PipelineError} "change" when the server refuses the manifests
  */
-export async function plan(
-  { k3s, project, signal }: Omit<Target, "leaves" | "say">,
-  id: string,
-): Promise<Plan> {
-  signal.throwIfAborted();
-  const image = `${app.name}:${id}`;
-  const [manifests, images, before] = await Promise.all([
-    render(k3s, project, id),
-    k3s.images(),
-    observe(k3s),
+export async function plan({ target, project, signal }: Deploy, id: string): Promise<Plan> {
+  const { api } = target;
+  const [manifests, image, before, versions, commit] = await Promise.all([
+    render(target, project, signal),
+    target.find(id),
+    observe(api),
+    listVersions(api),
+    gitCommit(project, signal),
   ]);
+  const name = `${app.name}:${id}`;
+  const version = newVersion(id, image ?? name, forVersion(manifests, id, image ?? name), commit);
   return {
     id,
-    image,
+    name,
+    delivered: image !== undefined,
+    version,
     manifests,
-    url: serviceUrl(k3s, manifests),
-    inContainerd: images.has(containerdName(image)),
-    changes: await diff(k3s, manifests),
+    differences: await differences(api, version.manifests),
+    endpoint: target.endpoint(manifests),
     before,
+    versions,
   };
 }
 
-/** Whether there is nothing to do: the server would change nothing, and what it has is all up. */
-export function upToDate({ changes, before }: Plan): boolean {
-  return changes.length === 0 && before !== undefined && assess(before).state === "complete";
+/** Whether there is nothing to do: the server would change nothing, and what it has is up and was proven. */
+export function upToDate({ differences, before, versions, version }: Plan): boolean {
+  const proven = versions.some(({ name, verified }) => name === version.name && verified);
+  return differences.length === 0 && before !== undefined && assess(before).state === "complete" && proven;
+}
+
+/** A plan's differences, as lines for a person. */
+export function describePlan({ differences }: Pick<Plan, "differences">): string[] {
+  return differences.flatMap(({ object, lines, isNew }) =>
+    isNew ? [`${object} is new`] : lines.map((line) => `${object} ${line}`),
+  );
+}
+
+/** What a deploy came to. */
+export interface Outcome {
+  /** Seconds from the apply until 20 replies in a row carried the id. */
+  servedAfter: number;
+  /** When that was, in milliseconds since 1970. */
+  servedAt: number;
+  /** What clients saw from the apply on; undefined at the first deploy. */
+  samples: Samples | undefined;
 }
 
 /**
  * Deploys a plan and proves it.
  *
- * @param archive the docker-archive to import when the node does not have the image
+ * @param archive the docker-archive to deliver where the image is not there
+ * @param hurry ends the wait for the last pods of the version before
  * @throws {PipelineError} "change" when the new version does not come up; the version before is then back
  */
-export async function deploy(target: Target, plan: Plan, archive: string): Promise<void> {
-  const { k3s, leaves, say } = target;
-  const { id, image, before } = plan;
-  if (!plan.inContainerd) {
-    leaves(`An import of ${image} was under way; nothing was rolled out, what ran goes on running.`);
-    say(`import ${archive} into containerd of node ${k3s.node}`);
-    await k3s.import(archive, image);
-  }
-  const back = before && serving(before.replicaSets);
-  leaves(
-    `The rollout of ${image} was under way and goes on in the cluster; what ran serves until it is ready. ` +
-      "The same command picks it up, `bun ci/pipeline.ts rollback` undoes it.",
-  );
-  say(
-    `apply ${app.overlay} with ${image}: ${plan.changes.join(", ") || "nothing new, the rollout is unfinished"}`,
-  );
-  await apply(k3s, plan.manifests);
-  const note = annotate(target, id);
+export async function deploy(
+  run: Deploy,
+  plan: Plan,
+  archive: string,
+  hurry?: AbortSignal,
+): Promise<Outcome> {
+  const { target, leaves, say } = run;
+  const { api } = target;
+  const { id, name, manifests, endpoint } = plan;
+  await ensureNamespace(api, manifests);
+  return locked(run, `deploy of ${name}`, async (signal, underLock) => {
+    let image = await target.find(id);
+    if (!image) {
+      leaves(`${name} was being delivered; nothing was rolled out, what ran goes on running.`);
+      image = await target.deliver(archive, id);
+    }
+    // Read again: somebody else may have deployed between the plan and the lock.
+    const [seen, kept] = await Promise.all([observe(api), listVersions(api)]);
+    const objects = forVersion(manifests, id, image);
+    const version = newVersion(id, image, objects, plan.version.commit);
+    const adopted = seen && !kept.some(({ verified }) => verified) && (await adopt(api, objects, seen));
+    const back = adopted || earlier(kept, (one) => one.name === version.name);
+    const known = kept.find((one) => one.name === version.name);
 
-  const verdict = await watch(target);
-  await note;
-  if (verdict.state === "complete") {
-    const { ok, last } = await verify(plan.url, id, target);
-    if (ok) return;
-    const message = `pods are ready, but ${plan.url} does not answer with ${id} (last: ${last})`;
-    await undo(target, plan, back, { state: "failed", reason: "NotServed", message });
-  } else {
-    await undo(target, plan, back, verdict);
-  }
+    leaves(
+      `The rollout of ${name} was under way and goes on in the cluster; what ran serves until it is ready. ` +
+        "The same command picks it up, `bun ci/pipeline.ts rollback` undoes it.",
+    );
+    signal.throwIfAborted();
+    await keep(api, { ...version, verified: known?.verified });
+    say(`apply ${target.overlay} with ${name}`);
+    try {
+      const outcome = await bring(underLock, version, endpoint, seen !== undefined, hurry);
+      const pruned = back ? await prune(api, back.manifests, objects) : [];
+      if (pruned.length > 0) say(`deleted, because the manifests no longer have it: ${pruned.join(", ")}`);
+      await tidy(underLock, version);
+      return outcome;
+    } catch (error) {
+      if (!(error instanceof NotUp)) throw error;
+      return undo(underLock, plan, version, back, error);
+    }
+  });
 }
 
 /**
- * Goes back to the revision before the current one and proves it.
+ * Goes back to a version that the cluster keeps, and proves it.
  *
- * @throws {PipelineError} "surroundings" when there is none, "change" when it does not come up either
+ * @param id which one; default: the one that served before
+ * @throws {PipelineError} "surroundings" when there is none, "change" when it does not come up
  */
-export async function rollback(target: Target): Promise<string> {
-  const { k3s, leaves, say } = target;
-  const seen = await observe(k3s);
-  const current = seen && tagOf(seen.deployment);
-  const earlier = seen?.replicaSets
-    .filter((set) => revisionOf(set) < revisionOf(seen.deployment) && tagOf(set) !== current)
-    .sort((a, b) => revisionOf(b) - revisionOf(a))[0];
-  if (!earlier) {
-    throw new PipelineError(
-      "surroundings",
-      "there is no earlier version to go back to; nothing was changed",
-      {
-        hint: "`kubectl rollout history` lists what the cluster keeps.",
-      },
-    );
-  }
-  const id = tagOf(earlier);
-  say(`back from ${current} to ${id}`);
-  leaves(`The rollback to ${id} was under way and goes on in the cluster.`);
-  await returnTo(target, earlier, await endpoint(target, id));
-  return id;
+export async function rollback(run: Deploy, id?: string): Promise<string> {
+  const { target, leaves, say } = run;
+  const { api } = target;
+  return locked(run, `rollback${id ? ` to ${id}` : ""}`, async (_, underLock) => {
+    const [seen, versions] = await Promise.all([observe(api), listVersions(api)]);
+    const current = seen && idOf(seen.deployment);
+    const to = earlier(versions, (version) => version.id === current, id);
+    if (!to) {
+      const kept = versions.filter(({ verified }) => verified).map((version) => version.id);
+      const what = id ? `the cluster keeps no version ${id}` : "there is no earlier version to go back to";
+      throw new PipelineError("surroundings", `${what}; nothing was changed`, {
+        hint: `Kept: ${kept.join(", ") || "none"}. \`bun ci/pipeline.ts status\` tells more.`,
+      });
+    }
+    if (!(await target.find(to.id))) {
+      const hint = `Check out ${to.commit ?? "its commit"} and deploy that.`;
+      throw new PipelineError("surroundings", `the image of ${to.id} is gone; nothing was changed`, { hint });
+    }
+    say(`back from ${current} to ${to.id}`);
+    leaves(`The rollback to ${to.id} was under way and goes on in the cluster.`);
+    const now = versions.find((version) => version.id === current);
+    try {
+      await bring(underLock, to, target.endpoint(to.manifests), true);
+    } catch (error) {
+      if (!(error instanceof NotUp)) throw error;
+      throw new PipelineError("change", `${to.id} did not come up again: ${error.message}`, {
+        hint: nextLine(target, error.failure),
+        output: await explain(api, error.failure),
+      });
+    }
+    if (now) await prune(api, now.manifests, to.manifests);
+    await keep(api, { ...to, verified: new Date().toISOString() });
+    return to.id;
+  });
 }
 
-/** Where the Service answers from outside, by what the manifests say. */
-export async function endpoint({ k3s, project }: Target, id: string): Promise<string> {
-  return serviceUrl(k3s, await render(k3s, project, id));
+/** Where the Service answers from outside, by what the overlay says. */
+export async function endpointOf({ target, project, signal }: Deploy): Promise<Endpoint> {
+  return target.endpoint(await render(target, project, signal));
 }
 
-/** Asks `url` from outside whether every reply carries `id`. @throws {PipelineError} "change" when not */
-export async function prove({ signal }: Target, url: string, id: string): Promise<void> {
-  const { ok, last } = await verify(url, id, { signal, deadlineSeconds: 5 });
+/** Asks from outside whether every reply carries `id`. @throws {PipelineError} "change" when not */
+export async function prove({ signal }: Deploy, endpoint: Endpoint, id: string): Promise<void> {
+  const { ok, last } = await verify(endpoint, id, { signal, deadlineSeconds: 5 });
   if (ok) return;
-  throw new PipelineError("change", `${url} does not answer with ${id}; last: ${last}`, {
+  throw new PipelineError("change", `${endpoint.url} does not answer with ${id}; last: ${last}`, {
     hint: "`bun ci/pipeline.ts` deploys what is here.",
   });
 }
 
-/** The manifests for one id: the overlay with the image's tag set, in kustomize's own way. */
-async function render({ kubectl }: K3s, project: string, id: string): Promise<string> {
-  const directory = await realpath(await mkdtemp(join(tmpdir(), "helloapp-")));
-  try {
-    const overlay = relative(directory, await realpath(join(project, app.overlay)));
-    const kustomization = { resources: [overlay], images: [{ name: app.name, newTag: id }] };
-    await writeFile(join(directory, "kustomization.yaml"), JSON.stringify(kustomization));
-    const { code, stdout, stderr } = await kubectl.run(["kustomize", directory]);
-    if (code === 0) return stdout;
-    throw new PipelineError("change", `${app.overlay} is no valid kustomization`, { output: stderr });
-  } finally {
-    await rm(directory, { recursive: true });
-  }
-}
-
-function serviceUrl({ address }: K3s, manifests: string): string {
-  const objects = Bun.YAML.parse(manifests) as (KubeObject & {
-    spec?: { ports?: { nodePort?: number }[] };
-  })[];
-  const service = objects.find(({ kind, metadata }) => kind === "Service" && metadata.name === app.name);
-  const port = service?.spec?.ports?.[0]?.nodePort;
-  if (!port) throw new PipelineError("change", `${app.overlay} has no Service ${app.name} with a nodePort`);
-  return `http://${address.includes(":") ? `[${address}]` : address}:${port}${app.versionPath}`;
+/** What runs, since when, by which commit, how healthy, who deploys now, and which versions are kept: as lines. */
+export async function status(run: Deploy): Promise<string[]> {
+  const { target, signal } = run;
+  const { api } = target;
+  const [seen, versions, lease, endpoint] = await Promise.all([
+    observe(api),
+    listVersions(api),
+    readLock(api),
+    endpointOf(run),
+  ]);
+  if (!seen) return [`${app.name} is not deployed`];
+  const id = idOf(seen.deployment);
+  const { ok, last } = await verify(endpoint, id, { replies: 1, deadlineSeconds: 0, signal });
+  const verdict = assess(seen);
+  const pods = ownPods(seen).map(({ status: { containerStatuses = [] } }) => ({
+    ready: containerStatuses.every(({ ready }) => ready),
+    restarts: containerStatuses.reduce((sum, { restartCount }) => sum + restartCount, 0),
+  }));
+  const restarts = pods.reduce((sum, pod) => sum + pod.restarts, 0);
+  const current = versions.find((version) => version.id === id);
+  const since = current?.verified ? `, proven ${current.verified}` : ", never proven";
+  const from = current?.commit ? `, from commit ${current.commit}` : "";
+  const state = verdict.state === "complete" ? "is rolled out" : `is ${verdict.state}`;
+  return [
+    `${app.name}:${id} ${state}${since}${from}`,
+    `${pods.filter(({ ready }) => ready).length} of ${seen.deployment.spec.replicas} pods ready, ${restarts} restarts`,
+    `${endpoint.url} ${ok ? "answers with it" : `does not answer with it: ${last}`}`,
+    ...(verdict.state === "failed" ? [`${verdict.reason}: ${verdict.message}`] : []),
+    ...(lease
+      ? [`a deploy is under way: ${lease.spec.holderIdentity}, renewed ${lease.spec.renewTime}`]
+      : []),
+    "kept versions, the one that was proven last first:",
+    ...versions.map(
+      (version) => `  ${version.id}  ${version.verified ?? "never proven"}  ${version.commit ?? "no commit"}`,
+    ),
+    `next: ${target.kubectl.join(" ")} -n ${app.namespace} get pods; … logs deployment/${app.name}`,
+  ];
 }
 
 /** What the cluster has of the app; undefined when there is no Deployment. */
-async function observe({ kubectl }: K3s): Promise<Observation | undefined> {
-  const kinds = "deployments,replicasets,pods";
-  const found = await kubectl.list([kinds, ...inNamespace, "-l", `app.kubernetes.io/name=${app.name}`]);
-  const of = <T extends KubeObject>(kind: string) => found.filter((object) => object.kind === kind) as T[];
-  const [deployment] = of<Deployment>("Deployment");
-  return (
-    deployment && {
-      deployment,
-      replicaSets: of<ReplicaSet>("ReplicaSet"),
-      pods: of<Pod>("Pod"),
-      now: Date.now(),
-    }
-  );
-}
-
-/** Names of the objects that an apply would change; asks with a dry run on the server. */
-async function diff({ kubectl }: K3s, manifests: string): Promise<string[]> {
-  const { code, stdout, stderr } = await kubectl.run(["diff", ...serverSide, "-f", "-"], {
-    input: manifests,
-  });
-  if (code === 0) return [];
-  // `diff -u -N /tmp/LIVE-1/apps.v1.Deployment.helloapp.helloapp /tmp/MERGED-2/apps.v1.…`
-  const changed = stdout.matchAll(/^diff .*\/MERGED-\d+\/\S*?([A-Z]\w*)\.(?:[^.\s]*\.)?(\S+)$/gm);
-  const names = [...changed].map(([, kind, name]) => `${kind}/${name}`);
-  if (code === 1 && names.length > 0) return names;
-  // A dry run cannot put anything into a namespace that is not there yet: the first deploy creates all.
-  if (/namespaces "[^"]*" not found/.test(stderr)) return ["a new namespace and all in it"];
-  throw refused("the dry run of", stderr);
-}
-
-async function apply(k3s: K3s, manifests: string): Promise<void> {
-  const { code, stderr } = await k3s.kubectl.run(["apply", ...serverSide, "-f", "-"], { input: manifests });
-  if (code !== 0) throw refused("applying", stderr);
-}
-
-/** Manifests that the server calls invalid are the change's fault; a server that cannot be asked is not. */
-function refused(what: string, stderr: string): PipelineError {
-  if (!/invalid|denied|unknown field|bad request|unsupported/i.test(stderr)) {
-    return refusal(`${what} ${app.overlay}`, stderr);
-  }
-  return new PipelineError("change", `${what} ${app.overlay}: the cluster refuses the manifests`, {
-    output: stderr,
-  });
-}
-
-/** Notes the id and the git commit as the revision's cause, for `kubectl rollout history`. */
-async function annotate({ k3s, project, signal }: Target, id: string): Promise<void> {
-  const commit = await gitCommit(project, signal);
-  const cause = `kubernetes.io/change-cause=${app.name}:${id}${commit ? ` from commit ${commit}` : ""}`;
-  // Under another field manager: the commit is no input, and must not count as a difference next time.
-  const manager = "--field-manager=helloapp-history";
-  await k3s.kubectl.run([
-    "annotate",
-    ...inNamespace,
-    `deployment/${app.name}`,
-    "--overwrite",
-    manager,
-    cause,
+export async function observe(api: Api): Promise<Observation | undefined> {
+  const query = { labelSelector: `app.kubernetes.io/name=${app.name}` };
+  const apps = `/apis/apps/v1/namespaces/${app.namespace}`;
+  const [deployment, replicaSets, pods] = await Promise.all([
+    api.find<Deployment>(`${apps}/deployments/${app.name}`),
+    api.list<ReplicaSet>(`${apps}/replicasets`, query),
+    api.list<Pod>(`/api/v1/namespaces/${app.namespace}/pods`, query),
   ]);
+  return deployment && { deployment, replicaSets, pods };
+}
+
+/** Runs `work` while this process holds the lock, with a signal that also ends when it is lost. */
+async function locked<T>(
+  run: Deploy,
+  purpose: string,
+  work: (signal: AbortSignal, run: Deploy) => Promise<T>,
+): Promise<T> {
+  const { target, say } = run;
+  const lock: Lock = await takeLock(target.api, { purpose, say });
+  const signal = AbortSignal.any([run.signal, lock.lost]);
+  try {
+    return await work(signal, { ...run, signal });
+  } finally {
+    await lock.release();
+  }
+}
+
+/** The lock and the versions live in the app's namespace: it comes first. */
+async function ensureNamespace(api: Api, manifests: KubeObject[]): Promise<void> {
+  if (await api.find(`/api/v1/namespaces/${app.namespace}`)) return;
+  const own = manifests.find(({ kind, metadata }) => kind === "Namespace" && metadata.name === app.namespace);
+  if (!own) {
+    throw new PipelineError(
+      "surroundings",
+      `there is no namespace ${app.namespace}, and the manifests have none`,
+      {
+        hint: `Create it with \`kubectl create namespace ${app.namespace}\`.`,
+      },
+    );
+  }
+  await applyAll(api, [own]);
+}
+
+/** Keeps what somebody deployed without the pipeline, as a version to come back to. */
+async function adopt(
+  api: Api,
+  manifests: KubeObject[],
+  { deployment, pods }: Observation,
+): Promise<Version | undefined> {
+  const serves = pods.some(({ status }) => status.containerStatuses?.every(({ ready }) => ready));
+  if (!serves) return undefined;
+  const image = deployment.spec.template.spec.containers[0]?.image ?? "";
+  const version = newVersion(idOf(deployment), image, await snapshot(api, manifests), undefined);
+  const proven = { ...version, verified: new Date().toISOString() };
+  await keep(api, proven);
+  return proven;
+}
+
+/** A version that did not come up, or does not answer. */
+class NotUp extends Error {
+  constructor(
+    readonly failure: Failure,
+    readonly samples: Samples | undefined,
+  ) {
+    super(`${failure.reason}${failure.message && `, ${failure.message}`}`);
+  }
+}
+
+/**
+ * Applies a version, follows its rollout, verifies it, and waits for the pods of the version before to leave.
+ *
+ * @param served whether something served before, whose clients must not notice
+ * @throws {NotUp}
+ */
+async function bring(
+  run: Deploy,
+  { id, manifests }: Version,
+  endpoint: Endpoint,
+  served: boolean,
+  hurry?: AbortSignal,
+): Promise<Outcome> {
+  const { target, signal, say } = run;
+  const stop = served ? sample(endpoint) : undefined;
+  let samples: Samples | undefined;
+  const fail = async (failure: Failure) => new NotUp(failure, await stop?.());
+  const start = performance.now();
+  try {
+    await applyAll(target.api, manifests);
+    const verdict = await watch(run);
+    if (verdict.state === "failed") throw await fail(verdict);
+    const { ok, last } = await verify(endpoint, id, { signal });
+    if (!ok) {
+      const message = `pods are ready, but ${endpoint.url} does not answer with ${id} (last: ${last})`;
+      throw await fail({ reason: "NotServed", message });
+    }
+    const [servedAt, servedAfter] = [Date.now(), (performance.now() - start) / 1000];
+    say(`20 replies in a row from ${endpoint.url} carry ${id}, ${servedAfter.toFixed(1)} s after the apply`);
+    const later = await settle(run, hurry);
+    if (later) throw await fail(later);
+    samples = await stop?.();
+    return { servedAfter, servedAt, samples };
+  } finally {
+    await stop?.();
+  }
+}
+
+/** Looks again and again until `decide` gives something. A server that is away for a moment is waited for. */
+async function follow<T>(
+  { target, signal }: Deploy,
+  decide: (seen: Observation | undefined) => T | undefined,
+): Promise<T> {
+  let answered = performance.now();
+  for (;;) {
+    signal.throwIfAborted();
+    try {
+      const decision = decide(await observe(target.api));
+      if (decision !== undefined) return decision;
+      answered = performance.now();
+    } catch (error) {
+      const away = error instanceof Refusal && (error.status === 0 || error.status >= 500);
+      if (!away || performance.now() - answered > AWAY_SECONDS * 1000) throw error;
+    }
+    await Bun.sleep(LOOK_MS);
+  }
 }
 
 /** Follows the rollout until it is complete or cannot be. */
-async function watch({ k3s, signal, say }: Target): Promise<Exclude<Verdict, { state: "progressing" }>> {
-  const end = Date.now() + ROLLOUT_SECONDS * 1000;
+function watch(run: Deploy): Promise<Exclude<Verdict, { state: "progressing" }>> {
+  const end = performance.now() + app.rolloutSeconds * 1000;
+  const patience = new Patience();
   let shown = "";
-  while (Date.now() < end) {
-    signal.throwIfAborted();
-    const seen = await observe(k3s);
+  return follow(run, (seen) => {
     if (!seen) return { state: "failed", reason: "Deleted", message: "the Deployment was deleted meanwhile" };
-    const verdict = assess(seen);
+    const verdict = patience.judge(assess(seen), performance.now());
     if (verdict.state !== "progressing") return verdict;
-    if (verdict.detail !== shown) say((shown = verdict.detail));
-    await Bun.sleep(150);
-  }
-  return {
-    state: "failed",
-    reason: "Timeout",
-    message: `not complete within ${ROLLOUT_SECONDS} s (${shown})`,
-  };
+    if (verdict.detail !== shown) run.say((shown = verdict.detail));
+    if (performance.now() < end) return undefined;
+    const message = `not complete within ${app.rolloutSeconds} s (${shown})`;
+    return { state: "failed", reason: "Timeout", message };
+  });
+}
+
+/** Waits until the pods of the version before have left, and sees whether the new ones hold out meanwhile. */
+async function settle(run: Deploy, hurry?: AbortSignal): Promise<Failure | undefined> {
+  const patience = new Patience();
+  const start = performance.now();
+  const ended = await follow(run, (seen): Failure | "settled" | undefined => {
+    if (!seen || hurry?.aborted) return "settled";
+    const verdict = patience.judge(assess(seen), performance.now());
+    if (verdict.state === "failed") return verdict;
+    const others = otherPods(seen);
+    if (others.length === 0 && verdict.state === "complete") return "settled";
+    const { terminationGracePeriodSeconds: grace = 30 } = seen.deployment.spec.template.spec;
+    if (performance.now() - start < (grace + LEAVE_SECONDS) * 1000) return undefined;
+    run.say(`still there: ${others.map(({ metadata }) => metadata.name).join(", ")}`);
+    return "settled";
+  });
+  return ended === "settled" ? undefined : ended;
+}
+
+/** Takes down that a version was proven, and removes what no version needs any more. */
+async function tidy({ target, say }: Deploy, version: Version): Promise<void> {
+  const { api } = target;
+  await keep(api, { ...version, verified: new Date().toISOString() });
+  for (const old of superfluous(await listVersions(api), version, app.keep)) await forget(api, old);
+  const removed = await target.clean(() => keptImages(api));
+  if (removed.length > 0)
+    say(`removed ${removed.length} image${removed.length > 1 ? "s" : ""} of versions that are not kept`);
 }
 
 /** Shows why a version failed, goes back to the one that served before, and ends with the error that says both. */
 async function undo(
-  target: Target,
-  { image, url }: Plan,
-  back: ReplicaSet | undefined,
-  { reason, message, pod }: Extract<Verdict, { state: "failed" }>,
+  run: Deploy,
+  { name }: Plan,
+  version: Version,
+  back: Version | undefined,
+  { failure, message, samples }: NotUp,
 ): Promise<never> {
-  const { k3s, say } = target;
-  const failure = `${image} did not come up: ${reason}${message && `, ${message}`}`;
-  say(failure);
-  const output = await explain(k3s, pod);
+  const { target, say, leaves } = run;
+  const { api } = target;
+  const what = `${name} did not come up: ${message}`;
+  say(what);
+  const output = await explain(api, failure);
   if (!back) {
     throw new PipelineError(
       "change",
-      `${failure}. There is no earlier version that serves: it was left as it is`,
+      `${what}. There is no earlier version that serves: it was left as it is`,
       {
-        hint: `\`kubectl ${inNamespace.join(" ")} describe pods\` tells more; the next deploy replaces it.`,
+        hint: `${nextLine(target, failure)} The next deploy replaces it.`,
         output,
       },
     );
   }
-  say(`roll back to ${tagOf(back)}`);
-  await returnTo(target, back, url).catch((error: unknown) => {
-    if (error instanceof PipelineError)
-      throw new PipelineError(error.fault, `${failure}. ${error.message}`, { output });
-    throw error;
-  });
-  throw new PipelineError("change", `${failure}. Rolled back: ${app.name}:${tagOf(back)} serves, as before`, {
+  say(`roll back to ${back.id}`);
+  leaves(`${name} did not come up, and the rollback to ${back.id} was under way.`);
+  try {
+    const { servedAfter, samples: after } = await bring(run, back, target.endpoint(back.manifests), true);
+    await prune(api, version.manifests, back.manifests);
+    await forget(api, version);
+    for (const seen of [samples, after]) if (seen) say(describeSamples(seen));
+    say(`verified ${servedAfter.toFixed(1)} s after the rollback began`);
+  } catch (error) {
+    if (!(error instanceof NotUp)) throw error;
+    const message = `${what}. The rollback to ${back.id} failed as well: ${error.message}`;
+    throw new PipelineError("change", message, { hint: nextLine(target, error.failure), output });
+  }
+  throw new PipelineError("change", `${what}. Rolled back: ${app.name}:${back.id} serves, as before`, {
     hint: "Correct the source and run the same command again.",
     output,
   });
 }
 
-async function returnTo(target: Target, set: ReplicaSet, url: string): Promise<void> {
-  const { k3s } = target;
-  const id = tagOf(set);
-  const revision = `--to-revision=${revisionOf(set)}`;
-  await k3s.kubectl.text(["rollout", "undo", ...inNamespace, `deployment/${app.name}`, revision]);
-  const verdict = await watch(target);
-  if (verdict.state === "failed") {
-    throw new PipelineError(
-      "change",
-      `the rollback to ${id} failed as well: ${verdict.reason}, ${verdict.message}`,
-    );
-  }
-  const { ok, last } = await verify(url, id, target);
-  if (!ok)
-    throw new PipelineError("change", `after the rollback to ${id}, ${url} still answers otherwise: ${last}`);
+export function describeSamples({ requests, failed, first, median, p99 }: Samples): string {
+  const times = `median ${median.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms`;
+  return `meanwhile ${failed} of ${requests} requests failed${first ? ` (${first})` : ""}, ${times}`;
 }
 
-/** Pod states, warnings and the last lines of the failed container: what one would look up next. */
-async function explain({ kubectl }: K3s, pod: string | undefined): Promise<string> {
-  const last = (lines: number, text: string) => text.trimEnd().split("\n").slice(-lines).join("\n");
-  const [pods, events, logs] = await Promise.all([
-    kubectl.run(["get", "pods", ...inNamespace]),
-    kubectl.run([
-      "get",
-      "events",
-      ...inNamespace,
-      "--field-selector=type=Warning",
-      "--sort-by=.lastTimestamp",
-    ]),
-    pod && containerLog(kubectl, pod),
-  ]);
-  return [
-    pods.stdout.trimEnd(),
-    events.stdout && `warnings:\n${last(6, events.stdout)}`,
-    logs && `last lines of ${pod}:\n${last(20, logs)}`,
-  ]
-    .filter(Boolean)
-    .join("\n\n");
-}
-
-async function containerLog(kubectl: K3s["kubectl"], pod: string): Promise<string> {
-  // While a container waits for its restart, its own log is that of the crash; one that runs again has it in the one
-  // before, which the kubelet may have cleared away and then says so on stdout.
-  for (const which of [[], ["--previous"]]) {
-    const { code, stdout } = await kubectl.run(["logs", ...inNamespace, pod, "--tail=20", ...which]);
-    if (code === 0 && stdout && !stdout.startsWith("unable to retrieve container logs")) return stdout;
-  }
-  return "";
+function nextLine({ kubectl }: Target, { pod }: Failure): string {
+  const about = pod ? `pod ${pod}` : `deployment ${app.name}`;
+  return `\`${kubectl.join(" ")} -n ${app.namespace} describe ${about}\` tells more.`;
 }

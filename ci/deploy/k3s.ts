@@ -6,59 +6,48 @@
  */
 import { constants } from "node:fs";
 import { access, readFile } from "node:fs/promises";
+import { app } from "../app.ts";
+import { readArchive } from "../archive.ts";
 import { PipelineError } from "../errors.ts";
-import { run } from "../process.ts";
-import { Kubectl, type Node } from "./kubectl.ts";
+import { onPath, run } from "../process.ts";
+import { connectApi, PATIENCE_SECONDS, type Api } from "./api.ts";
+import { nameOf, type KubeObject, type Node, type Service } from "./objects.ts";
+import type { Target } from "./target.ts";
 
 /** Where k3s writes its kubeconfig. https://docs.k3s.io/cluster-access */
 const KUBECONFIG = "/etc/rancher/k3s/k3s.yaml";
-/** Seconds that a first question to the cluster may take. */
-export const PATIENCE_SECONDS = 6;
-
-export interface K3s {
-  kubectl: Kubectl;
-  node: string;
-  /** The node's address, where a NodePort answers. */
-  address: string;
-  /** Names of the images in containerd, `docker.io/library/helloapp:<id>`. */
-  images(): Promise<Set<string>>;
-  /** Imports an archive. @throws {PipelineError} "surroundings" when containerd refuses or has no image `name` afterwards */
-  import(archive: string, name: string): Promise<void>;
-}
-
-/** The name that containerd gives an image without a registry in its name. */
-export function containerdName(name: string): string {
-  return `docker.io/library/${name}`;
-}
 
 /** Whether k3s is installed here; it may still not run. */
 export function hasK3s(): boolean {
   return onPath("k3s");
 }
 
-function onPath(program: string): boolean {
-  // Bun.which() by itself looks at the PATH of the start.
-  return Bun.which(program, { PATH: process.env.PATH ?? "" }) !== null;
+export interface K3sOptions {
+  /** Another kubeconfig than k3s's own. */
+  kubeconfig?: string | undefined;
+  /** Another context than that file's current one. */
+  context?: string | undefined;
+  /** Where the Service answers from outside; default: its NodePort on this machine. */
+  url?: string | undefined;
+  patienceSeconds?: number;
+  signal: AbortSignal;
+  /** Speaks to the cluster; default: `connectApi`. */
+  connect?: typeof connectApi;
 }
 
 /**
  * Finds this machine's k3s and makes sure that it can be deployed to, within ten seconds and without changing anything.
  *
- * @param kubeconfig another kubeconfig than k3s's own
- * @param context another context than that file's current one
  * @throws {PipelineError} "surroundings": no k3s, no permission, no answer, more than one node, not this machine
  */
 export async function connectK3s({
   kubeconfig = KUBECONFIG,
   context,
+  url,
   patienceSeconds = PATIENCE_SECONDS,
   signal,
-}: {
-  kubeconfig?: string | undefined;
-  context?: string | undefined;
-  patienceSeconds?: number;
-  signal: AbortSignal;
-}): Promise<K3s> {
+  connect = connectApi,
+}: K3sOptions): Promise<Target> {
   if (!hasK3s()) {
     throw new PipelineError("surroundings", "there is no k3s on this machine (no `k3s` on PATH)", {
       hint: "Install it with `bun run k3s:install`, or make the archive alone with --target none.",
@@ -84,52 +73,121 @@ export async function connectK3s({
       });
     },
   );
-  const kubectl = new Kubectl(
-    [
-      ...(readable ? [] : sudo),
-      "k3s",
-      "kubectl",
-      `--kubeconfig=${kubeconfig}`,
-      ...(context === undefined ? [] : [`--context=${context}`]),
-    ],
-    signal,
-  );
+  const words = ["k3s", "kubectl", `--kubeconfig=${kubeconfig}`];
+  if (context !== undefined) words.push(`--context=${context}`);
   const ctr = [...(root ? [] : sudo), "k3s", "ctr", "-n", "k8s.io", "images"];
 
+  /** Names of the images in containerd, `docker.io/library/helloapp:<id>`, and the digest of each. */
   const images = async () => {
-    const { code, stdout, stderr } = await run([...ctr, "ls", "-q"], {
-      timeoutSeconds: patienceSeconds,
-      signal,
-    });
+    const { code, stdout, stderr } = await run([...ctr, "ls"], { timeoutSeconds: patienceSeconds, signal });
     if (code !== 0) throw containerdRefusal("listing images", stderr);
-    return new Set(stdout.split("\n"));
+    const rows = stdout
+      .split("\n")
+      .slice(1)
+      .map((row) => row.split(/\s+/));
+    return new Map(rows.flatMap(([name, , digest]) => (name && digest ? [[name, digest]] : [])));
   };
-  const [nodes] = await Promise.all([
-    kubectl.list<Node>(["nodes"], { timeoutSeconds: patienceSeconds }),
-    images(),
-  ]);
-  const node = await onlyNode(nodes);
+
+  let first: ReturnType<typeof images> | undefined = images();
+  const connecting = connect({ kubectl: words, privilege: readable ? [] : sudo, signal });
+  const checked = async () => onlyNode(await askForNodes(await connecting, patienceSeconds));
+  const [node] = await Promise.all([checked(), first]).catch(async (error) => {
+    await (await connecting.catch(() => undefined))?.close();
+    throw error;
+  });
+  const address = node.status.addresses?.find(({ type }) => type === "InternalIP")?.address ?? "127.0.0.1";
 
   return {
-    kubectl,
-    node: node.metadata.name,
-    address: node.status.addresses?.find(({ type }) => type === "InternalIP")?.address ?? "127.0.0.1",
-    images,
-    async import(archive, name) {
+    api: await connecting,
+    kubectl: [
+      ...(readable ? [] : ["sudo"]),
+      ...(kubeconfig === KUBECONFIG && !context ? words.slice(0, 2) : words),
+    ],
+    overlay: app.overlays.k3s,
+    endpoint: (manifests) => ({
+      url: url ? new URL(app.versionPath, url).href : nodePortUrl(address, manifests),
+    }),
+
+    async find(id) {
+      const reference = `${app.name}:${id}`;
+      // The list that was read to see whether containerd answers is new enough for the first question.
+      const there = await (first ?? images());
+      first = undefined;
+      return there.has(containerdName(reference)) ? reference : undefined;
+    },
+
+    async deliver(archive, id) {
+      const reference = `${app.name}:${id}`;
+      await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
       const { code, stderr } = await run([...ctr, "import", archive], { timeoutSeconds: 120, signal });
       if (code !== 0) throw containerdRefusal(`importing ${archive}`, stderr);
       // An archive without a name imports "successfully" and creates no image.
-      if (!(await images()).has(containerdName(name))) {
-        throw new PipelineError(
-          "surroundings",
-          `${archive} was imported, but containerd has no ${name} now`,
-          {
-            hint: "Does the archive carry that name? `tar -xOf helloapp.tar manifest.json` shows it.",
-          },
-        );
-      }
+      if ((await images()).has(containerdName(reference))) return reference;
+      throw new PipelineError(
+        "surroundings",
+        `${archive} was imported, but containerd has no ${reference} now`,
+        { hint: `Has something else removed it? \`${ctr.join(" ")} ls\` lists what is there.` },
+      );
+    },
+
+    async clean(kept) {
+      const [there, keep] = await Promise.all([images(), kept()]);
+      // Only what a pipeline has named: whoever imported helloapp:1 by hand may still want it.
+      const ours = [...there.keys()].filter((name) => own.test(name));
+      const gone = ours.filter((name) => !keep.has(name.slice(containerdName("").length)));
+      if (gone.length === 0) return [];
+      const left = [...there].filter(([name]) => !gone.includes(name) && !name.startsWith("sha256:"));
+      const needed = new Set(left.map(([, digest]) => digest));
+      const digests = new Set(gone.map((name) => there.get(name)!).filter((digest) => !needed.has(digest)));
+      // The kubelet's containerd gives each image a second name, and keeps its layers for as long as either is there.
+      const aliases = [...there].filter(
+        ([name, digest]) => name.startsWith("sha256:") && digests.has(digest),
+      );
+      const { code, stderr } = await run([...ctr, "rm", ...gone, ...aliases.map(([name]) => name)], {
+        timeoutSeconds: 60,
+        signal,
+      });
+      if (code !== 0) throw containerdRefusal("removing images", stderr);
+      return gone;
     },
   };
+}
+
+/** The name that containerd gives an image without a registry in its name. */
+export function containerdName(name: string): string {
+  return `docker.io/library/${name}`;
+}
+
+const own = new RegExp(`^${containerdName(app.name)}:[0-9a-f]{12}$`);
+
+/**
+ * @throws {PipelineError} "surroundings" when `archive` is none, holds another image, or one for another architecture
+ */
+export async function checkArchive(archive: string, name: string, architecture?: string): Promise<void> {
+  const found = await readArchive(archive).catch((error: Error) => error);
+  const wrong = (what: string) =>
+    new PipelineError("surroundings", `${archive} ${what}; nothing was changed`, {
+      hint: "Remove the file and run the command again: it will be built anew.",
+    });
+  if (!found) throw wrong("is not there");
+  if (found instanceof Error) throw wrong(`is no docker-archive (${found.message})`);
+  if (!found.names.includes(name)) throw wrong(`holds ${found.names.join(", ") || "no name"}, not ${name}`);
+  if (architecture && found.config.architecture !== architecture) {
+    throw wrong(`is for ${found.config.architecture}, and the node is ${architecture}`);
+  }
+}
+
+async function askForNodes(api: Api, timeoutSeconds: number): Promise<Node[]> {
+  return api.list<Node>("/api/v1/nodes", {}, { timeoutSeconds });
+}
+
+function nodePortUrl(address: string, manifests: KubeObject[]): string {
+  const service = manifests.find((object) => nameOf(object) === `Service/${app.name}`) as Service | undefined;
+  const port = service?.spec.ports?.[0]?.nodePort;
+  if (!port) {
+    throw new PipelineError("change", `${app.overlays.k3s} has no Service ${app.name} with a nodePort`);
+  }
+  return `http://${address.includes(":") ? `[${address}]` : address}:${port}${app.versionPath}`;
 }
 
 // Without a password prompt: a pipeline that waits at one looks as if it hung.
@@ -148,9 +206,7 @@ async function onlyNode(nodes: Node[]): Promise<Node> {
       "surroundings",
       `the cluster has ${nodes.length} nodes (${names}), and an import reaches the containerd of one; nothing was changed`,
       {
-        hint:
-          "Make the archive with --target none, import it on every node (`sudo k3s ctr -n k8s.io images import helloapp.tar`) " +
-          "and apply k8s/overlays/k3s with its tag, or push it to a registry that all nodes reach.",
+        hint: "Push it to a registry that all nodes reach: --target registry --registry HOST/PATH --context NAME.",
       },
     );
   }

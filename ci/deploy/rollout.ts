@@ -4,21 +4,31 @@
  * `kubectl rollout status` waits for the whole progress deadline while the pods have said for a minute that they will
  * not come up. The pods are read here instead.
  */
-import type { Condition, Deployment, Pod, ReplicaSet } from "./kubectl.ts";
+import { app } from "../app.ts";
+import type { Condition, ContainerStatus, Deployment, Pod, ReplicaSet } from "./objects.ts";
 
 export interface Observation {
   deployment: Deployment;
   replicaSets: ReplicaSet[];
   pods: Pod[];
-  /** When it was observed, in milliseconds since 1970. */
-  now: number;
+}
+
+export interface Failure {
+  reason: string;
+  message: string;
+  /** The one whose logs and events tell more; some failures come before there is any. */
+  pod?: string;
+}
+
+/** What does not look as if it passed by itself, and how many seconds it may go on before it counts as a failure. */
+export interface Doubt extends Failure {
+  patienceSeconds: number;
 }
 
 export type Verdict =
-  | { state: "progressing"; detail: string }
   | { state: "complete" }
-  /** `pod` is the one whose logs tell more; some failures come before there is any. */
-  | { state: "failed"; reason: string; message: string; pod?: string };
+  | { state: "progressing"; detail: string; doubts: Doubt[] }
+  | ({ state: "failed" } & Failure);
 
 /** Reasons for which a container waits and that do not pass by themselves. */
 const hopeless = new Set([
@@ -30,57 +40,45 @@ const hopeless = new Set([
   "RunContainerError",
   "CrashLoopBackOff",
 ]);
-
-/** How long a started container may be without passing its readiness probe, in seconds. */
-const NOT_READY_SECONDS = 8;
-/** How long a pod may find no place, in seconds: another pod may be about to leave. */
-const UNSCHEDULABLE_SECONDS = 8;
+/** A pull is tried again at once; what fails then becomes an ImagePullBackOff. */
+const PULL_SECONDS = 5;
 
 const REVISION = "deployment.kubernetes.io/revision";
+const VERSION = "app.kubernetes.io/version";
 
 /** The revision of a Deployment or ReplicaSet, as `kubectl rollout history` counts them; 0 before the first. */
 export function revisionOf({ metadata }: Pick<Deployment, "metadata">): number {
   return Number(metadata.annotations?.[REVISION] ?? 0);
 }
 
-/** The tag of the image that a Deployment or ReplicaSet runs. */
-export function tagOf({ spec }: Pick<Deployment, "spec">): string {
-  const image = spec.template.spec.containers[0]?.image ?? "";
-  return image.slice(image.lastIndexOf(":") + 1);
+/** The id that a Deployment or ReplicaSet runs: its label, or the image's tag where others deployed it. */
+export function idOf({ spec }: Pick<Deployment, "spec">): string {
+  const { metadata, spec: pod } = spec.template;
+  const image = pod.containers[0]?.image ?? "";
+  return metadata?.labels?.[VERSION] ?? image.slice(image.lastIndexOf(":") + 1);
 }
 
-/** The ReplicaSet that serves: of those with available pods the newest. What a failed rollout goes back to. */
-export function serving(replicaSets: ReplicaSet[]): ReplicaSet | undefined {
-  return replicaSets
-    .filter(({ status }) => (status.availableReplicas ?? 0) > 0)
-    .sort((a, b) => revisionOf(b) - revisionOf(a))[0];
-}
-
-/** What a rollout is at: still going on, done, or never to be done and why. */
-export function assess({ deployment, replicaSets, pods, now }: Observation): Verdict {
-  const { metadata, spec, status } = deployment;
-  if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) {
-    return { state: "progressing", detail: "waiting for the controller" };
-  }
+/** Pods of the version that the Deployment asks for now, without those that are leaving. */
+export function ownPods({ deployment, replicaSets, pods }: Observation): Pod[] {
   const current = replicaSets.find((set) => revisionOf(set) === revisionOf(deployment));
-  const own = pods.filter(
+  return pods.filter(
     ({ metadata }) =>
       !metadata.deletionTimestamp && metadata.ownerReferences?.[0]?.name === current?.metadata.name,
   );
+}
 
-  for (const pod of own) {
-    const failure = failureOf(pod, now);
-    if (failure) return { state: "failed", pod: pod.metadata.name, ...failure };
-  }
-  const refused = condition(status.conditions, "ReplicaFailure", "True");
-  if (refused) {
-    return { state: "failed", reason: refused.reason ?? "ReplicaFailure", message: refused.message ?? "" };
-  }
-  const late = condition(status.conditions, "Progressing", "False");
-  if (late?.reason === "ProgressDeadlineExceeded") {
-    return { state: "failed", reason: late.reason, message: late.message ?? "" };
-  }
+/** Pods of other versions, and those that are leaving. */
+export function otherPods(seen: Observation): Pod[] {
+  const own = new Set(ownPods(seen));
+  return seen.pods.filter((pod) => !own.has(pod));
+}
 
+/** What a rollout is at: done, going on and with what doubts, or never to be done and why. */
+export function assess(seen: Observation): Verdict {
+  const { metadata, spec, status } = seen.deployment;
+  if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) {
+    return { state: "progressing", detail: "waiting for the controller", doubts: [] };
+  }
   const { updatedReplicas = 0, replicas = 0, availableReplicas = 0 } = status;
   if (
     updatedReplicas === spec.replicas &&
@@ -89,36 +87,103 @@ export function assess({ deployment, replicaSets, pods, now }: Observation): Ver
   ) {
     return { state: "complete" };
   }
-  const ready = own.filter((pod) => condition(pod.status.conditions, "Ready", "True")).length;
-  return { state: "progressing", detail: `${ready} of ${spec.replicas} new pods ready, ${replicas} in all` };
+  const late = condition(status.conditions, "Progressing", "False");
+  if (late?.reason === "ProgressDeadlineExceeded") {
+    return { state: "failed", reason: late.reason, message: late.message ?? "" };
+  }
+  const doubts = doubtsAbout(seen);
+  const certain = doubts.find(({ patienceSeconds }) => patienceSeconds === 0);
+  if (certain) {
+    const { patienceSeconds: _, ...failure } = certain;
+    return { state: "failed", ...failure };
+  }
+  const ready = ownPods(seen).filter(isReady).length;
+  const detail = `${ready} of ${spec.replicas} new pods ready, ${replicas} in all`;
+  return { state: "progressing", detail, doubts };
 }
 
-function failureOf(pod: Pod, now: number): { reason: string; message: string } | undefined {
-  const unscheduled = condition(pod.status.conditions, "PodScheduled", "False");
-  if (unscheduled && secondsSince(unscheduled.lastTransitionTime, now) >= UNSCHEDULABLE_SECONDS) {
-    return { reason: unscheduled.reason ?? "Unschedulable", message: unscheduled.message ?? "" };
+/** Remembers how long each doubt has lasted, by this machine's clock: the cluster's may be another. */
+export class Patience {
+  readonly #since = new Map<string, number>();
+
+  /** @param now milliseconds of any steady clock */
+  judge(verdict: Verdict, now: number): Verdict {
+    if (verdict.state !== "progressing") return verdict;
+    const lasting = new Set(verdict.doubts.map(keyOf));
+    for (const key of this.#since.keys()) if (!lasting.has(key)) this.#since.delete(key);
+    for (const doubt of verdict.doubts) {
+      const since = this.#since.get(keyOf(doubt)) ?? now;
+      this.#since.set(keyOf(doubt), since);
+      const { patienceSeconds, ...failure } = doubt;
+      if (now - since >= patienceSeconds * 1000) return { state: "failed", ...failure };
+    }
+    return verdict;
   }
-  for (const { ready, state, lastState, restartCount } of pod.status.containerStatuses ?? []) {
-    const { waiting, running, terminated } = state ?? {};
-    if (waiting?.reason && hopeless.has(waiting.reason)) {
-      const exit = lastState?.terminated;
-      const message = exit
-        ? `exits with ${exit.exitCode}${exit.message ? `: ${exit.message}` : ""}`
-        : waiting.message;
-      return { reason: waiting.reason, message: message ?? "" };
-    }
-    // The second exit within seconds is the loop that Kubernetes calls CrashLoopBackOff a moment later.
-    if (terminated && restartCount >= 1) {
-      return { reason: "CrashLoopBackOff", message: `exits with ${terminated.exitCode}` };
-    }
-    if (running && !ready && secondsSince(running.startedAt, now) >= NOT_READY_SECONDS) {
-      return {
-        reason: "NotReady",
-        message: `runs for ${NOT_READY_SECONDS} s and has not passed its readiness probe`,
-      };
-    }
+}
+
+function keyOf({ reason, pod = "" }: Doubt): string {
+  return `${reason} ${pod}`;
+}
+
+function doubtsAbout(seen: Observation): Doubt[] {
+  const own = ownPods(seen);
+  const containers = own.flatMap((pod) => {
+    const { containerStatuses = [], initContainerStatuses = [] } = pod.status;
+    const doubts = [
+      ...initContainerStatuses.map(stuck),
+      ...containerStatuses.map((one) => stuck(one) ?? unready(one)),
+    ];
+    return doubts.flatMap((doubt) => (doubt ? [{ ...doubt, pod: pod.metadata.name }] : []));
+  });
+
+  const refused = condition(seen.deployment.status.conditions, "ReplicaFailure", "True");
+  const unscheduled = own.filter((pod) => condition(pod.status.conditions, "PodScheduled", "False"));
+  const without: Doubt[] = unscheduled.map(({ metadata, status }) => {
+    const { reason = "Unschedulable", message = "" } = condition(status.conditions, "PodScheduled", "False")!;
+    return { reason, message, pod: metadata.name, patienceSeconds: app.scheduleSeconds };
+  });
+  if (refused) {
+    const { reason = "ReplicaFailure", message = "" } = refused;
+    // Every other refusal stays one, however many pods leave.
+    const patienceSeconds = /exceeded quota/.test(message) ? app.scheduleSeconds : 0;
+    without.push({ reason, message, patienceSeconds });
+  }
+  // Where there is no room for all new pods at once, each old one that leaves makes some, and it leaves when a new one is
+  // ready: so a pod without a place is of no concern while others still start or leave.
+  const moving =
+    otherPods(seen).some(({ metadata }) => metadata.deletionTimestamp) ||
+    own.some((pod) => !isReady(pod) && condition(pod.status.conditions, "PodScheduled", "True"));
+  return [...containers, ...without.filter(({ patienceSeconds }) => patienceSeconds === 0 || !moving)];
+}
+
+function stuck({ name, state, lastState, restartCount }: ContainerStatus): Doubt | undefined {
+  const { waiting, terminated } = state ?? {};
+  if (waiting?.reason && hopeless.has(waiting.reason)) {
+    const exit = lastState?.terminated;
+    const message = exit
+      ? `${name} exits with ${exit.exitCode}${exit.message ? `: ${exit.message}` : ""}`
+      : (waiting.message ?? "");
+    return { reason: waiting.reason, message, patienceSeconds: 0 };
+  }
+  if (waiting?.reason === "ErrImagePull") {
+    return { reason: waiting.reason, message: waiting.message ?? "", patienceSeconds: PULL_SECONDS };
+  }
+  // The second exit within seconds is the loop that Kubernetes calls CrashLoopBackOff a moment later.
+  if (terminated && terminated.exitCode !== 0 && restartCount >= 1) {
+    const message = `${name} exits with ${terminated.exitCode}`;
+    return { reason: "CrashLoopBackOff", message, patienceSeconds: 0 };
   }
   return undefined;
+}
+
+function unready({ name, ready, state }: ContainerStatus): Doubt | undefined {
+  if (ready || !state?.running) return undefined;
+  const message = `${name} runs and has not passed its readiness probe for ${app.readySeconds} s`;
+  return { reason: "NotReady", message, patienceSeconds: app.readySeconds };
+}
+
+function isReady(pod: Pod): boolean {
+  return condition(pod.status.conditions, "Ready", "True") !== undefined;
 }
 
 function condition(
@@ -127,8 +192,4 @@ function condition(
   status: Condition["status"],
 ): Condition | undefined {
   return conditions.find((condition) => condition.type === type && condition.status === status);
-}
-
-function secondsSince(time: string | undefined, now: number): number {
-  return time === undefined ? 0 : (now - Date.parse(time)) / 1000;
 }

@@ -1,4 +1,12 @@
-/** Verification from outside: what a client sees, not what the cluster says of itself. */
+/** What a client sees, not what the cluster says of itself: verification, and samples while versions change. */
+
+/** Where the Service answers. */
+export interface Endpoint {
+  /** For a person, and what `open` asks. */
+  url: string;
+  /** Asks for `url`; another way than fetch() where the Service has no address outside. */
+  open?: ((init: RequestInit) => Promise<Response>) | undefined;
+}
 
 export interface Verification {
   /** Whether `replies` in a row carried the id. */
@@ -10,10 +18,11 @@ export interface Verification {
 /**
  * Asks over new connections until `replies` in a row carry `id`.
  *
- * @param deadlineSeconds gives up after this long
+ * @param replies default: 20
+ * @param deadlineSeconds gives up after this long; default: 30
  */
 export async function verify(
-  url: string,
+  endpoint: Endpoint,
   id: string,
   {
     replies = 20,
@@ -27,29 +36,79 @@ export async function verify(
   while (inARow < replies) {
     signal.throwIfAborted();
     if (Date.now() > end) return { ok: false, last };
-    const answer = await askId(url, signal);
-    if (answer === id) {
+    const answer = await ask(endpoint, { signal });
+    if (answer.id === id) {
       inARow += 1;
     } else {
-      [inARow, last] = [0, answer];
+      [inARow, last] = [0, answer.id ?? answer.failure];
       await Bun.sleep(50);
     }
   }
   return { ok: true, last };
 }
 
-/** The id that answers at `url`, or what went wrong. */
-export async function askId(url: string, signal: AbortSignal): Promise<string> {
+type Answer = { id: string; failure?: undefined } | { id?: undefined; failure: string };
+
+/** The id that answers, or what went wrong. */
+async function ask(
+  { url, open = (init) => fetch(url, init) }: Endpoint,
+  { keepalive = false, signal }: { keepalive?: boolean; signal: AbortSignal },
+): Promise<Answer> {
   try {
-    const response = await fetch(url, {
-      keepalive: false,
-      headers: { Connection: "close" },
+    const response = await open({
+      keepalive,
+      ...(!keepalive && { headers: { Connection: "close" } }),
       signal: AbortSignal.any([signal, AbortSignal.timeout(2000)]),
     });
-    if (!response.ok) return `status ${response.status}`;
-    const { id } = (await response.json()) as { id?: unknown };
-    return String(id);
+    const text = await response.text();
+    if (!response.ok) return { failure: `status ${response.status}` };
+    return { id: String((JSON.parse(text) as { id?: unknown }).id) };
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return { failure: error instanceof Error ? error.message : String(error) };
   }
+}
+
+export interface Samples {
+  requests: number;
+  failed: number;
+  /** What the first failure was. */
+  first: string | undefined;
+  /** Of those that were answered, in milliseconds. */
+  median: number;
+  p99: number;
+}
+
+/** Milliseconds between two requests of one client. */
+const PAUSE = 25;
+
+/**
+ * Asks all the time, one client over a connection that it keeps and one over new ones, until the returned function is
+ * called, which gives what they saw.
+ */
+export function sample(endpoint: Endpoint): () => Promise<Samples> {
+  const over = new AbortController();
+  const times: number[] = [];
+  let failed = 0;
+  let first: string | undefined;
+  const client = async (keepalive: boolean) => {
+    while (!over.signal.aborted) {
+      const start = performance.now();
+      // Not ended with the others: a request that we cut ourselves would look like a failed one.
+      const { failure } = await ask(endpoint, { keepalive, signal: new AbortController().signal });
+      if (failure === undefined) times.push(performance.now() - start);
+      else {
+        failed += 1;
+        first ??= failure;
+      }
+      await Bun.sleep(PAUSE);
+    }
+  };
+  const clients = [client(true), client(false)];
+  return async () => {
+    over.abort();
+    await Promise.all(clients);
+    times.sort((a, b) => a - b);
+    const at = (quantile: number) => times[Math.floor(times.length * quantile)] ?? 0;
+    return { requests: times.length + failed, failed, first, median: at(0.5), p99: at(0.99) };
+  };
 }

@@ -73,6 +73,7 @@ function daggerEngine(project: string): Engine {
     name: "dagger",
     async script(name) {
       await explain(`bun run ${name}`, checker.withExec(["bun", "run", "--silent", name]).sync());
+      return { unchanged: false };
     },
     async id() {
       return (await explain("the id", builder.withExec(["bun", "ci/build.ts", "--id"]).stdout())).trim();

@@ -7,11 +7,12 @@ import type { Built } from "../build.ts";
 export interface Engine {
   readonly name: "dagger" | "host";
   /**
-   * Runs a script of package.json.
+   * Runs a script of package.json, unless it passed before on the same files.
    *
+   * @returns whether it was left out, for that reason; an engine with a cache of its own does not tell
    * @throws {PipelineError} "change", with the script's output, when it fails
    */
-  script(name: "check" | "test:unit"): Promise<void>;
+  script(name: "check" | "test:unit"): Promise<{ unchanged: boolean }>;
   /** The image's id, before anything is built. */
   id(): Promise<string>;
   /**

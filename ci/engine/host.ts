@@ -1,5 +1,6 @@
 /** The host engine: Bun and nothing else. The C library of the image is this machine's. */
-import { join } from "node:path";
+import { mkdir, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { Built } from "../build.ts";
 import { PipelineError } from "../errors.ts";
 import { findRuntime, imageId } from "../image.ts";
@@ -16,7 +17,18 @@ export function hostEngine(project: string, signal: AbortSignal): Engine {
   };
   return {
     name: "host",
-    script: (name) => bun(["run", "--silent", name], `bun run ${name}`),
+    async script(name) {
+      const digest = await digestOfFiles(project);
+      const stamp = join(project, "node_modules/.cache/helloapp", `${name}-${digest}`);
+      if (await stat(stamp).catch(() => undefined)) return { unchanged: true };
+      await bun(["run", "--silent", name], `bun run ${name}`);
+      // A file that was saved meanwhile may have been read before or after.
+      if (digest === (await digestOfFiles(project))) {
+        await mkdir(dirname(stamp), { recursive: true });
+        await writeFile(stamp, "");
+      }
+      return { unchanged: false };
+    },
     id: () => imageId(project, findRuntime()),
     async build(dist) {
       // A process of its own, so that an interrupted pipeline can end it.
@@ -24,4 +36,20 @@ export function hostEngine(project: string, signal: AbortSignal): Engine {
       return (await Bun.file(join(dist, "image.json")).json()) as Built;
     },
   };
+}
+
+/** Files that checks and unit tests may read: all of the project's own, without what was built or installed. */
+const files = "{src,test,ci,k8s,.github,.ci}/**";
+
+/** SHA-256 over the project's files and which Bun reads them. */
+async function digestOfFiles(project: string): Promise<string> {
+  const scan = (pattern: string) =>
+    Array.fromAsync(new Bun.Glob(pattern).scan({ cwd: project, dot: true, onlyFiles: true }));
+  const paths = [...(await scan(files)), ...(await scan("*"))].filter((path) => !/\.(tar|part)$/.test(path));
+  const hash = new Bun.CryptoHasher("sha256").update(Bun.version_with_sha);
+  for (const path of paths.sort()) {
+    const content = await Bun.file(join(project, path)).bytes();
+    hash.update(`\n${path}\0${content.length}\0`).update(content);
+  }
+  return hash.digest("hex");
 }

@@ -1,9 +1,13 @@
 /** The pinned install script, and finding this machine's k3s; a stand-in on PATH plays k3s. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { connectK3s, PATIENCE_SECONDS } from "../../ci/deploy/k3s.ts";
+import { dirname, join } from "node:path";
+import { writeArchive } from "../../ci/archive.ts";
+import { PATIENCE_SECONDS } from "../../ci/deploy/api.ts";
+import { connectK3s } from "../../ci/deploy/k3s.ts";
+import type { Target } from "../../ci/deploy/target.ts";
 import { PipelineError } from "../../ci/errors.ts";
 import { fetchScript, renewPin } from "../../ci/k3s.ts";
 import { pins } from "../../ci/pins.ts";
@@ -64,64 +68,108 @@ describe("this machine's k3s", () => {
   let boot: string;
   const node = (name: string, bootID: string) => ({
     metadata: { name },
-    status: { nodeInfo: { bootID }, addresses: [{ type: "InternalIP", address: "192.0.2.7" }] },
+    status: {
+      nodeInfo: { bootID, architecture: process.arch === "arm64" ? "arm64" : "amd64" },
+      addresses: [{ type: "InternalIP", address: "192.0.2.7" }],
+    },
   });
 
   /**
-   * Puts a k3s on PATH whose kubectl answers with these nodes, and whose ctr does as `ctr` says. In a directory of its
-   * own each time: a script that still runs cannot be written over.
+   * Puts a k3s on PATH whose `kubectl proxy` answers with these nodes, and whose ctr does as `ctr` says. In a directory
+   * of its own each time: a script that still runs cannot be written over.
    */
-  async function standIn({ nodes = [node("me", boot)] as unknown[], kubectl = "", ctr = "" } = {}) {
+  async function standIn({
+    nodes = [node("me", boot)] as unknown[],
+    kubectl = 'exec "$BUN" "${0%/*}/proxy.ts" "$@"',
+    status = 200,
+    ctr = "",
+  } = {}) {
     const bin = await mkdtemp(join(directory, "bin-"));
-    await writeFile(join(bin, "nodes.json"), JSON.stringify({ items: nodes }));
-    const body = `case "$1" in kubectl) ${kubectl || `cat ${bin}/nodes.json`} ;; ctr) ${ctr || "true"} ;; esac`;
-    await writeFile(join(bin, "k3s"), `#!/bin/sh\n${body}\n`);
+    await writeFile(join(bin, "reply.json"), JSON.stringify(status === 200 ? { items: nodes } : nodes[0]));
+    const proxy = `const unix = process.argv.at(-1).replace("--unix-socket=", "");
+await Bun.write(import.meta.dir + "/args", process.argv.slice(2).join(" "));
+Bun.serve({ unix, fetch: () => new Response(Bun.file(import.meta.dir + "/reply.json"), { status: ${status} }) });
+console.log("Starting to serve");`;
+    await writeFile(join(bin, "proxy.ts"), proxy);
+    const body = `case "$1" in kubectl) ${kubectl} ;; ctr) ${ctr || "true"} ;; esac`;
+    await writeFile(join(bin, "k3s"), `#!/bin/sh\nBUN=${process.execPath}\n${body}\n`);
     // For who is not root: a sudo without a password.
     await writeFile(join(bin, "sudo"), '#!/bin/sh\nshift\nexec "$@"\n');
     for (const name of ["k3s", "sudo"]) await chmod(join(bin, name), 0o755);
     process.env.PATH = `${bin}:${path}`;
+    return bin;
   }
 
+  const opened: Target[] = [];
   /** Connects with a kubeconfig that is there. */
-  const connect = (options: Partial<Parameters<typeof connectK3s>[0]> = {}) =>
-    connectK3s({ kubeconfig: join(directory, "k3s.yaml"), signal, ...options });
+  const connect = async (options: Partial<Parameters<typeof connectK3s>[0]> = {}) => {
+    const target = await connectK3s({ kubeconfig: join(directory, "k3s.yaml"), signal, ...options });
+    opened.push(target);
+    return target;
+  };
 
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), "helloapp-k3s-"));
     await writeFile(join(directory, "k3s.yaml"), "");
     boot = (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
   });
-  afterEach(() => void (process.env.PATH = path));
+  afterEach(async () => {
+    process.env.PATH = path;
+    for (const target of opened.splice(0)) await target.api.close();
+  });
   afterAll(() => rm(directory, { recursive: true }));
 
-  test("is found when its one node is this machine", async () => {
+  const service = {
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: { name: "helloapp" },
+    spec: { ports: [{ port: 80, nodePort: 30080 }] },
+  };
+
+  test("is found when its one node is this machine, and answers on the NodePort of its address", async () => {
     await standIn();
-    expect(await connect()).toMatchObject({ node: "me", address: "192.0.2.7" });
+    expect((await connect()).endpoint([service]).url).toBe("http://192.0.2.7:30080/version");
+    expect(() => opened[0]!.endpoint([])).toThrow("no Service helloapp with a nodePort");
+    expect((await connect({ url: "https://x.example" })).endpoint([]).url).toBe("https://x.example/version");
   });
 
   test("is asked with the kubeconfig and the context that were named", async () => {
-    await standIn({ kubectl: `echo "$@" > ${directory}/args; cat "\${0%/*}/nodes.json"` });
+    const bin = await standIn();
     await connect({ context: "other" });
-    const args = await Bun.file(join(directory, "args")).text();
-    expect(args).toContain(`--kubeconfig=${directory}/k3s.yaml --context=other get nodes`);
+    const args = await Bun.file(join(bin, "args")).text();
+    expect(args).toStartWith(
+      `kubectl --kubeconfig=${directory}/k3s.yaml --context=other proxy --unix-socket=`,
+    );
   });
 
+  test("its proxy ends, and leaves nothing, when it is closed", async () => {
+    const bin = await standIn();
+    const target = await connect();
+    const socket = /--unix-socket=(.*)$/.exec(await Bun.file(join(bin, "args")).text())![1]!;
+    expect(existsSync(socket)).toBe(true);
+    await target.api.close();
+    expect(existsSync(dirname(socket))).toBe(false);
+  });
+
+  const refusedWith = (code: number, message: string) => ({ status: code, nodes: [{ message }] });
   test.each<[string, Parameters<typeof standIn>[0] | (() => Parameters<typeof standIn>[0]), string, string]>([
     [
       "more than one node",
       () => ({ nodes: [node("a", boot), node("b", "x")] }),
       "2 nodes (a, b)",
-      "registry",
+      "--target registry",
     ],
     ["another machine", () => ({ nodes: [node("far", "0")] }), "far is not this machine", "--context"],
     ["no node yet", { nodes: [] }, "no node yet", "again"],
+    ["API server down", refusedWith(502, "connection refused"), "connection refused", "systemctl status k3s"],
+    ["rights missing", refusedWith(403, 'User "x" cannot list nodes'), "cannot list", "auth can-i"],
+    ["credentials expired", refusedWith(401, "Unauthorized"), "Unauthorized", "expired"],
     [
-      "API server down",
-      { kubectl: "echo 'connection refused' >&2; exit 1" },
-      "connection refused",
-      "systemctl status k3s",
+      "wrong context",
+      { kubectl: `echo 'error: context "x" does not exist' >&2; exit 1` },
+      'context "x" does not exist',
+      "get-contexts",
     ],
-    ["rights missing", { kubectl: "echo 'nodes is forbidden' >&2; exit 1" }, "forbidden", "rights"],
     ["no permission on containerd", { ctr: "echo 'permission denied' >&2; exit 1" }, "no permission", "root"],
     ["containerd down", { ctr: "echo 'dial unix: no such file' >&2; exit 1" }, "no such file", "systemctl"],
   ])("%s: exit 3, with the reason and the way out", async (_, how, reason, hint) => {
@@ -140,27 +188,76 @@ describe("this machine's k3s", () => {
   });
 
   test("a cluster that does not answer is given up within ten seconds", async () => {
-    await standIn({ kubectl: "exec sleep 60" });
+    await standIn({ ctr: "exec sleep 60" });
     const error = await failureOf(connect({ patienceSeconds: 0.1 }));
     // Of the two that are asked at once, a busy machine may give up on either first.
     expect(`${error.message} ${error.hint}`).toContain("does not answer");
     expect(PATIENCE_SECONDS).toBeLessThan(10);
   });
 
+  /** An archive of helloapp:abc, as far as its names and its architecture go. */
+  const archiveFor = async (architecture = process.arch === "arm64" ? "arm64" : "amd64") => {
+    const dist = await mkdtemp(join(directory, "dist-"));
+    for (const layer of ["runtime", "app"]) await mkdir(join(dist, layer));
+    const output = join(dist, "x.tar");
+    const platform = { os: "linux", architecture: architecture as "amd64" } as const;
+    writeArchive(output, { dist, names: ["helloapp:abc"], platform });
+    return output;
+  };
+
   test("an import is believed only when containerd has the name", async () => {
+    const archive = await archiveFor();
     await standIn();
-    const error = await failureOf((await connect()).import("x.tar", "helloapp:abc"));
+    const error = await failureOf((await connect()).deliver(archive, "abc"));
     expect(error.message).toContain("has no helloapp:abc");
-    await standIn({ ctr: "echo docker.io/library/helloapp:abc" });
-    await (await connect()).import("x.tar", "helloapp:abc");
+    await standIn({ ctr: "echo REF; echo docker.io/library/helloapp:abc type sha256:1" });
+    expect(await (await connect()).deliver(archive, "abc")).toBe("helloapp:abc");
+  });
+
+  test("an archive that is none, another one, or for another architecture is not imported", async () => {
+    await standIn({ ctr: 'case "$*" in *import*) echo imported >&2; exit 1 ;; esac' });
+    const { deliver } = await connect();
+    await writeFile(join(directory, "x.txt"), "no archive".repeat(100));
+    const messages = [
+      await failureOf(deliver(join(directory, "nothing"), "abc")),
+      await failureOf(deliver(join(directory, "x.txt"), "abc")),
+      await failureOf(deliver(await archiveFor(), "def")),
+      await failureOf(deliver(await archiveFor("riscv64"), "abc")),
+    ].map(({ fault, message }) => `${fault} ${message}`);
+    expect(messages[0]).toMatch(/^surroundings .*nothing is not there; nothing was changed/);
+    expect(messages[1]).toMatch(/^surroundings .*x\.txt is no docker-archive/);
+    expect(messages[2]).toMatch(/^surroundings .*holds helloapp:abc, not helloapp:def/);
+    expect(messages[3]).toMatch(/^surroundings .*is for riscv64, and the node is/);
   });
 
   test("a node without space is told from other refusals", async () => {
     await standIn({
       ctr: 'case "$*" in *import*) echo "write: no space left on device" >&2; exit 1 ;; esac',
     });
-    const error = await failureOf((await connect()).import("x.tar", "helloapp:abc"));
+    const error = await failureOf((await connect()).deliver(await archiveFor(), "abc"));
     expect(error.message).toContain("disk is full");
+  });
+
+  test("images of versions that are not kept are removed, with containerd's second name for each", async () => {
+    const list = `REF TYPE DIGEST
+docker.io/library/helloapp:aaaaaaaaaaaa type sha256:1
+docker.io/library/helloapp:bbbbbbbbbbbb type sha256:2
+docker.io/library/helloapp:cccccccccccc type sha256:3
+docker.io/library/helloapp:by-hand type sha256:3
+docker.io/library/other:aaaaaaaaaaaa type sha256:1
+sha256:22 type sha256:2
+sha256:33 type sha256:3`;
+    await writeFile(join(directory, "list"), list);
+    await standIn({
+      ctr: `case "$*" in *" rm "*) echo "$@" > ${directory}/removed ;; *) cat ${directory}/list ;; esac`,
+    });
+    const target = await connect();
+    expect(await target.clean(async () => new Set(["helloapp:aaaaaaaaaaaa"]))).toHaveLength(2);
+    const removed = await Bun.file(join(directory, "removed")).text();
+    // What :by-hand shares with :cccccccccccc stays.
+    expect(removed.trim()).toEndWith(
+      "rm docker.io/library/helloapp:bbbbbbbbbbbb docker.io/library/helloapp:cccccccccccc sha256:22",
+    );
   });
 
   test("not installed is said to be so", async () => {

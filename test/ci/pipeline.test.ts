@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { resolve } from "node:path";
 import { exitCodes, explainDiskError, PipelineError } from "../../ci/errors.ts";
-import { parseCommandLine } from "../../ci/pipeline.ts";
+import { parseCommandLine } from "../../ci/options.ts";
 import { run } from "../../ci/process.ts";
 import { Report } from "../../ci/report.ts";
 
@@ -21,6 +21,20 @@ describe("command line", () => {
     expect(parseCommandLine([], env).engine).toBe("dagger");
     expect(parseCommandLine(["--engine", "host"], env).engine).toBe("host");
     expect(parseCommandLine(["--engine=dagger"], {}).engine).toBe("dagger");
+  });
+
+  test("a registry and a cluster are named, never guessed", () => {
+    const args = ["--target=registry", "--registry", "127.0.0.1:5001/team/helloapp", "--context", "prod"];
+    expect(parseCommandLine(args, {})).toMatchObject({
+      target: "registry",
+      registry: "127.0.0.1:5001/team/helloapp",
+      context: "prod",
+    });
+  });
+
+  test("rollback takes the version to go back to", () => {
+    expect(parseCommandLine(["rollback", "abc"], {})).toMatchObject({ command: "rollback", id: "abc" });
+    expect(parseCommandLine(["rollback"], {}).id).toBeUndefined();
   });
 
   test("options", () => {
@@ -47,6 +61,13 @@ describe("command line", () => {
   test.each([
     [["frobnicate"], "frobnicate"],
     [["check", "test"], "one command"],
+    [["rollback", "a", "b"], "one command"],
+    [["--target", "registry"], "--registry HOST/PATH and --context NAME"],
+    [["--target", "registry", "--registry", "r.example/x"], "--context NAME"],
+    [["--target", "registry", "--context", "c", "--registry", "r.example/x:tag"], "no HOST/PATH"],
+    [["--target", "registry", "--context", "c", "--registry", "r.example"], "no HOST/PATH"],
+    [["--registry", "r.example/x"], "--target registry"],
+    [["--url", "nonsense"], "no URL"],
     [["--frobnicate"], "--frobnicate"],
     [["--engine", "podman"], "podman"],
     [["--engine"], "engine"],

@@ -1,9 +1,22 @@
 import { describe, expect, test } from "bun:test";
-import type { ContainerStatus, Deployment, Pod, ReplicaSet } from "../../ci/deploy/kubectl.ts";
-import { assess, serving, tagOf, type Observation } from "../../ci/deploy/rollout.ts";
+import { app } from "../../ci/app.ts";
+import type { ContainerStatus, Deployment, Pod, ReplicaSet } from "../../ci/deploy/objects.ts";
+import {
+  assess,
+  idOf,
+  otherPods,
+  Patience,
+  type Observation,
+  type Verdict,
+} from "../../ci/deploy/rollout.ts";
 
-const now = Date.parse("2026-01-01T00:01:00Z");
-const ago = (seconds: number) => new Date(now - seconds * 1000).toISOString();
+const time = "2026-01-01T00:01:00Z";
+/** What a doubt comes to when nothing changes for so many seconds. */
+const after = (seconds: number, seen: Observation): Verdict => {
+  const patience = new Patience();
+  patience.judge(assess(seen), 0);
+  return patience.judge(assess(seen), seconds * 1000);
+};
 const revision = (n: number) => ({ "deployment.kubernetes.io/revision": String(n) });
 const template = (tag: string) => ({
   spec: { containers: [{ name: "helloapp", image: `helloapp:${tag}` }] },
@@ -11,6 +24,7 @@ const template = (tag: string) => ({
 
 function deployment(status: Deployment["status"] = {}, generation = 2): Deployment {
   return {
+    apiVersion: "apps/v1",
     kind: "Deployment",
     metadata: { name: "helloapp", generation, annotations: revision(2) },
     spec: { replicas: 2, template: template("new") },
@@ -21,6 +35,7 @@ function deployment(status: Deployment["status"] = {}, generation = 2): Deployme
 function replicaSet(n: number, tag: string, availableReplicas = 0): ReplicaSet {
   const metadata = { name: `helloapp-${tag}`, annotations: revision(n) };
   return {
+    apiVersion: "apps/v1",
     kind: "ReplicaSet",
     metadata,
     spec: { replicas: 2, template: template(tag) },
@@ -30,12 +45,17 @@ function replicaSet(n: number, tag: string, availableReplicas = 0): ReplicaSet {
 
 function pod(of: string, container: Partial<ContainerStatus>, status: Pod["status"] = {}): Pod {
   return {
+    apiVersion: "v1",
     kind: "Pod",
+    spec: template(of).spec,
     metadata: {
       name: `helloapp-${of}-abcde`,
       ownerReferences: [{ kind: "ReplicaSet", name: `helloapp-${of}` }],
     },
-    status: { containerStatuses: [{ ready: false, restartCount: 0, ...container }], ...status },
+    status: {
+      containerStatuses: [{ name: "helloapp", ready: false, restartCount: 0, ...container }],
+      ...status,
+    },
   };
 }
 
@@ -44,7 +64,6 @@ function observe(pods: Pod[], status?: Deployment["status"]): Observation {
     deployment: deployment(status),
     replicaSets: [replicaSet(1, "old", 2), replicaSet(2, "new")],
     pods,
-    now,
   };
 }
 
@@ -63,6 +82,7 @@ describe("progressing", () => {
     expect(assess(observe([ready, pod("new", {})]))).toEqual({
       state: "progressing",
       detail: "1 of 2 new pods ready, 4 in all",
+      doubts: [],
     });
   });
 
@@ -70,7 +90,8 @@ describe("progressing", () => {
     ["being created", { state: { waiting: { reason: "ContainerCreating" } } }],
     ["pulled for the first time", { state: { waiting: { reason: "ErrImagePull" } } }],
     ["crashed once", { restartCount: 0, state: { terminated: { exitCode: 1 } } }],
-    ["started a moment ago", { state: { running: { startedAt: ago(3) } } }],
+    ["that ended well", { restartCount: 1, state: { terminated: { exitCode: 0 } } }],
+    ["started a moment ago", { state: { running: { startedAt: time } } }],
   ])("a container %s is no failure yet", (_, container) => {
     expect(assess(observe([pod("new", container)])).state).toBe("progressing");
   });
@@ -78,7 +99,7 @@ describe("progressing", () => {
   test("pods of the old version and those that are leaving do not matter", () => {
     const crash = { restartCount: 5, state: { waiting: { reason: "CrashLoopBackOff" } } };
     const leaving = pod("new", crash);
-    leaving.metadata.deletionTimestamp = ago(1);
+    leaving.metadata.deletionTimestamp = time;
     expect(assess(observe([pod("old", crash), leaving])).state).toBe("progressing");
   });
 });
@@ -108,7 +129,7 @@ describe("failed", () => {
       state: { waiting: { reason: "CrashLoopBackOff", message: "back-off 10s" } },
       lastState: { terminated: { exitCode: 2 } },
     };
-    expect(assess(observe([pod("new", container)]))).toMatchObject({ message: "exits with 2" });
+    expect(assess(observe([pod("new", container)]))).toMatchObject({ message: "helloapp exits with 2" });
   });
 
   test("the second exit, before Kubernetes calls it a loop", () => {
@@ -119,29 +140,71 @@ describe("failed", () => {
     });
   });
 
-  test("a readiness probe that does not pass", () => {
-    const verdict = assess(observe([pod("new", { state: { running: { startedAt: ago(8) } } })]));
-    expect(verdict).toMatchObject({ state: "failed", reason: "NotReady" });
+  test("a readiness probe that does not pass, after readySeconds by our own clock", () => {
+    const seen = observe([pod("new", { state: { running: { startedAt: time } } })]);
+    expect(after(app.readySeconds - 1, seen).state).toBe("progressing");
+    expect(after(app.readySeconds, seen)).toMatchObject({ state: "failed", reason: "NotReady" });
   });
 
-  test("no place for the pod, unless just now", () => {
-    const unschedulable = (seconds: number) => {
-      const message = "0/1 nodes are available: 1 Insufficient cpu.";
-      const lastTransitionTime = ago(seconds);
-      const condition = {
-        type: "PodScheduled",
-        status: "False",
+  test("an init container may take its time", () => {
+    const initContainerStatuses = [
+      { name: "init", ready: false, restartCount: 0, state: { running: { startedAt: time } } },
+    ];
+    const seen = observe([pod("new", {}, { containerStatuses: [], initContainerStatuses })]);
+    expect(after(app.readySeconds, seen).state).toBe("progressing");
+  });
+
+  test("patience begins anew when a doubt has passed meanwhile", () => {
+    const patience = new Patience();
+    const doubt = assess(observe([pod("new", { state: { running: { startedAt: time } } })]));
+    const none = assess(observe([]));
+    patience.judge(doubt, 0);
+    patience.judge(none, 1000);
+    patience.judge(doubt, 2000);
+    expect(patience.judge(doubt, app.readySeconds * 1000 + 1000).state).toBe("progressing");
+    expect(patience.judge(doubt, app.readySeconds * 1000 + 2000).state).toBe("failed");
+  });
+
+  describe("no place for a pod", () => {
+    const condition = {
+      type: "PodScheduled",
+      status: "False",
+      reason: "Unschedulable",
+      message: "0/1 nodes are available: 1 Insufficient cpu.",
+    } as const;
+    const waiting = pod("new", {}, { conditions: [condition], containerStatuses: [] });
+
+    test("unless just now", () => {
+      expect(after(app.scheduleSeconds - 1, observe([waiting])).state).toBe("progressing");
+      expect(after(app.scheduleSeconds, observe([waiting]))).toMatchObject({
+        state: "failed",
         reason: "Unschedulable",
-        message,
-        lastTransitionTime,
-      } as const;
-      return assess(observe([pod("new", {}, { conditions: [condition], containerStatuses: [] })]));
-    };
-    expect(unschedulable(1).state).toBe("progressing");
-    expect(unschedulable(9)).toMatchObject({ state: "failed", reason: "Unschedulable" });
+        message: condition.message,
+      });
+    });
+
+    test("is no concern while another new pod starts, or an old one leaves: either makes room", () => {
+      const placed = { type: "PodScheduled", status: "True" } as const;
+      const starting = pod("new", {}, { conditions: [placed] });
+      expect(after(60, observe([waiting, starting])).state).toBe("progressing");
+      const leaving = pod("old", {});
+      leaving.metadata.deletionTimestamp = time;
+      expect(after(60, observe([waiting, leaving])).state).toBe("progressing");
+    });
+
+    test("nor is a quota, then; without, it fails", () => {
+      const message = 'pods "x" is forbidden: exceeded quota: small';
+      const conditions = [
+        { type: "ReplicaFailure", status: "True", reason: "FailedCreate", message } as const,
+      ];
+      expect(after(app.scheduleSeconds, observe([], { conditions }))).toMatchObject({ message });
+      const placed = { type: "PodScheduled", status: "True" } as const;
+      const starting = pod("new", {}, { conditions: [placed] });
+      expect(after(60, observe([starting], { conditions })).state).toBe("progressing");
+    });
   });
 
-  test("pods refused by quota or pod security, before there is any", () => {
+  test("pods refused by pod security, before there is any: at once", () => {
     const condition = {
       type: "ReplicaFailure",
       status: "True",
@@ -160,17 +223,21 @@ describe("failed", () => {
   });
 });
 
-test("what serves is the newest with available pods", () => {
-  expect(serving([replicaSet(1, "a", 2), replicaSet(3, "c", 0), replicaSet(2, "b", 1)])).toMatchObject({
-    metadata: { name: "helloapp-b" },
-  });
-  expect(serving([replicaSet(1, "a", 0)])).toBeUndefined();
+test("pods of other versions, and those that leave, are the others", () => {
+  const leaving = pod("new", {});
+  leaving.metadata.deletionTimestamp = time;
+  const [old, own] = [pod("old", {}), pod("new", {})];
+  expect(otherPods(observe([old, own, leaving]))).toEqual([old, leaving]);
 });
 
 test.each([
-  ["helloapp:abc", "abc"],
-  ["localhost:5000/helloapp:abc", "abc"],
-])("the tag of %s is %s", (image, tag) => {
-  const spec = { replicas: 1, template: { spec: { containers: [{ name: "helloapp", image }] } } };
-  expect(tagOf({ spec })).toBe(tag);
+  ["helloapp:abc", {}, "abc"],
+  ["localhost:5000/helloapp:abc", {}, "abc"],
+  ["r.example/helloapp@sha256:123", { "app.kubernetes.io/version": "abc" }, "abc"],
+])("the id of %s with labels %p is %s", (image, labels, id) => {
+  const spec = {
+    replicas: 1,
+    template: { metadata: { labels }, spec: { containers: [{ name: "helloapp", image }] } },
+  };
+  expect(idOf({ spec })).toBe(id);
 });

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { Api } from "../../ci/deploy/api.ts";
 import { connectK3s, containerdName } from "../../ci/deploy/k3s.ts";
 import { builtProject, describeWith, eventually, must, sh, temporaryDirectory } from "./setup.ts";
 
@@ -17,6 +18,16 @@ describeWith(
     const path = process.env.PATH;
     const { signal } = new AbortController();
     let daemon: Bun.Subprocess;
+
+    const bootID = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+    const node = { metadata: { name: "me" }, status: { nodeInfo: { bootID } } };
+    const connect = () =>
+      connectK3s({
+        kubeconfig: join(directory, "k3s.yaml"),
+        connect: async () => new Api(async () => Response.json({ items: [node] }), signal),
+        signal,
+      });
+    const listed = () => must(["ctr", "-a", socket, "-n", "k8s.io", "images", "ls", "-q"]).split("\n");
 
     beforeAll(async () => {
       const config = join(directory, "config.toml");
@@ -34,16 +45,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
       daemon = Bun.spawn(["containerd", "--config", config], { stdout: "ignore", stderr });
       const bin = join(directory, "bin");
       mkdirSync(bin);
-      const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-      const nodes = JSON.stringify({
-        items: [{ metadata: { name: "me" }, status: { nodeInfo: { bootID: boot } } }],
-      });
-      writeFileSync(join(directory, "nodes.json"), nodes);
       writeFileSync(join(directory, "k3s.yaml"), "");
       const script = `#!/bin/sh
 command=$1; shift
 case $command in
-  kubectl) cat ${directory}/nodes.json ;;
   ctr) exec ctr --address ${socket} "$@" ;;
 esac
 `;
@@ -62,10 +67,11 @@ esac
 
     test("gives the image its name", async () => {
       const { id } = await builtProject();
-      const k3s = await connectK3s({ kubeconfig: join(directory, "k3s.yaml"), signal });
-      expect(await k3s.images()).not.toContain(containerdName(`helloapp:${id}`));
-      await k3s.import(archive, `helloapp:${id}`);
-      expect(await k3s.images()).toContain(containerdName(`helloapp:${id}`));
+      const k3s = await connect();
+      expect(await k3s.find(id)).toBeUndefined();
+      expect(await k3s.deliver(archive, id)).toBe(`helloapp:${id}`);
+      expect(await k3s.find(id)).toBe(`helloapp:${id}`);
+      expect(listed()).toContain(containerdName(`helloapp:${id}`));
     });
 
     test("is whole: containerd has every layer, for this platform", async () => {
@@ -87,14 +93,26 @@ esac
     });
 
     test("an archive that is cut off is refused, and leaves no image", async () => {
+      const { id } = await builtProject();
       const cut = join(directory, "cut.tar");
       must(["cp", archive, cut]);
       truncateSync(cut, 5_000_000);
-      const k3s = await connectK3s({ kubeconfig: join(directory, "k3s.yaml"), signal });
-      const before = await k3s.images();
-      expect(k3s.import(cut, "helloapp:cut")).rejects.toThrow(/containerd|has no helloapp:cut/);
-      await k3s.import(cut, "helloapp:cut").catch(() => {});
-      expect(await k3s.images()).toEqual(before);
+      const before = listed();
+      const refusal = await (await connect()).deliver(cut, id).catch((error: Error) => error.message);
+      expect(refusal).toContain("is no docker-archive");
+      expect(listed()).toEqual(before);
+    });
+
+    test("an image that no version needs is removed, and its content with it", async () => {
+      const { id } = await builtProject();
+      const k3s = await connect();
+      expect(await k3s.clean(async () => new Set([`helloapp:${id}`]))).toEqual([]);
+      expect(await k3s.clean(async () => new Set())).toEqual([containerdName(`helloapp:${id}`)]);
+      expect(listed().filter(Boolean)).toEqual([]);
+      await eventually(async () => {
+        const content = must(["ctr", "-a", socket, "-n", "k8s.io", "content", "ls", "-q"]).trim();
+        return content === "" || undefined;
+      });
     });
   },
   { name: "root", answers: process.getuid?.() === 0 },

@@ -10,7 +10,7 @@ describeWith(
   "kustomize",
   [],
   () => {
-    const objects = () => Bun.YAML.parse(must(["kubectl", "kustomize", app.overlay])) as any[];
+    const objects = () => Bun.YAML.parse(must(["kubectl", "kustomize", app.overlays.k3s])) as any[];
     const one = (kind: string) => objects().find((object) => object.kind === kind);
 
     test("the overlay holds what the deploy needs, all in its namespace", () => {

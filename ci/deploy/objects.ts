@@ -1,0 +1,101 @@
+/** The few fields of Kubernetes' objects that the pipeline reads. */
+
+export interface KubeObject {
+  apiVersion: string;
+  kind: string;
+  metadata: {
+    name: string;
+    namespace?: string;
+    uid?: string;
+    resourceVersion?: string;
+    generation?: number;
+    creationTimestamp?: string;
+    deletionTimestamp?: string;
+    labels?: Record<string, string>;
+    annotations?: Record<string, string>;
+    ownerReferences?: { kind: string; name: string }[];
+  };
+}
+
+export interface Deployment extends KubeObject {
+  spec: { replicas: number; template: PodTemplate };
+  status: {
+    observedGeneration?: number;
+    replicas?: number;
+    updatedReplicas?: number;
+    availableReplicas?: number;
+    conditions?: Condition[];
+  };
+}
+
+export interface ReplicaSet extends KubeObject {
+  spec: { replicas: number; template: PodTemplate };
+  status: { availableReplicas?: number };
+}
+
+export interface PodTemplate {
+  metadata?: { labels?: Record<string, string> };
+  spec: {
+    containers: { name: string; image: string }[];
+    initContainers?: { name: string; image: string }[];
+    terminationGracePeriodSeconds?: number;
+  };
+}
+
+export interface Condition {
+  type: string;
+  status: "True" | "False" | "Unknown";
+  reason?: string;
+  message?: string;
+  lastTransitionTime?: string;
+}
+
+export interface Pod extends KubeObject {
+  spec: PodTemplate["spec"];
+  status: {
+    phase?: string;
+    conditions?: Condition[];
+    containerStatuses?: ContainerStatus[];
+    initContainerStatuses?: ContainerStatus[];
+  };
+}
+
+export interface ContainerStatus {
+  name: string;
+  ready: boolean;
+  restartCount: number;
+  state?: ContainerState;
+  lastState?: ContainerState;
+}
+
+interface ContainerState {
+  waiting?: { reason?: string; message?: string };
+  running?: { startedAt?: string };
+  terminated?: { exitCode: number; reason?: string; message?: string };
+}
+
+export interface Node extends KubeObject {
+  status: {
+    addresses?: { type: string; address: string }[];
+    nodeInfo?: { bootID?: string; architecture?: string };
+  };
+}
+
+export interface Event extends KubeObject {
+  reason?: string;
+  message?: string;
+  type?: string;
+  count?: number;
+  lastTimestamp?: string | null;
+  eventTime?: string | null;
+  involvedObject: { kind: string; name: string };
+}
+
+export interface Service extends KubeObject {
+  spec: { type?: string; ports?: { name?: string; port: number; nodePort?: number }[] };
+}
+
+/** Where an object is, for a person and as a key: `Deployment/helloapp`. */
+export function nameOf({ kind, metadata }: KubeObject): string {
+  return `${kind}/${metadata.name}`;
+}

@@ -1,0 +1,136 @@
+/** The command line: its commands and options, and what is wrong with one. */
+import { resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { app } from "./app.ts";
+import { PipelineError } from "./errors.ts";
+
+export const usage = `Takes ${app.name} from the source to a verified version on k3s.
+
+usage: bun ci/pipeline.ts [command] [options]              on this machine
+       dagger run bun ci/pipeline.ts [command] [options]   in containers
+
+commands:
+  deploy          check, test, image, then deliver, roll out, verify (the default)
+  up              the same where there is a k3s; elsewhere a smoke test of the image
+  watch           deploy at every save
+  check           types and format
+  test            unit tests
+  image           the docker-archive alone
+  plan            what a deploy would change
+  status          what runs, since when, by which commit, how healthy; which versions are kept
+  verify          ask the Service whether it serves what is here
+  rollback [ID]   go back to the version that served before, or to ID, and verify that
+
+options:
+  --engine dagger|host   where steps run (default: dagger under \`dagger run\`, else host)
+  --target k3s           this machine's k3s, by import (the default)
+  --target registry      any cluster, by a registry that it pulls from; takes --registry and --context
+  --target none          the archive alone
+  --registry HOST/PATH   where the image is pushed, without a tag
+  --url URL              where the Service answers from outside (default: the NodePort; with a registry, through the API)
+  --output FILE          the docker-archive (default: ${app.name}.tar)
+  --tag NAME             a further name in the archive, ${app.name}:NAME; may be repeated
+  --kubeconfig FILE      another kubeconfig than k3s's own; with a registry: than kubectl's
+  --context NAME         which context of that file
+  --verbose              stack traces and the whole output of what failed
+  --help                 this text
+
+exit codes: 0 what was asked for holds; 1 the change is at fault; 2 the command line is wrong;
+            3 the surroundings are at fault, nothing was changed; 130 interrupted
+`;
+
+const commands = [
+  "deploy",
+  "up",
+  "watch",
+  "check",
+  "test",
+  "image",
+  "plan",
+  "status",
+  "verify",
+  "rollback",
+] as const;
+type Command = (typeof commands)[number];
+
+export interface Options {
+  command: Command;
+  /** For `rollback`: the version to go back to. */
+  id: string | undefined;
+  engine: "dagger" | "host";
+  target: "k3s" | "registry" | "none";
+  output: string;
+  tags: string[];
+  registry: string | undefined;
+  url: string | undefined;
+  kubeconfig: string | undefined;
+  context: string | undefined;
+  verbose: boolean;
+  help: boolean;
+}
+
+/** @throws {PipelineError} "usage" when the command line is wrong */
+export function parseCommandLine(args: string[], env: Record<string, string | undefined>): Options {
+  const wrong = (message: string) => new PipelineError("usage", message);
+  const parsed = (() => {
+    try {
+      return parseArgs({
+        args,
+        allowPositionals: true,
+        options: {
+          engine: { type: "string" },
+          target: { type: "string" },
+          output: { type: "string" },
+          tag: { type: "string", multiple: true },
+          registry: { type: "string" },
+          url: { type: "string" },
+          kubeconfig: { type: "string" },
+          context: { type: "string" },
+          verbose: { type: "boolean" },
+          help: { type: "boolean", short: "h" },
+        },
+      });
+    } catch (error) {
+      throw wrong((error as Error).message);
+    }
+  })();
+  const { values, positionals } = parsed;
+  const oneOf = <const T extends string>(what: string, given: string, known: readonly T[]): T => {
+    const found = known.find((value) => value === given);
+    if (!found) throw wrong(`unknown ${what} "${given}": expected one of ${known.join(", ")}`);
+    return found;
+  };
+  const command = oneOf("command", positionals[0] ?? "deploy", commands);
+  const id = command === "rollback" ? positionals[1] : undefined;
+  const expected = id === undefined ? 1 : 2;
+  if (positionals.length > expected) throw wrong(`one command at a time, not ${positionals.join(" ")}`);
+  for (const tag of values.tag ?? []) {
+    if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw wrong(`--tag "${tag}" is no image tag`);
+  }
+  const target = oneOf("target", values.target ?? "k3s", ["k3s", "registry", "none"]);
+  const { registry, context, url } = values;
+  if (target === "registry") {
+    // No deploy follows whatever context happens to be current.
+    if (!registry || !context) throw wrong("--target registry takes --registry HOST/PATH and --context NAME");
+    // distribution's reference grammar, with the registry's name required and neither tag nor digest.
+    if (!/^[a-zA-Z0-9.[\]:-]+(\/[a-z0-9]+([._-]+[a-z0-9]+)*)+$/.test(registry)) {
+      throw wrong(`--registry "${registry}" is no HOST/PATH of a repository`);
+    }
+  } else if (registry) throw wrong("--registry goes with --target registry");
+  if (url !== undefined && !URL.canParse(url)) throw wrong(`--url "${url}" is no URL`);
+  const inSession = env.DAGGER_SESSION_PORT !== undefined;
+  return {
+    command,
+    id,
+    engine: oneOf("engine", values.engine ?? (inSession ? "dagger" : "host"), ["dagger", "host"]),
+    target,
+    output: resolve(values.output ?? `${app.name}.tar`),
+    tags: values.tag ?? [],
+    registry,
+    url,
+    kubeconfig: values.kubeconfig,
+    context,
+    verbose: values.verbose ?? false,
+    help: values.help ?? false,
+  };
+}
