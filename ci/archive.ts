@@ -148,6 +148,8 @@ export interface Archive {
     config: Record<string, unknown>;
     rootfs: { diff_ids: string[] };
   };
+  /** Where the config's bytes are: its digest is over them, however they are formatted. */
+  configEntry: TarEntry;
   layers: TarEntry[];
 }
 
@@ -166,6 +168,7 @@ export async function readArchive(path: string): Promise<Archive | undefined> {
   return {
     names: manifest.RepoTags ?? [],
     config: await json(entry(manifest.Config)),
+    configEntry: entry(manifest.Config),
     layers: manifest.Layers.map(entry),
   };
 }

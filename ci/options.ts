@@ -2,6 +2,7 @@
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { app } from "./app.ts";
+import { parseReference } from "./deploy/registry.ts";
 import { PipelineError } from "./errors.ts";
 
 export const usage = `Takes ${app.name} from the source to a verified version on k3s.
@@ -112,10 +113,7 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
   if (target === "registry") {
     // No deploy follows whatever context happens to be current.
     if (!registry || !context) throw wrong("--target registry takes --registry HOST/PATH and --context NAME");
-    // distribution's reference grammar, with the registry's name required and neither tag nor digest.
-    if (!/^[a-zA-Z0-9.[\]:-]+(\/[a-z0-9]+([._-]+[a-z0-9]+)*)+$/.test(registry)) {
-      throw wrong(`--registry "${registry}" is no HOST/PATH of a repository`);
-    }
+    parseReference(`${registry}:tag`);
   } else if (registry) throw wrong("--registry goes with --target registry");
   if (url !== undefined && !URL.canParse(url)) throw wrong(`--url "${url}" is no URL`);
   const inSession = env.DAGGER_SESSION_PORT !== undefined;

@@ -238,9 +238,10 @@ export async function connectApi({ kubectl, privilege = [], signal }: ApiOptions
       throw unreadable(await stderr);
     }
     await chmod(socket, 0o600);
-    const send = (path: string, init: RequestInit) =>
-      fetch(`http://localhost${path}`, { ...init, unix: socket } as RequestInit);
-    return new Api(send, signal, end);
+    // HTTP_PROXY is not asked: the socket is this machine's.
+    const open = (path: string, init: RequestInit) =>
+      fetch(`http://localhost${path}`, { ...init, unix: socket, proxy: false });
+    return new Api(open, signal, end);
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;

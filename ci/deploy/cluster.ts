@@ -37,7 +37,6 @@ export async function connectCluster(options: ClusterOptions): Promise<Target> {
     api,
     kubectl,
     overlay: app.overlays.registry,
-    // The proxy of kubectl takes no signal of ours for a request that has its own.
     endpoint: () =>
       url
         ? { url: new URL(app.versionPath, url).href }

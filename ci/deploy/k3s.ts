@@ -104,9 +104,11 @@ export async function connectK3s({
       ...(kubeconfig === KUBECONFIG && !context ? words.slice(0, 2) : words),
     ],
     overlay: app.overlays.k3s,
-    endpoint: (manifests) => ({
-      url: url ? new URL(app.versionPath, url).href : nodePortUrl(address, manifests),
-    }),
+    endpoint(manifests) {
+      if (url) return { url: new URL(app.versionPath, url).href };
+      const nodePort = nodePortUrl(address, manifests);
+      return { url: nodePort, open: (init) => fetch(nodePort, { ...init, proxy: false }) };
+    },
 
     async find(id) {
       const reference = `${app.name}:${id}`;

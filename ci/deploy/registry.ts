@@ -1,6 +1,141 @@
-export async function digestOf(_r: string, _o: { signal: AbortSignal }): Promise<string | undefined> {
-  return undefined;
+/**
+ * An image's way into a registry, from the docker-archive, with nothing but HTTP.
+ *
+ * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md. Layers go
+ * compressed with zstd: half the size of a layer, in a quarter of gzip's time.
+ */
+import { readArchive, type Archive } from "../archive.ts";
+import { PipelineError } from "../errors.ts";
+import type { TarEntry } from "../tar.ts";
+import {
+  digestBytes,
+  isLoopback,
+  Repository,
+  type Manifest,
+  type Reference,
+  type RegistryOptions,
+} from "./repository.ts";
+
+const types = {
+  manifest: "application/vnd.oci.image.manifest.v1+json",
+  config: "application/vnd.oci.image.config.v1+json",
+  layer: "application/vnd.oci.image.layer.v1.tar+zstd",
+};
+
+/**
+ * Takes `registry[:port]/path:tag` apart. The registry has to be there: a name without one means another place to every
+ * tool. https for all, but for this machine itself; docker.io is the name of Docker Hub, not its address.
+ *
+ * @throws {PipelineError} "usage" when it is not of that form
+ */
+export function parseReference(reference: string): Reference {
+  const name =
+    /^(\[[\da-fA-F:]+\]|[\w.-]+)(:\d+)?\/([a-z\d]+(?:(?:[._]|__|-+|\/)[a-z\d]+)*):(\w[\w.-]{0,127})$/;
+  const [, host = "", port = "", path = "", tag = ""] = name.exec(reference) ?? [];
+  const url = URL.parse(`https://${host}${port}`);
+  if (!url || (host !== "localhost" && !port && !/[.:]/.test(host))) {
+    // What is in front of an @ may be a password.
+    throw new PipelineError("usage", `"${reference.replace(/.*@/, "…@")}" is no REGISTRY[:PORT]/PATH:TAG`, {
+      hint: "For Docker Hub it is docker.io/NAME/IMAGE:TAG.",
+    });
+  }
+  if (/^(index\.)?docker\.io$/i.test(url.host)) {
+    const origin = "https://registry-1.docker.io";
+    return { registry: "docker.io", origin, path: path.includes("/") ? path : `library/${path}`, tag };
+  }
+  const origin = isLoopback(url.hostname) ? new URL(`http://${host}${port}`).origin : url.origin;
+  return { registry: `${host}${port}`, origin, path, tag };
 }
-export async function push(_a: string, _r: string, _o: { signal: AbortSignal }): Promise<string> {
-  return "";
+
+/**
+ * Pushes a docker-archive's image. What the registry has is not sent again, and an image that stands under this very
+ * tag is not even compressed.
+ *
+ * @param reference `registry[:port]/path:tag`
+ * @returns the manifest's digest, `sha256:…`
+ * @throws {PipelineError} "surroundings": no such archive, registry not reached, credentials, space; "usage": reference
+ * @throws the signal's reason when it was aborted
+ */
+export async function push(archive: string, reference: string, options: RegistryOptions): Promise<string> {
+  const to = parseReference(reference);
+  const { configEntry, layers, config } = await read(archive);
+  const bytesOf = ({ offset, size }: TarEntry) =>
+    Bun.file(archive)
+      .slice(offset, offset + size)
+      .bytes();
+  // When one upload fails, the others end with it.
+  const failed = new AbortController();
+  const signal = AbortSignal.any([options.signal, failed.signal]);
+  const repository = new Repository(to, "pull,push", { ...options, signal });
+  const send = async (what: string, mediaType: string, bytes: Uint8Array<ArrayBuffer>) => {
+    signal.throwIfAborted();
+    const digest = digestBytes(bytes);
+    const sent = await repository.sendBlob(digest, bytes);
+    options.say?.(`${what} (${(bytes.length / 1e6).toFixed(1)} MB) ${sent ? "sent" : "is there already"}`);
+    return { mediaType, digest, size: bytes.length };
+  };
+  const sendLayer = async (layer: TarEntry, index: number) => {
+    const bytes = await bytesOf(layer);
+    if (digestBytes(bytes) !== config.rootfs.diff_ids[index])
+      throw notAnArchive(archive, `its layer ${layer.path} is not what its config says`);
+    const compressed = await Bun.zstdCompress(bytes, { level: 3 });
+    const what = `layer ${index + 1} of ${layers.length}`;
+    return send(what, types.layer, compressed as Uint8Array<ArrayBuffer>);
+  };
+
+  try {
+    const configBytes = await bytesOf(configEntry);
+    const there = await repository.manifest();
+    if (there && (await isWhole(there.content, digestBytes(configBytes), repository))) {
+      options.say?.(`${reference} is there already`);
+      return there.digest;
+    }
+    const [sentConfig, ...sentLayers] = await Promise.all([
+      send("config", types.config, configBytes),
+      ...layers.map(sendLayer),
+    ]);
+    const manifest = { schemaVersion: 2, mediaType: types.manifest, config: sentConfig, layers: sentLayers };
+    return await repository.putManifest(new TextEncoder().encode(JSON.stringify(manifest)), types.manifest);
+  } finally {
+    failed.abort();
+  }
+}
+
+/**
+ * Asks a registry what stands under `reference`.
+ *
+ * @param reference `registry[:port]/path:tag`
+ * @returns the manifest's digest, `sha256:…`; undefined when there is none
+ * @throws {PipelineError} "surroundings": registry not reached, credentials; "usage": reference
+ * @throws the signal's reason when it was aborted
+ */
+export async function digestOf(reference: string, options: RegistryOptions): Promise<string | undefined> {
+  return new Repository(parseReference(reference), "pull", options).digest();
+}
+
+/**
+ * Whether a manifest is of the image with this config, and its blobs are there. The config names the layers' content,
+ * so that it does not matter how they were compressed, or by whom.
+ */
+async function isWhole(manifest: Manifest, config: string, repository: Repository): Promise<boolean> {
+  if (manifest.config?.digest !== config || !manifest.layers) return false;
+  const blobs = [manifest.config, ...manifest.layers].map(({ digest }) => repository.hasBlob(digest));
+  return (await Promise.all(blobs)).every(Boolean);
+}
+
+async function read(path: string): Promise<Archive> {
+  const archive = await readArchive(path).catch((error: Error) => {
+    throw notAnArchive(path, error.message, error);
+  });
+  if (!archive) throw notAnArchive(path, "there is no such file");
+  if (archive.config.rootfs?.diff_ids?.length !== archive.layers.length)
+    throw notAnArchive(path, "its config tells of other layers than it has");
+  return archive;
+}
+
+function notAnArchive(path: string, why: string, cause?: unknown): PipelineError {
+  return new PipelineError("surroundings", `${path} is no docker-archive that could be pushed: ${why}`, {
+    hint: `\`bun ci/pipeline.ts image --output ${path}\` makes one.`,
+    cause,
+  });
 }

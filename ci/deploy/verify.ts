@@ -4,7 +4,7 @@
 export interface Endpoint {
   /** For a person, and what `open` asks. */
   url: string;
-  /** Asks for `url`; another way than fetch() where the Service has no address outside. */
+  /** Asks for `url`; default: fetch(), which goes through HTTP_PROXY where that is set. */
   open?: ((init: RequestInit) => Promise<Response>) | undefined;
 }
 

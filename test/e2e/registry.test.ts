@@ -1,0 +1,130 @@
+/** The push into a real registry, with and without a password; skopeo is the one who reads what was pushed. */
+import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { readArchive, writeArchive } from "../../ci/archive.ts";
+import { digestOf, push } from "../../ci/deploy/registry.ts";
+import { builtProject, describeWith, eventually, must, temporaryDirectory } from "./setup.ts";
+
+setDefaultTimeout(120_000);
+
+describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
+  const directory = temporaryDirectory();
+  const archive = join(directory, "helloapp.tar");
+  const authFile = join(directory, "auth.json");
+  const before = process.env.REGISTRY_AUTH_FILE;
+  const { signal } = new AbortController();
+  const password = "pass:wörd";
+  const registries: Bun.Subprocess[] = [];
+  let open: string;
+  let closed: string;
+
+  beforeAll(async () => {
+    const { dist, id, platform } = await builtProject();
+    writeArchive(archive, { dist, platform, names: [`helloapp:${id}`] });
+    const hash = await Bun.password.hash(password, { algorithm: "bcrypt", cost: 4 });
+    writeFileSync(join(directory, "htpasswd"), `me:${hash}\n`);
+    open = await startRegistry("open", "");
+    closed = await startRegistry(
+      "closed",
+      `auth: { htpasswd: { realm: test, path: "${directory}/htpasswd" } }`,
+    );
+    process.env.REGISTRY_AUTH_FILE = authFile;
+  });
+
+  afterEach(() => writeFileSync(authFile, "{}"));
+
+  afterAll(async () => {
+    if (before === undefined) delete process.env.REGISTRY_AUTH_FILE;
+    else process.env.REGISTRY_AUTH_FILE = before;
+    for (const registry of registries) registry.kill();
+    await Promise.all(registries.map(({ exited }) => exited));
+  });
+
+  /** Starts a registry on a free port of its own. @returns its `host:port` */
+  async function startRegistry(name: string, more: string): Promise<string> {
+    const root = join(directory, name);
+    mkdirSync(root);
+    const config = `version: 0.1
+log: { accesslog: { disabled: true } }
+storage: { filesystem: { rootdirectory: "${root}" } }
+http: { addr: "127.0.0.1:0" }
+${more}
+`;
+    writeFileSync(join(directory, `${name}.yml`), config);
+    const log = Bun.file(join(directory, `${name}.log`));
+    const command = ["docker-registry", "serve", join(directory, `${name}.yml`)];
+    registries.push(Bun.spawn(command, { stdout: "ignore", stderr: log }));
+    return eventually(async () => /listening on (127\.0\.0\.1:\d+)/.exec(await log.text())?.[1], 20);
+  }
+
+  const skopeo = (command: string, ...args: string[]) => must(["skopeo", command, ...args]);
+
+  test("leaves what skopeo finds to be the archive's image: config and layers", async () => {
+    const reference = `${open}/team/helloapp:one`;
+    const digest = await push(archive, reference, { signal });
+    const { config, configEntry, layers } = (await readArchive(archive))!;
+    const seen = JSON.parse(skopeo("inspect", "--tls-verify=false", `docker://${reference}`));
+    expect(seen.Digest).toBe(digest);
+    expect(seen.Architecture).toBe(config.architecture);
+    const { offset, size } = configEntry;
+    const raw = skopeo("inspect", "--tls-verify=false", "--config", "--raw", `docker://${reference}`);
+    expect(raw).toBe(
+      await Bun.file(archive)
+        .slice(offset, offset + size)
+        .text(),
+    );
+    expect(JSON.parse(raw).rootfs.diff_ids).toEqual(config.rootfs.diff_ids);
+    const back = join(directory, "back");
+    skopeo("copy", "--src-tls-verify=false", "--dest-decompress", `docker://${reference}`, `dir:${back}`);
+    const unpacked = config.rootfs.diff_ids.map((diffId) => join(back, diffId.replace("sha256:", "")));
+    for (const [index, { offset, size }] of layers.entries()) {
+      const layer = await Bun.file(archive)
+        .slice(offset, offset + size)
+        .bytes();
+      expect(Buffer.compare(await Bun.file(unpacked[index]!).bytes(), layer)).toBe(0);
+    }
+    expect(await digestOf(reference, { signal })).toBe(digest);
+    expect(await digestOf(`${open}/team/helloapp:other`, { signal })).toBeUndefined();
+  });
+
+  test("sends nothing a second time, and for a second tag the manifest alone", async () => {
+    const sent: string[] = [];
+    using counter = Bun.serve({
+      hostname: "127.0.0.1",
+      port: 0,
+      fetch(request) {
+        const url = new URL(request.url);
+        if (request.method !== "GET" && request.method !== "HEAD")
+          sent.push(`${request.method} ${url.pathname}`);
+        const { method, headers, body } = request;
+        return fetch(`http://${open}${url.pathname}${url.search}`, { method, headers, body, proxy: false });
+      },
+    });
+    const reference = `127.0.0.1:${counter.port}/twice/helloapp:one`;
+    const digest = await push(archive, reference, { signal });
+    expect(sent.filter((call) => call.startsWith("PUT"))).toHaveLength(4);
+    sent.length = 0;
+    expect(await push(archive, reference, { signal })).toBe(digest);
+    expect(sent).toEqual([]);
+    expect(await push(archive, reference.replace("one", "two"), { signal })).toBe(digest);
+    expect(sent).toEqual(["PUT /v2/twice/helloapp/manifests/two"]);
+  });
+
+  test("finds the password that `skopeo login` has written", async () => {
+    const login = ["--tls-verify=false", "--authfile", authFile, "-u", "me", "-p", password];
+    skopeo("login", ...login, closed);
+    const reference = `${closed}/team/helloapp:one`;
+    const digest = await push(archive, reference, { signal });
+    expect(await digestOf(reference, { signal })).toBe(digest);
+  });
+
+  test("says that a password is wrong, and not which", async () => {
+    const auth = Buffer.from("me:wrong").toString("base64");
+    writeFileSync(authFile, JSON.stringify({ auths: { [closed]: { auth } } }));
+    const error = await push(archive, `${closed}/team/helloapp:two`, { signal }).catch((error) => error);
+    expect(error.message).toContain("401, UNAUTHORIZED: authentication required");
+    expect(error.hint).toContain("The credentials found");
+    expect(Bun.inspect(error)).not.toMatch(new RegExp(`wrong|${auth}`));
+  });
+});
