@@ -4,7 +4,7 @@
  */
 import { app } from "../app.ts";
 import type { Api } from "./api.ts";
-import type { KubeObject } from "./objects.ts";
+import type { KubeObject, Pod } from "./objects.ts";
 
 export interface Version {
   /** Name of its ConfigMap: two versions of one id are possible, with other manifests. */
@@ -47,10 +47,14 @@ export async function listVersions(api: Api): Promise<Version[]> {
   return found.map(parse).sort((a, b) => ((a.verified ?? "") < (b.verified ?? "") ? 1 : -1));
 }
 
-/** Images that any namespace's kept versions run: one node may serve several. */
+/** Images of the app that any namespace keeps a version of, or runs: one node may serve several. */
 export async function keptImages(api: Api): Promise<Set<string>> {
-  const found = await api.list<ConfigMap>("/api/v1/configmaps", { labelSelector: selector });
-  return new Set(found.map(({ data }) => data.image!));
+  const [versions, pods] = await Promise.all([
+    api.list<ConfigMap>("/api/v1/configmaps", { labelSelector: selector }),
+    api.list<Pod>("/api/v1/pods", { labelSelector: `app.kubernetes.io/name=${app.name}` }),
+  ]);
+  const run = pods.flatMap(({ spec }) => spec.containers.map(({ image }) => image));
+  return new Set([...versions.map(({ data }) => data.image!), ...run]);
 }
 
 function parse({ metadata, data }: ConfigMap): Version {

@@ -10,9 +10,9 @@ import type { Deployment, KubeObject } from "../../ci/deploy/objects.ts";
 import { PipelineError } from "../../ci/errors.ts";
 import { FakeCluster } from "./cluster.ts";
 
-const namespaced = { name: "helloapp", namespace: "helloapp" };
+const namespaced = { name: "helloapp", namespace: app.namespace };
 const overlay: KubeObject[] = [
-  { apiVersion: "v1", kind: "Namespace", metadata: { name: "helloapp" } },
+  { apiVersion: "v1", kind: "Namespace", metadata: { name: app.namespace } },
   { apiVersion: "v1", kind: "Service", metadata: namespaced },
   {
     apiVersion: "apps/v1",
@@ -27,8 +27,8 @@ const overlay: KubeObject[] = [
     },
   } as unknown as Deployment,
 ];
-const deployment = "/apis/apps/v1/namespaces/helloapp/deployments/helloapp";
-const lease = "/apis/coordination.k8s.io/v1/namespaces/helloapp/leases/helloapp-deploy";
+const deployment = `/apis/apps/v1/namespaces/${app.namespace}/deployments/helloapp`;
+const lease = `/apis/coordination.k8s.io/v1/namespaces/${app.namespace}/leases/helloapp-deploy`;
 
 let cluster: FakeCluster;
 let images: Set<string>;
@@ -96,7 +96,7 @@ describe("a deploy", () => {
   test("the first one makes the namespace, everything in it, and keeps the version", async () => {
     process.env.MANIFESTS = JSON.stringify(manifests);
     expect(describePlan(await plan(run, "a"))).toEqual([
-      "Namespace/helloapp is new",
+      `Namespace/${app.namespace} is new`,
       "Service/helloapp is new",
       "Deployment/helloapp is new",
     ]);
@@ -141,7 +141,7 @@ describe("a deploy", () => {
     manifests = overlay.filter(({ kind }) => kind !== "Service" && kind !== "Namespace");
     await bring("b");
     expect([...cluster.objects.keys()].filter((path) => path.includes("/services/"))).toEqual([]);
-    expect(cluster.objects.has("/api/v1/namespaces/helloapp")).toBe(true);
+    expect(cluster.objects.has(`/api/v1/namespaces/${app.namespace}`)).toBe(true);
     expect(said.join("\n")).toContain("Service/helloapp");
   });
 
@@ -186,7 +186,7 @@ describe("a version that does not come up", () => {
     manifests = [overlay[0]!, service, extra, overlay[2]!];
     cluster.container = crashing("helloapp:b");
     await failureOf(bring("b"));
-    expect(cluster.objects.has("/api/v1/namespaces/helloapp/services/extra")).toBe(false);
+    expect(cluster.objects.has(`/api/v1/namespaces/${app.namespace}/services/extra`)).toBe(false);
     const back = cluster.changes.findLast((change) => change.includes("services/helloapp"));
     expect(back).toStartWith("PATCH");
   });

@@ -1,18 +1,19 @@
 /** One deploy at a time. */
 import { afterEach, describe, expect, test } from "bun:test";
+import { app } from "../../ci/app.ts";
 import type { Api } from "../../ci/deploy/api.ts";
 import { processName, takeLock, type Lease, type Lock } from "../../ci/deploy/lock.ts";
 import type { PipelineError } from "../../ci/errors.ts";
 import { FakeCluster } from "./cluster.ts";
 
-const path = "/apis/coordination.k8s.io/v1/namespaces/helloapp/leases/helloapp-deploy";
+const path = `/apis/coordination.k8s.io/v1/namespaces/${app.namespace}/leases/helloapp-deploy`;
 const PROCESS = "helloapp-pipeline/process";
 const elsewhere = "other-boot/pid:[1]/7/1";
 
 function cluster(): FakeCluster {
   const made = new FakeCluster();
-  const namespace = { apiVersion: "v1", kind: "Namespace", metadata: { name: "helloapp" } };
-  made.objects.set("/api/v1/namespaces/helloapp", namespace);
+  const namespace = { apiVersion: "v1", kind: "Namespace", metadata: { name: app.namespace } };
+  made.objects.set(`/api/v1/namespaces/${app.namespace}`, namespace);
   return made;
 }
 
