@@ -451,7 +451,15 @@ async function undo(
   say(`roll back to ${back.id}`);
   leaves(`${name} did not come up, and the rollback to ${back.id} was under way.`);
   try {
-    const { servedAfter, samples: after } = await bring(run, back, target.endpoint(back.manifests), true);
+    // Pods that never served may leave in their own time.
+    const hurry = AbortSignal.abort();
+    const { servedAfter, samples: after } = await bring(
+      run,
+      back,
+      target.endpoint(back.manifests),
+      true,
+      hurry,
+    );
     await prune(api, version.manifests, back.manifests);
     await forget(api, version);
     for (const seen of [samples, after]) if (seen) say(describeSamples(seen));

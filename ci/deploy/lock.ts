@@ -6,7 +6,7 @@
  * dead, and the Lease is taken over. A holder of this machine is looked up among its processes, which takes no time.
  */
 import { readFileSync, readlinkSync } from "node:fs";
-import { hostname, userInfo } from "node:os";
+import { hostname } from "node:os";
 import { app } from "../app.ts";
 import { PipelineError } from "../errors.ts";
 import { Refusal, type Api } from "./api.ts";
@@ -60,7 +60,8 @@ export interface LockOptions {
  */
 export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
   const { purpose, say, leaseSeconds = LEASE_SECONDS, renewSeconds = RENEW_SECONDS } = options;
-  const identity = `${userInfo().username}@${hostname()} (${purpose})`;
+  const { USER, LOGNAME } = process.env;
+  const identity = `${USER ?? LOGNAME ?? `uid ${process.getuid?.()}`}@${hostname()} (${purpose})`;
   const now = () => new Date().toISOString().replace("Z", "000Z");
   const wanted = (): Lease => ({
     apiVersion: "coordination.k8s.io/v1",

@@ -1,4 +1,6 @@
 import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { app } from "../../ci/app.ts";
 import type { ContainerStatus, Deployment, Pod, ReplicaSet } from "../../ci/deploy/objects.ts";
 import {
@@ -240,4 +242,50 @@ test.each([
     template: { metadata: { labels }, spec: { containers: [{ name: "helloapp", image }] } },
   };
   expect(idOf({ spec })).toBe(id);
+});
+
+/**
+ * States of a real cluster (k3s's Kubernetes 1.32.4), as they were when a deploy of each kind was given up, with the fields
+ * that ci/deploy/objects.ts names. The moment is that of the verdict: what was to be patient about is there already.
+ */
+describe("recorded states", () => {
+  const lines = readFileSync(join(import.meta.dir, "states.jsonl"), "utf8")
+    .trimEnd()
+    .split("\n");
+  const states = lines.map((line) => JSON.parse(line) as Observation & { name: string });
+  const recorded = Object.fromEntries(states.map((state) => [state.name, state]));
+  const failures: [state: string, reason: string, message: string | RegExp][] = [
+    ["an image that is not there", "ErrImageNeverPull", 'image "missing:not-there" is not present'],
+    ["an image that cannot be pulled", "ImagePullBackOff", "127.0.0.1:1/missing:not-there"],
+    ["exits at start", "CrashLoopBackOff", "helloapp exits with 1"],
+    ["a ConfigMap that is not there", "CreateContainerConfigError", 'configmap "nowhere" not found'],
+    ["refused by pod security", "FailedCreate", "violates PodSecurity"],
+    ["refused by a quota", "FailedCreate", "exceeded quota"],
+    ["no room on the node", "Unschedulable", "Insufficient cpu"],
+    ["never ready", "NotReady", "has not passed its readiness probe"],
+  ];
+
+  test("each has its test", () => {
+    const others = ["starting", "complete, the old pods leaving"];
+    expect(Object.keys(recorded).sort()).toEqual([...failures.map(([name]) => name), ...others].sort());
+  });
+
+  test.each(failures)("%s: %s", (state, reason, message) => {
+    const patient = Math.max(app.readySeconds, app.scheduleSeconds);
+    const verdict = after(patient, recorded[state]!);
+    expect(verdict).toMatchObject({ state: "failed", reason });
+    expect(verdict.state === "failed" && verdict.message).toContain(message as string);
+  });
+
+  test("what only takes its time is not given up", () => {
+    const { state, ...rest } = after(60, recorded.starting!);
+    expect(state).toBe("progressing");
+    expect(rest).toMatchObject({ doubts: [] });
+  });
+
+  test("complete, while the old pods still serve their clients to the end", () => {
+    const seen = recorded["complete, the old pods leaving"]!;
+    expect(assess(seen).state).toBe("complete");
+    expect(otherPods(seen)).toHaveLength(2);
+  });
 });
