@@ -2,9 +2,11 @@
  * What the pipeline has to know of the service that it deploys. To carry another one, this is what changes; README.md,
  * "A service of your own", lists what the service itself has to do.
  */
+import packageJson from "../package.json";
+
 export const app = {
   /** Name of the Deployment, the Service and the image; also the value of the label app.kubernetes.io/name. */
-  name: "helloapp",
+  name: packageJson.name,
   namespace: "helloapp",
   /** The kustomize overlay for each target. */
   overlays: { k3s: "k8s/overlays/k3s", registry: "k8s/overlays/registry" },

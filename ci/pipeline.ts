@@ -205,7 +205,8 @@ class Run {
       const there = await readArchive(output).catch(() => undefined);
       if (there && there.names.join() === names.join()) return detail("is there already");
 
-      const dist = join(project, `dist.${this.engine.name}-${process.pid}`);
+      // Where neither `bun check` nor `watch` sees it come and go.
+      const dist = join(project, "node_modules/.cache/pipeline", `dist-${process.pid}`);
       try {
         const built = await this.engine.build(dist);
         if (built.id !== id) {

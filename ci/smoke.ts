@@ -20,7 +20,7 @@ import { readTar } from "./tar.ts";
  * the image; "surroundings" when the image was made for another system
  */
 export async function smoke(archive: string, id: string): Promise<void> {
-  const root = await mkdtemp(join(tmpdir(), "helloapp-smoke-"));
+  const root = await mkdtemp(join(tmpdir(), `${app.name}-smoke-`));
   try {
     await unpack(archive, root);
     const binary = join(root, image.binary);

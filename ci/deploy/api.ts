@@ -7,12 +7,13 @@
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { app } from "../app.ts";
 import { PipelineError } from "../errors.ts";
 import { onPath, run } from "../process.ts";
 import type { KubeObject } from "./objects.ts";
 
 /** Name under which the pipeline owns, on the server, what the manifests say; also after a manual edit. */
-export const FIELD_MANAGER = "helloapp-pipeline";
+export const FIELD_MANAGER = `${app.name}-pipeline`;
 /** Seconds that a first question to the cluster may take. */
 export const PATIENCE_SECONDS = 6;
 
@@ -205,7 +206,7 @@ export async function connectApi({ kubectl, privilege = [], signal }: ApiOptions
       hint: "https://kubernetes.io/docs/tasks/tools/ tells how to install kubectl.",
     });
   }
-  const directory = await mkdtemp(join(tmpdir(), "helloapp-api-"));
+  const directory = await mkdtemp(join(tmpdir(), `${app.name}-api-`));
   try {
     let command = kubectl;
     if (privilege.length > 0) {

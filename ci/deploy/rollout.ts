@@ -137,15 +137,17 @@ function doubtsAbout(seen: Observation): Doubt[] {
   });
 
   const refused = condition(seen.deployment.status.conditions, "ReplicaFailure", "True");
+  // Room that old pods make when they leave is found at the next try, and tries come ever more seldom.
+  const patience = own.some(isReady) ? app.scheduleSeconds * 4 : app.scheduleSeconds;
   const unscheduled = own.filter((pod) => condition(pod.status.conditions, "PodScheduled", "False"));
   const without: Doubt[] = unscheduled.map(({ metadata, status }) => {
     const { reason = "Unschedulable", message = "" } = condition(status.conditions, "PodScheduled", "False")!;
-    return { reason, message, pod: metadata.name, patienceSeconds: app.scheduleSeconds };
+    return { reason, message, pod: metadata.name, patienceSeconds: patience };
   });
   if (refused) {
     const { reason = "ReplicaFailure", message = "" } = refused;
     // Every other refusal stays one, however many pods leave.
-    const patienceSeconds = /exceeded quota/.test(message) ? app.scheduleSeconds : 0;
+    const patienceSeconds = /exceeded quota/.test(message) ? patience : 0;
     without.push({ reason, message, patienceSeconds });
   }
   // Where there is no room for all new pods at once, each old one that leaves makes some, and it leaves when a new one is

@@ -19,7 +19,7 @@ export function hostEngine(project: string, signal: AbortSignal): Engine {
     name: "host",
     async script(name) {
       const digest = await digestOfFiles(project);
-      const stamp = join(project, "node_modules/.cache/helloapp", `${name}-${digest}`);
+      const stamp = join(project, "node_modules/.cache/pipeline", `${name}-${digest}`);
       if (await stat(stamp).catch(() => undefined)) return { unchanged: true };
       await bun(["run", "--silent", name], `bun run ${name}`);
       // A file that was saved meanwhile may have been read before or after.

@@ -8,7 +8,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { eventually, must, sh } from "../e2e/setup.ts";
-import { Copy } from "./copies.ts";
+import { Copy } from "../e2e/copies.ts";
 import { Load, type Tally } from "./load.ts";
 
 const usage = `Measures deploys to this machine's k3s, under load.

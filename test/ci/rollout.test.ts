@@ -204,6 +204,16 @@ describe("failed", () => {
       const starting = pod("new", {}, { conditions: [placed] });
       expect(after(60, observe([starting], { conditions })).state).toBe("progressing");
     });
+
+    test("once a new pod is ready, the next try may take longer to come", () => {
+      const ready = [
+        { type: "PodScheduled", status: "True" },
+        { type: "Ready", status: "True" },
+      ] as const;
+      const first = pod("new", { ready: true }, { conditions: [...ready] });
+      expect(after(app.scheduleSeconds, observe([waiting, first])).state).toBe("progressing");
+      expect(after(app.scheduleSeconds * 4, observe([waiting, first])).state).toBe("failed");
+    });
   });
 
   test("pods refused by pod security, before there is any: at once", () => {

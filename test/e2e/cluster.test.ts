@@ -1,115 +1,119 @@
 /**
- * Real deploys to this machine's k3s, in a namespace and on a port of their own. They run when E2E_CLUSTER=k3s allows
- * it: a test should not touch a cluster because it found one.
+ * Real deploys to this machine's k3s, in namespaces and on ports of their own. They run when E2E_CLUSTER=k3s allows it: a
+ * test should not touch a cluster because it found one.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { Copy } from "./copies.ts";
+import { otherService } from "./service.ts";
 import {
-  copyProject,
   daggerEngine,
   describeWith,
   eventually,
   must,
   sh,
+  startRegistry,
+  stopRegistries,
   temporaryDirectory,
 } from "./setup.ts";
 
 setDefaultTimeout(300_000);
 
-const namespace = "helloapp-e2e";
-const url = "http://127.0.0.1:30980/version";
+const place = { namespace: "helloapp-e2e", port: 30980 };
+const url = `http://127.0.0.1:${place.port}/version`;
 const allowed = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
+const surroundings = { name: "E2E_CLUSTER=k3s, and a k3s that answers", answers: allowed };
 const dagger = daggerEngine();
+
+const remove = (namespace: string) =>
+  void sh(["k3s", "kubectl", "delete", "namespace", namespace, "--ignore-not-found"]);
+
+/** Starts the pipeline in a copy. */
+function start(directory: string, args: string[], engine = "host") {
+  const runner =
+    engine === "dagger" ? ["dagger", "--progress=plain", "run", process.execPath] : [process.execPath];
+  return Bun.spawn([...runner, "ci/pipeline.ts", ...args], {
+    cwd: directory,
+    env: { ...process.env, GITHUB_STEP_SUMMARY: undefined },
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+}
+
+/** Runs the pipeline in a copy to its end. */
+async function pipeline(directory: string, args: string[] = [], engine = "host") {
+  const child = start(directory, args, engine);
+  const [stdout, stderr] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+  ]);
+  return { code: await child.exited, output: stdout + stderr };
+}
+
+/** Reads a stream until it holds `text`. */
+async function until(stream: ReadableStream<Uint8Array>, text: string): Promise<string> {
+  const decoder = new TextDecoder();
+  const reader = stream.getReader();
+  let seen = "";
+  while (!seen.includes(text)) {
+    const { value, done } = await reader.read();
+    if (done) throw new Error(`ended without "${text}":\n${seen}`);
+    seen += decoder.decode(value, { stream: true });
+  }
+  reader.releaseLock();
+  return seen;
+}
+
+async function served(): Promise<string> {
+  const init = { keepalive: false, headers: { Connection: "close" } };
+  return ((await (await fetch(url, init)).json()) as { id: string }).id;
+}
+
+/** Runs `work` while asking for the version all the time; gives the replies and how often each came. */
+async function whileAsked<T>(work: () => Promise<T>): Promise<{ value: T; replies: Record<string, number> }> {
+  const replies: Record<string, number> = {};
+  let done = false;
+  const client = async (keepalive: boolean) => {
+    while (!done) {
+      const init = { keepalive, ...(!keepalive && { headers: { Connection: "close" } }) };
+      const answer = await fetch(url, init)
+        .then((reply) => reply.json() as Promise<{ id: string }>)
+        .then(
+          ({ id }) => id,
+          (error: Error) => `failed: ${error.message}`,
+        );
+      replies[answer] = (replies[answer] ?? 0) + 1;
+    }
+  };
+  const clients = [client(true), client(true), client(false)];
+  const value = await work().finally(() => (done = true));
+  await Promise.all(clients);
+  return { value, replies };
+}
 
 describeWith(
   "deploy to k3s",
   [],
   () => {
-    const project = copyProject(join(temporaryDirectory(), "project"));
-    const rewrite = (path: string, change: (text: string) => string) => {
-      const file = join(project, path);
-      const before = readFileSync(file, "utf8");
-      const after = change(before);
-      expect(after).not.toBe(before);
-      writeFileSync(file, after);
-    };
-    /** Another version of the service: `statement` before its main part. */
-    const edit = (statement: string) =>
-      rewrite("src/main.ts", (text) =>
-        text.replace(
-          /(?:\/\/ edit\n.*\n)?const \[argument, \.\.\.more\]/,
-          () => `// edit\n${statement}\nconst [argument, ...more]`,
-        ),
-      );
-    const kubectl = (...args: string[]) => must(["k3s", "kubectl", "-n", namespace, ...args]);
+    const directory = temporaryDirectory();
+    const project = new Copy(directory, "project", place);
+    const { directory: here } = project;
+    const kubectl = (...args: string[]) => must(["k3s", "kubectl", "-n", place.namespace, ...args]);
     const generation = () =>
       kubectl("get", "deployment", "helloapp", "-o", "jsonpath={.metadata.generation}");
-    const served = async () => ((await (await fetch(url, { keepalive: false })).json()) as { id: string }).id;
+    const images = () => must(["k3s", "ctr", "-n", "k8s.io", "images", "ls", "-q"]).split("\n");
 
-    /** Pods of the version before serve their clients to the end; this waits for that end. */
-    const alone = () =>
-      eventually(
-        async () => kubectl("get", "pods", "-o", "name").trim().split("\n").length === 2 || undefined,
-      );
-
-    /** Runs `work` while asking for the version all the time; gives the replies and how often each came. */
-    async function whileAsked<T>(
-      work: () => Promise<T>,
-    ): Promise<{ value: T; replies: Record<string, number> }> {
-      const replies: Record<string, number> = {};
-      let done = false;
-      const client = async (keepalive: boolean) => {
-        while (!done) {
-          const init = { keepalive, ...(!keepalive && { headers: { Connection: "close" } }) };
-          const answer = await fetch(url, init)
-            .then((reply) => reply.json() as Promise<{ id: string }>)
-            .then(
-              ({ id }) => id,
-              (error: Error) => `failed: ${error.message}`,
-            );
-          replies[answer] = (replies[answer] ?? 0) + 1;
-        }
-      };
-      const clients = [client(true), client(true), client(false)];
-      const value = await work().finally(() => (done = true));
-      await Promise.all(clients);
-      return { value, replies };
-    }
-
-    async function pipeline(engine: string, ...args: string[]) {
-      const start =
-        engine === "dagger" ? ["dagger", "--progress=plain", "run", process.execPath] : [process.execPath];
-      const child = Bun.spawn([...start, "ci/pipeline.ts", ...args], {
-        cwd: project,
-        stdin: "ignore",
-        stdout: "pipe",
-        stderr: "pipe",
-      });
-      const [stdout, stderr] = await Promise.all([
-        new Response(child.stdout).text(),
-        new Response(child.stderr).text(),
-      ]);
-      return { code: await child.exited, output: stdout + stderr };
-    }
-
-    beforeAll(() => {
-      sh(["k3s", "kubectl", "delete", "namespace", namespace, "--ignore-not-found"]);
-      rewrite("ci/app.ts", (text) => text.replace('namespace: "helloapp"', `namespace: "${namespace}"`));
-      rewrite("k8s/base/kustomization.yaml", (text) =>
-        text.replace("namespace: helloapp", `namespace: ${namespace}`),
-      );
-      rewrite("k8s/base/namespace.yaml", (text) => text.replace("name: helloapp", `name: ${namespace}`));
-      rewrite("k8s/overlays/k3s/kustomization.yaml", (text) => text.replace("30080", "30980"));
-    });
-    afterAll(() => void sh(["k3s", "kubectl", "delete", "namespace", namespace, "--ignore-not-found"]));
+    beforeAll(() => remove(place.namespace));
+    afterAll(() => remove(place.namespace));
 
     describe.each(["host", ...(dagger.answers ? ["dagger"] : [])])("%s engine", (engine) => {
       let id: string;
 
       test("a version is built, imported, rolled out, verified", async () => {
-        edit(`if (process.env.ENGINE === "${engine}") console.log("here");`);
-        const { code, output } = await pipeline(engine);
+        project.edit();
+        const { code, output } = await pipeline(here, [], engine);
         expect(code, output).toBe(0);
         id = await served();
         expect(output).toContain(`helloapp:${id} serves at`);
@@ -117,28 +121,31 @@ describeWith(
 
       test("nothing changed: nothing is deployed, and it says so", async () => {
         const before = generation();
-        const { code, output } = await pipeline(engine);
+        const { code, output } = await pipeline(here, [], engine);
         expect(code, output).toBe(0);
         expect(output).toContain(`nothing to deploy: helloapp:${id} runs already`);
-        expect(output).not.toContain("import ");
+        expect(output).not.toContain("apply ");
         expect(generation()).toBe(before);
       });
 
-      test("an edit is served, and no request fails meanwhile", async () => {
-        edit(`if (process.env.ENGINE === "${engine}") console.log("there");`);
-        await alone();
-        const { value, replies } = await whileAsked(() => pipeline(engine));
+      test("an edit is served, no request fails meanwhile, and the pods before are gone at the end", async () => {
+        project.edit();
+        const { value, replies } = await whileAsked(() => pipeline(here, [], engine));
         expect(value.code, value.output).toBe(0);
+        expect(value.output).toMatch(/meanwhile 0 of \d+ requests failed/);
         const after = await served();
         expect(after).not.toBe(id);
         expect(Object.keys(replies).sort()).toEqual([id, after].sort());
+        expect(kubectl("get", "pods", "-o", "name").trim().split("\n")).toHaveLength(2);
         id = after;
       });
 
       test("a version that exits at start is rolled back, its log on the screen, the old one served throughout", async () => {
-        edit(`if (process.env.NOTHING === undefined) throw new Error("cannot start like this (${engine})");`);
-        await alone();
-        const { value, replies } = await whileAsked(() => pipeline(engine));
+        project.state(
+          `if (process.env.NOTHING === undefined) throw new Error("cannot start like this (${engine})");`,
+        );
+        const { value, replies } = await whileAsked(() => pipeline(here, [], engine));
+        project.restore();
         expect(value.code, value.output).toBe(1);
         expect(value.output).toContain(`cannot start like this (${engine})`);
         expect(value.output).toContain("CrashLoopBackOff");
@@ -147,58 +154,173 @@ describeWith(
       });
     });
 
+    test("plan: what would change, by its place, and nothing is changed", async () => {
+      const before = generation();
+      project.edit();
+      project.rewrite("k8s/base/deployment.yaml", "memory: 64Mi", "memory: 65Mi");
+      const { code, output } = await pipeline(here, ["plan"]);
+      project.restore();
+      expect(code, output).toBe(0);
+      expect(output).toContain('spec.template.spec.containers.0.resources.requests.memory: "64Mi" -> "65Mi"');
+      expect(output).toContain(`helloapp:${project.id()}`);
+      expect(generation()).toBe(before);
+    });
+
     test("an overlay that the server refuses: exit 1, nothing changed", async () => {
       const before = generation();
-      edit("if (process.env.NOTHING) throw new Error();");
-      rewrite("k8s/base/deployment.yaml", (text) => text.replace("replicas: 2", "replicas: -2"));
-      const { code, output } = await pipeline("host");
-      rewrite("k8s/base/deployment.yaml", (text) => text.replace("replicas: -2", "replicas: 2"));
+      project.rewrite("k8s/base/deployment.yaml", "replicas: 2", "replicas: -2");
+      const { code, output } = await pipeline(here);
+      project.restore();
       expect(code, output).toBe(1);
       expect(output).toContain("must be greater than or equal to 0");
       expect(generation()).toBe(before);
     });
 
-    test("interrupted in the middle: exit 130, says what goes on, and the next run picks it up", async () => {
-      const child = Bun.spawn([process.execPath, "ci/pipeline.ts"], {
-        cwd: project,
-        stdin: "ignore",
-        stdout: "pipe",
-        stderr: "pipe",
-      });
-      let output = "";
-      for await (const chunk of child.stdout) {
-        output += new TextDecoder().decode(chunk);
-        if (output.includes("new pods ready")) break;
-      }
+    test("interrupted in the middle: exit 130, says what goes on, holds no lock, and the next run picks it up", async () => {
+      project.edit();
+      const child = start(here, []);
+      await until(child.stdout, "new pods ready");
       child.kill("SIGINT");
       expect(await child.exited).toBe(130);
       expect(await new Response(child.stderr).text()).toContain("goes on in the cluster");
-      const { code, output: next } = await pipeline("host");
+      expect(kubectl("get", "leases", "-o", "name").trim()).toBe("");
+      const { code, output: next } = await pipeline(here);
       expect(code, next).toBe(0);
-      expect(next).toContain(await served());
+      expect(await served()).toBe(project.id());
     });
 
-    test("verify and rollback", async () => {
-      const before = await served();
-      expect((await pipeline("host", "verify")).code).toBe(0);
-      const { code, output } = await pipeline("host", "rollback");
+    test("killed in the middle: the next run takes the lock over, and nothing of the killed one is left", async () => {
+      project.edit();
+      const child = start(here, []);
+      await until(child.stdout, "new pods ready");
+      child.kill("SIGKILL");
+      await child.exited;
+      expect(kubectl("get", "leases", "-o", "name").trim()).not.toBe("");
+      const { code, output } = await pipeline(here);
       expect(code, output).toBe(0);
-      const after = await served();
-      expect(after).not.toBe(before);
-      expect(output).toContain(`helloapp:${after} serves again`);
-      expect((await pipeline("host", "verify")).code).toBe(1);
+      expect(output).toContain("has ended without releasing it");
+      expect(await served()).toBe(project.id());
+      expect(kubectl("get", "leases", "-o", "name").trim()).toBe("");
+      await eventually(
+        async () => sh(["pgrep", "-f", "kubectl .*proxy --unix-socket"]).output === "" || undefined,
+      );
     });
 
-    test("a kubeconfig that is not there: exit 3", async () => {
-      const { code, output } = await pipeline("host", "--kubeconfig", "/nonexistent");
-      expect(code).toBe(3);
-      expect(output).toContain("/nonexistent");
+    test("a second deploy at the same time is refused and names the first; status shows it", async () => {
+      project.edit();
+      const first = start(here, []);
+      await until(first.stdout, "apply ");
+      const rival = await pipeline(here, ["rollback"]);
+      const during = await pipeline(here, ["status"]);
+      expect(await first.exited).toBe(0);
+      expect(rival.code, rival.output).toBe(3);
+      expect(rival.output).toContain(`(deploy of helloapp:${project.id()}) holds the lock`);
+      expect(during.output).toContain(`a deploy is under way: `);
+      expect(await served()).toBe(project.id());
+    });
+
+    test("status, verify, and rollback to what served before and to a version by its id", async () => {
+      const before = await served();
+      expect((await pipeline(here, ["verify"])).code).toBe(0);
+      const shown = await pipeline(here, ["status"]);
+      expect(shown.output).toContain(`helloapp:${before} is rolled out, proven 20`);
+      expect(shown.output).toContain("2 of 2 pods ready, 0 restarts");
+      const kept = [...shown.output.matchAll(/^ +([0-9a-f]{12}) {2}20/gm)].map(([, id]) => id!);
+      expect(kept[0]).toBe(before);
+      expect(kept.length).toBeGreaterThan(2);
+      // What can be gone back to is in the node, the rest is not.
+      for (const id of kept) expect(images()).toContain(`docker.io/library/helloapp:${id}`);
+
+      const { code, output } = await pipeline(here, ["rollback"]);
+      expect(code, output).toBe(0);
+      expect(await served()).toBe(kept[1]!);
+      expect(output).toContain(`helloapp:${kept[1]} serves again`);
+      expect((await pipeline(here, ["verify"])).code).toBe(1);
+      const further = await pipeline(here, ["rollback", kept[2]!]);
+      expect(further.code, further.output).toBe(0);
+      expect(await served()).toBe(kept[2]!);
+      expect((await pipeline(here, ["rollback", "0123456789ab"])).code).toBe(3);
+    });
+
+    test("where there is room for one new pod beside the old ones, they come one after the other", async () => {
+      project.edit();
+      kubectl("create", "quota", "pods", "--hard=pods=3");
+      await eventually(
+        async () =>
+          kubectl("get", "resourcequota", "pods", "-o", "jsonpath={.status.used.pods}") === "2" || undefined,
+      );
+      const { code, output } = await pipeline(here);
+      kubectl("delete", "resourcequota", "pods");
+      expect(code, output).toBe(0);
+      expect(await served()).toBe(project.id());
+    });
+
+    test("watch: a save is served, a red test is not", async () => {
+      const child = start(here, ["watch"]);
+      await until(child.stdout, " after ");
+      project.edit();
+      const line = await until(child.stdout, " serves at ");
+      expect(line).toMatch(/^\d\d:\d\d:\d\d after \d+\.\d s: helloapp:/m);
+      const good = await served();
+      expect(good).toBe(project.id());
+      const red = join(here, "test/src/red.test.ts");
+      const statements = [
+        'import { expect, test } from "bun:test";',
+        'test("red", () => expect(1).toBe(2));',
+      ];
+      writeFileSync(red, `${statements.join("\n\n")}\n`);
+      project.edit();
+      expect(await until(child.stdout, "failed")).toContain("bun run test:unit failed");
+      expect(await served()).toBe(good);
+      await Bun.file(red).delete();
+      await until(child.stdout, " serves at ");
+      expect(await served()).toBe(project.id());
+      child.kill("SIGINT");
+      expect(await child.exited).toBe(130);
+    });
+
+    test("a kubeconfig that is not there, or has no such context: exit 3", async () => {
+      const missing = await pipeline(here, ["--kubeconfig", "/nonexistent"]);
+      expect(missing.code).toBe(3);
+      expect(missing.output).toContain("/nonexistent");
+      const wrong = await pipeline(here, ["--context", "nowhere"]);
+      expect(wrong.code).toBe(3);
+      expect(wrong.output).toContain('context "nowhere" does not exist');
+    });
+
+    test("rights that are missing, and credentials that are not known: exit 3, nothing changed", async () => {
+      const before = generation();
+      kubectl("create", "serviceaccount", "limited");
+      kubectl(
+        "create",
+        "clusterrolebinding",
+        "helloapp-e2e-limited",
+        "--clusterrole=view",
+        `--serviceaccount=${place.namespace}:limited`,
+      );
+      const config = JSON.parse(
+        must(["k3s", "kubectl", "config", "view", "--raw", "--flatten", "-o", "json"]),
+      );
+      const kubeconfig = join(directory, "limited.yaml");
+      const as = (token: string) => {
+        config.users[0].user = { token };
+        writeFileSync(kubeconfig, JSON.stringify(config));
+        return pipeline(here, ["--kubeconfig", kubeconfig]);
+      };
+      const limited = await as(kubectl("create", "token", "limited").trim());
+      const unknown = await as("nonsense");
+      kubectl("delete", "clusterrolebinding", "helloapp-e2e-limited");
+      expect(limited.code, limited.output).toBe(3);
+      expect(limited.output).toMatch(/^error: .*cannot (list|patch|get).*auth can-i/m);
+      expect(unknown.code, unknown.output).toBe(3);
+      expect(unknown.output).toMatch(/^error: .*Unauthorized.*expired/m);
+      expect(generation()).toBe(before);
     });
 
     test("the namespace enforces pod security, the pods meet it", async () => {
       const pods = kubectl("get", "pods", "-o", "jsonpath={..phase}");
       expect(new Set(pods.split(" "))).toEqual(new Set(["Running"]));
-      const labels = kubectl("get", "namespace", namespace, "-o", "jsonpath={.metadata.labels}");
+      const labels = kubectl("get", "namespace", place.namespace, "-o", "jsonpath={.metadata.labels}");
       expect(JSON.parse(labels)["pod-security.kubernetes.io/enforce"]).toBe("restricted");
       await eventually(
         async () =>
@@ -206,5 +328,94 @@ describeWith(
       );
     });
   },
-  { name: "E2E_CLUSTER=k3s, and a k3s that answers", answers: allowed },
+  surroundings,
+);
+
+describeWith(
+  "deploy through a registry",
+  ["docker-registry", "kubectl"],
+  () => {
+    const namespace = "helloapp-e2e-registry";
+    const directory = temporaryDirectory();
+    const project = new Copy(directory, "project", { namespace, port: 30983 });
+    let args: string[];
+    const image = () => {
+      const jsonpath = "jsonpath={.spec.template.spec.containers[0].image}";
+      return must(["k3s", "kubectl", "-n", namespace, "get", "deployment", "helloapp", "-o", jsonpath]);
+    };
+
+    beforeAll(async () => {
+      remove(namespace);
+      const host = await startRegistry(join(directory, "registry"));
+      const kubeconfig = join(directory, "kubeconfig");
+      writeFileSync(kubeconfig, must(["k3s", "kubectl", "config", "view", "--raw", "--flatten"]));
+      const context = must(["k3s", "kubectl", "config", "current-context"]).trim();
+      args = ["--target", "registry", "--registry", `${host}/team/helloapp`, "--context", context];
+      args.push("--kubeconfig", kubeconfig);
+    });
+    afterAll(async () => {
+      await stopRegistries();
+      remove(namespace);
+    });
+
+    test("a version is pushed, deployed by its digest, and verified through the API server", async () => {
+      const { code, output } = await pipeline(project.directory, args);
+      expect(code, output).toBe(0);
+      expect(image()).toMatch(/^127\.0\.0\.1:\d+\/team\/helloapp@sha256:[0-9a-f]{64}$/);
+      expect(output).toContain(`helloapp:${project.id()} serves at`);
+    });
+
+    test("nothing changed: nothing is pushed or applied", async () => {
+      const { code, output } = await pipeline(project.directory, args);
+      expect(code, output).toBe(0);
+      expect(output).toContain("nothing to deploy");
+    });
+
+    test("a version that does not come up is rolled back; the next good one is deployed; rollback returns", async () => {
+      const first = image();
+      project.state('if (process.env.NOTHING === undefined) throw new Error("cannot start like this");');
+      const bad = await pipeline(project.directory, args);
+      expect(bad.code, bad.output).toBe(1);
+      expect(bad.output).toContain("cannot start like this");
+      expect(image()).toBe(first);
+      project.edit();
+      const good = await pipeline(project.directory, args);
+      expect(good.code, good.output).toBe(0);
+      expect(good.output).toMatch(/meanwhile 0 of \d+ requests failed/);
+      expect(image()).not.toBe(first);
+      const back = await pipeline(project.directory, ["rollback", ...args]);
+      expect(back.code, back.output).toBe(0);
+      expect(image()).toBe(first);
+    });
+  },
+  surroundings,
+);
+
+describeWith(
+  "another service with this pipeline",
+  [],
+  () => {
+    const place = { namespace: "clock-e2e", port: 30984 };
+    const project = join(temporaryDirectory(), "clock");
+    beforeAll(() => {
+      remove(place.namespace);
+      mkdirSync(project);
+      otherService(project, place);
+    });
+    afterAll(() => remove(place.namespace));
+
+    test("is deployed, and again when it is edited", async () => {
+      const first = await pipeline(project);
+      expect(first.code, first.output).toBe(0);
+      const time = await fetch(`http://127.0.0.1:${place.port}/`).then((reply) => reply.text());
+      expect(time).toMatch(/^\d{4}-/);
+      const source = join(project, "src/main.ts");
+      writeFileSync(source, (await Bun.file(source).text()).replace("toISOString()", "toUTCString()"));
+      const second = await pipeline(project);
+      expect(second.code, second.output).toBe(0);
+      const after = await fetch(`http://127.0.0.1:${place.port}/`).then((reply) => reply.text());
+      expect(after).toEndWith("GMT");
+    });
+  },
+  surroundings,
 );

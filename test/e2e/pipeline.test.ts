@@ -3,6 +3,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../ci/archive.ts";
+import { otherService } from "./service.ts";
 import { copyProject, describeWith, eventually, must, root, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
@@ -74,6 +75,17 @@ describeWith("pipeline on the host", [], () => {
     expect(output).toContain(`helloapp.tar holds ${names[0]}`);
   });
 
+  test("another service, carried by this pipeline: up makes and tries its image", async () => {
+    const clock = join(directory, "clock");
+    mkdirSync(clock);
+    otherService(clock);
+    const { code, output } = pipeline(["up"], clock);
+    expect(code, output).toBe(0);
+    const { names, config } = (await readArchive(join(directory, "clock.tar")))!;
+    expect(names[0]).toMatch(/^clock:[0-9a-f]{12}$/);
+    expect(config.config.Entrypoint).toEqual(["/clock"]);
+  });
+
   test("a type error and a red test: exit 1, both shown", () => {
     const broken = project("broken");
     appendFileSync(join(broken, "src/build.ts"), "export const wrong: number = 'text';\n");
@@ -99,7 +111,7 @@ describeWith("pipeline on the host", [], () => {
     expect(result.code).toBe(1);
     expect(result.output).toMatch(/main\.ts:\d+/);
     expect(await Bun.file(output).bytes()).toEqual(before);
-    expect(readdirSync(broken).filter((name) => /dist\.|\.part$/.test(name))).toEqual([]);
+    expect(readdirSync(broken).filter((name) => /dist|\.part$/.test(name))).toEqual([]);
   });
 
   test("a place that cannot be written: exit 3, nothing is left", () => {

@@ -1,10 +1,17 @@
 /** The push into a real registry, with and without a password; skopeo is the one who reads what was pushed. */
 import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive, writeArchive } from "../../ci/archive.ts";
 import { digestOf, push } from "../../ci/deploy/registry.ts";
-import { builtProject, describeWith, eventually, must, temporaryDirectory } from "./setup.ts";
+import {
+  builtProject,
+  describeWith,
+  must,
+  startRegistry,
+  stopRegistries,
+  temporaryDirectory,
+} from "./setup.ts";
 
 setDefaultTimeout(120_000);
 
@@ -15,7 +22,6 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
   const before = process.env.REGISTRY_AUTH_FILE;
   const { signal } = new AbortController();
   const password = "pass:wörd";
-  const registries: Bun.Subprocess[] = [];
   let open: string;
   let closed: string;
 
@@ -24,9 +30,9 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     writeArchive(archive, { dist, platform, names: [`helloapp:${id}`] });
     const hash = await Bun.password.hash(password, { algorithm: "bcrypt", cost: 4 });
     writeFileSync(join(directory, "htpasswd"), `me:${hash}\n`);
-    open = await startRegistry("open", "");
+    open = await startRegistry(join(directory, "open"));
     closed = await startRegistry(
-      "closed",
+      join(directory, "closed"),
       `auth: { htpasswd: { realm: test, path: "${directory}/htpasswd" } }`,
     );
     process.env.REGISTRY_AUTH_FILE = authFile;
@@ -35,28 +41,10 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
   afterEach(() => writeFileSync(authFile, "{}"));
 
   afterAll(async () => {
+    await stopRegistries();
     if (before === undefined) delete process.env.REGISTRY_AUTH_FILE;
     else process.env.REGISTRY_AUTH_FILE = before;
-    for (const registry of registries) registry.kill();
-    await Promise.all(registries.map(({ exited }) => exited));
   });
-
-  /** Starts a registry on a free port of its own. @returns its `host:port` */
-  async function startRegistry(name: string, more: string): Promise<string> {
-    const root = join(directory, name);
-    mkdirSync(root);
-    const config = `version: 0.1
-log: { accesslog: { disabled: true } }
-storage: { filesystem: { rootdirectory: "${root}" } }
-http: { addr: "127.0.0.1:0" }
-${more}
-`;
-    writeFileSync(join(directory, `${name}.yml`), config);
-    const log = Bun.file(join(directory, `${name}.log`));
-    const command = ["docker-registry", "serve", join(directory, `${name}.yml`)];
-    registries.push(Bun.spawn(command, { stdout: "ignore", stderr: log }));
-    return eventually(async () => /listening on (127\.0\.0\.1:\d+)/.exec(await log.text())?.[1], 20);
-  }
 
   const skopeo = (command: string, ...args: string[]) => must(["skopeo", command, ...args]);
 

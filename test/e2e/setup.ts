@@ -4,7 +4,7 @@
  * `bun run test:unit` leaves them out. E2E=required turns a missing tool from a skipped test into a failed one.
  */
 import { afterAll, describe, test } from "bun:test";
-import { cpSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readArchive } from "../../ci/archive.ts";
@@ -165,4 +165,37 @@ export function shapeOf(tree: Record<string, string>): string[][] {
 export function daggerEngine(): Surroundings {
   const command = ["timeout", "20", "dagger", "--progress=plain", "run", "true"];
   return { name: "a Dagger engine", answers: Boolean(Bun.which("dagger")) && sh(command).code === 0 };
+}
+
+/**
+ * Starts Debian's docker-registry on a free port of its own; it ends with the test file.
+ *
+ * @param directory where it keeps all that it has; made
+ * @param more configuration, as YAML
+ * @returns its `host:port`
+ */
+export async function startRegistry(directory: string, more = ""): Promise<string> {
+  mkdirSync(directory);
+  const file = join(directory, "config.yml");
+  const config = `version: 0.1
+log: { accesslog: { disabled: true } }
+storage: { filesystem: { rootdirectory: "${directory}" } }
+http: { addr: "127.0.0.1:0" }
+${more}
+`;
+  writeFileSync(file, config);
+  const log = Bun.file(join(directory, "log"));
+  const child = Bun.spawn(["docker-registry", "serve", file], { stdout: "ignore", stderr: log });
+  registries.add(child);
+  return eventually(async () => /listening on (127\.0\.0\.1:\d+)/.exec(await log.text())?.[1], 20);
+}
+
+const registries = new Set<Bun.Subprocess>();
+/** Ends the registries that startRegistry() has started. */
+export async function stopRegistries(): Promise<void> {
+  for (const registry of registries) {
+    registry.kill();
+    await registry.exited;
+  }
+  registries.clear();
 }

@@ -1,7 +1,7 @@
 /** Copies of the project, to deploy beside each other: each another version, all to one namespace and port. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { copyProject, must } from "../e2e/setup.ts";
+import { copyProject, must } from "./setup.ts";
 
 const overlay = "k8s/overlays/k3s/kustomization.yaml";
 
@@ -57,7 +57,8 @@ export class Copy {
     return (this.#id ??= must([process.execPath, "ci/build.ts", "--id"], { cwd: this.directory }).trim());
   }
 
-  private rewrite(path: string, part: string | RegExp, replacement: string): void {
+  /** Changes a file, until restore(). */
+  rewrite(path: string, part: string | RegExp, replacement: string): void {
     const file = join(this.directory, path);
     const before = readFileSync(file, "utf8");
     const after = before.replace(part, () => replacement);
