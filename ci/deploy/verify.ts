@@ -86,12 +86,13 @@ const PAUSE = 25;
  * called, which gives what they saw.
  */
 export function sample(endpoint: Endpoint): () => Promise<Samples> {
-  const over = new AbortController();
+  let over = false;
+  const ended = Promise.withResolvers<void>();
   const times: number[] = [];
   let failed = 0;
   let first: string | undefined;
   const client = async (keepalive: boolean) => {
-    while (!over.signal.aborted) {
+    while (!over) {
       const start = performance.now();
       // Not ended with the others: a request that we cut ourselves would look like a failed one.
       const { failure } = await ask(endpoint, { keepalive, signal: new AbortController().signal });
@@ -100,12 +101,13 @@ export function sample(endpoint: Endpoint): () => Promise<Samples> {
         failed += 1;
         first ??= failure;
       }
-      await Bun.sleep(PAUSE);
+      await Promise.race([Bun.sleep(PAUSE), ended.promise]);
     }
   };
   const clients = [client(true), client(false)];
   return async () => {
-    over.abort();
+    over = true;
+    ended.resolve();
     await Promise.all(clients);
     times.sort((a, b) => a - b);
     const at = (quantile: number) => times[Math.floor(times.length * quantile)] ?? 0;

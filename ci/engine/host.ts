@@ -1,11 +1,14 @@
 /** The host engine: Bun and nothing else. The C library of the image is this machine's. */
-import { mkdir, stat, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Built } from "../build.ts";
 import { PipelineError } from "../errors.ts";
 import { findRuntime, imageId } from "../image.ts";
 import { run } from "../process.ts";
 import type { Engine } from "./engine.ts";
+
+/** How many states of the files are remembered to have passed: going back to one is as good as not having left it. */
+const REMEMBERED = 20;
 
 /** @param project the directory with package.json */
 export function hostEngine(project: string, signal: AbortSignal): Engine {
@@ -19,13 +22,14 @@ export function hostEngine(project: string, signal: AbortSignal): Engine {
     name: "host",
     async script(name) {
       const digest = await digestOfFiles(project);
-      const stamp = join(project, "node_modules/.cache/pipeline", `${name}-${digest}`);
-      if (await stat(stamp).catch(() => undefined)) return { unchanged: true };
+      const passed = join(project, "node_modules/.cache/pipeline", `${name}.passed`);
+      const digests = (await readFile(passed, "utf8").catch(() => "")).split("\n");
+      if (digests.includes(digest)) return { unchanged: true };
       await bun(["run", "--silent", name], `bun run ${name}`);
       // A file that was saved meanwhile may have been read before or after.
       if (digest === (await digestOfFiles(project))) {
-        await mkdir(dirname(stamp), { recursive: true });
-        await writeFile(stamp, "");
+        await mkdir(dirname(passed), { recursive: true });
+        await writeFile(passed, [digest, ...digests].slice(0, REMEMBERED).join("\n"));
       }
       return { unchanged: false };
     },

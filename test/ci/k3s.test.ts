@@ -5,7 +5,7 @@ import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { writeArchive } from "../../ci/archive.ts";
-import { PATIENCE_SECONDS } from "../../ci/deploy/api.ts";
+import { Api, connectApi, PATIENCE_SECONDS } from "../../ci/deploy/api.ts";
 import { connectK3s } from "../../ci/deploy/k3s.ts";
 import type { Target } from "../../ci/deploy/target.ts";
 import { PipelineError } from "../../ci/errors.ts";
@@ -74,25 +74,24 @@ describe("this machine's k3s", () => {
     },
   });
 
+  /** What the API server answers, where the test does not ask through a real `kubectl proxy`. */
+  let answer: () => Response;
+  const api: typeof connectApi = async () => new Api(async () => answer(), signal);
+
   /**
-   * Puts a k3s on PATH whose `kubectl proxy` answers with these nodes, and whose ctr does as `ctr` says. In a directory
+   * Puts a k3s on PATH whose kubectl and ctr do as they say; asked for its nodes, the cluster has these. In a directory
    * of its own each time: a script that still runs cannot be written over.
    */
   async function standIn({
     nodes = [node("me", boot)] as unknown[],
-    kubectl = 'exec "$BUN" "${0%/*}/proxy.ts" "$@"',
+    kubectl = "exit 1",
     status = 200,
-    ctr = "",
+    ctr = "true",
   } = {}) {
+    answer = () => Response.json(status === 200 ? { items: nodes } : nodes[0], { status });
     const bin = await mkdtemp(join(directory, "bin-"));
-    await writeFile(join(bin, "reply.json"), JSON.stringify(status === 200 ? { items: nodes } : nodes[0]));
-    const proxy = `const unix = process.argv.at(-1).replace("--unix-socket=", "");
-await Bun.write(import.meta.dir + "/args", process.argv.slice(2).join(" "));
-Bun.serve({ unix, fetch: () => new Response(Bun.file(import.meta.dir + "/reply.json"), { status: ${status} }) });
-console.log("Starting to serve");`;
-    await writeFile(join(bin, "proxy.ts"), proxy);
-    const body = `case "$1" in kubectl) ${kubectl} ;; ctr) ${ctr || "true"} ;; esac`;
-    await writeFile(join(bin, "k3s"), `#!/bin/sh\nBUN=${process.execPath}\n${body}\n`);
+    const body = `case "$1" in kubectl) ${kubectl} ;; ctr) ${ctr} ;; esac`;
+    await writeFile(join(bin, "k3s"), `#!/bin/sh\n${body}\n`);
     // For who is not root: a sudo without a password.
     await writeFile(join(bin, "sudo"), '#!/bin/sh\nshift\nexec "$@"\n');
     for (const name of ["k3s", "sudo"]) await chmod(join(bin, name), 0o755);
@@ -100,10 +99,23 @@ console.log("Starting to serve");`;
     return bin;
   }
 
+  /** A `k3s kubectl` whose proxy serves what the cluster answers. */
+  async function standInProxy() {
+    const bin = await standIn({ kubectl: `exec ${process.execPath} "\${0%/*}/proxy.ts" "$@"` });
+    const proxy = `const unix = process.argv.at(-1).replace("--unix-socket=", "");
+await Bun.write(import.meta.dir + "/args", process.argv.slice(2).join(" "));
+Bun.serve({ unix, fetch: () => new Response(Bun.file(import.meta.dir + "/reply.json")) });
+console.log("Starting to serve");`;
+    await writeFile(join(bin, "proxy.ts"), proxy);
+    await writeFile(join(bin, "reply.json"), await answer().text());
+    return bin;
+  }
+
   const opened: Target[] = [];
   /** Connects with a kubeconfig that is there. */
   const connect = async (options: Partial<Parameters<typeof connectK3s>[0]> = {}) => {
-    const target = await connectK3s({ kubeconfig: join(directory, "k3s.yaml"), signal, ...options });
+    const kubeconfig = join(directory, "k3s.yaml");
+    const target = await connectK3s({ kubeconfig, signal, connect: api, ...options });
     opened.push(target);
     return target;
   };
@@ -134,8 +146,8 @@ console.log("Starting to serve");`;
   });
 
   test("is asked with the kubeconfig and the context that were named", async () => {
-    const bin = await standIn();
-    await connect({ context: "other" });
+    const bin = await standInProxy();
+    await connect({ context: "other", connect: connectApi });
     const args = await Bun.file(join(bin, "args")).text();
     expect(args).toStartWith(
       `kubectl --kubeconfig=${directory}/k3s.yaml --context=other proxy --unix-socket=`,
@@ -143,8 +155,8 @@ console.log("Starting to serve");`;
   });
 
   test("its proxy ends, and leaves nothing, when it is closed", async () => {
-    const bin = await standIn();
-    const target = await connect();
+    const bin = await standInProxy();
+    const target = await connect({ connect: connectApi });
     const socket = /--unix-socket=(.*)$/.exec(await Bun.file(join(bin, "args")).text())![1]!;
     expect(existsSync(socket)).toBe(true);
     await target.api.close();
@@ -164,12 +176,6 @@ console.log("Starting to serve");`;
     ["API server down", refusedWith(502, "connection refused"), "connection refused", "systemctl status k3s"],
     ["rights missing", refusedWith(403, 'User "x" cannot list nodes'), "cannot list", "auth can-i"],
     ["credentials expired", refusedWith(401, "Unauthorized"), "Unauthorized", "expired"],
-    [
-      "wrong context",
-      { kubectl: `echo 'error: context "x" does not exist' >&2; exit 1` },
-      'context "x" does not exist',
-      "get-contexts",
-    ],
     ["no permission on containerd", { ctr: "echo 'permission denied' >&2; exit 1" }, "no permission", "root"],
     ["containerd down", { ctr: "echo 'dial unix: no such file' >&2; exit 1" }, "no such file", "systemctl"],
   ])("%s: exit 3, with the reason and the way out", async (_, how, reason, hint) => {
@@ -178,6 +184,14 @@ console.log("Starting to serve");`;
     expect(error.fault).toBe("surroundings");
     expect(error.message).toContain(reason);
     expect(error.hint).toContain(hint);
+  });
+
+  test("a wrong context: exit 3, in kubectl's words", async () => {
+    await standIn({ kubectl: `echo 'error: context "x" does not exist' >&2; exit 1` });
+    const error = await failureOf(connect({ connect: connectApi }));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain('context "x" does not exist');
+    expect(error.hint).toContain("get-contexts");
   });
 
   test("a kubeconfig that is not there: exit 3, naming it", async () => {

@@ -13,7 +13,7 @@ describeWith("pipeline on the host", [], () => {
   const bin = join(directory, "bin");
   mkdirSync(bin);
   // A PATH without k3s, with what the scripts need.
-  for (const tool of ["bun", "sh", "git", "cat", "sleep", "tar", "true"]) {
+  for (const tool of ["bun", "sh", "git", "cat", "sleep", "tar", "true", "rm", "grep", "sed", "xargs"]) {
     const found = tool === "bun" ? process.execPath : Bun.which(tool);
     if (found) symlinkSync(found, join(bin, tool));
   }

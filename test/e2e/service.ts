@@ -38,7 +38,7 @@ export function otherService(project: string, place = { namespace: "clock", port
   }
   symlinkSync(join(root, "node_modules"), join(project, "node_modules"));
   const packageJson = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-  const scripts = { ...packageJson.scripts, "test:unit": "bun test --only-failures test/src" };
+  const scripts = { ...packageJson.scripts, "test:unit": "bun test --only-failures --parallel test/src" };
   writeFileSync(
     join(project, "package.json"),
     JSON.stringify({ ...packageJson, scripts }, undefined, 2) + "\n",
