@@ -1,9 +1,17 @@
 /** The pipeline as a command: exit codes, error form, and what it leaves behind. */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { appendFileSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../ci/archive.ts";
-import { otherService } from "./service.ts";
+import { commands, otherService } from "./service.ts";
 import { copyProject, describeWith, eventually, must, root, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
@@ -76,6 +84,8 @@ describeWith("pipeline on the host", [], () => {
   });
 
   test("another service, carried by this pipeline: up makes and tries its image", async () => {
+    const readme = readFileSync(join(root, "README.md"), "utf8");
+    for (const command of commands) expect(readme).toContain(`\n${command}`);
     const clock = join(directory, "clock");
     mkdirSync(clock);
     otherService(clock);

@@ -1,5 +1,5 @@
 /** A second, different service, carried by this pipeline as README.md's "A service of your own" says. */
-import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { must, root } from "./setup.ts";
 
@@ -22,37 +22,25 @@ const unitTest = `import { expect, test } from "bun:test";
 test("time has a year", () => expect(new Date().toISOString()).toMatch(/^\\d{4}-/));
 `;
 
-/** Makes the service `clock` in an empty directory: what the README has one copy, rename and write. */
+/** The commands of README.md's section, as they stand there; the first copies from `path/to/helloapp`. */
+export const commands = [
+  "cp -r path/to/helloapp/{ci,k8s,Dockerfile,.dockerignore,.gitignore,package.json,bun.lock,bunfig.toml,tsconfig.json} .",
+  "grep -rl helloapp ci/app.ts k8s Dockerfile package.json | xargs sed -i s/helloapp/clock/g",
+  "sed -i 's#test/src test/ci#test/src#' package.json",
+];
+
+/** Makes the service `clock` in an empty directory. */
 export function otherService(project: string, place = { namespace: "clock", port: 30080 }): void {
-  for (const path of [
-    "ci",
-    "k8s",
-    "Dockerfile",
-    ".dockerignore",
-    ".gitignore",
-    "bunfig.toml",
-    "tsconfig.json",
-    "bun.lock",
-  ]) {
-    cpSync(join(root, path), join(project, path), { recursive: true });
-  }
-  symlinkSync(join(root, "node_modules"), join(project, "node_modules"));
-  const packageJson = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-  const scripts = { ...packageJson.scripts, "test:unit": "bun test --only-failures --parallel test/src" };
-  writeFileSync(
-    join(project, "package.json"),
-    JSON.stringify({ ...packageJson, scripts }, undefined, 2) + "\n",
-  );
   for (const directory of ["src", "test/src"]) mkdirSync(join(project, directory), { recursive: true });
   writeFileSync(join(project, "src/main.ts"), source);
   writeFileSync(join(project, "test/src/time.test.ts"), unitTest);
-
-  const rename = "grep -rl helloapp ci/app.ts k8s Dockerfile package.json | xargs sed -i s/helloapp/clock/g";
-  must(["sh", "-c", rename], { cwd: project });
+  for (const command of commands) {
+    must(["bash", "-c", command.replace("path/to/helloapp", root)], { cwd: project });
+  }
+  symlinkSync(join(root, "node_modules"), join(project, "node_modules"));
   const edit = (path: string, before: string, after: string) => {
     const file = join(project, path);
-    const text = readFileSync(file, "utf8").replace(before, after);
-    writeFileSync(file, text);
+    writeFileSync(file, readFileSync(file, "utf8").replace(before, after));
   };
   edit("ci/app.ts", 'namespace: "clock"', `namespace: "${place.namespace}"`);
   edit("k8s/base/kustomization.yaml", "namespace: clock", `namespace: ${place.namespace}`);
