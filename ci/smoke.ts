@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { app } from "./app.ts";
 import { readArchive } from "./archive.ts";
-import { verify } from "./deploy/verify.ts";
+import { ask } from "./deploy/verify.ts";
 import { readElf } from "./elf.ts";
 import { PipelineError } from "./errors.ts";
 import { image } from "./image.ts";
@@ -87,17 +87,13 @@ async function runOnce(
   const failed = (message: string, output = "") =>
     new PipelineError("change", `smoke test: ${message}`, { output });
   try {
-    const ended = new AbortController();
-    void child.exited.then(() => ended.abort());
-    const endpoint = { url: `http://127.0.0.1:${port}${app.versionPath}` };
-    const { ok, last } = await verify(endpoint, id, {
-      replies: 1,
-      deadlineSeconds: 10,
-      signal: ended.signal,
-    }).catch(async () => {
+    const answer = await firstAnswer(`http://127.0.0.1:${port}${app.versionPath}`, child);
+    if (child.exitCode !== null) {
       throw failed("the binary ended before it answered", await new Response(child.stderr).text());
-    });
-    if (!ok) throw failed(`the binary does not answer with ${id} on $PORT (last: ${last})`);
+    }
+    if (answer.id !== id) {
+      throw failed(`the binary answers on $PORT with ${answer.id ?? answer.failure}, not ${id}`);
+    }
     const maps = await readFile(`/proc/${child.pid}/maps`, "utf8");
     const foreign = [...maps.matchAll(/\/\S+\.so[.\d]*$/gm)]
       .map(([path]) => path)
@@ -110,6 +106,18 @@ async function runOnce(
     if (code !== 0) throw failed(`after SIGTERM the binary ends with ${code}`);
   } finally {
     child.kill("SIGKILL");
+  }
+}
+
+/** Asks until the first answer, or until the binary has ended, or for ten seconds. */
+async function firstAnswer(url: string, { exited }: Bun.Subprocess) {
+  const ended = new AbortController();
+  void exited.then(() => ended.abort());
+  const end = Date.now() + 10_000;
+  for (;;) {
+    const answer = await ask({ url, open: (init) => fetch(url, { ...init, proxy: false }) }, ended);
+    if (answer.id !== undefined || ended.signal.aborted || Date.now() > end) return answer;
+    await Bun.sleep(10);
   }
 }
 

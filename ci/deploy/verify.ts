@@ -47,10 +47,10 @@ export async function verify(
   return { ok: true, last };
 }
 
-type Answer = { id: string; failure?: undefined } | { id?: undefined; failure: string };
+export type Answer = { id: string; failure?: undefined } | { id?: undefined; failure: string };
 
 /** The id that answers, or what went wrong. */
-async function ask(
+export async function ask(
   { url, open = (init) => fetch(url, init) }: Endpoint,
   { keepalive = false, signal }: { keepalive?: boolean; signal: AbortSignal },
 ): Promise<Answer> {

@@ -97,12 +97,10 @@ export async function sameBytes(one: string, other: string): Promise<boolean> {
 
 let shared: Promise<Built & { dist: string }> | undefined;
 
-/** The project's own build, made once for all tests. */
+/** The project's own build, made once for all tests, where the next run replaces it. */
 export function builtProject(): Promise<Built & { dist: string }> {
   return (shared ??= (async () => {
-    const directory = mkdtempSync(join(tmpdir(), "helloapp-dist-"));
-    process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
-    const dist = join(directory, "dist");
+    const dist = join(tmpdir(), `helloapp-dist-${Bun.hash(root).toString(36)}`);
     return { ...(await build(root, dist)), dist };
   })());
 }
