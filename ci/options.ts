@@ -31,6 +31,7 @@ options:
   --url URL              where the Service answers from outside (default: the NodePort; with a registry, through the API)
   --output FILE          the docker-archive (default: ${app.name}.tar)
   --tag NAME             a further name in the archive, ${app.name}:NAME; may be repeated
+  --report FILE          the steps and their times as JSON
   --kubeconfig FILE      another kubeconfig than k3s's own; with a registry: than kubectl's
   --context NAME         which context of that file
   --verbose              stack traces and the whole output of what failed
@@ -63,6 +64,8 @@ export interface Options {
   output: string;
   tags: string[];
   registry: string | undefined;
+  /** Where the steps and their times go, as JSON. */
+  report: string | undefined;
   url: string | undefined;
   kubeconfig: string | undefined;
   context: string | undefined;
@@ -84,6 +87,7 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
           output: { type: "string" },
           tag: { type: "string", multiple: true },
           registry: { type: "string" },
+          report: { type: "string" },
           url: { type: "string" },
           kubeconfig: { type: "string" },
           context: { type: "string" },
@@ -125,6 +129,7 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
     output: resolve(values.output ?? `${app.name}.tar`),
     tags: values.tag ?? [],
     registry,
+    report: values.report && resolve(values.report),
     url,
     kubeconfig: values.kubeconfig,
     context,

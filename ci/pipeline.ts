@@ -111,16 +111,13 @@ class Run {
     if (upToDate(change)) {
       await this.report.step("verify", async () => {
         await prove(to, change.endpoint, id);
-        return { value: undefined, detail: `every reply carries ${id}` };
+        return { value: undefined, detail: `20 replies in a row carry ${id}` };
       });
       return `nothing to deploy: ${change.name} runs already and answers at ${url}`;
     }
-    await this.report.step("deploy", async () => {
-      const { samples, servedAfter, servedAt } = await deploy(to, change, this.options.output, hurry);
-      this.servedAt = servedAt;
-      const seen = samples ? `; ${describeSamples(samples)}` : "";
-      return { value: undefined, detail: `served after ${servedAfter.toFixed(1)} s${seen}` };
-    });
+    const { samples, servedAt } = await deploy(to, change, this.options.output, hurry);
+    this.servedAt = servedAt;
+    if (samples) this.report.say(describeSamples(samples));
     return `${change.name} serves at ${url}`;
   }
 
@@ -176,7 +173,9 @@ class Run {
 
   private to(target: Target): Deploy {
     const leaves = (state: string) => (this.left = state);
-    return { target, project, signal: this.signal, leaves, say: (line) => this.report.say(line) };
+    const { report, signal } = this;
+    const say = (line: string) => report.say(line);
+    return { target, project, signal, leaves, say, step: (name, work) => report.step(name, work) };
   }
 
   private check(): Promise<void> {
@@ -190,7 +189,11 @@ class Run {
   private script(step: string, name: "check" | "test:unit"): Promise<void> {
     return this.report.step(step, async () => {
       const { unchanged } = await this.engine.script(name);
-      return { value: undefined, detail: unchanged ? "passed before, on these files" : "" };
+      return {
+        value: undefined,
+        reused: unchanged,
+        detail: unchanged ? "passed before, on these files" : "",
+      };
     });
   }
 
@@ -198,12 +201,13 @@ class Run {
     return this.report.step("image", async () => {
       const { output, tags } = this.options;
       const names = [id, ...tags].map((tag) => `${app.name}:${tag}`);
-      const detail = (how: string) => ({
+      const detail = (how: string, reused = false) => ({
         value: id,
         detail: `${basename(output)} ${how}: ${names.join(", ")}`,
+        reused,
       });
       const there = await readArchive(output).catch(() => undefined);
-      if (there && there.names.join() === names.join()) return detail("is there already");
+      if (there && there.names.join() === names.join()) return detail("is there already", true);
 
       // Where neither `bun check` nor `watch` sees it come and go.
       const dist = join(project, "node_modules/.cache/pipeline", `dist-${process.pid}`);
@@ -270,8 +274,8 @@ async function main(args: string[]): Promise<number> {
     const execute = async (engine: Engine) => {
       current = new Run(options, engine, interrupted.signal);
       const conclusion = await current.execute();
-      await current.report.publish(conclusion);
-      console.log(`${conclusion} (${current.report.seconds.toFixed(1)} s)`);
+      await current.report.publish(conclusion, options.report);
+      console.log(`${conclusion} (${current.report.line()})`);
     };
     if (options.engine === "host") await execute(hostEngine(project, interrupted.signal));
     // Imported only here: the SDK takes a third of a second to load.
@@ -286,7 +290,7 @@ async function main(args: string[]): Promise<number> {
     if (current && current.left !== UNCHANGED && !isChange(error)) console.error(current.left);
     if (!(error instanceof PipelineError)) return exitCodes.change;
     if (error.fault === "usage") console.error(`\n${usage}`);
-    await current?.report.publish(`**failed:** ${error.message}`);
+    await current?.report.publish(`**failed:** ${error.message}`, current.options.report);
     return exitCodes[error.fault];
   }
 }

@@ -1,11 +1,27 @@
-/** What a person sees of a run: a line for each step on the terminal, a table in GitHub's step summary. */
-import { appendFile } from "node:fs/promises";
+/**
+ * What a person sees of a run: a line for each step on the terminal; a table in GitHub's step summary; all of it as JSON on
+ * demand. Each step tells how long it waited and worked, and whether it could use what was there.
+ */
+import { appendFile, writeFile } from "node:fs/promises";
 
-interface Step {
+export interface Step {
   name: string;
   outcome: "ok" | "failed";
-  seconds: number;
+  /** Seconds from the start of the run until the step began: what it waited for others. */
+  wait: number;
+  /** Seconds that it took. */
+  work: number;
+  /** Whether it did nothing, because what it makes or proves was there. */
+  reused: boolean;
   detail: string;
+}
+
+/** What a step tells of itself when it has ended. */
+export interface Done<T> {
+  value: T;
+  /** A few words. */
+  detail?: string;
+  reused?: boolean;
 }
 
 export class Report {
@@ -19,41 +35,81 @@ export class Report {
     this.print(`  ${" ".repeat(8)} ${line}`);
   }
 
-  /** Runs one step and shows how it ended. `work` returns what is worth a few words. */
-  async step<T>(name: string, work: () => Promise<{ detail: string; value: T }>): Promise<T> {
-    const start = performance.now();
-    const ended = (outcome: Step["outcome"], detail: string) => {
-      const seconds = (performance.now() - start) / 1000;
-      this.#steps.push({ name, outcome, seconds, detail });
-      this.print(
-        `  ${name.padEnd(8)} ${outcome.padEnd(6)} ${seconds.toFixed(1).padStart(5)} s  ${detail}`.trimEnd(),
-      );
+  /** Runs one step and shows how it ended. */
+  async step<T>(name: string, work: () => Promise<Done<T>>): Promise<T> {
+    const wait = this.seconds;
+    const ended = (outcome: Step["outcome"], { detail = "", reused = false }: Omit<Done<T>, "value">) => {
+      const step = { name, outcome, wait, work: this.seconds - wait, reused, detail };
+      this.#steps.push(step);
+      const seconds = step.work.toFixed(1).padStart(5);
+      const how = outcome === "ok" && reused ? "reused" : outcome;
+      this.print(`  ${name.padEnd(8)} ${how.padEnd(6)} ${seconds} s  ${detail}`.trimEnd());
     };
     try {
-      const { detail, value } = await work();
-      ended("ok", detail);
-      return value;
+      const done = await work();
+      ended("ok", done);
+      return done.value;
     } catch (error) {
-      ended("failed", "");
+      ended("failed", {});
       throw error;
     }
   }
 
+  /** Seconds since the start. */
   get seconds(): number {
     return (performance.now() - this.#start) / 1000;
   }
 
-  /** The run as a Markdown table, with `conclusion` under it. */
-  summary(conclusion: string): string {
-    const rows = this.#steps.map(
-      ({ name, outcome, seconds, detail }) => `| ${name} | ${outcome} | ${seconds.toFixed(1)} | ${detail} |`,
-    );
-    return ["| step | outcome | seconds | |", "|---|---|---:|---|", ...rows, "", conclusion, ""].join("\n");
+  /** The run as one line: its steps' critical path, whose sum no faster step elsewhere would shorten. */
+  line(): string {
+    const path = criticalPath(this.#steps).map(({ name, work }) => `${name} ${work.toFixed(1)}`);
+    return `${this.seconds.toFixed(1)} s${path.length > 1 ? `: ${path.join(" > ")}` : ""}`;
   }
 
-  /** Adds the table to the step summary when this runs in GitHub Actions. */
-  async publish(conclusion: string): Promise<void> {
-    const file = process.env.GITHUB_STEP_SUMMARY;
-    if (file) await appendFile(file, this.summary(conclusion));
+  /** The run as a Markdown table, with `conclusion` under it. */
+  summary(conclusion: string): string {
+    const critical = new Set(criticalPath(this.#steps));
+    const rows = this.#steps.map((step) => {
+      const { name, outcome, wait, work, reused, detail } = step;
+      const how = outcome === "ok" && reused ? "reused" : outcome;
+      const shown = critical.has(step) ? `**${name}**` : name;
+      return `| ${shown} | ${how} | ${wait.toFixed(1)} | ${work.toFixed(1)} | ${detail.replaceAll("|", "\\|")} |`;
+    });
+    const head = ["| step | outcome | waited, s | worked, s | |", "|---|---|---:|---:|---|"];
+    const note = critical.size > 0 ? "Bold: the critical path." : "";
+    return [...head, ...rows, "", `${conclusion} (${this.seconds.toFixed(1)} s). ${note}`, ""].join("\n");
+  }
+
+  /**
+   * Adds the table to the step summary when this runs in GitHub Actions, and writes the run as JSON.
+   *
+   * @param file where the JSON goes; default: nowhere
+   */
+  async publish(conclusion: string, file?: string): Promise<void> {
+    const { GITHUB_STEP_SUMMARY } = process.env;
+    if (GITHUB_STEP_SUMMARY) await appendFile(GITHUB_STEP_SUMMARY, this.summary(conclusion));
+    if (file === undefined) return;
+    const criticalNames = criticalPath(this.#steps).map(({ name }) => name);
+    const run = { conclusion, seconds: this.seconds, criticalPath: criticalNames, steps: this.#steps };
+    await writeFile(file, `${JSON.stringify(run, undefined, 2)}\n`);
+  }
+}
+
+/**
+ * The steps that the end had to wait for: the last one to end, before it the last one to end when that began, and so on.
+ */
+export function criticalPath(steps: Step[]): Step[] {
+  const path: Step[] = [];
+  let before = Infinity;
+  for (;;) {
+    // A step begins a moment after the one that it waited for has ended.
+    const earlier = steps.filter((step) => !path.includes(step) && step.wait + step.work <= before + 0.001);
+    const last = earlier.reduce<Step | undefined>(
+      (latest, step) => (latest && latest.wait + latest.work >= step.wait + step.work ? latest : step),
+      undefined,
+    );
+    if (!last) return path;
+    path.unshift(last);
+    before = last.wait;
   }
 }

@@ -7,6 +7,7 @@
 import { app } from "../app.ts";
 import { PipelineError } from "../errors.ts";
 import { gitCommit } from "../git.ts";
+import type { Done, Report } from "../report.ts";
 import { Refusal, type Api } from "./api.ts";
 import { explain } from "./explain.ts";
 import { earlier, forget, keep, keptImages, listVersions, newVersion, superfluous } from "./history.ts";
@@ -37,6 +38,8 @@ export interface Deploy {
   leaves(state: string): void;
   /** Tells a person what goes on. */
   say(line: string): void;
+  /** Runs a part of it that is worth a line and a time of its own. */
+  step: Report["step"];
 }
 
 export interface Plan {
@@ -126,11 +129,11 @@ export async function deploy(
   const { id, name, manifests, endpoint } = plan;
   await ensureNamespace(api, manifests);
   return locked(run, `deploy of ${name}`, async (signal, underLock) => {
-    let image = await target.find(id);
-    if (!image) {
-      leaves(`${name} was being delivered; nothing was rolled out, what ran goes on running.`);
-      image = await target.deliver(archive, id);
-    }
+    leaves(`${name} was being delivered; nothing was rolled out, what ran goes on running.`);
+    const image = await run.step("deliver", async () => {
+      const there = await target.find(id);
+      return there ? { value: there, reused: true } : { value: await target.deliver(archive, id) };
+    });
     // Read again: somebody else may have deployed between the plan and the lock.
     const [seen, kept] = await Promise.all([observe(api), listVersions(api)]);
     const objects = forVersion(manifests, id, image);
@@ -147,7 +150,8 @@ export async function deploy(
     await keep(api, { ...version, verified: known?.verified });
     say(`apply ${target.overlay} with ${name}`);
     try {
-      const outcome = await bring(underLock, version, endpoint, seen !== undefined, hurry);
+      const served = seen !== undefined;
+      const outcome = await bring(underLock, "rollout", version, { endpoint, served, hurry });
       const pruned = back ? await prune(api, back.manifests, objects) : [];
       if (pruned.length > 0) say(`deleted, because the manifests no longer have it: ${pruned.join(", ")}`);
       await tidy(underLock, version);
@@ -187,7 +191,7 @@ export async function rollback(run: Deploy, id?: string): Promise<string> {
     leaves(`The rollback to ${to.id} was under way and goes on in the cluster.`);
     const now = versions.find((version) => version.id === current);
     try {
-      await bring(underLock, to, target.endpoint(to.manifests), true);
+      await bring(underLock, "rollback", to, { endpoint: target.endpoint(to.manifests), served: true });
     } catch (error) {
       if (!(error instanceof NotUp)) throw error;
       throw new PipelineError("change", `${to.id} did not come up again: ${error.message}`, {
@@ -323,39 +327,50 @@ class NotUp extends Error {
   }
 }
 
+interface Bringing {
+  endpoint: Endpoint;
+  /** Whether something served before, whose clients must not notice. */
+  served: boolean;
+  /** Ends the wait for the last pods of the version before. */
+  hurry?: AbortSignal | undefined;
+}
+
 /**
  * Applies a version, follows its rollout, verifies it, and waits for the pods of the version before to leave.
  *
- * @param served whether something served before, whose clients must not notice
  * @throws {NotUp}
  */
 async function bring(
   run: Deploy,
+  what: "rollout" | "rollback",
   { id, manifests }: Version,
-  endpoint: Endpoint,
-  served: boolean,
-  hurry?: AbortSignal,
+  { endpoint, served, hurry }: Bringing,
 ): Promise<Outcome> {
-  const { target, signal, say } = run;
+  const { target, signal, step } = run;
   const stop = served ? sample(endpoint) : undefined;
-  let samples: Samples | undefined;
-  const fail = async (failure: Failure) => new NotUp(failure, await stop?.());
   const start = performance.now();
+  const fail = async (failure: Failure) => new NotUp(failure, await stop?.());
   try {
-    await applyAll(target.api, manifests);
-    const verdict = await watch(run);
-    if (verdict.state === "failed") throw await fail(verdict);
-    const { ok, last } = await verify(endpoint, id, { signal });
-    if (!ok) {
+    await step(what, async () => {
+      await applyAll(target.api, manifests);
+      const verdict = await watch(run);
+      if (verdict.state === "failed") throw await fail(verdict);
+      return { value: undefined };
+    });
+    const [servedAt, servedAfter] = await step("verify", async (): Promise<Done<[number, number]>> => {
+      const { ok, last } = await verify(endpoint, id, { signal });
+      const seconds = (performance.now() - start) / 1000;
+      const detail = `20 replies in a row carry ${id}, ${seconds.toFixed(1)} s after the apply`;
+      if (ok) return { value: [Date.now(), seconds], detail };
       const message = `pods are ready, but ${endpoint.url} does not answer with ${id} (last: ${last})`;
       throw await fail({ reason: "NotServed", message });
-    }
-    const [servedAt, servedAfter] = [Date.now(), (performance.now() - start) / 1000];
-    say(`20 replies in a row from ${endpoint.url} carry ${id}, ${servedAfter.toFixed(1)} s after the apply`);
-    const later = await settle(run, hurry);
-    if (later) throw await fail(later);
-    samples = await stop?.();
-    return { servedAfter, servedAt, samples };
+    });
+    await step("settle", async () => {
+      const failure = await settle(run, hurry);
+      if (failure) throw await fail(failure);
+      return { value: undefined, detail: hurry?.aborted ? "" : "the pods before are gone" };
+    });
+    return { servedAfter, servedAt, samples: await stop?.() };
   } finally {
     await stop?.();
   }
@@ -451,15 +466,14 @@ async function undo(
   say(`roll back to ${back.id}`);
   leaves(`${name} did not come up, and the rollback to ${back.id} was under way.`);
   try {
+    const endpoint = target.endpoint(back.manifests);
     // Pods that never served may leave in their own time.
     const hurry = AbortSignal.abort();
-    const { servedAfter, samples: after } = await bring(
-      run,
-      back,
-      target.endpoint(back.manifests),
-      true,
+    const { servedAfter, samples: after } = await bring(run, "rollback", back, {
+      endpoint,
+      served: true,
       hurry,
-    );
+    });
     await prune(api, version.manifests, back.manifests);
     await forget(api, version);
     for (const seen of [samples, after]) if (seen) say(describeSamples(seen));

@@ -72,6 +72,7 @@ beforeEach(() => {
     signal,
     leaves: (state) => (left = state),
     say: (line) => void said.push(line),
+    step: async (_, work) => (await work()).value,
   };
 });
 

@@ -1,9 +1,10 @@
 import { describe, expect, test } from "bun:test";
-import { resolve } from "node:path";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import { exitCodes, explainDiskError, PipelineError } from "../../ci/errors.ts";
 import { parseCommandLine } from "../../ci/options.ts";
 import { run } from "../../ci/process.ts";
-import { Report } from "../../ci/report.ts";
+import { criticalPath, Report, type Step } from "../../ci/report.ts";
 
 describe("command line", () => {
   test("nothing means: deploy to k3s with what is there", () => {
@@ -134,19 +135,52 @@ describe("running programs", () => {
   });
 });
 
-test("the report shows each step and how it ended, failures too", async () => {
-  const lines: string[] = [];
-  const report = new Report((line) => lines.push(line));
-  const value = await report.step("check", async () => ({ value: 5, detail: "fine" }));
-  expect(value).toBe(5);
-  const failing = report.step("test", async () => {
-    throw new Error("red");
+describe("report", () => {
+  test("shows each step and how it ended, failures and what was reused too", async () => {
+    const lines: string[] = [];
+    const report = new Report((line) => lines.push(line));
+    const value = await report.step("check", async () => ({ value: 5, detail: "fine" }));
+    expect(value).toBe(5);
+    await report.step("image", async () => ({ value: 5, reused: true }));
+    const failing = report.step("test", async () => {
+      throw new Error("red");
+    });
+    expect(failing).rejects.toThrow("red");
+    await failing.catch(() => {});
+    expect(lines[0]).toMatch(/^ {2}check +ok +\d+\.\d s {2}fine$/);
+    expect(lines[1]).toMatch(/^ {2}image +reused +\d+\.\d s$/);
+    expect(lines[2]).toMatch(/^ {2}test +failed +\d+\.\d s$/);
+    expect(report.summary("done")).toContain("| ok | 0.0 | 0.0 | fine |");
+    expect(report.summary("done")).toContain("\n\ndone (0.0 s)");
   });
-  expect(failing).rejects.toThrow("red");
-  await failing.catch(() => {});
-  expect(lines[0]).toMatch(/^ {2}check +ok +\d+\.\d s {2}fine$/);
-  expect(lines[1]).toMatch(/^ {2}test +failed +\d+\.\d s$/);
-  expect(report.summary("done")).toContain(
-    "| check | ok | 0.0 | fine |\n| test | failed | 0.0 |  |\n\ndone\n",
-  );
+
+  test("writes the run as JSON", async () => {
+    const file = join(tmpdir(), `helloapp-report-${process.pid}.json`);
+    const report = new Report(() => {});
+    await report.step("check", async () => ({ value: 5, detail: "fine" }));
+    await report.publish("done", file);
+    const run = await Bun.file(file).json();
+    await Bun.file(file).delete();
+    expect(run).toMatchObject({ conclusion: "done", criticalPath: ["check"] });
+    expect(run.steps[0]).toMatchObject({ name: "check", outcome: "ok", reused: false, detail: "fine" });
+    expect(run.steps[0].work).toBeGreaterThanOrEqual(0);
+  });
+
+  test("the critical path is what the end had to wait for", () => {
+    const step = (name: string, wait: number, work: number): Step => ({
+      ...{ name, wait, work },
+      ...{ outcome: "ok", reused: false, detail: "" },
+    });
+    const steps = [
+      step("plan", 0, 1),
+      step("check", 1, 0.5),
+      step("test", 1, 3),
+      step("image", 1.0001, 2),
+      step("rollout", 4, 2),
+      step("verify", 6, 0.1),
+    ];
+    const names = criticalPath(steps).map(({ name }) => name);
+    expect(names).toEqual(["plan", "test", "rollout", "verify"]);
+    expect(criticalPath([])).toEqual([]);
+  });
 });
