@@ -7,12 +7,19 @@
  *     dist/helloapp.map  the binary's source map, for debuggers; not in the image
  *
  * Modes and times are fixed here, owners when root builds, so that a layer made from a tree is the same wherever and
- * whenever it is made. `--id` prints the id and builds nothing; any other
- * argument is a directory to build into instead of dist/.
+ * whenever it is made.
+ *
+ *     bun ci/build.ts [DIRECTORY] [--id] [--root ROOT]
+ *
+ * DIRECTORY is built into instead of dist/; `--id` prints the id and builds nothing; ROOT is a system of another architecture,
+ * with /usr/local/bin/bun as the base image has it, to take libraries and Bun from.
  */
 import { chmod, chown, copyFile, mkdir, readdir, rename, rm, utimes } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { compile, findRuntime, image, imageId, layers, type Platform, type Runtime } from "./image.ts";
+import { parseArgs } from "node:util";
+import { readElf } from "./elf.ts";
+import { compile, findRuntime, image, imageId, layers, ownArchitecture } from "./image.ts";
+import type { Platform, Runtime } from "./image.ts";
 
 export interface Built {
   id: string;
@@ -23,15 +30,15 @@ export interface Built {
  * Builds into `dist`, which is replaced as a whole: a build that fails leaves the one before.
  *
  * @param project the directory with package.json
+ * @param runtime what to build for; default: this machine
  * @throws {AggregateError} of the compiler's messages when the source does not compile
  */
-export async function build(project: string, dist: string): Promise<Built> {
-  const runtime = findRuntime();
+export async function build(project: string, dist: string, runtime = findRuntime()): Promise<Built> {
   const built = { id: await imageId(project, runtime), platform: runtime.platform };
   const part = `${dist}.part-${process.pid}`;
   try {
     await Promise.all([
-      compileBinary(project, built.id, part),
+      compileBinary(project, built.id, runtime, part),
       layOutRuntime(runtime, join(part, "runtime")),
     ]);
     for (const layer of layers) await normalise(join(part, layer));
@@ -44,7 +51,12 @@ export async function build(project: string, dist: string): Promise<Built> {
   return built;
 }
 
-async function compileBinary(project: string, id: string, part: string): Promise<void> {
+async function compileBinary(
+  project: string,
+  id: string,
+  { bun, platform: { architecture } }: Runtime,
+  part: string,
+): Promise<void> {
   const { entrypoint, autoloadBunfig, autoloadDotenv, ...options } = compile;
   const outfile = join(part, "app", image.binary);
   await Bun.build({
@@ -53,8 +65,20 @@ async function compileBinary(project: string, id: string, part: string): Promise
     root: project,
     target: "bun",
     define: { BUILD_ID: JSON.stringify(id), "process.env.NODE_ENV": '"production"' },
-    compile: { outfile, autoloadBunfig, autoloadDotenv },
+    compile: {
+      outfile,
+      autoloadBunfig,
+      autoloadDotenv,
+      ...(architecture !== ownArchitecture && {
+        target: architecture === "arm64" ? "bun-linux-arm64" : "bun-linux-x64",
+        executablePath: bun,
+      }),
+    },
   });
+  const made = readElf(outfile);
+  if (made.architecture !== architecture) {
+    throw new Error(`the compiler made a binary for ${made.architecture}, not for ${architecture}`);
+  }
   for (const name of await readdir(dirname(outfile))) {
     if (name.endsWith(".map")) await rename(join(dirname(outfile), name), join(part, `${image.name}.map`));
   }
@@ -82,10 +106,16 @@ async function normalise(path: string): Promise<void> {
 
 if (import.meta.main) {
   const project = dirname(import.meta.dir);
-  if (process.argv[2] === "--id") {
-    console.log(await imageId(project, findRuntime()));
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { id: { type: "boolean" }, root: { type: "string" } },
+  });
+  const { root } = values;
+  const runtime = root === undefined ? findRuntime() : findRuntime(join(root, "usr/local/bin/bun"), root);
+  if (values.id) {
+    console.log(await imageId(project, runtime));
   } else {
-    const { id } = await build(project, resolve(process.argv[2] ?? join(project, "dist")));
+    const { id } = await build(project, resolve(positionals[0] ?? join(project, "dist")), runtime);
     console.log(`${image.name}:${id}`);
   }
 }

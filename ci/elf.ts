@@ -5,9 +5,10 @@
  * 4 and 5; only 64-bit little-endian files, which is what Bun is built for.
  */
 import { closeSync, openSync, readSync } from "node:fs";
+import type { Architecture } from "./image.ts";
 
 export interface Elf {
-  architecture: "amd64" | "arm64";
+  architecture: Architecture;
   /** Path of the loader (PT_INTERP); a library has none. */
   interpreter: string | undefined;
   /** Names of the libraries it links (DT_NEEDED). */
@@ -16,7 +17,7 @@ export interface Elf {
   buildId: string | undefined;
 }
 
-const machines: Record<number, Elf["architecture"]> = { 62: "amd64", 183: "arm64" };
+const machines: Record<number, Architecture> = { 62: "amd64", 183: "arm64" };
 const PT_LOAD = 1;
 const PT_DYNAMIC = 2;
 const PT_INTERP = 3;

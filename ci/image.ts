@@ -6,7 +6,7 @@
  * repeat the settings below, because it cannot read them; a test compares the two.)
  */
 import { existsSync, realpathSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
 import { name, version } from "../package.json";
 import { readElf } from "./elf.ts";
 
@@ -44,15 +44,22 @@ export const compile = {
 /** The layers, in order. The first changes with the base system, the second with the source. */
 export const layers = ["runtime", "app"] as const;
 
+export type Architecture = "amd64" | "arm64";
+
 export interface Platform {
   os: "linux";
-  architecture: "amd64" | "arm64";
+  architecture: Architecture;
 }
+
+/** This machine's. */
+export const ownArchitecture: Architecture = process.arch === "arm64" ? "arm64" : "amd64";
 
 export interface Runtime {
   platform: Platform;
   /** Path in the image -> file to take it from: the loader and every library that Bun links. */
   files: Map<string, string>;
+  /** The Bun executable that becomes part of the binary. */
+  bun: string;
   /** The linker's hash of the Bun that becomes part of the binary: one version has several builds (baseline, musl). */
   bunBuildId: string;
 }
@@ -64,23 +71,30 @@ export interface Runtime {
  * keeps its place.
  *
  * @param bun path of the Bun executable
+ * @param root the directory of the system that its libraries are taken from; default: this one
  * @throws {Error} when a library cannot be found, naming it
  */
-export function findRuntime(bun: string = process.execPath): Runtime {
+export function findRuntime(bun: string = process.execPath, root = "/"): Runtime {
   const { architecture, interpreter, needed, buildId } = readElf(bun);
   if (!interpreter) throw new Error(`${bun} is linked statically: there is no runtime to put into the image`);
-  const files = new Map([[interpreter, realpathSync(interpreter)]]);
-  const places = [dirname(realpathSync(interpreter)), "/usr/lib", "/lib"];
+  const inRoot = (path: string) => realpathSync(join(root, path));
+  const files = new Map([[interpreter, inRoot(interpreter)]]);
+  const beside = join("/", relative(root, dirname(inRoot(interpreter))));
+  const places = [beside, "/usr/lib", "/lib"];
   const wanted = needed.filter((library) => library !== basename(interpreter));
   for (const library of wanted) {
-    const path = places.map((place) => join(place, library)).find((path) => existsSync(path));
+    const path = places.map((place) => join(place, library)).find((path) => existsSync(join(root, path)));
     if (!path) throw new Error(`${library}, which ${bun} links, is in none of ${places.join(", ")}`);
     if (files.has(path)) continue;
-    files.set(path, realpathSync(path));
+    files.set(path, inRoot(path));
     // A library may link others; the loop goes on over what is added here.
-    wanted.push(...readElf(path).needed.filter((library) => library !== basename(interpreter)));
+    wanted.push(...readElf(inRoot(path)).needed.filter((library) => library !== basename(interpreter)));
   }
-  return { platform: { os: "linux", architecture }, files, bunBuildId: buildId ?? "" };
+  for (const file of files.values()) {
+    if (readElf(file).architecture !== architecture) throw new Error(`${file} is not for ${architecture}`);
+  }
+  const platform = { os: "linux", architecture } as const;
+  return { platform, files, bun, bunBuildId: buildId ?? "" };
 }
 
 /**

@@ -2,8 +2,10 @@
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { app } from "./app.ts";
+import { compressions, type Compression } from "./archive.ts";
 import { parseReference } from "./deploy/registry.ts";
 import { PipelineError } from "./errors.ts";
+import type { Architecture } from "./image.ts";
 
 export const usage = `Takes ${app.name} from the source to a verified version on k3s.
 
@@ -30,6 +32,8 @@ options:
   --registry HOST/PATH   where the image is pushed, without a tag
   --url URL              where the Service answers from outside (default: the NodePort; with a registry, through the API)
   --output FILE          the docker-archive (default: ${app.name}.tar)
+  --platform LIST        linux/amd64, linux/arm64 or both; one archive each (default: this machine's)
+  --compress LEVEL       of the layers: none, fast or high (default: none; for a registry: fast)
   --tag NAME             a further name in the archive, ${app.name}:NAME; may be repeated
   --report FILE          the steps and their times as JSON
   --kubeconfig FILE      another kubeconfig than k3s's own; with a registry: than kubectl's
@@ -62,6 +66,9 @@ export interface Options {
   engine: "dagger" | "host";
   target: "k3s" | "registry" | "none";
   output: string;
+  /** Undefined: the engine's own. */
+  architectures: Architecture[] | undefined;
+  compression: Compression | undefined;
   tags: string[];
   registry: string | undefined;
   /** Where the steps and their times go, as JSON. */
@@ -85,6 +92,8 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
           engine: { type: "string" },
           target: { type: "string" },
           output: { type: "string" },
+          platform: { type: "string" },
+          compress: { type: "string" },
           tag: { type: "string", multiple: true },
           registry: { type: "string" },
           report: { type: "string" },
@@ -120,6 +129,13 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
     parseReference(`${registry}:tag`);
   } else if (registry) throw wrong("--registry goes with --target registry");
   if (url !== undefined && !URL.canParse(url)) throw wrong(`--url "${url}" is no URL`);
+  const { compress } = values;
+  const architectures = values.platform
+    ?.split(",")
+    .map((platform) => oneOf("platform", platform, ["linux/amd64", "linux/arm64"]).slice("linux/".length));
+  if (architectures && architectures.length > 1 && command !== "image" && target !== "none") {
+    throw wrong("a deploy is for one platform: several go with `image` or --target none");
+  }
   const inSession = env.DAGGER_SESSION_PORT !== undefined;
   return {
     command,
@@ -127,6 +143,8 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
     engine: oneOf("engine", values.engine ?? (inSession ? "dagger" : "host"), ["dagger", "host"]),
     target,
     output: resolve(values.output ?? `${app.name}.tar`),
+    architectures: architectures && ([...new Set(architectures)] as Architecture[]),
+    compression: compress === undefined ? undefined : oneOf("level", compress, compressions),
     tags: values.tag ?? [],
     registry,
     report: values.report && resolve(values.report),

@@ -7,6 +7,19 @@ export const pins = {
   bun: "1.4.5",
   /** The base of the builder, and where the image's C library comes from. */
   baseImage: "docker.io/oven/bun:1.4.5",
+  /** Bun of the other architecture for the host engine, from npm: package and SHA-512, as the registry's `dist.integrity`. */
+  bunFor: {
+    amd64: {
+      package: "@oven/bun-linux-x64",
+      integrity:
+        "sha512-IWX9BELoGHAUtMonkeSaNaZwXzRk+oDw6Mk+HBFXd3KHYIBNBsIGRupMZPcgNoDbJpLu6gAJjIoIVPZtt1aJ1g==",
+    },
+    arm64: {
+      package: "@oven/bun-linux-aarch64",
+      integrity:
+        "sha512-4BXmsSKnjOrlGWqZV4x/oWa7AVoR+B6lCXddMzOAXBIm3t50eslg9wb66gmtW1AamEQ1l1CDvmmruysEhqOWMg==",
+    },
+  },
   /** CLI and engine in GitHub Actions. */
   dagger: "0.21.8",
   k3s: {

@@ -43,14 +43,14 @@ class Run {
 
   /** @returns what holds now, as a sentence */
   async execute(): Promise<string> {
-    const { command, target, output } = this.options;
+    const { command, target } = this.options;
     switch (command) {
       case "check":
       case "test":
         await this[command]();
         return `${command} passed`;
       case "image":
-        return `${basename(output)} holds ${app.name}:${await this.image(await this.engine.id())}`;
+        return this.images();
       case "up":
         if (target === "k3s" && !hasK3s()) return this.upWithoutCluster();
     }
@@ -70,7 +70,7 @@ class Run {
     const to = this.to(target);
     switch (command) {
       case "plan": {
-        const found = await plan(to, await this.engine.id());
+        const found = await plan(to, await this.id());
         const lines = describePlan(found);
         for (const line of lines) this.report.say(line);
         const image = found.delivered ? "whose image is there" : "whose image is not there yet";
@@ -82,7 +82,7 @@ class Run {
         return first!;
       }
       case "verify": {
-        const id = await this.engine.id();
+        const id = await this.id();
         const endpoint = await endpointOf(to);
         await prove(to, endpoint, id);
         return `${endpoint.url} serves ${app.name}:${id}`;
@@ -98,7 +98,7 @@ class Run {
 
   /** @param hurry ends the wait for the last pods of the version before */
   private async deploy(to: Deploy, hurry?: AbortSignal): Promise<string> {
-    const id = await this.engine.id();
+    const id = await this.id();
     const change = await this.report.step("plan", async () => {
       const value = await plan(to, id);
       const lines = describePlan(value);
@@ -143,15 +143,26 @@ class Run {
   }
 
   private async archiveOnly(): Promise<string> {
-    const id = await this.engine.id();
-    await this.sideBySide([this.check(), this.test(), this.image(id)]);
-    return `${basename(this.options.output)} holds ${app.name}:${id}`;
+    const [, , made] = await this.sideBySide([this.check(), this.test(), this.images()]);
+    return made as string;
+  }
+
+  /** An archive for each platform, named after it where there are several. */
+  private async images(): Promise<string> {
+    const { architectures = [undefined], output } = this.options;
+    const made: string[] = [];
+    for (const architecture of architectures) {
+      const own = architectures.length > 1 ? output.replace(/(\.tar)?$/, `-${architecture}$&`) : output;
+      const id = await this.image(await this.engine.id(architecture), architecture, own);
+      made.push(`${basename(own)} holds ${app.name}:${id}`);
+    }
+    return made.join(", ");
   }
 
   private async upWithoutCluster(): Promise<string> {
     const say = (line: string) => this.report.say(line);
     const made = await this.archiveOnly();
-    const id = await this.engine.id();
+    const id = await this.id();
     await this.report.step("smoke", async () => {
       await smoke(this.options.output, id);
       return { value: undefined, detail: "the image's files run, answer and drain" };
@@ -178,6 +189,11 @@ class Run {
     return { target, project, signal, leaves, say, step: (name, work) => report.step(name, work) };
   }
 
+  /** The id of what is deployed, asked about, or tried. */
+  private id(): Promise<string> {
+    return this.engine.id(this.options.architectures?.[0]);
+  }
+
   private check(): Promise<void> {
     return this.script("check", "check");
   }
@@ -197,38 +213,43 @@ class Run {
     });
   }
 
-  private image(id: string): Promise<string> {
+  private image(
+    id: string,
+    architecture = this.options.architectures?.[0],
+    output = this.options.output,
+  ): Promise<string> {
     return this.report.step("image", async () => {
-      const { output, tags } = this.options;
+      const { tags, compression = "none" } = this.options;
       const names = [id, ...tags].map((tag) => `${app.name}:${tag}`);
-      const detail = (how: string, reused = false) => ({
+      const done = (how: string, reused: boolean) => ({
         value: id,
         detail: `${basename(output)} ${how}: ${names.join(", ")}`,
         reused,
       });
       const there = await readArchive(output).catch(() => undefined);
-      if (there && there.names.join() === names.join()) return detail("is there already", true);
-
+      if (there?.names.join() === names.join() && there.packed === (compression !== "none")) {
+        return done("is there already", true);
+      }
       // Where neither `bun check` nor `watch` sees it come and go.
       const dist = join(project, "node_modules/.cache/pipeline", `dist-${process.pid}`);
       try {
-        const built = await this.engine.build(dist);
+        const built = await this.engine.build(dist, architecture);
         if (built.id !== id) {
           const message = `the source changed while it was built (${id} became ${built.id})`;
           throw new PipelineError("change", message, { hint: "Run the command again." });
         }
         const revision = await gitCommit(project, this.signal);
-        writeArchive(output, { dist, names, revision, platform: built.platform });
+        await writeArchive(output, { dist, names, revision, platform: built.platform, compression });
       } finally {
         await rm(dist, { recursive: true, force: true });
       }
       const { size } = await stat(output);
-      return detail(`(${(size / 1e6).toFixed(1)} MB)`);
+      return done(`(${(size / 1e6).toFixed(1)} MB)`, false);
     });
   }
 
   /** Waits for all, then reports every failure: a person wants to hear of the type error and of the red test. */
-  private async sideBySide(steps: unknown[]): Promise<void> {
+  private async sideBySide(steps: unknown[]): Promise<unknown[]> {
     const results = await Promise.allSettled(steps);
     this.signal.throwIfAborted();
     const failures = results.flatMap((result) => (result.status === "rejected" ? [result.reason] : []));
@@ -237,6 +258,7 @@ class Run {
     const decisive = atFault ?? failures[0];
     for (const other of failures) if (other !== decisive) printError(other, this.options.verbose);
     if (decisive) throw decisive;
+    return results.map((result) => (result.status === "fulfilled" ? result.value : undefined));
   }
 }
 

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { app } from "./app.ts";
-import { readArchive } from "./archive.ts";
+import { readArchive, readLayer } from "./archive.ts";
 import { ask } from "./deploy/verify.ts";
 import { readElf } from "./elf.ts";
 import { PipelineError } from "./errors.ts";
@@ -42,14 +42,17 @@ export async function smoke(archive: string, id: string): Promise<void> {
 }
 
 async function unpack(archive: string, root: string): Promise<void> {
-  const { layers } = (await readArchive(archive))!;
+  const { layers, packed } = (await readArchive(archive))!;
+  const unpacked = join(root, "layer.tar");
   for (const layer of layers) {
-    for (const entry of readTar(archive, layer.offset, layer.offset + layer.size)) {
+    if (packed) await Bun.write(unpacked, await readLayer(archive, layer));
+    const [tar, start] = packed ? [unpacked, 0] : [archive, layer.offset];
+    for (const entry of readTar(tar, start, packed ? undefined : start + layer.size)) {
       const target = join(root, entry.path);
       if (entry.type === "directory") {
         await mkdir(target, { recursive: true });
       } else {
-        const content = Bun.file(archive).slice(entry.offset, entry.offset + entry.size);
+        const content = Bun.file(tar).slice(entry.offset, entry.offset + entry.size);
         await mkdir(dirname(target), { recursive: true });
         await writeFile(target, await content.bytes(), { mode: entry.mode });
       }

@@ -4,7 +4,7 @@
  * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md. Layers go
  * compressed with zstd: half the size of a layer, in a quarter of gzip's time.
  */
-import { readArchive, type Archive } from "../archive.ts";
+import { isPacked, levels, readArchive, type Archive } from "../archive.ts";
 import { PipelineError } from "../errors.ts";
 import type { TarEntry } from "../tar.ts";
 import {
@@ -75,10 +75,12 @@ export async function push(archive: string, reference: string, options: Registry
     return { mediaType, digest, size: bytes.length };
   };
   const sendLayer = async (layer: TarEntry, index: number) => {
-    const bytes = await bytesOf(layer);
-    if (digestBytes(bytes) !== config.rootfs.diff_ids[index])
+    const stored = await bytesOf(layer);
+    const packed = isPacked(stored);
+    const content = packed ? await Bun.zstdDecompress(stored) : stored;
+    if (digestBytes(content) !== config.rootfs.diff_ids[index])
       throw notAnArchive(archive, `its layer ${layer.path} is not what its config says`);
-    const compressed = await Bun.zstdCompress(bytes, { level: 3 });
+    const compressed = packed ? stored : await Bun.zstdCompress(content, { level: levels.fast });
     const what = `layer ${index + 1} of ${layers.length}`;
     return send(what, types.layer, compressed as Uint8Array<ArrayBuffer>);
   };

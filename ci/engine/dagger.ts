@@ -7,13 +7,16 @@
  * local import does not have.
  */
 import { join } from "node:path";
-import { connection, dag, ExecError } from "@dagger.io/dagger";
+import { connection, dag, ExecError, type Container, type Platform } from "@dagger.io/dagger";
 import type { Built } from "../build.ts";
 import { PipelineError } from "../errors.ts";
+import type { Architecture } from "../image.ts";
 import { pins } from "../pins.ts";
 import type { Engine } from "./engine.ts";
 
 const CA = "/run/secrets/ca.crt";
+/** Where another architecture's base image is mounted. */
+const ROOT = "/root-of-base";
 
 /** Files that each step sees; an edit elsewhere leaves its cache alone. */
 const inputs = {
@@ -69,17 +72,28 @@ function daggerEngine(project: string): Engine {
   const builder = installed.withDirectory(".", source(inputs.build));
   const checker = installed.withDirectory(".", source(inputs.script));
 
+  /** For another architecture its base image is only read from, never run: no emulation. */
+  const builderFor = (architecture?: Architecture): { container: Container; args: string[] } => {
+    if (architecture === undefined) return { container: builder, args: [] };
+    const platform = `linux/${architecture}` as Platform;
+    const base = dag.container({ platform }).from(pins.baseImage).rootfs();
+    return { container: builder.withMountedDirectory(ROOT, base), args: ["--root", ROOT] };
+  };
+
   return {
     name: "dagger",
     async script(name) {
       await explain(`bun run ${name}`, checker.withExec(["bun", "run", "--silent", name]).sync());
       return { unchanged: false };
     },
-    async id() {
-      return (await explain("the id", builder.withExec(["bun", "ci/build.ts", "--id"]).stdout())).trim();
+    async id(architecture) {
+      const { container, args } = builderFor(architecture);
+      const command = ["bun", "ci/build.ts", "--id", ...args];
+      return (await explain("the id", container.withExec(command).stdout())).trim();
     },
-    async build(dist) {
-      const built = builder.withExec(["bun", "run", "--silent", "build"]);
+    async build(dist, architecture) {
+      const { container, args } = builderFor(architecture);
+      const built = container.withExec(["bun", "run", "--silent", "build", ...args]);
       await explain("bun run build", built.directory("dist").export(dist));
       return (await Bun.file(join(dist, "image.json")).json()) as Built;
     },

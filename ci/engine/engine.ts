@@ -3,6 +3,7 @@
  * of package.json, same image.
  */
 import type { Built } from "../build.ts";
+import type { Architecture } from "../image.ts";
 
 export interface Engine {
   readonly name: "dagger" | "host";
@@ -13,12 +14,19 @@ export interface Engine {
    * @throws {PipelineError} "change", with the script's output, when it fails
    */
   script(name: "check" | "test:unit"): Promise<{ unchanged: boolean }>;
-  /** The image's id, before anything is built. */
-  id(): Promise<string>;
+  /**
+   * The image's id, before anything is built.
+   *
+   * @param architecture default: the engine's own
+   * @throws {PipelineError} "surroundings" when it cannot build for that one
+   */
+  id(architecture?: Architecture): Promise<string>;
   /**
    * Builds the trees of the image into `dist`, a directory that does not exist yet.
    *
-   * @throws {PipelineError} "change", with the compiler's output, when the source does not compile
+   * @param architecture default: the engine's own
+   * @throws {PipelineError} "change", with the compiler's output, when the source does not compile; "surroundings" when it
+   * cannot build for that architecture
    */
-  build(dist: string): Promise<Built>;
+  build(dist: string, architecture?: Architecture): Promise<Built>;
 }

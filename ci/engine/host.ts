@@ -3,9 +3,10 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Built } from "../build.ts";
 import { PipelineError } from "../errors.ts";
-import { findRuntime, imageId } from "../image.ts";
+import { findRuntime, imageId, ownArchitecture, type Architecture } from "../image.ts";
 import { run } from "../process.ts";
 import type { Engine } from "./engine.ts";
+import { foreignRoot } from "./foreign.ts";
 
 /** How many states of the files are remembered to have passed: going back to one is as good as not having left it. */
 const REMEMBERED = 20;
@@ -17,6 +18,17 @@ export function hostEngine(project: string, signal: AbortSignal): Engine {
     const command = [process.execPath, "--no-orphans", ...args];
     const { code, stdout, stderr } = await run(command, { cwd: project, env: { NO_COLOR: "1" }, signal });
     if (code !== 0) throw new PipelineError("change", `${what} failed`, { output: stdout + stderr });
+  };
+  const roots = new Map<Architecture, Promise<string>>();
+  /** Where libraries and Bun for another architecture are; undefined for this machine's own. */
+  const rootFor = (architecture: Architecture): Promise<string> | undefined => {
+    if (architecture === ownArchitecture) return undefined;
+    let root = roots.get(architecture);
+    if (!root) {
+      root = foreignRoot(architecture, join(project, "node_modules/.cache/pipeline", architecture), signal);
+      roots.set(architecture, root);
+    }
+    return root;
   };
   return {
     name: "host",
@@ -33,10 +45,16 @@ export function hostEngine(project: string, signal: AbortSignal): Engine {
       }
       return { unchanged: false };
     },
-    id: () => imageId(project, findRuntime()),
-    async build(dist) {
+    async id(architecture = ownArchitecture) {
+      const root = await rootFor(architecture);
+      const runtime = root === undefined ? findRuntime() : findRuntime(join(root, "usr/local/bin/bun"), root);
+      return imageId(project, runtime);
+    },
+    async build(dist, architecture = ownArchitecture) {
+      const root = await rootFor(architecture);
       // A process of its own, so that an interrupted pipeline can end it.
-      await bun(["ci/build.ts", dist], "bun run build");
+      const command = ["ci/build.ts", dist, ...(root === undefined ? [] : ["--root", root])];
+      await bun(command, "bun run build");
       return (await Bun.file(join(dist, "image.json")).json()) as Built;
     },
   };

@@ -94,6 +94,7 @@ describe("id", () => {
     const platform = { os: "linux", architecture: "amd64" } as const;
     return writeFile(file, content).then(() => ({
       platform,
+      bun: "bun",
       bunBuildId: "b",
       files: new Map([["/lib/libc", file]]),
     }));
@@ -168,7 +169,7 @@ describe("archive", () => {
 
   test("says what it is", async () => {
     const path = join(directory, "image.tar");
-    writeArchive(path, { ...options, dist });
+    await writeArchive(path, { ...options, dist });
     const archive = (await readArchive(path))!;
     expect(archive.names).toEqual(options.names);
     expect(archive.config).toMatchObject({
@@ -196,8 +197,8 @@ describe("archive", () => {
     const copy = join(directory, "copy");
     await cp(dist, copy, { recursive: true });
     const [one, other] = [join(directory, "1.tar"), join(directory, "2.tar")];
-    writeArchive(one, { ...options, dist });
-    writeArchive(other, { ...options, dist: copy });
+    await writeArchive(one, { ...options, dist });
+    await writeArchive(other, { ...options, dist: copy });
     expect(await Bun.file(one).bytes()).toEqual(await Bun.file(other).bytes());
   });
 
@@ -205,10 +206,10 @@ describe("archive", () => {
     const path = join(directory, "kept.tar");
     await writeFile(path, "before");
     const broken = { ...options, dist: join(directory, "nowhere") };
-    expect(() => writeArchive(path, broken)).toThrow(PipelineError);
+    expect(writeArchive(path, broken)).rejects.toThrow(PipelineError);
     expect(await Bun.file(path).text()).toBe("before");
     expect(await Bun.file(`${path}.part`).exists()).toBe(false);
-    expect(() => writeArchive(join(directory, "no/such/place.tar"), { ...options, dist })).toThrow(
+    expect(writeArchive(join(directory, "no/such/place.tar"), { ...options, dist })).rejects.toThrow(
       "cannot write",
     );
   });

@@ -215,7 +215,7 @@ console.log("Starting to serve");`;
     for (const layer of ["runtime", "app"]) await mkdir(join(dist, layer));
     const output = join(dist, "x.tar");
     const platform = { os: "linux", architecture: architecture as "amd64" } as const;
-    writeArchive(output, { dist, names: ["helloapp:abc"], platform });
+    await writeArchive(output, { dist, names: ["helloapp:abc"], platform });
     return output;
   };
 

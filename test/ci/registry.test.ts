@@ -27,12 +27,12 @@ const archive = join(directory, "helloapp.tar");
 let home: string;
 let servers: Bun.Server<undefined>[] = [];
 
-beforeAll(() => {
+beforeAll(async () => {
   for (const layer of ["runtime", "app"]) {
     mkdirSync(join(directory, "dist", layer), { recursive: true });
     writeFileSync(join(directory, "dist", layer, "file"), layer.repeat(1000));
   }
-  writeArchive(archive, {
+  await writeArchive(archive, {
     platform: { os: "linux", architecture: "amd64" },
     dist: join(directory, "dist"),
     names: ["helloapp:1"],

@@ -27,7 +27,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
 
   beforeAll(async () => {
     const { dist, id, platform } = await builtProject();
-    writeArchive(archive, { dist, platform, names: [`helloapp:${id}`] });
+    await writeArchive(archive, { dist, platform, names: [`helloapp:${id}`] });
     const hash = await Bun.password.hash(password, { algorithm: "bcrypt", cost: 4 });
     writeFileSync(join(directory, "htpasswd"), `me:${hash}\n`);
     open = await startRegistry(join(directory, "open"));
