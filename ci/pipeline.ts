@@ -226,6 +226,7 @@ class Run {
         detail: `${basename(output)} ${how}: ${names.join(", ")}`,
         reused,
       });
+      let reused = false;
       const there = await readArchive(output).catch(() => undefined);
       if (there?.names.join() === names.join() && there.packed === (compression !== "none")) {
         return done("is there already", true);
@@ -234,6 +235,7 @@ class Run {
       const dist = join(project, "node_modules/.cache/pipeline", `dist-${process.pid}`);
       try {
         const built = await this.engine.build(dist, architecture);
+        reused = built.reused;
         if (built.id !== id) {
           const message = `the source changed while it was built (${id} became ${built.id})`;
           throw new PipelineError("change", message, { hint: "Run the command again." });
@@ -244,7 +246,7 @@ class Run {
         await rm(dist, { recursive: true, force: true });
       }
       const { size } = await stat(output);
-      return done(`(${(size / 1e6).toFixed(1)} MB)`, false);
+      return done(`(${(size / 1e6).toFixed(1)} MB)${reused ? " of what the engine had" : ""}`, reused);
     });
   }
 

@@ -10,7 +10,7 @@ export interface Engine {
   /**
    * Runs a script of package.json, unless it passed before on the same files.
    *
-   * @returns whether it was left out, for that reason; an engine with a cache of its own does not tell
+   * @returns whether it was left out, for that reason
    * @throws {PipelineError} "change", with the script's output, when it fails
    */
   script(name: "check" | "test:unit"): Promise<{ unchanged: boolean }>;
@@ -25,8 +25,9 @@ export interface Engine {
    * Builds the trees of the image into `dist`, a directory that does not exist yet.
    *
    * @param architecture default: the engine's own
+   * @returns what was built, and whether the engine had it from before
    * @throws {PipelineError} "change", with the compiler's output, when the source does not compile; "surroundings" when it
    * cannot build for that architecture
    */
-  build(dist: string, architecture?: Architecture): Promise<Built>;
+  build(dist: string, architecture?: Architecture): Promise<Built & { reused: boolean }>;
 }

@@ -55,7 +55,7 @@ export function hostEngine(project: string, signal: AbortSignal): Engine {
       // A process of its own, so that an interrupted pipeline can end it.
       const command = ["ci/build.ts", dist, ...(root === undefined ? [] : ["--root", root])];
       await bun(command, "bun run build");
-      return (await Bun.file(join(dist, "image.json")).json()) as Built;
+      return { ...((await Bun.file(join(dist, "image.json")).json()) as Built), reused: false };
     },
   };
 }
