@@ -4,6 +4,7 @@
  *     dist/runtime/   the loader and the C library       layer 1
  *     dist/app/       the binary                         layer 2
  *     dist/image.json id and platform
+ *     dist/sbom.cdx.json  what the image is made of, see sbom.ts
  *     dist/helloapp.map  the binary's source map, for debuggers; not in the image
  *
  * Modes and times are fixed here, owners when root builds, so that a layer made from a tree is the same wherever and
@@ -20,6 +21,7 @@ import { parseArgs } from "node:util";
 import { readElf } from "./elf.ts";
 import { compile, findRuntime, image, imageId, layers, ownArchitecture } from "./image.ts";
 import type { Platform, Runtime } from "./image.ts";
+import { bundledPackages, loadLibrary, makeSbom, SBOM, type BundledPackage } from "./sbom.ts";
 
 export interface Built {
   id: string;
@@ -37,11 +39,14 @@ export async function build(project: string, dist: string, runtime = findRuntime
   const built = { id: await imageId(project, runtime), platform: runtime.platform };
   const part = `${dist}.part-${process.pid}`;
   try {
-    await Promise.all([
+    const [packages] = await Promise.all([
       compileBinary(project, built.id, runtime, part),
+      // While the compiler is at work in threads of its own.
+      loadLibrary(),
       layOutRuntime(runtime, join(part, "runtime")),
     ]);
     for (const layer of layers) await normalise(join(part, layer));
+    await Bun.write(join(part, SBOM), await makeSbom({ id: built.id, packages, runtime }));
     await Bun.write(join(part, "image.json"), JSON.stringify(built) + "\n");
     await rm(dist, { recursive: true, force: true });
     await rename(part, dist);
@@ -51,16 +56,18 @@ export async function build(project: string, dist: string, runtime = findRuntime
   return built;
 }
 
+/** @returns the packages that the binary bundles */
 async function compileBinary(
   project: string,
   id: string,
   { bun, platform: { architecture } }: Runtime,
   part: string,
-): Promise<void> {
+): Promise<BundledPackage[]> {
   const { entrypoint, autoloadBunfig, autoloadDotenv, ...options } = compile;
   const outfile = join(part, "app", image.binary);
-  await Bun.build({
+  const { metafile } = await Bun.build({
     ...options,
+    metafile: true,
     entrypoints: [join(project, entrypoint)],
     root: project,
     target: "bun",
@@ -82,6 +89,7 @@ async function compileBinary(
   for (const name of await readdir(dirname(outfile))) {
     if (name.endsWith(".map")) await rename(join(dirname(outfile), name), join(part, `${image.name}.map`));
   }
+  return bundledPackages(metafile!);
 }
 
 async function layOutRuntime({ files }: Runtime, tree: string): Promise<void> {

@@ -60,6 +60,8 @@ export interface Runtime {
   files: Map<string, string>;
   /** The Bun executable that becomes part of the binary. */
   bun: string;
+  /** The directory of the system that they are from. */
+  root: string;
   /** The linker's hash of the Bun that becomes part of the binary: one version has several builds (baseline, musl). */
   bunBuildId: string;
 }
@@ -94,7 +96,7 @@ export function findRuntime(bun: string = process.execPath, root = "/"): Runtime
     if (readElf(file).architecture !== architecture) throw new Error(`${file} is not for ${architecture}`);
   }
   const platform = { os: "linux", architecture } as const;
-  return { platform, files, bun, bunBuildId: buildId ?? "" };
+  return { platform, files, bun, root, bunBuildId: buildId ?? "" };
 }
 
 /**

@@ -21,6 +21,7 @@ import { exitCodes, PipelineError } from "./errors.ts";
 import { gitCommit } from "./git.ts";
 import { parseCommandLine, usage, type Options } from "./options.ts";
 import { Report } from "./report.ts";
+import { hasSbom, placeSbom } from "./sbom.ts";
 import { smoke } from "./smoke.ts";
 import { savesIn, watched } from "./watch.ts";
 
@@ -228,9 +229,8 @@ class Run {
       });
       let reused = false;
       const there = await readArchive(output).catch(() => undefined);
-      if (there?.names.join() === names.join() && there.packed === (compression !== "none")) {
-        return done("is there already", true);
-      }
+      const same = there?.names.join() === names.join() && there.packed === (compression !== "none");
+      if (same && (await hasSbom(output, id))) return done("is there already", true);
       // Where neither `bun check` nor `watch` sees it come and go.
       const dist = join(project, "node_modules/.cache/pipeline", `dist-${process.pid}`);
       try {
@@ -242,6 +242,7 @@ class Run {
         }
         const revision = await gitCommit(project, this.signal);
         await writeArchive(output, { dist, names, revision, platform: built.platform, compression });
+        await placeSbom(dist, output);
       } finally {
         await rm(dist, { recursive: true, force: true });
       }

@@ -67,7 +67,9 @@ const files = "{src,test,ci,k8s,.github,.ci}/**";
 async function digestOfFiles(project: string): Promise<string> {
   const scan = (pattern: string) =>
     Array.fromAsync(new Bun.Glob(pattern).scan({ cwd: project, dot: true, onlyFiles: true }));
-  const paths = [...(await scan(files)), ...(await scan("*"))].filter((path) => !/\.(tar|part)$/.test(path));
+  const paths = [...(await scan(files)), ...(await scan("*"))].filter(
+    (path) => !/\.(tar|cdx\.json|part)$/.test(path),
+  );
   const hash = new Bun.CryptoHasher("sha256").update(Bun.version_with_sha);
   for (const path of paths.sort()) {
     const content = await Bun.file(join(project, path)).bytes();

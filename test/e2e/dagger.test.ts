@@ -3,6 +3,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../ci/archive.ts";
+import { sbomBeside } from "../../ci/sbom.ts";
 import {
   copyProject,
   daggerEngine,
@@ -41,6 +42,8 @@ describeWith(
       );
       expect(one).toHaveLength(1);
       if (one![0] === other![0]) expect(theirs).toEqual(ours);
+      const { components } = await Bun.file(sbomBeside(contained)).json();
+      expect(components).toContainEqual(expect.objectContaining({ name: "libc6", type: "library" }));
       expect(shapeOf(theirs)).toEqual(shapeOf(ours));
     });
 

@@ -1,9 +1,11 @@
 /** The host engine's archive: its content byte by byte, and that it is the same from anywhere. */
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { statSync } from "node:fs";
+import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive, type Archive } from "../../ci/archive.ts";
+import { build } from "../../ci/build.ts";
 import { findRuntime, image } from "../../ci/image.ts";
+import { sbomBeside } from "../../ci/sbom.ts";
 import { smoke } from "../../ci/smoke.ts";
 import { readTar } from "../../ci/tar.ts";
 import {
@@ -123,6 +125,7 @@ describeWith("archive of the host engine", [], () => {
     );
     must(["sh", "-c", command], { cwd: project, env: { TZ: "Pacific/Kiritimati", PATH } });
     expect(await sameBytes(`${path}.2`, other)).toBe(true);
+    expect(await sameBytes(sbomBeside(`${path}.2`), sbomBeside(other))).toBe(true);
   });
 
   test("runs: the smoke test finds its id", async () => {
@@ -133,6 +136,88 @@ describeWith("archive of the host engine", [], () => {
   test("passes the project's formatter and git by: nothing is left in the tree", () => {
     const left = must(["sh", "-c", "ls -d dist.* *.part 2>/dev/null || true"], { cwd: root });
     expect(left).toBe("");
+  });
+});
+
+describeWith("SBOM", [], () => {
+  const directory = temporaryDirectory();
+  const path = join(directory, "helloapp.tar");
+  const pipeline = () =>
+    must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path]);
+  const sha256 = async (file: string) =>
+    new Bun.CryptoHasher("sha256").update(await Bun.file(file).bytes()).digest("hex");
+  // As CycloneDX has it: the assertions below say what they expect.
+  const read = (): Promise<any> => Bun.file(sbomBeside(path)).json();
+
+  beforeAll(() => void pipeline());
+
+  test("has the hashes of what is in the archive's layers, and of this Bun", async () => {
+    const { metadata, components } = await read();
+    const archive = (await readArchive(path))!;
+    const inLayers = archive.layers.flatMap(({ offset, size }) => readTar(path, offset, offset + size));
+    const expected = await Promise.all(
+      inLayers
+        .filter(({ type }) => type === "file")
+        .map(async ({ path: name, offset, size }) => {
+          const bytes = await Bun.file(path)
+            .slice(offset, offset + size)
+            .bytes();
+          return [`/${name}`, new Bun.CryptoHasher("sha256").update(bytes).digest("hex")];
+        }),
+    );
+    const files = components
+      .flatMap((component: any) => [component, ...(component.components ?? [])])
+      .filter(({ type }: any) => type === "file");
+    const found = [...files, { ...metadata.component, name: image.binary }];
+    expect(Object.fromEntries(found.map(({ name, hashes }) => [name, hashes[0].content]))).toEqual(
+      Object.fromEntries(expected),
+    );
+    const bun = components.find(({ name }: any) => name === "bun");
+    expect(bun).toMatchObject({
+      version: Bun.version,
+      hashes: [{ content: await sha256(process.execPath) }],
+    });
+  });
+
+  test.skipIf(!Bun.which("dpkg-query"))("names the C library as dpkg-query does", async () => {
+    const format = "${Version} ${Architecture}";
+    const { architecture } = findRuntime().platform;
+    const [version, arch] = must(["dpkg-query", "-W", `-f=${format}`, `libc6:${architecture}`]).split(" ");
+    const found = (await read()).components.find(({ name }: any) => name === "libc6");
+    expect(found.version).toBe(version);
+    const { pathname, searchParams } = new URL(found.purl);
+    expect(decodeURIComponent(pathname)).toEndWith(`/libc6@${version}`);
+    expect(searchParams.get("arch")).toBe(arch!);
+    expect(found.components).toHaveLength(findRuntime().files.size);
+  });
+
+  test.each([
+    ["is gone", (sbom: string) => rmSync(sbom)],
+    ["is another image's", (sbom: string) => writeFileSync(sbom, '{"serialNumber":"urn:uuid:0"}')],
+  ])("is made again where it %s, though the archive is there", async (_, change) => {
+    const before = await read();
+    expect(pipeline()).toContain("is there already");
+    change(sbomBeside(path));
+    expect(pipeline()).not.toContain("is there already");
+    expect(await read()).toEqual(before);
+  });
+
+  test("names a package that the binary bundles", async () => {
+    const project = join(directory, "bundling");
+    mkdirSync(join(project, "src"), { recursive: true });
+    for (const file of ["package.json", "bun.lock"]) cpSync(join(root, file), join(project, file));
+    const modules = join(project, "node_modules/@acme/tiny");
+    mkdirSync(modules, { recursive: true });
+    writeFileSync(join(modules, "package.json"), '{"name":"@acme/tiny","version":"1.2.3","license":"ISC"}');
+    writeFileSync(join(modules, "index.js"), "export const tiny = Math.random();\n");
+    writeFileSync(join(project, "src/main.ts"), 'import { tiny } from "@acme/tiny";\nconsole.log(tiny);\n');
+    const dist = join(directory, "bundling-dist");
+    await build(project, dist);
+    const { components } = await Bun.file(join(dist, "sbom.cdx.json")).json();
+    const packages = components.filter(({ purl = "" }) => purl.startsWith("pkg:npm/"));
+    expect(packages).toEqual([
+      expect.objectContaining({ purl: "pkg:npm/%40acme/tiny@1.2.3", licenses: [{ license: { id: "ISC" } }] }),
+    ]);
   });
 });
 
