@@ -3,6 +3,7 @@
  * pushed under its id and deployed by its digest, so that what was built is what runs.
  */
 import { app } from "../app.ts";
+import { sbomBeside } from "../sbom.ts";
 import { connectApi, PATIENCE_SECONDS } from "./api.ts";
 import { checkArchive } from "./k3s.ts";
 import { digestOf, push } from "./registry.ts";
@@ -49,7 +50,7 @@ export async function connectCluster(options: ClusterOptions): Promise<Target> {
 
     async deliver(archive, id) {
       await checkArchive(archive, `${app.name}:${id}`);
-      return byDigest(await push(archive, reference(id), { signal }));
+      return byDigest(await push(archive, reference(id), { signal, sbom: sbomBeside(archive) }));
     },
 
     // How long a registry keeps what is the registry's to say.

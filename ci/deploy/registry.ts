@@ -7,17 +7,20 @@
 import { isPacked, levels, readArchive, type Archive } from "../archive.ts";
 import { PipelineError } from "../errors.ts";
 import type { TarEntry } from "../tar.ts";
+import { attachSbom } from "./referrer.ts";
 import {
   digestBytes,
   isLoopback,
+  ociTypes,
   Repository,
+  type Descriptor,
   type Manifest,
   type Reference,
   type RegistryOptions,
 } from "./repository.ts";
 
 const types = {
-  manifest: "application/vnd.oci.image.manifest.v1+json",
+  manifest: ociTypes.manifest,
   config: "application/vnd.oci.image.config.v1+json",
   layer: "application/vnd.oci.image.layer.v1.tar+zstd",
 };
@@ -47,16 +50,21 @@ export function parseReference(reference: string): Reference {
   return { registry: `${host}${port}`, origin, path, tag };
 }
 
+export interface PushOptions extends RegistryOptions {
+  /** The image's SBOM, which is attached to it; default: none is. */
+  sbom?: string;
+}
+
 /**
  * Pushes a docker-archive's image. What the registry has is not sent again, and an image that stands under this very
- * tag is not even compressed.
+ * tag is not even compressed. The tag comes last: an image that is found under it has its SBOM.
  *
  * @param reference `registry[:port]/path:tag`
  * @returns the manifest's digest, `sha256:…`
  * @throws {PipelineError} "surroundings": no such archive, registry not reached, credentials, space; "usage": reference
  * @throws the signal's reason when it was aborted
  */
-export async function push(archive: string, reference: string, options: RegistryOptions): Promise<string> {
+export async function push(archive: string, reference: string, options: PushOptions): Promise<string> {
   const to = parseReference(reference);
   const { configEntry, layers, config } = await read(archive);
   const bytesOf = ({ offset, size }: TarEntry) =>
@@ -84,20 +92,33 @@ export async function push(archive: string, reference: string, options: Registry
     const what = `layer ${index + 1} of ${layers.length}`;
     return send(what, types.layer, compressed as Uint8Array<ArrayBuffer>);
   };
+  const attach = async (image: Descriptor) => {
+    if (options.sbom === undefined) return;
+    const { sent } = await attachSbom(repository, image, options.sbom);
+    options.say?.(`SBOM ${sent ? "attached" : "is there already"}`);
+  };
 
   try {
     const configBytes = await bytesOf(configEntry);
     const there = await repository.manifest();
     if (there && (await isWhole(there.content, digestBytes(configBytes), repository))) {
       options.say?.(`${reference} is there already`);
-      return there.digest;
+      await attach(there.descriptor);
+      return there.descriptor.digest;
     }
     const [sentConfig, ...sentLayers] = await Promise.all([
       send("config", types.config, configBytes),
       ...layers.map(sendLayer),
     ]);
-    const manifest = { schemaVersion: 2, mediaType: types.manifest, config: sentConfig, layers: sentLayers };
-    return await repository.putManifest(new TextEncoder().encode(JSON.stringify(manifest)), types.manifest);
+    const content = { schemaVersion: 2, mediaType: types.manifest, config: sentConfig, layers: sentLayers };
+    const manifest = new TextEncoder().encode(JSON.stringify(content));
+    const image = { mediaType: types.manifest, digest: digestBytes(manifest), size: manifest.length };
+    if (options.sbom !== undefined) {
+      await repository.putManifest(manifest, types.manifest, image.digest);
+      await attach(image);
+    }
+    await repository.putManifest(manifest, types.manifest);
+    return image.digest;
   } finally {
     failed.abort();
   }

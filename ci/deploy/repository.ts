@@ -19,10 +19,15 @@ const TRIES = 3;
 /** Statuses of a moment: too many requests, and a proxy without the registry behind it. */
 const transient = new Set([429, 502, 503, 504]);
 
+export const ociTypes = {
+  manifest: "application/vnd.oci.image.manifest.v1+json",
+  index: "application/vnd.oci.image.index.v1+json",
+};
+
 /** What may stand under a tag: OCI's manifest and index, and the same two of Docker's. */
 const manifestTypes = [
-  "application/vnd.oci.image.manifest.v1+json",
-  "application/vnd.oci.image.index.v1+json",
+  ociTypes.manifest,
+  ociTypes.index,
   "application/vnd.docker.distribution.manifest.v2+json",
   "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
@@ -46,8 +51,22 @@ export interface Reference {
   tag: string;
 }
 
-/** A manifest as far as it matters here; an index has neither. */
-export interface Manifest {
+/** How one thing in a registry names another. */
+export interface Descriptor {
+  mediaType: string;
+  digest: string;
+  /** In bytes. */
+  size: number;
+  artifactType?: string;
+}
+
+/** A list of manifests. */
+export interface Index {
+  manifests: Descriptor[];
+}
+
+/** A manifest or an index, as far as it matters here. */
+export interface Manifest extends Partial<Index> {
   config?: { digest: string };
   layers?: { digest: string }[];
 }
@@ -93,28 +112,63 @@ export class Repository {
 
   /** The digest under the reference's tag; undefined when there is none. */
   async digest(): Promise<string | undefined> {
-    const reply = await this.persist(() => this.ask(this.manifestUrl, { method: "HEAD", headers: accept }));
+    const url = this.manifestUrl();
+    const reply = await this.persist(() => this.ask(url, { method: "HEAD", headers: accept }));
     // The header is not a must. https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pulling-manifests
-    return reply && (reply.headers.get("docker-content-digest") ?? (await this.manifest())?.digest);
+    return (
+      reply && (reply.headers.get("docker-content-digest") ?? (await this.manifest())?.descriptor.digest)
+    );
   }
 
-  /** What stands under the reference's tag; undefined when there is nothing. */
-  async manifest(): Promise<{ digest: string; content: Manifest } | undefined> {
-    const reply = await this.persist(() => this.ask(this.manifestUrl, { headers: accept }));
+  /**
+   * What stands under a name; undefined when there is nothing.
+   *
+   * @param name a tag or a digest; default: the reference's tag
+   */
+  async manifest(name?: string): Promise<{ descriptor: Descriptor; content: Manifest } | undefined> {
+    const reply = await this.persist(() => this.ask(this.manifestUrl(name), { headers: accept }));
     if (!reply) return undefined;
     const digest = digestBytes(reply.body);
     this.compare(digest, reply);
-    return { digest, content: this.json(reply) };
+    const content = this.json<Manifest & { mediaType?: string }>(reply);
+    // OCI's manifests may leave it out, and are then what the registry says of them.
+    const mediaType = content.mediaType ?? reply.headers.get("content-type") ?? ociTypes.manifest;
+    return { descriptor: { mediaType, digest, size: reply.body.length }, content };
   }
 
-  async putManifest(manifest: Uint8Array<ArrayBuffer>, type: string): Promise<string> {
+  /**
+   * @param name a tag or the digest; default: the reference's tag
+   * @returns the digest; and whether the registry has noted which manifest this one refers to
+   */
+  async putManifest(
+    manifest: Uint8Array<ArrayBuffer>,
+    type: string,
+    name?: string,
+  ): Promise<{ digest: string; linked: boolean }> {
     const digest = digestBytes(manifest);
-    const headers = { "Content-Type": type };
-    this.compare(
-      digest,
-      await this.persist(() => this.must(this.manifestUrl, { method: "PUT", headers, body: manifest })),
-    );
-    return digest;
+    const request: Request = { method: "PUT", headers: { "Content-Type": type }, body: manifest };
+    const reply = await this.persist(() => this.must(this.manifestUrl(name), request));
+    this.compare(digest, reply);
+    return { digest, linked: reply.headers.has("oci-subject") };
+  }
+
+  /**
+   * The manifests of a type that refer to the one with this digest; undefined when the registry does not keep account.
+   *
+   * https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#listing-referrers; 404 is what it asks for, but
+   * registries and proxies of before have had other answers to a path that they do not know.
+   */
+  async referrers(digest: string, artifactType: string): Promise<Index | undefined> {
+    const url = this.url(`referrers/${digest}`);
+    url.searchParams.set("artifactType", artifactType);
+    const reply = await this.persist(async () => {
+      const reply = await this.authorized(url, { headers: { Accept: ociTypes.index } });
+      if (transient.has(reply.status)) throw this.refusal(url.host, reply);
+      return reply;
+    });
+    const isIndex = reply.headers.get("content-type")?.startsWith(ociTypes.index);
+    if (!reply.ok || !isIndex) return undefined;
+    return { manifests: this.json<Partial<Index>>(reply).manifests ?? [] };
   }
 
   async hasBlob(digest: string): Promise<boolean> {
@@ -151,8 +205,8 @@ export class Repository {
     return new URL(`/v2/${this.reference.path}/${rest}`, this.reference.origin);
   }
 
-  private get manifestUrl(): URL {
-    return this.url(`manifests/${this.reference.tag}`);
+  private manifestUrl(name = this.reference.tag): URL {
+    return this.url(`manifests/${name}`);
   }
 
   /** A request whose answer may be that there is no such thing: then undefined. */

@@ -95,6 +95,7 @@ describe("id", () => {
     return writeFile(file, content).then(() => ({
       platform,
       bun: "bun",
+      root: "/",
       bunBuildId: "b",
       files: new Map([["/lib/libc", file]]),
     }));

@@ -24,6 +24,8 @@ const before = Object.fromEntries(
 );
 const directory = mkdtempSync(join(tmpdir(), "helloapp-registry-"));
 const archive = join(directory, "helloapp.tar");
+const sbom = join(directory, "helloapp.cdx.json");
+const sbomText = '{"bomFormat":"CycloneDX"}\n';
 let home: string;
 let servers: Bun.Server<undefined>[] = [];
 
@@ -37,6 +39,7 @@ beforeAll(async () => {
     dist: join(directory, "dist"),
     names: ["helloapp:1"],
   });
+  writeFileSync(sbom, sbomText);
 });
 
 beforeEach(() => {
@@ -79,31 +82,48 @@ function serve(answer: Handler, otherwise: Handler = () => new Response(null, { 
   return { host: `127.0.0.1:${server.port}`, url: `http://127.0.0.1:${server.port}`, requests, calls };
 }
 
-/** A registry that takes what it is given; `answer` may be quicker. */
-function startRegistry(answer: Handler = () => undefined) {
+/**
+ * A registry that takes what it is given; `answer` may be quicker.
+ *
+ * @param keepsAccount whether it knows what refers to what, as of the specification's 1.1
+ */
+function startRegistry(answer: Handler = () => undefined, { keepsAccount = false } = {}) {
   const blobs = new Map<string, Uint8Array>();
   const manifests = new Map<string, { type: string; body: Uint8Array }>();
   const server = serve(answer, async (request, { pathname, searchParams }) => {
-    const [, kind, name = ""] = /^\/v2\/team\/app\/(blobs|manifests)\/(.+)$/.exec(pathname) ?? [];
+    const [, kind, name = ""] = /^\/v2\/team\/app\/(blobs|manifests|referrers)\/(.+)$/.exec(pathname) ?? [];
+    if (kind === "referrers" && keepsAccount) {
+      const referrers = [...manifests.values()].filter(
+        ({ body }) => JSON.parse(Buffer.from(body).toString()).subject?.digest === name,
+      );
+      const index = { schemaVersion: 2, manifests: referrers.map(({ body }) => ({ digest: sha256(body) })) };
+      return Response.json(index, { headers: { "Content-Type": indexType } });
+    }
     const stored = kind === "blobs" ? blobs.get(name) : manifests.get(name)?.body;
     switch (request.method) {
       case "POST":
         return new Response(null, { status: 202, headers: { Location: `${pathname}1?_state=a%20b~c` } });
       case "PUT": {
         const body = await request.bytes();
-        if (kind === "manifests") manifests.set(name, { type: request.headers.get("content-type")!, body });
-        else if (searchParams.get("digest") !== sha256(body)) return new Response(null, { status: 400 });
+        const headers = new Headers({ "Docker-Content-Digest": sha256(body) });
+        if (kind === "manifests") {
+          manifests.set(name, { type: request.headers.get("content-type")!, body });
+          const { subject } = JSON.parse(Buffer.from(body).toString());
+          if (subject && keepsAccount) headers.set("OCI-Subject", subject.digest);
+        } else if (searchParams.get("digest") !== sha256(body)) return new Response(null, { status: 400 });
         else blobs.set(sha256(body), body);
-        return new Response(null, { status: 201, headers: { "Docker-Content-Digest": sha256(body) } });
+        return new Response(null, { status: 201, headers });
       }
       default:
         if (!stored) return new Response(null, { status: 404 });
         return new Response(stored.slice(), { headers: { "Docker-Content-Digest": sha256(stored) } });
     }
   });
-  return { ...server, reference: `${server.host}/team/app:1`, blobs, manifests };
+  const manifest = (name: string) => JSON.parse(Buffer.from(manifests.get(name)!.body).toString());
+  return { ...server, reference: `${server.host}/team/app:1`, blobs, manifests, manifest };
 }
 
+const indexType = "application/vnd.oci.image.index.v1+json";
 const options: RegistryOptions = { signal: new AbortController().signal, pauseSeconds: 0 };
 
 /** Writes a file of credentials into the home directory. */
@@ -297,6 +317,137 @@ describe("push", () => {
     writeFileSync(path, bytes);
     return path;
   }
+});
+
+describe("the SBOM of a push", () => {
+  const withSbom = { ...options, sbom };
+  const sbomType = "application/vnd.cyclonedx+json";
+  const fallbackTag = (digest: string) => digest.replace(":", "-");
+  /** Of all that a registry has, what refers to something. */
+  const referrersOf = ({ manifests }: ReturnType<typeof startRegistry>) =>
+    [...manifests].flatMap(([name, { type, body }]) => {
+      const content = JSON.parse(Buffer.from(body).toString());
+      return content.subject ? [{ name, type, content, size: body.length }] : [];
+    });
+
+  test("is a manifest by digest with the image for its subject; a registry that notes that is told no more", async () => {
+    const registry = startRegistry(undefined, { keepsAccount: true });
+    const image = await push(archive, registry.reference, withSbom);
+    const [referrer, ...others] = referrersOf(registry);
+    expect(others).toEqual([]);
+    const { content, name, type } = referrer!;
+    expect(name).toBe(sha256(registry.manifests.get(name)!.body));
+    expect(type).toBe("application/vnd.oci.image.manifest.v1+json");
+    expect(content).toEqual({
+      schemaVersion: 2,
+      mediaType: type,
+      artifactType: sbomType,
+      config: { mediaType: "application/vnd.oci.empty.v1+json", digest: sha256("{}"), size: 2 },
+      layers: [
+        {
+          mediaType: sbomType,
+          digest: sha256(sbomText),
+          size: sbomText.length,
+          annotations: { "org.opencontainers.image.title": "sbom.cdx.json" },
+        },
+      ],
+      subject: { mediaType: type, digest: image, size: registry.manifests.get("1")!.body.length },
+    });
+    expect(Buffer.from(registry.blobs.get(sha256("{}"))!).toString()).toBe("{}");
+    expect(Buffer.from(registry.blobs.get(sha256(sbomText))!).toString()).toBe(sbomText);
+    expect([...registry.manifests.keys()].sort()).toEqual(["1", image, name].sort());
+  });
+
+  test("is listed under the image's digest as a tag where the registry does not note it", async () => {
+    const registry = startRegistry();
+    const image = await push(archive, registry.reference, withSbom);
+    const [{ name, size } = expect.unreachable()] = referrersOf(registry);
+    expect(registry.manifests.get(fallbackTag(image))!.type).toBe(indexType);
+    expect(registry.manifest(fallbackTag(image))).toEqual({
+      schemaVersion: 2,
+      mediaType: indexType,
+      manifests: [
+        {
+          mediaType: "application/vnd.oci.image.manifest.v1+json",
+          digest: name,
+          size,
+          artifactType: sbomType,
+        },
+      ],
+    });
+  });
+
+  test.each([
+    ["with a page", () => new Response("<html>", { headers: { "Content-Type": "text/html" } })],
+    ["that it does not do that", () => new Response(null, { status: 405 })],
+  ])("is listed so too where the registry answers the question %s", async (_, answer) => {
+    const registry = startRegistry((__, { pathname }) =>
+      pathname.includes("/referrers/") ? answer() : undefined,
+    );
+    const image = await push(archive, registry.reference, withSbom);
+    expect(registry.manifest(fallbackTag(image)).manifests).toHaveLength(1);
+  });
+
+  test.each([true, false])("is not sent twice (registry keeps account: %p)", async (keepsAccount) => {
+    const registry = startRegistry(undefined, { keepsAccount });
+    const { reference, calls } = registry;
+    const image = await push(archive, reference, withSbom);
+    const sent = calls(/^(POST|PUT)/).length;
+    expect(await push(archive, reference, withSbom)).toBe(image);
+    expect(calls(/^(POST|PUT)/)).toHaveLength(sent);
+    expect(calls(/^GET .*referrers/).map(({ url }) => url.searchParams.get("artifactType"))).toEqual([
+      sbomType,
+      sbomType,
+    ]);
+  });
+
+  test("comes to an image that was pushed without", async () => {
+    const registry = startRegistry();
+    const image = await push(archive, registry.reference, options);
+    expect(referrersOf(registry)).toEqual([]);
+    await push(archive, registry.reference, withSbom);
+    expect(referrersOf(registry)[0]!.content.subject.digest).toBe(image);
+  });
+
+  test("is added to what others have listed, which stays", async () => {
+    const registry = startRegistry();
+    const image = await push(archive, registry.reference, options);
+    const signature = { mediaType: "x", digest: sha256("signature"), size: 1, annotations: { by: "me" } };
+    const list = { schemaVersion: 2, manifests: [signature], annotations: { a: "b" } };
+    const body = Buffer.from(JSON.stringify(list));
+    registry.manifests.set(fallbackTag(image), { type: indexType, body });
+    await push(archive, registry.reference, withSbom);
+    const index = registry.manifest(fallbackTag(image));
+    expect(index.manifests).toEqual([signature, expect.objectContaining({ artifactType: sbomType })]);
+    expect(index).toMatchObject({ mediaType: indexType, annotations: { a: "b" } });
+  });
+
+  test("leaves alone what stands in the list's place and is none", async () => {
+    const registry = startRegistry();
+    const image = await push(archive, registry.reference, options);
+    const body = Buffer.from("{}");
+    registry.manifests.set(fallbackTag(image), { type: "x", body });
+    const error = await failureOf(push(archive, registry.reference, withSbom));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain(`${fallbackTag(image)} is no list`);
+    expect(registry.manifests.get(fallbackTag(image))!.body).toBe(body);
+  });
+
+  test.each([
+    ["is refused", "403", { answer: 403, path: sbom }],
+    ["is not there", "there is no SBOM at /nonexistent", { answer: undefined, path: "/nonexistent" }],
+  ])("comes before the tag: where it %s, the image is not found", async (_, message, { answer, path }) => {
+    const { reference, manifests } = startRegistry(async (request) => {
+      if (!answer || request.method !== "PUT") return undefined;
+      const refers = (await request.clone().text()).includes('"subject"');
+      return refers ? new Response(null, { status: answer }) : undefined;
+    });
+    const error = await failureOf(push(archive, reference, { ...options, sbom: path }));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain(message);
+    expect(manifests.has("1")).toBe(false);
+    expect(await digestOf(reference, options)).toBeUndefined();
+  });
 });
 
 describe("a failure of a moment", () => {

@@ -8,6 +8,7 @@ import {
   builtProject,
   describeWith,
   must,
+  sameBytes,
   startRegistry,
   stopRegistries,
   temporaryDirectory,
@@ -22,12 +23,14 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
   const before = process.env.REGISTRY_AUTH_FILE;
   const { signal } = new AbortController();
   const password = "pass:wörd";
+  let dist: string;
   let open: string;
   let closed: string;
 
   beforeAll(async () => {
-    const { dist, id, platform } = await builtProject();
-    await writeArchive(archive, { dist, platform, names: [`helloapp:${id}`] });
+    const built = await builtProject();
+    dist = built.dist;
+    await writeArchive(archive, { dist, platform: built.platform, names: [`helloapp:${built.id}`] });
     const hash = await Bun.password.hash(password, { algorithm: "bcrypt", cost: 4 });
     writeFileSync(join(directory, "htpasswd"), `me:${hash}\n`);
     open = await startRegistry(join(directory, "open"));
@@ -97,6 +100,29 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     expect(sent).toEqual([]);
     expect(await push(archive, reference.replace("one", "two"), { signal })).toBe(digest);
     expect(sent).toEqual(["PUT /v2/twice/helloapp/manifests/two"]);
+  });
+
+  test("attaches the SBOM: by tag, where the registry does not keep account of what refers to what", async () => {
+    const reference = `${open}/attached/helloapp:one`;
+    const sbom = join(dist, "sbom.cdx.json");
+    const image = await push(archive, reference, { signal, sbom });
+    const raw = (name: string) =>
+      JSON.parse(
+        skopeo("inspect", "--tls-verify=false", "--raw", `docker://${open}/attached/helloapp${name}`),
+      );
+    const { manifests } = raw(`:${image.replace(":", "-")}`);
+    expect(manifests).toEqual([
+      expect.objectContaining({ artifactType: "application/vnd.cyclonedx+json", size: expect.any(Number) }),
+    ]);
+    const [{ digest }] = manifests;
+    expect(raw(`@${digest}`).subject.digest).toBe(image);
+    const back = join(directory, "attached");
+    skopeo("copy", "--src-tls-verify=false", `docker://${open}/attached/helloapp@${digest}`, `dir:${back}`);
+    const [layer] = raw(`@${digest}`).layers;
+    expect(await sameBytes(join(back, layer.digest.replace("sha256:", "")), sbom)).toBe(true);
+    // A second time: neither sent nor listed again.
+    expect(await push(archive, reference, { signal, sbom })).toBe(image);
+    expect(raw(`:${image.replace(":", "-")}`).manifests).toEqual(manifests);
   });
 
   test("finds the password that `skopeo login` has written", async () => {
