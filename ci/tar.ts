@@ -30,10 +30,7 @@ export function tarHeader({ path, type, mode, size }: TarHeader): Uint8Array {
   octal(0, 136, 12); // mtime
   header.write(type === "file" ? "0" : "5", 156);
   header.write("ustar\x0000", 257, "latin1");
-  // The checksum is computed with its own field full of spaces.
-  header.fill(" ", 148, 156);
-  const sum = header.reduce((sum, byte) => sum + byte, 0);
-  header.write(sum.toString(8).padStart(6, "0") + "\0 ", 148, "latin1");
+  header.write(checksum(header).toString(8).padStart(6, "0") + "\0 ", 148, "latin1");
   return header;
 }
 
@@ -45,7 +42,10 @@ export function tarPadding(size: number): Uint8Array {
 /** The end of an archive: two blocks of zeros. */
 export const tarEnd = new Uint8Array(2 * BLOCK);
 
-export interface TarEntry extends TarHeader {
+export interface TarEntry extends Omit<TarHeader, "type"> {
+  type: TarHeader["type"] | "symbolic link" | "hard link" | "special file";
+  /** Of a link: what it names. */
+  link?: string;
   uid: number;
   gid: number;
   /** Seconds since 1970. */
@@ -53,6 +53,15 @@ export interface TarEntry extends TarHeader {
   /** Where the content starts in the file. */
   offset: number;
 }
+
+/** What stands in a header for the type of an entry; 0 and "" are files. */
+const types: Record<string, TarEntry["type"]> = {
+  "": "file",
+  0: "file",
+  1: "hard link",
+  2: "symbolic link",
+  5: "directory",
+};
 
 /**
  * Lists a tar file: headers only, so that a large archive is no slower than a small one. Plain ustar and GNU, without
@@ -64,31 +73,60 @@ export interface TarEntry extends TarHeader {
 export function readTar(path: string, start = 0, end = Infinity): TarEntry[] {
   const file = openSync(path, "r");
   try {
-    const entries: TarEntry[] = [];
-    const header = Buffer.alloc(BLOCK);
-    for (let at = start; at < end;) {
-      if (readSync(file, header, 0, BLOCK, at) < BLOCK) throw new Error(`${path} is not a whole tar file`);
-      if (header.every((byte) => byte === 0)) break;
-      if (header.toString("latin1", 257, 262) !== "ustar") throw new Error(`${path} is not a tar file`);
-      const text = (offset: number, length: number) =>
-        header.toString("utf8", offset, offset + length).replace(/\0.*$/s, "");
-      const octal = (offset: number, length: number) => parseInt(text(offset, length).trim() || "0", 8);
-      const size = octal(124, 12);
-      entries.push({
-        path: text(0, 100),
-        type: text(156, 1) === "5" ? "directory" : "file",
-        // Some writers put the type of the file in front of the permissions.
-        mode: octal(100, 8) & 0o7777,
-        uid: octal(108, 8),
-        gid: octal(116, 8),
-        size,
-        mtime: octal(136, 12),
-        offset: at + BLOCK,
-      });
-      at += BLOCK + size + tarPadding(size).length;
-    }
-    return entries;
+    return list(path, (header, at) => readSync(file, header, 0, BLOCK, at), start, end);
   } finally {
     closeSync(file);
   }
+}
+
+/** As readTar(), of one in memory. @param name what an error calls it */
+export function listTar(name: string, bytes: Uint8Array): TarEntry[] {
+  const read = (header: Buffer, at: number) => {
+    const block = bytes.subarray(at, at + BLOCK);
+    header.set(block);
+    return block.length;
+  };
+  return list(name, read, 0, bytes.length);
+}
+
+function list(
+  name: string,
+  read: (header: Buffer, at: number) => number,
+  start: number,
+  end: number,
+): TarEntry[] {
+  const entries: TarEntry[] = [];
+  const header = Buffer.alloc(BLOCK);
+  for (let at = start; at < end;) {
+    if (read(header, at) < BLOCK) throw new Error(`${name} is not a whole tar file`);
+    if (header.every((byte) => byte === 0)) break;
+    if (header.toString("latin1", 257, 262) !== "ustar") throw new Error(`${name} is not a tar file`);
+    const text = (offset: number, length: number) =>
+      header.toString("utf8", offset, offset + length).replace(/\0.*$/s, "");
+    const octal = (offset: number, length: number) => parseInt(text(offset, length).trim() || "0", 8);
+    if (octal(148, 8) !== checksum(header)) {
+      throw new Error(`${name} is damaged: the header at byte ${at - start} does not have its own checksum`);
+    }
+    const size = octal(124, 12);
+    const link = text(157, 100);
+    entries.push({
+      path: text(0, 100),
+      type: types[text(156, 1)] ?? "special file",
+      // Some writers put the type of the file in front of the permissions.
+      mode: octal(100, 8) & 0o7777,
+      uid: octal(108, 8),
+      gid: octal(116, 8),
+      size,
+      mtime: octal(136, 12),
+      offset: at + BLOCK,
+      ...(link && { link }),
+    });
+    at += BLOCK + size + tarPadding(size).length;
+  }
+  return entries;
+}
+
+/** The sum of a header's bytes, with the field of the checksum full of spaces. */
+function checksum(header: Buffer): number {
+  return header.reduce((sum, byte, at) => sum + (at >= 148 && at < 156 ? 0x20 : byte), 0);
 }

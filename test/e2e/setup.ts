@@ -7,9 +7,8 @@ import { afterAll, describe, test } from "bun:test";
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { readArchive } from "../../ci/archive.ts";
 import { build, type Built } from "../../ci/build.ts";
-import { readTar } from "../../ci/tar.ts";
+import { filesOf, readImage, sha256, shapeOf as shapeOfFile, type ImageFile } from "../../ci/compare.ts";
 
 export const root = join(import.meta.dir, "../..");
 
@@ -131,32 +130,20 @@ export async function eventually<T>(attempt: () => Promise<T | undefined>, secon
   }
 }
 
-/** What an image's files are, layer by layer merged: path -> type, mode, owner, time and digest of the content. */
-export async function fileTree(archive: string): Promise<Record<string, string>> {
-  const { layers } = (await readArchive(archive))!;
-  const tree: [string, string][] = [];
-  for (const layer of layers) {
-    for (const entry of readTar(archive, layer.offset, layer.offset + layer.size)) {
-      const { path, type, mode, uid, gid, mtime, offset, size } = entry;
-      const content = await Bun.file(archive)
-        .slice(offset, offset + size)
-        .bytes();
-      const digest = new Bun.CryptoHasher("sha256").update(content).digest("hex");
-      tree.push([
-        path.replace(/^\.\//, ""),
-        `${type} ${mode.toString(8)} ${uid}:${gid} ${mtime} ${size} ${digest}`,
-      ]);
-    }
-  }
-  // The root itself is in some dialects of tar and not in others; it is no file of the image.
-  return Object.fromEntries(
-    tree.filter(([path]) => path !== "" && path !== "/").sort(([a], [b]) => (a < b ? -1 : 1)),
-  );
+/** What an image's files are, layer by layer merged: path -> type, mode, owner, time, size and digest of the content. */
+export async function fileTree(archive: string): Promise<Record<string, string[]>> {
+  const files = filesOf((await readImage(archive)).layers);
+  const describe = (file: ImageFile) => [
+    ...Object.values(shapeOfFile(file)),
+    String(file.size),
+    sha256(file.content),
+  ];
+  return Object.fromEntries([...files].map(([path, file]) => [path, describe(file)]));
 }
 
 /** Of a file tree, what is the same also where the C library is another: path, type, mode, owner and time. */
-export function shapeOf(tree: Record<string, string>): string[][] {
-  return Object.entries(tree).map(([path, entry]) => [path, ...entry.split(" ").slice(0, 4)]);
+export function shapeOf(tree: Record<string, string[]>): string[][] {
+  return Object.entries(tree).map(([path, entry]) => [path, ...entry.slice(0, 4)]);
 }
 
 /** A Dagger engine, if one answers the CLI. */
