@@ -3,7 +3,7 @@
  * them: what counts is what a layer is without compression.
  */
 import { gunzipSync } from "node:zlib";
-import { readArchive, type Archive } from "./archive.ts";
+import { isPacked, readArchive, type Archive } from "./archive.ts";
 import { PipelineError } from "./errors.ts";
 import { layers as layerNames } from "./image.ts";
 import { listTar, type TarEntry } from "./tar.ts";
@@ -84,11 +84,9 @@ function readLayer(name: string, promised: string, stored: Uint8Array): Layer {
 
 /** By the first bytes, because the names of layers say nothing of it. */
 function decompress(bytes: Uint8Array): Uint8Array {
-  const starts = (...magic: number[]) => magic.every((byte, at) => bytes[at] === byte);
   // Not Bun.gunzipSync: it stops after the first member of a file that has several.
-  if (starts(0x1f, 0x8b)) return gunzipSync(bytes);
-  if (starts(0x28, 0xb5, 0x2f, 0xfd)) return Bun.zstdDecompressSync(bytes);
-  return bytes;
+  if (bytes[0] === 0x1f && bytes[1] === 0x8b) return gunzipSync(bytes);
+  return isPacked(bytes) ? Bun.zstdDecompressSync(bytes) : bytes;
 }
 
 /** A file of an image, with its bytes. */

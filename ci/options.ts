@@ -23,6 +23,8 @@ commands:
   status          what runs, since when, by which commit, how healthy; which versions are kept
   verify          ask the Service whether it serves what is here
   rollback [ID]   go back to the version that served before, or to ID, and verify that
+  verify-archive FILE
+                  build again, and compare FILE with that bit for bit
 
 options:
   --engine dagger|host   where steps run (default: dagger under \`dagger run\`, else host)
@@ -56,6 +58,7 @@ const commands = [
   "status",
   "verify",
   "rollback",
+  "verify-archive",
 ] as const;
 type Command = (typeof commands)[number];
 
@@ -63,6 +66,8 @@ export interface Options {
   command: Command;
   /** For `rollback`: the version to go back to. */
   id: string | undefined;
+  /** For `verify-archive`: the archive; otherwise empty. */
+  file: string;
   engine: "dagger" | "host";
   target: "k3s" | "registry" | "none";
   output: string;
@@ -116,7 +121,9 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
   };
   const command = oneOf("command", positionals[0] ?? "deploy", commands);
   const id = command === "rollback" ? positionals[1] : undefined;
-  const expected = id === undefined ? 1 : 2;
+  const file = command === "verify-archive" ? positionals[1] : undefined;
+  if (command === "verify-archive" && !file) throw wrong("verify-archive takes the archive: FILE");
+  const expected = id === undefined && file === undefined ? 1 : 2;
   if (positionals.length > expected) throw wrong(`one command at a time, not ${positionals.join(" ")}`);
   for (const tag of values.tag ?? []) {
     if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw wrong(`--tag "${tag}" is no image tag`);
@@ -140,6 +147,7 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
   return {
     command,
     id,
+    file: file ? resolve(file) : "",
     engine: oneOf("engine", values.engine ?? (inSession ? "dagger" : "host"), ["dagger", "host"]),
     target,
     output: resolve(values.output ?? `${app.name}.tar`),

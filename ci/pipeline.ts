@@ -23,6 +23,7 @@ import { parseCommandLine, usage, type Options } from "./options.ts";
 import { Report } from "./report.ts";
 import { hasSbom, placeSbom } from "./sbom.ts";
 import { smoke } from "./smoke.ts";
+import { verifyArchive } from "./verify-archive.ts";
 import { savesIn, watched } from "./watch.ts";
 
 const project = dirname(import.meta.dir);
@@ -52,6 +53,12 @@ class Run {
         return `${command} passed`;
       case "image":
         return this.images();
+      case "verify-archive":
+        return this.report.step("rebuild", async () => {
+          const { engine, signal } = this;
+          const value = await verifyArchive(this.options.file, { project, engine, signal });
+          return { value, detail: `and compared, by the ${engine.name} engine` };
+        });
       case "up":
         if (target === "k3s" && !hasK3s()) return this.upWithoutCluster();
     }

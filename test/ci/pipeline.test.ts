@@ -38,6 +38,13 @@ describe("command line", () => {
     expect(parseCommandLine(["rollback"], {}).id).toBeUndefined();
   });
 
+  test("verify-archive takes the archive", () => {
+    expect(parseCommandLine(["verify-archive", "x/y.tar"], {})).toMatchObject({
+      command: "verify-archive",
+      file: resolve("x/y.tar"),
+    });
+  });
+
   test("options", () => {
     const args = [
       "image",
@@ -63,6 +70,8 @@ describe("command line", () => {
     [["frobnicate"], "frobnicate"],
     [["check", "test"], "one command"],
     [["rollback", "a", "b"], "one command"],
+    [["verify-archive"], "takes the archive"],
+    [["verify-archive", "a", "b"], "one command"],
     [["--target", "registry"], "--registry HOST/PATH and --context NAME"],
     [["--target", "registry", "--registry", "r.example/x"], "--context NAME"],
     [["--target", "registry", "--context", "c", "--registry", "r.example/x:tag"], "no REGISTRY"],

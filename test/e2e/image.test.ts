@@ -4,8 +4,10 @@ import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive, type Archive } from "../../ci/archive.ts";
 import { build } from "../../ci/build.ts";
+import { readImage } from "../../ci/compare.ts";
 import { findRuntime, image } from "../../ci/image.ts";
 import { sbomBeside } from "../../ci/sbom.ts";
+import { sizeFinding } from "../../ci/size.ts";
 import { smoke } from "../../ci/smoke.ts";
 import { readTar } from "../../ci/tar.ts";
 import {
@@ -89,6 +91,10 @@ describeWith("archive of the host engine", [], () => {
     const { dist } = await builtProject();
     const binary = statSync(join(dist, "app", image.binary)).size;
     expect(statSync(path).size / binary).toBeLessThan(1.03);
+  });
+
+  test("has the size that ci/size.json says", async () => {
+    expect(sizeFinding(await readImage(path))).toBeUndefined();
   });
 
   test("has the configuration of ci/image.ts", () => {
