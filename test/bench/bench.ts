@@ -7,11 +7,12 @@
  * Load comes from wrk where it is installed, else from autocannon out of npm.
  */
 import { mkdtempSync, rmSync } from "node:fs";
-import { cpus, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "../../ci/build.ts";
 import { compile, image } from "../../ci/image.ts";
+import { machine, median, printTable, say } from "./common.ts";
 import { drainUnderLoad, type Instance } from "./drain.ts";
 
 const { values: options } = parseArgs({
@@ -28,9 +29,6 @@ const parts = new Set(options.only.split(","));
 const root = join(import.meta.dir, "../..");
 const directory = mkdtempSync(join(tmpdir(), "helloapp-bench-"));
 process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
-
-const median = (values: number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
-const say = (line: string) => console.error(line);
 
 const JSON_PLEASE = ["Accept: application/json"];
 const TRACED = [...JSON_PLEASE, "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"];
@@ -244,8 +242,6 @@ if (parts.has("drain")) {
   table.push(["failed while one of two instances drains, 64 keep-alive clients, 20 runs", value, ""]);
 }
 
-const machine = `${cpus().length} × ${cpus()[0]?.model.trim()}, ${new Date().toISOString().slice(0, 10)}, Bun ${Bun.version}`;
-console.log(`| | ${machine} | |\n|---|---|---|`);
-for (const row of table) console.log(`| ${row.join(" | ")} |`);
+printTable(table);
 if (options.json) await Bun.write(options.json, JSON.stringify({ machine, ...results }, null, 2) + "\n");
 process.exit(0);

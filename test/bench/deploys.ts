@@ -4,11 +4,13 @@
  *
  *     bun test/bench/deploys.ts [rollouts [N]] [kills [N]] [races [N]] [failures]
  */
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { cpus, tmpdir } from "node:os";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { eventually, must, sh } from "../e2e/setup.ts";
 import { Copy } from "../e2e/copies.ts";
+import { eventually } from "../e2e/setup.ts";
+import { ask, commandOf, deleteNamespace, killMarked, kubectlIn, MARK, marked, median } from "./common.ts";
+import { printTable, removeImages, REPLIES, say, secondsSince, servedFirst } from "./common.ts";
 import { Load, type Tally } from "./load.ts";
 
 const usage = `Measures deploys to this machine's k3s, under load.
@@ -25,8 +27,6 @@ exit codes: 0 all holds; 1 something does not; 2 the command line is wrong
 
 const place = { namespace: "helloapp-bench", port: 30981 };
 const url = `http://127.0.0.1:${place.port}/version`;
-/** Replies in a row over new connections that show that one version serves alone. */
-const REPLIES = 20;
 
 /** How a deploy ends that another one keeps out. */
 const HELD = 3;
@@ -114,11 +114,8 @@ async function limitPods(): Promise<void> {
   );
 }
 
-const median = (values: number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 const seconds = (value: number) => `${value.toFixed(1)} s`;
-const secondsSince = (start: number) => (performance.now() - start) / 1000;
-const say = (line: string) => console.error(line);
-const kubectl = (...args: string[]) => must(["k3s", "kubectl", "-n", place.namespace, ...args]);
+const kubectl = kubectlIn(place.namespace);
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-bench-"));
 process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
@@ -164,7 +161,7 @@ function deploy(copy: Copy): Deploy {
   const child = Bun.spawn([process.execPath, ...command], {
     cwd: copy.directory,
     // In GitHub Actions each deploy would add a table to the summary.
-    env: { ...process.env, BENCH_ROUND: mark, GITHUB_STEP_SUMMARY: undefined },
+    env: { ...process.env, [MARK]: mark, GITHUB_STEP_SUMMARY: undefined },
     stdio: ["ignore", "pipe", "pipe"],
   });
   children.add(child);
@@ -220,40 +217,11 @@ async function underLoad(ids: string[], work: (load: Load) => Promise<void>): Pr
 const reportRequests = (what: string, { requests, failed }: Tally) =>
   report(`${what}: failed or wrong requests`, `${failed} of ${requests}`, failed === 0);
 
-/** The id that answers a new connection, or what went wrong. */
-async function ask(): Promise<string> {
-  const init = { keepalive: false, headers: { Connection: "close" }, signal: AbortSignal.timeout(2000) };
-  return fetch(url, init)
-    .then((reply) => reply.json())
-    .then(
-      ({ id }: { id: string }) => id,
-      (error: Error) => error.message,
-    );
-}
-
 /** Who answers now: one id, or several. */
 async function served(): Promise<string> {
   const answers = new Set<string>();
-  for (let i = 0; i < REPLIES; i += 1) answers.add(await ask());
+  for (let i = 0; i < REPLIES; i += 1) answers.add(await ask(url));
   return [...answers].join(", ");
-}
-
-/** When the first of enough replies in a row with `id` came; undefined when `until` settles before. */
-async function servedFirst(id: string, until: Promise<unknown>): Promise<number | undefined> {
-  let over = false;
-  void until.finally(() => (over = true));
-  let [first, inARow] = [0, 0];
-  while (inARow < REPLIES) {
-    const answer = await ask();
-    if (answer !== id) {
-      if (over) return undefined;
-      inARow = 0;
-    } else if ((inARow += 1) === 1) {
-      first = performance.now();
-    }
-    await Bun.sleep(20);
-  }
-  return first;
 }
 
 async function rollouts(count: number, [one, two]: [Copy, Copy]): Promise<void> {
@@ -268,7 +236,7 @@ async function rollouts(count: number, [one, two]: [Copy, Copy]): Promise<void> 
       await load.expect([before, after]);
       const start = performance.now();
       const { ended } = deploy(copy);
-      const [result, seen] = await Promise.all([ended, servedFirst(after, ended)]);
+      const [result, seen] = await Promise.all([ended, servedFirst(url, (id) => id === after, ended)]);
       const good = result.code === 0 && seen !== undefined;
       say(`rollout ${round} of ${count}: exit ${result.code}, ${seconds(result.seconds)}`);
       if (!good) {
@@ -277,7 +245,7 @@ async function rollouts(count: number, [one, two]: [Copy, Copy]): Promise<void> 
       }
       await load.expect([after]);
       whole.push(result.seconds);
-      outside.push((seen - start) / 1000);
+      outside.push((seen.at - start) / 1000);
     }
   });
   const failed = count - whole.length;
@@ -457,33 +425,12 @@ function reportFailure(name: string, cause: string[], ended: Ended, tally: Tally
   report(`failures: ${name}`, took + (problems.join("; ") || fine), problems.length === 0);
 }
 
-/** Processes whose environment has a mark. */
-function marked(mark: string): number[] {
-  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
-  return pids.filter((pid) => readProc(pid, "environ").includes(`BENCH_ROUND=${mark}`)).map(Number);
-}
-
-const commandOf = (pid: number) => readProc(pid, "cmdline").replaceAll("\0", " ").trim() || `process ${pid}`;
-
-/** A process's file, empty when the process is gone. */
-function readProc(pid: number | string, file: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/${file}`, "utf8");
-  } catch {
-    return "";
-  }
-}
-
 /** Removes the images of versions that are over: each takes some 100 MB. */
 function forgetImages(except: string[] = []): void {
-  for (const id of [...ids].filter((id) => !except.includes(id))) {
-    sh(["k3s", "ctr", "-n", "k8s.io", "images", "rm", `docker.io/library/helloapp:${id}`]);
-    ids.delete(id);
-  }
+  const over = [...ids].filter((id) => !except.includes(id));
+  removeImages(over.map((id) => `docker.io/library/helloapp:${id}`));
+  for (const id of over) ids.delete(id);
 }
-
-const deleteNamespace = () =>
-  sh(["k3s", "kubectl", "delete", "namespace", place.namespace, "--ignore-not-found"]);
 
 let cleaned: Promise<void> | undefined;
 /** Ends what runs and removes what was made, once. */
@@ -494,8 +441,8 @@ function cleanUp(): Promise<void> {
     // The pipeline ends its own processes on SIGTERM; those of killed ones are left to be ended here.
     for (const child of children) child.kill("SIGTERM");
     await Promise.all([...children].map(({ exited }) => exited));
-    for (const pid of marked(run)) process.kill(pid, "SIGKILL");
-    deleteNamespace();
+    killMarked(run);
+    deleteNamespace(place.namespace);
     forgetImages();
   })());
 }
@@ -525,7 +472,7 @@ async function main(args: string[]): Promise<number> {
     process.on(signal, () => void cleanUp().then(() => process.exit(130)));
   }
   try {
-    deleteNamespace();
+    deleteNamespace(place.namespace);
     const copies: [Copy, Copy] = [new Copy(directory, "one", place), new Copy(directory, "two", place)];
     const measure = { rollouts, kills, races, failures: failEach };
     for (const [name, count] of parts) {
@@ -537,9 +484,7 @@ async function main(args: string[]): Promise<number> {
   } finally {
     await cleanUp();
   }
-  const machine = `${cpus().length} × ${cpus()[0]?.model.trim()}, ${new Date().toISOString().slice(0, 10)}, Bun ${Bun.version}`;
-  console.log(`| | ${machine} | |\n|---|---|---|`);
-  for (const row of table) console.log(`| ${row.join(" | ")} |`);
+  printTable(table);
   return table.some(([, , verdict]) => verdict.includes("not")) ? 1 : 0;
 }
 
