@@ -123,7 +123,12 @@ if (import.meta.main) {
   if (values.id) {
     console.log(await imageId(project, runtime));
   } else {
-    const { id } = await build(project, resolve(positionals[0] ?? join(project, "dist")), runtime);
+    const dist = resolve(positionals[0] ?? join(project, "dist"));
+    // The compiler keeps its work in the working directory, and leaves it there when it is killed.
+    const work = join(project, "node_modules/.cache/pipeline", `build-${process.pid}`);
+    await mkdir(work, { recursive: true });
+    process.chdir(work);
+    const { id } = await build(project, dist, runtime).finally(() => rm(work, { recursive: true }));
     console.log(`${image.name}:${id}`);
   }
 }

@@ -6,7 +6,7 @@
  *
  * Arguments become steps, steps become a report: this file reads as the list of what happens.
  */
-import { rm, stat } from "node:fs/promises";
+import { readdir, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { app } from "./app.ts";
 import { readArchive, writeArchive } from "./archive.ts";
@@ -27,6 +27,7 @@ import { verifyArchive } from "./verify-archive.ts";
 import { savesIn, watched } from "./watch.ts";
 
 const project = dirname(import.meta.dir);
+const cache = join(project, "node_modules/.cache/pipeline");
 const UNCHANGED = "Nothing was changed.";
 
 /** One run: everything that its steps share. */
@@ -242,7 +243,8 @@ class Run {
       const same = there?.names.join() === names.join() && there.packed === (compression !== "none");
       if (same && (await hasSbom(output, id))) return done("is there already", true);
       // Where neither `bun check` nor `watch` sees it come and go.
-      const dist = join(project, "node_modules/.cache/pipeline", `dist-${process.pid}`);
+      const dist = join(cache, `dist-${process.pid}`);
+      await removeLeftovers();
       try {
         const built = await this.engine.build(dist, architecture);
         reused = built.reused;
@@ -272,6 +274,23 @@ class Run {
     for (const other of failures) if (other !== decisive) printError(other, this.options.verbose);
     if (decisive) throw decisive;
     return results.map((result) => (result.status === "fulfilled" ? result.value : undefined));
+  }
+}
+
+/** Removes what runs that were killed have left half-built: each is over 100 MB. */
+async function removeLeftovers(): Promise<void> {
+  for (const name of await readdir(cache).catch(() => [])) {
+    const [, pid] = /^(?:dist|build|verify)-(\d+)/.exec(name) ?? [];
+    if (pid && !isAlive(Number(pid))) await rm(join(cache, name), { recursive: true, force: true });
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    // Somebody else's.
+    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }
 

@@ -10,7 +10,8 @@ import { gitCommit } from "../git.ts";
 import type { Done, Report } from "../report.ts";
 import { Refusal, type Api } from "./api.ts";
 import { explain } from "./explain.ts";
-import { earlier, forget, keep, keptImages, listVersions, newVersion, superfluous } from "./history.ts";
+import { earlier, forget, keep, keptImages, listVersions, newVersion } from "./history.ts";
+import { proofTime, superfluous } from "./history.ts";
 import type { Version } from "./history.ts";
 import { readLock, takeLock, type Lock } from "./lock.ts";
 import { applyAll, differences, forVersion, prune, render, snapshot } from "./manifests.ts";
@@ -19,7 +20,7 @@ import type { Deployment, KubeObject, Pod, ReplicaSet } from "./objects.ts";
 import { assess, idOf, otherPods, ownPods, Patience } from "./rollout.ts";
 import type { Failure, Observation, Verdict } from "./rollout.ts";
 import type { Target } from "./target.ts";
-import { sample, verify, type Endpoint, type Samples } from "./verify.ts";
+import { ask, sample, verify, type Endpoint, type Samples } from "./verify.ts";
 
 /** Milliseconds between two looks at a rollout. */
 const LOOK_MS = 100;
@@ -130,6 +131,8 @@ export async function deploy(
   await ensureNamespace(api, manifests);
   return locked(run, `deploy of ${name}`, async (signal, underLock) => {
     leaves(`${name} was being delivered; nothing was rolled out, what ran goes on running.`);
+    // Kept before it is there: whoever tidies the node for another namespace must not take it for one that nobody needs.
+    await keep(api, { ...plan.version, verified: proofOf(plan.version, plan.versions) });
     const image = await run.step("deliver", async () => {
       const there = await target.find(id);
       return there ? { value: there, reused: true } : { value: await target.deliver(archive, id) };
@@ -138,16 +141,16 @@ export async function deploy(
     const [seen, kept] = await Promise.all([observe(api), listVersions(api)]);
     const objects = forVersion(manifests, id, image);
     const version = newVersion(id, image, objects, plan.version.commit);
-    const adopted = seen && !kept.some(({ verified }) => verified) && (await adopt(api, objects, seen));
+    const unknown = seen && !kept.some(({ verified }) => verified);
+    const adopted = unknown && (await adopt(api, objects, seen, endpoint));
     const back = adopted || earlier(kept, (one) => one.name === version.name);
-    const known = kept.find((one) => one.name === version.name);
-
     leaves(
       `The rollout of ${name} was under way and goes on in the cluster; what ran serves until it is ready. ` +
         "The same command picks it up, `bun ci/pipeline.ts rollback` undoes it.",
     );
     signal.throwIfAborted();
-    await keep(api, { ...version, verified: known?.verified });
+    if (image !== plan.version.image) await forget(api, plan.version);
+    await keep(api, { ...version, verified: proofOf(version, kept) });
     say(`apply ${target.overlay} with ${name}`);
     try {
       const served = seen !== undefined;
@@ -200,7 +203,7 @@ export async function rollback(run: Deploy, id?: string): Promise<string> {
       });
     }
     if (now) await prune(api, now.manifests, to.manifests);
-    await keep(api, { ...to, verified: new Date().toISOString() });
+    await keep(api, { ...to, verified: proofTime(versions) });
     return to.id;
   });
 }
@@ -302,17 +305,25 @@ async function ensureNamespace(api: Api, manifests: KubeObject[]): Promise<void>
   await applyAll(api, [own]);
 }
 
+/** When a version was proven, by what is known of it. */
+function proofOf({ name }: Version, versions: Version[]): string | undefined {
+  return versions.find((one) => one.name === name)?.verified;
+}
+
 /** Keeps what somebody deployed without the pipeline, as a version to come back to. */
 async function adopt(
   api: Api,
   manifests: KubeObject[],
   { deployment, pods }: Observation,
+  endpoint: Endpoint,
 ): Promise<Version | undefined> {
   const serves = pods.some(({ status }) => status.containerStatuses?.every(({ ready }) => ready));
   if (!serves) return undefined;
   const image = deployment.spec.template.spec.containers[0]?.image ?? "";
-  const version = newVersion(idOf(deployment), image, await snapshot(api, manifests), undefined);
-  const proven = { ...version, verified: new Date().toISOString() };
+  // Its tag may be any; what it answers with is what a verification will ask for.
+  const { id = idOf(deployment) } = await ask(endpoint, { signal: api.signal });
+  const version = newVersion(id, image, await snapshot(api, manifests), undefined);
+  const proven = { ...version, verified: proofTime([]) };
   await keep(api, proven);
   return proven;
 }
@@ -433,8 +444,9 @@ async function settle(run: Deploy, hurry?: AbortSignal): Promise<Failure | undef
 /** Takes down that a version was proven, and removes what no version needs any more. */
 async function tidy({ target, say }: Deploy, version: Version): Promise<void> {
   const { api } = target;
-  await keep(api, { ...version, verified: new Date().toISOString() });
-  for (const old of superfluous(await listVersions(api), version, app.keep)) await forget(api, old);
+  const versions = await listVersions(api);
+  await keep(api, { ...version, verified: proofTime(versions) });
+  for (const old of superfluous(versions, version, app.keep)) await forget(api, old);
   const removed = await target.clean(() => keptImages(api));
   if (removed.length > 0)
     say(`removed ${removed.length} image${removed.length > 1 ? "s" : ""} of versions that are not kept`);

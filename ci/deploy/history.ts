@@ -87,6 +87,15 @@ export async function forget(api: Api, version: Version): Promise<void> {
 }
 
 /**
+ * The time of a proof that is made now: later than every other one, whatever this machine's clock says. Which version was
+ * proven last is what a rollback goes by, and the one before may have been proven by another machine.
+ */
+export function proofTime(versions: Version[]): string {
+  const others = versions.map(({ verified }) => (verified ? Date.parse(verified) : 0));
+  return new Date(Math.max(Date.now(), ...others.map((time) => time + 1))).toISOString();
+}
+
+/**
  * The version to go back to: the one that was proven last, other than `from`.
  *
  * @param id a certain one

@@ -60,16 +60,14 @@ export function hostEngine(project: string, signal: AbortSignal): Engine {
   };
 }
 
-/** Files that checks and unit tests may read: all of the project's own, without what was built or installed. */
-const files = "{src,test,ci,k8s,.github,.ci}/**";
+/** Files that checks and unit tests may read: the project's own, without what was built or installed. */
+const files = new Bun.Glob(
+  "{{src,test,ci,k8s,.github,.ci}/**,*.{toml,lock,md},{package,tsconfig}.json,Dockerfile,.*ignore}",
+);
 
 /** SHA-256 over the project's files and which Bun reads them. */
 async function digestOfFiles(project: string): Promise<string> {
-  const scan = (pattern: string) =>
-    Array.fromAsync(new Bun.Glob(pattern).scan({ cwd: project, dot: true, onlyFiles: true }));
-  const paths = [...(await scan(files)), ...(await scan("*"))].filter(
-    (path) => !/\.(tar|cdx\.json|part)$/.test(path),
-  );
+  const paths = await Array.fromAsync(files.scan({ cwd: project, dot: true, onlyFiles: true }));
   const hash = new Bun.CryptoHasher("sha256").update(Bun.version_with_sha);
   for (const path of paths.sort()) {
     const content = await Bun.file(join(project, path)).bytes();

@@ -146,6 +146,18 @@ describe("a deploy", () => {
     expect(said.join("\n")).toContain("Service/helloapp");
   });
 
+  test("is kept before its image is delivered, so that nobody tidies that away", async () => {
+    await bring("a");
+    const deliver = run.target.deliver;
+    let seen: string[] = [];
+    run.target.deliver = async (archive, id) => {
+      seen = await kept();
+      return deliver(archive, id);
+    };
+    await bring("b");
+    expect(seen).toContain("b");
+  });
+
   test("of somebody else at the same time is refused", async () => {
     await bring("a");
     const other: Lease = {
@@ -199,8 +211,10 @@ describe("a version that does not come up", () => {
     expect(error.hint).toContain("describe pod");
   });
 
-  test("comes back to what somebody deployed without the pipeline", async () => {
+  test("comes back to what somebody deployed without the pipeline, whatever its tag", async () => {
     await bring("by-hand");
+    const live = cluster.get<Deployment>(deployment);
+    live.spec.template.spec.containers[0]!.image = "helloapp:latest";
     for (const path of cluster.objects.keys()) if (path.includes("configmaps")) cluster.objects.delete(path);
     cluster.container = crashing("helloapp:b");
     const error = await failureOf(bring("b"));
@@ -231,6 +245,16 @@ describe("rollback", () => {
     expect(await rollback(run, "a")).toBe("a");
     cluster.container = crashing("helloapp:d");
     expect((await failureOf(bring("d"))).message).toContain("helloapp:a serves, as before");
+  });
+
+  test("goes by what was proven last, though the clock that said so was ahead", async () => {
+    for (const id of ["a", "b"]) await bring(id);
+    for (const object of cluster.objects.values()) {
+      const { data } = object as { data?: Record<string, string> };
+      if (data?.id === "b") data.verified = "2999-01-01T00:00:00.000Z";
+    }
+    expect(await rollback(run)).toBe("a");
+    expect(await kept()).toEqual(["a", "b"]);
   });
 
   test("to nothing, to a version that is not kept, or without its image: refused, nothing changed", async () => {
