@@ -1,22 +1,19 @@
 /**
- * k3s on this machine, and the pin of its install script.
+ * `bun run k3s:install`: k3s on this machine. Fetches its install script, checks its SHA-256 against pins.ts, and runs it
+ * with the pinned version.
  *
- *     bun run k3s:install              fetch the script, check its SHA-256 against pins.ts, run it with the pinned version
- *     bun run k3s:pin [TAG]            pin the script as it stands at a release tag of k3s, with its SHA-256
- *
- * The script runs as root, so it comes from k3s's repository at a tag or commit and not from the site that serves the
- * newest, and not one byte of it runs before the checksum has matched. The script checks the k3s binary itself.
+ * The script runs as root, so it comes from k3s's repository at a commit and not from the site that serves the newest,
+ * and not one byte of it runs before the checksum has matched. The script checks the k3s binary itself.
  */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { download } from "./download.ts";
 import { exitCodes, PipelineError } from "./errors.ts";
 import { pins } from "./pins.ts";
 
 /** Only what the deploy needs: no ingress, no load balancer, no metrics; a kubeconfig for root alone. */
 const serverOptions = "--disable=traefik,servicelb,metrics-server --write-kubeconfig-mode=0600";
-const scriptAt = (tag: string) =>
-  `https://raw.githubusercontent.com/k3s-io/k3s/${encodeURIComponent(tag)}/install.sh`;
 
 /**
  * Fetches the install script and checks it.
@@ -25,44 +22,19 @@ const scriptAt = (tag: string) =>
  */
 export async function fetchScript(url: string, sha256: string): Promise<Uint8Array> {
   const script = await download(url);
-  const actual = hash(script);
+  const actual = new Bun.CryptoHasher("sha256").update(script).digest("hex");
   if (actual !== sha256) {
     throw new PipelineError(
       "surroundings",
       `k3s's install script is not the pinned one, it was not run: pins.k3s.installScriptSha256 is ${sha256}, ` +
         `${url} has ${actual}`,
       {
-        hint: "If k3s published a new script, read what changed and renew the pin with `bun run k3s:pin TAG`.",
+        hint: "If k3s published a new script, read what changed and renew the pin with `bun run pins k3s TAG`.",
       },
     );
   }
   return script;
 }
-
-/** Rewrites the pin in the text of pins.ts. @throws {Error} when the text has no such pin */
-export function renewPin(
-  source: string,
-  { version, url, sha256 }: { version: string; url: string; sha256: string },
-) {
-  const set = (text: string, name: string, value: string) => {
-    const pin = new RegExp(`(\\b${name}:\\s*)"[^"]*"`);
-    if (!pin.test(text)) throw new Error(`pins.ts has no ${name}`);
-    return text.replace(pin, `$1${JSON.stringify(value)}`);
-  };
-  const [before, k3s] = [source.slice(0, source.indexOf("k3s: {")), source.slice(source.indexOf("k3s: {"))];
-  return before + set(set(set(k3s, "version", version), "installScript", url), "installScriptSha256", sha256);
-}
-
-async function download(url: string): Promise<Uint8Array> {
-  const response = await fetch(url, { signal: AbortSignal.timeout(30_000) }).catch((error: Error) => error);
-  if (!(response instanceof Error) && response.ok) return response.bytes();
-  const why = response instanceof Error ? response.message : `status ${response.status}`;
-  throw new PipelineError("surroundings", `cannot fetch ${url}: ${why}`, {
-    hint: "Does the tag exist, and can this machine reach it?",
-  });
-}
-
-const hash = (bytes: Uint8Array) => new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
 
 async function install(): Promise<void> {
   const { version, installScript, installScriptSha256 } = pins.k3s;
@@ -104,20 +76,11 @@ async function ready(sudo: string[]): Promise<void> {
   });
 }
 
-async function pin(tag: string): Promise<void> {
-  const url = scriptAt(tag);
-  const sha256 = hash(await download(url));
-  const file = Bun.file(join(import.meta.dir, "pins.ts"));
-  await Bun.write(file, renewPin(await file.text(), { version: tag, url, sha256 }));
-  console.log(`pinned ${tag}: ${url}\nsha256 ${sha256}\nRead what changed: git diff ci/pins.ts`);
-}
-
 if (import.meta.main) {
-  const [command, tag = pins.k3s.version] = process.argv.slice(2);
   try {
-    if (command === "install") await install();
-    else if (command === "pin") await pin(tag);
-    else throw new PipelineError("usage", "usage: bun ci/k3s.ts install | pin [TAG]");
+    if (process.argv.slice(2).join(" ") !== "install")
+      throw new PipelineError("usage", "usage: bun ci/k3s.ts install");
+    await install();
   } catch (error) {
     if (!(error instanceof PipelineError)) throw error;
     console.error(`error: ${error.message}. ${error.hint ?? ""}`.trimEnd());

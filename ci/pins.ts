@@ -1,9 +1,8 @@
 /**
  * Every version and checksum that the project trusts, in one place. Other files repeat some of them because they
- * cannot import; a test holds those to these.
+ * cannot import: `bun run pins` shows where, holds those to these (as the unit tests do), and renews them.
  */
 export const pins = {
-  /** Also: the commands in README.md, Dockerfile, .github/workflows, bun-types in package.json. */
   bun: "1.4.5",
   /** The base of the builder, and where the image's C library comes from. */
   baseImage: "docker.io/oven/bun:1.4.5",
@@ -27,7 +26,6 @@ export const pins = {
     /** install.sh of k3s's repository: at a commit, because a commit cannot move. */
     installScript:
       "https://raw.githubusercontent.com/k3s-io/k3s/019b0afdd830e36f5e4b7a5b237e6a4339e6a6be/install.sh",
-    /** Renewed by `bun run k3s:pin`. */
     installScriptSha256: "68ae766b4c4fd2c8032f712cdd346c8f9d1ae60eaeb4736a1155effda44ea23d",
   },
 };

@@ -7,6 +7,7 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../errors.ts";
 import type { Architecture } from "../image.ts";
+import { downloadPackage, integrityOf } from "../npm.ts";
 import { pins } from "../pins.ts";
 
 /** Debian's names. https://packages.debian.org/libc6-arm64-cross */
@@ -56,21 +57,20 @@ export async function foreignRoot(
   }
 }
 
-/** Fetches npm's package of the pinned Bun, checks it, and takes the executable out of it. */
-async function fetchBun(architecture: Architecture, target: string, signal: AbortSignal): Promise<void> {
-  const { package: name, integrity } = pins.bunFor[architecture];
-  const registry = (process.env.npm_config_registry ?? "https://registry.npmjs.org").replace(/\/$/, "");
-  const url = `${registry}/${name}/-/${name.slice(name.indexOf("/") + 1)}-${pins.bun}.tgz`;
-  const bytes = await fetch(url, { signal: AbortSignal.any([signal, AbortSignal.timeout(300_000)]) })
-    .then(async (reply) => {
-      if (!reply.ok) throw new Error(`status ${reply.status}`);
-      return reply.bytes();
-    })
-    .catch((error: Error) => {
-      signal.throwIfAborted();
-      throw new PipelineError("surroundings", `cannot fetch ${url}: ${error.message}`, { cause: error });
-    });
-  const got = `sha512-${new Bun.CryptoHasher("sha512").update(bytes).digest("base64")}`;
+/**
+ * Fetches npm's package of the pinned Bun, checks it, and takes the executable out of it.
+ *
+ * @param pin default: that of `architecture`
+ * @throws {PipelineError} "surroundings" when it cannot be fetched or is not the pinned one; there is no `target` then
+ */
+export async function fetchBun(
+  architecture: Architecture,
+  target: string,
+  signal: AbortSignal,
+  { package: name, integrity } = pins.bunFor[architecture],
+): Promise<void> {
+  const { url, bytes } = await downloadPackage(name, pins.bun, { signal, seconds: 300 });
+  const got = integrityOf(bytes);
   if (got !== integrity) {
     throw new PipelineError(
       "surroundings",

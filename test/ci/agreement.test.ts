@@ -3,8 +3,8 @@ import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { app } from "../../ci/app.ts";
 import { image } from "../../ci/image.ts";
+import { findings, readProject } from "../../ci/pinning/places.ts";
 import { pins } from "../../ci/pins.ts";
-import packageJson from "../../package.json";
 import { settings } from "../../src/config.ts";
 
 const root = join(import.meta.dir, "../..");
@@ -12,7 +12,6 @@ const read = (path: string) => Bun.file(join(root, path)).text();
 const dockerfile = await read("Dockerfile");
 /** Left out of image builds on purpose: an edit of the README must not run the tests again. */
 const readme = await read("README.md").catch(() => undefined);
-const workflow = await read(".github/workflows/ci.yml").catch(() => undefined);
 
 /** Values of one instruction of the Dockerfile's last stage. */
 function instruction(name: string): string[] {
@@ -46,26 +45,11 @@ describe("the Dockerfile's runner is the image of ci/image.ts", () => {
 });
 
 describe("pins", () => {
-  test("Bun and its types are one version, and the one that runs this", () => {
-    expect(packageJson.devDependencies["bun-types"]).toBe(pins.bun);
-    expect(pins.baseImage).toEndWith(`:${pins.bun}`);
-    expect(Bun.version).toBe(pins.bun);
+  test("all places agree; those that an image build leaves out are not looked at there", async () => {
+    expect(findings(await readProject(root))).toEqual([]);
   });
 
-  test("the builder's base is the pinned one", () => {
-    expect(dockerfile).toContain(`FROM ${pins.baseImage} AS builder`);
-  });
-
-  test.skipIf(!workflow)("the workflow uses the pinned versions, and actions by commit", () => {
-    expect(workflow).toContain(`bun-version: ${pins.bun}\n`);
-    expect(workflow).toContain(`version: ${pins.dagger}\n`);
-    for (const [, reference] of workflow!.matchAll(/uses: (\S+)/g))
-      expect(reference).toMatch(/@[0-9a-f]{40}$/);
-  });
-
-  test.skipIf(!readme)("the README's commands use the pinned Bun", () => {
-    for (const [, version] of readme!.matchAll(/\bbun@([\d.]+)/g)) expect(version).toBe(pins.bun);
-  });
+  test("this runs under the pinned Bun", () => expect(Bun.version).toBe(pins.bun));
 });
 
 test.skipIf(!readme)("the README's table of variables is that of src/config.ts", () => {

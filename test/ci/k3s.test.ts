@@ -9,8 +9,7 @@ import { Api, connectApi, PATIENCE_SECONDS } from "../../ci/deploy/api.ts";
 import { connectK3s } from "../../ci/deploy/k3s.ts";
 import type { Target } from "../../ci/deploy/target.ts";
 import { PipelineError } from "../../ci/errors.ts";
-import { fetchScript, renewPin } from "../../ci/k3s.ts";
-import { pins } from "../../ci/pins.ts";
+import { fetchScript } from "../../ci/k3s.ts";
 
 const sha256 = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
 const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
@@ -46,18 +45,6 @@ describe("install script", () => {
     const error = await failureOf(fetchScript(new URL("/gone", server.url).href, "x"));
     expect(error.message).toContain("404");
     expect((await failureOf(fetchScript("http://127.0.0.1:1/", "x"))).message).toContain("cannot fetch");
-  });
-
-  test("its pin is renewed in place, and nothing else in the file", async () => {
-    const source = await readFile(join(import.meta.dir, "../../ci/pins.ts"), "utf8");
-    const renewed = renewPin(source, { version: "v9+k3s1", url: "https://x/install.sh", sha256: "abc" });
-    const { version, installScript, installScriptSha256 } = pins.k3s;
-    const back = renewPin(renewed, { version, url: installScript, sha256: installScriptSha256 });
-    expect(back).toBe(source);
-    expect(renewed).toContain('version: "v9+k3s1"');
-    expect(renewed).toContain('"https://x/install.sh"');
-    expect(renewed).toContain('installScriptSha256: "abc"');
-    expect(() => renewPin("k3s: {", { version: "", url: "", sha256: "" })).toThrow("no version");
   });
 });
 
