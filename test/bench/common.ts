@@ -68,19 +68,22 @@ export async function servedFirst(
   return { id, at };
 }
 
+/** As in ci/deploy/k3s.ts: root, or sudo that asks for no password. */
+const k3s = process.getuid?.() === 0 ? ["k3s"] : ["sudo", "-n", "k3s"];
+
 /** kubectl in a namespace of this machine's k3s; ends with an error when kubectl does. */
 export const kubectlIn =
   (namespace: string) =>
   (...args: string[]) =>
-    must(["k3s", "kubectl", "-n", namespace, ...args]);
+    must([...k3s, "kubectl", "-n", namespace, ...args]);
 
 export function deleteNamespace(namespace: string): void {
-  sh(["k3s", "kubectl", "delete", "namespace", namespace, "--ignore-not-found"]);
+  sh([...k3s, "kubectl", "delete", "namespace", namespace, "--ignore-not-found"]);
 }
 
 /** Removes images from k3s's containerd: each takes some 100 MB. */
 export function removeImages(names: string[]): void {
-  const images = ["k3s", "ctr", "-n", "k8s.io", "images"];
+  const images = [...k3s, "ctr", "-n", "k8s.io", "images"];
   const rows = sh([...images, "ls"])
     .stdout.split("\n")
     .slice(1);
