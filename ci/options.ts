@@ -25,18 +25,19 @@ commands:
   rollback [ID]   go back to the version that served before, or to ID, and verify that
   verify-archive FILE
                   build again, and compare FILE with that bit for bit
+  push FILE...    push archives that are there, each under its id; --tag names an index of them
 
 options:
   --engine dagger|host   where steps run (default: dagger under \`dagger run\`, else host)
   --target k3s           this machine's k3s, by import (the default)
   --target registry      any cluster, by a registry that it pulls from; takes --registry and --context
   --target none          the archive alone
-  --registry HOST/PATH   where the image is pushed, without a tag
+  --registry HOST/PATH   where the image is pushed, without a tag; also for push
   --url URL              where the Service answers from outside (default: the NodePort; with a registry, through the API)
   --output FILE          the docker-archive (default: ${app.name}.tar)
   --platform LIST        linux/amd64, linux/arm64 or both; one archive each (default: this machine's)
   --compress LEVEL       of the layers: none, fast or high (default: none; for a registry: fast)
-  --tag NAME             a further name in the archive, ${app.name}:NAME; may be repeated
+  --tag NAME             a further name in the archive, ${app.name}:NAME, or of what is pushed; may be repeated
   --report FILE          the steps and their times as JSON
   --kubeconfig FILE      another kubeconfig than k3s's own; with a registry: than kubectl's
   --context NAME         which context of that file
@@ -59,6 +60,7 @@ const commands = [
   "verify",
   "rollback",
   "verify-archive",
+  "push",
 ] as const;
 type Command = (typeof commands)[number];
 
@@ -66,8 +68,8 @@ export interface Options {
   command: Command;
   /** For `rollback`: the version to go back to. */
   id: string | undefined;
-  /** For `verify-archive`: the archive; otherwise empty. */
-  file: string;
+  /** For `verify-archive`: the archive; for `push`: one or more; otherwise none. */
+  files: string[];
   engine: "dagger" | "host";
   target: "k3s" | "registry" | "none";
   output: string;
@@ -121,9 +123,11 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
   };
   const command = oneOf("command", positionals[0] ?? "deploy", commands);
   const id = command === "rollback" ? positionals[1] : undefined;
-  const file = command === "verify-archive" ? positionals[1] : undefined;
-  if (command === "verify-archive" && !file) throw wrong("verify-archive takes the archive: FILE");
-  const expected = id === undefined && file === undefined ? 1 : 2;
+  const files = command === "verify-archive" || command === "push" ? positionals.slice(1) : [];
+  if (command === "verify-archive" && files.length !== 1)
+    throw wrong("verify-archive takes one archive: FILE");
+  if (command === "push" && files.length === 0) throw wrong("push takes archives: FILE...");
+  const expected = 1 + (id === undefined ? 0 : 1) + files.length;
   if (positionals.length > expected) throw wrong(`one command at a time, not ${positionals.join(" ")}`);
   for (const tag of values.tag ?? []) {
     if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw wrong(`--tag "${tag}" is no image tag`);
@@ -134,7 +138,12 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
     // No deploy follows whatever context happens to be current.
     if (!registry || !context) throw wrong("--target registry takes --registry HOST/PATH and --context NAME");
     parseReference(`${registry}:tag`);
-  } else if (registry) throw wrong("--registry goes with --target registry");
+  } else if (command === "push") {
+    if (!registry) throw wrong("push takes --registry HOST/PATH");
+    parseReference(`${registry}:tag`);
+    if (files.length > 1 && !values.tag)
+      throw wrong("push takes --tag NAME where there are several archives");
+  } else if (registry) throw wrong("--registry goes with --target registry and with push");
   if (url !== undefined && !URL.canParse(url)) throw wrong(`--url "${url}" is no URL`);
   const { compress } = values;
   const architectures = values.platform
@@ -147,7 +156,7 @@ export function parseCommandLine(args: string[], env: Record<string, string | un
   return {
     command,
     id,
-    file: file ? resolve(file) : "",
+    files: files.map((file) => resolve(file)),
     engine: oneOf("engine", values.engine ?? (inSession ? "dagger" : "host"), ["dagger", "host"]),
     target,
     output: resolve(values.output ?? `${app.name}.tar`),

@@ -14,6 +14,7 @@ import { connectCluster } from "./deploy/cluster.ts";
 import { deploy, describePlan, describeSamples, endpointOf, plan, prove } from "./deploy/deploy.ts";
 import { rollback, status, upToDate, type Deploy } from "./deploy/deploy.ts";
 import { connectK3s, hasK3s } from "./deploy/k3s.ts";
+import { pushIndex } from "./deploy/registry.ts";
 import type { Target } from "./deploy/target.ts";
 import type { Engine } from "./engine/engine.ts";
 import { hostEngine } from "./engine/host.ts";
@@ -21,7 +22,7 @@ import { exitCodes, PipelineError } from "./errors.ts";
 import { gitCommit } from "./git.ts";
 import { parseCommandLine, usage, type Options } from "./options.ts";
 import { Report } from "./report.ts";
-import { hasSbom, placeSbom } from "./sbom.ts";
+import { hasSbom, placeSbom, sbomBeside } from "./sbom.ts";
 import { smoke } from "./smoke.ts";
 import { verifyArchive } from "./verify-archive.ts";
 import { savesIn, watched } from "./watch.ts";
@@ -57,9 +58,11 @@ class Run {
       case "verify-archive":
         return this.report.step("rebuild", async () => {
           const { engine, signal } = this;
-          const value = await verifyArchive(this.options.file, { project, engine, signal });
+          const value = await verifyArchive(this.options.files[0]!, { project, engine, signal });
           return { value, detail: `and compared, by the ${engine.name} engine` };
         });
+      case "push":
+        return this.push();
       case "up":
         if (target === "k3s" && !hasK3s()) return this.upWithoutCluster();
     }
@@ -169,6 +172,18 @@ class Run {
       made.push(`${basename(own)} holds ${app.name}:${id}`);
     }
     return made.join(", ");
+  }
+
+  /** @returns the digest and what it is of; the digest is the first word, for a script */
+  private push(): Promise<string> {
+    return this.report.step("push", async () => {
+      const { files, registry, tags } = this.options;
+      const say = (line: string) => this.report.say(line);
+      const options = { signal: this.signal, say, sbomOf: sbomBeside };
+      const { digest, platforms } = await pushIndex(files, registry!, tags, options);
+      const names = tags.map((tag) => `${registry}:${tag}`).join(", ") || registry!;
+      return { value: `${digest} is ${names}, for ${platforms.join(" and ")}`, detail: `to ${registry}` };
+    });
   }
 
   private async upWithoutCluster(): Promise<string> {

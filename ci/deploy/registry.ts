@@ -4,6 +4,7 @@
  * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md. Layers go
  * compressed with zstd: half the size of a layer, in a quarter of gzip's time.
  */
+import { app } from "../app.ts";
 import { isPacked, levels, readArchive, type Archive } from "../archive.ts";
 import { PipelineError } from "../errors.ts";
 import type { TarEntry } from "../tar.ts";
@@ -65,8 +66,82 @@ export interface PushOptions extends RegistryOptions {
  * @throws the signal's reason when it was aborted
  */
 export async function push(archive: string, reference: string, options: PushOptions): Promise<string> {
+  return (await pushImage(archive, await read(archive), reference, options)).digest;
+}
+
+/**
+ * Pushes archives of several platforms, each under its id, and under each of `tags` one index of them, from which a client
+ * takes what is for its platform. The same images make the same index, in whatever order they are named.
+ *
+ * Format: OCI image index, https://github.com/opencontainers/image-spec/blob/v1.1.0/image-index.md
+ *
+ * @param repository `registry[:port]/path`, without a tag
+ * @param options for each archive; `sbomOf` names the SBOM that is attached to it, default: none is
+ * @param tags none: for a single archive, which then is all that is pushed
+ * @returns the digest of the index, or without tags of the image; and which platforms it has
+ * @throws {PipelineError} as push(); "usage" too when two archives are for one platform
+ */
+export async function pushIndex(
+  archives: string[],
+  repository: string,
+  tags: string[],
+  { sbomOf, ...options }: RegistryOptions & { sbomOf?(archive: string): string },
+): Promise<{ digest: string; platforms: string[] }> {
+  const images = new Map<string, { path: string; archive: Archive; id: string }>();
+  // All are looked at before anything is sent.
+  for (const path of archives) {
+    const archive = await read(path);
+    const { os, architecture } = archive.config;
+    const [platform, id] = [`${os}/${architecture}`, idIn(archive)];
+    const same = images.get(platform);
+    if (same)
+      throw new PipelineError(
+        "usage",
+        `${same.path} and ${path} are both for ${platform}: one of each platform`,
+      );
+    if (!id) throw notAnArchive(path, `none of its names is ${app.name}:<id>`);
+    images.set(platform, { path, archive, id });
+  }
+  const platforms = [...images.keys()].sort();
+  const manifests: (Descriptor & { platform: object })[] = [];
+  for (const platform of platforms) {
+    const { path, archive, id } = images.get(platform)!;
+    const sbom = sbomOf?.(path);
+    const { os, architecture } = archive.config;
+    const image = await pushImage(path, archive, `${repository}:${id}`, {
+      ...options,
+      ...(sbom && { sbom }),
+    });
+    options.say?.(`${platform} is ${app.name}:${id}, ${image.digest}`);
+    manifests.push({ ...image, platform: { architecture, os } });
+  }
+  if (tags.length === 0) return { digest: manifests[0]!.digest, platforms };
+  const content = { schemaVersion: 2, mediaType: ociTypes.index, manifests };
+  const index = new TextEncoder().encode(JSON.stringify(content));
+  const digest = digestBytes(index);
+  for (const tag of tags) {
+    const at = new Repository(parseReference(`${repository}:${tag}`), "pull,push", options);
+    const there = (await at.digest()) === digest;
+    if (!there) await at.putManifest(index, ociTypes.index);
+    options.say?.(`${repository}:${tag} ${there ? "is there already" : "sent"}`);
+  }
+  return { digest, platforms };
+}
+
+/** The id in an archive's names. */
+function idIn({ names }: Archive): string | undefined {
+  const own = new RegExp(`^${app.name}:([0-9a-f]{12})$`);
+  return names.flatMap((name) => own.exec(name)?.[1] ?? [])[0];
+}
+
+/** @returns the manifest, as an index names it */
+async function pushImage(
+  archive: string,
+  { configEntry, layers, config }: Archive,
+  reference: string,
+  options: PushOptions,
+): Promise<Descriptor> {
   const to = parseReference(reference);
-  const { configEntry, layers, config } = await read(archive);
   const bytesOf = ({ offset, size }: TarEntry) =>
     Bun.file(archive)
       .slice(offset, offset + size)
@@ -104,7 +179,7 @@ export async function push(archive: string, reference: string, options: PushOpti
     if (there && (await isWhole(there.content, digestBytes(configBytes), repository))) {
       options.say?.(`${reference} is there already`);
       await attach(there.descriptor);
-      return there.descriptor.digest;
+      return there.descriptor;
     }
     const [sentConfig, ...sentLayers] = await Promise.all([
       send("config", types.config, configBytes),
@@ -118,7 +193,7 @@ export async function push(archive: string, reference: string, options: PushOpti
       await attach(image);
     }
     await repository.putManifest(manifest, types.manifest);
-    return image.digest;
+    return image;
   } finally {
     failed.abort();
   }

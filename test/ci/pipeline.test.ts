@@ -38,11 +38,23 @@ describe("command line", () => {
     expect(parseCommandLine(["rollback"], {}).id).toBeUndefined();
   });
 
-  test("verify-archive takes the archive", () => {
+  test("verify-archive takes one archive", () => {
     expect(parseCommandLine(["verify-archive", "x/y.tar"], {})).toMatchObject({
       command: "verify-archive",
-      file: resolve("x/y.tar"),
+      files: [resolve("x/y.tar")],
     });
+  });
+
+  test("push takes archives and where they go, and no cluster", () => {
+    const args = ["push", "a.tar", "b.tar", "--registry", "r.example/x", "--tag", "v1"];
+    expect(parseCommandLine(args, {})).toMatchObject({
+      command: "push",
+      files: [resolve("a.tar"), resolve("b.tar")],
+      registry: "r.example/x",
+      tags: ["v1"],
+      context: undefined,
+    });
+    expect(parseCommandLine(["push", "a.tar", "--registry", "r.example/x"], {}).tags).toEqual([]);
   });
 
   test("options", () => {
@@ -70,8 +82,12 @@ describe("command line", () => {
     [["frobnicate"], "frobnicate"],
     [["check", "test"], "one command"],
     [["rollback", "a", "b"], "one command"],
-    [["verify-archive"], "takes the archive"],
-    [["verify-archive", "a", "b"], "one command"],
+    [["verify-archive"], "takes one archive"],
+    [["verify-archive", "a", "b"], "takes one archive"],
+    [["push", "--registry", "r.example/x"], "FILE..."],
+    [["push", "a.tar"], "--registry HOST/PATH"],
+    [["push", "a.tar", "--registry", "r.example/x:tag"], "no REGISTRY"],
+    [["push", "a.tar", "b.tar", "--registry", "r.example/x"], "--tag NAME"],
     [["--target", "registry"], "--registry HOST/PATH and --context NAME"],
     [["--target", "registry", "--registry", "r.example/x"], "--context NAME"],
     [["--target", "registry", "--context", "c", "--registry", "r.example/x:tag"], "no REGISTRY"],

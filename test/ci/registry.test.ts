@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { readArchive, writeArchive } from "../../ci/archive.ts";
 import { findCredentials } from "../../ci/deploy/credentials.ts";
-import { digestOf, parseReference, push } from "../../ci/deploy/registry.ts";
+import { digestOf, parseReference, push, pushIndex } from "../../ci/deploy/registry.ts";
 import type { RegistryOptions } from "../../ci/deploy/repository.ts";
 import { PipelineError } from "../../ci/errors.ts";
 
@@ -317,6 +317,98 @@ describe("push", () => {
     writeFileSync(path, bytes);
     return path;
   }
+});
+
+describe("push of several platforms", () => {
+  const ids = { amd64: "a".repeat(12), arm64: "b".repeat(12) };
+  const archives: string[] = [];
+
+  /** An archive with other content for each architecture. */
+  async function archiveFor(architecture: "amd64" | "arm64", names: string[], file: string): Promise<string> {
+    const dist = join(directory, `dist-${architecture}`);
+    for (const layer of ["runtime", "app"]) {
+      mkdirSync(join(dist, layer), { recursive: true });
+      writeFileSync(join(dist, layer, "file"), `${layer} ${architecture}`);
+    }
+    const path = join(directory, file);
+    await writeArchive(path, { platform: { os: "linux", architecture }, dist, names });
+    return path;
+  }
+
+  beforeAll(async () => {
+    archives.push(
+      await archiveFor("amd64", [`helloapp:${ids.amd64}`], "amd64.tar"),
+      await archiveFor("arm64", [`helloapp:${ids.arm64}`, "helloapp:more"], "arm64.tar"),
+    );
+  });
+
+  const repositoryOf = ({ reference }: { reference: string }) => reference.replace(/:1$/, "");
+
+  test("leaves each under its id, and under each tag an index of them with their platforms", async () => {
+    const registry = startRegistry();
+    const pushed = await pushIndex(archives, repositoryOf(registry), ["v1", "latest"], options);
+    const { type, body } = registry.manifests.get("v1")!;
+    expect(type).toBe(indexType);
+    expect(pushed).toEqual({ digest: sha256(body), platforms: ["linux/amd64", "linux/arm64"] });
+    expect(registry.manifests.get("latest")!.body).toEqual(body);
+    const described = (architecture: "amd64" | "arm64") => {
+      const { body, type } = registry.manifests.get(ids[architecture])!;
+      const platform = { architecture, os: "linux" };
+      return { mediaType: type, digest: sha256(body), size: body.length, platform };
+    };
+    expect(registry.manifest("v1")).toEqual({
+      schemaVersion: 2,
+      mediaType: indexType,
+      manifests: [described("amd64"), described("arm64")],
+    });
+    expect([...registry.manifests.keys()].sort()).toEqual([ids.amd64, ids.arm64, "latest", "v1"].sort());
+  });
+
+  test("is the same whatever the order, and a second time nothing is sent", async () => {
+    const registry = startRegistry();
+    const first = await pushIndex(archives, repositoryOf(registry), ["v1"], options);
+    const sent = registry.calls(/^(POST|PUT)/).length;
+    expect(await pushIndex(archives.toReversed(), repositoryOf(registry), ["v1"], options)).toEqual(first);
+    expect(registry.calls(/^(POST|PUT)/)).toHaveLength(sent);
+  });
+
+  test("attaches to each the SBOM that is its own, before the index is there", async () => {
+    const registry = startRegistry(undefined, { keepsAccount: true });
+    const sbomOf = (archive: string) => {
+      const path = `${archive}.sbom`;
+      writeFileSync(path, JSON.stringify({ of: archive }));
+      return path;
+    };
+    await pushIndex(archives, repositoryOf(registry), ["v1"], { ...options, sbomOf });
+    const { manifests } = registry.manifest("v1") as { manifests: { digest: string }[] };
+    for (const [index, { digest }] of manifests.entries()) {
+      const [referrer] = [...registry.manifests.values()]
+        .map(({ body }) => JSON.parse(Buffer.from(body).toString()))
+        .filter(({ subject }) => subject?.digest === digest);
+      const content = registry.blobs.get(referrer.layers[0].digest)!;
+      expect(JSON.parse(Buffer.from(content).toString())).toEqual({ of: archives[index]! });
+    }
+    expect(registry.calls(/^PUT .*manifests/).at(-1)!.call).toEndWith("/manifests/v1");
+  });
+
+  test("one archive without a tag is the image alone", async () => {
+    const registry = startRegistry();
+    const { digest } = await pushIndex(archives.slice(0, 1), repositoryOf(registry), [], options);
+    expect([...registry.manifests.keys()]).toEqual([ids.amd64]);
+    expect(digest).toBe(sha256(registry.manifests.get(ids.amd64)!.body));
+  });
+
+  test.each([
+    ["two for one platform", () => [archives[0]!, archives[0]!], "usage", "both for linux/amd64"],
+    ["one without an id", () => [archive], "surroundings", "helloapp:<id>"],
+    ["one that is not there", () => [archives[0]!, "/nowhere.tar"], "surroundings", "no such file"],
+  ])("%s: nothing is sent", async (_, given, fault, message) => {
+    const registry = startRegistry();
+    const error = await failureOf(pushIndex(given(), repositoryOf(registry), ["v1"], options));
+    expect(error.fault).toBe(fault as PipelineError["fault"]);
+    expect(error.message).toContain(message);
+    expect(registry.requests).toEqual([]);
+  });
 });
 
 describe("the SBOM of a push", () => {

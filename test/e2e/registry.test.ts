@@ -125,6 +125,31 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     expect(raw(`:${image.replace(":", "-")}`).manifests).toEqual(manifests);
   });
 
+  test("`push` makes one image of two platforms, of which skopeo finds each", async () => {
+    const built = await builtProject();
+    const other = built.platform.architecture === "amd64" ? "arm64" : "amd64";
+    const elsewhere = join(directory, "other.tar");
+    const names = [`helloapp:${"f".repeat(12)}`];
+    // The content is this machine's: what is asked for here is which config a client gets.
+    await writeArchive(elsewhere, { dist, platform: { os: "linux", architecture: other }, names });
+    for (const file of ["helloapp.cdx.json", "other.cdx.json"])
+      writeFileSync(join(directory, file), await Bun.file(join(dist, "sbom.cdx.json")).text());
+
+    const to = `${open}/both/helloapp`;
+    const command = ["ci/pipeline.ts", "push", archive, elsewhere, "--registry", to, "--tag", "v1"];
+    const lines = must([process.execPath, ...command], { env: { GITHUB_STEP_SUMMARY: undefined } });
+    const [, digest] = /^(sha256:\S+) is .*:v1, for linux\/amd64 and linux\/arm64 /m.exec(lines) ?? [];
+    for (const architecture of ["amd64", "arm64"]) {
+      const selection = ["--tls-verify=false", `--override-arch=${architecture}`];
+      const seen = JSON.parse(skopeo("inspect", ...selection, "--config", `docker://${to}@${digest}`));
+      expect(seen.architecture).toBe(architecture);
+    }
+    const raw = skopeo("inspect", "--tls-verify=false", "--raw", `docker://${to}:v1`);
+    expect(`sha256:${new Bun.CryptoHasher("sha256").update(raw).digest("hex")}`).toBe(digest!);
+    // With all that it names: copied, each as it is.
+    skopeo("copy", "--all", "--src-tls-verify=false", `docker://${to}:v1`, `dir:${join(directory, "both")}`);
+  });
+
   test("finds the password that `skopeo login` has written", async () => {
     const login = ["--tls-verify=false", "--authfile", authFile, "-u", "me", "-p", password];
     skopeo("login", ...login, closed);
