@@ -104,6 +104,12 @@ describe("manifests", async () => {
     expect(spec.ports.map(({ targetPort }: { targetPort: string }) => targetPort)).toEqual(["http"]);
   });
 
+  test("say how much of each resource a pod gets, and no limit of CPU", () => {
+    const { requests, limits } = container.resources;
+    expect(Object.keys(requests).sort()).toEqual(["cpu", "ephemeral-storage", "memory"]);
+    expect(Object.keys(limits).sort()).toEqual(["ephemeral-storage", "memory"]);
+  });
+
   test("name the ports that the service listens on by default", () => {
     const ports = Object.fromEntries(container.ports.map((port: any) => [port.name, port.containerPort]));
     expect(ports).toEqual({ http: settings.port.fallback, metrics: settings.adminPort.fallback });

@@ -1,10 +1,11 @@
 /** What kubectl makes of the manifests. */
 import { expect, test } from "bun:test";
 import { app } from "../../ci/app.ts";
-import { describeWith, must, sh } from "./setup.ts";
+import { describeWith, must, root, sh } from "./setup.ts";
 
 // Debian's kubectl is of 2020, its kustomize older: it lacks what the overlay uses. Newer ones print their version so.
 const recent = sh(["sh", "-c", "kubectl version --client"]).stdout.includes("Kustomize Version: v5");
+const kubectl = recent ? ["kubectl"] : ["k3s", "kubectl"];
 
 describeWith(
   "kustomize",
@@ -67,4 +68,47 @@ describeWith(
     });
   },
   { name: "a kubectl with kustomize 5", answers: recent },
+);
+
+describeWith(
+  "kube-score",
+  [],
+  () => {
+    interface Scored {
+      type_meta: { kind: string };
+      checks: { check: { id: string }; grade: number; skipped: boolean }[];
+    }
+    /** What is not as it should be, `Kind/check`. */
+    const findings = (overlay: string, ...flags: string[]) => {
+      const manifests = must([...kubectl, "kustomize", overlay]);
+      const { stdout } = Bun.spawnSync(["kube-score", "score", "--output-format=json", ...flags, "-"], {
+        cwd: root,
+        stdin: Buffer.from(manifests),
+      });
+      const scored = JSON.parse(stdout.toString()) as Scored[];
+      expect(scored.map(({ type_meta }) => type_meta.kind)).toContain("Deployment");
+      const bad = scored.flatMap(({ type_meta, checks }) =>
+        checks
+          .filter(({ grade, skipped }) => grade < 10 && !skipped)
+          .map(({ check }) => `${type_meta.kind}/${check.id}`),
+      );
+      return bad.sort();
+    };
+    const deployment = ["container-image-pull-policy", "container-image-tag", "container-resources"].map(
+      (check) => `Deployment/${check}`,
+    );
+
+    test.each([
+      [app.overlays.k3s, [...deployment, "Service/service-type"]],
+      [app.overlays.registry, deployment],
+    ])(
+      "%s: nothing is found but what is left on purpose, which is no more than has its reason there",
+      (overlay, left) => {
+        expect(findings(overlay)).toEqual([]);
+        expect(findings(overlay, "--disable-ignore-checks-annotations")).toEqual(left);
+      },
+    );
+  },
+  { name: "kube-score", answers: Boolean(Bun.which("kube-score")) },
+  { name: "a kubectl with kustomize 5", answers: recent || Boolean(Bun.which("k3s")) },
 );
