@@ -100,32 +100,41 @@ test("a job that takes in a pull request's code can only read", () => {
     expect(permissions).toEqual({ contents: "read" });
 });
 
-test("what Renovate's configuration looks for is there", () => {
+test("what Renovate's configuration looks for is there, and is the pin", () => {
   interface Manager {
     managerFilePatterns: string[];
     matchStrings: string[];
+    depNameTemplate?: string;
+    datasourceTemplate: string;
   }
   const { customManagers } = JSON.parse(readFileSync(join(root, ".github/renovate.json"), "utf8")) as {
     customManagers: Manager[];
   };
-  const versions = customManagers.map(({ managerFilePatterns, matchStrings }) => {
-    const found = managerFilePatterns.flatMap((pattern) => {
+  const expected: Record<string, string> = {
+    bun: pins.bun,
+    "dagger/dagger": pins.dagger,
+    "k3s-io/k3s": pins.k3s.version,
+    docker: pins.baseImage.replace(/@.*/, "").replace(/.*:/, ""),
+  };
+  const held = new Set<string>();
+  for (const { managerFilePatterns, matchStrings, depNameTemplate, datasourceTemplate } of customManagers) {
+    const what = depNameTemplate ?? datasourceTemplate;
+    for (const pattern of managerFilePatterns) {
       const file = new RegExp(pattern.slice(1, -1));
       const texts = tracked()
         .filter((path) => file.test(path))
         .map((path) => readFileSync(join(root, path), "utf8"));
-      const matches = texts.flatMap((text) =>
-        matchStrings.flatMap((match) => [...text.matchAll(new RegExp(match, "g"))]),
+      const versions = texts.flatMap((text) =>
+        matchStrings.flatMap((match) =>
+          [...text.matchAll(new RegExp(match, "g"))].map(({ groups }) => groups!.currentValue!),
+        ),
       );
-      expect(matches.length, pattern).toBeGreaterThan(0);
-      return matches.map(({ groups }) => groups!.currentValue!);
-    });
-    return [...new Set(found)].join();
-  });
-  const base = pins.baseImage.replace(/^.*:(?=[^/]+$)|@.*/g, "");
-  expect(versions.sort()).toEqual(
-    [pins.bun, pins.bun, pins.bun, base, pins.dagger, pins.dagger, pins.k3s.version].sort(),
-  );
+      expect(versions, `${what} in ${pattern}`).not.toBeEmpty();
+      if (what in expected) expect(new Set(versions), pattern).toEqual(new Set([expected[what]!]));
+    }
+    held.add(what);
+  }
+  expect([...held]).toEqual(expect.arrayContaining(Object.keys(expected)));
 });
 
 const other = ownArchitecture === "amd64" ? "aarch64" : "x86_64";
