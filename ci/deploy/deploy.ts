@@ -134,7 +134,7 @@ export async function deploy(
     // Kept before it is there: whoever tidies the node for another namespace must not take it for one that nobody needs.
     await keep(api, { ...plan.version, verified: proofOf(plan.version, plan.versions) });
     const image = await run.step("deliver", async () => {
-      const there = await target.find(id);
+      const there = plan.delivered ? await target.find(id) : undefined;
       return there ? { value: there, reused: true } : { value: await target.deliver(archive, id) };
     });
     // Read again: somebody else may have deployed between the plan and the lock.

@@ -9,7 +9,7 @@ import { access, readFile } from "node:fs/promises";
 import { app } from "../app.ts";
 import { readArchive } from "../archive.ts";
 import { PipelineError } from "../errors.ts";
-import { onPath, run } from "../process.ts";
+import { onPath, run, type Result } from "../process.ts";
 import { connectApi, PATIENCE_SECONDS, type Api } from "./api.ts";
 import { nameOf, type KubeObject, type Node, type Service } from "./objects.ts";
 import type { Target } from "./target.ts";
@@ -121,7 +121,7 @@ export async function connectK3s({
     async deliver(archive, id) {
       const reference = `${app.name}:${id}`;
       await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
-      const { code, stderr } = await run([...ctr, "import", archive], { timeoutSeconds: 120, signal });
+      const { code, stderr } = await importArchive([...ctr, "import"], archive, signal);
       if (code !== 0) throw containerdRefusal(`importing ${archive}`, stderr);
       // An archive without a name imports "successfully" and creates no image.
       if ((await images()).has(containerdName(reference))) return reference;
@@ -153,6 +153,17 @@ export async function connectK3s({
       return gone;
     },
   };
+}
+
+/**
+ * Imports by ctr itself where that has to be asked for: containerd 2's sends the archive through a service by default, which
+ * takes twice the time. Before that there was no such option.
+ */
+async function importArchive(command: string[], archive: string, signal: AbortSignal): Promise<Result> {
+  const options = { timeoutSeconds: 120, signal };
+  const result = await run([...command, "--local", archive], options);
+  const unknown = /not defined: -+local/.test(result.stdout + result.stderr);
+  return unknown ? run([...command, archive], options) : result;
 }
 
 /** The name that containerd gives an image without a registry in its name. */

@@ -692,6 +692,7 @@ describe("errors", () => {
 
 describe("authentication", () => {
   /** A registry that takes the tokens of an endpoint beside it; each is good for `uses` requests. */
+  /** @param uses how often the first token can be used; those after it have no end */
   function startWithTokens(grant: (request: Request, url: URL) => Response | undefined, uses = Infinity) {
     const left = new Map<string, number>();
     let granted = 0;
@@ -699,7 +700,7 @@ describe("authentication", () => {
       const refused = grant(request, url);
       if (refused) return refused;
       const token = `t${++granted}`;
-      left.set(token, uses);
+      left.set(token, granted === 1 ? uses : Infinity);
       return Response.json({ token });
     });
     const registry = startRegistry((request) => {
