@@ -5,7 +5,7 @@
  * build` lays its files out under dist/, the Dockerfile and the engines only pick them up. (The Dockerfile has to
  * repeat the settings below, because it cannot read them; a test compares the two.)
  */
-import { existsSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { name, version } from "../package.json";
 import { readElf } from "./elf.ts";
@@ -117,7 +117,8 @@ export async function imageId(project: string, runtime: Runtime): Promise<string
   hash.update(JSON.stringify(settings));
   // Sorted by code unit: a locale must not change the id. Lengths are hashed too, so that no two lists look the same.
   for (const [path, file] of inputs.sort(([a], [b]) => (a < b ? -1 : 1))) {
-    const content = await Bun.file(file).bytes();
+    // One after the other and without a promise each: of thousands of small files that is the quickest.
+    const content = readFileSync(file);
     hash.update(`\n${path}\0${content.length}\0`);
     hash.update(content);
   }

@@ -1,4 +1,5 @@
 /** The host engine: Bun and nothing else. The C library of the image is this machine's. */
+import { readFileSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Built } from "../build.ts";
@@ -61,16 +62,17 @@ export function hostEngine(project: string, signal: AbortSignal): Engine {
 }
 
 /** Files that checks and unit tests may read: the project's own, without what was built or installed. */
-const files = new Bun.Glob(
-  "{{src,test,ci,k8s,.github,.ci}/**,*.{toml,lock,md},{package,tsconfig}.json,Dockerfile,.*ignore}",
-);
+const files = ["{src,test,ci,k8s,.github,.ci}/**", "*.{toml,lock,md,json}", "Dockerfile", ".*ignore"];
 
 /** SHA-256 over the project's files and which Bun reads them. */
-async function digestOfFiles(project: string): Promise<string> {
-  const paths = await Array.fromAsync(files.scan({ cwd: project, dot: true, onlyFiles: true }));
+export async function digestOfFiles(project: string): Promise<string> {
+  const options = { cwd: project, dot: true, onlyFiles: true };
+  const found = await Promise.all(files.map((one) => Array.fromAsync(new Bun.Glob(one).scan(options))));
+  // An SBOM beside an archive is built, too.
+  const paths = found.flat().filter((path) => !path.endsWith(".cdx.json"));
   const hash = new Bun.CryptoHasher("sha256").update(Bun.version_with_sha);
   for (const path of paths.sort()) {
-    const content = await Bun.file(join(project, path)).bytes();
+    const content = readFileSync(join(project, path));
     hash.update(`\n${path}\0${content.length}\0`).update(content);
   }
   return hash.digest("hex");

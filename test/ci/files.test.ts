@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { readArchive, writeArchive } from "../../ci/archive.ts";
 import { readElf } from "../../ci/elf.ts";
+import { digestOfFiles } from "../../ci/engine/host.ts";
 import { PipelineError } from "../../ci/errors.ts";
 import { findRuntime, imageId, type Runtime } from "../../ci/image.ts";
 import { readTar, tarEnd, tarHeader, tarPadding } from "../../ci/tar.ts";
@@ -221,4 +222,38 @@ describe("archive", () => {
     await writeFile(path, Buffer.concat([tarHeader({ path: "x", type: "file", mode: 0, size: 0 }), tarEnd]));
     expect(readArchive(path)).rejects.toThrow("not a docker-archive");
   });
+});
+
+test("the digest of what checks and tests read changes with each of these files, and with nothing that is built", async () => {
+  const project = await mkdtemp(join(directory, "digest-"));
+  const read = [
+    "src/a/b.ts",
+    "test/x.test.ts",
+    "ci/pipeline.ts",
+    "k8s/base/x.yaml",
+    ".github/workflows/ci.yml",
+    ".ci/run",
+    "package.json",
+    "bun.lock",
+    "bunfig.toml",
+    "tsconfig.json",
+    "README.md",
+    "Dockerfile",
+    ".dockerignore",
+  ];
+  const write = async (path: string, content: string) => {
+    await mkdir(dirname(join(project, path)), { recursive: true });
+    await writeFile(join(project, path), content);
+  };
+  for (const path of read) await write(path, "before");
+  let before = await digestOfFiles(project);
+  for (const path of read) {
+    await write(path, "after");
+    const after = await digestOfFiles(project);
+    expect(after, path).not.toBe(before);
+    before = after;
+  }
+  for (const path of ["x.tar", "x.tar.part", "x.cdx.json", ".1.bun-build", "dist/app", "node_modules/a/b.ts"])
+    await write(path, "built");
+  expect(await digestOfFiles(project)).toBe(before);
 });
