@@ -124,11 +124,7 @@ if (import.meta.main) {
     console.log(await imageId(project, runtime));
   } else {
     const dist = resolve(positionals[0] ?? join(project, "dist"));
-    // The compiler keeps its work in the working directory, and leaves it there when it is killed.
-    const work = join(project, "node_modules/.cache/pipeline", `build-${process.pid}`);
-    await mkdir(work, { recursive: true });
-    process.chdir(work);
-    const { id } = await build(project, dist, runtime).finally(() => rm(work, { recursive: true }));
+    const { id } = await build(project, dist, runtime);
     console.log(`${image.name}:${id}`);
   }
 }

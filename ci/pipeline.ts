@@ -29,6 +29,8 @@ import { savesIn, watched } from "./watch.ts";
 
 const project = dirname(import.meta.dir);
 const cache = join(project, "node_modules/.cache/pipeline");
+/** Milliseconds after which nobody works on a half-written binary any more. */
+const ABANDONED_MS = 600_000;
 const UNCHANGED = "Nothing was changed.";
 
 /** One run: everything that its steps share. */
@@ -295,8 +297,14 @@ class Run {
 /** Removes what runs that were killed have left half-built: each is over 100 MB. */
 async function removeLeftovers(): Promise<void> {
   for (const name of await readdir(cache).catch(() => [])) {
-    const [, pid] = /^(?:dist|build|verify)-(\d+)/.exec(name) ?? [];
+    const [, pid] = /^(?:dist|verify)-(\d+)/.exec(name) ?? [];
     if (pid && !isAlive(Number(pid))) await rm(join(cache, name), { recursive: true, force: true });
+  }
+  // The compiler's own, in its working directory. That is always the project: the binary depends on where it is.
+  for (const name of await readdir(project)) {
+    if (!name.endsWith(".bun-build")) continue;
+    const { mtimeMs } = await stat(join(project, name)).catch(() => ({ mtimeMs: Infinity }));
+    if (Date.now() - mtimeMs > ABANDONED_MS) await rm(join(project, name), { force: true });
   }
 }
 
