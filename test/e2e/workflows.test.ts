@@ -263,14 +263,16 @@ describeWith(
           const sha256 = new Bun.CryptoHasher("sha256").update(script).digest("hex");
           const before = readFileSync(file, "utf8");
           const { installScript, installScriptSha256 } = pins.k3s;
-          // As long as the other: the file stays formatted.
-          const url = server.url.href.padEnd(installScript.length, "x");
-          const after = before.replace(installScript, url).replace(installScriptSha256, sha256);
+          const after = before.replace(installScript, server.url.href).replace(installScriptSha256, sha256);
           expect(after).not.toBe(before);
           writeFileSync(file, after);
         },
         // A rollout takes a cluster. The script and its file have to be there, to say that this is no number of rollouts.
-        instead: { "bun run rollouts 2": "bun run rollouts 2 nonsense || [ $? -eq 2 ]" },
+        instead: {
+          // For this step alone: the tests of the pipeline hold the pins to their form.
+          "bun run k3s:install": "bun run k3s:install && git checkout --quiet ci/pins.ts",
+          "bun run rollouts 2": "bun run rollouts 2 nonsense || [ $? -eq 2 ]",
+        },
       });
       expect(called()).toContainEqual(
         expect.stringContaining(`installs ${pins.k3s.version} server --disable=`),
