@@ -159,11 +159,8 @@ export class Api {
   }
 
   /** Deletes an object; one that is gone already is as good. */
-  async delete(
-    object: KubeObject,
-    preconditions?: { uid?: string; resourceVersion?: string },
-  ): Promise<void> {
-    const body = { propagationPolicy: "Background", ...(preconditions && { preconditions }) };
+  async delete(object: KubeObject): Promise<void> {
+    const body = { propagationPolicy: "Background" };
     await this.find(await this.pathOf(object), { method: "DELETE", body, signal: undefined });
   }
 

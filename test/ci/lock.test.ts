@@ -67,6 +67,15 @@ test("is taken, names its holder and purpose, and is gone when released", async 
   expect(made.objects.has(path)).toBe(false);
 });
 
+test("is gone when released, also after an interruption", async () => {
+  const made = cluster();
+  const interruption = new AbortController();
+  const { lock } = await take(made.api(interruption.signal));
+  interruption.abort();
+  await lock.release();
+  expect(made.objects.has(path)).toBe(false);
+});
+
 test("without a namespace it is an error, not a wait", async () => {
   const error = await failureOf(take(new FakeCluster().api()));
   expect(error.message).toContain("not found");
