@@ -1,4 +1,5 @@
 /** The npm registry, as far as pins need it. */
+import { PipelineError } from "./errors.ts";
 import { download, downloadIfThere, type DownloadOptions } from "./download.ts";
 
 /** One version of a package. https://github.com/npm/registry/blob/main/docs/responses/package-metadata.md */
@@ -7,9 +8,22 @@ export interface PackageVersion {
   dist: { integrity: string };
 }
 
-/** Without a slash at its end. Another one: npm_config_registry, as npm itself has it. */
+/**
+ * The registry that Bun asks, without a slash at its end: npm_config_registry, else what .npmrc or bunfig.toml say, else npm's
+ * own. Bun is asked for it, by the address of a package.
+ *
+ * @throws {PipelineError} "surroundings" when Bun does not reach it
+ */
 export function npmRegistry(): string {
-  return (process.env.npm_config_registry ?? "https://registry.npmjs.org").replace(/\/$/, "");
+  const { npm_config_registry } = process.env;
+  if (npm_config_registry) return npm_config_registry.replace(/\/$/, "");
+  const { stdout, stderr } = Bun.spawnSync([process.execPath, "pm", "view", "bun", "dist.tarball"]);
+  const [registry, rest] = stdout.toString().split("/bun/-/");
+  if (registry && rest) return registry.trim();
+  const words = stderr.toString().trim().split("\n").at(-1);
+  throw new PipelineError("surroundings", `Bun does not reach its package registry: ${words}`, {
+    hint: "`bun pm view bun version` asks it the same.",
+  });
 }
 
 /**
