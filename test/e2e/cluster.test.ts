@@ -334,7 +334,7 @@ describeWith(
 
 describeWith(
   "deploy through a registry",
-  ["docker-registry", "kubectl"],
+  ["docker-registry"],
   () => {
     const namespace = "helloapp-e2e-registry";
     const directory = temporaryDirectory();
@@ -390,6 +390,7 @@ describeWith(
     });
   },
   surroundings,
+  { name: "kubectl", answers: Bun.which("kubectl") !== null },
 );
 
 describeWith(

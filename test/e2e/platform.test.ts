@@ -79,7 +79,7 @@ describeWith(
 
 describeWith(
   "another architecture, Dagger engine",
-  ["dagger"],
+  [],
   () => {
     test("comes from that base image, without running it", async () => {
       const directory = temporaryDirectory();
