@@ -19,7 +19,7 @@ import { chmod, chown, copyFile, mkdir, readdir, rename, rm, utimes } from "node
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { readElf } from "./elf.ts";
-import { compile, findRuntime, image, imageId, layers, ownArchitecture } from "./image.ts";
+import { compile, findRuntime, image, imageId, layers, ownArchitecture, runtimeIn } from "./image.ts";
 import type { Platform, Runtime } from "./image.ts";
 import { bundledPackages, loadLibrary, makeSbom, SBOM, type BundledPackage } from "./sbom.ts";
 
@@ -118,8 +118,7 @@ if (import.meta.main) {
     allowPositionals: true,
     options: { id: { type: "boolean" }, root: { type: "string" } },
   });
-  const { root } = values;
-  const runtime = root === undefined ? findRuntime() : findRuntime(join(root, "usr/local/bin/bun"), root);
+  const runtime = runtimeIn(values.root);
   if (values.id) {
     console.log(await imageId(project, runtime));
   } else {

@@ -99,6 +99,11 @@ export function findRuntime(bun: string = process.execPath, root = "/"): Runtime
   return { platform, files, bun, root, bunBuildId: buildId ?? "" };
 }
 
+/** The runtime of another system, laid out as the base image is; without `root`, this machine's. */
+export function runtimeIn(root: string | undefined): Runtime {
+  return root === undefined ? findRuntime() : findRuntime(join(root, "usr/local/bin/bun"), root);
+}
+
 /**
  * The image's id: the first 12 hex digits of SHA-256 over all that goes in. Same inputs, same id, same bytes; it is
  * known before anything is built.

@@ -4,7 +4,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Built } from "../build.ts";
 import { PipelineError } from "../errors.ts";
-import { findRuntime, imageId, ownArchitecture, type Architecture } from "../image.ts";
+import { imageId, ownArchitecture, runtimeIn, type Architecture } from "../image.ts";
 import { run } from "../process.ts";
 import type { Engine } from "./engine.ts";
 import { foreignRoot } from "./foreign.ts";
@@ -47,9 +47,7 @@ export function hostEngine(project: string, signal: AbortSignal): Engine {
       return { unchanged: false };
     },
     async id(architecture = ownArchitecture) {
-      const root = await rootFor(architecture);
-      const runtime = root === undefined ? findRuntime() : findRuntime(join(root, "usr/local/bin/bun"), root);
-      return imageId(project, runtime);
+      return imageId(project, runtimeIn(await rootFor(architecture)));
     },
     async build(dist, architecture = ownArchitecture) {
       const root = await rootFor(architecture);
