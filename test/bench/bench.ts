@@ -10,8 +10,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { build } from "../../ci/build.ts";
-import { compile, image } from "../../ci/image.ts";
+import { build } from "../../ci/slipway/image/build.ts";
+import { compile, image } from "../../ci/slipway/image/image.ts";
 import { machine, median, printTable, say } from "./common.ts";
 import { drainUnderLoad, type Instance } from "./drain.ts";
 

@@ -1,7 +1,7 @@
 /** What the benches share: figures, the table, who answers a Service, what they leave on a machine and take away again. */
 import { readdirSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
-import { must, sh } from "../e2e/setup.ts";
+import { must, sh } from "../../ci/slipway/test/e2e/setup.ts";
 
 export const say = (line: string) => console.error(line);
 export const secondsSince = (start: number) => (performance.now() - start) / 1000;

@@ -7,8 +7,8 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Copy } from "../e2e/copies.ts";
-import { eventually } from "../e2e/setup.ts";
+import { Copy } from "../../ci/slipway/test/e2e/copies.ts";
+import { eventually } from "../../ci/slipway/test/e2e/setup.ts";
 import { ask, commandOf, deleteNamespace, killMarked, kubectlIn, MARK, marked, median } from "./common.ts";
 import { printTable, removeImages, REPLIES, say, secondsSince, servedFirst } from "./common.ts";
 import { Load, type Tally } from "./load.ts";

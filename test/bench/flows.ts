@@ -9,8 +9,8 @@ import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { Copy } from "../e2e/copies.ts";
-import { daggerEngine, eventually, sh } from "../e2e/setup.ts";
+import { Copy } from "../../ci/slipway/test/e2e/copies.ts";
+import { daggerEngine, eventually, sh } from "../../ci/slipway/test/e2e/setup.ts";
 import { ask, deleteNamespace, killMarked, kubectlIn, MARK, median, printTable } from "./common.ts";
 import { removeImages, say, secondsSince, servedFirst } from "./common.ts";
 

@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { findRuntime, imageId } from "../../ci/image.ts";
+import { findRuntime, imageId } from "../../ci/slipway/image/image.ts";
 import { loadConfig, settings } from "../../src/config.ts";
 import { drainUnderLoad, type Instance } from "../bench/drain.ts";
 import { exchange } from "../exchange.ts";
@@ -17,7 +17,7 @@ import {
   sh,
   temporaryDirectory,
   untilReady,
-} from "./setup.ts";
+} from "../../ci/slipway/test/e2e/setup.ts";
 
 setDefaultTimeout(60_000);
 

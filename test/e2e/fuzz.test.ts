@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { builtProject, describeWith, eventually, untilReady } from "./setup.ts";
+import { builtProject, describeWith, eventually, untilReady } from "../../ci/slipway/test/e2e/setup.ts";
 
 setDefaultTimeout(600_000);
 

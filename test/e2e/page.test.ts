@@ -1,7 +1,7 @@
 /** The page in a real Chromium: what a person sees during a rolling update. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { describeWith, eventually, temporaryDirectory } from "./setup.ts";
+import { describeWith, eventually, temporaryDirectory } from "../../ci/slipway/test/e2e/setup.ts";
 import { loadConfig } from "../../src/config.ts";
 import { Lifecycle } from "../../src/lifecycle.ts";
 import { startServer, type RunningServer } from "../../src/server.ts";

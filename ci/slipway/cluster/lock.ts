@@ -1,0 +1,189 @@
+/**
+ * One deploy at a time: a Lease in the app's namespace, which only one can hold and which a dead holder does not keep.
+ *
+ * Nobody's clock is believed. Whoever finds the Lease held watches it: a holder that is alive renews it every
+ * RENEW_SECONDS, and then the other one gives up and says who holds it; one that does not for as long as the Lease lasts is
+ * dead, and the Lease is taken over. A holder of this machine is looked up among its processes, which takes no time.
+ */
+import { readFileSync, readlinkSync } from "node:fs";
+import { hostname } from "node:os";
+import { app } from "../app.ts";
+import { PipelineError } from "../ground/errors.ts";
+import { Refusal, type Api } from "./api.ts";
+import type { KubeObject } from "./objects.ts";
+
+/** Seconds after its last renewal until a Lease is anybody's. */
+export const LEASE_SECONDS = 15;
+/** Seconds between renewals. */
+const RENEW_SECONDS = 4;
+
+const PROCESS = `${app.name}-pipeline/process`;
+
+export interface Lease extends KubeObject {
+  spec: {
+    /** Who holds it and for what, as a sentence says it. */
+    holderIdentity?: string;
+    leaseDurationSeconds?: number;
+    acquireTime?: string;
+    renewTime?: string;
+  };
+}
+
+export interface Lock {
+  /** Aborted when somebody else holds the Lease now, as after this machine has slept. */
+  lost: AbortSignal;
+  release(): Promise<void>;
+}
+
+const collection = `/apis/coordination.k8s.io/v1/namespaces/${app.namespace}/leases`;
+const name = `${app.name}-deploy`;
+
+/** Who holds the lock now; undefined: nobody. */
+export function readLock(api: Api): Promise<Lease | undefined> {
+  return api.find<Lease>(`${collection}/${name}`);
+}
+
+export interface LockOptions {
+  /** What it is taken for, like `deploy of helloapp:abc`. */
+  purpose: string;
+  say(line: string): void;
+  /** Seconds without a renewal after which a holder counts as dead; default: LEASE_SECONDS. */
+  leaseSeconds?: number;
+  /** Seconds between two looks at somebody else's Lease, and between renewals of one's own; default: RENEW_SECONDS. */
+  renewSeconds?: number;
+}
+
+/**
+ * Takes the lock. The app's namespace must be there.
+ *
+ * @throws {PipelineError} "surroundings", naming the holder, when somebody else deploys
+ */
+export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
+  const { purpose, say, leaseSeconds = LEASE_SECONDS, renewSeconds = RENEW_SECONDS } = options;
+  const { USER, LOGNAME } = process.env;
+  const identity = `${USER ?? LOGNAME ?? `uid ${process.getuid?.()}`}@${hostname()} (${purpose})`;
+  const now = () => new Date().toISOString().replace("Z", "000Z");
+  const wanted = (): Lease => ({
+    apiVersion: "coordination.k8s.io/v1",
+    kind: "Lease",
+    metadata: {
+      name,
+      namespace: app.namespace,
+      labels: { "app.kubernetes.io/name": app.name },
+      annotations: { [PROCESS]: processName() },
+    },
+    spec: {
+      holderIdentity: identity,
+      leaseDurationSeconds: Math.ceil(leaseSeconds),
+      acquireTime: now(),
+      renewTime: now(),
+    },
+  });
+  /** Replaces the Lease that was read, and fails when it is another one by now. */
+  const replace = (lease: Lease, { resourceVersion, uid }: KubeObject["metadata"]) =>
+    api.json<Lease>(`${collection}/${name}`, {
+      method: "PUT",
+      body: { ...lease, metadata: { ...lease.metadata, resourceVersion, uid } },
+      signal: undefined,
+    });
+
+  let watched: { version: string | undefined; since: number } | undefined;
+  let mine: Lease | undefined;
+  while (!mine) {
+    const found = await readLock(api);
+    if (!found) {
+      mine = await unlessRaced([409], api.json<Lease>(collection, { method: "POST", body: wanted() }));
+      continue;
+    }
+    const holder = found.spec.holderIdentity ?? "somebody";
+    const { resourceVersion: version, annotations } = found.metadata;
+    const state = stateOf(annotations?.[PROCESS]);
+    if (state === "alive" || (watched && watched.version !== version)) throw held(holder);
+    if (!watched) {
+      watched = { version, since: performance.now() };
+      if (state === "unknown") say(`the lock is held by ${holder}: waiting for a sign of life`);
+    }
+    if (state === "dead" || performance.now() - watched.since >= leaseSeconds * 1000) {
+      say(`the lock is taken over: ${holder} has ended without releasing it`);
+      mine = await unlessRaced([404, 409], replace(wanted(), found.metadata));
+      // Who else took it over is alive.
+      watched = undefined;
+      continue;
+    }
+    await Bun.sleep(Math.min(1, renewSeconds) * 1000);
+  }
+
+  const lost = new AbortController();
+  let current = mine;
+  let renewed = performance.now();
+  let renewing: Promise<void> = Promise.resolve();
+  const renew = async () => {
+    try {
+      current = await replace({ ...wanted(), spec: { ...current.spec, renewTime: now() } }, current.metadata);
+      renewed = performance.now();
+    } catch (error) {
+      const taken = error instanceof Refusal && [404, 409].includes(error.status);
+      // A server that is away for a moment does not hand the Lease to anybody either.
+      if (!taken && performance.now() - renewed < leaseSeconds * 1000) return;
+      clearInterval(timer);
+      lost.abort(
+        new PipelineError("surroundings", "the deploy lock was lost: somebody else may be deploying now", {
+          hint: "`bun ci/pipeline.ts status` shows what the cluster is at.",
+        }),
+      );
+    }
+  };
+  const timer = setInterval(() => (renewing = renew()), renewSeconds * 1000);
+  return {
+    lost: lost.signal,
+    async release() {
+      clearInterval(timer);
+      await renewing;
+      // Only what is still ours; where it is not, or the server is away, its end is its expiry.
+      const { uid, resourceVersion } = current.metadata;
+      const body = { preconditions: { uid, resourceVersion } };
+      // Not a word to the server that an interruption could keep from being said.
+      const request = { method: "DELETE", body, signal: undefined } as const;
+      await api.json(`${collection}/${name}`, request).catch(() => {});
+    },
+  };
+}
+
+/** Undefined where another one was quicker. */
+async function unlessRaced(statuses: number[], attempt: Promise<Lease>): Promise<Lease | undefined> {
+  return attempt.catch((error: unknown) => {
+    if (error instanceof Refusal && statuses.includes(error.status)) return undefined;
+    throw error;
+  });
+}
+
+function held(holder: string): PipelineError {
+  return new PipelineError("surroundings", `another deploy is under way: ${holder} holds the lock`, {
+    hint: "Run the command again when it has ended; `bun ci/pipeline.ts status` shows it.",
+  });
+}
+
+/**
+ * A process as nothing else on earth is called: the boot, the namespace of process ids (a container has its own), the
+ * id, and when it started, because ids come round again. Empty where there is no such process, or no /proc.
+ */
+export function processName(pid: number | "self" = "self"): string {
+  try {
+    const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+    const namespace = readlinkSync("/proc/self/ns/pid");
+    // proc_pid_stat(5): the program's name is in parentheses and may hold spaces; field 22 is the start.
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    const started = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+    return [boot, namespace, stat.split(" ", 1)[0], started].join("/");
+  } catch {
+    return "";
+  }
+}
+
+/** Whether the process of that name still runs; "unknown" where it cannot be seen from here. */
+function stateOf(name = ""): "alive" | "dead" | "unknown" {
+  const [boot, namespace, pid] = name.split("/");
+  const [ownBoot, ownNamespace] = processName().split("/");
+  if (!name || boot !== ownBoot || namespace !== ownNamespace) return "unknown";
+  return processName(Number(pid)) === name ? "alive" : "dead";
+}

@@ -1,0 +1,74 @@
+/**
+ * `bun run pins`: every pin of the project with the places where it stands, and whether they agree.
+ *
+ *     bun run pins                              exit 0: all places agree, 1: they do not
+ *     bun run pins --remote                     also asks whether what is pinned is still there, and the same
+ *     bun run pins k3s [TAG]                    renews a pin in all its places; default: the newest release
+ *     bun run pins bun|dagger [VERSION]
+ *     bun run pins action OWNER/NAME [TAG]
+ */
+import { join } from "node:path";
+import { exitCodes, PipelineError } from "../ground/errors.ts";
+import { findings, pinsOf, readProject, usesOf, type Project } from "../pins/places.ts";
+import { askRemote } from "../pins/remote.ts";
+import { renew, renewals } from "../pins/renew.ts";
+
+const root = join(import.meta.dir, "../../..");
+const usage =
+  "usage: bun run pins [--remote | k3s [TAG] | bun [VERSION] | dagger [VERSION] | action OWNER/NAME [TAG]]";
+
+/** Shows all pins. @throws {PipelineError} "change" when places do not agree */
+function show(project: Project): void {
+  for (const pin of pinsOf(project)) {
+    const found = usesOf(pin, project);
+    const values = new Set(found.map(({ value }) => value ?? "(missing)"));
+    console.log(`${pin.name}  ${[...values].join(" | ")}\n    ${found.map(({ place }) => place).join("  ")}`);
+  }
+  const wrong = findings(project);
+  if (wrong.length > 0) {
+    throw new PipelineError("change", wrong.join("\nerror: "), {
+      hint: "ci/slipway/pins/pins.ts has what code reads; `bun run pins NAME VERSION` writes all places.",
+    });
+  }
+}
+
+/** @throws {PipelineError} "change" when a pin does not hold, "surroundings" when one could not be asked */
+async function showRemote(project: Project): Promise<void> {
+  const answers = await askRemote(project);
+  const words = { true: "holds", false: "does not hold", unknown: "not asked" };
+  for (const { name, holds, text } of answers) console.log(`${words[`${holds}`]}: ${name}: ${text}`);
+  const named = (state: false | "unknown") =>
+    answers.flatMap(({ name, holds }) => (holds === state ? [name] : [])).join(", ");
+  if (named(false)) throw new PipelineError("change", `no longer what is pinned: ${named(false)}`);
+  if (named("unknown")) throw new PipelineError("surroundings", `could not be asked: ${named("unknown")}`);
+}
+
+async function write(project: Project, name: keyof typeof renewals, args: string[]): Promise<void> {
+  const before = new Map(project);
+  const values = await renew(project, name, args);
+  const changed = [...project].filter(([path, text]) => text !== before.get(path));
+  for (const [path, text] of changed) await Bun.write(join(root, path), text);
+  for (const [pin, value] of values) console.log(`${pin.name}  ${value}`);
+  if (changed.length === 0) return console.log("It was so before.");
+  console.log(`Written to ${changed.map(([path]) => path).join(", ")}. Read what changed: git diff`);
+  if (project.get("package.json") !== before.get("package.json"))
+    console.log("Then `bun install` takes it over into bun.lock.");
+}
+
+if (import.meta.main) {
+  try {
+    const [name, ...args] = process.argv.slice(2);
+    const project = await readProject(root);
+    if (name === undefined) show(project);
+    else if (name === "--remote" && args.length === 0) {
+      show(project);
+      await showRemote(project);
+    } else if (Object.hasOwn(renewals, name) && args.length <= (name === "action" ? 2 : 1)) {
+      await write(project, name as keyof typeof renewals, args);
+    } else throw new PipelineError("usage", usage);
+  } catch (error) {
+    if (!(error instanceof PipelineError)) throw error;
+    console.error(`error: ${error.message}. ${error.hint ?? ""}`.trimEnd());
+    process.exit(exitCodes[error.fault]);
+  }
+}

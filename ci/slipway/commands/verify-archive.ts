@@ -1,0 +1,126 @@
+/** Proof that a saved archive is what the working tree makes: built again, and compared bit for bit. */
+import { mkdir, rm } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { app } from "../app.ts";
+import { writeArchive } from "../image/archive.ts";
+import {
+  differences,
+  filesOf,
+  firstDifference,
+  grouped,
+  readImage,
+  type ImageContent,
+} from "../image/compare.ts";
+import type { Engine } from "../engines/engine.ts";
+import { PipelineError } from "../ground/errors.ts";
+import { gitCommit } from "../ground/git.ts";
+import { ownArchitecture, type Architecture } from "../image/image.ts";
+import { readTar } from "../image/tar.ts";
+
+export interface VerifyOptions {
+  /** The directory with package.json. */
+  project: string;
+  /** Builds it again. */
+  engine: Engine;
+  signal: AbortSignal;
+}
+
+/**
+ * Builds the image again and compares the archive with it: the id, each layer, the config.
+ *
+ * The commit is taken over from the archive, because it is no part of what is proven; with it and with the same names
+ * an archive of this pipeline must be the same to its last byte. One that another tool has written holds the image
+ * in another form: then the image counts.
+ *
+ * @returns what holds, as a sentence
+ * @throws {PipelineError} "change" when they differ, with the differences as output; "surroundings" when there is no
+ * archive at `path` or none that can be read
+ */
+export async function verifyArchive(path: string, options: VerifyOptions): Promise<string> {
+  const { project, engine } = options;
+  const saved = await readImage(path);
+  const name = basename(path);
+  // Where neither `bun check` nor `watch` sees it come and go.
+  const place = join(project, "node_modules/.cache/pipeline", `verify-${process.pid}`);
+  try {
+    await mkdir(place, { recursive: true });
+    const [dist, again] = [join(place, "dist"), join(place, "again.tar")];
+    const { architecture } = saved.config;
+    const foreign = architecture === ownArchitecture ? undefined : (architecture as Architecture);
+    const { id, platform } = await engine.build(dist, foreign);
+    const wanted = `${app.name}:${id}`;
+    const sameId = saved.names.includes(wanted);
+    const revision = revisionOf(saved);
+    await writeArchive(again, { dist, platform, revision, names: sameId ? saved.names : [wanted] });
+
+    const built = await readImage(again);
+    const lines = [...saved.damage, ...differences(built, saved)];
+    const around = lines.length === 0 ? await compareArchives(again, path) : undefined;
+    if (around?.altered) lines.push(around.altered);
+    if (lines.length === 0)
+      return `${name} is ${wanted}, ${around!.same ? "bit for bit" : "layer by layer"} what the working tree makes`;
+
+    const damaged = saved.damage.length > 0 || around?.altered !== undefined;
+    const files = filesOf(saved.layers);
+    const sameRuntime = [...filesOf([built.layers[0]!])].every(
+      ([path, { content }]) => Buffer.compare(content, files.get(path)?.content ?? Buffer.of()) === 0,
+    );
+    const message = damaged ? `${name} is damaged` : `${name} is not what the working tree makes`;
+    throw new PipelineError("change", message, {
+      output: lines.join("\n"),
+      hint: await advise({ sameId, sameRuntime, damaged, revision, options }),
+    });
+  } finally {
+    await rm(place, { recursive: true, force: true });
+  }
+}
+
+function revisionOf({ config }: ImageContent): string | undefined {
+  const labels = config.config.Labels as Record<string, string> | null | undefined;
+  return labels?.["org.opencontainers.image.revision"];
+}
+
+/** Of two archives with the same image. `altered`, in words: they have one form, and so should be one, but are not. */
+async function compareArchives(again: string, path: string): Promise<{ same: boolean; altered?: string }> {
+  const [one, other] = await Promise.all([again, path].map((file) => Bun.file(file).bytes()));
+  const at = firstDifference(one!, other!);
+  if (at === undefined) return { same: true };
+  const form = (file: string) => readTar(file).map(({ path, offset, size }) => [path, offset, size].join());
+  if (form(again).join("\n") !== form(path).join("\n")) return { same: false };
+  return {
+    same: false,
+    altered: `the image is whole, the archive around it is not: from byte ${grouped(at)} on`,
+  };
+}
+
+/** What to do next, as sentences. */
+async function advise(found: {
+  sameId: boolean;
+  sameRuntime: boolean;
+  damaged: boolean;
+  revision: string | undefined;
+  options: VerifyOptions;
+}): Promise<string> {
+  const { sameId, sameRuntime, damaged, revision, options } = found;
+  if (sameId) {
+    return damaged
+      ? "Remove it; `bun ci/pipeline.ts image` builds it anew."
+      : "The same inputs made other bytes: `bun run reproduce` may show which part does that.";
+  }
+  const hints: string[] = [];
+  if (!sameRuntime) {
+    const other = options.engine.name === "host" ? "dagger" : "host";
+    hints.push(`Its C library is another: is it that of --engine ${other}?`);
+  }
+  const head = await gitCommit(options.project, options.signal);
+  if (revision === undefined) hints.push("It does not name its commit.");
+  else if (revision !== head || head.endsWith("-dirty")) {
+    const commit = revision.replace(/-dirty$/, "");
+    const changes = revision === commit ? "" : " and changes that were not committed";
+    const first = head?.endsWith("-dirty") ? "`git stash`, " : "";
+    hints.push(
+      `It was made from commit ${commit}${changes}: ${first}\`git checkout ${commit}\`, then run the command again.`,
+    );
+  } else if (sameRuntime) hints.push("It was made from this commit, so its Bun is another build.");
+  return hints.join(" ");
+}

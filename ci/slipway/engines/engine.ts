@@ -1,0 +1,33 @@
+/**
+ * An engine is where the steps run: in containers (dagger.ts) or on this machine (host.ts). Same steps, same scripts
+ * of package.json, same image.
+ */
+import type { Built } from "../image/build.ts";
+import type { Architecture } from "../image/image.ts";
+
+export interface Engine {
+  readonly name: "dagger" | "host";
+  /**
+   * Runs a script of package.json, unless it passed before on the same files.
+   *
+   * @returns whether it was left out, for that reason
+   * @throws {PipelineError} "change", with the script's output, when it fails
+   */
+  script(name: "check" | "test:unit"): Promise<{ unchanged: boolean }>;
+  /**
+   * The image's id, before anything is built.
+   *
+   * @param architecture default: the engine's own
+   * @throws {PipelineError} "surroundings" when it cannot build for that one
+   */
+  id(architecture?: Architecture): Promise<string>;
+  /**
+   * Builds the trees of the image into `dist`, a directory that does not exist yet.
+   *
+   * @param architecture default: the engine's own
+   * @returns what was built, and whether the engine had it from before
+   * @throws {PipelineError} "change", with the compiler's output, when the source does not compile; "surroundings" when it
+   * cannot build for that architecture
+   */
+  build(dist: string, architecture?: Architecture): Promise<Built & { reused: boolean }>;
+}

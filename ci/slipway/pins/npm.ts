@@ -1,0 +1,52 @@
+/** The npm registry, as far as pins need it. */
+import { PipelineError } from "../ground/errors.ts";
+import { download, downloadIfThere, type DownloadOptions } from "../ground/download.ts";
+
+/** One version of a package. https://github.com/npm/registry/blob/main/docs/responses/package-metadata.md */
+export interface PackageVersion {
+  version: string;
+  dist: { integrity: string };
+}
+
+/**
+ * The registry that Bun asks, without a slash at its end: npm_config_registry, else what .npmrc or bunfig.toml say, else npm's
+ * own. Bun is asked for it, by the address of a package.
+ *
+ * @throws {PipelineError} "surroundings" when Bun does not reach it
+ */
+export function npmRegistry(): string {
+  const { npm_config_registry } = process.env;
+  if (npm_config_registry) return npm_config_registry.replace(/\/$/, "");
+  const { stdout, stderr } = Bun.spawnSync([process.execPath, "pm", "view", "bun", "dist.tarball"]);
+  const [registry, rest] = stdout.toString().split("/bun/-/");
+  if (registry && rest) return registry.trim();
+  const words = stderr.toString().trim().split("\n").at(-1);
+  throw new PipelineError("surroundings", `Bun does not reach its package registry: ${words}`, {
+    hint: "`bun pm view bun version` asks it the same.",
+  });
+}
+
+/**
+ * @param version a version or a tag such as `latest`
+ * @returns undefined when the registry has no such version
+ * @throws {PipelineError} "surroundings" when it cannot be asked
+ */
+export async function packageVersion(
+  name: string,
+  version: string,
+  options?: DownloadOptions,
+): Promise<PackageVersion | undefined> {
+  const bytes = await downloadIfThere(`${npmRegistry()}/${name}/${encodeURIComponent(version)}`, options);
+  return bytes && (JSON.parse(new TextDecoder().decode(bytes)) as PackageVersion);
+}
+
+/** The package's tarball. @throws {PipelineError} "surroundings" when it cannot be fetched */
+export async function downloadPackage(name: string, version: string, options?: DownloadOptions) {
+  const url = `${npmRegistry()}/${name}/-/${name.slice(name.indexOf("/") + 1)}-${version}.tgz`;
+  return { url, bytes: await download(url, options) };
+}
+
+/** SHA-512 of bytes, as the registry's `dist.integrity` has it. */
+export function integrityOf(bytes: Uint8Array): string {
+  return `sha512-${new Bun.CryptoHasher("sha512").update(bytes).digest("base64")}`;
+}

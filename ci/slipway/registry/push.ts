@@ -1,0 +1,239 @@
+/**
+ * An image's way into a registry, from the docker-archive, with nothing but HTTP.
+ *
+ * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md. Layers go
+ * compressed with zstd: half the size of a layer, in a quarter of gzip's time.
+ */
+import { app } from "../app.ts";
+import { isPacked, levels, readArchive, type Archive } from "../image/archive.ts";
+import { PipelineError } from "../ground/errors.ts";
+import type { TarEntry } from "../image/tar.ts";
+import { attachSbom } from "./referrer.ts";
+import {
+  digestBytes,
+  isLoopback,
+  ociTypes,
+  Repository,
+  type Descriptor,
+  type Manifest,
+  type Reference,
+  type RegistryOptions,
+} from "./repository.ts";
+
+const types = {
+  manifest: ociTypes.manifest,
+  config: "application/vnd.oci.image.config.v1+json",
+  layer: "application/vnd.oci.image.layer.v1.tar+zstd",
+};
+
+/**
+ * Takes `registry[:port]/path:tag` apart. The registry has to be there: a name without one means another place to every
+ * tool. https for all, but for this machine itself; docker.io is the name of Docker Hub, not its address.
+ *
+ * @throws {PipelineError} "usage" when it is not of that form
+ */
+export function parseReference(reference: string): Reference {
+  const name =
+    /^(\[[\da-fA-F:]+\]|[\w.-]+)(:\d+)?\/([a-z\d]+(?:(?:[._]|__|-+|\/)[a-z\d]+)*):(\w[\w.-]{0,127})$/;
+  const [, host = "", port = "", path = "", tag = ""] = name.exec(reference) ?? [];
+  const url = URL.parse(`https://${host}${port}`);
+  if (!url || (host !== "localhost" && !port && !/[.:]/.test(host))) {
+    // What is in front of an @ may be a password.
+    throw new PipelineError("usage", `"${reference.replace(/.*@/, "…@")}" is no REGISTRY[:PORT]/PATH:TAG`, {
+      hint: "For Docker Hub it is docker.io/NAME/IMAGE:TAG.",
+    });
+  }
+  if (/^(index\.)?docker\.io$/i.test(url.host)) {
+    const origin = "https://registry-1.docker.io";
+    return { registry: "docker.io", origin, path: path.includes("/") ? path : `library/${path}`, tag };
+  }
+  const origin = isLoopback(url.hostname) ? new URL(`http://${host}${port}`).origin : url.origin;
+  return { registry: `${host}${port}`, origin, path, tag };
+}
+
+export interface PushOptions extends RegistryOptions {
+  /** The image's SBOM, which is attached to it; default: none is. */
+  sbom?: string;
+}
+
+/**
+ * Pushes a docker-archive's image. What the registry has is not sent again, and an image that stands under this very
+ * tag is not even compressed. The tag comes last: an image that is found under it has its SBOM.
+ *
+ * @param reference `registry[:port]/path:tag`
+ * @returns the manifest's digest, `sha256:…`
+ * @throws {PipelineError} "surroundings": no such archive, registry not reached, credentials, space; "usage": reference
+ * @throws the signal's reason when it was aborted
+ */
+export async function push(archive: string, reference: string, options: PushOptions): Promise<string> {
+  return (await pushImage(archive, await read(archive), reference, options)).digest;
+}
+
+/**
+ * Pushes archives of several platforms, each under its id, and under each of `tags` one index of them, from which a client
+ * takes what is for its platform. The same images make the same index, in whatever order they are named.
+ *
+ * Format: OCI image index, https://github.com/opencontainers/image-spec/blob/v1.1.0/image-index.md
+ *
+ * @param repository `registry[:port]/path`, without a tag
+ * @param options for each archive; `sbomOf` names the SBOM that is attached to it, default: none is
+ * @param tags none: for a single archive, which then is all that is pushed
+ * @returns the digest of the index, or without tags of the image; and which platforms it has
+ * @throws {PipelineError} as push(); "usage" too when two archives are for one platform
+ */
+export async function pushIndex(
+  archives: string[],
+  repository: string,
+  tags: string[],
+  { sbomOf, ...options }: RegistryOptions & { sbomOf?(archive: string): string },
+): Promise<{ digest: string; platforms: string[] }> {
+  const images = new Map<string, { path: string; archive: Archive; id: string }>();
+  // All are looked at before anything is sent.
+  for (const path of archives) {
+    const archive = await read(path);
+    const { os, architecture } = archive.config;
+    const [platform, id] = [`${os}/${architecture}`, idIn(archive)];
+    const same = images.get(platform);
+    if (same)
+      throw new PipelineError(
+        "usage",
+        `${same.path} and ${path} are both for ${platform}: one of each platform`,
+      );
+    if (!id) throw notAnArchive(path, `none of its names is ${app.name}:<id>`);
+    images.set(platform, { path, archive, id });
+  }
+  const platforms = [...images.keys()].sort();
+  const manifests: (Descriptor & { platform: object })[] = [];
+  for (const platform of platforms) {
+    const { path, archive, id } = images.get(platform)!;
+    const sbom = sbomOf?.(path);
+    const { os, architecture } = archive.config;
+    const image = await pushImage(path, archive, `${repository}:${id}`, {
+      ...options,
+      ...(sbom && { sbom }),
+    });
+    options.say?.(`${platform} is ${app.name}:${id}, ${image.digest}`);
+    manifests.push({ ...image, platform: { architecture, os } });
+  }
+  if (tags.length === 0) return { digest: manifests[0]!.digest, platforms };
+  const content = { schemaVersion: 2, mediaType: ociTypes.index, manifests };
+  const index = new TextEncoder().encode(JSON.stringify(content));
+  const digest = digestBytes(index);
+  for (const tag of tags) {
+    const at = new Repository(parseReference(`${repository}:${tag}`), "pull,push", options);
+    const there = (await at.digest()) === digest;
+    if (!there) await at.putManifest(index, ociTypes.index);
+    options.say?.(`${repository}:${tag} ${there ? "is there already" : "sent"}`);
+  }
+  return { digest, platforms };
+}
+
+/** The id in an archive's names. */
+function idIn({ names }: Archive): string | undefined {
+  const own = new RegExp(`^${app.name}:([0-9a-f]{12})$`);
+  return names.flatMap((name) => own.exec(name)?.[1] ?? [])[0];
+}
+
+/** @returns the manifest, as an index names it */
+async function pushImage(
+  archive: string,
+  { configEntry, layers, config }: Archive,
+  reference: string,
+  options: PushOptions,
+): Promise<Descriptor> {
+  const to = parseReference(reference);
+  const bytesOf = ({ offset, size }: TarEntry) =>
+    Bun.file(archive)
+      .slice(offset, offset + size)
+      .bytes();
+  // When one upload fails, the others end with it.
+  const failed = new AbortController();
+  const signal = AbortSignal.any([options.signal, failed.signal]);
+  const repository = new Repository(to, "pull,push", { ...options, signal });
+  const send = async (what: string, mediaType: string, bytes: Uint8Array<ArrayBuffer>) => {
+    signal.throwIfAborted();
+    const digest = digestBytes(bytes);
+    const sent = await repository.sendBlob(digest, bytes);
+    options.say?.(`${what} (${(bytes.length / 1e6).toFixed(1)} MB) ${sent ? "sent" : "is there already"}`);
+    return { mediaType, digest, size: bytes.length };
+  };
+  const sendLayer = async (layer: TarEntry, index: number) => {
+    const stored = await bytesOf(layer);
+    const packed = isPacked(stored);
+    const content = packed ? await Bun.zstdDecompress(stored) : stored;
+    if (digestBytes(content) !== config.rootfs.diff_ids[index])
+      throw notAnArchive(archive, `its layer ${layer.path} is not what its config says`);
+    const compressed = packed ? stored : await Bun.zstdCompress(content, { level: levels.fast });
+    const what = `layer ${index + 1} of ${layers.length}`;
+    return send(what, types.layer, compressed as Uint8Array<ArrayBuffer>);
+  };
+  const attach = async (image: Descriptor) => {
+    if (options.sbom === undefined) return;
+    const { sent } = await attachSbom(repository, image, options.sbom);
+    options.say?.(`SBOM ${sent ? "attached" : "is there already"}`);
+  };
+
+  try {
+    const configBytes = await bytesOf(configEntry);
+    const there = await repository.manifest();
+    if (there && (await isWhole(there.content, digestBytes(configBytes), repository))) {
+      options.say?.(`${reference} is there already`);
+      await attach(there.descriptor);
+      return there.descriptor;
+    }
+    const [sentConfig, ...sentLayers] = await Promise.all([
+      send("config", types.config, configBytes),
+      ...layers.map(sendLayer),
+    ]);
+    const content = { schemaVersion: 2, mediaType: types.manifest, config: sentConfig, layers: sentLayers };
+    const manifest = new TextEncoder().encode(JSON.stringify(content));
+    const image = { mediaType: types.manifest, digest: digestBytes(manifest), size: manifest.length };
+    if (options.sbom !== undefined) {
+      await repository.putManifest(manifest, types.manifest, image.digest);
+      await attach(image);
+    }
+    await repository.putManifest(manifest, types.manifest);
+    return image;
+  } finally {
+    failed.abort();
+  }
+}
+
+/**
+ * Asks a registry what stands under `reference`.
+ *
+ * @param reference `registry[:port]/path:tag`
+ * @returns the manifest's digest, `sha256:…`; undefined when there is none
+ * @throws {PipelineError} "surroundings": registry not reached, credentials; "usage": reference
+ * @throws the signal's reason when it was aborted
+ */
+export async function digestOf(reference: string, options: RegistryOptions): Promise<string | undefined> {
+  return new Repository(parseReference(reference), "pull", options).digest();
+}
+
+/**
+ * Whether a manifest is of the image with this config, and its blobs are there. The config names the layers' content,
+ * so that it does not matter how they were compressed, or by whom.
+ */
+async function isWhole(manifest: Manifest, config: string, repository: Repository): Promise<boolean> {
+  if (manifest.config?.digest !== config || !manifest.layers) return false;
+  const blobs = [manifest.config, ...manifest.layers].map(({ digest }) => repository.hasBlob(digest));
+  return (await Promise.all(blobs)).every(Boolean);
+}
+
+async function read(path: string): Promise<Archive> {
+  const archive = await readArchive(path).catch((error: Error) => {
+    throw notAnArchive(path, error.message, error);
+  });
+  if (!archive) throw notAnArchive(path, "there is no such file");
+  if (archive.config.rootfs?.diff_ids?.length !== archive.layers.length)
+    throw notAnArchive(path, "its config tells of other layers than it has");
+  return archive;
+}
+
+function notAnArchive(path: string, why: string, cause?: unknown): PipelineError {
+  return new PipelineError("surroundings", `${path} is no docker-archive that could be pushed: ${why}`, {
+    hint: `\`bun ci/pipeline.ts image --output ${path}\` makes one.`,
+    cause,
+  });
+}

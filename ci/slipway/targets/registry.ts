@@ -1,0 +1,59 @@
+/**
+ * Any cluster, by a registry that it pulls from: several nodes, managed clusters, k3s's embedded registry. The image is
+ * pushed under its id and deployed by its digest, so that what was built is what runs.
+ */
+import { app } from "../app.ts";
+import { sbomBeside } from "../image/sbom.ts";
+import { connectApi, PATIENCE_SECONDS } from "../cluster/api.ts";
+import { checkArchive } from "./k3s.ts";
+import { digestOf, push } from "../registry/push.ts";
+import type { Target } from "../cluster/target.ts";
+
+export interface ClusterOptions {
+  /** Default: kubectl's own, $KUBECONFIG or ~/.kube/config. */
+  kubeconfig?: string | undefined;
+  context: string;
+  /** Where the image is pushed, `HOST/PATH` without a tag. */
+  repository: string;
+  /** Where the Service answers from outside; default: it is asked through the API server, which always can. */
+  url?: string | undefined;
+  signal: AbortSignal;
+}
+
+/** @throws {PipelineError} "surroundings": no kubectl, no such context, no answer, no rights */
+export async function connectCluster(options: ClusterOptions): Promise<Target> {
+  const { kubeconfig, context, repository, url, signal } = options;
+  const kubectl = ["kubectl", ...(kubeconfig ? [`--kubeconfig=${kubeconfig}`] : []), `--context=${context}`];
+  const api = await connectApi({ kubectl, signal });
+  try {
+    await api.json("/version", { timeoutSeconds: PATIENCE_SECONDS });
+  } catch (error) {
+    await api.close();
+    throw error;
+  }
+  const reference = (id: string) => `${repository}:${id}`;
+  const byDigest = (digest: string) => `${repository}@${digest}`;
+  const service = `/api/v1/namespaces/${app.namespace}/services/${app.name}:http/proxy${app.versionPath}`;
+  return {
+    api,
+    kubectl,
+    overlay: app.overlays.registry,
+    endpoint: () =>
+      url
+        ? { url: new URL(app.versionPath, url).href }
+        : { url: `the API server's ${service}`, open: (init) => api.open(service, init) },
+
+    async find(id) {
+      const digest = await digestOf(reference(id), { signal });
+      return digest && byDigest(digest);
+    },
+
+    async deliver(archive, id) {
+      await checkArchive(archive, `${app.name}:${id}`);
+      return byDigest(await push(archive, reference(id), { signal, sbom: sbomBeside(archive) }));
+    },
+
+    // How long a registry keeps what is the registry's to say.
+    clean: async () => [],
+  };
+}

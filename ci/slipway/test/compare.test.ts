@@ -1,0 +1,353 @@
+/** What differs between two images, in words; on small images, each with one thing that is not as it should be. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { differences, firstDifference, readImage, sha256, type ImageContent } from "../image/compare.ts";
+import { PipelineError } from "../ground/errors.ts";
+import { image } from "../image/image.ts";
+import { compareEngines } from "../commands/reproduce.ts";
+import { contentSize, sizeFinding, sizeReport } from "../commands/size.ts";
+import { tarEnd, tarHeader, tarPadding } from "../image/tar.ts";
+
+let directory: string;
+beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "helloapp-test-"))));
+afterAll(() => rm(directory, { recursive: true }));
+
+interface Entry {
+  path: string;
+  content?: string;
+  mode?: number;
+  /** Fields of the header, by their offset. */
+  fields?: Record<number, string>;
+}
+
+function entryOf({ path, content = "", mode = 0o755, fields = {} }: Entry): Uint8Array {
+  const bytes = Buffer.from(content);
+  const type = path.endsWith("/") ? "directory" : "file";
+  const header = Buffer.from(tarHeader({ path, type, mode, size: bytes.length }));
+  for (const [offset, text] of Object.entries(fields)) header.write(text, Number(offset), "latin1");
+  header.fill(" ", 148, 156);
+  const sum = header.reduce((sum, byte) => sum + byte, 0);
+  header.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148, "latin1");
+  return Buffer.concat([header, bytes, tarPadding(bytes.length)]);
+}
+
+const tar = (entries: Entry[]) => Buffer.concat([...entries.map(entryOf), tarEnd]);
+
+const runtime: Entry[] = [{ path: "lib/" }, { path: "lib/libc", content: "the C library" }];
+const app: Entry[] = [{ path: image.binary.slice(1), content: "the binary" }];
+
+interface Making {
+  layers?: Uint8Array[];
+  store?: (layer: Uint8Array) => Uint8Array;
+  labels?: Record<string, string>;
+  diffIds?: string[];
+  configName?: string;
+}
+
+/** Writes an image. @returns its path */
+async function make(
+  name: string,
+  {
+    layers = [tar(runtime), tar(app)],
+    store = (layer) => layer,
+    labels = { version: "1" },
+    diffIds = layers.map((layer) => `sha256:${sha256(layer)}`),
+    configName,
+  }: Making = {},
+): Promise<string> {
+  const config = JSON.stringify({
+    architecture: "amd64",
+    os: "linux",
+    config: { Labels: labels, Cmd: null },
+    rootfs: { type: "layers", diff_ids: diffIds },
+  });
+  const Config = configName ?? `${sha256(Buffer.from(config))}.json`;
+  const manifest = [{ Config, RepoTags: ["helloapp:abc"], Layers: layers.map((_, i) => `${i}.tar`) }];
+  const outer = (path: string, content: Uint8Array) =>
+    Buffer.concat([
+      tarHeader({ path, type: "file", mode: 0o644, size: content.length }),
+      content,
+      tarPadding(content.length),
+    ]);
+  const path = join(directory, `${name}.tar`);
+  const stored = layers.map((layer, i) => outer(`${i}.tar`, store(layer)));
+  const texts = [
+    outer(Config, Buffer.from(config)),
+    outer("manifest.json", Buffer.from(JSON.stringify(manifest))),
+  ];
+  await writeFile(path, Buffer.concat([...stored, ...texts, tarEnd]));
+  return path;
+}
+
+const imageOf = async (name: string, making?: Making) => readImage(await make(name, making));
+/** An image whose app layer holds these files. */
+const withApp = (entries: Entry[]) => imageOf("other", { layers: [tar(runtime), tar(entries)] });
+
+let good: ImageContent;
+beforeAll(async () => void (good = await imageOf("good")));
+
+describe("equal", () => {
+  const halves = (layer: Uint8Array) => [layer.subarray(0, 700), layer.subarray(700)];
+
+  test.each<[string, (layer: Uint8Array) => Uint8Array]>([
+    ["as it is", (layer) => layer],
+    ["gzip", (layer) => Bun.gzipSync(layer as Uint8Array<ArrayBuffer>)],
+    [
+      "gzip in two members",
+      (layer) => Buffer.concat(halves(layer).map((half) => Bun.gzipSync(Buffer.from(half)))),
+    ],
+    ["zstd", (layer) => Bun.zstdCompressSync(layer)],
+    ["zstd in two frames", (layer) => Buffer.concat(halves(layer).map((half) => Bun.zstdCompressSync(half)))],
+  ])("however the layers are stored: %s", async (_, store) => {
+    const stored = await imageOf("stored", { store });
+    expect(stored.damage).toEqual([]);
+    expect(differences(good, stored)).toEqual([]);
+    expect(stored.layers.map(({ name, entries }) => [name, entries.length])).toEqual([
+      ["runtime", 2],
+      ["app", 1],
+    ]);
+  });
+});
+
+describe("differences", () => {
+  const [binary] = app as [Entry];
+
+  test.each<[string, Entry[], string]>([
+    ["a file that is not there", [], "/helloapp is missing"],
+    ["one too many", [...app, { path: "x" }], "/x is there and should not be"],
+    ["mode", [{ ...binary, mode: 0o4711 }], "/helloapp: mode 4711, not 0755"],
+    [
+      "owner",
+      [{ ...binary, fields: { 108: "0001750\0", 116: "0000144\0" } }],
+      "/helloapp: owner 1000:100, not 0:0",
+    ],
+    [
+      "time",
+      [{ ...binary, fields: { 136: "00000000074\0" } }],
+      "/helloapp: time 1970-01-01T00:01:00.000Z, not 1970-01-01T00:00:00.000Z",
+    ],
+    ["bytes", [{ ...binary, content: "the bINary" }], "/helloapp: bytes differ, the first at offset 5"],
+    [
+      "size",
+      [{ ...binary, content: "the binary!" }],
+      "/helloapp: size 11 bytes, not 10; bytes differ, the first at offset 10",
+    ],
+    ["type", [{ path: "helloapp/" }], "/helloapp: type directory, not file; size 0 bytes"],
+    [
+      "a link",
+      [{ path: "helloapp", fields: { 156: "2", 157: "sh" } }],
+      "/helloapp: type symbolic link to sh, not file",
+    ],
+    ["a device", [{ ...binary, fields: { 156: "3" } }], "/helloapp: type special file, not file"],
+  ])("%s", async (_, entries, expected) => {
+    const found = differences(good, await withApp(entries));
+    expect(found).toHaveLength(2);
+    expect(found[0]).toMatch(/^app: diffID [0-9a-f]{12}, not [0-9a-f]{12}$/);
+    expect(found[1]).toStartWith(`app: ${expected}`);
+  });
+
+  test("the same files in another order", async () => {
+    const layers = [tar(runtime.toReversed()), tar(app)];
+    expect(differences(good, await imageOf("order", { layers }))).toEqual([
+      expect.stringMatching(/^runtime: diffID /),
+      "runtime: its files are the same, the tar is not: from byte 4 on, in the header of /lib/",
+    ]);
+  });
+
+  test("a bit in what nobody reads has its place told", async () => {
+    const layer = tar(app);
+    layer[512 + 300] = 1;
+    const found = differences(good, await imageOf("padding", { layers: [tar(runtime), layer] }));
+    expect(found.at(-1)).toBe(
+      "app: its files are the same, the tar is not: from byte 812 on, after /helloapp",
+    );
+  });
+
+  test("the config, by the path in it", async () => {
+    expect(differences(good, await imageOf("labels", { labels: { version: "2", more: "x" } }))).toEqual([
+      'config: config.Labels.version is "2", not "1"',
+      'config: config.Labels.more is "x" and should not be there',
+    ]);
+    expect(differences(good, await imageOf("labels", { labels: {} }))).toContain(
+      'config: config.Labels.version is missing: "1"',
+    );
+  });
+
+  test("what is not set in the config may be there or not", async () => {
+    const { config } = good;
+    const unset = {
+      ...config,
+      config: { ...config.config, Cmd: undefined, OnBuild: [], Tty: false, Image: "" },
+    };
+    expect(differences(good, { ...good, config: unset })).toEqual([]);
+  });
+
+  test("another number of layers: the files of all count", async () => {
+    const one = [tar([...runtime, { path: "helloapp", content: "the bINary" }])];
+    const found = await imageOf("one", { layers: one });
+    expect(found.layers[0]!.name).toBe("layer 1");
+    expect(differences(good, found)).toEqual([
+      "1 layer, not 2",
+      "/helloapp: bytes differ, the first at offset 5",
+    ]);
+  });
+
+  test("without content: modes count, sizes and bytes do not", async () => {
+    const other = await withApp([{ ...binary, content: "another", mode: 0o700 }]);
+    expect(differences(good, other, { content: false })).toEqual(["app: /helloapp: mode 0700, not 0755"]);
+  });
+
+  test.each<[number, number, number | undefined]>([
+    [100_000, 100_000, undefined],
+    [100_000, 99_999, 99_999],
+    [0, 0, undefined],
+    [0, 1, 0],
+  ])("zeros, %i and %i of them: first different at %p", (one, other, expected) => {
+    expect(firstDifference(new Uint8Array(one), new Uint8Array(other))).toBe(expected);
+  });
+
+  test("the first of several, also on the border of what is compared at once", () => {
+    for (const at of [0, 65_535, 65_536, 99_999]) {
+      const other = new Uint8Array(100_000);
+      other.fill(1, at);
+      expect(firstDifference(new Uint8Array(100_000), other)).toBe(at);
+    }
+  });
+});
+
+describe("damage", () => {
+  const diffIds = [tar(runtime), tar(app)].map((layer) => `sha256:${sha256(layer)}`);
+  const damaged = (at: number, store?: Making["store"]) => {
+    const layer = tar(app);
+    layer[at]! ^= 1;
+    return imageOf("damaged", { layers: [tar(runtime), layer], diffIds, ...(store && { store }) });
+  };
+
+  test("one bit of a file: layer, file and place", async () => {
+    const found = await damaged(512 + 4);
+    expect(found.damage).toEqual([expect.stringMatching(/^app is damaged: its bytes have the diffID /)]);
+    expect(differences(good, found)).toContain("app: /helloapp: bytes differ, the first at offset 4");
+  });
+
+  test("one bit of a header, which then cannot be read", async () => {
+    const found = await damaged(130);
+    expect(found.damage[0]).toContain("app cannot be read: the tar of app is damaged: the header at byte 0");
+    expect(differences(good, found)).toContain("app: differs from byte 130 on, in the header of /helloapp");
+  });
+
+  test("one bit of a compressed layer", async () => {
+    const store = (layer: Uint8Array) => {
+      const bytes = Bun.gzipSync(Buffer.from(layer));
+      bytes[bytes.length - 6]! ^= 1;
+      return bytes;
+    };
+    const found = await imageOf("gzip", { store });
+    expect(found.damage.join("\n")).toMatch(/^runtime cannot be read: .*\nruntime is damaged/);
+  });
+
+  test("a config that is not the one of its name", async () => {
+    const found = await imageOf("config", { configName: `${"0".repeat(64)}.json` });
+    expect(found.damage).toEqual([expect.stringContaining("config is damaged")]);
+  });
+
+  test.each<[string, () => Promise<Uint8Array | undefined>]>([
+    ["none", async () => undefined],
+    ["a text", async () => Buffer.from("text ".repeat(500))],
+    ["an empty file", async () => new Uint8Array()],
+    ["half an archive", async () => (await Bun.file(await make("half")).bytes()).subarray(0, 2048)],
+    ["a tar of something else", async () => tar(runtime)],
+    ["one that promises no layers", async () => Bun.file(await make("no-ids", { diffIds: [] })).bytes()],
+    ["a manifest of another form", async () => tar([{ path: "manifest.json", content: "[{}]" }])],
+  ])("%s is the surroundings' fault, with its path", async (_, content) => {
+    const path = join(directory, "unreadable");
+    await rm(path, { force: true });
+    const bytes = await content();
+    if (bytes) await writeFile(path, bytes);
+    const error = await readImage(path).catch((error: unknown) => error);
+    expect(error).toBeInstanceOf(PipelineError);
+    expect((error as PipelineError).fault).toBe("surroundings");
+    expect((error as PipelineError).message).toContain(path);
+  });
+});
+
+describe("two engines", () => {
+  const other = async (mode = 0o755) => {
+    const layers = [
+      tar([runtime[0]!, { path: "lib/libc", content: "another C library", mode }]),
+      tar([{ path: "helloapp", content: "THE bINary" }]),
+    ];
+    return { ...(await imageOf("contained", { layers })), names: ["helloapp:def"] };
+  };
+
+  test("one id: every bit counts", async () => {
+    expect(compareEngines(good, good)).toEqual({ lines: [], compared: "equal, bit for bit" });
+    const { lines } = compareEngines(good, { ...(await other()), names: good.names });
+    expect(lines).toContain("app: /helloapp: bytes differ, the first at offset 0");
+  });
+
+  test("another C library: says which, and what was compared", async () => {
+    const { lines, compared } = compareEngines(good, await other());
+    expect(lines).toEqual([]);
+    expect(compared).toContain("C library is not this machine's (/lib/libc)");
+    expect(compared).toContain("differs in 5 of 10 bytes");
+  });
+
+  test("another C library is no excuse for another mode", async () => {
+    expect(compareEngines(good, await other(0o644)).lines).toEqual([
+      "runtime: /lib/libc: mode 0644, not 0755",
+    ]);
+  });
+
+  test("the same C library under another id: it is Bun", async () => {
+    const { compared } = compareEngines(good, { ...good, names: ["helloapp:def"] });
+    expect(compared).toContain("Bun is not the build that runs here");
+  });
+});
+
+describe("size", () => {
+  const sized = (size: number) => withApp([{ path: "helloapp", content: "x".repeat(size) }]);
+  const [library] = [runtime[1]!.content!.length];
+
+  test("is that of all files, once however they are stored", async () => {
+    expect(contentSize(await sized(1000))).toBe(1000 + library);
+    expect(contentSize(await imageOf("small", { store: (layer) => Bun.zstdCompressSync(layer) }))).toBe(
+      10 + library,
+    );
+  });
+
+  test.each<[number, string | undefined]>([
+    [10_000 - library, undefined],
+    [10_100 - library, undefined],
+    [9_900 - library, undefined],
+    [
+      10_101 - library,
+      'grew by 1.0 %, 101 bytes: if it is worth that, change "amd64" in ci/size.json from 10000 to 10101',
+    ],
+    [
+      9_899 - library,
+      'shrank by 1.0 %, 101 bytes: so that it stays so, change "amd64" in ci/size.json from 10000 to 9899',
+    ],
+  ])("a binary of %i bytes: %p", async (size, expected) => {
+    const finding = sizeFinding(await sized(size), { amd64: 10_000 });
+    if (expected === undefined) expect(finding).toBeUndefined();
+    else expect(finding).toContain(expected);
+  });
+
+  test("no figure for an architecture is no finding", async () => {
+    expect(sizeFinding(good, { arm64: 1 })).toBeUndefined();
+  });
+
+  test("the report has layers, files, shares and the archive", async () => {
+    const report = sizeReport(await sized(1000)).map((line) => line.trim().replace(/ +/g, " "));
+    expect(report).toEqual([
+      "13 1.3 % runtime",
+      "13 1.3 % /lib/libc",
+      "1,000 98.7 % app",
+      "1,000 98.7 % /helloapp",
+      "1,013 100.0 % all files",
+      expect.stringMatching(/^[\d,]+ archive$/),
+    ]);
+  });
+});

@@ -1,0 +1,354 @@
+/** The deploy as a whole, against a cluster in memory: what it changes, in which order, and what it comes back to. */
+import { afterAll, beforeEach, describe, expect, test } from "bun:test";
+import { app } from "../app.ts";
+import { describePlan, deploy, plan, rollback, status, upToDate } from "../cluster/deploy.ts";
+import type { Deploy, Outcome } from "../cluster/deploy.ts";
+import { listVersions } from "../cluster/history.ts";
+import { processName, type Lease } from "../cluster/lock.ts";
+import { compare } from "../cluster/manifests.ts";
+import type { Deployment, KubeObject } from "../cluster/objects.ts";
+import { PipelineError } from "../ground/errors.ts";
+import { FakeCluster } from "./cluster.ts";
+
+const namespaced = { name: "helloapp", namespace: app.namespace };
+const overlay: KubeObject[] = [
+  { apiVersion: "v1", kind: "Namespace", metadata: { name: app.namespace } },
+  { apiVersion: "v1", kind: "Service", metadata: namespaced },
+  {
+    apiVersion: "apps/v1",
+    kind: "Deployment",
+    metadata: namespaced,
+    spec: {
+      replicas: 2,
+      template: {
+        metadata: { labels: { "app.kubernetes.io/name": "helloapp" } },
+        spec: { containers: [{ name: "helloapp", image: "helloapp" }] },
+      },
+    },
+  } as unknown as Deployment,
+];
+const deployment = `/apis/apps/v1/namespaces/${app.namespace}/deployments/helloapp`;
+const lease = `/apis/coordination.k8s.io/v1/namespaces/${app.namespace}/leases/helloapp-deploy`;
+
+let cluster: FakeCluster;
+let images: Set<string>;
+let manifests: KubeObject[];
+let said: string[];
+let left: string;
+let interruption: AbortController;
+let run: Deploy;
+
+beforeEach(() => {
+  cluster = new FakeCluster();
+  images = new Set();
+  manifests = overlay;
+  [said, left] = [[], "Nothing was changed."];
+  interruption = new AbortController();
+  const { signal } = interruption;
+  const target: Deploy["target"] = {
+    api: cluster.api(signal),
+    // What renders the overlay: `kubectl kustomize` is the e2e tests' matter.
+    kubectl: [process.execPath, "-e", "console.log(process.env.MANIFESTS)"],
+    overlay: "k8s/overlays/k3s",
+    find: async (id) => (images.has(id) ? `helloapp:${id}` : undefined),
+    deliver: async (_, id) => {
+      images.add(id);
+      return `helloapp:${id}`;
+    },
+    endpoint: () => ({
+      url: "http://service",
+      open: async () => Response.json({ id: cluster.served() }),
+    }),
+    clean: async (kept) => {
+      const keep = await kept();
+      const gone = [...images].filter((id) => !keep.has(`helloapp:${id}`));
+      for (const id of gone) images.delete(id);
+      return gone;
+    },
+  };
+  run = {
+    target,
+    project: import.meta.dir,
+    signal,
+    leaves: (state) => (left = state),
+    say: (line) => void said.push(line),
+    step: async (_, work) => (await work()).value,
+  };
+});
+
+afterAll(() => void delete process.env.MANIFESTS);
+
+/** Plans and deploys one version. */
+async function bring(id: string): Promise<Outcome> {
+  process.env.MANIFESTS = JSON.stringify(manifests);
+  return deploy(run, await plan(run, id), "x.tar");
+}
+
+const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
+  promise.then(
+    () => expect.unreachable(),
+    (error: PipelineError) => error,
+  );
+const kept = async () => (await listVersions(run.target.api)).map(({ id }) => id);
+const crashing = (image: string) => (id: string) =>
+  id === image ? { restartCount: 1, state: { terminated: { exitCode: 7 } } } : {};
+
+describe("a deploy", () => {
+  test("the first one makes the namespace, everything in it, and keeps the version", async () => {
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    expect(describePlan(await plan(run, "a"))).toEqual([
+      `Namespace/${app.namespace} is new`,
+      "Service/helloapp is new",
+      "Deployment/helloapp is new",
+    ]);
+    const { samples } = await bring("a");
+    expect(samples).toBeUndefined();
+    expect(cluster.served()).toBe("a");
+    expect(await kept()).toEqual(["a"]);
+    expect(cluster.objects.has(lease)).toBe(false);
+  });
+
+  test("the same again changes nothing at all", async () => {
+    await bring("a");
+    const before = cluster.changes.length;
+    const found = await plan(run, "a");
+    expect(found.differences).toEqual([]);
+    expect(upToDate(found)).toBe(true);
+    expect(cluster.changes).toHaveLength(before);
+  });
+
+  test("the next one: what changes is said, sampled, and the Deployment comes last", async () => {
+    await bring("a");
+    cluster.changes.length = 0;
+    expect(describePlan(await plan(run, "b"))).toContain(
+      'Deployment/helloapp spec.template.metadata.labels.app.kubernetes.io/version: "a" -> "b"',
+    );
+    const { samples } = await bring("b");
+    expect(samples).toMatchObject({ failed: 0 });
+    expect(cluster.changes.filter((change) => change.includes("deployments")).length).toBe(1);
+    const applied = cluster.changes.filter((change) => change.startsWith("PATCH"));
+    expect(applied.findLast((change) => !change.includes("configmaps"))).toContain("deployments");
+  });
+
+  test("keeps as many versions as the app says, and the images of no others", async () => {
+    const ids = ["a", "b", "c", "d", "e", "f", "g"];
+    for (const id of ids) await bring(id);
+    expect(await kept()).toEqual(ids.slice(-app.keep).reverse());
+    expect([...images]).toEqual(ids.slice(-app.keep));
+  });
+
+  test("what the manifests no longer have is deleted, the namespace never", async () => {
+    await bring("a");
+    manifests = overlay.filter(({ kind }) => kind !== "Service" && kind !== "Namespace");
+    await bring("b");
+    expect([...cluster.objects.keys()].filter((path) => path.includes("/services/"))).toEqual([]);
+    expect(cluster.objects.has(`/api/v1/namespaces/${app.namespace}`)).toBe(true);
+    expect(said.join("\n")).toContain("Service/helloapp");
+  });
+
+  test("is kept before its image is delivered, so that nobody tidies that away", async () => {
+    await bring("a");
+    const deliver = run.target.deliver;
+    let seen: string[] = [];
+    run.target.deliver = async (archive, id) => {
+      seen = await kept();
+      return deliver(archive, id);
+    };
+    await bring("b");
+    expect(seen).toContain("b");
+  });
+
+  test("of somebody else at the same time is refused", async () => {
+    await bring("a");
+    const other: Lease = {
+      apiVersion: "coordination.k8s.io/v1",
+      kind: "Lease",
+      metadata: { name: "helloapp-deploy", annotations: { "helloapp-pipeline/process": processName() } },
+      spec: { holderIdentity: "ann@laptop" },
+    };
+    cluster.objects.set(lease, other);
+    cluster.changes.length = 0;
+    const error = await failureOf(bring("b"));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain("ann@laptop");
+    expect(cluster.changes).toEqual([]);
+  });
+});
+
+describe("a version that does not come up", () => {
+  test("is undone: the one before serves again, the error says why, nothing of it is kept", async () => {
+    await bring("a");
+    cluster.container = crashing("helloapp:b");
+    const error = await failureOf(bring("b"));
+    expect(error.fault).toBe("change");
+    expect(error.message).toContain("CrashLoopBackOff, helloapp exits with 7");
+    expect(error.message).toContain("Rolled back: helloapp:a serves, as before");
+    expect(cluster.served()).toBe("a");
+    expect(await kept()).toEqual(["a"]);
+    expect(cluster.objects.has(lease)).toBe(false);
+  });
+
+  test("takes its other changes back with it", async () => {
+    await bring("a");
+    const extra: KubeObject = {
+      apiVersion: "v1",
+      kind: "Service",
+      metadata: { ...namespaced, name: "extra" },
+    };
+    const service = { ...overlay[1]!, metadata: { ...namespaced, labels: { new: "yes" } } };
+    manifests = [overlay[0]!, service, extra, overlay[2]!];
+    cluster.container = crashing("helloapp:b");
+    await failureOf(bring("b"));
+    expect(cluster.objects.has(`/api/v1/namespaces/${app.namespace}/services/extra`)).toBe(false);
+    const back = cluster.changes.findLast((change) => change.includes("services/helloapp"));
+    expect(back).toStartWith("PATCH");
+  });
+
+  test("and is the first one: it is left to be looked at", async () => {
+    cluster.container = crashing("helloapp:a");
+    const error = await failureOf(bring("a"));
+    expect(error.message).toContain("no earlier version that serves");
+    expect(error.hint).toContain("describe pod");
+  });
+
+  test("comes back to what somebody deployed without the pipeline, whatever its tag", async () => {
+    await bring("by-hand");
+    const live = cluster.get<Deployment>(deployment);
+    live.spec.template.spec.containers[0]!.image = "helloapp:latest";
+    for (const path of cluster.objects.keys()) if (path.includes("configmaps")) cluster.objects.delete(path);
+    cluster.container = crashing("helloapp:b");
+    const error = await failureOf(bring("b"));
+    expect(error.message).toContain("helloapp:by-hand serves, as before");
+    expect(cluster.served()).toBe("by-hand");
+  });
+
+  test("where the one before does not come up either, it says both", async () => {
+    await bring("a");
+    cluster.container = () => ({ restartCount: 1, state: { terminated: { exitCode: 7 } } });
+    const error = await failureOf(bring("b"));
+    expect(error.message).toContain("b did not come up");
+    expect(error.message).toContain("The rollback to a failed as well");
+  });
+});
+
+describe("rollback", () => {
+  test("goes to the version that served before, and forth again", async () => {
+    for (const id of ["a", "b"]) await bring(id);
+    expect(await rollback(run)).toBe("a");
+    expect(cluster.served()).toBe("a");
+    expect(await rollback(run)).toBe("b");
+    expect(cluster.served()).toBe("b");
+  });
+
+  test("goes to any kept version, and after it a failed deploy comes back to that one", async () => {
+    for (const id of ["a", "b", "c"]) await bring(id);
+    expect(await rollback(run, "a")).toBe("a");
+    cluster.container = crashing("helloapp:d");
+    expect((await failureOf(bring("d"))).message).toContain("helloapp:a serves, as before");
+  });
+
+  test("goes by what was proven last, though the clock that said so was ahead", async () => {
+    for (const id of ["a", "b"]) await bring(id);
+    for (const object of cluster.objects.values()) {
+      const { data } = object as { data?: Record<string, string> };
+      if (data?.id === "b") data.verified = "2999-01-01T00:00:00.000Z";
+    }
+    expect(await rollback(run)).toBe("a");
+    expect(await kept()).toEqual(["a", "b"]);
+  });
+
+  test("to nothing, to a version that is not kept, or without its image: refused, nothing changed", async () => {
+    await bring("a");
+    cluster.changes.length = 0;
+    const nothing = await failureOf(rollback(run));
+    expect(nothing.message).toContain("no earlier version");
+    const unknown = await failureOf(rollback(run, "zzz"));
+    expect(unknown.message).toContain("keeps no version zzz");
+    expect(unknown.hint).toContain("Kept: a");
+    await bring("b");
+    images.delete("a");
+    expect((await failureOf(rollback(run))).message).toContain("the image of a is gone");
+    expect(cluster.served()).toBe("b");
+  });
+});
+
+describe("when things break in the middle", () => {
+  test("an API server that is away for a moment is waited for", async () => {
+    await bring("a");
+    let refusals = 0;
+    cluster.intercept = (method, path) => {
+      if (method === "GET" && path === deployment && cluster.served() === "b" && refusals++ < 2) {
+        throw new Error("connection refused");
+      }
+      return undefined;
+    };
+    await bring("b");
+    expect(refusals).toBeGreaterThan(1);
+    expect(cluster.served()).toBe("b");
+  });
+
+  test("killed before the version was proven: the next run proves it", async () => {
+    await bring("a");
+    // As a kill would: nothing after the apply has happened.
+    cluster.intercept = (method, path) => {
+      if (method === "GET" && path === deployment && cluster.served() === "b") throw new TypeError("killed");
+      return undefined;
+    };
+    const dying = bring("b").catch((error: Error) => error);
+    while (cluster.served() !== "b") await Bun.sleep(1);
+    interruption.abort(new PipelineError("interrupted", "interrupted"));
+    expect(await dying).toMatchObject({ fault: "interrupted" });
+    expect(left).toContain("goes on in the cluster");
+    expect(cluster.objects.has(lease)).toBe(false);
+    cluster.intercept = () => undefined;
+    run = { ...run, signal: new AbortController().signal };
+    run.target = { ...run.target, api: cluster.api() };
+    const found = await plan(run, "b");
+    expect(upToDate(found)).toBe(false);
+    await bring("b");
+    expect(await kept()).toEqual(["b", "a"]);
+  });
+
+  test("manifests that the server refuses are the change's fault, before anything is applied", async () => {
+    await bring("a");
+    cluster.changes.length = 0;
+    const changed = structuredClone(overlay) as any[];
+    changed[2].spec.replicas = -1;
+    manifests = changed;
+    const error = await failureOf(bring("b"));
+    expect(error.fault).toBe("change");
+    expect(error.message).toContain("Deployment/helloapp: the cluster refuses it: replicas: Invalid value");
+    expect(cluster.changes).toEqual([]);
+  });
+
+  test("rights that are missing are not the change's fault", async () => {
+    cluster.intercept = (method) =>
+      method === "PATCH"
+        ? Response.json({ message: 'namespaces is forbidden: User "x" cannot patch' }, { status: 403 })
+        : undefined;
+    const error = await failureOf(bring("a"));
+    expect(error.fault).toBe("surroundings");
+    expect(error.hint).toContain("auth can-i");
+    expect(cluster.changes).toEqual([]);
+  });
+});
+
+test("status: what runs, since when, how healthy, who deploys, what is kept", async () => {
+  process.env.MANIFESTS = JSON.stringify(manifests);
+  expect(await status(run)).toEqual(["helloapp is not deployed"]);
+  for (const id of ["a", "b"]) await bring(id);
+  const text = (await status(run)).join("\n");
+  expect(text).toMatch(/^helloapp:b is rolled out, proven \d{4}-/);
+  expect(text).toContain("2 of 2 pods ready, 0 restarts");
+  expect(text).toContain("http://service answers with it");
+  expect(text).toMatch(/^ {2}b {2}.*\n {2}a {2}/m);
+});
+
+test("a difference is shown by its place", () => {
+  expect(compare({ a: { b: [1, 2] }, c: "x" }, { a: { b: [1, 3] }, d: true })).toEqual([
+    "a.b.1: 2 -> 3",
+    'c: "x" -> nothing',
+    "d: nothing -> true",
+  ]);
+  expect(compare([1], [1])).toEqual([]);
+});

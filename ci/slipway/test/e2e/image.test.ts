@@ -1,0 +1,240 @@
+/** The host engine's archive: its content byte by byte, and that it is the same from anywhere. */
+import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { readArchive, type Archive } from "../../image/archive.ts";
+import { build } from "../../image/build.ts";
+import { readImage } from "../../image/compare.ts";
+import { findRuntime, image } from "../../image/image.ts";
+import { sbomBeside } from "../../image/sbom.ts";
+import { sizeFinding } from "../../commands/size.ts";
+import { smoke } from "../../image/smoke.ts";
+import { readTar } from "../../image/tar.ts";
+import {
+  builtProject,
+  copyProject,
+  describeWith,
+  must,
+  root,
+  sameBytes,
+  temporaryDirectory,
+} from "./setup.ts";
+
+setDefaultTimeout(120_000);
+
+describeWith("archive of the host engine", [], () => {
+  const directory = temporaryDirectory();
+  const path = join(directory, "helloapp.tar");
+  let archive: Archive;
+  let id: string;
+
+  beforeAll(async () => {
+    must([
+      process.execPath,
+      "ci/pipeline.ts",
+      "image",
+      "--engine",
+      "host",
+      "--output",
+      path,
+      "--tag",
+      "other",
+    ]);
+    archive = (await readArchive(path))!;
+    ({ id } = await builtProject());
+  });
+
+  const entries = () => archive.layers.map(({ offset, size }) => readTar(path, offset, offset + size));
+
+  test("carries the id as its name, and the names that were asked for", () => {
+    expect(archive.names).toEqual([`helloapp:${id}`, "helloapp:other"]);
+  });
+
+  test("holds exactly the C library and the binary, each with the bytes of its source", async () => {
+    const { dist } = await builtProject();
+    const { files } = findRuntime();
+    const expected = [new Map(files), new Map([[image.binary, join(dist, "app", image.binary)]])];
+    for (const [i, layer] of entries().entries()) {
+      const found = layer.filter(({ type }) => type === "file");
+      expect(found.map(({ path }) => `/${path}`).sort()).toEqual([...expected[i]!.keys()].sort());
+      for (const { path: name, offset, size } of found) {
+        const inArchive = await Bun.file(path)
+          .slice(offset, offset + size)
+          .bytes();
+        const source = await Bun.file(expected[i]!.get(`/${name}`)!).bytes();
+        expect(Buffer.compare(inArchive, source), name).toBe(0);
+      }
+    }
+  });
+
+  test("fixes modes, owners and times of all", () => {
+    for (const { path, mode, uid, gid, mtime } of entries().flat()) {
+      expect({ path, mode, uid, gid, mtime }).toEqual({ path, mode: 0o755, uid: 0, gid: 0, mtime: 0 });
+    }
+  });
+
+  test("has two layers, no file twice, and at most 3 % over the binary", async () => {
+    expect(archive.layers).toHaveLength(2);
+    const digests = await Promise.all(
+      entries()
+        .flat()
+        .filter(({ type }) => type === "file")
+        .map(async ({ offset, size }) =>
+          Bun.hash(
+            await Bun.file(path)
+              .slice(offset, offset + size)
+              .bytes(),
+          ),
+        ),
+    );
+    expect(new Set(digests).size).toBe(digests.length);
+    const { dist } = await builtProject();
+    const binary = statSync(join(dist, "app", image.binary)).size;
+    expect(statSync(path).size / binary).toBeLessThan(1.03);
+  });
+
+  test("has the size that ci/size.json says", async () => {
+    expect(sizeFinding(await readImage(path))).toBeUndefined();
+  });
+
+  test("has the configuration of ci/image.ts", () => {
+    expect(archive.config.config).toMatchObject({
+      User: image.user,
+      Entrypoint: [image.binary],
+      Env: ["NODE_ENV=production"],
+      ExposedPorts: { [image.port]: {} },
+      Labels: image.labels,
+    });
+  });
+
+  test("is the same, byte for byte, from another directory, user mask and time zone", async () => {
+    const project = copyProject(join(directory, "elsewhere"));
+    const other = join(directory, "other.tar");
+    const command = `umask 077 && exec bun ci/pipeline.ts image --engine host --tag other --output ${other}`;
+    const PATH = `${dirname(process.execPath)}:${process.env.PATH}`;
+    // Outside of the repository there is no commit for the label: it is left out of both.
+    must(
+      [
+        process.execPath,
+        "ci/pipeline.ts",
+        "image",
+        "--engine",
+        "host",
+        "--tag",
+        "other",
+        "--output",
+        `${path}.2`,
+      ],
+      {
+        env: { GIT_DIR: "/nonexistent" },
+      },
+    );
+    must(["sh", "-c", command], { cwd: project, env: { TZ: "Pacific/Kiritimati", PATH } });
+    expect(await sameBytes(`${path}.2`, other)).toBe(true);
+    expect(await sameBytes(sbomBeside(`${path}.2`), sbomBeside(other))).toBe(true);
+  });
+
+  test("runs: the smoke test finds its id", async () => {
+    await smoke(path, id);
+    expect(smoke(path, "another-id")).rejects.toThrow("not another-id");
+  });
+
+  test("passes the project's formatter and git by: nothing is left in the tree", () => {
+    const left = must(["sh", "-c", "ls -d dist.* *.part 2>/dev/null || true"], { cwd: root });
+    expect(left).toBe("");
+  });
+});
+
+describeWith("SBOM", [], () => {
+  const directory = temporaryDirectory();
+  const path = join(directory, "helloapp.tar");
+  const pipeline = () =>
+    must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path]);
+  // As CycloneDX has it: the assertions below say what they expect.
+  const read = (): Promise<any> => Bun.file(sbomBeside(path)).json();
+
+  beforeAll(() => void pipeline());
+
+  test("has the hashes of the libraries in the archive, and this Bun", async () => {
+    const { metadata, components } = await read();
+    const archive = (await readArchive(path))!;
+    const inLayers = archive.layers.flatMap(({ offset, size }) => readTar(path, offset, offset + size));
+    const expected = await Promise.all(
+      inLayers
+        .filter(({ type, path }) => type === "file" && `/${path}` !== image.binary)
+        .map(async ({ path: name, offset, size }) => {
+          const bytes = await Bun.file(path)
+            .slice(offset, offset + size)
+            .bytes();
+          return [`/${name}`, new Bun.CryptoHasher("sha256").update(bytes).digest("hex")];
+        }),
+    );
+    const files = components
+      .flatMap((component: any) => [component, ...(component.components ?? [])])
+      .filter(({ type }: any) => type === "file");
+    expect(Object.fromEntries(files.map(({ name, hashes }: any) => [name, hashes[0].content]))).toEqual(
+      Object.fromEntries(expected),
+    );
+    const bun = components.find(({ name }: any) => name === "bun");
+    expect(bun.version).toBe(Bun.version);
+    expect(metadata.component.properties).toContainEqual({
+      name: "helloapp:image-id",
+      value: (await builtProject()).id,
+    });
+  });
+
+  test.skipIf(!Bun.which("dpkg-query"))("names the C library as dpkg-query does", async () => {
+    const format = "${Version} ${Architecture}";
+    const { architecture } = findRuntime().platform;
+    const [version, arch] = must(["dpkg-query", "-W", `-f=${format}`, `libc6:${architecture}`]).split(" ");
+    const found = (await read()).components.find(({ name }: any) => name === "libc6");
+    expect(found.version).toBe(version);
+    const { pathname, searchParams } = new URL(found.purl);
+    expect(decodeURIComponent(pathname)).toEndWith(`/libc6@${version}`);
+    expect(searchParams.get("arch")).toBe(arch!);
+    expect(found.components).toHaveLength(findRuntime().files.size);
+  });
+
+  test.each([
+    ["is gone", (sbom: string) => rmSync(sbom)],
+    ["is another image's", (sbom: string) => writeFileSync(sbom, '{"serialNumber":"urn:uuid:0"}')],
+  ])("is made again where it %s, though the archive is there", async (_, change) => {
+    const before = await read();
+    expect(pipeline()).toContain("is there already");
+    change(sbomBeside(path));
+    expect(pipeline()).not.toContain("is there already");
+    expect(await read()).toEqual(before);
+  });
+
+  test("names a package that the binary bundles", async () => {
+    const project = join(directory, "bundling");
+    mkdirSync(join(project, "src"), { recursive: true });
+    for (const file of ["package.json", "bun.lock"]) cpSync(join(root, file), join(project, file));
+    const modules = join(project, "node_modules/@acme/tiny");
+    mkdirSync(modules, { recursive: true });
+    writeFileSync(join(modules, "package.json"), '{"name":"@acme/tiny","version":"1.2.3","license":"ISC"}');
+    writeFileSync(join(modules, "index.js"), "export const tiny = Math.random();\n");
+    writeFileSync(join(project, "src/main.ts"), 'import { tiny } from "@acme/tiny";\nconsole.log(tiny);\n');
+    const dist = join(directory, "bundling-dist");
+    await build(project, dist);
+    const { components } = await Bun.file(join(dist, "sbom.cdx.json")).json();
+    const packages = components.filter(({ purl = "" }) => purl.startsWith("pkg:npm/"));
+    expect(packages).toEqual([
+      expect.objectContaining({ purl: "pkg:npm/%40acme/tiny@1.2.3", licenses: [{ license: { id: "ISC" } }] }),
+    ]);
+  });
+});
+
+describeWith("archive, read by skopeo", ["skopeo"], () => {
+  const directory = temporaryDirectory();
+
+  test("is a docker-archive with the right name and platform", async () => {
+    const path = join(directory, "helloapp.tar");
+    must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path]);
+    const { id, platform } = await builtProject();
+    const inspected = JSON.parse(must(["skopeo", "inspect", `docker-archive:${path}:helloapp:${id}`]));
+    expect(inspected).toMatchObject({ Architecture: platform.architecture, Os: "linux" });
+    const { config } = (await readArchive(path))!;
+    expect(inspected.Layers).toEqual(config.rootfs.diff_ids);
+  });
+});

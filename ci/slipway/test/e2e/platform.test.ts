@@ -1,0 +1,159 @@
+/** Images of another architecture, and packed layers: told by their content, since nothing here runs them. */
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { existsSync, mkdirSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { readArchive, readLayer } from "../../image/archive.ts";
+import { readElf } from "../../image/elf.ts";
+import { image, ownArchitecture } from "../../image/image.ts";
+import { smoke } from "../../image/smoke.ts";
+import { readTar } from "../../image/tar.ts";
+import { builtProject, daggerEngine, describeWith, must, root, sh, temporaryDirectory } from "./setup.ts";
+
+setDefaultTimeout(600_000);
+
+const other = ownArchitecture === "amd64" ? "arm64" : "amd64";
+const triplet = other === "arm64" ? "aarch64-linux-gnu" : "x86_64-linux-gnu";
+
+/** Unpacks an archive. @returns the paths of its files */
+async function unpack(archive: string, directory: string): Promise<string[]> {
+  const { layers } = (await readArchive(archive))!;
+  const paths: string[] = [];
+  for (const layer of layers) {
+    const tar = join(directory, `${basename(layer.path)}.unpacked`);
+    await Bun.write(tar, await readLayer(archive, layer));
+    for (const { path, type, offset, size } of readTar(tar)) {
+      if (type !== "file") continue;
+      mkdirSync(dirname(join(directory, path)), { recursive: true });
+      // As bytes: Bun.write() copies a slice of a file from its beginning.
+      const content = await Bun.file(tar)
+        .slice(offset, offset + size)
+        .bytes();
+      await Bun.write(join(directory, path), content);
+      paths.push(`/${path}`);
+    }
+  }
+  return paths;
+}
+
+/** That an archive holds a binary, loader and libraries of one architecture, and every library that is asked for. */
+async function expectWhole(archive: string, architecture: string, directory: string): Promise<void> {
+  mkdirSync(directory);
+  expect((await readArchive(archive))!.config.architecture).toBe(architecture);
+  const paths = await unpack(archive, directory);
+  const { interpreter, needed } = readElf(join(directory, image.binary));
+  expect(paths).toContain(interpreter!);
+  const libraries = new Set([...needed, basename(interpreter!)]);
+  for (const path of paths) {
+    const elf = readElf(join(directory, path));
+    expect(elf.architecture).toBe(architecture as "amd64");
+    for (const library of elf.needed) libraries.add(library);
+  }
+  expect(paths.map((path) => basename(path)).sort()).toEqual([...libraries, basename(image.binary)].sort());
+}
+
+describeWith(
+  "another architecture, host engine",
+  [],
+  () => {
+    test("each platform has an archive of its own, with nothing of the other", async () => {
+      const directory = temporaryDirectory();
+      const output = join(directory, "x.tar");
+      const platforms = "linux/amd64,linux/arm64";
+      must([process.execPath, "ci/pipeline.ts", "image", "--platform", platforms, "--output", output]);
+      const ids = [];
+      for (const architecture of ["amd64", "arm64"]) {
+        const archive = join(directory, `x-${architecture}.tar`);
+        await expectWhole(archive, architecture, join(directory, architecture));
+        ids.push(...(await readArchive(archive))!.names);
+      }
+      expect(new Set(ids).size).toBe(2);
+      expect(ids).toContain(`${image.name}:${(await builtProject()).id}`);
+    });
+  },
+  {
+    name: `libc6-${other}-cross and npm's registry`,
+    answers:
+      existsSync(`/usr/${triplet}/lib`) && sh([process.execPath, "pm", "view", "bun", "version"]).code === 0,
+  },
+);
+
+describeWith(
+  "another architecture, Dagger engine",
+  [],
+  () => {
+    test("comes from that base image, without running it", async () => {
+      const directory = temporaryDirectory();
+      const archive = join(directory, "x.tar");
+      const args = ["image", "--platform", `linux/${other}`, "--output", archive];
+      must(["dagger", "--progress=plain", "run", process.execPath, "ci/pipeline.ts", ...args]);
+      await expectWhole(archive, other, join(directory, other));
+    });
+  },
+  daggerEngine(),
+);
+
+describeWith("no C library for the other architecture", [], () => {
+  test("is said to be so, with the package that brings one: exit 3", () => {
+    if (existsSync(`/usr/${triplet}/lib`)) {
+      const hide = `mount -t tmpfs none /usr/${triplet} && exec "$@"`;
+      const command = [process.execPath, "ci/pipeline.ts", "image", "--platform", `linux/${other}`];
+      const { code, output } = sh(["unshare", "--mount", "sh", "-c", hide, "sh", ...command]);
+      // Without the right to mount there is nothing to see.
+      if (/unshare|mount/.test(output)) return;
+      expect(code, output).toBe(3);
+      expect(output).toMatch(/^error: the host engine has no C library.*libc6-.*-cross.*Dagger/m);
+    }
+  });
+});
+
+describeWith("packed layers", [], () => {
+  const directory = temporaryDirectory();
+  const plain = join(directory, "plain.tar");
+  const packed = join(directory, "packed.tar");
+
+  test("are half the size, have the same diffIDs, and run", async () => {
+    const { id } = await builtProject();
+    for (const [path, level] of [
+      [plain, "none"],
+      [packed, "fast"],
+    ] as const) {
+      must([process.execPath, "ci/pipeline.ts", "image", "--compress", level, "--output", path], {
+        cwd: root,
+      });
+    }
+    const [one, other] = await Promise.all([plain, packed].map(async (path) => (await readArchive(path))!));
+    expect(other!.config).toEqual(one!.config);
+    expect(other!.packed).toBe(true);
+    expect(Bun.file(packed).size).toBeLessThan(Bun.file(plain).size * 0.52);
+    await smoke(packed, id);
+  });
+
+  test("are made anew when an archive of the other kind is there", async () => {
+    must([process.execPath, "ci/pipeline.ts", "image", "--output", packed]);
+    expect((await readArchive(packed))!.packed).toBe(false);
+  });
+});
+
+describeWith("packed layers, read by others", ["skopeo", "podman"], () => {
+  test("skopeo and podman unpack them", async () => {
+    const directory = temporaryDirectory();
+    const archive = join(directory, "x.tar");
+    must([process.execPath, "ci/pipeline.ts", "image", "--compress", "fast", "--output", archive]);
+    const { config, names } = (await readArchive(archive))!;
+    must(["skopeo", "copy", "--dest-decompress", `docker-archive:${archive}`, `dir:${directory}/dir`]);
+    const manifest = await Bun.file(join(directory, "dir/manifest.json")).json();
+    const digests = manifest.layers.map(({ digest }: { digest: string }) => digest);
+    expect(digests).toEqual(config.rootfs.diff_ids);
+    const storage = [
+      "--root",
+      `${directory}/root`,
+      "--runroot",
+      `${directory}/run`,
+      "--storage-driver",
+      "vfs",
+    ];
+    const loaded = must(["podman", ...storage, "load", "-i", archive]);
+    expect(loaded).toContain(names[0]!);
+    sh(["podman", ...storage, "system", "reset", "--force"]);
+  });
+});

@@ -1,0 +1,247 @@
+/** Proof by building again: equal where it should be, and told in words where it is not. */
+import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { cpSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { readArchive } from "../../image/archive.ts";
+import { image } from "../../image/image.ts";
+import { readTar, tarEnd, tarHeader, tarPadding } from "../../image/tar.ts";
+import { copyProject, describeWith, must, root, sh, temporaryDirectory } from "./setup.ts";
+
+setDefaultTimeout(300_000);
+
+/** Replaces a part of a file that has to be there. */
+function rewrite(file: string, part: string | RegExp, replacement: string): void {
+  const before = readFileSync(file, "utf8");
+  const after = before.replace(part, () => replacement);
+  if (after === before) throw new Error(`${file} has no ${part} to replace`);
+  writeFileSync(file, after);
+}
+
+describeWith("bun run reproduce", [], () => {
+  const directory = temporaryDirectory();
+  const reproduce = (cwd: string, ...args: string[]) =>
+    sh([process.execPath, "ci/reproduce.ts", ...args], { cwd });
+
+  test("builds twice, in different surroundings, and finds no difference", () => {
+    const project = copyProject(join(directory, "good"));
+    const { code, output } = reproduce(project);
+    expect(code, output).toBe(0);
+    const id = must([process.execPath, "ci/slipway/image/build.ts", "--id"], { cwd: project }).trim();
+    const builds = output.split("\n").filter((line) => line.startsWith("build "));
+    expect(builds).toHaveLength(2);
+    for (const line of builds)
+      expect(line).toMatch(new RegExp(`helloapp:${id}  runtime [0-9a-f]{12}  app [0-9a-f]{12}  archive `));
+    expect(builds[1]).toContain("umask 077, Pacific/Kiritimati");
+    expect(output).toEndWith("2 of 2 equal\n");
+    // Either it was compared, or it is told why not.
+    expect(output).toMatch(/^(dagger: (equal|same)|left out: the Dagger engine: )/m);
+  });
+
+  test("an image that follows the user's mask: exit 1, with path and modes", () => {
+    const project = copyProject(join(directory, "mask"));
+    rewrite(
+      join(project, "ci/archive.ts"),
+      /type: "file", mode: 0o755/,
+      'type: "file", mode: 0o777 & ~process.umask()',
+    );
+    // A directory that no other user enters, and a PATH without an engine: both are told.
+    const TMPDIR = join(directory, "tmp");
+    mkdirSync(TMPDIR, { mode: 0o700 });
+    const { code, output } = sh([process.execPath, "ci/reproduce.ts", "--times", "3"], {
+      cwd: project,
+      env: { PATH: "/usr/bin:/bin", TMPDIR, DAGGER_SESSION_PORT: undefined },
+    });
+    expect(code, output).toBe(1);
+    expect(output).toContain("build 2: app: /helloapp: mode 0700, not 0755\n");
+    expect(output).toContain("build 3: app: /helloapp: mode 0777, not 0755\n");
+    expect(output).toContain("1 of 3 equal\n");
+    expect(output).toContain("left out: another user: ");
+    expect(readdirSync(TMPDIR)).toEqual([]);
+  });
+
+  test.each([[["--times", "1"]], [["--times", "x"]], [["--frobnicate"]], [["x"]]])(
+    "%p: usage, exit 2",
+    (args) => {
+      const { code, output } = reproduce(root, ...args);
+      expect(output).toContain("usage: bun run reproduce");
+      expect(code).toBe(2);
+    },
+  );
+});
+
+describeWith("verify-archive", ["git"], () => {
+  const directory = temporaryDirectory();
+  const project = copyProject(join(directory, "project"));
+  const good = join(directory, "good.tar");
+  const git = (...args: string[]) =>
+    must(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", ...args], { cwd: project });
+  const head = () => git("rev-parse", "HEAD").trim();
+  const pipeline = (...args: string[]) =>
+    sh([process.execPath, "ci/pipeline.ts", ...args, "--engine", "host"], { cwd: project });
+  const verify = (file: string) => pipeline("verify-archive", file);
+  let id: string;
+
+  beforeAll(async () => {
+    git("init", "--quiet");
+    // The link to the modules is no directory: the pattern for directories does not ignore it.
+    writeFileSync(join(project, ".git/info/exclude"), "node_modules\n");
+    git("add", "--all");
+    git("commit", "--quiet", "--message", "first");
+    expect(pipeline("image", "--output", good, "--tag", "other").code).toBe(0);
+    id = (await readArchive(good))!.names[0]!;
+  });
+
+  /** A copy of the archive with one bit changed, at `offset` of a file in it, or of the archive itself. */
+  async function altered(path: string | undefined, offset: number): Promise<string> {
+    const copy = join(directory, "altered.tar");
+    cpSync(good, copy);
+    const bytes = readFileSync(copy);
+    const { layers } = (await readArchive(good))!;
+    const entries = layers.flatMap(({ offset, size }) => readTar(good, offset, offset + size));
+    const start = path === undefined ? 0 : entries.find((entry) => `/${entry.path}` === path)!.offset;
+    bytes[start + offset]! ^= 1;
+    writeFileSync(copy, bytes);
+    return copy;
+  }
+
+  test("what it has just made: exit 0, bit for bit", () => {
+    const { code, output } = verify(good);
+    expect(output).toContain(`good.tar is ${id}, bit for bit what the working tree makes`);
+    expect(code).toBe(0);
+  });
+
+  test("with layers compressed, and written by another tool: exit 0, layer by layer", async () => {
+    const { layers, configEntry, names } = (await readArchive(good))!;
+    const file = await Bun.file(good).bytes();
+    const parts: Uint8Array[] = [];
+    const add = (path: string, bytes: Uint8Array) => {
+      parts.push(tarHeader({ path, type: "file", mode: 0o644, size: bytes.length }), bytes);
+      parts.push(tarPadding(bytes.length));
+    };
+    const Layers = layers.map(({ offset, size }, i) => {
+      add(`${i}`, Bun.zstdCompressSync(file.subarray(offset, offset + size), { level: 1 }));
+      return `${i}`;
+    });
+    add("config", file.subarray(configEntry.offset, configEntry.offset + configEntry.size));
+    add("manifest.json", Buffer.from(JSON.stringify([{ Config: "config", RepoTags: names, Layers }])));
+    const path = join(directory, "compressed.tar");
+    writeFileSync(path, Buffer.concat([...parts, tarEnd]));
+    const { code, output } = verify(path);
+    expect(output).toContain(`compressed.tar is ${id}, layer by layer what the working tree makes`);
+    expect(code).toBe(0);
+  });
+
+  test.each([
+    ["app", image.binary, 50_000_000],
+    ["runtime", undefined, 1_000_000],
+  ])("one bit of a file in the layer %s: exit 1 with layer, file and place", async (layer, path, offset) => {
+    const { layers } = (await readArchive(good))!;
+    const libraries = readTar(good, layers[0]!.offset, layers[0]!.offset + layers[0]!.size);
+    const file = path ?? `/${libraries.find((entry) => entry.path.endsWith("/libc.so.6"))!.path}`;
+    const { code, output } = verify(await altered(file, offset));
+    expect(code).toBe(1);
+    expect(output).toMatch(new RegExp(`^${layer} is damaged: its bytes have the diffID .* promises `, "m"));
+    expect(output).toContain(`\n${layer}: ${file}: bytes differ, the first at offset ${offset}\n`);
+    expect(output).toMatch(/^error: altered.tar is damaged\. Remove it/m);
+    const other = layer === "app" ? "runtime" : "app";
+    expect(output).not.toMatch(new RegExp(`^${other}`, "m"));
+  });
+
+  test("one bit of the header of a file: exit 1", async () => {
+    const { code, output } = verify(await altered(image.binary, -512 + 130));
+    expect(code).toBe(1);
+    expect(output).toContain("app: differs from byte 130 on, in the header of /helloapp");
+  });
+
+  test("one bit of what is around the image: exit 1", async () => {
+    const { size } = Bun.file(good);
+    const { code, output } = verify(await altered(undefined, size - 1));
+    expect(output).toContain("the image is whole, the archive around it is not");
+    expect(code).toBe(1);
+  });
+
+  test("one bit of the config: exit 1", async () => {
+    const { configEntry } = (await readArchive(good))!;
+    const at = readFileSync(good).indexOf(Buffer.from("65532:65532"), configEntry.offset);
+    const { code, output } = verify(await altered(undefined, at));
+    expect(output).toContain('config: config.User is "75532:65532", not "65532:65532"');
+    expect(output).toContain("the config is damaged");
+    expect(code).toBe(1);
+  });
+
+  test.each<[string, (path: string) => void]>([
+    ["truncated", (path) => truncateSync(path, 60_000_000)],
+    ["no archive", (path) => writeFileSync(path, "something else")],
+    ["a directory", (path) => void must(["sh", "-c", `rm ${path} && mkdir ${path}`])],
+  ])("%s: exit 3 with its name", (name, change) => {
+    const path = join(directory, `${name}.tar`.replace(" ", "-"));
+    cpSync(good, path);
+    change(path);
+    const { code, output } = verify(path);
+    expect(output).toContain(`error: cannot read the image: `);
+    expect(output).toContain(path);
+    expect(code).toBe(3);
+  });
+
+  test("from other source: exit 1, with the commit to check out", () => {
+    const first = head();
+    rewrite(join(project, "src/build.ts"), /$/, "// edited\n");
+    const dirty = verify(good);
+    expect(dirty.output).toMatch(/^name: helloapp:[0-9a-f]{12}, helloapp:other, not helloapp:[0-9a-f]{12}$/m);
+    expect(dirty.output).toContain(
+      `error: good.tar is not what the working tree makes. It was made from commit`,
+    );
+    expect(dirty.output).toContain(`\`git stash\`, \`git checkout ${first}\``);
+    expect(dirty.code).toBe(1);
+    git("commit", "--quiet", "--all", "--message", "second");
+    const { code, output } = verify(good);
+    expect(output).toContain(`It was made from commit ${first}: \`git checkout ${first}\``);
+    expect(output).not.toMatch(/stash|C library/);
+    expect(code).toBe(1);
+    git("checkout", "--quiet", first);
+    expect(verify(good).code).toBe(0);
+  });
+
+  test("leaves nothing in the tree, and nothing of its builds", () => {
+    expect(git("status", "--porcelain")).toBe("");
+    const cache = join(project, "node_modules/.cache/pipeline");
+    expect(must(["sh", "-c", `ls -d ${cache}/verify-* 2>/dev/null || true`])).toBe("");
+  });
+});
+
+describeWith("bun run size", [], () => {
+  const directory = temporaryDirectory();
+  const project = copyProject(join(directory, "project"));
+  const size = (...args: string[]) => sh([process.execPath, "ci/size.ts", ...args], { cwd: project });
+
+  test("shows what the image holds, and agrees with the figure", () => {
+    const { code, output } = size();
+    expect(output).toMatch(/^ *[\d,]{11} +\d\d\.\d % +\/helloapp$/m);
+    expect(output).toMatch(/libc\.so\.6$/m);
+    expect(output).toMatch(/ archive$/m);
+    expect(code, output).toBe(0);
+  });
+
+  test.each([
+    ["lowered", 0.98, "grew by 2.0 %"],
+    ["raised", 1.02, "shrank by 2.0 %"],
+  ])("with the figure %s: exit 1, and what to change", (_, factor, message) => {
+    const file = join(project, "ci/size.json");
+    const before = readFileSync(file, "utf8");
+    const architecture = process.arch === "x64" ? "amd64" : "arm64";
+    const total = Number(/([\d,]+) +100\.0 %/.exec(size().output)![1]!.replaceAll(",", ""));
+    const figure = Math.round(total * factor);
+    writeFileSync(file, JSON.stringify({ [architecture]: figure }));
+    const { code, output } = size();
+    writeFileSync(file, before);
+    expect(output).toContain(message);
+    expect(output).toContain(`change "${architecture}" in ci/size.json from ${figure} to ${total}`);
+    expect(code).toBe(1);
+  });
+
+  test("of something else: exit 2 or 3", () => {
+    expect(size("--frobnicate").code).toBe(2);
+    expect(size("a", "b").code).toBe(2);
+    expect(size("package.json").code).toBe(3);
+  });
+});

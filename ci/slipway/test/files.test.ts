@@ -1,0 +1,259 @@
+/** ELF, tar and the image's id: what the archive is made from. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { readArchive, writeArchive } from "../image/archive.ts";
+import { readElf } from "../image/elf.ts";
+import { digestOfFiles } from "../engines/host.ts";
+import { PipelineError } from "../ground/errors.ts";
+import { findRuntime, imageId, type Runtime } from "../image/image.ts";
+import { readTar, tarEnd, tarHeader, tarPadding } from "../image/tar.ts";
+
+let directory: string;
+beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "helloapp-test-"))));
+afterAll(() => rm(directory, { recursive: true }));
+
+describe("ELF", () => {
+  test("reads Bun's own header", () => {
+    const elf = readElf(process.execPath);
+    expect(elf.architecture).toBe(process.arch === "x64" ? "amd64" : "arm64");
+    expect(elf.interpreter).toStartWith("/");
+    expect(elf.needed).toContain("libc.so.6");
+    expect(elf.buildId).toMatch(/^[0-9a-f]{16,}$/);
+  });
+
+  test("a library has no loader of its own", () => {
+    const [, libc] = [...findRuntime().files].find(([path]) => path.endsWith("/libc.so.6"))!;
+    expect(readElf(libc)).toMatchObject({ architecture: expect.any(String), needed: expect.any(Array) });
+  });
+
+  test.each([
+    ["a text", Buffer.from("#!/bin/sh\n")],
+    ["an empty file", Buffer.alloc(0)],
+    ["a 32-bit file", Buffer.from("7f454c4601010100".padEnd(128, "0"), "hex")],
+    ["an unknown machine", Buffer.from("7f454c4602010100".padEnd(128, "0"), "hex")],
+  ])("refuses %s", async (_, content) => {
+    const path = join(directory, "no.elf");
+    await writeFile(path, content);
+    expect(() => readElf(path)).toThrow(path);
+  });
+});
+
+test("the runtime is the loader and every library that is linked, each once", () => {
+  const { files } = findRuntime();
+  const { interpreter, needed } = readElf(process.execPath);
+  expect(files.has(interpreter!)).toBe(true);
+  for (const library of needed)
+    expect([...files.keys()].filter((path) => path.endsWith(`/${library}`))).toHaveLength(1);
+  expect(new Set(files.values()).size).toBe(files.size);
+});
+
+describe("tar", () => {
+  const header = { path: "a/b", type: "file", mode: 0o755, size: 3 } as const;
+
+  test("round trip, also inside another file", async () => {
+    const path = join(directory, "x.tar");
+    const content = Buffer.from("abc");
+    const directoryHeader = tarHeader({ path: "a/", type: "directory", mode: 0o700, size: 0 });
+    const tar = Buffer.concat([directoryHeader, tarHeader(header), content, tarPadding(3), tarEnd]);
+    await writeFile(path, Buffer.concat([Buffer.alloc(1024, 7), tar]));
+    const entries = readTar(path, 1024, 1024 + tar.length);
+    expect(entries).toEqual([
+      { path: "a/", type: "directory", mode: 0o700, size: 0, uid: 0, gid: 0, mtime: 0, offset: 1536 },
+      { ...header, uid: 0, gid: 0, mtime: 0, offset: 2048 },
+    ]);
+  });
+
+  test.skipIf(!Bun.which("tar"))("tar(1) reads it", async () => {
+    const path = join(directory, "y.tar");
+    await writeFile(path, Buffer.concat([tarHeader(header), Buffer.from("abc"), tarPadding(3), tarEnd]));
+    const { stdout } = Bun.spawnSync(["tar", "-tvf", path, "--numeric-owner", "--full-time"], {
+      env: { TZ: "UTC" },
+    });
+    expect(stdout.toString()).toMatch(/^-rwxr-xr-x 0\/0\s+3 1970-01-01 00:00:00 a\/b\n$/);
+  });
+
+  test.each([0, 1, 511, 512, 513])("%i bytes are filled up to whole blocks", (size) => {
+    expect((size + tarPadding(size).length) % 512).toBe(0);
+    expect(tarPadding(size).length).toBeLessThan(512);
+  });
+
+  test("refuses a path that the header cannot hold, and a file that is no tar", async () => {
+    expect(() => tarHeader({ ...header, path: "x".repeat(101) })).toThrow(RangeError);
+    const path = join(directory, "no.tar");
+    await writeFile(path, "x".repeat(2000));
+    expect(() => readTar(path)).toThrow("not a tar file");
+    await writeFile(path, "x");
+    expect(() => readTar(path)).toThrow("not a whole tar file");
+  });
+});
+
+describe("id", () => {
+  const runtime = (content: string): Promise<Runtime> => {
+    const file = join(directory, "libc");
+    const platform = { os: "linux", architecture: "amd64" } as const;
+    return writeFile(file, content).then(() => ({
+      platform,
+      bun: "bun",
+      root: "/",
+      bunBuildId: "b",
+      files: new Map([["/lib/libc", file]]),
+    }));
+  };
+  const project = async (files: Record<string, string>) => {
+    const root = await mkdtemp(join(directory, "project-"));
+    for (const [path, content] of Object.entries({
+      "package.json": "{}",
+      "bun.lock": "",
+      "src/a.ts": "1",
+      ...files,
+    })) {
+      await mkdir(dirname(join(root, path)), { recursive: true });
+      await writeFile(join(root, path), content);
+    }
+    return root;
+  };
+  const idOf = async (files: Record<string, string>, libc = "libc") =>
+    imageId(await project(files), await runtime(libc));
+
+  test("is 12 hex digits, the same for the same inputs in another place", async () => {
+    const [one, other] = [await idOf({}), await idOf({})];
+    expect(one).toMatch(/^[0-9a-f]{12}$/);
+    expect(other).toBe(one);
+  });
+
+  test("changes with every input", async () => {
+    const variants = [
+      await idOf({}),
+      await idOf({ "src/a.ts": "2" }),
+      await idOf({ "src/b.ts": "1" }),
+      await idOf({ "src/.hidden": "" }),
+      await idOf({ "package.json": "{ }" }),
+      await idOf({ "bun.lock": "x" }),
+      await idOf({}, "another libc"),
+      await idOf({ "src/a.ts": "", "src/b.ts": "1" }),
+    ];
+    expect(new Set(variants).size).toBe(variants.length);
+  });
+
+  test("does not change with what is not in the image", async () => {
+    expect(await idOf({ "README.md": "x", "test/a.test.ts": "x", "ci/x.ts": "x" })).toBe(await idOf({}));
+  });
+
+  test("another Bun or another platform is another image", async () => {
+    const root = await project({});
+    const one = await runtime("libc");
+    const ids = [
+      await imageId(root, one),
+      await imageId(root, { ...one, bunBuildId: "baseline" }),
+      await imageId(root, { ...one, platform: { os: "linux", architecture: "arm64" } }),
+    ];
+    expect(new Set(ids).size).toBe(3);
+  });
+});
+
+describe("archive", () => {
+  const options = {
+    names: ["helloapp:abc", "helloapp:latest"],
+    revision: "c0ffee",
+    platform: findRuntime().platform,
+  };
+  let dist: string;
+  beforeAll(async () => {
+    dist = join(directory, "dist");
+    await mkdir(join(dist, "runtime/lib"), { recursive: true });
+    await mkdir(join(dist, "app"), { recursive: true });
+    await writeFile(join(dist, "runtime/lib/libc"), "libc");
+    // More than one read, and no whole number of blocks.
+    await writeFile(join(dist, "app/helloapp"), Buffer.alloc(2_500_001, 1));
+  });
+
+  test("says what it is", async () => {
+    const path = join(directory, "image.tar");
+    await writeArchive(path, { ...options, dist });
+    const archive = (await readArchive(path))!;
+    expect(archive.names).toEqual(options.names);
+    expect(archive.config).toMatchObject({
+      os: "linux",
+      created: "1970-01-01T00:00:00Z",
+      config: { User: "65532:65532", Entrypoint: ["/helloapp"], Env: ["NODE_ENV=production"] },
+    });
+    const trees = archive.layers.map(({ offset, size }) => readTar(path, offset, offset + size));
+    expect(trees.map((tree) => tree.map(({ path }) => path))).toEqual([["lib/", "lib/libc"], ["helloapp"]]);
+    for (const { uid, gid, mtime, mode } of trees.flat()) {
+      expect({ uid, gid, mtime, mode }).toEqual({ uid: 0, gid: 0, mtime: 0, mode: 0o755 });
+    }
+    // The diffID is the digest of the layer as it stands.
+    for (const [i, { offset, size }] of archive.layers.entries()) {
+      const digest = new Bun.CryptoHasher("sha256").update(
+        await Bun.file(path)
+          .slice(offset, offset + size)
+          .bytes(),
+      );
+      expect(archive.config.rootfs.diff_ids[i]).toBe(`sha256:${digest.digest("hex")}`);
+    }
+  });
+
+  test("is the same, byte for byte, from a copy with other modes and times", async () => {
+    const copy = join(directory, "copy");
+    await cp(dist, copy, { recursive: true });
+    const [one, other] = [join(directory, "1.tar"), join(directory, "2.tar")];
+    await writeArchive(one, { ...options, dist });
+    await writeArchive(other, { ...options, dist: copy });
+    expect(await Bun.file(one).bytes()).toEqual(await Bun.file(other).bytes());
+  });
+
+  test("leaves nothing behind where it cannot be written, and keeps the one before", async () => {
+    const path = join(directory, "kept.tar");
+    await writeFile(path, "before");
+    const broken = { ...options, dist: join(directory, "nowhere") };
+    expect(writeArchive(path, broken)).rejects.toThrow(PipelineError);
+    expect(await Bun.file(path).text()).toBe("before");
+    expect(await Bun.file(`${path}.part`).exists()).toBe(false);
+    expect(writeArchive(join(directory, "no/such/place.tar"), { ...options, dist })).rejects.toThrow(
+      "cannot write",
+    );
+  });
+
+  test("is undefined where there is none, an error where it is something else", async () => {
+    expect(await readArchive(join(directory, "none.tar"))).toBeUndefined();
+    const path = join(directory, "other.tar");
+    await writeFile(path, Buffer.concat([tarHeader({ path: "x", type: "file", mode: 0, size: 0 }), tarEnd]));
+    expect(readArchive(path)).rejects.toThrow("not a docker-archive");
+  });
+});
+
+test("the digest of what checks and tests read changes with each of these files, and with nothing that is built", async () => {
+  const project = await mkdtemp(join(directory, "digest-"));
+  const read = [
+    "src/a/b.ts",
+    "test/x.test.ts",
+    "ci/pipeline.ts",
+    "k8s/base/x.yaml",
+    ".github/workflows/ci.yml",
+    ".ci/run",
+    "package.json",
+    "bun.lock",
+    "bunfig.toml",
+    "tsconfig.json",
+    "README.md",
+    "Dockerfile",
+    ".dockerignore",
+  ];
+  const write = async (path: string, content: string) => {
+    await mkdir(dirname(join(project, path)), { recursive: true });
+    await writeFile(join(project, path), content);
+  };
+  for (const path of read) await write(path, "before");
+  let before = await digestOfFiles(project);
+  for (const path of read) {
+    await write(path, "after");
+    const after = await digestOfFiles(project);
+    expect(after, path).not.toBe(before);
+    before = after;
+  }
+  for (const path of ["x.tar", "x.tar.part", "x.cdx.json", ".1.bun-build", "dist/app", "node_modules/a/b.ts"])
+    await write(path, "built");
+  expect(await digestOfFiles(project)).toBe(before);
+});

@@ -1,0 +1,182 @@
+/** One deploy at a time. */
+import { afterEach, describe, expect, test } from "bun:test";
+import { app } from "../app.ts";
+import type { Api } from "../cluster/api.ts";
+import { processName, takeLock, type Lease, type Lock } from "../cluster/lock.ts";
+import type { PipelineError } from "../ground/errors.ts";
+import { FakeCluster } from "./cluster.ts";
+
+const path = `/apis/coordination.k8s.io/v1/namespaces/${app.namespace}/leases/helloapp-deploy`;
+const PROCESS = "helloapp-pipeline/process";
+const elsewhere = "other-boot/pid:[1]/7/1";
+
+function cluster(): FakeCluster {
+  const made = new FakeCluster();
+  const namespace = { apiVersion: "v1", kind: "Namespace", metadata: { name: app.namespace } };
+  made.objects.set(`/api/v1/namespaces/${app.namespace}`, namespace);
+  return made;
+}
+
+const locks: Lock[] = [];
+afterEach(async () => {
+  for (const lock of locks.splice(0)) await lock.release();
+});
+
+async function take(api: Api, options: Partial<Parameters<typeof takeLock>[1]> = {}) {
+  const said: string[] = [];
+  const say = (line: string) => void said.push(line);
+  const lock = await takeLock(api, {
+    purpose: "deploy of helloapp:abc",
+    say,
+    leaseSeconds: 0.1,
+    renewSeconds: 0.01,
+    ...options,
+  });
+  locks.push(lock);
+  return { lock, said };
+}
+
+/** As another machine would hold it. */
+function heldBy(made: FakeCluster, process: string): Lease {
+  const lease: Lease = {
+    apiVersion: "coordination.k8s.io/v1",
+    kind: "Lease",
+    metadata: {
+      name: "helloapp-deploy",
+      resourceVersion: "1",
+      uid: "u",
+      annotations: { [PROCESS]: process },
+    },
+    spec: { holderIdentity: "ann@laptop (deploy of helloapp:def)" },
+  };
+  made.objects.set(path, lease);
+  return lease;
+}
+
+const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
+  promise.then(
+    () => expect.unreachable(),
+    (error: PipelineError) => error,
+  );
+
+test("is taken, names its holder and purpose, and is gone when released", async () => {
+  const made = cluster();
+  const { lock } = await take(made.api());
+  expect(made.get<Lease>(path).spec.holderIdentity).toMatch(/^.+@.+ \(deploy of helloapp:abc\)$/);
+  await lock.release();
+  expect(made.objects.has(path)).toBe(false);
+});
+
+test("is gone when released, also after an interruption", async () => {
+  const made = cluster();
+  const interruption = new AbortController();
+  const { lock } = await take(made.api(interruption.signal));
+  interruption.abort();
+  await lock.release();
+  expect(made.objects.has(path)).toBe(false);
+});
+
+test("without a namespace it is an error, not a wait", async () => {
+  const error = await failureOf(take(new FakeCluster().api()));
+  expect(error.message).toContain("not found");
+});
+
+test("of all who ask at once, one has it", async () => {
+  const made = cluster();
+  const results = await Promise.allSettled(Array.from({ length: 10 }, () => take(made.api())));
+  expect(results.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+  for (const result of results) {
+    if (result.status === "rejected") expect(result.reason.message).toContain("holds the lock");
+  }
+});
+
+describe("held by somebody", () => {
+  test("of this machine who lives: refused at once, with who it is, exit 3", async () => {
+    const made = cluster();
+    heldBy(made, processName());
+    const error = await failureOf(take(made.api(), { leaseSeconds: 3600 }));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain("ann@laptop (deploy of helloapp:def) holds the lock");
+  });
+
+  test("of this machine who has died: taken over at once", async () => {
+    const made = cluster();
+    const child = Bun.spawn(["sleep", "60"]);
+    const name = processName(child.pid);
+    child.kill("SIGKILL");
+    await child.exited;
+    heldBy(made, name);
+    const { said } = await take(made.api(), { leaseSeconds: 3600 });
+    expect(said.join()).toContain("ann@laptop (deploy of helloapp:def) has ended without releasing it");
+    expect(made.get<Lease>(path).spec.holderIdentity).toContain("helloapp:abc");
+  });
+
+  test("of another machine who renews it: refused", async () => {
+    const made = cluster();
+    const lease = heldBy(made, elsewhere);
+    let looks = 0;
+    made.intercept = (method) => {
+      if (method === "GET" && ++looks === 3) lease.metadata.resourceVersion = "2";
+      return undefined;
+    };
+    const error = await failureOf(take(made.api(), { leaseSeconds: 3600 }));
+    expect(error.message).toContain("ann@laptop");
+    expect(looks).toBe(3);
+  });
+
+  test("of another machine who does not: waited for, then taken over, whatever its clock says", async () => {
+    const made = cluster();
+    const lease = heldBy(made, elsewhere);
+    lease.spec.renewTime = "2999-01-01T00:00:00.000000Z";
+    const { said } = await take(made.api());
+    expect(said[0]).toContain("waiting for a sign of life");
+    expect(said[1]).toContain("taken over");
+    expect(made.get<Lease>(path).metadata.annotations![PROCESS]).toBe(processName());
+  });
+
+  test("who takes it over first has it", async () => {
+    const made = cluster();
+    heldBy(made, elsewhere);
+    const results = await Promise.allSettled([take(made.api()), take(made.api()), take(made.api())]);
+    expect(results.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+  });
+});
+
+describe("while it is held", () => {
+  const renewed = (made: FakeCluster) => made.changes.filter((change) => change.startsWith("PUT")).length;
+
+  test("it is renewed", async () => {
+    const made = cluster();
+    await take(made.api());
+    while (renewed(made) < 3) await Bun.sleep(1);
+  });
+
+  test("another holder means that it is lost", async () => {
+    const made = cluster();
+    const { lock } = await take(made.api());
+    heldBy(made, elsewhere).metadata.resourceVersion = "999";
+    while (!lock.lost.aborted) await Bun.sleep(1);
+    expect((lock.lost.reason as PipelineError).message).toContain("lock was lost");
+    await lock.release();
+    // Not ours to delete.
+    expect(made.get<Lease>(path).spec.holderIdentity).toContain("ann@laptop");
+  });
+
+  test("a server that is away for a moment does not lose it, one that stays away does", async () => {
+    const made = cluster();
+    const { lock } = await take(made.api(), { leaseSeconds: 3600 });
+    let refusals = 0;
+    made.intercept = (method) => {
+      if (method !== "PUT" || ++refusals > 2) return undefined;
+      throw new Error("connection refused");
+    };
+    while (renewed(made) < 2) await Bun.sleep(1);
+    expect(lock.lost.aborted).toBe(false);
+    await lock.release();
+    const { lock: other } = await take(made.api());
+    made.intercept = () => {
+      throw new Error("connection refused");
+    };
+    while (!other.lost.aborted) await Bun.sleep(1);
+  });
+});

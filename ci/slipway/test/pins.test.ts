@@ -1,0 +1,422 @@
+/**
+ * The pins: that no place can say something else unnoticed, what renewing one writes, and what `--remote` believes.
+ * Servers in this file play GitHub, npm and the image registry.
+ */
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { cp, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PipelineError } from "../ground/errors.ts";
+import { findings, pin, pinsOf, readProject, setPin, usesOf, valueOf } from "../pins/places.ts";
+import { askRemote } from "../pins/remote.ts";
+import { renew } from "../pins/renew.ts";
+import { pins } from "../pins/pins.ts";
+
+const root = join(import.meta.dir, "../../..");
+const [one, two] = ["1".repeat(40), "2".repeat(40)];
+const workflow = ".github/workflows/a.yml";
+const job = `steps:
+  - uses: actions/checkout@${one} # v7.0.1
+  - name: Bun
+    uses: oven-sh/setup-bun@${one} # v2
+    with:
+      # The pinned one.
+      bun-version: ${pins.bun}
+  - uses: dagger/dagger-for-github@${one} # v8.4.1
+    with:
+      version: "${pins.dagger}"
+
+  other:
+    steps:
+      - run: npx bun@${pins.bun} run check
+`;
+const real = await readProject(root);
+/** The project, with the files that an image build leaves out as they are here, and another workflow beside it. */
+const project = (changes: Record<string, string> = {}) =>
+  new Map([
+    ...[...real].filter(([path]) => !path.startsWith(".github/")),
+    ["README.md", `npx -y bun@${pins.bun} run up\n`],
+    [".ci/run", `npx -y bun@${pins.bun} run test\n`],
+    [workflow, job],
+    [".github/workflows/b.yaml", `  - uses: "./local"\n  - uses: actions/checkout@${one} # v7.0.1\n`],
+    ...Object.entries(changes),
+  ]);
+const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
+  promise.then(
+    () => expect.unreachable(),
+    (error: PipelineError) => error,
+  );
+
+describe("places", () => {
+  test("the pins of the table are those that code reads", () => {
+    expect(Object.values(pin).map((each) => valueOf(each, real))).toEqual([
+      pins.bun,
+      pins.baseImage,
+      pins.bunFor.amd64.integrity,
+      pins.bunFor.arm64.integrity,
+      pins.dagger,
+      pins.k3s.version,
+      pins.k3s.installScript,
+      pins.k3s.installScriptSha256,
+    ]);
+    expect(findings(project())).toEqual([]);
+  });
+
+  test("one character of a pin is another, at any place: found, naming the pin and the place", () => {
+    const unseen = new Set<string>();
+    for (const each of pinsOf(project())) {
+      for (const { file, value, start, place } of usesOf(each, project())) {
+        const altered = project();
+        const at = start! + value!.search(/\d\D*$/);
+        const text = altered.get(file)!;
+        altered.set(file, text.slice(0, at) + (text[at] === "1" ? "0" : "1") + text.slice(at + 1));
+        const about = findings(altered).filter((finding) => finding.startsWith(`${each.name} `));
+        if (about.length === 0) unseen.add(each.name);
+        else expect(about.join()).toContain(place);
+      }
+    }
+    // These stand in one place. What they name is compared with them where it is used: npm's Bun and k3s's script before
+    // they run, the version of k3s by that script; GitHub refuses a commit that an action does not have.
+    expect([...unseen]).toEqual([
+      "Bun from npm for amd64",
+      "Bun from npm for arm64",
+      "k3s",
+      "k3s's install script",
+      "SHA-256 of k3s's install script",
+      "action dagger/dagger-for-github",
+      "action oven-sh/setup-bun",
+    ]);
+  });
+
+  const step = (uses: string) => ({ [workflow]: `${job}  - uses: ${uses}\n` });
+  const without = (line: RegExp) => ({ [workflow]: job.replace(line, "") });
+  test.each<[string, Record<string, string>, string]>([
+    [
+      "an action with two commits",
+      step(`actions/checkout@${two} # v7.0.1`),
+      `action actions/checkout does not agree: "${one}`,
+    ],
+    ["one commit with two versions", step(`actions/checkout@${one} # v7.0.2`), "does not agree"],
+    [
+      "a commit without its version",
+      step(`a/b@${one}`),
+      `action a/b is "${one}" in ${workflow}:15, not a commit with`,
+    ],
+    ["a tag", step("a/b@v4"), 'action a/b is "v4" in'],
+    ["a short commit", step("a/b@1111111 # v4.0.0"), "not a commit with"],
+    ["no commit at all", step("a/b"), 'action a/b is "" in'],
+    ["an action in a directory", step("a/b/c/d@main"), 'action a/b is "main" in'],
+    ["an action in quotes", step('"a/b@main"'), 'action a/b is "main"" in'],
+    ["an action on one line", { [workflow]: "steps: [{ uses: a/b@main }]" }, "action a/b is"],
+    ["a container as action", step("docker://alpine:3"), 'action docker://alpine:3 is "" in'],
+    [
+      "an action that names no Bun",
+      without(/ +bun-version.*\n/),
+      `Bun does not agree: "${pins.bun}" in ci/slipway/pins/pins.ts`,
+    ],
+    ["an action that names no Dagger", without(/ +version.*\n/), `missing in ${workflow}:8`],
+    ["another Bun in a command", { "README.md": "npx bun@1.0.0." }, 'but "1.0.0" in README.md:1'],
+    ["a tag of Bun", { ".ci/run": "npx bun@latest" }, 'but "latest" in .ci/run:1'],
+    ["a Dockerfile on another base", { Dockerfile: "FROM debian AS builder" }, "base image does not agree"],
+    [
+      "a range in package.json",
+      { "package.json": real.get("package.json")!.replace(': "7.', ': "^7.') },
+      "npm typescript is",
+    ],
+    ["a lockfile without a package", { "bun.lock": "" }, "missing in bun.lock"],
+    ["a pin that is not there", { "ci/slipway/pins/pins.ts": "" }, "missing in ci/slipway/pins/pins.ts"],
+  ])("%s: found", (_, changes, sentence) => {
+    expect(findings(project(changes)).join("\n")).toContain(sentence);
+  });
+
+  test("comments, and what a workflow computes, are no pins", () => {
+    const comment = `  # - uses: a/b@v4\n  - run: true # uses: a/b@v4\n`;
+    const computed = job.replace(`bun-version: ${pins.bun}`, "bun-version: ${{ steps.x.outputs.y }}");
+    expect(findings(project({ [workflow]: computed + comment }))).toEqual([]);
+  });
+
+  test("what an image build leaves out is not looked at", () => {
+    const files = ["ci/slipway/pins/pins.ts", "Dockerfile", "package.json", "bun.lock"];
+    expect(findings(new Map(files.map((path) => [path, real.get(path)!])))).toEqual([]);
+  });
+
+  test("a value is written to all places and nowhere else", () => {
+    const changed = project();
+    setPin(changed, pin.bun, "10.20.30");
+    expect(new Set(usesOf(pin.bun, changed).map(({ value }) => value))).toEqual(new Set(["10.20.30"]));
+    setPin(changed, pin.bun, pins.bun);
+    expect(changed).toEqual(project());
+    expect(() => setPin(project({ Dockerfile: "" }), pin.bun, "10.20.30")).toThrow(
+      "Bun is missing in Dockerfile",
+    );
+  });
+});
+
+/** What the servers have: host and path -> reply. */
+let replies: Record<string, string | object | number>;
+let asked: { path: string; authorization: string | null }[];
+const server = Bun.serve({
+  port: 0,
+  fetch({ url, headers }) {
+    const path = decodeURIComponent(new URL(url).pathname.slice(1));
+    asked.push({ path, authorization: headers.get("authorization") });
+    const reply = replies[path] ?? 404;
+    if (typeof reply === "number") return new Response("no", { status: reply });
+    return typeof reply === "string" ? new Response(reply) : Response.json(reply);
+  },
+});
+/** Sends to the server of this file what is for another. */
+const options = {
+  fetch: (url: string, init: RequestInit) => fetch(url.replace("https://", server.url.href), init),
+};
+
+const sha256 = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
+const integrity = (letter: string) => `sha512-${letter.repeat(86)}==`;
+const github = "api.github.com/repos";
+const script = "#!/bin/sh\n";
+const scriptAt = (commit: string) => `raw.githubusercontent.com/k3s-io/k3s/${commit}/install.sh`;
+const { GITHUB_TOKEN, npm_config_registry } = process.env;
+
+beforeEach(() => {
+  asked = [];
+  delete process.env.GITHUB_TOKEN;
+  process.env.npm_config_registry = "https://npm.example/";
+  replies = {
+    [`${github}/k3s-io/k3s/releases/latest`]: { tag_name: "v9.1.2+k3s1" },
+    [`${github}/k3s-io/k3s/commits/tags/v9.1.2+k3s1`]: two,
+    [`${scriptAt(two)}`]: script,
+    [`${scriptAt(two)}.sha256sum`]: `${sha256(script)}  install.sh\n`,
+    "npm.example/bun/latest": { version: "9.1.2" },
+    [`npm.example/${pins.bunFor.amd64.package}/9.1.2`]: { dist: { integrity: integrity("a") } },
+    [`npm.example/${pins.bunFor.arm64.package}/9.1.2`]: { dist: { integrity: integrity("b") } },
+    [`${github}/dagger/dagger/releases/latest`]: { tag_name: "v9.1.2" },
+    [`${github}/dagger/dagger/releases/tags/v9.1.2`]: { tag_name: "v9.1.2" },
+    [`${github}/actions/checkout/releases/latest`]: { tag_name: "v9.1.2" },
+    [`${github}/actions/checkout/commits/tags/v9.1.2`]: two,
+  };
+});
+afterEach(() => {
+  for (const [name, value] of Object.entries({ GITHUB_TOKEN, npm_config_registry })) {
+    if (value === undefined) delete process.env[name];
+    else process.env[name] = value;
+  }
+});
+afterAll(() => server.stop(true));
+
+describe("renewing", () => {
+  const values = (changed: Map<string, string>, ...of: (typeof pin)[keyof typeof pin][]) =>
+    of.map((each) => [...new Set(usesOf(each, changed).map(({ value }) => value))].join());
+
+  test.each([[[]], [["v9.1.2+k3s1"]]])(
+    "k3s %p: version, script at the tag's commit, SHA-256",
+    async (args) => {
+      const changed = project();
+      await renew(changed, "k3s", args, options);
+      const expected = ["v9.1.2+k3s1", `https://${scriptAt(two)}`, sha256(script)];
+      expect(values(changed, pin.k3s, pin.k3sScript, pin.k3sScriptSha256)).toEqual(expected);
+      expect(findings(changed)).toEqual([]);
+    },
+  );
+
+  test("k3s: a script that is not that of the checksum beside it is not pinned", async () => {
+    replies[scriptAt(two)] = `${script}#`;
+    const changed = project();
+    const error = await failureOf(renew(changed, "k3s", [], options));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain(sha256(`${script}#`));
+    expect(error.message).toContain(sha256(script));
+    expect(changed).toEqual(project());
+  });
+
+  test.each([[[]], [["9.1.2"]]])("Bun %p: in all places, with npm's integrity for both", async (args) => {
+    const changed = project();
+    await renew(changed, "bun", args, options);
+    const image = pins.baseImage.replace(pins.bun, "9.1.2");
+    const expected = ["9.1.2", image, integrity("a"), integrity("b")];
+    expect(values(changed, pin.bun, pin.baseImage, pin.bunForAmd64, pin.bunForArm64)).toEqual(expected);
+    // The lockfile is Bun's to write.
+    expect(findings(changed)).toEqual([expect.stringMatching(/^npm bun-types does not agree: .*bun\.lock/)]);
+  });
+
+  test.each([[[]], [["9.1.2"]], [["v9.1.2"]]])("Dagger %p: where it is installed", async (args) => {
+    const changed = project();
+    await renew(changed, "dagger", args, options);
+    expect(values(changed, pin.dagger)).toEqual(["9.1.2"]);
+    expect(findings(changed)).toEqual([]);
+  });
+
+  test.each([[[]], [["v9.1.2"]]])("an action %p: commit and comment in all workflows", async (args) => {
+    const changed = project();
+    await renew(changed, "action", ["actions/checkout", ...args], options);
+    for (const path of [workflow, ".github/workflows/b.yaml"])
+      expect(changed.get(path)).toContain(`- uses: actions/checkout@${two} # v9.1.2\n`);
+    expect(changed.get(workflow)).toContain(`setup-bun@${one} # v2\n`);
+  });
+
+  test.each<[string, Parameters<typeof renew>[1], string[], string, string]>([
+    ["a tag that is not there", "k3s", ["v9.9.9+k3s1"], "surroundings", "has no tag v9.9.9+k3s1"],
+    ["a tag of another form", "k3s", ["v9"], "usage", "v1.2.3+k3s1"],
+    ["a Bun that is not there", "bun", ["9.9.9"], "surroundings", "npm has no @oven/bun-linux-x64@9.9.9"],
+    ["a Bun of another form", "bun", ["../x"], "usage", "1.2.3"],
+    ["a Dagger that is not there", "dagger", ["9.9.9"], "surroundings", "no Dagger 9.9.9"],
+    [
+      "a tag of an action that is not there",
+      "action",
+      ["actions/checkout", "v9.9.9"],
+      "surroundings",
+      "no tag v9.9.9",
+    ],
+    ["an action that nobody uses", "action", ["a/b"], "usage", "a/b"],
+    ["no action", "action", [], "usage", "OWNER/NAME"],
+  ])("%s: refused, and nothing is changed", async (_, name, args, fault, message) => {
+    const changed = project();
+    const error = await failureOf(renew(changed, name, args, options));
+    expect(error.fault).toBe(fault as "usage");
+    expect(error.message).toContain(message);
+    expect(changed).toEqual(project());
+  });
+
+  test("a limit of GitHub's and a network that is not there: exit 3 with a way out", async () => {
+    replies[`${github}/dagger/dagger/releases/latest`] = 403;
+    const limited = await failureOf(renew(project(), "dagger", [], options));
+    expect(limited).toMatchObject({ fault: "surroundings", hint: expect.stringContaining("GITHUB_TOKEN") });
+    const refused = { fetch: () => fetch("http://127.0.0.1:1/") };
+    const error = await failureOf(renew(project(), "bun", [], refused));
+    expect(error).toMatchObject({ fault: "surroundings", hint: expect.stringContaining("reach") });
+  });
+
+  test("a GITHUB_TOKEN goes to GitHub's API alone", async () => {
+    process.env.GITHUB_TOKEN = "secret";
+    await renew(project(), "k3s", [], options);
+    await renew(project(), "bun", [], options);
+    for (const { path, authorization } of asked)
+      expect(authorization).toBe(path.startsWith("api.github.com/") ? "Bearer secret" : null);
+  });
+});
+
+describe("--remote", () => {
+  const base = () =>
+    project({
+      "ci/slipway/pins/pins.ts": real
+        .get("ci/slipway/pins/pins.ts")!
+        .replace("docker.io/", `${server.url.host}/`),
+      Dockerfile: real.get("Dockerfile")!.replace("docker.io/", `${server.url.host}/`),
+    });
+  beforeEach(() => {
+    const commit = /[\da-f]{40}/.exec(pins.k3s.installScript)![0];
+    const changed = { ...pins.bunFor };
+    replies = {
+      [`v2/oven/bun/manifests/${pins.bun}`]: { schemaVersion: 2 },
+      [`npm.example/${changed.amd64.package}/${pins.bun}`]: { dist: { integrity: changed.amd64.integrity } },
+      [`npm.example/${changed.arm64.package}/${pins.bun}`]: { dist: { integrity: changed.arm64.integrity } },
+      [`${github}/dagger/dagger/releases/tags/v${pins.dagger}`]: {},
+      [`${github}/k3s-io/k3s/commits/tags/${pins.k3s.version}`]: commit,
+      [scriptAt(commit)]: script,
+      [`${github}/actions/checkout/commits/tags/v7.0.1`]: one,
+      [`${github}/dagger/dagger-for-github/commits/tags/v8.4.1`]: one,
+      [`${github}/oven-sh/setup-bun/commits/${one}`]: one,
+    };
+  });
+  /** The project with a pin for the script that the server has. */
+  const pinned = () => {
+    const changed = base();
+    setPin(changed, pin.k3sScriptSha256, sha256(script));
+    return changed;
+  };
+  const failing = async (state: false | "unknown" = false) =>
+    (await askRemote(pinned(), options)).flatMap(({ name, holds }) => (holds === state ? [name] : []));
+
+  test("every pin is asked for, and holds", async () => {
+    const answers = await askRemote(pinned(), options);
+    expect(answers.map(({ name, holds }) => `${name}: ${holds}`)).toEqual([
+      "base image: true",
+      "Bun from npm for amd64: true",
+      "Bun from npm for arm64: true",
+      "Dagger CLI: true",
+      "k3s: true",
+      "SHA-256 of k3s's install script: true",
+      "action actions/checkout: true",
+      "action dagger/dagger-for-github: true",
+      "action oven-sh/setup-bun: true",
+    ]);
+  });
+
+  test("each that is gone, or something else, is named, and no other", async () => {
+    for (const path of Object.keys(replies)) {
+      const reply = replies[path]!;
+      replies[path] = path.startsWith("api.github.com") ? 422 : 404;
+      expect([path, (await failing()).length]).toEqual([path, 1]);
+      const other = path.startsWith("npm.") ? { dist: { integrity: integrity("c") } } : two;
+      replies[path] = other;
+      // A release and a manifest only have to be there.
+      const loose = /releases|manifests/.test(path);
+      expect([path, (await failing()).length]).toEqual([path, loose ? 0 : 1]);
+      replies[path] = reply;
+    }
+    expect(await failing()).toEqual([]);
+  });
+
+  test("what cannot be asked is not taken for gone", async () => {
+    replies[`${github}/dagger/dagger/releases/tags/v${pins.dagger}`] = 403;
+    expect(await failing()).toEqual([]);
+    expect(await failing("unknown")).toEqual(["Dagger CLI"]);
+  });
+});
+
+describe("bun run pins", () => {
+  let directory: string;
+  beforeAll(async () => {
+    directory = await mkdtemp(join(tmpdir(), "helloapp-pins-"));
+    await cp(join(root, "ci"), join(directory, "ci"), { recursive: true });
+    await symlink(join(root, "node_modules"), join(directory, "node_modules"));
+    for (const [path, text] of project()) await Bun.write(join(directory, path), text);
+  });
+  afterAll(() => rm(directory, { recursive: true }));
+
+  async function run(...args: string[]) {
+    const child = Bun.spawn([process.execPath, join(directory, "ci/slipway/commands/pins.ts"), ...args], {
+      env: { ...process.env, npm_config_registry: "http://127.0.0.1:1" },
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [stdout, stderr] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+    ]);
+    return { code: await child.exited, stdout, stderr };
+  }
+
+  test("shows each pin with its places: exit 0", async () => {
+    const { code, stdout, stderr } = await run();
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toContain(`Bun  ${pins.bun}\n    ci/slipway/pins/pins.ts:`);
+    expect(stdout).toContain(
+      `action actions/checkout  ${one} # v7.0.1\n    ${workflow}:2  .github/workflows/b.yaml:2\n`,
+    );
+  });
+
+  test("places that do not agree: exit 1, naming pin and place", async () => {
+    const readme = join(directory, "README.md");
+    await writeFile(readme, "npx bun@1.0.0 run up");
+    const { code, stderr } = await run();
+    await writeFile(readme, project().get("README.md")!);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^error: Bun does not agree: .* but "1\.0\.0" in README\.md:1/);
+  });
+
+  test.each([[["nope"]], [["bun", "1", "2"]], [["toString"]], [["--remote", "x"]]])(
+    "%p: exit 2",
+    async (args) => {
+      const { code, stderr } = await run(...args);
+      expect(code).toBe(2);
+      expect(stderr).toContain("usage: bun run pins");
+    },
+  );
+
+  test("a registry that does not answer: exit 3, and the files are as they were", async () => {
+    const { code, stderr } = await run("bun", "9.9.9");
+    expect(code).toBe(3);
+    expect(stderr).toContain("cannot fetch http://127.0.0.1:1/");
+    expect(await readProject(directory)).toEqual(project());
+  });
+});

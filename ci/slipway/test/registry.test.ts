@@ -1,0 +1,960 @@
+/** The push of an image: the protocol against a registry in this file, who gets credentials, and what errors say. */
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { readArchive, writeArchive } from "../image/archive.ts";
+import { findCredentials } from "../registry/credentials.ts";
+import { digestOf, parseReference, push, pushIndex } from "../registry/push.ts";
+import type { RegistryOptions } from "../registry/repository.ts";
+import { PipelineError } from "../ground/errors.ts";
+
+const sha256 = (bytes: string | Uint8Array) =>
+  `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`;
+const base64 = (text: string) => Buffer.from(text).toString("base64");
+const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
+  promise.then(
+    () => expect.unreachable(),
+    (error: PipelineError) => error,
+  );
+
+const variables = ["HOME", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"];
+const before = Object.fromEntries(
+  [...variables, "PATH", "HTTP_PROXY"].map((name) => [name, process.env[name]]),
+);
+const directory = mkdtempSync(join(tmpdir(), "helloapp-registry-"));
+const archive = join(directory, "helloapp.tar");
+const sbom = join(directory, "helloapp.cdx.json");
+const sbomText = '{"bomFormat":"CycloneDX"}\n';
+let home: string;
+let servers: Bun.Server<undefined>[] = [];
+
+beforeAll(async () => {
+  for (const layer of ["runtime", "app"]) {
+    mkdirSync(join(directory, "dist", layer), { recursive: true });
+    writeFileSync(join(directory, "dist", layer, "file"), layer.repeat(1000));
+  }
+  await writeArchive(archive, {
+    platform: { os: "linux", architecture: "amd64" },
+    dist: join(directory, "dist"),
+    names: ["helloapp:1"],
+  });
+  writeFileSync(sbom, sbomText);
+});
+
+beforeEach(() => {
+  for (const name of variables) delete process.env[name];
+  home = mkdtempSync(join(directory, "home-"));
+  process.env.HOME = home;
+  process.env.XDG_RUNTIME_DIR = join(home, "run");
+});
+
+afterEach(async () => {
+  await Promise.all(servers.map((server) => server.stop(true)));
+  servers = [];
+  for (const [name, value] of Object.entries(before)) {
+    if (value === undefined) delete process.env[name];
+    else process.env[name] = value;
+  }
+});
+
+afterAll(() => rmSync(directory, { recursive: true }));
+
+type Handler = (request: Request, url: URL) => Response | undefined | Promise<Response | undefined>;
+
+/** A server on this machine that keeps what it was asked; `answer` comes first, then `otherwise`. */
+function serve(answer: Handler, otherwise: Handler = () => new Response(null, { status: 404 })) {
+  const requests: { call: string; url: URL; authorization: string | null; body: string }[] = [];
+  const server = Bun.serve({
+    port: 0,
+    async fetch(request) {
+      const url = new URL(request.url);
+      const body = await request.clone().text();
+      const authorization = request.headers.get("authorization");
+      requests.push({ call: `${request.method} ${url.pathname}`, url, authorization, body });
+      return (
+        (await answer(request, url)) ?? (await otherwise(request, url)) ?? new Response(null, { status: 500 })
+      );
+    },
+  });
+  servers.push(server);
+  const calls = (pattern: RegExp) => requests.filter(({ call }) => pattern.test(call));
+  return { host: `127.0.0.1:${server.port}`, url: `http://127.0.0.1:${server.port}`, requests, calls };
+}
+
+/**
+ * A registry that takes what it is given; `answer` may be quicker.
+ *
+ * @param keepsAccount whether it knows what refers to what, as of the specification's 1.1
+ */
+function startRegistry(answer: Handler = () => undefined, { keepsAccount = false } = {}) {
+  const blobs = new Map<string, Uint8Array>();
+  const manifests = new Map<string, { type: string; body: Uint8Array }>();
+  const server = serve(answer, async (request, { pathname, searchParams }) => {
+    const [, kind, name = ""] = /^\/v2\/team\/app\/(blobs|manifests|referrers)\/(.+)$/.exec(pathname) ?? [];
+    if (kind === "referrers" && keepsAccount) {
+      const referrers = [...manifests.values()].filter(
+        ({ body }) => JSON.parse(Buffer.from(body).toString()).subject?.digest === name,
+      );
+      const index = { schemaVersion: 2, manifests: referrers.map(({ body }) => ({ digest: sha256(body) })) };
+      return Response.json(index, { headers: { "Content-Type": indexType } });
+    }
+    const stored = kind === "blobs" ? blobs.get(name) : manifests.get(name)?.body;
+    switch (request.method) {
+      case "POST":
+        return new Response(null, { status: 202, headers: { Location: `${pathname}1?_state=a%20b~c` } });
+      case "PUT": {
+        const body = await request.bytes();
+        const headers = new Headers({ "Docker-Content-Digest": sha256(body) });
+        if (kind === "manifests") {
+          manifests.set(name, { type: request.headers.get("content-type")!, body });
+          const { subject } = JSON.parse(Buffer.from(body).toString());
+          if (subject && keepsAccount) headers.set("OCI-Subject", subject.digest);
+        } else if (searchParams.get("digest") !== sha256(body)) return new Response(null, { status: 400 });
+        else blobs.set(sha256(body), body);
+        return new Response(null, { status: 201, headers });
+      }
+      default:
+        if (!stored) return new Response(null, { status: 404 });
+        return new Response(stored.slice(), { headers: { "Docker-Content-Digest": sha256(stored) } });
+    }
+  });
+  const manifest = (name: string) => JSON.parse(Buffer.from(manifests.get(name)!.body).toString());
+  return { ...server, reference: `${server.host}/team/app:1`, blobs, manifests, manifest };
+}
+
+const indexType = "application/vnd.oci.image.index.v1+json";
+const options: RegistryOptions = { signal: new AbortController().signal, pauseSeconds: 0 };
+
+/** Writes a file of credentials into the home directory. */
+function login(path: string, content: unknown): void {
+  mkdirSync(dirname(join(home, path)), { recursive: true });
+  writeFileSync(join(home, path), typeof content === "string" ? content : JSON.stringify(content));
+}
+
+/** Puts a credential helper on PATH that keeps what it was asked. */
+function helper(name: string, script: string): void {
+  const program = join(home, `docker-credential-${name}`);
+  writeFileSync(program, `#!/bin/sh\ncat > ${home}/asked\n${script}\n`);
+  chmodSync(program, 0o755);
+  process.env.PATH = `${home}:${before.PATH}`;
+}
+
+const basic = `Basic ${base64("me:pass:word")}`;
+const unauthorized = (challenge: string) =>
+  Response.json(
+    { errors: [{ code: "UNAUTHORIZED", message: "authentication required" }] },
+    { status: 401, headers: { "WWW-Authenticate": challenge } },
+  );
+const wantsBasic: Handler = (request) =>
+  request.headers.get("authorization") === basic ? undefined : unauthorized('Basic realm="x"');
+
+describe("reference", () => {
+  test.each([
+    ["docker.io/app:1", "https://registry-1.docker.io", "docker.io", "library/app"],
+    ["index.docker.io/me/app:1", "https://registry-1.docker.io", "docker.io", "me/app"],
+    ["ghcr.io/me/my_app/x-y.z:1", "https://ghcr.io", "ghcr.io", "me/my_app/x-y.z"],
+    ["10.0.0.1:5001/app:1", "https://10.0.0.1:5001", "10.0.0.1:5001", "app"],
+    ["localhost/app:1", "http://localhost", "localhost", "app"],
+    ["127.8.9.1:81/app:1", "http://127.8.9.1:81", "127.8.9.1:81", "app"],
+    ["[::1]:81/app:1", "http://[::1]:81", "[::1]:81", "app"],
+    ["localhost.example.com/app:1", "https://localhost.example.com", "localhost.example.com", "app"],
+    ["127.0.0.1.example.com/app:1", "https://127.0.0.1.example.com", "127.0.0.1.example.com", "app"],
+  ])("%s is at %s", (reference, origin, registry, path) => {
+    expect(parseReference(reference)).toEqual({ origin, registry, path, tag: "1" });
+  });
+
+  test.each([
+    "app:1",
+    "me/app:1",
+    "ghcr.io/app",
+    "ghcr.io/App:1",
+    "ghcr.io/a//b:1",
+    "ghcr.io/../b:1",
+    "x:99999/a:1",
+  ])("%s is none", (reference) => {
+    expect(() => parseReference(reference)).toThrow(`"${reference}" is no REGISTRY`);
+  });
+
+  test("a password in one is not repeated", () => {
+    expect(() => parseReference("me:secret@ghcr.io/app:1")).toThrow('"…@ghcr.io/app:1" is no');
+  });
+});
+
+describe("push", () => {
+  test("leaves an OCI image: config unchanged, layers that unpack to their diffIDs", async () => {
+    const { reference, blobs, manifests } = startRegistry();
+    const digest = await push(archive, reference, options);
+    const { type, body } = manifests.get("1")!;
+    const manifest = JSON.parse(Buffer.from(body).toString());
+    expect(digest).toBe(sha256(body));
+    expect(type).toBe("application/vnd.oci.image.manifest.v1+json");
+    expect(manifest).toMatchObject({
+      schemaVersion: 2,
+      mediaType: type,
+      config: { mediaType: "application/vnd.oci.image.config.v1+json" },
+      layers: Array(2).fill({ mediaType: "application/vnd.oci.image.layer.v1.tar+zstd" }),
+    });
+    const { config, configEntry } = (await readArchive(archive))!;
+    const { offset, size } = configEntry;
+    const configBytes = await Bun.file(archive)
+      .slice(offset, offset + size)
+      .bytes();
+    expect(manifest.config).toMatchObject({ digest: sha256(configBytes), size });
+    expect(blobs.has(manifest.config.digest)).toBe(true);
+    const layers = manifest.layers.map(({ digest }: { digest: string }) => blobs.get(digest)!);
+    expect(layers.map((layer: Uint8Array) => layer.length)).toEqual(
+      manifest.layers.map(({ size }: { size: number }) => size),
+    );
+    expect(layers.map((layer: Uint8Array) => sha256(Bun.zstdDecompressSync(layer)))).toEqual(
+      config.rootfs.diff_ids,
+    );
+  });
+
+  test("gives what digestOf finds, and digestOf finds nothing under another tag", async () => {
+    const { reference } = startRegistry();
+    expect(await digestOf(reference, options)).toBeUndefined();
+    const digest = await push(archive, reference, options);
+    expect(await digestOf(reference, options)).toBe(digest);
+    expect(await digestOf(reference.replace(/1$/, "2"), options)).toBeUndefined();
+  });
+
+  test("digestOf computes what a registry does not say", async () => {
+    const { reference } = startRegistry(({ method }) => new Response(method === "GET" ? "{}" : null));
+    expect(await digestOf(reference, options)).toBe(sha256("{}"));
+  });
+
+  test("a second one only asks; under another tag it sends the manifest alone", async () => {
+    const { reference, calls } = startRegistry();
+    const digest = await push(archive, reference, options);
+    expect(calls(/^(POST|PUT)/)).toHaveLength(3 + 3 + 1);
+    expect(await push(archive, reference, options)).toBe(digest);
+    expect(calls(/^(POST|PUT)/)).toHaveLength(7);
+    expect(await push(archive, reference.replace(/1$/, "2"), options)).toBe(digest);
+    expect(
+      calls(/^(POST|PUT)/)
+        .slice(7)
+        .map(({ call }) => call),
+    ).toEqual(["PUT /v2/team/app/manifests/2"]);
+  });
+
+  test("brings back a blob that the registry has lost, though its manifest is there", async () => {
+    const { reference, blobs } = startRegistry();
+    await push(archive, reference, options);
+    const [lost] = blobs.keys();
+    blobs.delete(lost!);
+    await push(archive, reference, options);
+    expect([...blobs.keys()]).toContain(lost!);
+  });
+
+  test("puts another image under a tag that is taken", async () => {
+    const { reference, blobs, manifests } = startRegistry();
+    const other = { config: { digest: sha256("other") }, layers: [{ digest: sha256("other") }] };
+    blobs.set(sha256("other"), Buffer.from("other"));
+    manifests.set("1", { type: "x", body: Buffer.from(JSON.stringify(other)) });
+    const digest = await push(archive, reference, options);
+    expect(sha256(manifests.get("1")!.body)).toBe(digest);
+    expect(blobs.size).toBe(1 + 3);
+  });
+
+  test("ends the other uploads when one is refused", async () => {
+    const ended = Promise.withResolvers<void>();
+    let started = false;
+    const { reference } = startRegistry(({ method, signal }) => {
+      if (method !== "POST") return undefined;
+      if (started) return new Response(null, { status: 403 });
+      started = true;
+      signal.addEventListener("abort", () => ended.resolve());
+      return new Promise<never>(() => {});
+    });
+    expect((await failureOf(push(archive, reference, options))).message).toContain("(403)");
+    await ended.promise;
+  });
+
+  test("keeps the query of an upload's address as it was", async () => {
+    const { reference, calls } = startRegistry();
+    await push(archive, reference, options);
+    const [first] = calls(/^PUT .*uploads/);
+    expect(first!.url.search).toMatch(/^\?_state=a%20b~c&digest=sha256%3A[\da-f]{64}$/);
+  });
+
+  test.each([
+    ["a blob on arrival", /^PUT .*blobs/],
+    ["a blob that is there", /^HEAD .*blobs/],
+    ["the manifest on arrival", /^PUT .*manifests/],
+    ["the manifest that is there", /^GET .*manifests/],
+  ])("stops when the registry has another digest for %s", async (_, pattern) => {
+    const { reference } = startRegistry(({ method }, { pathname }) =>
+      pattern.test(`${method} ${pathname}`)
+        ? new Response("{}", { headers: { "Docker-Content-Digest": sha256("other") } })
+        : undefined,
+    );
+    const error = await failureOf(push(archive, reference, options));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain(`says ${sha256("other")} of what is sha256:`);
+  });
+
+  test.each([
+    ["is not there", () => "/nonexistent.tar", "no such file"],
+    ["is no tar", () => join(import.meta.dir, "registry.test.ts"), "not a tar file"],
+    ["has a layer that was changed", () => changed("appapp", "Appapp"), "not what its config says"],
+    ["tells of other layers", () => changed('"diff_ids":["', '"Diff_ids":["'), "other layers than it has"],
+  ])("an archive that %s is named", async (_, path, reason) => {
+    const { reference, manifests } = startRegistry();
+    const error = await failureOf(push(path(), reference, options));
+    expect(error).toBeInstanceOf(PipelineError);
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toStartWith(path());
+    expect(error.message).toContain(reason);
+    expect(manifests.size).toBe(0);
+  });
+
+  /** An archive in which something is written over, without another size. */
+  function changed(from: string, to: string): string {
+    const bytes = readFileSync(archive);
+    bytes.write(to, bytes.indexOf(from));
+    const path = join(directory, "changed.tar");
+    writeFileSync(path, bytes);
+    return path;
+  }
+});
+
+describe("push of several platforms", () => {
+  const ids = { amd64: "a".repeat(12), arm64: "b".repeat(12) };
+  const archives: string[] = [];
+
+  /** An archive with other content for each architecture. */
+  async function archiveFor(architecture: "amd64" | "arm64", names: string[], file: string): Promise<string> {
+    const dist = join(directory, `dist-${architecture}`);
+    for (const layer of ["runtime", "app"]) {
+      mkdirSync(join(dist, layer), { recursive: true });
+      writeFileSync(join(dist, layer, "file"), `${layer} ${architecture}`);
+    }
+    const path = join(directory, file);
+    await writeArchive(path, { platform: { os: "linux", architecture }, dist, names });
+    return path;
+  }
+
+  beforeAll(async () => {
+    archives.push(
+      await archiveFor("amd64", [`helloapp:${ids.amd64}`], "amd64.tar"),
+      await archiveFor("arm64", [`helloapp:${ids.arm64}`, "helloapp:more"], "arm64.tar"),
+    );
+  });
+
+  const repositoryOf = ({ reference }: { reference: string }) => reference.replace(/:1$/, "");
+
+  test("leaves each under its id, and under each tag an index of them with their platforms", async () => {
+    const registry = startRegistry();
+    const pushed = await pushIndex(archives, repositoryOf(registry), ["v1", "latest"], options);
+    const { type, body } = registry.manifests.get("v1")!;
+    expect(type).toBe(indexType);
+    expect(pushed).toEqual({ digest: sha256(body), platforms: ["linux/amd64", "linux/arm64"] });
+    expect(registry.manifests.get("latest")!.body).toEqual(body);
+    const described = (architecture: "amd64" | "arm64") => {
+      const { body, type } = registry.manifests.get(ids[architecture])!;
+      const platform = { architecture, os: "linux" };
+      return { mediaType: type, digest: sha256(body), size: body.length, platform };
+    };
+    expect(registry.manifest("v1")).toEqual({
+      schemaVersion: 2,
+      mediaType: indexType,
+      manifests: [described("amd64"), described("arm64")],
+    });
+    expect([...registry.manifests.keys()].sort()).toEqual([ids.amd64, ids.arm64, "latest", "v1"].sort());
+  });
+
+  test("is the same whatever the order, and a second time nothing is sent", async () => {
+    const registry = startRegistry();
+    const first = await pushIndex(archives, repositoryOf(registry), ["v1"], options);
+    const sent = registry.calls(/^(POST|PUT)/).length;
+    expect(await pushIndex(archives.toReversed(), repositoryOf(registry), ["v1"], options)).toEqual(first);
+    expect(registry.calls(/^(POST|PUT)/)).toHaveLength(sent);
+  });
+
+  test("attaches to each the SBOM that is its own, before the index is there", async () => {
+    const registry = startRegistry(undefined, { keepsAccount: true });
+    const sbomOf = (archive: string) => {
+      const path = `${archive}.sbom`;
+      writeFileSync(path, JSON.stringify({ of: archive }));
+      return path;
+    };
+    await pushIndex(archives, repositoryOf(registry), ["v1"], { ...options, sbomOf });
+    const { manifests } = registry.manifest("v1") as { manifests: { digest: string }[] };
+    for (const [index, { digest }] of manifests.entries()) {
+      const [referrer] = [...registry.manifests.values()]
+        .map(({ body }) => JSON.parse(Buffer.from(body).toString()))
+        .filter(({ subject }) => subject?.digest === digest);
+      const content = registry.blobs.get(referrer.layers[0].digest)!;
+      expect(JSON.parse(Buffer.from(content).toString())).toEqual({ of: archives[index]! });
+    }
+    expect(registry.calls(/^PUT .*manifests/).at(-1)!.call).toEndWith("/manifests/v1");
+  });
+
+  test("one archive without a tag is the image alone", async () => {
+    const registry = startRegistry();
+    const { digest } = await pushIndex(archives.slice(0, 1), repositoryOf(registry), [], options);
+    expect([...registry.manifests.keys()]).toEqual([ids.amd64]);
+    expect(digest).toBe(sha256(registry.manifests.get(ids.amd64)!.body));
+  });
+
+  test.each([
+    ["two for one platform", () => [archives[0]!, archives[0]!], "usage", "both for linux/amd64"],
+    ["one without an id", () => [archive], "surroundings", "helloapp:<id>"],
+    ["one that is not there", () => [archives[0]!, "/nowhere.tar"], "surroundings", "no such file"],
+  ])("%s: nothing is sent", async (_, given, fault, message) => {
+    const registry = startRegistry();
+    const error = await failureOf(pushIndex(given(), repositoryOf(registry), ["v1"], options));
+    expect(error.fault).toBe(fault as PipelineError["fault"]);
+    expect(error.message).toContain(message);
+    expect(registry.requests).toEqual([]);
+  });
+});
+
+describe("the SBOM of a push", () => {
+  const withSbom = { ...options, sbom };
+  const sbomType = "application/vnd.cyclonedx+json";
+  const fallbackTag = (digest: string) => digest.replace(":", "-");
+  /** Of all that a registry has, what refers to something. */
+  const referrersOf = ({ manifests }: ReturnType<typeof startRegistry>) =>
+    [...manifests].flatMap(([name, { type, body }]) => {
+      const content = JSON.parse(Buffer.from(body).toString());
+      return content.subject ? [{ name, type, content, size: body.length }] : [];
+    });
+
+  test("is a manifest by digest with the image for its subject; a registry that notes that is told no more", async () => {
+    const registry = startRegistry(undefined, { keepsAccount: true });
+    const image = await push(archive, registry.reference, withSbom);
+    const [referrer, ...others] = referrersOf(registry);
+    expect(others).toEqual([]);
+    const { content, name, type } = referrer!;
+    expect(name).toBe(sha256(registry.manifests.get(name)!.body));
+    expect(type).toBe("application/vnd.oci.image.manifest.v1+json");
+    expect(content).toEqual({
+      schemaVersion: 2,
+      mediaType: type,
+      artifactType: sbomType,
+      config: { mediaType: "application/vnd.oci.empty.v1+json", digest: sha256("{}"), size: 2 },
+      layers: [
+        {
+          mediaType: sbomType,
+          digest: sha256(sbomText),
+          size: sbomText.length,
+          annotations: { "org.opencontainers.image.title": "sbom.cdx.json" },
+        },
+      ],
+      subject: { mediaType: type, digest: image, size: registry.manifests.get("1")!.body.length },
+    });
+    expect(Buffer.from(registry.blobs.get(sha256("{}"))!).toString()).toBe("{}");
+    expect(Buffer.from(registry.blobs.get(sha256(sbomText))!).toString()).toBe(sbomText);
+    expect([...registry.manifests.keys()].sort()).toEqual(["1", image, name].sort());
+  });
+
+  test("is listed under the image's digest as a tag where the registry does not note it", async () => {
+    const registry = startRegistry();
+    const image = await push(archive, registry.reference, withSbom);
+    const [{ name, size } = expect.unreachable()] = referrersOf(registry);
+    expect(registry.manifests.get(fallbackTag(image))!.type).toBe(indexType);
+    expect(registry.manifest(fallbackTag(image))).toEqual({
+      schemaVersion: 2,
+      mediaType: indexType,
+      manifests: [
+        {
+          mediaType: "application/vnd.oci.image.manifest.v1+json",
+          digest: name,
+          size,
+          artifactType: sbomType,
+        },
+      ],
+    });
+  });
+
+  test.each([
+    ["with a page", () => new Response("<html>", { headers: { "Content-Type": "text/html" } })],
+    ["that it does not do that", () => new Response(null, { status: 405 })],
+  ])("is listed so too where the registry answers the question %s", async (_, answer) => {
+    const registry = startRegistry((__, { pathname }) =>
+      pathname.includes("/referrers/") ? answer() : undefined,
+    );
+    const image = await push(archive, registry.reference, withSbom);
+    expect(registry.manifest(fallbackTag(image)).manifests).toHaveLength(1);
+  });
+
+  test.each([true, false])("is not sent twice (registry keeps account: %p)", async (keepsAccount) => {
+    const registry = startRegistry(undefined, { keepsAccount });
+    const { reference, calls } = registry;
+    const image = await push(archive, reference, withSbom);
+    const sent = calls(/^(POST|PUT)/).length;
+    expect(await push(archive, reference, withSbom)).toBe(image);
+    expect(calls(/^(POST|PUT)/)).toHaveLength(sent);
+    expect(calls(/^GET .*referrers/).map(({ url }) => url.searchParams.get("artifactType"))).toEqual([
+      sbomType,
+      sbomType,
+    ]);
+  });
+
+  test("comes to an image that was pushed without", async () => {
+    const registry = startRegistry();
+    const image = await push(archive, registry.reference, options);
+    expect(referrersOf(registry)).toEqual([]);
+    await push(archive, registry.reference, withSbom);
+    expect(referrersOf(registry)[0]!.content.subject.digest).toBe(image);
+  });
+
+  test("is added to what others have listed, which stays", async () => {
+    const registry = startRegistry();
+    const image = await push(archive, registry.reference, options);
+    const signature = { mediaType: "x", digest: sha256("signature"), size: 1, annotations: { by: "me" } };
+    const list = { schemaVersion: 2, manifests: [signature], annotations: { a: "b" } };
+    const body = Buffer.from(JSON.stringify(list));
+    registry.manifests.set(fallbackTag(image), { type: indexType, body });
+    await push(archive, registry.reference, withSbom);
+    const index = registry.manifest(fallbackTag(image));
+    expect(index.manifests).toEqual([signature, expect.objectContaining({ artifactType: sbomType })]);
+    expect(index).toMatchObject({ mediaType: indexType, annotations: { a: "b" } });
+  });
+
+  test("leaves alone what stands in the list's place and is none", async () => {
+    const registry = startRegistry();
+    const image = await push(archive, registry.reference, options);
+    const body = Buffer.from("{}");
+    registry.manifests.set(fallbackTag(image), { type: "x", body });
+    const error = await failureOf(push(archive, registry.reference, withSbom));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain(`${fallbackTag(image)} is no list`);
+    expect(registry.manifests.get(fallbackTag(image))!.body).toBe(body);
+  });
+
+  test.each([
+    ["is refused", "403", { answer: 403, path: sbom }],
+    ["is not there", "there is no SBOM at /nonexistent", { answer: undefined, path: "/nonexistent" }],
+  ])("comes before the tag: where it %s, the image is not found", async (_, message, { answer, path }) => {
+    const { reference, manifests } = startRegistry(async (request) => {
+      if (!answer || request.method !== "PUT") return undefined;
+      const refers = (await request.clone().text()).includes('"subject"');
+      return refers ? new Response(null, { status: answer }) : undefined;
+    });
+    const error = await failureOf(push(archive, reference, { ...options, sbom: path }));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain(message);
+    expect(manifests.has("1")).toBe(false);
+    expect(await digestOf(reference, options)).toBeUndefined();
+  });
+});
+
+describe("a failure of a moment", () => {
+  const busy = () => new Response(null, { status: 503, headers: { "Retry-After": "0" } });
+
+  test.each([429, 502, 503, 504])("status %d is tried again, three times in all", async (status) => {
+    const { reference, requests } = serveReference(() => new Response(null, { status }));
+    const lines: string[] = [];
+    const error = await failureOf(digestOf(reference, { ...options, say: (line) => lines.push(line) }));
+    expect(error.message).toContain(`(${status})`);
+    expect(requests).toHaveLength(3);
+    expect(lines).toHaveLength(2);
+  });
+
+  test("a blob's upload begins again at its beginning", async () => {
+    let failures = 2;
+    const { reference, blobs, calls } = startRegistry(({ method }, { pathname }) =>
+      method === "PUT" && pathname.includes("/uploads/") && failures-- > 0 ? busy() : undefined,
+    );
+    // The registry asks for no pause: it is its word that counts.
+    await push(archive, reference, { ...options, pauseSeconds: 1000 });
+    expect(blobs.size).toBe(3);
+    expect(calls(/^POST/)).toHaveLength(5);
+  });
+
+  test("an end of the connection is one, a closed port is none", async () => {
+    let connections = 0;
+    const listener = Bun.listen({
+      hostname: "127.0.0.1",
+      port: 0,
+      socket: {
+        data(socket) {
+          connections += 1;
+          socket.terminate();
+        },
+      },
+    });
+    const reference = `127.0.0.1:${listener.port}/team/app:1`;
+    expect((await failureOf(digestOf(reference, options))).message).toContain("broke off the connection");
+    expect(connections).toBe(3);
+    listener.stop(true);
+    const lines: string[] = [];
+    const error = await failureOf(digestOf(reference, { ...options, say: (line) => lines.push(line) }));
+    expect(error.message).toBe(`127.0.0.1:${listener.port} cannot be reached (ECONNREFUSED)`);
+    expect(lines).toEqual([]);
+  });
+
+  test("is not waited out by one who interrupts", async () => {
+    const interrupted = new AbortController();
+    const { reference } = serveReference(() => new Response(null, { status: 503 }));
+    const reason = new PipelineError("interrupted", "interrupted");
+    const say = () => interrupted.abort(reason);
+    const error = await failureOf(
+      digestOf(reference, { signal: interrupted.signal, pauseSeconds: 1000, say }),
+    );
+    expect(error).toBe(reason);
+  });
+});
+
+const serveReference = (handler: Handler) => {
+  const server = serve(handler);
+  return { ...server, reference: `${server.host}/team/app:1` };
+};
+
+describe("errors", () => {
+  const errors = (status: number, code: string, message: string, detail?: unknown) => () =>
+    Response.json({ errors: [{ code, message, detail }] }, { status });
+  test.each([
+    [
+      "401",
+      errors(401, "UNAUTHORIZED", "log in"),
+      "(401, UNAUTHORIZED: log in)",
+      "No credentials for 127.0.0.1",
+    ],
+    ["403", errors(403, "DENIED", "not\nyours"), "(403, DENIED: not yours)", "`podman login 127.0.0.1"],
+    [
+      "404",
+      errors(404, "NAME_UNKNOWN", "no repository"),
+      "NAME_UNKNOWN: no repository",
+      "Is team/app the right name?",
+    ],
+    [
+      "413",
+      () => new Response("<html>", { status: 413 }),
+      "refuses to take team/app:1 (413)",
+      "limits the size",
+    ],
+    ["507", errors(507, "X", "y"), "(507, X: y)", "is full"],
+    [
+      "a full disk",
+      errors(500, "UNKNOWN", "unknown error", "write /data: no space left on device"),
+      "UNKNOWN",
+      "is full",
+    ],
+    [
+      "500",
+      errors(500, "UNKNOWN", "unknown error", "write /data: input/output error"),
+      "UNKNOWN",
+      "The registry's log",
+    ],
+  ])("%s: in the registry's words, with a way out", async (_, answer, message, hint) => {
+    const { reference, host } = startRegistry(({ method }) => (method === "POST" ? answer() : undefined));
+    const error = await failureOf(push(archive, reference, options));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toStartWith(`${host} refuses to take team/app:1`);
+    expect(error.message).toContain(message);
+    expect(error.hint).toContain(hint);
+  });
+
+  test("no TLS where it has to be: told as that, and the registry was sent nothing", async () => {
+    // A name of this machine that is none of those for which plain HTTP will do.
+    const { host, requests } = serve(() => new Response());
+    const error = await failureOf(digestOf(`${host.replace("127.0.0.1", "0.0.0.0")}/team/app:1`, options));
+    expect(error.message).toContain("no TLS that this machine trusts");
+    expect(error.hint).toContain("NODE_EXTRA_CA_CERTS");
+    expect(requests).toEqual([]);
+  });
+
+  test("no answer, or half a one, is given up", async () => {
+    const silent = serveReference(() => new Promise<never>(() => {}));
+    const half = serveReference(
+      () =>
+        new Response(
+          new ReadableStream({ pull: () => new Promise<never>(() => {}), start: (c) => c.enqueue("{") }),
+        ),
+    );
+    const patient = { ...options, patienceSeconds: 0.05 };
+    const given = [digestOf(silent.reference, patient), push(archive, half.reference, patient)];
+    for (const { message } of await Promise.all(given.map(failureOf)))
+      expect(message).toContain("gave no answer within 0.05 s");
+  });
+
+  test("an interruption ends a request with its own reason", async () => {
+    const interrupted = new AbortController();
+    const reason = new PipelineError("interrupted", "interrupted");
+    const { reference } = serveReference(() => {
+      interrupted.abort(reason);
+      return new Promise<never>(() => {});
+    });
+    expect(await failureOf(push(archive, reference, { signal: interrupted.signal }))).toBe(reason);
+  });
+
+  test("an upload that has no address is the registry's fault", async () => {
+    const { reference } = startRegistry(({ method }) =>
+      method === "POST" ? new Response(null, { status: 202 }) : undefined,
+    );
+    expect((await failureOf(push(archive, reference, options))).message).toContain("no Location");
+  });
+});
+
+describe("authentication", () => {
+  /** A registry that takes the tokens of an endpoint beside it; each is good for `uses` requests. */
+  /** @param uses how often the first token can be used; those after it have no end */
+  function startWithTokens(grant: (request: Request, url: URL) => Response | undefined, uses = Infinity) {
+    const left = new Map<string, number>();
+    let granted = 0;
+    const tokens = serve(async (request, url) => {
+      const refused = grant(request, url);
+      if (refused) return refused;
+      const token = `t${++granted}`;
+      left.set(token, granted === 1 ? uses : Infinity);
+      return Response.json({ token });
+    });
+    const registry = startRegistry((request) => {
+      const token = request.headers.get("authorization")?.replace("Bearer ", "") ?? "";
+      const remaining = left.get(token) ?? 0;
+      left.set(token, remaining - 1);
+      if (remaining > 0) return undefined;
+      return unauthorized(
+        `Bearer realm="${tokens.url}/token?x=y",service="s 1",scope="repository:team/app:pull"`,
+      );
+    });
+    return { ...registry, tokens };
+  }
+
+  test("Basic, once it is asked for", async () => {
+    const { reference, requests, host, manifests } = startRegistry(wantsBasic);
+    login(".docker/config.json", { auths: { [host]: { auth: base64("me:pass:word") } } });
+    await push(archive, reference, options);
+    expect(requests.map(({ authorization }) => authorization)).toEqual([
+      null,
+      ...Array(requests.length - 1).fill(basic),
+    ]);
+    expect(manifests.size).toBe(1);
+  });
+
+  test("a token for the whole push, with credentials for the endpoint alone", async () => {
+    const { reference, requests, host, tokens } = startWithTokens(() => undefined);
+    login(".docker/config.json", { auths: { [host]: { auth: base64("me:pass:word") } } });
+    await push(archive, reference, options);
+    expect(tokens.requests).toHaveLength(1);
+    const [{ authorization, url }] = tokens.requests as [(typeof tokens.requests)[0]];
+    expect(authorization).toBe(basic);
+    expect(Object.fromEntries(url.searchParams)).toEqual({
+      x: "y",
+      service: "s 1",
+      scope: "repository:team/app:pull,push",
+    });
+    expect(new Set(requests.map(({ authorization }) => authorization))).toEqual(new Set([null, "Bearer t1"]));
+  });
+
+  test("a token without credentials, and for reading alone where nothing is written", async () => {
+    const { reference, tokens } = startWithTokens(() => undefined);
+    expect(await digestOf(reference, options)).toBeUndefined();
+    expect(tokens.requests.map(({ authorization }) => authorization)).toEqual([null]);
+    expect(tokens.requests[0]!.url.searchParams.get("scope")).toBe("repository:team/app:pull");
+  });
+
+  test("a token that has expired is replaced", async () => {
+    const { reference, manifests, tokens } = startWithTokens(() => undefined, 4);
+    await push(archive, reference, options);
+    expect(manifests.size).toBe(1);
+    expect(tokens.requests.length).toBeGreaterThan(1);
+  });
+
+  test("an identity token goes into a form, not into an address", async () => {
+    const { reference, host, tokens } = startWithTokens(() => undefined);
+    login(".docker/config.json", { auths: { [host]: { identitytoken: "refresh" } } });
+    await push(archive, reference, options);
+    const [{ call, url, body, authorization }] = tokens.requests as [(typeof tokens.requests)[0]];
+    expect(call).toBe("POST /token");
+    expect(url.href).not.toContain("refresh");
+    expect(authorization).toBeNull();
+    expect(Object.fromEntries(new URLSearchParams(body))).toEqual({
+      grant_type: "refresh_token",
+      client_id: "helloapp",
+      refresh_token: "refresh",
+      service: "s 1",
+      scope: "repository:team/app:pull,push",
+    });
+  });
+
+  test("a busy token endpoint is asked again", async () => {
+    let failures = 2;
+    const { reference, tokens } = startWithTokens(() =>
+      failures-- > 0 ? new Response(null, { status: 503 }) : undefined,
+    );
+    expect(await digestOf(reference, options)).toBeUndefined();
+    expect(tokens.requests).toHaveLength(3);
+  });
+
+  test.each([
+    ["refuses", () => new Response(null, { status: 401 }), "(401)"],
+    ["redirects", (other: string) => Response.redirect(other, 307), "(307)"],
+    ["gives something else", () => new Response("secret"), "other than JSON"],
+    ["gives none", () => Response.json({}), "gives none"],
+  ])("an endpoint that %s ends it, and no secret is told", async (_, answer, message) => {
+    const other = serve(() => Response.json({ token: "t" }));
+    const { reference, host } = startWithTokens(() => answer(other.url));
+    login(".docker/config.json", { auths: { [host]: { identitytoken: "secret" } } });
+    const error = await failureOf(push(archive, reference, options));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain(message);
+    expect(Bun.inspect(error)).not.toContain("secret");
+    expect(other.requests).toEqual([]);
+  });
+
+  test("credentials that are refused are not told, only that they were", async () => {
+    const { reference, host, requests } = startRegistry(() => unauthorized('Basic realm="x"'));
+    login(".docker/config.json", { auths: { [host]: { auth: base64("me:secret") } } });
+    const error = await failureOf(push(archive, reference, options));
+    expect(error.hint).toStartWith(`The credentials found for ${host} do not allow that`);
+    expect(Bun.inspect(error)).not.toMatch(new RegExp(`secret|${base64("me:secret")}`));
+    expect(requests).toHaveLength(2);
+  });
+
+  test("a token endpoint without TLS elsewhere is sent nothing", async () => {
+    const elsewhere = serve(() => Response.json({ token: "t" }));
+    const realm = elsewhere.url.replace("127.0.0.1", "0.0.0.0");
+    const { reference, host } = startRegistry(() => unauthorized(`Bearer realm="${realm}"`));
+    login(".docker/config.json", { auths: { [host]: { auth: base64("me:secret") } } });
+    const error = await failureOf(push(archive, reference, options));
+    expect(error.message).toContain(`sends us on to ${realm}, which is not encrypted`);
+    expect(elsewhere.requests).toEqual([]);
+  });
+
+  test("another host is sent blobs without credentials: by an upload's address, by a redirect", async () => {
+    const taken = { status: 201 };
+    const store = serve(({ method }) => new Response(null, method === "HEAD" ? { status: 404 } : taken));
+    const { reference, host, calls } = startRegistry((request, { pathname }) => {
+      const refused = wantsBasic(request, new URL(request.url));
+      if (refused || !pathname.includes("/blobs/")) return refused;
+      if (request.method === "HEAD") return Response.redirect(`${store.url}/head`, 307);
+      return new Response(null, { status: 202, headers: { Location: `${store.url}/put` } });
+    });
+    login(".docker/config.json", { auths: { [host]: { auth: base64("me:pass:word") } } });
+    await push(archive, reference, options);
+    expect(calls(/^PUT/)).toHaveLength(1);
+    expect(store.calls(/^HEAD \/head$/)).toHaveLength(3);
+    expect(store.calls(/^PUT \/put$/)).toHaveLength(3);
+    expect(store.requests.filter(({ authorization }) => authorization !== null)).toEqual([]);
+  });
+
+  test("a proxy is not given what is meant for this machine", async () => {
+    const proxy = serve(() => new Response());
+    const { reference } = startRegistry();
+    process.env.HTTP_PROXY = proxy.url;
+    expect(await digestOf(reference, options)).toBeUndefined();
+    expect(proxy.requests).toEqual([]);
+  });
+});
+
+describe("credentials", () => {
+  const { signal } = options;
+  const find = (registry: string, path = "team/app") => findCredentials(registry, path, signal);
+  const auth = (user: string) => ({ auth: base64(`${user}:p`) });
+  const is = (user: string) => ({ user, password: "p" });
+
+  test("are none where there is no file", async () => {
+    expect(await find("ghcr.io")).toBeUndefined();
+  });
+
+  test("are looked for in podman's files, then in Docker's; a file of one's own is first", async () => {
+    process.env.REGISTRY_AUTH_FILE = join(home, "own.json");
+    const files = [
+      "own.json",
+      "run/containers/auth.json",
+      ".config/containers/auth.json",
+      ".docker/config.json",
+    ];
+    for (const file of files) login(file, { auths: { "ghcr.io": auth(file) } });
+    for (const file of files) {
+      expect(await find("ghcr.io")).toEqual(is(file));
+      login(file, { auths: {} });
+    }
+    process.env.DOCKER_CONFIG = join(home, "docker");
+    process.env.XDG_CONFIG_HOME = join(home, "config");
+    login("docker/config.json", { auths: { "ghcr.io": auth("docker") } });
+    expect(await find("ghcr.io")).toEqual(is("docker"));
+    login("config/containers/auth.json", { auths: { "ghcr.io": auth("config") } });
+    expect(await find("ghcr.io")).toEqual(is("config"));
+  });
+
+  test("are those of the longest part of the path", async () => {
+    login(".config/containers/auth.json", {
+      auths: { "r.example": auth("all"), "r.example/team": auth("team"), "r.example/team/app": auth("app") },
+    });
+    expect(await find("r.example", "team/app")).toEqual(is("app"));
+    expect(await find("r.example", "team/app/sub")).toEqual(is("app"));
+    expect(await find("r.example", "team/other")).toEqual(is("team"));
+    expect(await find("r.example", "teams/app")).toEqual(is("all"));
+    expect(await find("r.example:81", "team/app")).toBeUndefined();
+  });
+
+  test.each([
+    ["Docker Hub", "https://index.docker.io/v1/", "docker.io"],
+    ["Docker Hub, as podman has it", "docker.io", "docker.io"],
+    ["an address", "https://r.example/v2/", "r.example"],
+    ["an address with a port", "http://r.example:81", "r.example:81"],
+  ])("of %s are under %s", async (_, key, registry) => {
+    login(".docker/config.json", {
+      auths: { "https://index.docker.io/v1/access-token": auth("other"), [key]: auth("me") },
+    });
+    expect(await find(registry)).toEqual(is("me"));
+  });
+
+  test.each([
+    ["a name and a password", { username: "me", password: "p" }, is("me")],
+    ["a password with colons", { auth: base64("me:a:b") }, { user: "me", password: "a:b" }],
+    ["an identity token", { auth: base64("me:"), identitytoken: "t" }, { identityToken: "t" }],
+    ["nothing", {}, undefined],
+  ])("may be %s", async (_, entry, expected) => {
+    login(".docker/config.json", { auths: { "ghcr.io": entry } });
+    expect(await find("ghcr.io")).toEqual(expected as Awaited<ReturnType<typeof find>>);
+  });
+
+  test.each([
+    [
+      "its own program",
+      { credHelpers: { "ghcr.io": "it" }, credsStore: "other", auths: { "ghcr.io": auth("file") } },
+    ],
+    ["the store", { credsStore: "it", auths: { "ghcr.io": {} } }],
+  ])("of a registry come from %s", async (_, content) => {
+    helper("it", `echo '{"Username":"me","Secret":"p"}'`);
+    login(".docker/config.json", content);
+    expect(await find("ghcr.io")).toEqual(is("me"));
+    expect(readFileSync(join(home, "asked"), "utf8")).toBe("ghcr.io");
+  });
+
+  test("a program may have an identity token; Docker Hub has its old name there", async () => {
+    helper("it", `echo '{"Username":"<token>","Secret":"t"}'`);
+    login(".docker/config.json", { credsStore: "it" });
+    expect(await find("docker.io")).toEqual({ identityToken: "t" });
+    expect(readFileSync(join(home, "asked"), "utf8")).toBe("https://index.docker.io/v1/");
+  });
+
+  test("a program that has none leaves it to the next file", async () => {
+    helper("it", `echo "credentials not found in native keychain"; exit 1`);
+    login(".config/containers/auth.json", { credHelpers: { "ghcr.io": "it" } });
+    login(".docker/config.json", { auths: { "ghcr.io": auth("me") } });
+    expect(await find("ghcr.io")).toEqual(is("me"));
+  });
+
+  test.each([
+    ["fails", `echo '{"Secret":"secret"}'; exit 3`, "(exit code 3)"],
+    ["talks nonsense", "echo secret", "(exit code 0)"],
+  ])("a program that %s is named, without its words", async (_, script, message) => {
+    helper("it", script);
+    login(".docker/config.json", { credsStore: "it" });
+    const error = await failureOf(find("ghcr.io"));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain("docker-credential-it");
+    expect(error.message).toContain(message);
+    expect(Bun.inspect(error)).not.toContain("secret");
+  });
+
+  test("a program that is not there is named", async () => {
+    login(".docker/config.json", { credsStore: "nowhere" });
+    expect((await failureOf(find("ghcr.io"))).message).toContain("cannot run docker-credential-nowhere");
+  });
+
+  test("a file that is not JSON is named, without its words", async () => {
+    login(".docker/config.json", "secret");
+    const error = await failureOf(find("ghcr.io"));
+    expect(error.message).toContain(".docker/config.json (not JSON)");
+    expect(Bun.inspect(error)).not.toContain("secret");
+  });
+});
