@@ -6,6 +6,7 @@ FROM docker.io/oven/bun:1.4.5 AS builder
 WORKDIR /src
 # Dependencies first: an edit of the source does not install them again.
 COPY package.json bun.lock bunfig.toml ./
+COPY ci/slipway/package.json ci/slipway/
 # Behind a proxy that signs TLS with a certificate of its own, pass its bundle: --secret id=ca,src=/path/to/bundle.crt
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     NODE_EXTRA_CA_CERTS=/run/secrets/ca.crt bun run setup
@@ -19,8 +20,8 @@ FROM scratch
 # Two layers: the C library changes with the base image, the binary with the source.
 COPY --from=builder /src/dist/runtime/ /
 COPY --from=builder /src/dist/app/ /
-# What follows says the same as ci/image.ts; a test compares them.
-ENV NODE_ENV=production
+# What follows repeats what slipway knows of the image; a test compares the two.
+ENV NODE_ENV=production PORT=8080
 USER 65532:65532
 WORKDIR /
 EXPOSE 8080/tcp

@@ -11,7 +11,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "../../ci/slipway/image/build.ts";
-import { compile, image } from "../../ci/slipway/image/image.ts";
+import { compile } from "../../ci/slipway/image/image.ts";
+import { image, service } from "../../ci/slipway/test/fixture.ts";
 import { machine, median, printTable, say } from "./common.ts";
 import { drainUnderLoad, type Instance } from "./drain.ts";
 
@@ -26,7 +27,6 @@ const { values: options } = parseArgs({
 const rounds = Number(options.rounds);
 const seconds = Number(options.seconds);
 const parts = new Set(options.only.split(","));
-const root = join(import.meta.dir, "../..");
 const directory = mkdtempSync(join(tmpdir(), "helloapp-bench-"));
 process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
 
@@ -45,9 +45,9 @@ interface Candidate {
 async function candidates(): Promise<Record<string, Candidate>> {
   say("building");
   const dist = join(directory, "dist");
-  await build(root, dist);
+  await build(service, dist);
   const bare = join(directory, "bare");
-  const { autoloadBunfig, autoloadDotenv, entrypoint: _, ...flags } = compile;
+  const { autoloadBunfig, autoloadDotenv, ...flags } = compile;
   await Bun.build({
     ...flags,
     entrypoints: [join(import.meta.dir, "bare.ts")],

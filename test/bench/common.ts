@@ -68,7 +68,7 @@ export async function servedFirst(
   return { id, at };
 }
 
-/** As in ci/deploy/k3s.ts: root, or sudo that asks for no password. */
+/** As in ci/slipway/targets/k3s.ts: root, or sudo that asks for no password. */
 const k3s = process.getuid?.() === 0 ? ["k3s"] : ["sudo", "-n", "k3s"];
 
 /** kubectl in a namespace of this machine's k3s; ends with an error when kubectl does. */

@@ -7,13 +7,11 @@
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { app } from "../app.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { onPath, run } from "../ground/process.ts";
+import type { Service } from "../ground/service.ts";
 import type { KubeObject } from "./objects.ts";
 
-/** Name under which the pipeline owns, on the server, what the manifests say; also after a manual edit. */
-export const FIELD_MANAGER = `${app.name}-pipeline`;
 /** Seconds that a first question to the cluster may take. */
 export const PATIENCE_SECONDS = 6;
 
@@ -63,14 +61,31 @@ export class Api {
   readonly #resources = new Map<string, Promise<Map<string, { name: string; namespaced: boolean }>>>();
 
   /**
+   * @param service the one whose objects are dealt with
    * @param open asks the server; `path` starts with a slash
    * @param signal ends every question that has no signal of its own
    */
   constructor(
+    readonly service: Service,
     readonly open: (path: string, init: RequestInit) => Promise<Response>,
     readonly signal: AbortSignal,
     private readonly end: () => Promise<void> = async () => {},
   ) {}
+
+  /** Name under which the pipeline owns, on the server, what the manifests say; also after a manual edit. */
+  get fieldManager(): string {
+    return `${this.service.name}-pipeline`;
+  }
+
+  /** Selects the service's objects. */
+  get selector(): string {
+    return `app.kubernetes.io/name=${this.service.name}`;
+  }
+
+  /** Path of a collection in the service's namespace, like `/api/v1` and `pods`. */
+  collection(group: string, resources: string): string {
+    return `${group}/namespaces/${this.service.namespace}/${resources}`;
+  }
 
   /** The reply as it comes. @throws {Refusal} with status 0 when there is none */
   async fetch(path: string, request: Request = {}): Promise<Response> {
@@ -152,7 +167,7 @@ export class Api {
     return this.json<T>(await this.pathOf(object), {
       method: "PATCH",
       contentType: "application/apply-patch+yaml",
-      query: { fieldManager: FIELD_MANAGER, force: "true", ...(dryRun && { dryRun: "All" }) },
+      query: { fieldManager: this.fieldManager, force: "true", ...(dryRun && { dryRun: "All" }) },
       body: object,
       ...(!dryRun && { signal: undefined }),
     });
@@ -179,6 +194,7 @@ function messageOf(text: string): string {
 }
 
 export interface ApiOptions {
+  service: Service;
   /** Program and options that select the cluster, like `["k3s", "kubectl", "--kubeconfig=…"]`. */
   kubectl: string[];
   /** What to run it with where the kubeconfig is not this user's to read: `["sudo", "-n"]`. */
@@ -197,13 +213,13 @@ wait $proxy; code=$?; rm -rf "$DIRECTORY"; exit $code`;
  *
  * @throws {PipelineError} "surroundings": no kubectl, no such context, a kubeconfig that cannot be read
  */
-export async function connectApi({ kubectl, privilege = [], signal }: ApiOptions): Promise<Api> {
+export async function connectApi({ service, kubectl, privilege = [], signal }: ApiOptions): Promise<Api> {
   if (!onPath(kubectl[0]!)) {
     throw new PipelineError("surroundings", `there is no ${kubectl[0]} on PATH`, {
       hint: "https://kubernetes.io/docs/tasks/tools/ tells how to install kubectl.",
     });
   }
-  const directory = await mkdtemp(join(tmpdir(), `${app.name}-api-`));
+  const directory = await mkdtemp(join(tmpdir(), `${service.name}-api-`));
   try {
     let command = kubectl;
     if (privilege.length > 0) {
@@ -239,7 +255,7 @@ export async function connectApi({ kubectl, privilege = [], signal }: ApiOptions
     // HTTP_PROXY is not asked: the socket is this machine's.
     const open = (path: string, init: RequestInit) =>
       fetch(`http://localhost${path}`, { ...init, unix: socket, proxy: false });
-    return new Api(open, signal, end);
+    return new Api(service, open, signal, end);
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;

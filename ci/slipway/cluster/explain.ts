@@ -1,18 +1,15 @@
 /** Why a version failed: what one would look up next, looked up. */
-import { app } from "../app.ts";
 import { Refusal, type Api } from "./api.ts";
 import type { Event, Pod } from "./objects.ts";
 import type { Failure } from "./rollout.ts";
-
-const namespace = `/api/v1/namespaces/${app.namespace}`;
 
 /** The failed pod's state, the warnings about it, and the last lines of its container. */
 export async function explain(api: Api, { pod }: Failure): Promise<string> {
   try {
     const fieldSelector = `type=Warning${pod ? `,involvedObject.name=${pod}` : ""}`;
     const [state, events, log] = await Promise.all([
-      pod ? api.find<Pod>(`${namespace}/pods/${pod}`) : undefined,
-      api.list<Event>(`${namespace}/events`, { fieldSelector }),
+      pod ? api.find<Pod>(api.collection("/api/v1", `pods/${pod}`)) : undefined,
+      api.list<Event>(api.collection("/api/v1", "events"), { fieldSelector }),
       pod ? logOf(api, pod) : "",
     ]);
     const warnings = events
@@ -51,7 +48,7 @@ function containersOf({ status: { phase = "Unknown", containerStatuses = [] } }:
 
 /** The last lines of each container that has any. */
 async function logOf(api: Api, pod: string): Promise<string> {
-  const found = await api.find<Pod>(`${namespace}/pods/${pod}`);
+  const found = await api.find<Pod>(api.collection("/api/v1", `pods/${pod}`));
   const containers = found?.spec.containers.map(({ name }) => name) ?? [];
   const logs = await Promise.all(containers.map((container) => logOfContainer(api, pod, container)));
   return logs.filter(Boolean).join("\n");
@@ -62,7 +59,7 @@ async function logOfContainer(api: Api, pod: string, container: string): Promise
   // before, which the kubelet may have cleared away and then says so in the log's place.
   for (const previous of ["false", "true"]) {
     const query = { container, tailLines: "20", previous };
-    const response = await api.fetch(`${namespace}/pods/${pod}/log`, { query });
+    const response = await api.fetch(api.collection("/api/v1", `pods/${pod}/log`), { query });
     const text = (await response.text()).trimEnd();
     if (response.ok && text && !text.startsWith("unable to retrieve container logs")) return text;
   }

@@ -2,7 +2,8 @@
  * The versions that the cluster keeps: a ConfigMap for each, with the manifests as they were applied. What a failed or
  * unwanted deploy goes back to is all of a version, its Service and policies too, not the pods alone.
  */
-import { app } from "../app.ts";
+import { sha256 } from "../ground/hash.ts";
+import type { Service } from "../ground/service.ts";
 import type { Api } from "./api.ts";
 import type { KubeObject, Pod } from "./objects.ts";
 
@@ -23,35 +24,37 @@ interface ConfigMap extends KubeObject {
   data: Record<string, string>;
 }
 
-const collection = `/api/v1/namespaces/${app.namespace}/configmaps`;
-const labels = { "app.kubernetes.io/name": app.name, "app.kubernetes.io/component": "version" };
-const selector = Object.entries(labels)
-  .map(([label, value]) => `${label}=${value}`)
-  .join(",");
+const COMPONENT = { "app.kubernetes.io/component": "version" };
+
+/** Selects the versions of a service. */
+const versionsOf = ({ selector }: Api) => ({
+  labelSelector: `${selector},app.kubernetes.io/component=version`,
+});
 
 /** A version of these manifests, as it is before its first deploy. */
 export function newVersion(
+  service: Service,
   id: string,
   image: string,
   manifests: KubeObject[],
   commit: string | undefined,
 ): Version {
-  const digest = new Bun.CryptoHasher("sha256").update(JSON.stringify(manifests)).digest("hex");
-  const name = `${app.name}-version-${id}-${digest.slice(0, 8)}`;
+  const digest = sha256(JSON.stringify(manifests));
+  const name = `${service.name}-version-${id}-${digest.slice(0, 8)}`;
   return { name, id, image, commit, verified: undefined, manifests };
 }
 
 /** The kept versions, the one that was proven last first. */
 export async function listVersions(api: Api): Promise<Version[]> {
-  const found = await api.list<ConfigMap>(collection, { labelSelector: selector });
+  const found = await api.list<ConfigMap>(api.collection("/api/v1", "configmaps"), versionsOf(api));
   return found.map(parse).sort((a, b) => ((a.verified ?? "") < (b.verified ?? "") ? 1 : -1));
 }
 
 /** Images of the app that any namespace keeps a version of, or runs: one node may serve several. */
 export async function keptImages(api: Api): Promise<Set<string>> {
   const [versions, pods] = await Promise.all([
-    api.list<ConfigMap>("/api/v1/configmaps", { labelSelector: selector }),
-    api.list<Pod>("/api/v1/pods", { labelSelector: `app.kubernetes.io/name=${app.name}` }),
+    api.list<ConfigMap>("/api/v1/configmaps", versionsOf(api)),
+    api.list<Pod>("/api/v1/pods", { labelSelector: api.selector }),
   ]);
   const run = pods.flatMap(({ spec }) => spec.containers.map(({ image }) => image));
   return new Set([...versions.map(({ data }) => data.image!), ...run]);
@@ -68,22 +71,29 @@ function parse({ metadata, data }: ConfigMap): Version {
   };
 }
 
-function configMap({ name, id, image, commit = "", verified = "", manifests }: Version): ConfigMap {
+function configMap(
+  { service }: Api,
+  { name, id, image, commit = "", verified = "", manifests }: Version,
+): ConfigMap {
   return {
     apiVersion: "v1",
     kind: "ConfigMap",
-    metadata: { name, namespace: app.namespace, labels: { ...labels, "app.kubernetes.io/version": id } },
+    metadata: {
+      name,
+      namespace: service.namespace,
+      labels: { "app.kubernetes.io/name": service.name, ...COMPONENT, "app.kubernetes.io/version": id },
+    },
     data: { id, image, commit, verified, manifests: JSON.stringify(manifests) },
   };
 }
 
 /** Keeps a version, or what is new about one that is kept. */
 export async function keep(api: Api, version: Version): Promise<void> {
-  await api.apply(configMap(version));
+  await api.apply(configMap(api, version));
 }
 
 export async function forget(api: Api, version: Version): Promise<void> {
-  await api.delete(configMap(version));
+  await api.delete(configMap(api, version));
 }
 
 /**

@@ -7,17 +7,15 @@
  */
 import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
-import { app } from "../app.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { Refusal, type Api } from "./api.ts";
 import type { KubeObject } from "./objects.ts";
+import type { Deploy } from "./plan.ts";
 
 /** Seconds after its last renewal until a Lease is anybody's. */
 export const LEASE_SECONDS = 15;
 /** Seconds between renewals. */
 const RENEW_SECONDS = 4;
-
-const PROCESS = `${app.name}-pipeline/process`;
 
 export interface Lease extends KubeObject {
   spec: {
@@ -35,11 +33,18 @@ export interface Lock {
   release(): Promise<void>;
 }
 
-const collection = `/apis/coordination.k8s.io/v1/namespaces/${app.namespace}/leases`;
-const name = `${app.name}-deploy`;
+/** The Lease's collection, name, and the annotation that names its holder's process. */
+function placeOf(api: Api) {
+  return {
+    collection: api.collection("/apis/coordination.k8s.io/v1", "leases"),
+    name: `${api.service.name}-deploy`,
+    annotation: `${api.fieldManager}/process`,
+  };
+}
 
 /** Who holds the lock now; undefined: nobody. */
 export function readLock(api: Api): Promise<Lease | undefined> {
+  const { collection, name } = placeOf(api);
   return api.find<Lease>(`${collection}/${name}`);
 }
 
@@ -60,6 +65,7 @@ export interface LockOptions {
  */
 export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
   const { purpose, say, leaseSeconds = LEASE_SECONDS, renewSeconds = RENEW_SECONDS } = options;
+  const { collection, name, annotation } = placeOf(api);
   const { USER, LOGNAME } = process.env;
   const identity = `${USER ?? LOGNAME ?? `uid ${process.getuid?.()}`}@${hostname()} (${purpose})`;
   const now = () => new Date().toISOString().replace("Z", "000Z");
@@ -68,9 +74,9 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
     kind: "Lease",
     metadata: {
       name,
-      namespace: app.namespace,
-      labels: { "app.kubernetes.io/name": app.name },
-      annotations: { [PROCESS]: processName() },
+      namespace: api.service.namespace,
+      labels: { "app.kubernetes.io/name": api.service.name },
+      annotations: { [annotation]: processName() },
     },
     spec: {
       holderIdentity: identity,
@@ -97,7 +103,7 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
     }
     const holder = found.spec.holderIdentity ?? "somebody";
     const { resourceVersion: version, annotations } = found.metadata;
-    const state = stateOf(annotations?.[PROCESS]);
+    const state = stateOf(annotations?.[annotation]);
     if (state === "alive" || (watched && watched.version !== version)) throw held(holder);
     if (!watched) {
       watched = { version, since: performance.now() };
@@ -147,6 +153,22 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
       await api.json(`${collection}/${name}`, request).catch(() => {});
     },
   };
+}
+
+/** Runs `work` while this process holds the lock, with a signal that also ends when it is lost. */
+export async function locked<T>(
+  run: Deploy,
+  purpose: string,
+  work: (signal: AbortSignal, run: Deploy) => Promise<T>,
+): Promise<T> {
+  const { target, say } = run;
+  const lock: Lock = await takeLock(target.api, { purpose, say });
+  const signal = AbortSignal.any([run.signal, lock.lost]);
+  try {
+    return await work(signal, { ...run, signal });
+  } finally {
+    await lock.release();
+  }
 }
 
 /** Undefined where another one was quicker. */

@@ -1,8 +1,8 @@
 /** Manifests: from the overlay to objects of one version, and what the server would change with them. */
 import { join } from "node:path";
-import { app } from "../app.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { run } from "../ground/process.ts";
+import type { Service } from "../ground/service.ts";
 import { Refusal, type Api } from "./api.ts";
 import { nameOf, type Deployment, type KubeObject } from "./objects.ts";
 import type { Target } from "./target.ts";
@@ -13,16 +13,17 @@ const order = ["Namespace", "CustomResourceDefinition", "ServiceAccount", "Confi
 /**
  * What the overlay holds, as kustomize has it.
  *
- * @param project the directory with package.json
  * @throws {PipelineError} "change" when it is not valid
  */
 export async function render(
   { kubectl, overlay }: Pick<Target, "kubectl" | "overlay">,
-  project: string,
+  service: Service,
   signal: AbortSignal,
 ): Promise<KubeObject[]> {
   const program = kubectl.filter((word) => word !== "sudo" && !word.startsWith("--"));
-  const { code, stdout, stderr } = await run([...program, "kustomize", join(project, overlay)], { signal });
+  const { code, stdout, stderr } = await run([...program, "kustomize", join(service.project, overlay)], {
+    signal,
+  });
   if (code !== 0) {
     throw new PipelineError("change", `${overlay} is no valid kustomization`, { output: stderr });
   }
@@ -30,24 +31,29 @@ export async function render(
   const rank = (object: KubeObject) => {
     const place = order.indexOf(object.kind);
     if (place >= 0) return place;
-    return isApp(object) ? order.length + 1 : order.length;
+    return isApp(service, object) ? order.length + 1 : order.length;
   };
   return [parsed].flat().sort((a, b) => rank(a) - rank(b));
 }
 
-/** Whether it is the app's Deployment. */
-function isApp(object: KubeObject): object is Deployment {
-  return nameOf(object) === `Deployment/${app.name}`;
+/** Whether it is the service's Deployment. */
+function isApp({ name }: Service, object: KubeObject): object is Deployment {
+  return nameOf(object) === `Deployment/${name}`;
 }
 
-/** The manifests of one version: its image where the overlay names the app's, its id as a label of the pods. */
-export function forVersion(manifests: KubeObject[], id: string, image: string): KubeObject[] {
+/** The manifests of one version: its image where the overlay names the service's, its id as a label of the pods. */
+export function forVersion(
+  service: Service,
+  manifests: KubeObject[],
+  id: string,
+  image: string,
+): KubeObject[] {
   const version = { "app.kubernetes.io/version": id };
   return structuredClone(manifests).map((object) => {
-    if (!isApp(object)) return object;
+    if (!isApp(service, object)) return object;
     const { template } = object.spec;
     const containers = [...template.spec.containers, ...(template.spec.initContainers ?? [])];
-    for (const container of containers) if (container.image === app.name) container.image = image;
+    for (const container of containers) if (container.image === service.name) container.image = image;
     object.metadata.labels = { ...object.metadata.labels, ...version };
     template.metadata = { ...template.metadata, labels: { ...template.metadata?.labels, ...version } };
     return object;

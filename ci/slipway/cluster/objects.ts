@@ -91,7 +91,7 @@ export interface Event extends KubeObject {
   involvedObject: { kind: string; name: string };
 }
 
-export interface Service extends KubeObject {
+export interface KubeService extends KubeObject {
   spec: { type?: string; ports?: { name?: string; port: number; nodePort?: number }[] };
 }
 

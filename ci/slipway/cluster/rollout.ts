@@ -4,13 +4,25 @@
  * `kubectl rollout status` waits for the whole progress deadline while the pods have said for a minute that they will
  * not come up. The pods are read here instead.
  */
-import { app } from "../app.ts";
+import type { Service } from "../ground/service.ts";
+import type { Api } from "./api.ts";
 import type { Condition, ContainerStatus, Deployment, Pod, ReplicaSet } from "./objects.ts";
 
 export interface Observation {
   deployment: Deployment;
   replicaSets: ReplicaSet[];
   pods: Pod[];
+}
+
+/** What the cluster has of the service; undefined when there is no Deployment. */
+export async function observe(api: Api): Promise<Observation | undefined> {
+  const query = { labelSelector: api.selector };
+  const [deployment, replicaSets, pods] = await Promise.all([
+    api.find<Deployment>(api.collection("/apis/apps/v1", `deployments/${api.service.name}`)),
+    api.list<ReplicaSet>(api.collection("/apis/apps/v1", "replicasets"), query),
+    api.list<Pod>(api.collection("/api/v1", "pods"), query),
+  ]);
+  return deployment && { deployment, replicaSets, pods };
 }
 
 export interface Failure {
@@ -74,7 +86,7 @@ export function otherPods(seen: Observation): Pod[] {
 }
 
 /** What a rollout is at: done, going on and with what doubts, or never to be done and why. */
-export function assess(seen: Observation): Verdict {
+export function assess(seen: Observation, service: Service): Verdict {
   const { metadata, spec, status } = seen.deployment;
   if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) {
     return { state: "progressing", detail: "waiting for the controller", doubts: [] };
@@ -91,7 +103,7 @@ export function assess(seen: Observation): Verdict {
   if (late?.reason === "ProgressDeadlineExceeded") {
     return { state: "failed", reason: late.reason, message: late.message ?? "" };
   }
-  const doubts = doubtsAbout(seen);
+  const doubts = doubtsAbout(seen, service);
   const certain = doubts.find(({ patienceSeconds }) => patienceSeconds === 0);
   if (certain) {
     const { patienceSeconds: _, ...failure } = certain;
@@ -125,20 +137,20 @@ function keyOf({ reason, pod = "" }: Doubt): string {
   return `${reason} ${pod}`;
 }
 
-function doubtsAbout(seen: Observation): Doubt[] {
+function doubtsAbout(seen: Observation, { readySeconds, scheduleSeconds }: Service): Doubt[] {
   const own = ownPods(seen);
   const containers = own.flatMap((pod) => {
     const { containerStatuses = [], initContainerStatuses = [] } = pod.status;
     const doubts = [
       ...initContainerStatuses.map(stuck),
-      ...containerStatuses.map((one) => stuck(one) ?? unready(one)),
+      ...containerStatuses.map((one) => stuck(one) ?? unready(one, readySeconds)),
     ];
     return doubts.flatMap((doubt) => (doubt ? [{ ...doubt, pod: pod.metadata.name }] : []));
   });
 
   const refused = condition(seen.deployment.status.conditions, "ReplicaFailure", "True");
   // Room that old pods make when they leave is found at the next try, and tries come ever more seldom.
-  const patience = own.some(isReady) ? app.scheduleSeconds * 4 : app.scheduleSeconds;
+  const patience = own.some(isReady) ? scheduleSeconds * 4 : scheduleSeconds;
   const unscheduled = own.filter((pod) => condition(pod.status.conditions, "PodScheduled", "False"));
   const without: Doubt[] = unscheduled.map(({ metadata, status }) => {
     const { reason = "Unschedulable", message = "" } = condition(status.conditions, "PodScheduled", "False")!;
@@ -178,10 +190,10 @@ function stuck({ name, state, lastState, restartCount }: ContainerStatus): Doubt
   return undefined;
 }
 
-function unready({ name, ready, state }: ContainerStatus): Doubt | undefined {
+function unready({ name, ready, state }: ContainerStatus, readySeconds: number): Doubt | undefined {
   if (ready || !state?.running) return undefined;
-  const message = `${name} runs and has not passed its readiness probe for ${app.readySeconds} s`;
-  return { reason: "NotReady", message, patienceSeconds: app.readySeconds };
+  const message = `${name} runs and has not passed its readiness probe for ${readySeconds} s`;
+  return { reason: "NotReady", message, patienceSeconds: readySeconds };
 }
 
 function isReady(pod: Pod): boolean {

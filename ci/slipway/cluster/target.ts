@@ -1,6 +1,6 @@
 /**
  * A target is where images and versions go: the k3s of this machine (k3s.ts), or a cluster and the registry that it pulls
- * from (registry.ts). The deploy itself is the same for both.
+ * from (registry.ts), both in targets/. The deploy itself is the same for both.
  */
 import type { Api } from "./api.ts";
 import type { KubeObject } from "./objects.ts";
@@ -23,6 +23,6 @@ export interface Target {
   deliver(archive: string, id: string): Promise<string>;
   /** Where the Service of these manifests answers from outside. */
   endpoint(manifests: KubeObject[]): Endpoint;
-  /** Removes images of the app that are none of the kept ones. @returns the names of those removed */
+  /** Removes images of the service that are none of the kept ones. @returns the names of those removed */
   clean(kept: () => Promise<Set<string>>): Promise<string[]>;
 }

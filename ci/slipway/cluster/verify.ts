@@ -115,3 +115,9 @@ export function sample(endpoint: Endpoint): () => Promise<Samples> {
     return { requests: times.length + failed, failed, first, median: at(0.5), p99: at(0.99) };
   };
 }
+
+/** What they saw, as a line for a person. */
+export function describeSamples({ requests, failed, first, median, p99 }: Samples): string {
+  const times = `median ${median.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms`;
+  return `meanwhile ${failed} of ${requests} requests failed${first ? ` (${first})` : ""}, ${times}`;
+}

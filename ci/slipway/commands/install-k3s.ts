@@ -1,5 +1,5 @@
 /**
- * `bun run k3s:install`: k3s on this machine. Fetches its install script, checks its SHA-256 against pins.ts, and runs it
+ * k3s on this machine. Fetches its install script, checks its SHA-256 against pins/pins.ts, and runs it
  * with the pinned version.
  *
  * The script runs as root, so it comes from k3s's repository at a commit and not from the site that serves the newest,
@@ -9,8 +9,20 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { download } from "../ground/download.ts";
-import { exitCodes, PipelineError } from "../ground/errors.ts";
+import { PipelineError } from "../ground/errors.ts";
+import { sha256 as sha256Of } from "../ground/hash.ts";
 import { pins } from "../pins/pins.ts";
+import type { Command } from "../run/run.ts";
+
+export default {
+  about: "k3s on this machine, by its install script, whose SHA-256 is checked first",
+  options: [],
+  needs: "nothing",
+  async execute() {
+    await install();
+    return `k3s ${pins.k3s.version} runs, and its node is ready`;
+  },
+} satisfies Command;
 
 /** Only what the deploy needs: no ingress, no load balancer, no metrics; a kubeconfig for root alone. */
 const serverOptions = "--disable=traefik,servicelb,metrics-server --write-kubeconfig-mode=0600";
@@ -22,7 +34,7 @@ const serverOptions = "--disable=traefik,servicelb,metrics-server --write-kubeco
  */
 export async function fetchScript(url: string, sha256: string): Promise<Uint8Array> {
   const script = await download(url);
-  const actual = new Bun.CryptoHasher("sha256").update(script).digest("hex");
+  const actual = sha256Of(script);
   if (actual !== sha256) {
     throw new PipelineError(
       "surroundings",
@@ -39,7 +51,7 @@ export async function fetchScript(url: string, sha256: string): Promise<Uint8Arr
 async function install(): Promise<void> {
   const { version, installScript, installScriptSha256 } = pins.k3s;
   const script = await fetchScript(installScript, installScriptSha256);
-  const directory = await mkdtemp(join(tmpdir(), "helloapp-k3s-"));
+  const directory = await mkdtemp(join(tmpdir(), "slipway-k3s-"));
   try {
     const file = join(directory, "install.sh");
     await writeFile(file, script, { mode: 0o700 });
@@ -74,16 +86,4 @@ async function ready(sudo: string[]): Promise<void> {
   throw new PipelineError("surroundings", "k3s is installed, but its node is not ready after 120 s", {
     hint: "`sudo journalctl -u k3s -n 50` tells why.",
   });
-}
-
-if (import.meta.main) {
-  try {
-    if (process.argv.slice(2).join(" ") !== "install")
-      throw new PipelineError("usage", "usage: bun ci/k3s.ts install");
-    await install();
-  } catch (error) {
-    if (!(error instanceof PipelineError)) throw error;
-    console.error(`error: ${error.message}. ${error.hint ?? ""}`.trimEnd());
-    process.exit(exitCodes[error.fault]);
-  }
 }

@@ -1,33 +1,53 @@
 /**
- * `bun run pins`: every pin of the project with the places where it stands, and whether they agree.
+ * Every pin of the project with the places where it stands, and whether they agree.
  *
- *     bun run pins                              exit 0: all places agree, 1: they do not
- *     bun run pins --remote                     also asks whether what is pinned is still there, and the same
- *     bun run pins k3s [TAG]                    renews a pin in all its places; default: the newest release
- *     bun run pins bun|dagger [VERSION]
- *     bun run pins action OWNER/NAME [TAG]
+ *     slipway pins                              exit 0: all places agree, 1: they do not
+ *     slipway pins --remote                     also asks whether what is pinned is still there, and the same
+ *     slipway pins k3s [TAG]                    renews a pin in all its places; default: the newest release
+ *     slipway pins bun|dagger [VERSION]
+ *     slipway pins action OWNER/NAME [TAG]
  */
 import { join } from "node:path";
-import { exitCodes, PipelineError } from "../ground/errors.ts";
+import { PipelineError } from "../ground/errors.ts";
 import { findings, pinsOf, readProject, usesOf, type Project } from "../pins/places.ts";
 import { askRemote } from "../pins/remote.ts";
 import { renew, renewals } from "../pins/renew.ts";
+import { wrong } from "../run/options.ts";
+import type { Command } from "../run/run.ts";
 
-const root = join(import.meta.dir, "../../..");
-const usage =
-  "usage: bun run pins [--remote | k3s [TAG] | bun [VERSION] | dagger [VERSION] | action OWNER/NAME [TAG]]";
+export default {
+  about: "each pin and where it stands; renew one in all its places",
+  args: { form: "[k3s [TAG] | bun [VERSION] | dagger [VERSION] | action OWNER/NAME [TAG]]", min: 0, max: 3 },
+  options: ["remote"],
+  async execute({ service: { root }, options }) {
+    const [name, ...args] = options.args;
+    const project = await readProject(root);
+    if (name === undefined) {
+      show(project);
+      if (options.remote) await showRemote(project);
+    } else if (
+      !options.remote &&
+      Object.hasOwn(renewals, name) &&
+      args.length <= (name === "action" ? 2 : 1)
+    ) {
+      await write(root, project, name as keyof typeof renewals, args);
+    } else throw wrong("pins takes --remote, or the name of a pin and what it becomes");
+    return "";
+  },
+} satisfies Command;
 
 /** Shows all pins. @throws {PipelineError} "change" when places do not agree */
 function show(project: Project): void {
   for (const pin of pinsOf(project)) {
     const found = usesOf(pin, project);
+    if (found.length === 0) continue;
     const values = new Set(found.map(({ value }) => value ?? "(missing)"));
     console.log(`${pin.name}  ${[...values].join(" | ")}\n    ${found.map(({ place }) => place).join("  ")}`);
   }
   const wrong = findings(project);
   if (wrong.length > 0) {
     throw new PipelineError("change", wrong.join("\nerror: "), {
-      hint: "ci/slipway/pins/pins.ts has what code reads; `bun run pins NAME VERSION` writes all places.",
+      hint: "`bun ci/pipeline.ts pins NAME VERSION` writes all places.",
     });
   }
 }
@@ -43,7 +63,12 @@ async function showRemote(project: Project): Promise<void> {
   if (named("unknown")) throw new PipelineError("surroundings", `could not be asked: ${named("unknown")}`);
 }
 
-async function write(project: Project, name: keyof typeof renewals, args: string[]): Promise<void> {
+async function write(
+  root: string,
+  project: Project,
+  name: keyof typeof renewals,
+  args: string[],
+): Promise<void> {
   const before = new Map(project);
   const values = await renew(project, name, args);
   const changed = [...project].filter(([path, text]) => text !== before.get(path));
@@ -53,22 +78,4 @@ async function write(project: Project, name: keyof typeof renewals, args: string
   console.log(`Written to ${changed.map(([path]) => path).join(", ")}. Read what changed: git diff`);
   if (project.get("package.json") !== before.get("package.json"))
     console.log("Then `bun install` takes it over into bun.lock.");
-}
-
-if (import.meta.main) {
-  try {
-    const [name, ...args] = process.argv.slice(2);
-    const project = await readProject(root);
-    if (name === undefined) show(project);
-    else if (name === "--remote" && args.length === 0) {
-      show(project);
-      await showRemote(project);
-    } else if (Object.hasOwn(renewals, name) && args.length <= (name === "action" ? 2 : 1)) {
-      await write(project, name as keyof typeof renewals, args);
-    } else throw new PipelineError("usage", usage);
-  } catch (error) {
-    if (!(error instanceof PipelineError)) throw error;
-    console.error(`error: ${error.message}. ${error.hint ?? ""}`.trimEnd());
-    process.exit(exitCodes[error.fault]);
-  }
 }

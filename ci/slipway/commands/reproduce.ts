@@ -1,34 +1,32 @@
 /**
- * `bun run reproduce [--times N]`: proof that the image depends on nothing but its inputs. Builds it N times (default 2)
- * from copies of the project, each in other surroundings, and compares layers and archives bit for bit; where a Dagger
- * engine answers, with what that one makes too. Exit 0: equal, 1: different, 2: the command line is wrong.
+ * Proof that the image depends on nothing but its inputs. Builds it N times (default 2) from copies of the project, each in
+ * other surroundings, and compares layers and archives bit for bit; where a Dagger engine answers, with what that one
+ * makes too.
  */
 import { chmod, chown, constants, copyFile, cp, lchown, mkdir, mkdtemp } from "node:fs/promises";
-import { readdir, rm, symlink, utimes } from "node:fs/promises";
+import { lutimes, readdir, rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { parseArgs } from "node:util";
-import { app } from "../app.ts";
-import {
-  differences,
-  filesOf,
-  grouped,
-  readImage,
-  sha256,
-  short,
-  type ImageContent,
-} from "../image/compare.ts";
+import { dirname, join, relative } from "node:path";
+import { differences, filesOf, grouped, readImage, short, type ImageContent } from "../image/compare.ts";
 import { exitCodes, PipelineError } from "../ground/errors.ts";
-import { image } from "../image/image.ts";
+import { projectFiles } from "../ground/files.ts";
+import { sha256 } from "../ground/hash.ts";
+import { describeImage } from "../image/image.ts";
 import { onPath, run } from "../ground/process.ts";
+import type { Service } from "../ground/service.ts";
+import type { Command, Run } from "../run/run.ts";
 
-const project = join(import.meta.dir, "../../..");
-
-/** What a build needs of the project: its own files, and the package that writes the SBOM. */
-const files = [
-  ...["package.json", "bun.lock", "bunfig.toml", "tsconfig.json", "src", "ci"],
-  "node_modules/@cyclonedx",
-];
+export default {
+  about: "build it again in other surroundings: is it the same, bit for bit?",
+  options: ["times"],
+  async execute(run) {
+    const { equal, same } = await reproduce(run, run.options.times);
+    const conclusion = `${equal} of ${run.options.times} equal`;
+    if (equal === run.options.times && same) return conclusion;
+    throw new PipelineError("change", conclusion);
+  },
+} satisfies Command;
 
 /** What must not matter, in turn. The first is a machine like any other, the rest are as odd as machines get. */
 const surroundings = [
@@ -93,6 +91,7 @@ function becoming(uid: number): string[] {
 
 /** Builds the image for the `index`-th time, with Bun and nothing else. @returns it, and what its surroundings were */
 async function buildOnHost(
+  service: Service,
   directory: string,
   index: number,
   { bun, oneCpu }: Means,
@@ -101,11 +100,11 @@ async function buildOnHost(
   const { umask, TZ, LC_ALL, ...odd } = surroundings[index % surroundings.length]!;
   const place = join(directory, String(index));
   const [copy, home] = [join(place, odd.directory), join(place, "home")];
-  await copyProject(copy);
+  await copyProject(service, copy, signal);
   await mkdir(home);
   const uid = odd.another && bun ? STRANGER : undefined;
   await prepare(place, new Date(odd.modified), uid);
-  const output = join(copy, "image.tar");
+  const output = join(place, "image.tar");
   const command = [
     ...(odd.another ? oneCpu : []),
     ...(uid === undefined ? [] : becoming(uid)),
@@ -115,7 +114,8 @@ async function buildOnHost(
     ...["--engine", "host", "--output", output],
   ];
   const env = { ...quiet(directory), TZ, LC_ALL, LANG: LC_ALL, ...(odd.another && { HOME: home }) };
-  const { code, stdout, stderr } = await run(command, { cwd: copy, env, signal });
+  const cwd = join(copy, relative(service.root, service.project));
+  const { code, stdout, stderr } = await run(command, { cwd, env, signal });
   if (code !== 0) throw failed(`build ${index + 1}`, code, stdout + stderr);
   const where = [
     `umask ${umask}`,
@@ -132,7 +132,11 @@ async function buildOnHost(
 }
 
 /** Builds the image with the Dagger engine. @returns in words why not, where that is not possible */
-async function buildWithDagger(directory: string, signal: AbortSignal): Promise<Build | string> {
+async function buildWithDagger(
+  service: Service,
+  directory: string,
+  signal: AbortSignal,
+): Promise<Build | string> {
   const start = ["dagger", "--progress=plain", "run"];
   const inSession = process.env.DAGGER_SESSION_PORT !== undefined;
   if (!inSession) {
@@ -141,14 +145,11 @@ async function buildWithDagger(directory: string, signal: AbortSignal): Promise<
     if (code !== 0) return "no engine answers";
   }
   const copy = join(directory, "dagger");
-  await copyProject(copy);
-  // The engine's client is a package, with others of its own.
-  await rm(join(copy, "node_modules"), { recursive: true });
-  await symlink(join(project, "node_modules"), join(copy, "node_modules"));
-  const output = join(copy, "image.tar");
+  await copyProject(service, copy, signal);
+  const output = join(directory, "dagger.tar");
   const command = [process.execPath, "ci/pipeline.ts", "image", "--engine", "dagger", "--output", output];
   const { code, stdout, stderr } = await run([...(inSession ? [] : start), ...command], {
-    cwd: copy,
+    cwd: join(copy, relative(service.root, service.project)),
     env: quiet(directory),
     signal,
   });
@@ -167,8 +168,21 @@ function quiet(directory: string): Record<string, string> {
   return { GIT_CEILING_DIRECTORIES: directory, GITHUB_STEP_SUMMARY: "", NO_COLOR: "1" };
 }
 
-async function copyProject(target: string): Promise<void> {
-  for (const file of files) await cp(join(project, file), join(target, file), { recursive: true });
+/** Copies the project's files and what is installed: linked, the packages would be built from another place. */
+async function copyProject({ root, project }: Service, target: string, signal: AbortSignal): Promise<void> {
+  for (const file of await projectFiles(root, signal)) {
+    await mkdir(dirname(join(target, file)), { recursive: true });
+    await cp(join(root, file), join(target, file), { verbatimSymlinks: true });
+  }
+  for (const directory of new Set([root, project])) {
+    const installed = join(directory, "node_modules");
+    if (!existsSync(installed)) continue;
+    await cp(installed, join(target, relative(root, installed)), {
+      recursive: true,
+      verbatimSymlinks: true,
+      filter: (path) => !path.endsWith("/node_modules/.cache"),
+    });
+  }
 }
 
 /** Gives all below `path` a time, and an owner where one is asked for. */
@@ -176,7 +190,7 @@ async function prepare(path: string, modified: Date, uid: number | undefined): P
   for (const entry of await readdir(path, { withFileTypes: true, recursive: true })) {
     const file = join(entry.parentPath, entry.name);
     if (uid !== undefined) await lchown(file, uid, uid);
-    await utimes(file, modified, modified);
+    await lutimes(file, modified, modified);
   }
   if (uid !== undefined) await chown(path, uid, uid);
 }
@@ -205,6 +219,7 @@ function compareBuilds(first: Build, other: Build): string[] {
  * @returns how they differ where they should not, and a sentence about what was compared
  */
 export function compareEngines(
+  service: Service,
   host: ImageContent,
   contained: ImageContent,
 ): { lines: string[]; compared: string } {
@@ -215,20 +230,21 @@ export function compareEngines(
     const other = theirs.get(path);
     return other && Buffer.compare(content, other.content) !== 0 ? [path] : [];
   });
-  const libraries = changed.filter((path) => path !== image.binary);
+  const { binary } = describeImage(service);
+  const libraries = changed.filter((path) => path !== binary);
   const why =
     libraries.length > 0
       ? `the base image's C library is not this machine's (${libraries.join(", ")})`
       : "the base image's Bun is not the build that runs here";
-  const [one, other] = [ours.get(image.binary)?.content, theirs.get(image.binary)?.content];
+  const [one, other] = [ours.get(binary)?.content, theirs.get(binary)?.content];
   const bytes = one && other && one.length === other.length ? bytesThatDiffer(one, other) : undefined;
-  const binary =
+  const difference =
     bytes === undefined
       ? "the binary has another size"
       : `the binary, which holds the id, differs in ${grouped(bytes)} of ${grouped(one!.length)} bytes`;
   return {
     lines: differences(host, contained, { content: false }),
-    compared: `same paths, types, modes, owners, times and config; bytes were not to be the same: ${why}, so the id is another, and ${binary}`,
+    compared: `same paths, types, modes, owners, times and config; bytes were not to be the same: ${why}, so the id is another, and ${difference}`,
   };
 }
 
@@ -239,9 +255,9 @@ function bytesThatDiffer(one: Uint8Array, other: Uint8Array): number {
   return differ;
 }
 
-/** @returns whether all is equal */
-async function reproduce(times: number, signal: AbortSignal): Promise<boolean> {
-  const directory = await mkdtemp(join(tmpdir(), `${app.name}-reproduce-`));
+/** @returns how many builds are equal to the first, itself included, and whether the engines agree */
+async function reproduce({ service, signal }: Run, times: number): Promise<{ equal: number; same: boolean }> {
+  const directory = await mkdtemp(join(tmpdir(), `${service.name}-reproduce-`));
   try {
     await chmod(directory, 0o755);
     const means = await findMeans(directory, signal);
@@ -249,53 +265,25 @@ async function reproduce(times: number, signal: AbortSignal): Promise<boolean> {
     let [equal, same] = [0, true];
     let first: Build | undefined;
     for (let index = 0; index < times; index += 1) {
-      const build = await buildOnHost(directory, index, means, signal);
+      const build = await buildOnHost(service, directory, index, means, signal);
       first ??= build;
       console.log(`${line(build)}  (${build.where})`);
       const found = compareBuilds(first, build);
       if (found.length === 0) equal += 1;
       for (const text of found) conclusions.push(`${build.name}: ${text}`);
     }
-    const contained = await buildWithDagger(directory, signal);
+    const contained = await buildWithDagger(service, directory, signal);
     if (typeof contained === "string") means.leftOut.push(`the Dagger engine: ${contained}`);
     else {
       console.log(line(contained));
-      const { lines, compared } = compareEngines(first!.image, contained.image);
+      const { lines, compared } = compareEngines(service, first!.image, contained.image);
       same = lines.length === 0;
       conclusions.push(...(same ? [compared] : lines).map((text) => `${contained.name}: ${text}`));
     }
     for (const text of means.leftOut) console.log(`left out: ${text}`);
     for (const text of conclusions) console.log(text);
-    console.log(`${equal} of ${times} equal`);
-    return equal === times && same;
+    return { equal, same };
   } finally {
     await rm(directory, { recursive: true, force: true });
-  }
-}
-
-function parseTimes(args: string[]): number {
-  const usage = "usage: bun run reproduce [--times N], N at least 2";
-  try {
-    const { values } = parseArgs({ args, options: { times: { type: "string", default: "2" } } });
-    const times = Number(values.times);
-    if (Number.isInteger(times) && times >= 2) return times;
-  } catch (error) {
-    throw new PipelineError("usage", `${(error as Error).message}\n${usage}`);
-  }
-  throw new PipelineError("usage", usage);
-}
-
-if (import.meta.main) {
-  const interrupted = new AbortController();
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const)
-    process.once(signal, () => interrupted.abort(new PipelineError("interrupted", "interrupted")));
-  try {
-    const same = await reproduce(parseTimes(process.argv.slice(2)), interrupted.signal);
-    process.exit(same ? 0 : 1);
-  } catch (error) {
-    if (!(error instanceof PipelineError)) throw error;
-    if (error.output) console.error(error.output.trimEnd());
-    console.error(`error: ${error.message}`);
-    process.exit(exitCodes[error.fault]);
   }
 }

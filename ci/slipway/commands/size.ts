@@ -1,16 +1,31 @@
 /**
- * `bun run size [FILE]`: what the image holds, by layer and file, and whether that is what ci/size.json says. Builds the
- * image for it; with FILE, an archive is looked at instead. Exit 0: as expected, 1: not.
+ * What the image holds, by layer and file, and whether that is what the service's setting `size` says. Builds the image for it;
+ * with FILE, an archive is looked at instead.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { app } from "../app.ts";
 import { writeArchive } from "../image/archive.ts";
 import { build } from "../image/build.ts";
 import { filesOf, grouped, readImage, type ImageContent } from "../image/compare.ts";
-import { exitCodes, PipelineError } from "../ground/errors.ts";
-import figures from "../../size.json";
+import { PipelineError } from "../ground/errors.ts";
+import type { Service } from "../ground/service.ts";
+import type { Command, Run } from "../run/run.ts";
+
+export default {
+  about: "what is in the image, or in FILE, and whether it has grown",
+  args: { form: "[FILE]", min: 0, max: 1 },
+  options: [],
+  async execute(run) {
+    const image = await measure(run, run.options.args[0]);
+    for (const text of sizeReport(image)) console.log(text);
+    const { architecture } = image.config;
+    const finding = sizeFinding(image, run.service.size);
+    if (finding) throw new PipelineError("change", finding);
+    if (architecture in run.service.size) return "the image is as large as ci/pipeline.ts says";
+    return `ci/pipeline.ts has no size.${architecture}; it would be ${contentSize(image)}`;
+  },
+} satisfies Command;
 
 /**
  * How far the image may be from its figure, as a share of it. A C library is 2.7 % of the image, and its versions differ
@@ -24,21 +39,18 @@ export function contentSize(image: ImageContent): number {
 }
 
 /**
- * Compares with the figure of its architecture in ci/size.json.
+ * Compares with the figure of its architecture among the service's settings.
  *
  * @returns what is wrong and what to change, in words; undefined when nothing is, or when there is no figure
  */
-export function sizeFinding(
-  image: ImageContent,
-  expected: Record<string, number> = figures,
-): string | undefined {
+export function sizeFinding(image: ImageContent, expected: Service["size"]): string | undefined {
   const { architecture } = image.config;
-  const figure = expected[architecture];
+  const figure = (expected as Record<string, number | undefined>)[architecture];
   const size = contentSize(image);
   if (figure === undefined || Math.abs(size - figure) <= figure * TOLERANCE) return undefined;
   const [grew, by] = [size > figure, grouped(Math.abs(size - figure))];
   const percent = ((Math.abs(size - figure) / figure) * 100).toFixed(1);
-  const change = `"${architecture}" in ci/size.json from ${figure} to ${size}`;
+  const change = `size.${architecture} in ci/pipeline.ts from ${figure} to ${size}`;
   return `the image ${grew ? "grew" : "shrank"} by ${percent} %, ${by} bytes: ${
     grew ? "if it is worth that" : "so that it stays so"
   }, change ${change}`;
@@ -63,34 +75,15 @@ function sum(sizes: number[]): number {
   return sizes.reduce((all, size) => all + size, 0);
 }
 
-async function measure(file: string | undefined): Promise<ImageContent> {
+async function measure({ service }: Run, file: string | undefined): Promise<ImageContent> {
   if (file !== undefined) return readImage(file);
-  const directory = await mkdtemp(join(tmpdir(), `${app.name}-size-`));
+  const directory = await mkdtemp(join(tmpdir(), `${service.name}-size-`));
   try {
     const [dist, output] = [join(directory, "dist"), join(directory, "image.tar")];
-    const { id, platform } = await build(join(import.meta.dir, "../../.."), dist);
-    await writeArchive(output, { dist, platform, names: [`${app.name}:${id}`] });
+    const { id, platform } = await build(service, dist);
+    await writeArchive(output, { service, dist, platform, names: [`${service.name}:${id}`] });
     return await readImage(output);
   } finally {
     await rm(directory, { recursive: true });
-  }
-}
-
-if (import.meta.main) {
-  try {
-    const [file, ...more] = process.argv.slice(2);
-    if (more.length > 0 || file?.startsWith("-"))
-      throw new PipelineError("usage", "usage: bun run size [FILE]");
-    const image = await measure(file);
-    for (const text of sizeReport(image)) console.log(text);
-    const { architecture } = image.config;
-    if (!(architecture in figures))
-      console.log(`ci/size.json has no figure for ${architecture}; it would be ${contentSize(image)}`);
-    const finding = sizeFinding(image);
-    if (finding) throw new PipelineError("change", finding);
-  } catch (error) {
-    if (!(error instanceof PipelineError)) throw error;
-    console.error(`error: ${error.message}`);
-    process.exit(exitCodes[error.fault]);
   }
 }

@@ -1,7 +1,6 @@
 /** Proof that a saved archive is what the working tree makes: built again, and compared bit for bit. */
 import { mkdir, rm } from "node:fs/promises";
-import { basename, join } from "node:path";
-import { app } from "../app.ts";
+import { basename, join, resolve } from "node:path";
 import { writeArchive } from "../image/archive.ts";
 import {
   differences,
@@ -11,19 +10,24 @@ import {
   readImage,
   type ImageContent,
 } from "../image/compare.ts";
-import type { Engine } from "../engines/engine.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { gitCommit } from "../ground/git.ts";
-import { ownArchitecture, type Architecture } from "../image/image.ts";
+import { cacheOf } from "../ground/service.ts";
+import { ownArchitecture, type Architecture } from "../image/platform.ts";
 import { readTar } from "../image/tar.ts";
+import { stepOptions } from "../run/options.ts";
+import type { Command, Run } from "../run/run.ts";
 
-export interface VerifyOptions {
-  /** The directory with package.json. */
-  project: string;
-  /** Builds it again. */
-  engine: Engine;
-  signal: AbortSignal;
-}
+export default {
+  about: "build again, and compare FILE with that bit for bit",
+  args: { form: "FILE", min: 1, max: 1 },
+  options: stepOptions,
+  execute: (run) =>
+    run.report.step("rebuild", async () => {
+      const value = await verifyArchive(resolve(run.options.args[0]!), run);
+      return { value, detail: `and compared, by the ${run.engine.name} engine` };
+    }),
+} satisfies Command;
 
 /**
  * Builds the image again and compares the archive with it: the id, each layer, the config.
@@ -36,22 +40,22 @@ export interface VerifyOptions {
  * @throws {PipelineError} "change" when they differ, with the differences as output; "surroundings" when there is no
  * archive at `path` or none that can be read
  */
-export async function verifyArchive(path: string, options: VerifyOptions): Promise<string> {
-  const { project, engine } = options;
+async function verifyArchive(path: string, run: Run): Promise<string> {
+  const { service, engine } = run;
   const saved = await readImage(path);
   const name = basename(path);
   // Where neither `bun check` nor `watch` sees it come and go.
-  const place = join(project, "node_modules/.cache/pipeline", `verify-${process.pid}`);
+  const place = join(cacheOf(service), `verify-${process.pid}`);
   try {
     await mkdir(place, { recursive: true });
     const [dist, again] = [join(place, "dist"), join(place, "again.tar")];
     const { architecture } = saved.config;
     const foreign = architecture === ownArchitecture ? undefined : (architecture as Architecture);
     const { id, platform } = await engine.build(dist, foreign);
-    const wanted = `${app.name}:${id}`;
+    const wanted = run.nameOf(id);
     const sameId = saved.names.includes(wanted);
     const revision = revisionOf(saved);
-    await writeArchive(again, { dist, platform, revision, names: sameId ? saved.names : [wanted] });
+    await writeArchive(again, { service, dist, platform, revision, names: sameId ? saved.names : [wanted] });
 
     const built = await readImage(again);
     const lines = [...saved.damage, ...differences(built, saved)];
@@ -68,7 +72,7 @@ export async function verifyArchive(path: string, options: VerifyOptions): Promi
     const message = damaged ? `${name} is damaged` : `${name} is not what the working tree makes`;
     throw new PipelineError("change", message, {
       output: lines.join("\n"),
-      hint: await advise({ sameId, sameRuntime, damaged, revision, options }),
+      hint: await advise({ sameId, sameRuntime, damaged, revision, run }),
     });
   } finally {
     await rm(place, { recursive: true, force: true });
@@ -99,20 +103,20 @@ async function advise(found: {
   sameRuntime: boolean;
   damaged: boolean;
   revision: string | undefined;
-  options: VerifyOptions;
+  run: Run;
 }): Promise<string> {
-  const { sameId, sameRuntime, damaged, revision, options } = found;
+  const { sameId, sameRuntime, damaged, revision, run } = found;
   if (sameId) {
     return damaged
       ? "Remove it; `bun ci/pipeline.ts image` builds it anew."
-      : "The same inputs made other bytes: `bun run reproduce` may show which part does that.";
+      : "The same inputs made other bytes: `bun ci/pipeline.ts reproduce` may show which part does that.";
   }
   const hints: string[] = [];
   if (!sameRuntime) {
-    const other = options.engine.name === "host" ? "dagger" : "host";
+    const other = run.engine.name === "host" ? "dagger" : "host";
     hints.push(`Its C library is another: is it that of --engine ${other}?`);
   }
-  const head = await gitCommit(options.project, options.signal);
+  const head = await gitCommit(run.service.project, run.signal);
   if (revision === undefined) hints.push("It does not name its commit.");
   else if (revision !== head || head.endsWith("-dirty")) {
     const commit = revision.replace(/-dirty$/, "");

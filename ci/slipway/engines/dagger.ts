@@ -6,11 +6,13 @@
  * engine's own export: that one stamps the time of the build into the image and compresses for a registry that a
  * local import does not have.
  */
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { connection, dag, ExecError, type Container, type Platform } from "@dagger.io/dagger";
 import type { Built } from "../image/build.ts";
 import { PipelineError } from "../ground/errors.ts";
-import type { Architecture } from "../image/image.ts";
+import type { Architecture } from "../image/platform.ts";
+import { lockfiles } from "../image/inputs.ts";
+import type { Service } from "../ground/service.ts";
 import { pins } from "../pins/pins.ts";
 import type { Engine } from "./engine.ts";
 
@@ -18,12 +20,18 @@ const CA = "/run/secrets/ca.crt";
 /** Where another architecture's base image is mounted. */
 const ROOT = "/root-of-base";
 
-/** Files that each step sees; an edit elsewhere leaves its cache alone. */
-const inputs = {
-  dependencies: ["package.json", "bun.lock", "bunfig.toml"],
-  build: ["src", "ci", "tsconfig.json"],
-  script: ["src", "ci", "test", "k8s", "Dockerfile", "tsconfig.json"],
-};
+/** What the dependencies are installed from; an edit elsewhere does not install them again. */
+const MANIFESTS = ["**/package.json", ...lockfiles, "**/bunfig.toml", "**/.npmrc", "patches"];
+/** What is built or installed here, where no .gitignore says so. */
+const MADE = [
+  "**/node_modules",
+  "**/dist",
+  ".git",
+  "**/*.tar",
+  "**/*.tar.part",
+  "**/*.cdx.json",
+  "**/*.bun-build",
+];
 
 /** Whether this process was started by `dagger run`. Without, the SDK would download a CLI. */
 export function inSession(): boolean {
@@ -33,10 +41,9 @@ export function inSession(): boolean {
 /**
  * Opens the session that `dagger run` has prepared, for as long as `use` takes.
  *
- * @param project the directory with package.json
  * @throws {PipelineError} "surroundings" when there is no session
  */
-export async function withDagger<T>(project: string, use: (engine: Engine) => Promise<T>): Promise<T> {
+export async function withDagger<T>(service: Service, use: (engine: Engine) => Promise<T>): Promise<T> {
   if (!inSession()) {
     throw new PipelineError("surroundings", "--engine dagger was asked for, but there is no Dagger session", {
       hint: "Start it with `dagger run bun ci/pipeline.ts`, or use --engine host.",
@@ -44,20 +51,21 @@ export async function withDagger<T>(project: string, use: (engine: Engine) => Pr
   }
   let result: { value: T } | undefined;
   const session = connection(async () => {
-    result = { value: await use(daggerEngine(project)) };
+    result = { value: await use(daggerEngine(service)) };
   });
   await explain("the session", session);
   return result!.value;
 }
 
-function daggerEngine(project: string): Engine {
-  const source = (include: string[]) => dag.host().directory(project, { include });
+function daggerEngine({ root, project }: Service): Engine {
+  const source = (include?: string[]) =>
+    dag.host().directory(root, { exclude: MADE, gitignore: true, ...(include && { include }) });
 
   let installing = dag
     .container()
     .from(pins.baseImage)
     .withWorkdir("/src")
-    .withDirectory(".", source(inputs.dependencies));
+    .withDirectory(".", source(MANIFESTS));
   const bundle = process.env.NODE_EXTRA_CA_CERTS;
   if (bundle) {
     installing = installing
@@ -65,12 +73,11 @@ function daggerEngine(project: string): Engine {
       .withEnvVariable("NODE_EXTRA_CA_CERTS", CA);
   }
   const installed = installing
-    .withExec(["bun", "run", "setup"])
+    .withExec(["bun", "install", "--frozen-lockfile", "--no-progress", "--no-summary"])
     .withoutMount(CA)
     .withoutEnvVariable("NODE_EXTRA_CA_CERTS")
     .withEnvVariable("NO_COLOR", "1");
-  const builder = installed.withDirectory(".", source(inputs.build));
-  const checker = installed.withDirectory(".", source(inputs.script));
+  const builder = installed.withDirectory(".", source()).withWorkdir(join("/src", relative(root, project)));
 
   const start = Date.now();
   /**
@@ -91,21 +98,21 @@ function daggerEngine(project: string): Engine {
   return {
     name: "dagger",
     async script(name) {
-      const passed = checker.withExec(["bun", "run", "--silent", name]);
+      const passed = builder.withExec(["bun", "run", "--silent", name]);
       return { unchanged: await explain(`bun run ${name}`, wasThere(passed)) };
     },
     async id(architecture) {
       const { container, args } = builderFor(architecture);
-      const command = ["bun", "ci/slipway/image/build.ts", "--id", ...args];
+      const command = ["bun", "ci/pipeline.ts", "build", "--id", ...args];
       return (await explain("the id", container.withExec(command).stdout())).trim();
     },
     async build(dist, architecture) {
       const { container, args } = builderFor(architecture);
-      const built = container.withExec(["bun", "run", "--silent", "build", ...args]);
+      const built = container.withExec(["bun", "ci/pipeline.ts", "build", "dist", ...args]);
       const exported = built.directory("dist").export(dist);
       const [reused] = await Promise.all([
-        explain("bun run build", wasThere(built)),
-        explain("bun run build", exported),
+        explain("the build", wasThere(built)),
+        explain("the build", exported),
       ]);
       return { ...((await Bun.file(join(dist, "image.json")).json()) as Built), reused };
     },

@@ -3,7 +3,7 @@
  * of package.json, same image.
  */
 import type { Built } from "../image/build.ts";
-import type { Architecture } from "../image/image.ts";
+import type { Architecture } from "../image/platform.ts";
 
 export interface Engine {
   readonly name: "dagger" | "host";
@@ -13,12 +13,12 @@ export interface Engine {
    * @returns whether it was left out, for that reason
    * @throws {PipelineError} "change", with the script's output, when it fails
    */
-  script(name: "check" | "test:unit"): Promise<{ unchanged: boolean }>;
+  script(name: string): Promise<{ unchanged: boolean }>;
   /**
-   * The image's id, before anything is built.
+   * The image's id, before anything is compiled.
    *
    * @param architecture default: the engine's own
-   * @throws {PipelineError} "surroundings" when it cannot build for that one
+   * @throws {PipelineError} "change" when the source does not bundle; "surroundings" when it cannot build for that one
    */
   id(architecture?: Architecture): Promise<string>;
   /**

@@ -6,7 +6,7 @@ import { chmod, copyFile, mkdir, readdir, rename, rm, symlink } from "node:fs/pr
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
-import type { Architecture } from "../image/image.ts";
+import type { Architecture } from "../image/platform.ts";
 import { downloadPackage, integrityOf } from "../pins/npm.ts";
 import { pins } from "../pins/pins.ts";
 

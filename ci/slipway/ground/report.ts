@@ -1,8 +1,9 @@
 /**
- * What a person sees of a run: a line for each step on the terminal; a table in GitHub's step summary; all of it as JSON on
- * demand. Each step tells how long it waited and worked, and whether it could use what was there.
+ * What a person sees of a run: a line for each step; a table in GitHub's step summary; all of it as JSON on demand. Each step
+ * tells how long it waited and worked, and whether it could use what was there.
  */
 import { appendFile, writeFile } from "node:fs/promises";
+import { Progress } from "./progress.ts";
 
 export interface Step {
   name: string;
@@ -22,28 +23,43 @@ export interface Done<T> {
   /** A few words. */
   detail?: string;
   reused?: boolean;
+  /** Whether there was nothing to do for it in this project. */
+  absent?: boolean;
 }
+
+/** Seconds below which a step is no part of what one waits for. */
+const NOTICED = 0.05;
 
 export class Report {
   readonly #steps: Step[] = [];
   readonly #start = performance.now();
 
-  constructor(private readonly print: (line: string) => void = (line) => console.log(line)) {}
+  readonly #progress: Progress;
+
+  /** @param print takes each line; default: stdout, where on a terminal the running steps stand below, with their seconds */
+  constructor(print?: (line: string) => void) {
+    this.#progress = new Progress(print ?? ((line) => console.log(line)), print === undefined);
+  }
 
   /** A line about what goes on inside a step. */
   say(line: string): void {
-    this.print(`  ${" ".repeat(8)} ${line}`);
+    this.#progress.print(`  ${" ".repeat(8)} ${line}`);
   }
 
   /** Runs one step and shows how it ended. */
   async step<T>(name: string, work: () => Promise<Done<T>>): Promise<T> {
     const wait = this.seconds;
-    const ended = (outcome: Step["outcome"], { detail = "", reused = false }: Omit<Done<T>, "value">) => {
+    const running = this.#progress.begin(name);
+    const ended = (
+      outcome: Step["outcome"],
+      { detail = "", reused = false, absent }: Omit<Done<T>, "value">,
+    ) => {
       const step = { name, outcome, wait, work: this.seconds - wait, reused, detail };
       this.#steps.push(step);
+      this.#progress.end(running);
       const seconds = step.work.toFixed(1).padStart(5);
-      const how = outcome === "ok" && reused ? "reused" : outcome;
-      this.print(`  ${name.padEnd(8)} ${how.padEnd(6)} ${seconds} s  ${detail}`.trimEnd());
+      const how = absent ? "none" : outcome === "ok" && reused ? "reused" : outcome;
+      this.#progress.print(`  ${name.padEnd(8)} ${how.padEnd(6)} ${seconds} s  ${detail}`.trimEnd());
     };
     try {
       const done = await work();
@@ -60,10 +76,18 @@ export class Report {
     return (performance.now() - this.#start) / 1000;
   }
 
-  /** The run as one line: its steps' critical path, whose sum no faster step elsewhere would shorten. */
+  /** Takes what is shown of running steps off the screen, for somebody else's words. */
+  settle(): void {
+    this.#progress.settle();
+  }
+
+  /** The run in brackets: its seconds, and its critical path, whose sum no faster step elsewhere would shorten. */
   line(): string {
-    const path = criticalPath(this.#steps).map(({ name, work }) => `${name} ${work.toFixed(1)}`);
-    return `${this.seconds.toFixed(1)} s${path.length > 1 ? `: ${path.join(" > ")}` : ""}`;
+    if (this.#steps.length === 0) return "";
+    const path = criticalPath(this.#steps.filter(({ work }) => work >= NOTICED)).map(
+      ({ name, work }) => `${name} ${work.toFixed(1)}`,
+    );
+    return ` (${this.seconds.toFixed(1)} s${path.length > 1 ? `: ${path.join(" > ")}` : ""})`;
   }
 
   /** The run as a Markdown table, with `conclusion` under it. */

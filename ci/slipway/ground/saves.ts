@@ -1,33 +1,43 @@
-/** Saves of the files that make a version, for `watch`. */
-import { watch } from "node:fs";
+/** Saves of the project's files, for `watch`. */
+import { readdirSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
+import { digestOfFiles } from "./files.ts";
 
-/** What makes a version or proves one. The pipeline itself is not among it: what runs is already loaded. */
-export const watched = ["src", "test", "k8s", "package.json", "bun.lock", "tsconfig.json"];
 /** Milliseconds without a further change after which a save counts as ended: editors write in several steps. */
 const QUIET_MS = 40;
+/** What no save of a person's touches, and what is written all the time. */
+const ignored =
+  /(^|\/)(node_modules|\.git|dist)(\/|$)|\.tar(\.part)?$|\.cdx\.json(\.part)?$|\.bun-build$|~$|\.swp$/;
 
 /**
  * The time of each save, in milliseconds since 1970, and first of all now. Saves that come while the one before is still
- * worked on are one.
+ * worked on are one; one that leaves every file as it was is none.
  *
+ * @param root what is below it is watched, but for what is built or installed
  * @param onSave called at once, also while the one before is still worked on
  */
 export async function* savesIn(
-  project: string,
+  root: string,
   signal: AbortSignal,
   onSave: () => void,
 ): AsyncGenerator<number> {
   let first: number | undefined = Date.now();
   let last = 0;
+  let digest = "";
   let wake = () => {};
-  const changed = () => {
+  const changed = (_: unknown, name: string | null) => {
+    if (name === null || ignored.test(name)) return;
     last = Date.now();
     first ??= last;
     onSave();
     wake();
   };
-  const watchers = watched.map((path) => watch(join(project, path), { recursive: true }, changed));
+  const watchers: FSWatcher[] = [watch(root, changed)];
+  // Not the whole tree: node_modules alone may have more directories than the system lets one watch.
+  for (const entry of readdirSync(root, { withFileTypes: true })) {
+    if (!entry.isDirectory() || ignored.test(entry.name)) continue;
+    watchers.push(watch(join(root, entry.name), { recursive: true }, changed));
+  }
   signal.addEventListener("abort", () => wake(), { once: true });
   try {
     while (!signal.aborted) {
@@ -38,6 +48,9 @@ export async function* savesIn(
       } else {
         const saved = first;
         first = undefined;
+        const now = await digestOfFiles(root, signal);
+        if (now === digest) continue;
+        digest = now;
         yield saved;
       }
     }

@@ -6,9 +6,11 @@
  */
 import { closeSync, openSync, readdirSync, readSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
+import { sha256 } from "../ground/hash.ts";
+import type { Service } from "../ground/service.ts";
 import type { Built } from "./build.ts";
 import { explainDiskError } from "../ground/errors.ts";
-import { image, layers } from "./image.ts";
+import { describeImage, layers } from "./image.ts";
 import { readTar, tarEnd, tarHeader, tarPadding, type TarEntry } from "./tar.ts";
 
 /** How layers are packed: `none` for an import on this machine, `fast` and `high` for a way that costs per byte. */
@@ -22,6 +24,7 @@ export type Compression = (typeof compressions)[number];
 export const levels = { fast: 3, high: 22 } as const;
 
 export interface ArchiveOptions extends Pick<Built, "platform"> {
+  service: Service;
   /** The directory with a tree for each layer. */
   dist: string;
   /** Names in the archive, `helloapp:<id>`. */
@@ -55,8 +58,9 @@ export async function writeArchive(output: string, options: ArchiveOptions): Pro
 
 async function writeContent(
   file: number,
-  { platform, dist, names, revision, compression = "none" }: ArchiveOptions,
+  { service, platform, dist, names, revision, compression = "none" }: ArchiveOptions,
 ): Promise<void> {
+  const image = describeImage(service);
   let at = 0;
   const write = (bytes: Uint8Array) => {
     // One write() may take less than all of it, on a disk that is nearly full for example.
@@ -118,10 +122,10 @@ async function writeContent(
     rootfs: { type: "layers", diff_ids: digests.map((digest) => `sha256:${digest}`) },
     history: layers.map((layer) => ({
       created: "1970-01-01T00:00:00Z",
-      created_by: `bun run build: dist/${layer}`,
+      created_by: `slipway build: dist/${layer}`,
     })),
   });
-  const configName = `${new Bun.CryptoHasher("sha256").update(config).digest("hex")}.json`;
+  const configName = `${sha256(config)}.json`;
   add(configName, config);
   const manifest = [{ Config: configName, RepoTags: names, Layers: digests.map(nameOf) }];
   add("manifest.json", JSON.stringify(manifest));

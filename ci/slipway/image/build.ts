@@ -1,26 +1,22 @@
 /**
- * `bun run build`: compiles the service and lays the image's files out under dist/, once for everyone.
+ * Compiles the service and lays the image's files out under dist/, once for everyone.
  *
  *     dist/runtime/   the loader and the C library       layer 1
  *     dist/app/       the binary                         layer 2
  *     dist/image.json id and platform
  *     dist/sbom.cdx.json  what the image is made of, see sbom.ts
- *     dist/helloapp.map  the binary's source map, for debuggers; not in the image
+ *     dist/NAME.map       the binary's source map, for debuggers; not in the image
  *
  * Modes and times are fixed here, owners when root builds, so that a layer made from a tree is the same wherever and
  * whenever it is made.
- *
- *     bun ci/build.ts [DIRECTORY] [--id] [--root ROOT]
- *
- * DIRECTORY is built into instead of dist/; `--id` prints the id and builds nothing; ROOT is a system of another architecture,
- * with /usr/local/bin/bun as the base image has it, to take libraries and Bun from.
  */
 import { chmod, chown, copyFile, mkdir, readdir, rename, rm, utimes } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
-import { parseArgs } from "node:util";
+import { dirname, join } from "node:path";
+import type { Service } from "../ground/service.ts";
 import { readElf } from "./elf.ts";
-import { compile, findRuntime, image, imageId, layers, ownArchitecture, runtimeIn } from "./image.ts";
-import type { Platform, Runtime } from "./image.ts";
+import { compile, describeImage, findRuntime, layers, type Runtime } from "./image.ts";
+import { ownArchitecture, type Platform } from "./platform.ts";
+import { bundling, explain, imageId, inputsOf } from "./inputs.ts";
 import { bundledPackages, loadLibrary, makeSbom, SBOM, type BundledPackage } from "./sbom.ts";
 
 export interface Built {
@@ -31,22 +27,22 @@ export interface Built {
 /**
  * Builds into `dist`, which is replaced as a whole: a build that fails leaves the one before.
  *
- * @param project the directory with package.json
  * @param runtime what to build for; default: this machine
- * @throws {AggregateError} of the compiler's messages when the source does not compile
+ * @throws {PipelineError} "change", with the compiler's messages as output, when the source does not compile
  */
-export async function build(project: string, dist: string, runtime = findRuntime()): Promise<Built> {
-  const built = { id: await imageId(project, runtime), platform: runtime.platform };
+export async function build(service: Service, dist: string, runtime = findRuntime()): Promise<Built> {
+  const inputs = await inputsOf(service);
+  const built = { id: await imageId(service, runtime, inputs), platform: runtime.platform };
   const part = `${dist}.part-${process.pid}`;
   try {
     const [packages] = await Promise.all([
-      compileBinary(project, built.id, runtime, part),
+      compileBinary(service, { id: built.id, own: inputs.own }, runtime, part),
       // While the compiler is at work in threads of its own.
       loadLibrary(),
       layOutRuntime(runtime, join(part, "runtime")),
     ]);
     for (const layer of layers) await normalise(join(part, layer));
-    await Bun.write(join(part, SBOM), await makeSbom({ id: built.id, packages, runtime }));
+    await Bun.write(join(part, SBOM), await makeSbom(service, { id: built.id, packages, runtime }));
     await Bun.write(join(part, "image.json"), JSON.stringify(built) + "\n");
     await rm(dist, { recursive: true, force: true });
     await rename(part, dist);
@@ -58,36 +54,34 @@ export async function build(project: string, dist: string, runtime = findRuntime
 
 /** @returns the packages that the binary bundles */
 async function compileBinary(
-  project: string,
-  id: string,
+  service: Service,
+  given: { id: string; own: string[] },
   { bun, platform: { architecture } }: Runtime,
   part: string,
 ): Promise<BundledPackage[]> {
-  const { entrypoint, autoloadBunfig, autoloadDotenv, ...options } = compile;
-  const outfile = join(part, "app", image.binary);
-  const { metafile } = await Bun.build({
-    ...options,
-    metafile: true,
-    entrypoints: [join(project, entrypoint)],
-    root: project,
-    target: "bun",
-    define: { BUILD_ID: JSON.stringify(id), "process.env.NODE_ENV": '"production"' },
-    compile: {
-      outfile,
-      autoloadBunfig,
-      autoloadDotenv,
-      ...(architecture !== ownArchitecture && {
-        target: architecture === "arm64" ? "bun-linux-arm64" : "bun-linux-x64",
-        executablePath: bun,
-      }),
-    },
-  });
+  const { autoloadBunfig, autoloadDotenv } = compile;
+  const { binary } = describeImage(service);
+  const outfile = join(part, "app", binary);
+  const { metafile } = await explain(() =>
+    Bun.build({
+      ...bundling(service, given),
+      compile: {
+        outfile,
+        autoloadBunfig,
+        autoloadDotenv,
+        ...(architecture !== ownArchitecture && {
+          target: architecture === "arm64" ? ("bun-linux-arm64" as const) : ("bun-linux-x64" as const),
+          executablePath: bun,
+        }),
+      },
+    }),
+  );
   const made = readElf(outfile);
   if (made.architecture !== architecture) {
     throw new Error(`the compiler made a binary for ${made.architecture}, not for ${architecture}`);
   }
   for (const name of await readdir(dirname(outfile))) {
-    if (name.endsWith(".map")) await rename(join(dirname(outfile), name), join(part, `${image.name}.map`));
+    if (name.endsWith(".map")) await rename(join(dirname(outfile), name), join(part, `${service.name}.map`));
   }
   return bundledPackages(metafile!);
 }
@@ -110,20 +104,4 @@ async function normalise(path: string): Promise<void> {
   await chmod(path, 0o755);
   if (process.getuid?.() === 0) await chown(path, 0, 0);
   await utimes(path, 0, 0);
-}
-
-if (import.meta.main) {
-  const project = join(import.meta.dir, "../../..");
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: { id: { type: "boolean" }, root: { type: "string" } },
-  });
-  const runtime = runtimeIn(values.root);
-  if (values.id) {
-    console.log(await imageId(project, runtime));
-  } else {
-    const dist = resolve(positionals[0] ?? join(project, "dist"));
-    const { id } = await build(project, dist, runtime);
-    console.log(`${image.name}:${id}`);
-  }
 }

@@ -5,6 +5,7 @@
 import { gunzipSync } from "node:zlib";
 import { isPacked, readArchive, type Archive } from "./archive.ts";
 import { PipelineError } from "../ground/errors.ts";
+import { digestOf, sha256 } from "../ground/hash.ts";
 import { layers as layerNames } from "./image.ts";
 import { listTar, type TarEntry } from "./tar.ts";
 
@@ -75,10 +76,10 @@ function readLayer(name: string, promised: string, stored: Uint8Array): Layer {
   try {
     bytes = decompress(stored);
     const entries = listTar(`the tar of ${name}`, bytes);
-    return { name, promised, diffId: `sha256:${sha256(bytes)}`, bytes, entries };
+    return { name, promised, diffId: digestOf(bytes), bytes, entries };
   } catch (error) {
     const damage = `${name} cannot be read: ${(error as Error).message}`;
-    return { name, promised, diffId: `sha256:${sha256(bytes)}`, bytes, entries: [], damage };
+    return { name, promised, diffId: digestOf(bytes), bytes, entries: [], damage };
   }
 }
 
@@ -231,10 +232,6 @@ export function firstDifference(one: Uint8Array, other: Uint8Array): number | un
 /** A digest as people read it: without the algorithm, 12 hex digits. */
 export function short(digest: string): string {
   return digest.replace(/^sha256:/, "").slice(0, 12);
-}
-
-export function sha256(bytes: Uint8Array): string {
-  return new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
 }
 
 /** 1234567 -> 1,234,567, whatever the locale. */

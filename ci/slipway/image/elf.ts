@@ -5,7 +5,7 @@
  * 4 and 5; only 64-bit little-endian files, which is what Bun is built for.
  */
 import { closeSync, openSync, readSync } from "node:fs";
-import type { Architecture } from "./image.ts";
+import type { Architecture } from "./platform.ts";
 
 export interface Elf {
   architecture: Architecture;

@@ -1,29 +1,43 @@
 /**
- * What the image is: its two layers, entrypoint, user, environment, labels, name and id.
+ * What the image is: its two layers, entrypoint, user, environment, labels and name; and the runtime that it brings.
  *
- * The image is the binary: a compiled Bun service and the C library that it links. Nobody describes it twice: `bun run
- * build` lays its files out under dist/, the Dockerfile and the engines only pick them up. (The Dockerfile has to
- * repeat the settings below, because it cannot read them; a test compares the two.)
+ * The image is the binary: a compiled Bun service and the C library that it links. Nobody describes it twice: the build
+ * lays its files out under dist/, the Dockerfile and the engines only pick them up. (The Dockerfile has to repeat the
+ * settings below, because it cannot read them; `init --check` and a test compare the two.)
  */
-import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
-import { name, version } from "../../../package.json";
+import type { Service } from "../ground/service.ts";
 import { readElf } from "./elf.ts";
+import type { Platform } from "./platform.ts";
 
-export const image = {
-  name,
+export interface Image {
+  name: string;
   /** Where the binary stands in the image. */
-  binary: `/${name}`,
+  binary: string;
   /** uid and gid; numeric, so that Kubernetes can check runAsNonRoot without an /etc/passwd. */
-  user: "65532:65532",
-  env: { NODE_ENV: "production" },
-  port: "8080/tcp",
-  labels: {
-    "org.opencontainers.image.title": name,
-    "org.opencontainers.image.version": version,
-    "org.opencontainers.image.licenses": "MIT",
-  },
-};
+  user: string;
+  env: Record<string, string>;
+  port: string;
+  labels: Record<string, string>;
+}
+
+/** The image of a service. */
+export function describeImage({ name, version, license, port }: Service): Image {
+  return {
+    name,
+    binary: `/${name}`,
+    user: "65532:65532",
+    // A service that asks for $PORT gets the one that the manifests probe.
+    env: { NODE_ENV: "production", PORT: String(port) },
+    port: `${port}/tcp`,
+    labels: {
+      "org.opencontainers.image.title": name,
+      "org.opencontainers.image.version": version,
+      ...(license && { "org.opencontainers.image.licenses": license }),
+    },
+  };
+}
 
 /**
  * Options of the compiler. They are an input of the id: change one, and the image has another name.
@@ -31,28 +45,18 @@ export const image = {
  * Dotenv and bunfig are off because either would run code that stands in the working directory.
  */
 export const compile = {
-  entrypoint: "src/main.ts",
   minify: true,
   bytecode: true,
   // An uncaught error then prints a line of the source, not kilobytes of minified text.
   sourcemap: "linked",
-  format: "cjs",
+  // Takes top-level await, also a dependency's, and starts no later than "cjs".
+  format: "esm",
   autoloadDotenv: false,
   autoloadBunfig: false,
 } as const;
 
 /** The layers, in order. The first changes with the base system, the second with the source. */
 export const layers = ["runtime", "app"] as const;
-
-export type Architecture = "amd64" | "arm64";
-
-export interface Platform {
-  os: "linux";
-  architecture: Architecture;
-}
-
-/** This machine's. */
-export const ownArchitecture: Architecture = process.arch === "arm64" ? "arm64" : "amd64";
 
 export interface Runtime {
   platform: Platform;
@@ -102,30 +106,4 @@ export function findRuntime(bun: string = process.execPath, root = "/"): Runtime
 /** The runtime of another system, laid out as the base image is; without `root`, this machine's. */
 export function runtimeIn(root: string | undefined): Runtime {
   return root === undefined ? findRuntime() : findRuntime(join(root, "usr/local/bin/bun"), root);
-}
-
-/**
- * The image's id: the first 12 hex digits of SHA-256 over all that goes in. Same inputs, same id, same bytes; it is
- * known before anything is built.
- *
- * Goes in: src/ (path and content), package.json, bun.lock, the compiler's options, which Bun, the runtime's files,
- * the platform. Does not: the git commit, tests, documentation; a change there deploys nothing.
- */
-export async function imageId(project: string, runtime: Runtime): Promise<string> {
-  const sources = await Array.fromAsync(new Bun.Glob("src/**").scan({ cwd: project, dot: true }));
-  const inputs: [path: string, file: string][] = [
-    ...[...sources, "package.json", "bun.lock"].map((path): [string, string] => [path, join(project, path)]),
-    ...runtime.files,
-  ];
-  const hash = new Bun.CryptoHasher("sha256");
-  const settings = { compile, image, platform: runtime.platform, bun: [Bun.version, runtime.bunBuildId] };
-  hash.update(JSON.stringify(settings));
-  // Sorted by code unit: a locale must not change the id. Lengths are hashed too, so that no two lists look the same.
-  for (const [path, file] of inputs.sort(([a], [b]) => (a < b ? -1 : 1))) {
-    // One after the other and without a promise each: of thousands of small files that is the quickest.
-    const content = readFileSync(file);
-    hash.update(`\n${path}\0${content.length}\0`);
-    hash.update(content);
-  }
-  return hash.digest("hex").slice(0, 12);
 }

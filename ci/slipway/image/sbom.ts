@@ -6,11 +6,11 @@
  * Format: CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/. The same image has the same bill, byte for byte: sorted,
  * without the time, and with a serial number that is made from the id.
  */
-import { closeSync, openSync, readSync } from "node:fs";
 import { copyFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import packageJson from "../../../package.json";
 import { explainDiskError } from "../ground/errors.ts";
+import { sha256OfFile } from "../ground/hash.ts";
+import type { Service } from "../ground/service.ts";
 import type { Runtime } from "./image.ts";
 import { identifyLibc, purl } from "./libc.ts";
 
@@ -18,7 +18,7 @@ import { identifyLibc, purl } from "./libc.ts";
 export const SBOM = "sbom.cdx.json";
 
 /** Not pkg:oci: that takes the image's digest, which the push decides on. */
-const ownPurl = purl("generic", [packageJson.name], packageJson.version);
+const ownPurl = ({ name, version }: Service) => purl("generic", [name], version);
 
 /** A package whose code the bundler has put into the binary. */
 export interface BundledPackage {
@@ -37,7 +37,7 @@ export interface Materials {
 }
 
 /** @returns the SBOM as JSON */
-export async function makeSbom({ id, packages, runtime }: Materials): Promise<string> {
+export async function makeSbom(service: Service, { id, packages, runtime }: Materials): Promise<string> {
   // No hash of the binary: it would take as long again as the rest, and the id says which one it is.
   // Loaded only here: it takes some 30 ms, in parts. As a whole it would take three times that.
   const [{ Enums, Models, Spec, SPDX, Serialize }, tool, libc] = await Promise.all([
@@ -57,7 +57,7 @@ export async function makeSbom({ id, packages, runtime }: Materials): Promise<st
   const hashes = (sha256: string) => new Models.HashDictionary([[Enums.HashAlgorithm["SHA-256"], sha256]]);
   const properties = (values: Record<string, string>) =>
     new Models.PropertyRepository(
-      Object.entries(values).map(([key, value]) => new Models.Property(`${packageJson.name}:${key}`, value)),
+      Object.entries(values).map(([key, value]) => new Models.Property(`${service.name}:${key}`, value)),
     );
   const component = (
     type: keyof typeof Enums.ComponentType,
@@ -65,12 +65,12 @@ export async function makeSbom({ id, packages, runtime }: Materials): Promise<st
     options: ConstructorParameters<typeof Models.Component>[2] = {},
   ) => new Models.Component(Enums.ComponentType[type], name, { bomRef: options.purl ?? name, ...options });
 
-  const { name, version, description, license } = packageJson;
+  const { name, version, description, license } = service;
   const app = component("Application", name, {
     version,
-    description,
+    ...(description && { description }),
     licenses: licenses(license),
-    purl: ownPurl,
+    purl: ownPurl(service),
     properties: properties({ "image-id": id, platform: Object.values(runtime.platform).join("/") }),
   });
   const bundled = packages.map(({ name, version, license }) => {
@@ -98,7 +98,7 @@ export async function makeSbom({ id, packages, runtime }: Materials): Promise<st
     ]),
   });
   const files = [...runtime.files].map(([path, source]) =>
-    component("File", path, { hashes: hashes(sha256(source)) }),
+    component("File", path, { hashes: hashes(sha256OfFile(source)) }),
   );
   const ofLibc = ({ name }: { name: string }) => libc?.files.has(name) ?? false;
   const library =
@@ -116,7 +116,7 @@ export async function makeSbom({ id, packages, runtime }: Materials): Promise<st
   for (const { bomRef } of linked) platform.dependencies.add(bomRef);
 
   const bom = new Models.Bom({
-    serialNumber: serialNumber(id),
+    serialNumber: serialNumber(service, id),
     metadata: new Models.Metadata({
       component: app,
       lifecycles: new Models.LifecycleRepository([Enums.LifecyclePhase.Build]),
@@ -171,19 +171,6 @@ export async function bundledPackages({
   return [...found].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, value]) => value);
 }
 
-/** SHA-256 of a file, in hex. In pieces that stay in the processor's cache: a stream takes a quarter longer. */
-export function sha256(path: string): string {
-  const hash = new Bun.CryptoHasher("sha256");
-  const piece = new Uint8Array(1 << 18);
-  const file = openSync(path, "r");
-  try {
-    for (let got: number; (got = readSync(file, piece)) > 0;) hash.update(piece.subarray(0, got));
-  } finally {
-    closeSync(file);
-  }
-  return hash.digest("hex");
-}
-
 /** Where the SBOM of an archive lies: beside it, `helloapp.cdx.json` of `helloapp.tar`. */
 export function sbomBeside(archive: string): string {
   return `${archive.replace(/\.tar$/, "")}.cdx.json`;
@@ -208,14 +195,14 @@ export async function placeSbom(dist: string, archive: string): Promise<void> {
 }
 
 /** Whether an SBOM lies beside an archive and is the one of this id. */
-export async function hasSbom(archive: string, id: string): Promise<boolean> {
+export async function hasSbom(service: Service, archive: string, id: string): Promise<boolean> {
   const found = await Bun.file(sbomBeside(archive))
     .json()
     .catch(() => undefined);
-  return found?.serialNumber === serialNumber(id);
+  return found?.serialNumber === serialNumber(service, id);
 }
 
 /** The serial number of an image's SBOM: a UUID of version 5, which is a hash of a name. */
-function serialNumber(id: string): string {
-  return `urn:uuid:${Bun.randomUUIDv5(`${ownPurl}#${id}`, "url")}`;
+function serialNumber(service: Service, id: string): string {
+  return `urn:uuid:${Bun.randomUUIDv5(`${ownPurl(service)}#${id}`, "url")}`;
 }

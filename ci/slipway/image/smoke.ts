@@ -2,12 +2,12 @@
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { app } from "../app.ts";
 import { readArchive, readLayer } from "./archive.ts";
 import { ask } from "../cluster/verify.ts";
 import { readElf } from "./elf.ts";
 import { PipelineError } from "../ground/errors.ts";
-import { image } from "./image.ts";
+import type { Service } from "../ground/service.ts";
+import { describeImage } from "./image.ts";
 import { readTar } from "./tar.ts";
 
 /**
@@ -19,11 +19,11 @@ import { readTar } from "./tar.ts";
  * @throws {PipelineError} "change" when the binary does not start, is another build, or loads a library that is not in
  * the image; "surroundings" when the image was made for another system
  */
-export async function smoke(archive: string, id: string): Promise<void> {
-  const root = await mkdtemp(join(tmpdir(), `${app.name}-smoke-`));
+export async function smoke(service: Service, archive: string, id: string): Promise<void> {
+  const root = await mkdtemp(join(tmpdir(), `${service.name}-smoke-`));
   try {
     await unpack(archive, root);
-    const binary = join(root, image.binary);
+    const binary = join(root, describeImage(service).binary);
     const loader = readElf(binary).interpreter!;
     const same = await sameFile(loader, join(root, loader));
     if (!same) {
@@ -31,11 +31,11 @@ export async function smoke(archive: string, id: string): Promise<void> {
         "surroundings",
         `the image brings another C library than this machine's: not run here`,
         {
-          hint: "`podman load -i helloapp.tar` and `podman run` try it.",
+          hint: `\`podman load -i ${archive}\` and \`podman run\` try it.`,
         },
       );
     }
-    await runOnce(binary, { root, loader, id });
+    await runOnce(service, binary, { root, loader, id });
   } finally {
     await rm(root, { recursive: true });
   }
@@ -66,6 +66,7 @@ async function sameFile(a: string, b: string): Promise<boolean> {
 }
 
 async function runOnce(
+  service: Service,
   binary: string,
   { root, loader, id }: { root: string; loader: string; id: string },
 ): Promise<void> {
@@ -76,8 +77,8 @@ async function runOnce(
   const child = Bun.spawn([binary], {
     cwd: "/",
     env: {
-      ...image.env,
-      ...app.smoke,
+      ...describeImage(service).env,
+      ...service.smoke,
       PORT: String(port),
       LD_LIBRARY_PATH: [...new Set(libraries)].join(":"),
     },
@@ -90,7 +91,7 @@ async function runOnce(
   const failed = (message: string, output = "") =>
     new PipelineError("change", `smoke test: ${message}`, { output });
   try {
-    const answer = await firstAnswer(`http://127.0.0.1:${port}${app.versionPath}`, child);
+    const answer = await firstAnswer(`http://127.0.0.1:${port}${service.versionPath}`, child);
     if (child.exitCode !== null) {
       throw failed("the binary ended before it answered", await new Response(child.stderr).text());
     }

@@ -42,10 +42,23 @@ export interface Use {
   start: number | undefined;
 }
 
+/** Of slipway's own repository; a service has them from the package. */
 const PINS = "ci/slipway/pins/pins.ts";
-const paths = ["Dockerfile", "README.md", "package.json", "bun.lock", ".ci/run", PINS];
-const workflows = /^\.github\//;
-const commands = /^(README\.md|\.ci\/run|\.github\/.*)$/;
+const TEMPLATES = "ci/slipway/init/templates/";
+const manifests = ["package.json", "ci/slipway/package.json"];
+const paths = [
+  "Dockerfile",
+  "README.md",
+  "ci/slipway/README.md",
+  ...manifests,
+  "bun.lock",
+  "bunfig.toml",
+  ".ci/run",
+  PINS,
+];
+/** Those that run, and those that `init` writes. */
+const workflows = /^(ci\/slipway\/init\/templates\/)?\.github\//;
+const commands = /^((ci\/slipway\/)?README\.md|\.ci\/run|\.github\/.*)$/;
 
 const version = { form: /^\d+\.\d+\.\d+(-[\w.]+)?$/, like: "a version, 1.2.3" };
 const sha512 = { form: /^sha512-[A-Za-z\d+/]{86}==$/, like: "a SHA-512 in base64" };
@@ -120,9 +133,10 @@ export const pin = {
 
 /** Reads what is there of the files: an image build has neither README nor workflows, and then they are not checked. */
 export async function readProject(root: string): Promise<Project> {
-  const glob = new Bun.Glob(".github/**/*.{yml,yaml}").scan({ cwd: root, dot: true });
+  const globs = [".github/**/*.{yml,yaml}", `${TEMPLATES}.github/**`].map((glob) => new Bun.Glob(glob));
+  const found = globs.flatMap((glob) => [...glob.scanSync({ cwd: root, dot: true })]);
   const project: Project = new Map();
-  for (const path of [...paths, ...(await Array.fromAsync(glob)).sort()]) {
+  for (const path of [...paths, ...found.sort()]) {
     const file = Bun.file(join(root, path));
     if (await file.exists()) project.set(path, await file.text());
   }
@@ -134,17 +148,28 @@ export function pinsOf(project: Project): Pin[] {
   return [...Object.values<Pin>(pin), ...npmPins(project), ...actionPins(project)];
 }
 
+/** None where the project does not say that it wants exact versions. */
 function npmPins(project: Project): Pin[] {
-  const { dependencies, devDependencies } = JSON.parse(project.get("package.json") ?? "{}") as {
+  if (!/^exact = true/m.test(project.get("bunfig.toml") ?? "")) return [];
+  return manifests.flatMap((manifest) => npmPinsOf(manifest, project));
+}
+
+function npmPinsOf(manifest: string, project: Project): Pin[] {
+  const { dependencies, devDependencies } = JSON.parse(project.get(manifest) ?? "{}") as {
     [list: string]: Record<string, string> | undefined;
   };
-  return Object.keys({ ...dependencies, ...devDependencies }).map((name) => ({
+  // A member of the workspace has no version here.
+  const wanted = Object.entries({ ...dependencies, ...devDependencies }).filter(
+    ([, value]) => !value.startsWith("workspace:"),
+  );
+  return wanted.map(([name]) => ({
     name: `npm ${name}`,
     ...version,
     places: [
-      { file: "package.json", pattern: new RegExp(`^ +"${escaped(name)}": "([^"]*)"`) },
+      { file: manifest, pattern: new RegExp(`^ +"${escaped(name)}": "([^"]*)"`) },
       // What was asked for, and what that became.
-      { file: "bun.lock", pattern: new RegExp(`^ +"${escaped(name)}": "([^"]*)"`) },
+      // A peer's is a range.
+      { file: "bun.lock", pattern: new RegExp(`^ +"${escaped(name)}": "(?!\\^)([^"]*)"`) },
       { file: "bun.lock", pattern: new RegExp(`^ +"${escaped(name)}": \\["${escaped(name)}@([^"]*)"`) },
     ],
   }));
@@ -176,9 +201,9 @@ export function usesOf({ places }: Pin, project: Project): Use[] {
     [...project].flatMap(([path, text]): Use[] => {
       if (typeof file === "string" ? path !== file : !file.test(path)) return [];
       const matches = [...text.matchAll(new RegExp(pattern, "dgm"))];
-      // What a workflow computes, ${{ … }}, is no pin.
+      // What a workflow computes, ${{ … }}, is no pin; nor is what `init` will fill in.
       const found = matches.flatMap((match): Use[] => {
-        if (match[1]?.startsWith("${{")) return [];
+        if (/^(\$\{\{|__)/.test(match[1] ?? "")) return [];
         const start = match.indices![1]?.[0];
         const line = text.slice(0, start ?? match.index).split("\n").length;
         return [{ place: `${path}:${line}`, file: path, value: match[1], start }];
@@ -199,7 +224,10 @@ export function valueOf(wanted: Pin, project: Project): string {
 /** What is wrong with the project's pins, a sentence for each; an empty list: all places agree. */
 export function findings(project: Project): string[] {
   return pinsOf(project).flatMap((one) => {
-    const places = Map.groupBy(usesOf(one, project), ({ value }) => value?.replace(/\s+/g, " "));
+    const uses = usesOf(one, project);
+    // A service has not all that slipway's own repository has.
+    if (uses.length === 0) return [];
+    const places = Map.groupBy(uses, ({ value }) => value?.replace(/\s+/g, " "));
     const said = [...places].map(([value, at]) => {
       const where = at.map(({ place }) => place).join(", ");
       return { value, where, text: `${value === undefined ? "missing" : `"${value}"`} in ${where}` };

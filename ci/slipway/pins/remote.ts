@@ -3,9 +3,10 @@
  *
  * npm packages are not among them: `bun install --frozen-lockfile` compares each with bun.lock wherever it installs.
  */
-import { digestOf } from "../registry/push.ts";
+import { digestUnder } from "../registry/push.ts";
 import { downloadIfThere, type DownloadOptions } from "../ground/download.ts";
 import { PipelineError } from "../ground/errors.ts";
+import { sha256 as sha256Of } from "../ground/hash.ts";
 import { commitOf, hasRelease } from "./github.ts";
 import { packageVersion } from "./npm.ts";
 import { pins } from "./pins.ts";
@@ -27,7 +28,7 @@ export async function askRemote(project: Project, options: DownloadOptions = {})
     return compare(found?.dist.integrity, of(integrity));
   };
   const checks: [Pin, () => Promise<Pick<Answer, "holds" | "text">>][] = [
-    [pin.baseImage, async () => compare(await digestOf(of(pin.baseImage), registryOptions(options)))],
+    [pin.baseImage, async () => compare(await digestUnder(of(pin.baseImage), registryOptions(options)))],
     [pin.bunForAmd64, () => npm(pin.bunForAmd64, pins.bunFor.amd64.package)],
     [pin.bunForArm64, () => npm(pin.bunForArm64, pins.bunFor.arm64.package)],
     [
@@ -49,7 +50,7 @@ export async function askRemote(project: Project, options: DownloadOptions = {})
       pin.k3sScriptSha256,
       async () => {
         const script = await downloadIfThere(of(pin.k3sScript), options);
-        const sha256 = script && new Bun.CryptoHasher("sha256").update(script).digest("hex");
+        const sha256 = script && sha256Of(script);
         return compare(sha256, of(pin.k3sScriptSha256));
       },
     ],

@@ -5,6 +5,7 @@
 import type { DownloadOptions } from "../ground/download.ts";
 import { download } from "../ground/download.ts";
 import { PipelineError } from "../ground/errors.ts";
+import { sha256 as sha256Of } from "../ground/hash.ts";
 import { commitOf, fileAt, hasRelease, newestRelease } from "./github.ts";
 import { packageVersion } from "./npm.ts";
 import { pins } from "./pins.ts";
@@ -42,7 +43,7 @@ async function renewK3s([given]: string[], options: DownloadOptions): Promise<Va
   const tag = wellFormed(pin.k3s, given ?? (await newestRelease(repository, options)));
   const commit = await commitAt(repository, tag, options);
   const url = fileAt(repository, commit, "install.sh");
-  const sha256 = new Bun.CryptoHasher("sha256").update(await download(url, options)).digest("hex");
+  const sha256 = sha256Of(await download(url, options));
   const published = new TextDecoder().decode(
     await download(fileAt(repository, commit, "install.sh.sha256sum"), options),
   );

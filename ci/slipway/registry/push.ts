@@ -4,52 +4,20 @@
  * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md. Layers go
  * compressed with zstd: half the size of a layer, in a quarter of gzip's time.
  */
-import { app } from "../app.ts";
 import { isPacked, levels, readArchive, type Archive } from "../image/archive.ts";
 import { PipelineError } from "../ground/errors.ts";
+import { digestOf as digestOfBytes } from "../ground/hash.ts";
 import type { TarEntry } from "../image/tar.ts";
 import { attachSbom } from "./referrer.ts";
-import {
-  digestBytes,
-  isLoopback,
-  ociTypes,
-  Repository,
-  type Descriptor,
-  type Manifest,
-  type Reference,
-  type RegistryOptions,
-} from "./repository.ts";
+import { parseReference } from "./reference.ts";
+import { ociTypes, Repository, type Descriptor, type Manifest } from "./repository.ts";
+import type { RegistryOptions } from "./transport.ts";
 
 const types = {
   manifest: ociTypes.manifest,
   config: "application/vnd.oci.image.config.v1+json",
   layer: "application/vnd.oci.image.layer.v1.tar+zstd",
 };
-
-/**
- * Takes `registry[:port]/path:tag` apart. The registry has to be there: a name without one means another place to every
- * tool. https for all, but for this machine itself; docker.io is the name of Docker Hub, not its address.
- *
- * @throws {PipelineError} "usage" when it is not of that form
- */
-export function parseReference(reference: string): Reference {
-  const name =
-    /^(\[[\da-fA-F:]+\]|[\w.-]+)(:\d+)?\/([a-z\d]+(?:(?:[._]|__|-+|\/)[a-z\d]+)*):(\w[\w.-]{0,127})$/;
-  const [, host = "", port = "", path = "", tag = ""] = name.exec(reference) ?? [];
-  const url = URL.parse(`https://${host}${port}`);
-  if (!url || (host !== "localhost" && !port && !/[.:]/.test(host))) {
-    // What is in front of an @ may be a password.
-    throw new PipelineError("usage", `"${reference.replace(/.*@/, "…@")}" is no REGISTRY[:PORT]/PATH:TAG`, {
-      hint: "For Docker Hub it is docker.io/NAME/IMAGE:TAG.",
-    });
-  }
-  if (/^(index\.)?docker\.io$/i.test(url.host)) {
-    const origin = "https://registry-1.docker.io";
-    return { registry: "docker.io", origin, path: path.includes("/") ? path : `library/${path}`, tag };
-  }
-  const origin = isLoopback(url.hostname) ? new URL(`http://${host}${port}`).origin : url.origin;
-  return { registry: `${host}${port}`, origin, path, tag };
-}
 
 export interface PushOptions extends RegistryOptions {
   /** The image's SBOM, which is attached to it; default: none is. */
@@ -75,6 +43,7 @@ export async function push(archive: string, reference: string, options: PushOpti
  *
  * Format: OCI image index, https://github.com/opencontainers/image-spec/blob/v1.1.0/image-index.md
  *
+ * @param name the image's, which each archive names with its id
  * @param repository `registry[:port]/path`, without a tag
  * @param options for each archive; `sbomOf` names the SBOM that is attached to it, default: none is
  * @param tags none: for a single archive, which then is all that is pushed
@@ -82,6 +51,7 @@ export async function push(archive: string, reference: string, options: PushOpti
  * @throws {PipelineError} as push(); "usage" too when two archives are for one platform
  */
 export async function pushIndex(
+  name: string,
   archives: string[],
   repository: string,
   tags: string[],
@@ -92,14 +62,14 @@ export async function pushIndex(
   for (const path of archives) {
     const archive = await read(path);
     const { os, architecture } = archive.config;
-    const [platform, id] = [`${os}/${architecture}`, idIn(archive)];
+    const [platform, id] = [`${os}/${architecture}`, idIn(name, archive)];
     const same = images.get(platform);
     if (same)
       throw new PipelineError(
         "usage",
         `${same.path} and ${path} are both for ${platform}: one of each platform`,
       );
-    if (!id) throw notAnArchive(path, `none of its names is ${app.name}:<id>`);
+    if (!id) throw notAnArchive(path, `none of its names is ${name}:<id>`);
     images.set(platform, { path, archive, id });
   }
   const platforms = [...images.keys()].sort();
@@ -112,13 +82,13 @@ export async function pushIndex(
       ...options,
       ...(sbom && { sbom }),
     });
-    options.say?.(`${platform} is ${app.name}:${id}, ${image.digest}`);
+    options.say?.(`${platform} is ${name}:${id}, ${image.digest}`);
     manifests.push({ ...image, platform: { architecture, os } });
   }
   if (tags.length === 0) return { digest: manifests[0]!.digest, platforms };
   const content = { schemaVersion: 2, mediaType: ociTypes.index, manifests };
   const index = new TextEncoder().encode(JSON.stringify(content));
-  const digest = digestBytes(index);
+  const digest = digestOfBytes(index);
   for (const tag of tags) {
     const at = new Repository(parseReference(`${repository}:${tag}`), "pull,push", options);
     const there = (await at.digest()) === digest;
@@ -129,8 +99,8 @@ export async function pushIndex(
 }
 
 /** The id in an archive's names. */
-function idIn({ names }: Archive): string | undefined {
-  const own = new RegExp(`^${app.name}:([0-9a-f]{12})$`);
+function idIn(name: string, { names }: Archive): string | undefined {
+  const own = new RegExp(`^${name}:([0-9a-f]{12})$`);
   return names.flatMap((name) => own.exec(name)?.[1] ?? [])[0];
 }
 
@@ -152,7 +122,7 @@ async function pushImage(
   const repository = new Repository(to, "pull,push", { ...options, signal });
   const send = async (what: string, mediaType: string, bytes: Uint8Array<ArrayBuffer>) => {
     signal.throwIfAborted();
-    const digest = digestBytes(bytes);
+    const digest = digestOfBytes(bytes);
     const sent = await repository.sendBlob(digest, bytes);
     options.say?.(`${what} (${(bytes.length / 1e6).toFixed(1)} MB) ${sent ? "sent" : "is there already"}`);
     return { mediaType, digest, size: bytes.length };
@@ -161,7 +131,7 @@ async function pushImage(
     const stored = await bytesOf(layer);
     const packed = isPacked(stored);
     const content = packed ? await Bun.zstdDecompress(stored) : stored;
-    if (digestBytes(content) !== config.rootfs.diff_ids[index])
+    if (digestOfBytes(content) !== config.rootfs.diff_ids[index])
       throw notAnArchive(archive, `its layer ${layer.path} is not what its config says`);
     const compressed = packed ? stored : await Bun.zstdCompress(content, { level: levels.fast });
     const what = `layer ${index + 1} of ${layers.length}`;
@@ -176,7 +146,7 @@ async function pushImage(
   try {
     const configBytes = await bytesOf(configEntry);
     const there = await repository.manifest();
-    if (there && (await isWhole(there.content, digestBytes(configBytes), repository))) {
+    if (there && (await isWhole(there.content, digestOfBytes(configBytes), repository))) {
       options.say?.(`${reference} is there already`);
       await attach(there.descriptor);
       return there.descriptor;
@@ -187,7 +157,7 @@ async function pushImage(
     ]);
     const content = { schemaVersion: 2, mediaType: types.manifest, config: sentConfig, layers: sentLayers };
     const manifest = new TextEncoder().encode(JSON.stringify(content));
-    const image = { mediaType: types.manifest, digest: digestBytes(manifest), size: manifest.length };
+    const image = { mediaType: types.manifest, digest: digestOfBytes(manifest), size: manifest.length };
     if (options.sbom !== undefined) {
       await repository.putManifest(manifest, types.manifest, image.digest);
       await attach(image);
@@ -207,7 +177,7 @@ async function pushImage(
  * @throws {PipelineError} "surroundings": registry not reached, credentials; "usage": reference
  * @throws the signal's reason when it was aborted
  */
-export async function digestOf(reference: string, options: RegistryOptions): Promise<string | undefined> {
+export async function digestUnder(reference: string, options: RegistryOptions): Promise<string | undefined> {
   return new Repository(parseReference(reference), "pull", options).digest();
 }
 

@@ -7,8 +7,9 @@
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pushing-manifests-with-subject.
  */
 import { PipelineError } from "../ground/errors.ts";
+import { digestOf } from "../ground/hash.ts";
 import { SBOM } from "../image/sbom.ts";
-import { digestBytes, ociTypes, type Descriptor, type Index, type Repository } from "./repository.ts";
+import { ociTypes, type Descriptor, type Index, type Repository } from "./repository.ts";
 
 const sbomType = "application/vnd.cyclonedx+json";
 
@@ -96,7 +97,7 @@ async function fallbackList(repository: Repository, subject: Descriptor): Promis
 }
 
 function describe(mediaType: string, bytes: Uint8Array): Descriptor {
-  return { mediaType, digest: digestBytes(bytes), size: bytes.length };
+  return { mediaType, digest: digestOf(bytes), size: bytes.length };
 }
 
 function encode(value: unknown): Uint8Array<ArrayBuffer> {

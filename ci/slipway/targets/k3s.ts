@@ -6,13 +6,13 @@
  */
 import { constants } from "node:fs";
 import { access, readFile } from "node:fs/promises";
-import { app } from "../app.ts";
-import { readArchive } from "../image/archive.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { onPath, run, type Result } from "../ground/process.ts";
+import type { Service } from "../ground/service.ts";
 import { connectApi, PATIENCE_SECONDS, type Api } from "../cluster/api.ts";
-import { nameOf, type KubeObject, type Node, type Service } from "../cluster/objects.ts";
+import { nameOf, type KubeObject, type KubeService, type Node } from "../cluster/objects.ts";
 import type { Target } from "../cluster/target.ts";
+import { checkArchive } from "./check.ts";
 
 /** Where k3s writes its kubeconfig. https://docs.k3s.io/cluster-access */
 const KUBECONFIG = "/etc/rancher/k3s/k3s.yaml";
@@ -23,6 +23,7 @@ export function hasK3s(): boolean {
 }
 
 export interface K3sOptions {
+  service: Service;
   /** Another kubeconfig than k3s's own. */
   kubeconfig?: string | undefined;
   /** Another context than that file's current one. */
@@ -41,6 +42,7 @@ export interface K3sOptions {
  * @throws {PipelineError} "surroundings": no k3s, no permission, no answer, more than one node, not this machine
  */
 export async function connectK3s({
+  service,
   kubeconfig = KUBECONFIG,
   context,
   url,
@@ -50,7 +52,7 @@ export async function connectK3s({
 }: K3sOptions): Promise<Target> {
   if (!hasK3s()) {
     throw new PipelineError("surroundings", "there is no k3s on this machine (no `k3s` on PATH)", {
-      hint: "Install it with `bun run k3s:install`, or make the archive alone with --target none.",
+      hint: "Install it with `slipway install-k3s`, or make the archive alone with --target none.",
     });
   }
   const root = process.getuid?.() === 0;
@@ -89,7 +91,7 @@ export async function connectK3s({
   };
 
   let first: ReturnType<typeof images> | undefined = images();
-  const connecting = connect({ kubectl: words, privilege: readable ? [] : sudo, signal });
+  const connecting = connect({ service, kubectl: words, privilege: readable ? [] : sudo, signal });
   const checked = async () => onlyNode(await askForNodes(await connecting, patienceSeconds));
   const [node] = await Promise.all([checked(), first]).catch(async (error) => {
     await (await connecting.catch(() => undefined))?.close();
@@ -103,15 +105,15 @@ export async function connectK3s({
       ...(readable ? [] : ["sudo"]),
       ...(kubeconfig === KUBECONFIG && !context ? words.slice(0, 2) : words),
     ],
-    overlay: app.overlays.k3s,
+    overlay: service.overlays.k3s,
     endpoint(manifests) {
-      if (url) return { url: new URL(app.versionPath, url).href };
-      const nodePort = nodePortUrl(address, manifests);
+      if (url) return { url: new URL(service.versionPath, url).href };
+      const nodePort = nodePortUrl(service, address, manifests);
       return { url: nodePort, open: (init) => fetch(nodePort, { ...init, proxy: false }) };
     },
 
     async find(id) {
-      const reference = `${app.name}:${id}`;
+      const reference = `${service.name}:${id}`;
       // The list that was read to see whether containerd answers is new enough for the first question.
       const there = await (first ?? images());
       first = undefined;
@@ -119,7 +121,7 @@ export async function connectK3s({
     },
 
     async deliver(archive, id) {
-      const reference = `${app.name}:${id}`;
+      const reference = `${service.name}:${id}`;
       await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
       const { code, stderr } = await importArchive([...ctr, "import"], archive, signal);
       if (code !== 0) throw containerdRefusal(`importing ${archive}`, stderr);
@@ -134,6 +136,7 @@ export async function connectK3s({
 
     async clean(kept) {
       const [there, keep] = await Promise.all([images(), kept()]);
+      const own = new RegExp(`^${containerdName(service.name)}:[0-9a-f]{12}$`);
       // Only what a pipeline has named: whoever imported helloapp:1 by hand may still want it.
       const ours = [...there.keys()].filter((name) => own.test(name));
       const gone = ours.filter((name) => !keep.has(name.slice(containerdName("").length)));
@@ -171,36 +174,22 @@ export function containerdName(name: string): string {
   return `docker.io/library/${name}`;
 }
 
-const own = new RegExp(`^${containerdName(app.name)}:[0-9a-f]{12}$`);
-
-/**
- * @throws {PipelineError} "surroundings" when `archive` is none, holds another image, or one for another architecture
- */
-export async function checkArchive(archive: string, name: string, architecture?: string): Promise<void> {
-  const found = await readArchive(archive).catch((error: Error) => error);
-  const wrong = (what: string) =>
-    new PipelineError("surroundings", `${archive} ${what}; nothing was changed`, {
-      hint: "Remove the file and run the command again: it will be built anew.",
-    });
-  if (!found) throw wrong("is not there");
-  if (found instanceof Error) throw wrong(`is no docker-archive (${found.message})`);
-  if (!found.names.includes(name)) throw wrong(`holds ${found.names.join(", ") || "no name"}, not ${name}`);
-  if (architecture && found.config.architecture !== architecture) {
-    throw wrong(`is for ${found.config.architecture}, and the node is ${architecture}`);
-  }
-}
-
 async function askForNodes(api: Api, timeoutSeconds: number): Promise<Node[]> {
   return api.list<Node>("/api/v1/nodes", {}, { timeoutSeconds });
 }
 
-function nodePortUrl(address: string, manifests: KubeObject[]): string {
-  const service = manifests.find((object) => nameOf(object) === `Service/${app.name}`) as Service | undefined;
+function nodePortUrl(
+  { name, overlays, versionPath }: Service,
+  address: string,
+  manifests: KubeObject[],
+): string {
+  const found = manifests.find((object) => nameOf(object) === `Service/${name}`);
+  const service = found as KubeService | undefined;
   const port = service?.spec.ports?.[0]?.nodePort;
   if (!port) {
-    throw new PipelineError("change", `${app.overlays.k3s} has no Service ${app.name} with a nodePort`);
+    throw new PipelineError("change", `${overlays.k3s} has no Service ${name} with a nodePort`);
   }
-  return `http://${address.includes(":") ? `[${address}]` : address}:${port}${app.versionPath}`;
+  return `http://${address.includes(":") ? `[${address}]` : address}:${port}${versionPath}`;
 }
 
 // Without a password prompt: a pipeline that waits at one looks as if it hung.

@@ -2,14 +2,15 @@
  * Any cluster, by a registry that it pulls from: several nodes, managed clusters, k3s's embedded registry. The image is
  * pushed under its id and deployed by its digest, so that what was built is what runs.
  */
-import { app } from "../app.ts";
+import type { Service } from "../ground/service.ts";
 import { sbomBeside } from "../image/sbom.ts";
 import { connectApi, PATIENCE_SECONDS } from "../cluster/api.ts";
-import { checkArchive } from "./k3s.ts";
-import { digestOf, push } from "../registry/push.ts";
+import { checkArchive } from "./check.ts";
+import { digestUnder, push } from "../registry/push.ts";
 import type { Target } from "../cluster/target.ts";
 
 export interface ClusterOptions {
+  service: Service;
   /** Default: kubectl's own, $KUBECONFIG or ~/.kube/config. */
   kubeconfig?: string | undefined;
   context: string;
@@ -22,9 +23,9 @@ export interface ClusterOptions {
 
 /** @throws {PipelineError} "surroundings": no kubectl, no such context, no answer, no rights */
 export async function connectCluster(options: ClusterOptions): Promise<Target> {
-  const { kubeconfig, context, repository, url, signal } = options;
+  const { service, kubeconfig, context, repository, url, signal } = options;
   const kubectl = ["kubectl", ...(kubeconfig ? [`--kubeconfig=${kubeconfig}`] : []), `--context=${context}`];
-  const api = await connectApi({ kubectl, signal });
+  const api = await connectApi({ service, kubectl, signal });
   try {
     await api.json("/version", { timeoutSeconds: PATIENCE_SECONDS });
   } catch (error) {
@@ -33,23 +34,23 @@ export async function connectCluster(options: ClusterOptions): Promise<Target> {
   }
   const reference = (id: string) => `${repository}:${id}`;
   const byDigest = (digest: string) => `${repository}@${digest}`;
-  const service = `/api/v1/namespaces/${app.namespace}/services/${app.name}:http/proxy${app.versionPath}`;
+  const path = api.collection("/api/v1", `services/${service.name}:http/proxy${service.versionPath}`);
   return {
     api,
     kubectl,
-    overlay: app.overlays.registry,
+    overlay: service.overlays.registry,
     endpoint: () =>
       url
-        ? { url: new URL(app.versionPath, url).href }
-        : { url: `the API server's ${service}`, open: (init) => api.open(service, init) },
+        ? { url: new URL(service.versionPath, url).href }
+        : { url: `the API server's ${path}`, open: (init) => api.open(path, init) },
 
     async find(id) {
-      const digest = await digestOf(reference(id), { signal });
+      const digest = await digestUnder(reference(id), { signal });
       return digest && byDigest(digest);
     },
 
     async deliver(archive, id) {
-      await checkArchive(archive, `${app.name}:${id}`);
+      await checkArchive(archive, `${service.name}:${id}`);
       return byDigest(await push(archive, reference(id), { signal, sbom: sbomBeside(archive) }));
     },
 

@@ -6,6 +6,7 @@
 import { Api } from "../cluster/api.ts";
 import type { ContainerStatus, Deployment, KubeObject, Pod, ReplicaSet } from "../cluster/objects.ts";
 import { revisionOf } from "../cluster/rollout.ts";
+import { service } from "./fixture.ts";
 
 const kinds: Record<string, Record<string, string>> = {
   "/api/v1": {
@@ -30,7 +31,7 @@ export class FakeCluster {
   #version = 0;
 
   api(signal: AbortSignal = new AbortController().signal): Api {
-    return new Api(async (path, init) => this.#answer(path, init), signal);
+    return new Api(service, async (path, init) => this.#answer(path, init), signal);
   }
 
   get<T extends KubeObject>(path: string): T {

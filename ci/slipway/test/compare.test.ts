@@ -3,12 +3,13 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { differences, firstDifference, readImage, sha256, type ImageContent } from "../image/compare.ts";
+import { differences, firstDifference, readImage, type ImageContent } from "../image/compare.ts";
 import { PipelineError } from "../ground/errors.ts";
-import { image } from "../image/image.ts";
 import { compareEngines } from "../commands/reproduce.ts";
 import { contentSize, sizeFinding, sizeReport } from "../commands/size.ts";
 import { tarEnd, tarHeader, tarPadding } from "../image/tar.ts";
+import { sha256 } from "../ground/hash.ts";
+import { image, service } from "./fixture.ts";
 
 let directory: string;
 beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "helloapp-test-"))));
@@ -282,26 +283,26 @@ describe("two engines", () => {
   };
 
   test("one id: every bit counts", async () => {
-    expect(compareEngines(good, good)).toEqual({ lines: [], compared: "equal, bit for bit" });
-    const { lines } = compareEngines(good, { ...(await other()), names: good.names });
+    expect(compareEngines(service, good, good)).toEqual({ lines: [], compared: "equal, bit for bit" });
+    const { lines } = compareEngines(service, good, { ...(await other()), names: good.names });
     expect(lines).toContain("app: /helloapp: bytes differ, the first at offset 0");
   });
 
   test("another C library: says which, and what was compared", async () => {
-    const { lines, compared } = compareEngines(good, await other());
+    const { lines, compared } = compareEngines(service, good, await other());
     expect(lines).toEqual([]);
     expect(compared).toContain("C library is not this machine's (/lib/libc)");
     expect(compared).toContain("differs in 5 of 10 bytes");
   });
 
   test("another C library is no excuse for another mode", async () => {
-    expect(compareEngines(good, await other(0o644)).lines).toEqual([
+    expect(compareEngines(service, good, await other(0o644)).lines).toEqual([
       "runtime: /lib/libc: mode 0644, not 0755",
     ]);
   });
 
   test("the same C library under another id: it is Bun", async () => {
-    const { compared } = compareEngines(good, { ...good, names: ["helloapp:def"] });
+    const { compared } = compareEngines(service, good, { ...good, names: ["helloapp:def"] });
     expect(compared).toContain("Bun is not the build that runs here");
   });
 });
@@ -323,11 +324,11 @@ describe("size", () => {
     [9_900 - library, undefined],
     [
       10_101 - library,
-      'grew by 1.0 %, 101 bytes: if it is worth that, change "amd64" in ci/size.json from 10000 to 10101',
+      "grew by 1.0 %, 101 bytes: if it is worth that, change size.amd64 in ci/pipeline.ts from 10000 to 10101",
     ],
     [
       9_899 - library,
-      'shrank by 1.0 %, 101 bytes: so that it stays so, change "amd64" in ci/size.json from 10000 to 9899',
+      "shrank by 1.0 %, 101 bytes: so that it stays so, change size.amd64 in ci/pipeline.ts from 10000 to 9899",
     ],
   ])("a binary of %i bytes: %p", async (size, expected) => {
     const finding = sizeFinding(await sized(size), { amd64: 10_000 });

@@ -1,18 +1,21 @@
 /** The deploy as a whole, against a cluster in memory: what it changes, in which order, and what it comes back to. */
 import { afterAll, beforeEach, describe, expect, test } from "bun:test";
-import { app } from "../app.ts";
-import { describePlan, deploy, plan, rollback, status, upToDate } from "../cluster/deploy.ts";
-import type { Deploy, Outcome } from "../cluster/deploy.ts";
+import { deploy } from "../cluster/deploy.ts";
+import { describePlan, plan, upToDate, type Deploy } from "../cluster/plan.ts";
+import { rollback } from "../cluster/rollback.ts";
+import { status } from "../cluster/status.ts";
+import type { Outcome } from "../cluster/follow.ts";
 import { listVersions } from "../cluster/history.ts";
 import { processName, type Lease } from "../cluster/lock.ts";
 import { compare } from "../cluster/manifests.ts";
 import type { Deployment, KubeObject } from "../cluster/objects.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { FakeCluster } from "./cluster.ts";
+import { service } from "./fixture.ts";
 
-const namespaced = { name: "helloapp", namespace: app.namespace };
+const namespaced = { name: "helloapp", namespace: service.namespace };
 const overlay: KubeObject[] = [
-  { apiVersion: "v1", kind: "Namespace", metadata: { name: app.namespace } },
+  { apiVersion: "v1", kind: "Namespace", metadata: { name: service.namespace } },
   { apiVersion: "v1", kind: "Service", metadata: namespaced },
   {
     apiVersion: "apps/v1",
@@ -27,8 +30,8 @@ const overlay: KubeObject[] = [
     },
   } as unknown as Deployment,
 ];
-const deployment = `/apis/apps/v1/namespaces/${app.namespace}/deployments/helloapp`;
-const lease = `/apis/coordination.k8s.io/v1/namespaces/${app.namespace}/leases/helloapp-deploy`;
+const deployment = `/apis/apps/v1/namespaces/${service.namespace}/deployments/helloapp`;
+const lease = `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`;
 
 let cluster: FakeCluster;
 let images: Set<string>;
@@ -68,7 +71,7 @@ beforeEach(() => {
   };
   run = {
     target,
-    project: import.meta.dir,
+    service,
     signal,
     leaves: (state) => (left = state),
     say: (line) => void said.push(line),
@@ -97,7 +100,7 @@ describe("a deploy", () => {
   test("the first one makes the namespace, everything in it, and keeps the version", async () => {
     process.env.MANIFESTS = JSON.stringify(manifests);
     expect(describePlan(await plan(run, "a"))).toEqual([
-      `Namespace/${app.namespace} is new`,
+      `Namespace/${service.namespace} is new`,
       "Service/helloapp is new",
       "Deployment/helloapp is new",
     ]);
@@ -113,7 +116,7 @@ describe("a deploy", () => {
     const before = cluster.changes.length;
     const found = await plan(run, "a");
     expect(found.differences).toEqual([]);
-    expect(upToDate(found)).toBe(true);
+    expect(upToDate(run, found)).toBe(true);
     expect(cluster.changes).toHaveLength(before);
   });
 
@@ -130,11 +133,11 @@ describe("a deploy", () => {
     expect(applied.findLast((change) => !change.includes("configmaps"))).toContain("deployments");
   });
 
-  test("keeps as many versions as the app says, and the images of no others", async () => {
+  test("keeps as many versions as the service says, and the images of no others", async () => {
     const ids = ["a", "b", "c", "d", "e", "f", "g"];
     for (const id of ids) await bring(id);
-    expect(await kept()).toEqual(ids.slice(-app.keep).reverse());
-    expect([...images]).toEqual(ids.slice(-app.keep));
+    expect(await kept()).toEqual(ids.slice(-service.keep).reverse());
+    expect([...images]).toEqual(ids.slice(-service.keep));
   });
 
   test("what the manifests no longer have is deleted, the namespace never", async () => {
@@ -142,7 +145,7 @@ describe("a deploy", () => {
     manifests = overlay.filter(({ kind }) => kind !== "Service" && kind !== "Namespace");
     await bring("b");
     expect([...cluster.objects.keys()].filter((path) => path.includes("/services/"))).toEqual([]);
-    expect(cluster.objects.has(`/api/v1/namespaces/${app.namespace}`)).toBe(true);
+    expect(cluster.objects.has(`/api/v1/namespaces/${service.namespace}`)).toBe(true);
     expect(said.join("\n")).toContain("Service/helloapp");
   });
 
@@ -195,11 +198,11 @@ describe("a version that does not come up", () => {
       kind: "Service",
       metadata: { ...namespaced, name: "extra" },
     };
-    const service = { ...overlay[1]!, metadata: { ...namespaced, labels: { new: "yes" } } };
-    manifests = [overlay[0]!, service, extra, overlay[2]!];
+    const labelled = { ...overlay[1]!, metadata: { ...namespaced, labels: { new: "yes" } } };
+    manifests = [overlay[0]!, labelled, extra, overlay[2]!];
     cluster.container = crashing("helloapp:b");
     await failureOf(bring("b"));
-    expect(cluster.objects.has(`/api/v1/namespaces/${app.namespace}/services/extra`)).toBe(false);
+    expect(cluster.objects.has(`/api/v1/namespaces/${service.namespace}/services/extra`)).toBe(false);
     const back = cluster.changes.findLast((change) => change.includes("services/helloapp"));
     expect(back).toStartWith("PATCH");
   });
@@ -304,7 +307,7 @@ describe("when things break in the middle", () => {
     run = { ...run, signal: new AbortController().signal };
     run.target = { ...run.target, api: cluster.api() };
     const found = await plan(run, "b");
-    expect(upToDate(found)).toBe(false);
+    expect(upToDate(run, found)).toBe(false);
     await bring("b");
     expect(await kept()).toEqual(["b", "a"]);
   });

@@ -1,14 +1,15 @@
-/** ELF, tar and the image's id: what the archive is made from. */
+/** ELF, tar, the archive that is made of them, and the digest of a project's files. The id: inputs.test.ts. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { readArchive, writeArchive } from "../image/archive.ts";
 import { readElf } from "../image/elf.ts";
-import { digestOfFiles } from "../engines/host.ts";
 import { PipelineError } from "../ground/errors.ts";
-import { findRuntime, imageId, type Runtime } from "../image/image.ts";
+import { digestOfFiles } from "../ground/files.ts";
+import { findRuntime } from "../image/image.ts";
 import { readTar, tarEnd, tarHeader, tarPadding } from "../image/tar.ts";
+import { service } from "./fixture.ts";
 
 let directory: string;
 beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "helloapp-test-"))));
@@ -89,72 +90,9 @@ describe("tar", () => {
   });
 });
 
-describe("id", () => {
-  const runtime = (content: string): Promise<Runtime> => {
-    const file = join(directory, "libc");
-    const platform = { os: "linux", architecture: "amd64" } as const;
-    return writeFile(file, content).then(() => ({
-      platform,
-      bun: "bun",
-      root: "/",
-      bunBuildId: "b",
-      files: new Map([["/lib/libc", file]]),
-    }));
-  };
-  const project = async (files: Record<string, string>) => {
-    const root = await mkdtemp(join(directory, "project-"));
-    for (const [path, content] of Object.entries({
-      "package.json": "{}",
-      "bun.lock": "",
-      "src/a.ts": "1",
-      ...files,
-    })) {
-      await mkdir(dirname(join(root, path)), { recursive: true });
-      await writeFile(join(root, path), content);
-    }
-    return root;
-  };
-  const idOf = async (files: Record<string, string>, libc = "libc") =>
-    imageId(await project(files), await runtime(libc));
-
-  test("is 12 hex digits, the same for the same inputs in another place", async () => {
-    const [one, other] = [await idOf({}), await idOf({})];
-    expect(one).toMatch(/^[0-9a-f]{12}$/);
-    expect(other).toBe(one);
-  });
-
-  test("changes with every input", async () => {
-    const variants = [
-      await idOf({}),
-      await idOf({ "src/a.ts": "2" }),
-      await idOf({ "src/b.ts": "1" }),
-      await idOf({ "src/.hidden": "" }),
-      await idOf({ "package.json": "{ }" }),
-      await idOf({ "bun.lock": "x" }),
-      await idOf({}, "another libc"),
-      await idOf({ "src/a.ts": "", "src/b.ts": "1" }),
-    ];
-    expect(new Set(variants).size).toBe(variants.length);
-  });
-
-  test("does not change with what is not in the image", async () => {
-    expect(await idOf({ "README.md": "x", "test/a.test.ts": "x", "ci/x.ts": "x" })).toBe(await idOf({}));
-  });
-
-  test("another Bun or another platform is another image", async () => {
-    const root = await project({});
-    const one = await runtime("libc");
-    const ids = [
-      await imageId(root, one),
-      await imageId(root, { ...one, bunBuildId: "baseline" }),
-      await imageId(root, { ...one, platform: { os: "linux", architecture: "arm64" } }),
-    ];
-    expect(new Set(ids).size).toBe(3);
-  });
-});
-
 describe("archive", () => {
   const options = {
+    service,
     names: ["helloapp:abc", "helloapp:latest"],
     revision: "c0ffee",
     platform: findRuntime().platform,
@@ -177,8 +115,14 @@ describe("archive", () => {
     expect(archive.config).toMatchObject({
       os: "linux",
       created: "1970-01-01T00:00:00Z",
-      config: { User: "65532:65532", Entrypoint: ["/helloapp"], Env: ["NODE_ENV=production"] },
+      config: { User: "65532:65532", Entrypoint: ["/helloapp"], Env: ["NODE_ENV=production", "PORT=8080"] },
     });
+    const { offset, size } = archive.configEntry;
+    const { history } = await Bun.file(path)
+      .slice(offset, offset + size)
+      .json();
+    const made = ["runtime", "app"].map((layer) => `slipway build: dist/${layer}`);
+    expect(history.map((one: { created_by: string }) => one.created_by)).toEqual(made);
     const trees = archive.layers.map(({ offset, size }) => readTar(path, offset, offset + size));
     expect(trees.map((tree) => tree.map(({ path }) => path))).toEqual([["lib/", "lib/libc"], ["helloapp"]]);
     for (const { uid, gid, mtime, mode } of trees.flat()) {
@@ -224,8 +168,8 @@ describe("archive", () => {
   });
 });
 
-test("the digest of what checks and tests read changes with each of these files, and with nothing that is built", async () => {
-  const project = await mkdtemp(join(directory, "digest-"));
+describe("the digest of what checks and tests read", () => {
+  const { signal } = new AbortController();
   const read = [
     "src/a/b.ts",
     "test/x.test.ts",
@@ -240,20 +184,86 @@ test("the digest of what checks and tests read changes with each of these files,
     "README.md",
     "Dockerfile",
     ".dockerignore",
+    "fixtures/a file, wherever it is.bin",
   ];
-  const write = async (path: string, content: string) => {
-    await mkdir(dirname(join(project, path)), { recursive: true });
-    await writeFile(join(project, path), content);
-  };
-  for (const path of read) await write(path, "before");
-  let before = await digestOfFiles(project);
-  for (const path of read) {
-    await write(path, "after");
-    const after = await digestOfFiles(project);
-    expect(after, path).not.toBe(before);
-    before = after;
+  const built = [
+    "x.tar",
+    "x.tar.part",
+    "x.cdx.json",
+    "x.cdx.json.part",
+    ".1.bun-build",
+    "dist/app",
+    "node_modules/a/b.ts",
+    "services/one/dist/app",
+    "services/one/node_modules/a/b.ts",
+  ];
+
+  /** A project with these files, in a git repository or not, and how to write to it. */
+  async function project(git: boolean) {
+    const at = await mkdtemp(join(directory, "digest-"));
+    const write = async (path: string, content: string) => {
+      await mkdir(dirname(join(at, path)), { recursive: true });
+      await writeFile(join(at, path), content);
+    };
+    for (const path of read) await write(path, "before");
+    const run = (...args: string[]) =>
+      expect(Bun.spawnSync(["git", ...args], { cwd: at }).exitCode, args.join(" ")).toBe(0);
+    if (git) {
+      run("init", "--quiet");
+      run("add", "src");
+    }
+    return { at, write, run, digest: () => digestOfFiles(at, signal) };
   }
-  for (const path of ["x.tar", "x.tar.part", "x.cdx.json", ".1.bun-build", "dist/app", "node_modules/a/b.ts"])
-    await write(path, "built");
-  expect(await digestOfFiles(project)).toBe(before);
+
+  const ways = [["without git", false] as const, ...(Bun.which("git") ? [["with git", true] as const] : [])];
+
+  test.each(ways)("%s: changes with each file, and with nothing that is built", async (_, git) => {
+    const { write, digest } = await project(git);
+    let before = await digest();
+    for (const path of [...read, "new"]) {
+      await write(path, "after");
+      const after = await digest();
+      expect(after, path).not.toBe(before);
+      before = after;
+    }
+    for (const path of built) await write(path, "built");
+    expect(await digest()).toBe(before);
+  });
+
+  test.each(ways)("%s: a file that is gone, moved, or has a byte of the next is another", async (_, git) => {
+    const { at, write, digest } = await project(git);
+    const digests = [await digest()];
+    await rename(join(at, "src/a/b.ts"), join(at, "src/a/c.ts"));
+    digests.push(await digest());
+    await rm(join(at, "src/a/c.ts"));
+    digests.push(await digest());
+    await write("src/a/b.ts", "befor");
+    await write("test/x.test.ts", "ebefore");
+    digests.push(await digest());
+    expect(new Set(digests).size).toBe(digests.length);
+  });
+
+  test.skipIf(!Bun.which("git"))(
+    "what git ignores does not count, unless it was added all the same",
+    async () => {
+      const { write, run, digest } = await project(true);
+      await write(".gitignore", "*.log\nsecret/\n");
+      await write("kept.log", "1");
+      run("add", "--force", "kept.log");
+      const before = await digest();
+      await write("x.log", "1");
+      await write("secret/x", "1");
+      expect(await digest()).toBe(before);
+      await write("kept.log", "2");
+      expect(await digest()).not.toBe(before);
+    },
+  );
+
+  test.skipIf(!Bun.which("git"))("a commit alone changes nothing", async () => {
+    const { run, digest } = await project(true);
+    const before = await digest();
+    run("add", "--all");
+    run("-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "--quiet", "-m", "x");
+    expect(await digest()).toBe(before);
+  });
 });

@@ -10,6 +10,7 @@ import { connectK3s } from "../targets/k3s.ts";
 import type { Target } from "../cluster/target.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { fetchScript } from "../commands/install-k3s.ts";
+import { service } from "./fixture.ts";
 
 const sha256 = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
 const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
@@ -63,7 +64,7 @@ describe("this machine's k3s", () => {
 
   /** What the API server answers, where the test does not ask through a real `kubectl proxy`. */
   let answer: () => Response;
-  const api: typeof connectApi = async () => new Api(async () => answer(), signal);
+  const api: typeof connectApi = async () => new Api(service, async () => answer(), signal);
 
   /**
    * Puts a k3s on PATH whose kubectl and ctr do as they say; asked for its nodes, the cluster has these. In a directory
@@ -102,7 +103,7 @@ console.log("Starting to serve");`;
   /** Connects with a kubeconfig that is there. */
   const connect = async (options: Partial<Parameters<typeof connectK3s>[0]> = {}) => {
     const kubeconfig = join(directory, "k3s.yaml");
-    const target = await connectK3s({ kubeconfig, signal, connect: api, ...options });
+    const target = await connectK3s({ service, kubeconfig, signal, connect: api, ...options });
     opened.push(target);
     return target;
   };
@@ -118,7 +119,7 @@ console.log("Starting to serve");`;
   });
   afterAll(() => rm(directory, { recursive: true }));
 
-  const service = {
+  const nodePort = {
     apiVersion: "v1",
     kind: "Service",
     metadata: { name: "helloapp" },
@@ -127,7 +128,7 @@ console.log("Starting to serve");`;
 
   test("is found when its one node is this machine, and answers on the NodePort of its address", async () => {
     await standIn();
-    expect((await connect()).endpoint([service]).url).toBe("http://192.0.2.7:30080/version");
+    expect((await connect()).endpoint([nodePort]).url).toBe("http://192.0.2.7:30080/version");
     expect(() => opened[0]!.endpoint([])).toThrow("no Service helloapp with a nodePort");
     expect((await connect({ url: "https://x.example" })).endpoint([]).url).toBe("https://x.example/version");
   });
@@ -202,7 +203,7 @@ console.log("Starting to serve");`;
     for (const layer of ["runtime", "app"]) await mkdir(join(dist, layer));
     const output = join(dist, "x.tar");
     const platform = { os: "linux", architecture: architecture as "amd64" } as const;
-    await writeArchive(output, { dist, names: ["helloapp:abc"], platform });
+    await writeArchive(output, { service, dist, names: ["helloapp:abc"], platform });
     return output;
   };
 

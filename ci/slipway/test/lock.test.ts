@@ -1,19 +1,19 @@
 /** One deploy at a time. */
 import { afterEach, describe, expect, test } from "bun:test";
-import { app } from "../app.ts";
 import type { Api } from "../cluster/api.ts";
 import { processName, takeLock, type Lease, type Lock } from "../cluster/lock.ts";
 import type { PipelineError } from "../ground/errors.ts";
 import { FakeCluster } from "./cluster.ts";
+import { service } from "./fixture.ts";
 
-const path = `/apis/coordination.k8s.io/v1/namespaces/${app.namespace}/leases/helloapp-deploy`;
+const path = `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`;
 const PROCESS = "helloapp-pipeline/process";
 const elsewhere = "other-boot/pid:[1]/7/1";
 
 function cluster(): FakeCluster {
   const made = new FakeCluster();
-  const namespace = { apiVersion: "v1", kind: "Namespace", metadata: { name: app.namespace } };
-  made.objects.set(`/api/v1/namespaces/${app.namespace}`, namespace);
+  const namespace = { apiVersion: "v1", kind: "Namespace", metadata: { name: service.namespace } };
+  made.objects.set(`/api/v1/namespaces/${service.namespace}`, namespace);
   return made;
 }
 

@@ -3,7 +3,7 @@
  * Servers in this file play GitHub, npm and the image registry.
  */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
-import { cp, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
@@ -11,8 +11,9 @@ import { findings, pin, pinsOf, readProject, setPin, usesOf, valueOf } from "../
 import { askRemote } from "../pins/remote.ts";
 import { renew } from "../pins/renew.ts";
 import { pins } from "../pins/pins.ts";
+import { root } from "./fixture.ts";
+import { linkModules } from "./modules.ts";
 
-const root = join(import.meta.dir, "../../..");
 const [one, two] = ["1".repeat(40), "2".repeat(40)];
 const workflow = ".github/workflows/a.yml";
 const job = `steps:
@@ -31,10 +32,10 @@ const job = `steps:
       - run: npx bun@${pins.bun} run check
 `;
 const real = await readProject(root);
-/** The project, with the files that an image build leaves out as they are here, and another workflow beside it. */
+/** The project, with the files that an image build leaves out as they are here, and other workflows in place of its own. */
 const project = (changes: Record<string, string> = {}) =>
   new Map([
-    ...[...real].filter(([path]) => !path.startsWith(".github/")),
+    ...[...real].filter(([path]) => !path.includes(".github/")),
     ["README.md", `npx -y bun@${pins.bun} run up\n`],
     [".ci/run", `npx -y bun@${pins.bun} run test\n`],
     [workflow, job],
@@ -363,18 +364,21 @@ describe("--remote", () => {
   });
 });
 
-describe("bun run pins", () => {
+describe("`pins` on the command line", () => {
   let directory: string;
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), "helloapp-pins-"));
     await cp(join(root, "ci"), join(directory, "ci"), { recursive: true });
-    await symlink(join(root, "node_modules"), join(directory, "node_modules"));
+    await rm(join(directory, "ci/slipway/init/templates/.github"), { recursive: true, force: true });
+    linkModules(directory);
+    // What a service needs beside its pins.
+    await Bun.write(join(directory, "src/main.ts"), "");
     for (const [path, text] of project()) await Bun.write(join(directory, path), text);
   });
   afterAll(() => rm(directory, { recursive: true }));
 
   async function run(...args: string[]) {
-    const child = Bun.spawn([process.execPath, join(directory, "ci/slipway/commands/pins.ts"), ...args], {
+    const child = Bun.spawn([process.execPath, join(directory, "ci/pipeline.ts"), "pins", ...args], {
       env: { ...process.env, npm_config_registry: "http://127.0.0.1:1" },
       stdout: "pipe",
       stderr: "pipe",
@@ -401,7 +405,7 @@ describe("bun run pins", () => {
     const { code, stderr } = await run();
     await writeFile(readme, project().get("README.md")!);
     expect(code).toBe(1);
-    expect(stderr).toMatch(/^error: Bun does not agree: .* but "1\.0\.0" in README\.md:1/);
+    expect(stderr).toMatch(/^error: Bun does not agree: .* but "1\.0\.0" in README\.md:1/m);
   });
 
   test.each([[["nope"]], [["bun", "1", "2"]], [["toString"]], [["--remote", "x"]]])(
@@ -409,7 +413,8 @@ describe("bun run pins", () => {
     async (args) => {
       const { code, stderr } = await run(...args);
       expect(code).toBe(2);
-      expect(stderr).toContain("usage: bun run pins");
+      expect(stderr).toMatch(/^error: pins takes --remote, or the name of a pin/m);
+      expect(stderr).toContain("usage: bun ci/pipeline.ts");
     },
   );
 

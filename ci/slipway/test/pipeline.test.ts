@@ -1,98 +1,150 @@
+/** The command line, and what every command stands on: exit codes, programs that are run, the report. */
 import { describe, expect, test } from "bun:test";
+import { readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { exitCodes, explainDiskError, PipelineError } from "../ground/errors.ts";
-import { parseCommandLine } from "../options.ts";
 import { run } from "../ground/process.ts";
 import { criticalPath, Report, type Step } from "../ground/report.ts";
+import { readOptions, type Values } from "../run/options.ts";
+import type { Command } from "../run/run.ts";
+import { root, service } from "./fixture.ts";
 
-describe("command line", () => {
-  test("nothing means: deploy to k3s with what is there", () => {
-    expect(parseCommandLine([], {})).toMatchObject({
-      command: "deploy",
+describe("options", () => {
+  const read = (values: Values, env: Record<string, string> = {}, args: string[] = []) =>
+    readOptions(values, args, service, env);
+
+  test("nothing means: k3s, on the host, with what is there", () => {
+    expect(read({})).toMatchObject({
+      args: [],
       engine: "host",
       target: "k3s",
+      output: resolve("helloapp.tar"),
+      architectures: undefined,
+      compression: undefined,
       tags: [],
+      times: 2,
+      id: false,
+      verbose: false,
     });
-    expect(parseCommandLine([], {}).output).toBe(resolve("helloapp.tar"));
+    expect(readOptions({}, [], { name: "clock" }, {}).output).toBe(resolve("clock.tar"));
   });
 
   test("`dagger run` selects its engine, --engine overrides it", () => {
     const env = { DAGGER_SESSION_PORT: "1", DAGGER_SESSION_TOKEN: "x" };
-    expect(parseCommandLine([], env).engine).toBe("dagger");
-    expect(parseCommandLine(["--engine", "host"], env).engine).toBe("host");
-    expect(parseCommandLine(["--engine=dagger"], {}).engine).toBe("dagger");
+    expect(read({}, env).engine).toBe("dagger");
+    expect(read({ engine: "host" }, env).engine).toBe("host");
+    expect(read({ engine: "dagger" }).engine).toBe("dagger");
   });
 
   test("a registry and a cluster are named, never guessed", () => {
-    const args = ["--target=registry", "--registry", "127.0.0.1:5001/team/helloapp", "--context", "prod"];
-    expect(parseCommandLine(args, {})).toMatchObject({
-      target: "registry",
-      registry: "127.0.0.1:5001/team/helloapp",
-      context: "prod",
-    });
+    const registry = "127.0.0.1:5001/team/helloapp";
+    const given = { target: "registry", registry, context: "prod" } as const;
+    expect(read(given)).toMatchObject(given);
+    expect(read({ registry })).toMatchObject({ registry, context: undefined });
   });
 
-  test("rollback takes the version to go back to", () => {
-    expect(parseCommandLine(["rollback", "abc"], {})).toMatchObject({ command: "rollback", id: "abc" });
-    expect(parseCommandLine(["rollback"], {}).id).toBeUndefined();
+  test("words after the command stay as they are", () => {
+    expect(read({}, {}, ["x/y.tar", "b.tar"]).args).toEqual(["x/y.tar", "b.tar"]);
   });
 
-  test("verify-archive takes one archive", () => {
-    expect(parseCommandLine(["verify-archive", "x/y.tar"], {})).toMatchObject({
-      command: "verify-archive",
-      files: [resolve("x/y.tar")],
-    });
-  });
-
-  test("push takes archives and where they go, and no cluster", () => {
-    const args = ["push", "a.tar", "b.tar", "--registry", "r.example/x", "--tag", "v1"];
-    expect(parseCommandLine(args, {})).toMatchObject({
-      command: "push",
-      files: [resolve("a.tar"), resolve("b.tar")],
-      registry: "r.example/x",
-      tags: ["v1"],
-      context: undefined,
-    });
-    expect(parseCommandLine(["push", "a.tar", "--registry", "r.example/x"], {}).tags).toEqual([]);
-  });
-
-  test("options", () => {
-    const args = [
-      "image",
-      "--output",
-      "x/y.tar",
-      "--tag",
-      "latest",
-      "--tag=v1.0",
-      "--target",
-      "none",
-      "--verbose",
-    ];
-    expect(parseCommandLine(args, {})).toMatchObject({
-      command: "image",
-      output: resolve("x/y.tar"),
-      tags: ["latest", "v1.0"],
+  test("each is taken over", () => {
+    const given = {
+      output: "x/y.tar",
+      report: "r.json",
+      tag: ["latest", "v1.0"],
+      platform: "linux/arm64,linux/amd64,linux/arm64",
+      compress: "fast",
       target: "none",
+      url: "https://x.example",
+      kubeconfig: "k",
+      root: "/r",
+      times: "3",
+      verbose: true,
+      id: true,
+      remote: true,
+      check: true,
+    };
+    expect(read(given)).toEqual({
+      args: [],
+      engine: "host",
+      target: "none",
+      output: resolve("x/y.tar"),
+      report: resolve("r.json"),
+      tags: ["latest", "v1.0"],
+      architectures: ["arm64", "amd64"],
+      compression: "fast",
+      registry: undefined,
+      url: "https://x.example",
+      kubeconfig: "k",
+      context: undefined,
+      root: "/r",
+      times: 3,
+      id: true,
+      remote: true,
+      check: true,
       verbose: true,
     });
   });
+});
 
-  test.each([
+describe("command line", () => {
+  // No program is found, so that whatever goes wrong here comes to no cluster.
+  const env = { ...process.env, PATH: "", DAGGER_SESSION_PORT: undefined, GITHUB_STEP_SUMMARY: undefined };
+  async function slipway(args: string[]) {
+    const command = [process.execPath, join(root, "ci/pipeline.ts"), ...args];
+    const child = Bun.spawn(command, { cwd: tmpdir(), env, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+    const [stdout, stderr] = await Promise.all(
+      [child.stdout, child.stderr].map((stream) => new Response(stream).text()),
+    );
+    return { code: await child.exited, stdout: stdout!, stderr: stderr! };
+  }
+  const commands = readdirSync(join(import.meta.dir, "../commands")).map((file) => file.replace(/\.ts$/, ""));
+
+  test("--help names every command in a line, and the exit codes", async () => {
+    const { code, stdout, stderr } = await slipway(["--help"]);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toContain("usage: bun ci/pipeline.ts [command] [options]");
+    for (const command of commands) expect(stdout).toMatch(new RegExp(`^  ${command}\\b.{3,}`, "m"));
+    for (const exit of Object.values(exitCodes)) expect(stdout).toMatch(new RegExp(`\\b${exit} `));
+  });
+
+  test.concurrent.each(commands)(
+    "%s --help: its words and each of its options in a line, exit 0",
+    async (name) => {
+      const { default: command } = (await import(`../commands/${name}.ts`)) as { default: Command };
+      for (const help of ["--help", "-h"]) {
+        const { code, stdout, stderr } = await slipway([name, help]);
+        expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+        expect(stdout).toContain(`usage: slipway ${name}`);
+        expect(stdout).toContain(command.args?.form ?? "");
+        const shown = [...stdout.matchAll(/^ {2}--([a-z-]+)/gm)].map(([, option]) => option!);
+        expect(shown).toEqual([...command.options, "verbose", "help"]);
+      }
+    },
+  );
+
+  test.concurrent.each([
     [["frobnicate"], "frobnicate"],
-    [["check", "test"], "one command"],
-    [["rollback", "a", "b"], "one command"],
-    [["verify-archive"], "takes one archive"],
-    [["verify-archive", "a", "b"], "takes one archive"],
+    [["toString"], "toString"],
+    [["../main"], "../main"],
+    [["check", "test"], "check takes no further word, not test"],
+    [["rollback", "a", "b"], "rollback takes [ID], not a b"],
+    [["verify-archive"], "verify-archive takes FILE, not nothing"],
+    [["verify-archive", "a", "b"], "verify-archive takes FILE, not a b"],
     [["push", "--registry", "r.example/x"], "FILE..."],
     [["push", "a.tar"], "--registry HOST/PATH"],
     [["push", "a.tar", "--registry", "r.example/x:tag"], "no REGISTRY"],
     [["push", "a.tar", "b.tar", "--registry", "r.example/x"], "--tag NAME"],
+    [["push", "a.tar", "--registry", "r.example/x", "--context", "c"], "push takes no --context"],
     [["--target", "registry"], "--registry HOST/PATH and --context NAME"],
     [["--target", "registry", "--registry", "r.example/x"], "--context NAME"],
     [["--target", "registry", "--context", "c", "--registry", "r.example/x:tag"], "no REGISTRY"],
     [["--target", "registry", "--context", "c", "--registry", "r.example"], "no REGISTRY"],
     [["--registry", "r.example/x"], "--target registry"],
+    [["--target", "k3s", "--registry", "r.example/x"], "--target registry"],
+    [["up", "--target", "none", "--registry", "r.example/x"], "--target registry"],
+    [["plan", "--target", "none"], "--target none"],
     [["--url", "nonsense"], "no URL"],
     [["--frobnicate"], "--frobnicate"],
     [["--engine", "podman"], "podman"],
@@ -100,15 +152,30 @@ describe("command line", () => {
     [["--target", "moon"], "moon"],
     [["--tag", "a:b"], "a:b"],
     [["--tag", ""], "no image tag"],
-  ])("%p is a usage error that names it", (args, part) => {
-    try {
-      parseCommandLine(args, {});
-      expect.unreachable();
-    } catch (error) {
-      expect(error).toBeInstanceOf(PipelineError);
-      expect((error as PipelineError).fault).toBe("usage");
-      expect((error as PipelineError).message).toContain(part);
-    }
+    [["--platform", "linux/amd64,windows/amd64"], "windows/amd64"],
+    [["--compress", "much"], "much"],
+    [["check", "--output", "x"], "check takes no --output"],
+    [["status", "--tag", "x"], "status takes no --tag"],
+    [["image", "--context", "x"], "image takes no --context"],
+    [["build", "--engine", "host"], "build takes no --engine"],
+    [["build", "a", "b"], "build takes [DIRECTORY], not a b"],
+    [["size", "--frobnicate"], "--frobnicate"],
+    [["size", "a", "b"], "size takes [FILE], not a b"],
+    [["reproduce", "--times", "1"], "--times"],
+    [["reproduce", "--times", "x"], "--times"],
+    [["reproduce", "x"], "reproduce takes no further word, not x"],
+    [["install-k3s", "x"], "install-k3s takes no further word, not x"],
+  ])("%p: exit 2, with a sentence that names it, and the usage", async (args, part) => {
+    const { code, stdout, stderr } = await slipway(args);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    expect(/^error: .*$/m.exec(stderr)?.[0]).toContain(part);
+    expect(stderr).toContain("usage: bun ci/pipeline.ts");
+  });
+
+  test("stack traces are for --verbose", async () => {
+    const [short, long] = [await slipway(["--url", "x"]), await slipway(["--url", "x", "--verbose"])];
+    expect(short.stderr).not.toContain("    at ");
+    expect(long.stderr).toContain("    at ");
   });
 });
 

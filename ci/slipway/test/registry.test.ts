@@ -5,9 +5,11 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { readArchive, writeArchive } from "../image/archive.ts";
 import { findCredentials } from "../registry/credentials.ts";
-import { digestOf, parseReference, push, pushIndex } from "../registry/push.ts";
-import type { RegistryOptions } from "../registry/repository.ts";
+import { digestUnder, push, pushIndex } from "../registry/push.ts";
+import { parseReference } from "../registry/reference.ts";
+import type { RegistryOptions } from "../registry/transport.ts";
 import { PipelineError } from "../ground/errors.ts";
+import { service } from "./fixture.ts";
 
 const sha256 = (bytes: string | Uint8Array) =>
   `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`;
@@ -35,6 +37,7 @@ beforeAll(async () => {
     writeFileSync(join(directory, "dist", layer, "file"), layer.repeat(1000));
   }
   await writeArchive(archive, {
+    service,
     platform: { os: "linux", architecture: "amd64" },
     dist: join(directory, "dist"),
     names: ["helloapp:1"],
@@ -213,15 +216,15 @@ describe("push", () => {
 
   test("gives what digestOf finds, and digestOf finds nothing under another tag", async () => {
     const { reference } = startRegistry();
-    expect(await digestOf(reference, options)).toBeUndefined();
+    expect(await digestUnder(reference, options)).toBeUndefined();
     const digest = await push(archive, reference, options);
-    expect(await digestOf(reference, options)).toBe(digest);
-    expect(await digestOf(reference.replace(/1$/, "2"), options)).toBeUndefined();
+    expect(await digestUnder(reference, options)).toBe(digest);
+    expect(await digestUnder(reference.replace(/1$/, "2"), options)).toBeUndefined();
   });
 
   test("digestOf computes what a registry does not say", async () => {
     const { reference } = startRegistry(({ method }) => new Response(method === "GET" ? "{}" : null));
-    expect(await digestOf(reference, options)).toBe(sha256("{}"));
+    expect(await digestUnder(reference, options)).toBe(sha256("{}"));
   });
 
   test("a second one only asks; under another tag it sends the manifest alone", async () => {
@@ -331,7 +334,7 @@ describe("push of several platforms", () => {
       writeFileSync(join(dist, layer, "file"), `${layer} ${architecture}`);
     }
     const path = join(directory, file);
-    await writeArchive(path, { platform: { os: "linux", architecture }, dist, names });
+    await writeArchive(path, { service, platform: { os: "linux", architecture }, dist, names });
     return path;
   }
 
@@ -346,7 +349,7 @@ describe("push of several platforms", () => {
 
   test("leaves each under its id, and under each tag an index of them with their platforms", async () => {
     const registry = startRegistry();
-    const pushed = await pushIndex(archives, repositoryOf(registry), ["v1", "latest"], options);
+    const pushed = await pushIndex(service.name, archives, repositoryOf(registry), ["v1", "latest"], options);
     const { type, body } = registry.manifests.get("v1")!;
     expect(type).toBe(indexType);
     expect(pushed).toEqual({ digest: sha256(body), platforms: ["linux/amd64", "linux/arm64"] });
@@ -366,9 +369,11 @@ describe("push of several platforms", () => {
 
   test("is the same whatever the order, and a second time nothing is sent", async () => {
     const registry = startRegistry();
-    const first = await pushIndex(archives, repositoryOf(registry), ["v1"], options);
+    const first = await pushIndex(service.name, archives, repositoryOf(registry), ["v1"], options);
     const sent = registry.calls(/^(POST|PUT)/).length;
-    expect(await pushIndex(archives.toReversed(), repositoryOf(registry), ["v1"], options)).toEqual(first);
+    expect(
+      await pushIndex(service.name, archives.toReversed(), repositoryOf(registry), ["v1"], options),
+    ).toEqual(first);
     expect(registry.calls(/^(POST|PUT)/)).toHaveLength(sent);
   });
 
@@ -379,7 +384,7 @@ describe("push of several platforms", () => {
       writeFileSync(path, JSON.stringify({ of: archive }));
       return path;
     };
-    await pushIndex(archives, repositoryOf(registry), ["v1"], { ...options, sbomOf });
+    await pushIndex(service.name, archives, repositoryOf(registry), ["v1"], { ...options, sbomOf });
     const { manifests } = registry.manifest("v1") as { manifests: { digest: string }[] };
     for (const [index, { digest }] of manifests.entries()) {
       const [referrer] = [...registry.manifests.values()]
@@ -393,7 +398,13 @@ describe("push of several platforms", () => {
 
   test("one archive without a tag is the image alone", async () => {
     const registry = startRegistry();
-    const { digest } = await pushIndex(archives.slice(0, 1), repositoryOf(registry), [], options);
+    const { digest } = await pushIndex(
+      service.name,
+      archives.slice(0, 1),
+      repositoryOf(registry),
+      [],
+      options,
+    );
     expect([...registry.manifests.keys()]).toEqual([ids.amd64]);
     expect(digest).toBe(sha256(registry.manifests.get(ids.amd64)!.body));
   });
@@ -404,7 +415,7 @@ describe("push of several platforms", () => {
     ["one that is not there", () => [archives[0]!, "/nowhere.tar"], "surroundings", "no such file"],
   ])("%s: nothing is sent", async (_, given, fault, message) => {
     const registry = startRegistry();
-    const error = await failureOf(pushIndex(given(), repositoryOf(registry), ["v1"], options));
+    const error = await failureOf(pushIndex(service.name, given(), repositoryOf(registry), ["v1"], options));
     expect(error.fault).toBe(fault as PipelineError["fault"]);
     expect(error.message).toContain(message);
     expect(registry.requests).toEqual([]);
@@ -538,7 +549,7 @@ describe("the SBOM of a push", () => {
     expect(error.fault).toBe("surroundings");
     expect(error.message).toContain(message);
     expect(manifests.has("1")).toBe(false);
-    expect(await digestOf(reference, options)).toBeUndefined();
+    expect(await digestUnder(reference, options)).toBeUndefined();
   });
 });
 
@@ -548,7 +559,7 @@ describe("a failure of a moment", () => {
   test.each([429, 502, 503, 504])("status %d is tried again, three times in all", async (status) => {
     const { reference, requests } = serveReference(() => new Response(null, { status }));
     const lines: string[] = [];
-    const error = await failureOf(digestOf(reference, { ...options, say: (line) => lines.push(line) }));
+    const error = await failureOf(digestUnder(reference, { ...options, say: (line) => lines.push(line) }));
     expect(error.message).toContain(`(${status})`);
     expect(requests).toHaveLength(3);
     expect(lines).toHaveLength(2);
@@ -578,11 +589,11 @@ describe("a failure of a moment", () => {
       },
     });
     const reference = `127.0.0.1:${listener.port}/team/app:1`;
-    expect((await failureOf(digestOf(reference, options))).message).toContain("broke off the connection");
+    expect((await failureOf(digestUnder(reference, options))).message).toContain("broke off the connection");
     expect(connections).toBe(3);
     listener.stop(true);
     const lines: string[] = [];
-    const error = await failureOf(digestOf(reference, { ...options, say: (line) => lines.push(line) }));
+    const error = await failureOf(digestUnder(reference, { ...options, say: (line) => lines.push(line) }));
     expect(error.message).toBe(`127.0.0.1:${listener.port} cannot be reached (ECONNREFUSED)`);
     expect(lines).toEqual([]);
   });
@@ -593,7 +604,7 @@ describe("a failure of a moment", () => {
     const reason = new PipelineError("interrupted", "interrupted");
     const say = () => interrupted.abort(reason);
     const error = await failureOf(
-      digestOf(reference, { signal: interrupted.signal, pauseSeconds: 1000, say }),
+      digestUnder(reference, { signal: interrupted.signal, pauseSeconds: 1000, say }),
     );
     expect(error).toBe(reason);
   });
@@ -652,7 +663,7 @@ describe("errors", () => {
   test("no TLS where it has to be: told as that, and the registry was sent nothing", async () => {
     // A name of this machine that is none of those for which plain HTTP will do.
     const { host, requests } = serve(() => new Response());
-    const error = await failureOf(digestOf(`${host.replace("127.0.0.1", "0.0.0.0")}/team/app:1`, options));
+    const error = await failureOf(digestUnder(`${host.replace("127.0.0.1", "0.0.0.0")}/team/app:1`, options));
     expect(error.message).toContain("no TLS that this machine trusts");
     expect(error.hint).toContain("NODE_EXTRA_CA_CERTS");
     expect(requests).toEqual([]);
@@ -667,7 +678,7 @@ describe("errors", () => {
         ),
     );
     const patient = { ...options, patienceSeconds: 0.05 };
-    const given = [digestOf(silent.reference, patient), push(archive, half.reference, patient)];
+    const given = [digestUnder(silent.reference, patient), push(archive, half.reference, patient)];
     for (const { message } of await Promise.all(given.map(failureOf)))
       expect(message).toContain("gave no answer within 0.05 s");
   });
@@ -743,7 +754,7 @@ describe("authentication", () => {
 
   test("a token without credentials, and for reading alone where nothing is written", async () => {
     const { reference, tokens } = startWithTokens(() => undefined);
-    expect(await digestOf(reference, options)).toBeUndefined();
+    expect(await digestUnder(reference, options)).toBeUndefined();
     expect(tokens.requests.map(({ authorization }) => authorization)).toEqual([null]);
     expect(tokens.requests[0]!.url.searchParams.get("scope")).toBe("repository:team/app:pull");
   });
@@ -765,7 +776,7 @@ describe("authentication", () => {
     expect(authorization).toBeNull();
     expect(Object.fromEntries(new URLSearchParams(body))).toEqual({
       grant_type: "refresh_token",
-      client_id: "helloapp",
+      client_id: "slipway",
       refresh_token: "refresh",
       service: "s 1",
       scope: "repository:team/app:pull,push",
@@ -777,7 +788,7 @@ describe("authentication", () => {
     const { reference, tokens } = startWithTokens(() =>
       failures-- > 0 ? new Response(null, { status: 503 }) : undefined,
     );
-    expect(await digestOf(reference, options)).toBeUndefined();
+    expect(await digestUnder(reference, options)).toBeUndefined();
     expect(tokens.requests).toHaveLength(3);
   });
 
@@ -837,7 +848,7 @@ describe("authentication", () => {
     const proxy = serve(() => new Response());
     const { reference } = startRegistry();
     process.env.HTTP_PROXY = proxy.url;
-    expect(await digestOf(reference, options)).toBeUndefined();
+    expect(await digestUnder(reference, options)).toBeUndefined();
     expect(proxy.requests).toEqual([]);
   });
 });

@@ -1,10 +1,12 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { app } from "../app.ts";
 import type { ContainerStatus, Deployment, Pod, ReplicaSet } from "../cluster/objects.ts";
-import { assess, idOf, otherPods, Patience, type Observation, type Verdict } from "../cluster/rollout.ts";
+import { assess as assessFor, idOf, otherPods, Patience } from "../cluster/rollout.ts";
+import type { Observation, Verdict } from "../cluster/rollout.ts";
+import { service } from "./fixture.ts";
 
+const assess = (seen: Observation) => assessFor(seen, service);
 const time = "2026-01-01T00:01:00Z";
 /** What a doubt comes to when nothing changes for so many seconds. */
 const after = (seconds: number, seen: Observation): Verdict => {
@@ -137,8 +139,8 @@ describe("failed", () => {
 
   test("a readiness probe that does not pass, after readySeconds by our own clock", () => {
     const seen = observe([pod("new", { state: { running: { startedAt: time } } })]);
-    expect(after(app.readySeconds - 1, seen).state).toBe("progressing");
-    expect(after(app.readySeconds, seen)).toMatchObject({ state: "failed", reason: "NotReady" });
+    expect(after(service.readySeconds - 1, seen).state).toBe("progressing");
+    expect(after(service.readySeconds, seen)).toMatchObject({ state: "failed", reason: "NotReady" });
   });
 
   test("an init container may take its time", () => {
@@ -146,7 +148,7 @@ describe("failed", () => {
       { name: "init", ready: false, restartCount: 0, state: { running: { startedAt: time } } },
     ];
     const seen = observe([pod("new", {}, { containerStatuses: [], initContainerStatuses })]);
-    expect(after(app.readySeconds, seen).state).toBe("progressing");
+    expect(after(service.readySeconds, seen).state).toBe("progressing");
   });
 
   test("patience begins anew when a doubt has passed meanwhile", () => {
@@ -156,8 +158,8 @@ describe("failed", () => {
     patience.judge(doubt, 0);
     patience.judge(none, 1000);
     patience.judge(doubt, 2000);
-    expect(patience.judge(doubt, app.readySeconds * 1000 + 1000).state).toBe("progressing");
-    expect(patience.judge(doubt, app.readySeconds * 1000 + 2000).state).toBe("failed");
+    expect(patience.judge(doubt, service.readySeconds * 1000 + 1000).state).toBe("progressing");
+    expect(patience.judge(doubt, service.readySeconds * 1000 + 2000).state).toBe("failed");
   });
 
   describe("no place for a pod", () => {
@@ -170,8 +172,8 @@ describe("failed", () => {
     const waiting = pod("new", {}, { conditions: [condition], containerStatuses: [] });
 
     test("unless just now", () => {
-      expect(after(app.scheduleSeconds - 1, observe([waiting])).state).toBe("progressing");
-      expect(after(app.scheduleSeconds, observe([waiting]))).toMatchObject({
+      expect(after(service.scheduleSeconds - 1, observe([waiting])).state).toBe("progressing");
+      expect(after(service.scheduleSeconds, observe([waiting]))).toMatchObject({
         state: "failed",
         reason: "Unschedulable",
         message: condition.message,
@@ -192,7 +194,7 @@ describe("failed", () => {
       const conditions = [
         { type: "ReplicaFailure", status: "True", reason: "FailedCreate", message } as const,
       ];
-      expect(after(app.scheduleSeconds, observe([], { conditions }))).toMatchObject({ message });
+      expect(after(service.scheduleSeconds, observe([], { conditions }))).toMatchObject({ message });
       const placed = { type: "PodScheduled", status: "True" } as const;
       const starting = pod("new", {}, { conditions: [placed] });
       expect(after(60, observe([starting], { conditions })).state).toBe("progressing");
@@ -204,8 +206,8 @@ describe("failed", () => {
         { type: "Ready", status: "True" },
       ] as const;
       const first = pod("new", { ready: true }, { conditions: [...ready] });
-      expect(after(app.scheduleSeconds, observe([waiting, first])).state).toBe("progressing");
-      expect(after(app.scheduleSeconds * 4, observe([waiting, first])).state).toBe("failed");
+      expect(after(service.scheduleSeconds, observe([waiting, first])).state).toBe("progressing");
+      expect(after(service.scheduleSeconds * 4, observe([waiting, first])).state).toBe("failed");
     });
   });
 
@@ -249,7 +251,7 @@ test.each([
 
 /**
  * States of a real cluster (k3s's Kubernetes 1.32.4), as they were when a deploy of each kind was given up, with the fields
- * that ci/deploy/objects.ts names. The moment is that of the verdict: what was to be patient about is there already.
+ * that cluster/objects.ts names. The moment is that of the verdict: what was to be patient about is there already.
  */
 describe("recorded states", () => {
   const lines = readFileSync(join(import.meta.dir, "states.jsonl"), "utf8")
@@ -274,7 +276,7 @@ describe("recorded states", () => {
   });
 
   test.each(failures)("%s: %s", (state, reason, message) => {
-    const patient = Math.max(app.readySeconds, app.scheduleSeconds);
+    const patient = Math.max(service.readySeconds, service.scheduleSeconds);
     const verdict = after(patient, recorded[state]!);
     expect(verdict).toMatchObject({ state: "failed", reason });
     expect(verdict.state === "failed" && verdict.message).toContain(message as string);

@@ -5,7 +5,9 @@ import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import type { Runtime } from "../image/image.ts";
 import { identifyLibc, purl } from "../image/libc.ts";
-import { bundledPackages, hasSbom, makeSbom, placeSbom, sbomBeside, sha256 } from "../image/sbom.ts";
+import { bundledPackages, hasSbom, makeSbom, placeSbom, sbomBeside } from "../image/sbom.ts";
+import { sha256OfFile } from "../ground/hash.ts";
+import { service } from "./fixture.ts";
 import packageJson from "../../../package.json";
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-sbom-"));
@@ -201,7 +203,7 @@ describe("the SBOM", async () => {
     components?: Component[];
   }
   const parse = async (changes: Partial<typeof materials> = {}) =>
-    JSON.parse(await makeSbom({ ...materials, ...changes }));
+    JSON.parse(await makeSbom(service, { ...materials, ...changes }));
   const sbom = await parse();
   const components: Component[] = sbom.components;
   const find = (name: string) => components.find((component) => component.name === name)!;
@@ -274,24 +276,24 @@ describe("the SBOM", async () => {
     const { packages, runtime } = materials;
     const files = new Map([...runtime.files].reverse());
     const other = { packages: packages.toReversed(), runtime: { ...runtime, files } };
-    expect(await makeSbom({ ...materials, ...other })).toBe(await makeSbom(materials));
+    expect(await makeSbom(service, { ...materials, ...other })).toBe(await makeSbom(service, materials));
     expect(await parse()).toEqual(sbom);
     expect((await parse({ id: "ba9876543210" })).serialNumber).not.toBe(sbom.serialNumber);
   });
 
   test("lies beside its archive, and is known to be of its image", async () => {
-    const dist = layOut("dist", { "sbom.cdx.json": await makeSbom(materials) });
+    const dist = layOut("dist", { "sbom.cdx.json": await makeSbom(service, materials) });
     const archive = join(directory, "x.tar/app.tar");
     mkdirSync(dirname(archive));
     expect(relative(directory, sbomBeside(archive))).toBe("x.tar/app.cdx.json");
     expect(sbomBeside("/x/image")).toBe("/x/image.cdx.json");
-    expect(await hasSbom(archive, materials.id)).toBe(false);
+    expect(await hasSbom(service, archive, materials.id)).toBe(false);
     await placeSbom(dist, archive);
-    expect(readFileSync(sbomBeside(archive), "utf8")).toBe(await makeSbom(materials));
-    expect(await hasSbom(archive, materials.id)).toBe(true);
-    expect(await hasSbom(archive, "ba9876543210")).toBe(false);
+    expect(readFileSync(sbomBeside(archive), "utf8")).toBe(await makeSbom(service, materials));
+    expect(await hasSbom(service, archive, materials.id)).toBe(true);
+    expect(await hasSbom(service, archive, "ba9876543210")).toBe(false);
     writeFileSync(sbomBeside(archive), "{");
-    expect(await hasSbom(archive, materials.id)).toBe(false);
+    expect(await hasSbom(service, archive, materials.id)).toBe(false);
     await expect(placeSbom(dist, join(directory, "no/such/app.tar"))).rejects.toThrow("cannot write");
   });
 });
@@ -306,5 +308,7 @@ test("a package URL encodes what it has to, and no more", () => {
 test("a file's hash is that of its bytes, also where they come in pieces", () => {
   const bytes = Buffer.alloc(3_000_001, "helloapp");
   writeFileSync(join(directory, "large"), bytes);
-  expect(sha256(join(directory, "large"))).toBe(new Bun.CryptoHasher("sha256").update(bytes).digest("hex"));
+  expect(sha256OfFile(join(directory, "large"))).toBe(
+    new Bun.CryptoHasher("sha256").update(bytes).digest("hex"),
+  );
 });

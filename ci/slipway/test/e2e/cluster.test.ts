@@ -3,10 +3,9 @@
  * test should not touch a cluster because it found one.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Copy } from "./copies.ts";
-import { otherService } from "./service.ts";
 import {
   daggerEngine,
   describeWith,
@@ -391,33 +390,4 @@ describeWith(
   },
   surroundings,
   { name: "kubectl", answers: Bun.which("kubectl") !== null },
-);
-
-describeWith(
-  "another service with this pipeline",
-  [],
-  () => {
-    const place = { namespace: "clock-e2e", port: 30984 };
-    const project = join(temporaryDirectory(), "clock");
-    beforeAll(() => {
-      remove(place.namespace);
-      mkdirSync(project);
-      otherService(project, place);
-    });
-    afterAll(() => remove(place.namespace));
-
-    test("is deployed, and again when it is edited", async () => {
-      const first = await pipeline(project);
-      expect(first.code, first.output).toBe(0);
-      const time = await fetch(`http://127.0.0.1:${place.port}/`).then((reply) => reply.text());
-      expect(time).toMatch(/^\d{4}-/);
-      const source = join(project, "src/main.ts");
-      writeFileSync(source, (await Bun.file(source).text()).replace("toISOString()", "toUTCString()"));
-      const second = await pipeline(project);
-      expect(second.code, second.output).toBe(0);
-      const after = await fetch(`http://127.0.0.1:${place.port}/`).then((reply) => reply.text());
-      expect(after).toEndWith("GMT");
-    });
-  },
-  surroundings,
 );

@@ -4,7 +4,7 @@ import { chmodSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from 
 import { join } from "node:path";
 import { Api } from "../../cluster/api.ts";
 import { connectK3s, containerdName } from "../../targets/k3s.ts";
-import { builtProject, describeWith, eventually, must, sh, temporaryDirectory } from "./setup.ts";
+import { builtProject, describeWith, eventually, must, service, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
 
@@ -23,8 +23,9 @@ describeWith(
     const node = { metadata: { name: "me" }, status: { nodeInfo: { bootID } } };
     const connect = () =>
       connectK3s({
+        service,
         kubeconfig: join(directory, "k3s.yaml"),
-        connect: async () => new Api(async () => Response.json({ items: [node] }), signal),
+        connect: async () => new Api(service, async () => Response.json({ items: [node] }), signal),
         signal,
       });
     const listed = () => must(["ctr", "-a", socket, "-n", "k8s.io", "images", "ls", "-q"]).split("\n");

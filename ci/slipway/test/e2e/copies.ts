@@ -17,7 +17,8 @@ export class Copy {
     { namespace, port }: { namespace: string; port: number },
   ) {
     this.directory = copyProject(join(directory, name));
-    this.rewrite("ci/app.ts", 'namespace: "helloapp"', `namespace: "${namespace}"`);
+    const call = "await pipeline(import.meta, {\n";
+    this.rewrite("ci/pipeline.ts", call, `${call}  namespace: "${namespace}",\n`);
     this.rewrite("k8s/base/kustomization.yaml", "namespace: helloapp", `namespace: ${namespace}`);
     this.rewrite("k8s/base/namespace.yaml", "name: helloapp", `name: ${namespace}`);
     this.rewrite(overlay, "30080", String(port));
@@ -54,7 +55,7 @@ export class Copy {
 
   /** The id of the version that it is now. */
   id(): string {
-    return (this.#id ??= must([process.execPath, "ci/slipway/image/build.ts", "--id"], {
+    return (this.#id ??= must([process.execPath, "ci/pipeline.ts", "build", "--id"], {
       cwd: this.directory,
     }).trim());
   }

@@ -3,8 +3,8 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { appendFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive.ts";
-import { image } from "../../image/image.ts";
 import { pins } from "../../pins/pins.ts";
+import { image } from "../fixture.ts";
 import {
   copyProject,
   describeWith,
@@ -81,7 +81,7 @@ describeWith(
       expect(await run.exited).toBe(0);
     });
 
-    test("its configuration is that of ci/image.ts", async () => {
+    test("its configuration is that of the pipeline's image", async () => {
       const { config } = (await readArchive(push(name)))!;
       expect(config.config).toMatchObject({
         User: image.user,
@@ -90,7 +90,9 @@ describeWith(
         WorkingDir: "/",
         Labels: image.labels,
       });
-      expect(config.config.Env).toContain("NODE_ENV=production");
+      expect(config.config.Env).toEqual(
+        expect.arrayContaining(Object.entries(image.env).map(([name, value]) => `${name}=${value}`)),
+      );
     });
 
     test("its files are those of the host engine: path, type, mode, owner, time; bytes where the C library is the same", async () => {

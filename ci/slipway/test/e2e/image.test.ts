@@ -4,12 +4,12 @@ import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive, type Archive } from "../../image/archive.ts";
 import { build } from "../../image/build.ts";
-import { readImage } from "../../image/compare.ts";
-import { findRuntime, image } from "../../image/image.ts";
+import { findRuntime } from "../../image/image.ts";
 import { sbomBeside } from "../../image/sbom.ts";
-import { sizeFinding } from "../../commands/size.ts";
 import { smoke } from "../../image/smoke.ts";
 import { readTar } from "../../image/tar.ts";
+import { describeService } from "../../ground/service.ts";
+import { image, settings } from "../fixture.ts";
 import {
   builtProject,
   copyProject,
@@ -17,6 +17,7 @@ import {
   must,
   root,
   sameBytes,
+  service,
   temporaryDirectory,
 } from "./setup.ts";
 
@@ -93,15 +94,15 @@ describeWith("archive of the host engine", [], () => {
     expect(statSync(path).size / binary).toBeLessThan(1.03);
   });
 
-  test("has the size that ci/size.json says", async () => {
-    expect(sizeFinding(await readImage(path))).toBeUndefined();
+  test("has the size that ci/pipeline.ts says", () => {
+    must([process.execPath, "ci/pipeline.ts", "size", path]);
   });
 
-  test("has the configuration of ci/image.ts", () => {
+  test("has the configuration that image/image.ts describes", () => {
     expect(archive.config.config).toMatchObject({
       User: image.user,
       Entrypoint: [image.binary],
-      Env: ["NODE_ENV=production"],
+      Env: ["NODE_ENV=production", "PORT=8080"],
       ExposedPorts: { [image.port]: {} },
       Labels: image.labels,
     });
@@ -135,8 +136,8 @@ describeWith("archive of the host engine", [], () => {
   });
 
   test("runs: the smoke test finds its id", async () => {
-    await smoke(path, id);
-    expect(smoke(path, "another-id")).rejects.toThrow("not another-id");
+    await smoke(service, path, id);
+    await expect(smoke(service, path, "another-id")).rejects.toThrow("not another-id");
   });
 
   test("passes the project's formatter and git by: nothing is left in the tree", () => {
@@ -216,7 +217,7 @@ describeWith("SBOM", [], () => {
     writeFileSync(join(modules, "index.js"), "export const tiny = Math.random();\n");
     writeFileSync(join(project, "src/main.ts"), 'import { tiny } from "@acme/tiny";\nconsole.log(tiny);\n');
     const dist = join(directory, "bundling-dist");
-    await build(project, dist);
+    await build(describeService(project, settings), dist);
     const { components } = await Bun.file(join(dist, "sbom.cdx.json")).json();
     const packages = components.filter(({ purl = "" }) => purl.startsWith("pkg:npm/"));
     expect(packages).toEqual([

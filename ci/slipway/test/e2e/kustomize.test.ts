@@ -1,7 +1,6 @@
 /** What kubectl makes of the manifests. */
 import { expect, test } from "bun:test";
-import { app } from "../../app.ts";
-import { describeWith, must, root, sh } from "./setup.ts";
+import { describeWith, must, root, service, sh } from "./setup.ts";
 
 // Debian's kubectl is of 2020, its kustomize older: it lacks what the overlay uses. Newer ones print their version so.
 const recent = sh(["sh", "-c", "kubectl version --client"]).stdout.includes("Kustomize Version: v5");
@@ -11,7 +10,7 @@ describeWith(
   "kustomize",
   [],
   () => {
-    const objects = () => Bun.YAML.parse(must(["kubectl", "kustomize", app.overlays.k3s])) as any[];
+    const objects = () => Bun.YAML.parse(must(["kubectl", "kustomize", service.overlays.k3s])) as any[];
     const one = (kind: string) => objects().find((object) => object.kind === kind);
 
     test("the overlay holds what the deploy needs, all in its namespace", () => {
@@ -28,8 +27,8 @@ describeWith(
         "ServiceAccount",
       ]);
       for (const { kind, metadata } of objects()) {
-        if (kind !== "Namespace") expect(metadata.namespace).toBe(app.namespace);
-        expect(metadata.labels["app.kubernetes.io/name"]).toBe(app.name);
+        if (kind !== "Namespace") expect(metadata.namespace).toBe(service.namespace);
+        expect(metadata.labels["app.kubernetes.io/name"]).toBe(service.name);
       }
       expect(one("Namespace").metadata.labels["pod-security.kubernetes.io/enforce"]).toBe("restricted");
     });
@@ -39,7 +38,7 @@ describeWith(
       expect({ type, ports, selector }).toEqual({
         type: "NodePort",
         ports: [{ name: "http", port: 80, targetPort: "http", nodePort: 30080 }],
-        selector: { "app.kubernetes.io/name": app.name },
+        selector: { "app.kubernetes.io/name": service.name },
       });
     });
 
@@ -99,8 +98,8 @@ describeWith(
     );
 
     test.each([
-      [app.overlays.k3s, [...deployment, "Service/service-type"]],
-      [app.overlays.registry, deployment],
+      [service.overlays.k3s, [...deployment, "Service/service-type"]],
+      [service.overlays.registry, deployment],
     ])(
       "%s: nothing is found but what is left on purpose, which is no more than has its reason there",
       (overlay, left) => {

@@ -1,17 +1,8 @@
 /** The pipeline as a command: exit codes, error form, and what it leaves behind. */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import {
-  appendFileSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive.ts";
-import { commands, otherService } from "./service.ts";
 import { copyProject, describeWith, eventually, must, root, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
@@ -54,7 +45,7 @@ describeWith("pipeline on the host", [], () => {
   test("no k3s: exit 3 with the way out, before anything is built", () => {
     const { code, output } = pipeline(["--engine", "host"]);
     expect(code).toBe(3);
-    expect(output).toMatch(/^error: there is no k3s on this machine.*k3s:install.*--target none/m);
+    expect(output).toMatch(/^error: there is no k3s on this machine.*install-k3s.*--target none/m);
     expect(readdirSync(directory)).not.toContain("helloapp.tar");
   });
 
@@ -77,23 +68,10 @@ describeWith("pipeline on the host", [], () => {
   test("up without k3s: archive, smoke test, and what to do next", async () => {
     const { code, output } = pipeline(["up"], project("up"));
     expect(output).toContain("the image's files run, answer and drain");
-    expect(output).toContain("k3s:install");
+    expect(output).toContain("install-k3s");
     expect(code).toBe(0);
     const { names } = (await readArchive(join(directory, "helloapp.tar")))!;
     expect(output).toContain(`helloapp.tar holds ${names[0]}`);
-  });
-
-  test("another service, carried by this pipeline: up makes and tries its image", async () => {
-    const readme = readFileSync(join(root, "README.md"), "utf8");
-    for (const command of commands) expect(readme).toContain(`\n${command}`);
-    const clock = join(directory, "clock");
-    mkdirSync(clock);
-    otherService(clock);
-    const { code, output } = pipeline(["up"], clock);
-    expect(code, output).toBe(0);
-    const { names, config } = (await readArchive(join(directory, "clock.tar")))!;
-    expect(names[0]).toMatch(/^clock:[0-9a-f]{12}$/);
-    expect(config.config.Entrypoint).toEqual(["/clock"]);
   });
 
   test("a type error and a red test: exit 1, both shown", () => {

@@ -4,10 +4,20 @@ import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { readArchive, readLayer } from "../../image/archive.ts";
 import { readElf } from "../../image/elf.ts";
-import { image, ownArchitecture } from "../../image/image.ts";
+import { ownArchitecture } from "../../image/platform.ts";
 import { smoke } from "../../image/smoke.ts";
 import { readTar } from "../../image/tar.ts";
-import { builtProject, daggerEngine, describeWith, must, root, sh, temporaryDirectory } from "./setup.ts";
+import { image } from "../fixture.ts";
+import {
+  builtProject,
+  daggerEngine,
+  describeWith,
+  must,
+  root,
+  service,
+  sh,
+  temporaryDirectory,
+} from "./setup.ts";
 
 setDefaultTimeout(600_000);
 
@@ -125,7 +135,7 @@ describeWith("packed layers", [], () => {
     expect(other!.config).toEqual(one!.config);
     expect(other!.packed).toBe(true);
     expect(Bun.file(packed).size).toBeLessThan(Bun.file(plain).size * 0.52);
-    await smoke(packed, id);
+    await smoke(service, packed, id);
   });
 
   test("are made anew when an archive of the other kind is there", async () => {

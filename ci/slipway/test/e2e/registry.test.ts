@@ -3,12 +3,13 @@ import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive, writeArchive } from "../../image/archive.ts";
-import { digestOf, push } from "../../registry/push.ts";
+import { digestUnder, push } from "../../registry/push.ts";
 import {
   builtProject,
   describeWith,
   must,
   sameBytes,
+  service,
   startRegistry,
   stopRegistries,
   temporaryDirectory,
@@ -30,7 +31,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
   beforeAll(async () => {
     const built = await builtProject();
     dist = built.dist;
-    await writeArchive(archive, { dist, platform: built.platform, names: [`helloapp:${built.id}`] });
+    await writeArchive(archive, { service, dist, platform: built.platform, names: [`helloapp:${built.id}`] });
     const hash = await Bun.password.hash(password, { algorithm: "bcrypt", cost: 4 });
     writeFileSync(join(directory, "htpasswd"), `me:${hash}\n`);
     open = await startRegistry(join(directory, "open"));
@@ -75,8 +76,8 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
         .bytes();
       expect(Buffer.compare(await Bun.file(unpacked[index]!).bytes(), layer)).toBe(0);
     }
-    expect(await digestOf(reference, { signal })).toBe(digest);
-    expect(await digestOf(`${open}/team/helloapp:other`, { signal })).toBeUndefined();
+    expect(await digestUnder(reference, { signal })).toBe(digest);
+    expect(await digestUnder(`${open}/team/helloapp:other`, { signal })).toBeUndefined();
   });
 
   test("sends nothing a second time, and for a second tag the manifest alone", async () => {
@@ -131,7 +132,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     const elsewhere = join(directory, "other.tar");
     const names = [`helloapp:${"f".repeat(12)}`];
     // The content is this machine's: what is asked for here is which config a client gets.
-    await writeArchive(elsewhere, { dist, platform: { os: "linux", architecture: other }, names });
+    await writeArchive(elsewhere, { service, dist, platform: { os: "linux", architecture: other }, names });
     for (const file of ["helloapp.cdx.json", "other.cdx.json"])
       writeFileSync(join(directory, file), await Bun.file(join(dist, "sbom.cdx.json")).text());
 
@@ -155,7 +156,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     skopeo("login", ...login, closed);
     const reference = `${closed}/team/helloapp:one`;
     const digest = await push(archive, reference, { signal });
-    expect(await digestOf(reference, { signal })).toBe(digest);
+    expect(await digestUnder(reference, { signal })).toBe(digest);
   });
 
   test("says that a password is wrong, and not which", async () => {

@@ -1,10 +1,10 @@
 /** Proof by building again: equal where it should be, and told in words where it is not. */
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive.ts";
-import { image } from "../../image/image.ts";
 import { readTar, tarEnd, tarHeader, tarPadding } from "../../image/tar.ts";
+import { image } from "../fixture.ts";
 import { copyProject, describeWith, must, root, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(300_000);
@@ -17,16 +17,16 @@ function rewrite(file: string, part: string | RegExp, replacement: string): void
   writeFileSync(file, after);
 }
 
-describeWith("bun run reproduce", [], () => {
+describeWith("reproduce", ["git"], () => {
   const directory = temporaryDirectory();
   const reproduce = (cwd: string, ...args: string[]) =>
-    sh([process.execPath, "ci/reproduce.ts", ...args], { cwd });
+    sh([process.execPath, "ci/pipeline.ts", "reproduce", ...args], { cwd });
 
   test("builds twice, in different surroundings, and finds no difference", () => {
     const project = copyProject(join(directory, "good"));
     const { code, output } = reproduce(project);
     expect(code, output).toBe(0);
-    const id = must([process.execPath, "ci/slipway/image/build.ts", "--id"], { cwd: project }).trim();
+    const id = must([process.execPath, "ci/pipeline.ts", "build", "--id"], { cwd: project }).trim();
     const builds = output.split("\n").filter((line) => line.startsWith("build "));
     expect(builds).toHaveLength(2);
     for (const line of builds)
@@ -37,24 +37,34 @@ describeWith("bun run reproduce", [], () => {
     expect(output).toMatch(/^(dagger: (equal|same)|left out: the Dagger engine: )/m);
   });
 
+  // Found by this test: a file that git still knows is copied although it is gone.
+  test.failing("a file that is deleted, and not yet committed so, stops nothing", () => {
+    const project = copyProject(join(directory, "deleted"));
+    must(["git", "init", "--quiet"], { cwd: project });
+    must(["git", "add", "--all"], { cwd: project });
+    rmSync(join(project, "Dockerfile"));
+    const { code, output } = reproduce(project);
+    expect(code, output).toBe(0);
+  });
+
   test("an image that follows the user's mask: exit 1, with path and modes", () => {
     const project = copyProject(join(directory, "mask"));
     rewrite(
-      join(project, "ci/archive.ts"),
+      join(project, "ci/slipway/image/archive.ts"),
       /type: "file", mode: 0o755/,
       'type: "file", mode: 0o777 & ~process.umask()',
     );
     // A directory that no other user enters, and a PATH without an engine: both are told.
     const TMPDIR = join(directory, "tmp");
     mkdirSync(TMPDIR, { mode: 0o700 });
-    const { code, output } = sh([process.execPath, "ci/reproduce.ts", "--times", "3"], {
+    const { code, output } = sh([process.execPath, "ci/pipeline.ts", "reproduce", "--times", "3"], {
       cwd: project,
       env: { PATH: "/usr/bin:/bin", TMPDIR, DAGGER_SESSION_PORT: undefined },
     });
     expect(code, output).toBe(1);
     expect(output).toContain("build 2: app: /helloapp: mode 0700, not 0755\n");
     expect(output).toContain("build 3: app: /helloapp: mode 0777, not 0755\n");
-    expect(output).toContain("1 of 3 equal\n");
+    expect(output).toMatch(/^error: 1 of 3 equal\.$/m);
     expect(output).toContain("left out: another user: ");
     expect(readdirSync(TMPDIR)).toEqual([]);
   });
@@ -63,7 +73,7 @@ describeWith("bun run reproduce", [], () => {
     "%p: usage, exit 2",
     (args) => {
       const { code, output } = reproduce(root, ...args);
-      expect(output).toContain("usage: bun run reproduce");
+      expect(output).toContain("usage: bun ci/pipeline.ts");
       expect(code).toBe(2);
     },
   );
@@ -83,8 +93,6 @@ describeWith("verify-archive", ["git"], () => {
 
   beforeAll(async () => {
     git("init", "--quiet");
-    // The link to the modules is no directory: the pattern for directories does not ignore it.
-    writeFileSync(join(project, ".git/info/exclude"), "node_modules\n");
     git("add", "--all");
     git("commit", "--quiet", "--message", "first");
     expect(pipeline("image", "--output", good, "--tag", "other").code).toBe(0);
@@ -204,15 +212,16 @@ describeWith("verify-archive", ["git"], () => {
 
   test("leaves nothing in the tree, and nothing of its builds", () => {
     expect(git("status", "--porcelain")).toBe("");
-    const cache = join(project, "node_modules/.cache/pipeline");
+    const cache = join(project, "node_modules/.cache/slipway");
     expect(must(["sh", "-c", `ls -d ${cache}/verify-* 2>/dev/null || true`])).toBe("");
   });
 });
 
-describeWith("bun run size", [], () => {
+describeWith("size", [], () => {
   const directory = temporaryDirectory();
   const project = copyProject(join(directory, "project"));
-  const size = (...args: string[]) => sh([process.execPath, "ci/size.ts", ...args], { cwd: project });
+  const size = (...args: string[]) =>
+    sh([process.execPath, "ci/pipeline.ts", "size", ...args], { cwd: project });
 
   test("shows what the image holds, and agrees with the figure", () => {
     const { code, output } = size();
@@ -226,16 +235,16 @@ describeWith("bun run size", [], () => {
     ["lowered", 0.98, "grew by 2.0 %"],
     ["raised", 1.02, "shrank by 2.0 %"],
   ])("with the figure %s: exit 1, and what to change", (_, factor, message) => {
-    const file = join(project, "ci/size.json");
+    const file = join(project, "ci/pipeline.ts");
     const before = readFileSync(file, "utf8");
     const architecture = process.arch === "x64" ? "amd64" : "arm64";
     const total = Number(/([\d,]+) +100\.0 %/.exec(size().output)![1]!.replaceAll(",", ""));
     const figure = Math.round(total * factor);
-    writeFileSync(file, JSON.stringify({ [architecture]: figure }));
+    rewrite(file, /size: \{.*\}/, `size: { ${architecture}: ${figure} }`);
     const { code, output } = size();
     writeFileSync(file, before);
     expect(output).toContain(message);
-    expect(output).toContain(`change "${architecture}" in ci/size.json from ${figure} to ${total}`);
+    expect(output).toContain(`change size.${architecture} in ci/pipeline.ts from ${figure} to ${total}`);
     expect(code).toBe(1);
   });
 

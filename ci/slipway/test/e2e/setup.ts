@@ -4,13 +4,16 @@
  * `bun run test:unit` leaves them out. E2E=required turns a missing tool from a skipped test into a failed one.
  */
 import { afterAll, describe, test } from "bun:test";
-import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { build, type Built } from "../../image/build.ts";
-import { filesOf, readImage, sha256, shapeOf as shapeOfFile, type ImageFile } from "../../image/compare.ts";
+import { filesOf, readImage, shapeOf as shapeOfFile, type ImageFile } from "../../image/compare.ts";
+import { sha256 } from "../../ground/hash.ts";
+import { root, service } from "../fixture.ts";
+import { linkModules } from "../modules.ts";
 
-export const root = join(import.meta.dir, "../../../..");
+export { root, service };
 
 /** What the surroundings may lack without anybody being able to install it: an engine, a cluster, a registry. */
 export interface Surroundings {
@@ -64,7 +67,7 @@ export function copyProject(target: string, { modules = true } = {}): string {
   for (const file of [...files, ".dockerignore", ".gitignore"]) {
     cpSync(join(root, file), join(target, file), { recursive: true });
   }
-  if (modules) symlinkSync(join(root, "node_modules"), join(target, "node_modules"));
+  if (modules) linkModules(target);
   return target;
 }
 
@@ -100,7 +103,7 @@ let shared: Promise<Built & { dist: string }> | undefined;
 export function builtProject(): Promise<Built & { dist: string }> {
   return (shared ??= (async () => {
     const dist = join(tmpdir(), `helloapp-dist-${Bun.hash(root).toString(36)}`);
-    return { ...(await build(root, dist)), dist };
+    return { ...(await build(service, dist)), dist };
   })());
 }
 

@@ -1,0 +1,61 @@
+/** What is there, without changing it: what runs and how it is, and whether the Service serves a certain version. */
+import { PipelineError } from "../ground/errors.ts";
+import { listVersions } from "./history.ts";
+import { readLock } from "./lock.ts";
+import { render } from "./manifests.ts";
+import type { Deploy } from "./plan.ts";
+import { assess, idOf, observe, ownPods } from "./rollout.ts";
+import { verify, type Endpoint } from "./verify.ts";
+
+/** Where the Service answers from outside, by what the overlay says. */
+export async function endpointOf({ target, service, signal }: Deploy): Promise<Endpoint> {
+  return target.endpoint(await render(target, service, signal));
+}
+
+/** Asks from outside whether every reply carries `id`. @throws {PipelineError} "change" when not */
+export async function prove({ signal }: Deploy, endpoint: Endpoint, id: string): Promise<void> {
+  const { ok, last } = await verify(endpoint, id, { signal, deadlineSeconds: 5 });
+  if (ok) return;
+  throw new PipelineError("change", `${endpoint.url} does not answer with ${id}; last: ${last}`, {
+    hint: "`bun ci/pipeline.ts` deploys what is here.",
+  });
+}
+
+/** What runs, since when, by which commit, how healthy, who deploys now, and which versions are kept: as lines. */
+export async function status(run: Deploy): Promise<string[]> {
+  const { target, service, signal } = run;
+  const { api } = target;
+  const [seen, versions, lease, endpoint] = await Promise.all([
+    observe(api),
+    listVersions(api),
+    readLock(api),
+    endpointOf(run),
+  ]);
+  if (!seen) return [`${service.name} is not deployed`];
+  const id = idOf(seen.deployment);
+  const { ok, last } = await verify(endpoint, id, { replies: 1, deadlineSeconds: 0, signal });
+  const verdict = assess(seen, service);
+  const pods = ownPods(seen).map(({ status: { containerStatuses = [] } }) => ({
+    ready: containerStatuses.every(({ ready }) => ready),
+    restarts: containerStatuses.reduce((sum, { restartCount }) => sum + restartCount, 0),
+  }));
+  const restarts = pods.reduce((sum, pod) => sum + pod.restarts, 0);
+  const current = versions.find((version) => version.id === id);
+  const since = current?.verified ? `, proven ${current.verified}` : ", never proven";
+  const from = current?.commit ? `, from commit ${current.commit}` : "";
+  const state = verdict.state === "complete" ? "is rolled out" : `is ${verdict.state}`;
+  return [
+    `${service.name}:${id} ${state}${since}${from}`,
+    `${pods.filter(({ ready }) => ready).length} of ${seen.deployment.spec.replicas} pods ready, ${restarts} restarts`,
+    `${endpoint.url} ${ok ? "answers with it" : `does not answer with it: ${last}`}`,
+    ...(verdict.state === "failed" ? [`${verdict.reason}: ${verdict.message}`] : []),
+    ...(lease
+      ? [`a deploy is under way: ${lease.spec.holderIdentity}, renewed ${lease.spec.renewTime}`]
+      : []),
+    "kept versions, the one that was proven last first:",
+    ...versions.map(
+      (version) => `  ${version.id}  ${version.verified ?? "never proven"}  ${version.commit ?? "no commit"}`,
+    ),
+    `next: ${target.kubectl.join(" ")} -n ${service.namespace} get pods; … logs deployment/${service.name}`,
+  ];
+}

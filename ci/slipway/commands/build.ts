@@ -1,0 +1,20 @@
+/** The image's files, laid out in a directory: what the Dockerfile copies and the engines pick up. */
+import { join, resolve } from "node:path";
+import { build } from "../image/build.ts";
+import { runtimeIn } from "../image/image.ts";
+import { imageId } from "../image/inputs.ts";
+import type { Command } from "../run/run.ts";
+
+export default {
+  about: "the image's files, as trees in DIRECTORY (default: dist)",
+  args: { form: "[DIRECTORY]", min: 0, max: 1 },
+  options: ["id", "root"],
+  async execute(run) {
+    const { service, options } = run;
+    const runtime = runtimeIn(options.root);
+    if (options.id) return imageId(service, runtime);
+    const dist = resolve(options.args[0] ?? join(service.project, "dist"));
+    const { id } = await build(service, dist, runtime);
+    return run.nameOf(id);
+  },
+} satisfies Command;

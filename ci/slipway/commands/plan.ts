@@ -1,0 +1,18 @@
+/** What a deploy would change, by a dry run on the server. */
+import { describePlan, plan } from "../cluster/plan.ts";
+import { clusterOptions, stepOptions } from "../run/options.ts";
+import { withCluster } from "../run/reach.ts";
+import type { Command } from "../run/run.ts";
+
+export default {
+  about: "what a deploy would change",
+  options: [...stepOptions, "platform", ...clusterOptions],
+  execute: (run) =>
+    withCluster(run, async (to) => {
+      const found = await plan(to, await run.id());
+      const lines = describePlan(found);
+      for (const line of lines) run.say(line);
+      const image = found.delivered ? "whose image is there" : "whose image is not there yet";
+      return `a deploy of ${found.name}, ${image}, would change ${lines.length > 0 ? "this" : "nothing"}`;
+    }),
+} satisfies Command;

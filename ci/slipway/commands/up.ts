@@ -1,0 +1,30 @@
+/** The first command that somebody types: as far as this machine lets it go. */
+import { basename } from "node:path";
+import { smoke } from "../image/smoke.ts";
+import type { Command, Run } from "../run/run.ts";
+import { archiveOnly } from "../run/steps.ts";
+import { hasK3s } from "../targets/k3s.ts";
+import deploy from "./deploy.ts";
+
+export default {
+  about: "the same where there is a k3s; elsewhere a smoke test of the image",
+  options: deploy.options,
+  execute: (run) => (run.options.target === "k3s" && !hasK3s() ? withoutCluster(run) : deploy.execute(run)),
+} satisfies Command;
+
+async function withoutCluster(run: Run): Promise<string> {
+  const { service, options } = run;
+  const made = await archiveOnly(run);
+  const id = await run.id();
+  await run.report.step("smoke", async () => {
+    await smoke(service, options.output, id);
+    return { value: undefined, detail: "the image's files run, answer and drain" };
+  });
+  const file = basename(options.output);
+  run.say(`no k3s here. Next, one of:`);
+  run.say(
+    `  bun ci/pipeline.ts install-k3s && bun ci/pipeline.ts    k3s on this machine, and the version on it`,
+  );
+  run.say(`  podman load -i ${file} && podman run --rm -p ${service.port}:${service.port} ${run.nameOf(id)}`);
+  return made;
+}

@@ -1,0 +1,35 @@
+/** Deploys what is here, then at every save, until it is interrupted. One line for each. */
+import { PipelineError } from "../ground/errors.ts";
+import { Report } from "../ground/report.ts";
+import { savesIn } from "../ground/saves.ts";
+import { printError } from "../run/failure.ts";
+import { deployHere, deployOf, withCluster } from "../run/reach.ts";
+import { Run, type Command } from "../run/run.ts";
+import deploy from "./deploy.ts";
+
+export default {
+  about: "deploy at every save",
+  options: deploy.options,
+  execute: (run) =>
+    withCluster(run, async ({ target }) => {
+      const { service, options, engine, signal } = run;
+      console.log(`deploys at every save in ${service.root}; Ctrl-C ends it`);
+      let hurry = new AbortController();
+      for await (const saved of savesIn(service.root, signal, () => hurry.abort())) {
+        hurry = new AbortController();
+        const one = new Run({ service, options, engine, signal, report: new Report(() => {}) });
+        const conclusion = await deployHere(one, deployOf(one, target), hurry.signal).catch(
+          (error: unknown) => {
+            run.left = one.left;
+            signal.throwIfAborted();
+            printError(error, options.verbose, service);
+            return error instanceof PipelineError ? error.message : String(error);
+          },
+        );
+        const seconds = ((one.servedAt ?? Date.now()) - saved) / 1000;
+        const time = new Date(saved).toTimeString().slice(0, 8);
+        console.log(`${time} after ${seconds.toFixed(1)} s: ${conclusion}`);
+      }
+      return "no longer watched";
+    }),
+} satisfies Command;

@@ -1,0 +1,42 @@
+/** The project's files: all that a check or a test may read, which is all that git would not ignore. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { run } from "./process.ts";
+
+/** What slipway itself writes, where no .gitignore says so; and what nobody's tests read. */
+const made = /(^|\/)(node_modules|dist|\.git)\/|\.tar(\.part)?$|\.cdx\.json(\.part)?$|\.bun-build$/;
+
+/** Paths below `root`, sorted: those that git knows or would add; without git, all but what is built or installed. */
+export async function projectFiles(root: string, signal: AbortSignal): Promise<string[]> {
+  const paths =
+    (await fromGit(root, signal)) ?? (await Array.fromAsync(files.scan({ cwd: root, dot: true })));
+  return [...new Set(paths)].filter((path) => !made.test(path)).sort();
+}
+
+const files = new Bun.Glob("**/*");
+
+async function fromGit(root: string, signal: AbortSignal): Promise<string[] | undefined> {
+  if (!Bun.which("git")) return undefined;
+  const command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+  const { code, stdout } = await run(command, { cwd: root, signal, timeoutSeconds: 20 });
+  return code === 0 ? stdout.split("\0").filter(Boolean) : undefined;
+}
+
+/** SHA-256 over those files and which Bun reads them. */
+export async function digestOfFiles(root: string, signal: AbortSignal): Promise<string> {
+  const hash = new Bun.CryptoHasher("sha256").update(Bun.version_with_sha);
+  for (const path of await projectFiles(root, signal)) {
+    const content = read(join(root, path));
+    hash.update(`\n${path}\0${content?.length ?? "gone"}\0`).update(content ?? "");
+  }
+  return hash.digest("hex");
+}
+
+/** undefined: deleted, but git still knows it; or a directory of another repository. */
+function read(path: string): Uint8Array | undefined {
+  try {
+    return readFileSync(path);
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,161 @@
+/**
+ * A service as slipway knows it: its settings, and what was found out where they say nothing. It is handed in, so that
+ * nothing here is about one service alone.
+ */
+import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import type { Settings } from "../index.d.ts";
+import { PipelineError } from "./errors.ts";
+
+/** The settings with their defaults. */
+export interface Service {
+  /** The directory with package.json. */
+  project: string;
+  /** The workspace's directory where the service is a member of one, else `project`: the lockfile is there. */
+  root: string;
+  name: string;
+  version: string;
+  description: string | undefined;
+  license: string | undefined;
+  namespace: string;
+  entry: string;
+  port: number;
+  attach: boolean;
+  /** undefined: there is no such script. */
+  scripts: { check: string | undefined; test: string | undefined };
+  overlays: { k3s: string; registry: string };
+  versionPath: string;
+  smoke: Record<string, string>;
+  keep: number;
+  readySeconds: number;
+  scheduleSeconds: number;
+  rolloutSeconds: number;
+  size: { amd64?: number; arm64?: number };
+}
+
+/** The parts of package.json that matter here. */
+export interface Package {
+  name?: string;
+  version?: string;
+  description?: string;
+  license?: string;
+  module?: string;
+  main?: string;
+  scripts?: Record<string, string>;
+  workspaces?: string[] | { packages: string[] };
+  packageManager?: string;
+  dependencies?: Record<string, string>;
+  devDependencies?: Record<string, string>;
+}
+
+/** What a Kubernetes object can be called. https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ */
+const LABEL = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
+
+/** Where the entry is, if nothing says so. */
+const entries = ["src/main", "src/index", "src/server", "index", "main", "server", "src/app", "app"].flatMap(
+  (name) => ["ts", "tsx", "js", "mjs"].map((ending) => `${name}.${ending}`),
+);
+
+/**
+ * @param directory the one with package.json
+ * @throws {PipelineError} "change" when a setting cannot be, or what has no setting cannot be found out
+ */
+export function describeService(directory: string, settings: Settings = {}): Service {
+  // The bundler sees through links.
+  const project = existsSync(directory) ? realpathSync(directory) : directory;
+  const own = readPackage(project);
+  const name = settings.name ?? nameOf(own, project);
+  const { namespace = name } = settings;
+  for (const [what, value] of Object.entries({ name, namespace })) {
+    if (!LABEL.test(value))
+      throw wrong(`the service's ${what} "${value}" is no DNS label (a-z, 0-9, -; at most 63)`);
+  }
+  const { entry = findEntry(project, own), license = own.license } = settings;
+  if (!entry) throw wrong(`no module was found in ${project} that starts the service: set \`entry\``);
+  if (!existsSync(join(project, entry))) throw wrong(`the entry ${entry} is not there`);
+  return {
+    project,
+    root: findRoot(project),
+    name,
+    version: own.version ?? "0.0.0",
+    description: own.description,
+    license,
+    namespace,
+    entry,
+    port: settings.port ?? 8080,
+    attach: settings.attach ?? true,
+    scripts: { ...findScripts(own), ...settings.scripts },
+    overlays: { k3s: "k8s/overlays/k3s", registry: "k8s/overlays/registry", ...settings.overlays },
+    versionPath: settings.versionPath ?? "/version",
+    smoke: settings.smoke ?? {},
+    keep: settings.keep ?? 5,
+    readySeconds: settings.readySeconds ?? 6,
+    scheduleSeconds: settings.scheduleSeconds ?? 4,
+    rolloutSeconds: settings.rolloutSeconds ?? 120,
+    size: settings.size ?? {},
+  };
+}
+
+/** @throws {PipelineError} "change" when there is none, or it is not JSON */
+export function readPackage(project: string): Package {
+  const file = join(project, "package.json");
+  try {
+    return JSON.parse(readFileSync(file, "utf8")) as Package;
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    throw wrong(code === "ENOENT" ? `there is no ${file}` : `${file}: ${(error as Error).message}`);
+  }
+}
+
+/** A DNS label, made of package.json's name or, where that has none, of the directory's. */
+export function nameOf({ name = "" }: Package, project: string): string {
+  const bare = name.replace(/^@[^/]*\//, "") || basename(project);
+  const label = bare.toLowerCase().replace(/[^a-z0-9-]+/g, "-");
+  return label
+    .replace(/^[^a-z]+/, "")
+    .slice(0, 63)
+    .replace(/-+$/, "");
+}
+
+/** The nearest directory above, or the project's own, that is a workspace with the project as a member. */
+export function findRoot(project: string): string {
+  for (let at = project; ; at = dirname(at)) {
+    if (existsSync(join(at, "package.json"))) {
+      const { workspaces = [] } = readPackage(at);
+      const members = Array.isArray(workspaces) ? workspaces : workspaces.packages;
+      const path = project.slice(at.length + 1);
+      if (members.some((pattern) => new Bun.Glob(pattern.replace(/^\.\/|\/$/g, "")).match(path))) return at;
+    }
+    if (at === dirname(at)) return project;
+  }
+}
+
+/** The module that starts the service, relative to the project; undefined: none was found. */
+export function findEntry(project: string, { scripts = {}, module, main }: Package): string | undefined {
+  const run = [scripts.start, scripts.dev].flatMap(
+    (script) => /\bbun\b.*?(?:^|\s)((?:\.\/)?[\w@./-]+\.(?:tsx?|m?js))(?=\s|$)/.exec(script ?? "")?.[1] ?? [],
+  );
+  return [...run, module, main, ...entries]
+    .flatMap((path) => (path ? [path.replace(/^\.\//, "")] : []))
+    .find((path) => /\.(tsx?|m?js)$/.test(path) && existsSync(join(project, path)));
+}
+
+/** What npm writes as a test where there is none. */
+const NO_TEST = /no test specified/;
+
+function findScripts({ scripts = {} }: Package): Service["scripts"] {
+  const first = (...names: string[]) =>
+    names.find((name) => scripts[name] !== undefined && !NO_TEST.test(scripts[name]));
+  return { check: first("check", "typecheck"), test: first("test:unit", "test") };
+}
+
+function wrong(message: string): PipelineError {
+  return new PipelineError("change", message, {
+    hint: "ci/pipeline.ts has the service's settings; those of `index.d.ts` are explained there.",
+  });
+}
+
+/** Where slipway keeps what it can do without: built trees, what passed, whole outputs of what failed. */
+export function cacheOf({ project }: Service): string {
+  return join(project, "node_modules/.cache/slipway");
+}

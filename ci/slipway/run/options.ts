@@ -1,0 +1,160 @@
+/** Every option of the command line, once; a command names those that it takes. */
+import { resolve } from "node:path";
+import { PipelineError } from "../ground/errors.ts";
+import type { Service } from "../ground/service.ts";
+import { compressions, type Compression } from "../image/archive.ts";
+import type { Architecture } from "../image/platform.ts";
+import { parseReference } from "../registry/reference.ts";
+
+interface Option {
+  /** What it takes, as the usage shows it; undefined: nothing. */
+  value?: string;
+  multiple?: boolean;
+  about: string;
+}
+
+export const options = {
+  engine: { value: "dagger|host", about: "where steps run (default: dagger under `dagger run`, else host)" },
+  target: {
+    value: "k3s|registry|none",
+    about: "this machine's k3s (default), any cluster, the archive alone",
+  },
+  registry: { value: "HOST/PATH", about: "where the image is pushed, without a tag; with --target registry" },
+  url: { value: "URL", about: "where the Service answers from outside (default: the NodePort, or the API)" },
+  output: { value: "FILE", about: "the docker-archive (default: NAME.tar)" },
+  platform: {
+    value: "LIST",
+    about: "linux/amd64, linux/arm64 or both: one archive each (default: this one's)",
+  },
+  compress: {
+    value: "LEVEL",
+    about: "of the layers: none, fast, high (default: none; for a registry: fast)",
+  },
+  tag: {
+    value: "NAME",
+    multiple: true,
+    about: "a further name in the archive, or of what is pushed; repeatable",
+  },
+  kubeconfig: { value: "FILE", about: "another kubeconfig than k3s's own; with a registry: than kubectl's" },
+  context: { value: "NAME", about: "which context of that file; --target registry always takes one" },
+  report: { value: "FILE", about: "the steps and their times as JSON" },
+  times: { value: "N", about: "how often it is built, at least 2 (default: 2)" },
+  id: { about: "print the id and build nothing" },
+  root: { value: "DIRECTORY", about: "a system of another architecture to take libraries and Bun from" },
+  remote: { about: "also ask whether what is pinned is still there, and the same" },
+  check: { about: "write nothing: say what differs, exit 1 if anything does" },
+  verbose: { about: "stack traces and the whole output of what failed" },
+  help: { about: "this text" },
+} satisfies Record<string, Option>;
+
+export type OptionName = keyof typeof options;
+
+/** Options that every command takes. */
+export const common = ["verbose", "help"] as const satisfies OptionName[];
+/** Of commands that run steps. */
+export const stepOptions = ["engine", "report"] as const satisfies OptionName[];
+/** Of commands that make an archive. */
+export const imageOptions = ["output", "platform", "compress", "tag"] as const satisfies OptionName[];
+/** Of commands that go to a cluster. */
+export const clusterOptions = [
+  "target",
+  "registry",
+  "url",
+  "kubeconfig",
+  "context",
+] as const satisfies OptionName[];
+
+/** Values as the command line has them, by name. */
+export type Values = { [Name in OptionName]?: string | boolean | string[] };
+
+/** What a command is run with. */
+export interface Options {
+  /** Words after the command. */
+  args: string[];
+  engine: "dagger" | "host";
+  target: "k3s" | "registry" | "none";
+  output: string;
+  /** Undefined: the engine's own. */
+  architectures: Architecture[] | undefined;
+  compression: Compression | undefined;
+  tags: string[];
+  registry: string | undefined;
+  /** Where the steps and their times go, as JSON. */
+  report: string | undefined;
+  url: string | undefined;
+  kubeconfig: string | undefined;
+  context: string | undefined;
+  times: number;
+  root: string | undefined;
+  id: boolean;
+  remote: boolean;
+  check: boolean;
+  verbose: boolean;
+}
+
+export function wrong(message: string): PipelineError {
+  return new PipelineError("usage", message);
+}
+
+/** @throws {PipelineError} "usage" when a value cannot be, or two do not go together */
+export function readOptions(
+  values: Values,
+  args: string[],
+  { name }: Pick<Service, "name">,
+  env: Record<string, string | undefined>,
+): Options {
+  const text = (option: OptionName) => values[option] as string | undefined;
+  const target = oneOf("target", text("target") ?? "k3s", ["k3s", "registry", "none"]);
+  const [registry, context, url] = [text("registry"), text("context"), text("url")];
+  if (registry) parseReference(`${registry}:tag`);
+  if (target === "registry") {
+    // No deploy follows whatever context happens to be current.
+    if (!registry || !context) throw wrong("--target registry takes --registry HOST/PATH and --context NAME");
+  } else if (registry && values.target !== undefined) throw wrong("--registry goes with --target registry");
+  if (url !== undefined && !URL.canParse(url)) throw wrong(`--url "${url}" is no URL`);
+  const tags = (values.tag as string[] | undefined) ?? [];
+  for (const tag of tags) {
+    if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw wrong(`--tag "${tag}" is no image tag`);
+  }
+  const architectures = text("platform")
+    ?.split(",")
+    .map((platform) => oneOf("platform", platform, ["linux/amd64", "linux/arm64"]).slice("linux/".length));
+  const times = Number(text("times") ?? 2);
+  if (!Number.isInteger(times) || times < 2) throw wrong("--times takes a whole number, 2 or more");
+  const inSession = env.DAGGER_SESSION_PORT !== undefined;
+  const [compress, report] = [text("compress"), text("report")];
+  return {
+    args,
+    engine: oneOf("engine", text("engine") ?? (inSession ? "dagger" : "host"), ["dagger", "host"]),
+    target,
+    output: resolve(text("output") ?? `${name}.tar`),
+    architectures: architectures && ([...new Set(architectures)] as Architecture[]),
+    compression: compress === undefined ? undefined : oneOf("level", compress, compressions),
+    tags,
+    registry,
+    report: report && resolve(report),
+    url,
+    kubeconfig: text("kubeconfig"),
+    context,
+    times,
+    root: text("root"),
+    id: values.id === true,
+    remote: values.remote === true,
+    check: values.check === true,
+    verbose: values.verbose === true,
+  };
+}
+
+export function oneOf<const T extends string>(what: string, given: string, known: readonly T[]): T {
+  const found = known.find((value) => value === given);
+  if (!found) throw wrong(`unknown ${what} "${given}": expected one of ${known.join(", ")}`);
+  return found;
+}
+
+/** The lines of a usage about these options. */
+export function describeOptions(names: readonly OptionName[]): string[] {
+  return names.map((name) => {
+    const { value, about }: Option = options[name];
+    return `  ${`--${name}${value ? ` ${value}` : ""}`.padEnd(29)} ${about}`;
+  });
+}

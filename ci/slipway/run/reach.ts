@@ -1,0 +1,84 @@
+/** The way to a cluster, and a deploy there: what `deploy`, `up` and `watch` do alike. */
+import { deploy } from "../cluster/deploy.ts";
+import { describePlan, plan, upToDate, type Deploy } from "../cluster/plan.ts";
+import { prove } from "../cluster/status.ts";
+import type { Target } from "../cluster/target.ts";
+import { describeSamples } from "../cluster/verify.ts";
+import { connectK3s } from "../targets/k3s.ts";
+import { connectCluster } from "../targets/registry.ts";
+import { wrong } from "./options.ts";
+import type { Run } from "./run.ts";
+import { check, image, sideBySide, test } from "./steps.ts";
+
+/**
+ * Connects to the target that the options name, for as long as `use` takes.
+ *
+ * @throws {PipelineError} "usage" when they name none; "surroundings" when it cannot be reached
+ */
+export async function withCluster<T>(run: Run, use: (to: Deploy) => Promise<T>): Promise<T> {
+  const target = await connect(run);
+  try {
+    return await use(deployOf(run, target));
+  } finally {
+    await target.api.close();
+  }
+}
+
+async function connect({ service, options, signal }: Run): Promise<Target> {
+  const { target, registry, context, kubeconfig, url, architectures } = options;
+  if (target === "none") throw wrong("this takes a cluster: not with --target none");
+  if (architectures && architectures.length > 1)
+    throw wrong("a deploy is for one platform: several go with `image` or --target none");
+  if (registry && target !== "registry") throw wrong("--registry goes with --target registry");
+  if (target === "k3s") return connectK3s({ service, kubeconfig, context, url, signal });
+  return connectCluster({ service, kubeconfig, context: context!, repository: registry!, url, signal });
+}
+
+/** A run's dealings with a target. */
+export function deployOf(run: Run, target: Target): Deploy {
+  const { service, signal, report } = run;
+  return {
+    target,
+    service,
+    signal,
+    leaves: (state) => void (run.left = state),
+    say: (line) => run.say(line),
+    step: (name, work) => report.step(name, work),
+  };
+}
+
+/**
+ * Checks, tests, builds, deploys, verifies; what holds already is left out.
+ *
+ * @param hurry ends the wait for the last pods of the version before
+ * @returns what holds now, as a sentence
+ */
+export async function deployHere(run: Run, to: Deploy, hurry?: AbortSignal): Promise<string> {
+  // They need nothing of the cluster, and a plan takes its time.
+  const proofs = [check(run), test(run)];
+  for (const proof of proofs) proof.catch(() => {});
+  const planning = run.report.step("plan", async () => {
+    const value = await plan(to, await run.id());
+    const lines = describePlan(value);
+    return { value, detail: lines.length > 0 ? `${value.name} changes this:` : "nothing would change" };
+  });
+  const building = planning.then(async (change) => {
+    for (const line of describePlan(change)) run.say(line);
+    // An id is its inputs: an image of that name is this one.
+    if (!change.delivered) await image(run, change.id);
+  });
+  await sideBySide(run, [...proofs, building]);
+  const change = await planning;
+  const { url } = change.endpoint;
+  if (upToDate(to, change)) {
+    await run.report.step("verify", async () => {
+      await prove(to, change.endpoint, change.id);
+      return { value: undefined, detail: `20 replies in a row carry ${change.id}` };
+    });
+    return `nothing to deploy: ${change.name} runs already and answers at ${url}`;
+  }
+  const { samples, servedAt } = await deploy(to, change, run.options.output, hurry);
+  run.servedAt = servedAt;
+  if (samples) run.say(describeSamples(samples));
+  return `${change.name} serves at ${url}`;
+}

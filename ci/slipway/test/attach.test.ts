@@ -1,0 +1,120 @@
+/** Services that know nothing of slipway: what the build puts in front of them answers and drains. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describeService } from "../ground/service.ts";
+import { build } from "../image/build.ts";
+import { root } from "./fixture.ts";
+import { Service } from "./service/client.ts";
+
+/** Milliseconds: for a machine that is busy with other things, not what it takes. */
+const LONG = 60_000;
+const work = mkdtempSync(join(tmpdir(), "attach-"));
+const started: Service[] = [];
+afterAll(() => {
+  for (const service of started) service.kill("SIGKILL");
+  rmSync(work, { recursive: true });
+});
+
+const sources = {
+  "Bun.serve": `Bun.serve({ port: Number(process.env.PORT), fetch: () => new Response("own") });`,
+  "a default export": `export default { port: 3000, fetch: () => new Response("own") };`,
+  "routes of its own": `Bun.serve({ port: 3000, routes: { "/": new Response("own"), "/readyz": () => new Response("mine") } });`,
+  "a path of its own in fetch": `Bun.serve({
+  port: 3000,
+  fetch: ({ url }) => new Response(new URL(url).pathname === "/readyz" ? "mine" : "own"),
+});`,
+  "node:http": `import { createServer } from "node:http";
+createServer((_, reply) => reply.end("own")).listen(process.env.PORT);`,
+  Hono: `import { Hono } from "hono";
+const app = new Hono();
+app.get("/", (c) => c.text("own"));
+export default app;`,
+  Elysia: `import { Elysia } from "elysia";
+new Elysia().get("/", () => "own").listen(process.env.PORT ?? 3000);`,
+  Express: `import express from "express";
+const app = express();
+app.get("/", (_, reply) => void reply.send("own"));
+app.listen(process.env.PORT);`,
+};
+
+/** Builds a service of one file, as the pipeline does. @returns the binary, and its id */
+async function compile(source: string): Promise<{ command: string[]; id: string }> {
+  const project = mkdtempSync(join(work, "service-"));
+  mkdirSync(join(project, "src"));
+  writeFileSync(join(project, "package.json"), JSON.stringify({ name: "plain", version: "1.2.3" }));
+  writeFileSync(join(project, "src/main.ts"), source);
+  symlinkSync(join(root, "node_modules"), join(project, "node_modules"));
+  const dist = join(project, "dist");
+  const { id } = await build(describeService(project), dist);
+  return { command: [join(dist, "app/plain")], id };
+}
+
+async function start(command: string[], env: Record<string, string> = {}): Promise<Service> {
+  const service = await Service.onPort(command, env);
+  started.push(service);
+  return service;
+}
+
+describe.each(Object.entries(sources))("%s", (kind, source) => {
+  test(
+    "answers the paths beside its own, and ends with 0 when its clients have left",
+    async () => {
+      const { command, id } = await compile(source);
+      const service = await start(command, { DRAIN_DELAY_SECONDS: "2" });
+      await service.until(200);
+      const connection = await service.connect();
+      expect((await connection.ask("/")).body).toBe("own");
+      const version = await connection.ask("/version");
+      expect(JSON.parse(version.body)).toEqual({ name: "plain", version: "1.2.3", id, bun: Bun.version });
+      expect((await connection.ask("/healthz")).status).toBe(200);
+      const own = / of its own/.test(kind);
+      expect((await connection.ask("/readyz")).body).toBe(own ? "mine" : "ready");
+      service.kill("SIGTERM");
+      if (!own) await service.until(503);
+      // The signal takes a moment to arrive.
+      while ((await service.ask("/")).headers.get("connection") !== "close") await Bun.sleep(5);
+      const last = await connection.ask("/");
+      expect(last.body).toBe("own");
+      expect(last.headers.get("connection")).toBe("close");
+      expect(await service.process.exited).toBe(0);
+    },
+    LONG,
+  );
+});
+
+test(
+  "what the service itself does on a signal, it does when its clients have left",
+  async () => {
+    const { command } = await compile(
+      `const server = Bun.serve({ port: 3000, fetch: async () => (await Bun.sleep(300), new Response("own")) });
+       const stop = async () => (await server.stop(), console.log("port handler"), process.exit(7));
+       process.on("SIGTERM", stop);
+       process.on("SIGINT", stop);`,
+    );
+    const service = await start(command, { DRAIN_DELAY_SECONDS: "0.2" });
+    const connection = await service.connect();
+    const answer = connection.ask("/");
+    // The request has to be there before the signal is.
+    await Bun.sleep(100);
+    service.kill("SIGTERM");
+    expect((await answer).body).toBe("own");
+    expect(await service.process.exited).toBe(7);
+  },
+  LONG,
+);
+
+test(
+  "without a server a signal is the service's own affair, at once",
+  async () => {
+    const { command } = await compile(
+      `process.once("SIGTERM", () => process.exit(9)); console.log("port 1"); setInterval(() => {}, 1000);`,
+    );
+    const worker = await Service.start(command);
+    started.push(worker);
+    worker.kill("SIGTERM");
+    expect(await worker.process.exited).toBe(9);
+  },
+  LONG,
+);

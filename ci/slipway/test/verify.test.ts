@@ -1,0 +1,84 @@
+/** What a client sees of a version: when it counts as served, and what is said of the requests meanwhile. */
+import { describe, expect, test } from "bun:test";
+import { ask, describeSamples, sample, verify, type Endpoint } from "../cluster/verify.ts";
+
+const { signal } = new AbortController();
+
+/** An endpoint that gives these answers in turn, the last one for ever; and how it was asked. */
+function endpoint(...answers: (string | Error | number)[]) {
+  const asked: RequestInit[] = [];
+  const open: Endpoint["open"] = async (init) => {
+    const answer = answers[Math.min(asked.push(init), answers.length) - 1]!;
+    if (answer instanceof Error) throw answer;
+    if (typeof answer === "number") return new Response("no", { status: answer });
+    return Response.json({ id: answer });
+  };
+  return { url: "http://service/version", open, asked };
+}
+
+describe("a version is served", () => {
+  test("when 20 replies in a row carry its id, each over a connection of its own", async () => {
+    const service = endpoint("new");
+    expect(await verify(service, "new", { signal })).toMatchObject({ ok: true });
+    expect(service.asked).toHaveLength(20);
+    for (const { keepalive, headers } of service.asked)
+      expect({ keepalive, headers }).toEqual({ keepalive: false, headers: { Connection: "close" } });
+  });
+
+  test("not before: one of another, or a failure, begins the row anew", async () => {
+    const service = endpoint("new", "new", "old", "new", new Error("reset"), "new", 503, "new");
+    expect(await verify(service, "new", { replies: 3, signal })).toEqual({ ok: true, last: "status 503" });
+    expect(service.asked).toHaveLength(7 + 3);
+  });
+
+  test.each([
+    ["another id", "old", "old"],
+    ["an error", new Error("connection refused"), "connection refused"],
+    ["a status", 502, "status 502"],
+  ])("never, while %s comes: says so when the time is over", async (_, answer, last) => {
+    const service = endpoint(answer);
+    expect(await verify(service, "new", { deadlineSeconds: 0.12, signal })).toEqual({ ok: false, last });
+    expect(service.asked.length).toBeGreaterThan(1);
+  });
+
+  test.each([0, -5])("is asked once at least, with %d seconds left too", async (deadlineSeconds) => {
+    const good = endpoint("new");
+    expect(await verify(good, "new", { deadlineSeconds, signal })).toMatchObject({ ok: true });
+    const bad = endpoint("old");
+    // One millisecond is over by the second answer, if not by the first.
+    expect(await verify(bad, "new", { deadlineSeconds, signal })).toEqual({ ok: false, last: "old" });
+    expect(bad.asked.length).toBeWithin(1, 3);
+  });
+
+  test("is not asked any more by one who was interrupted", async () => {
+    const service = endpoint("new");
+    const reason = new Error("interrupted");
+    await expect(verify(service, "new", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    expect(service.asked).toEqual([]);
+  });
+});
+
+test("an answer is an id, or what went wrong", async () => {
+  const answerOf = (open: Endpoint["open"]) => ask({ url: "http://x/", open }, { signal });
+  expect(await answerOf(async () => Response.json({ id: "a" }))).toEqual({ id: "a" });
+  expect(await answerOf(async () => new Response("no", { status: 404 }))).toEqual({ failure: "status 404" });
+  expect((await answerOf(async () => new Response("<html>"))).failure).toContain("JSON");
+});
+
+test("samples: two clients ask all the time, and what they saw is a line", async () => {
+  const service = endpoint("a", 503, new Error("reset"), "a");
+  const stop = sample(service);
+  await Bun.sleep(100);
+  const seen = await stop();
+  expect(seen).toMatchObject({ requests: service.asked.length, failed: 2, first: "status 503" });
+  expect(seen.requests).toBeGreaterThan(3);
+  expect(new Set(service.asked.map(({ keepalive }) => keepalive))).toEqual(new Set([true, false]));
+  expect(await stop()).toEqual(seen);
+  const [median, p99] = [1.25, 20];
+  expect(describeSamples({ requests: 7, failed: 2, first: "reset", median, p99 })).toBe(
+    "meanwhile 2 of 7 requests failed (reset), median 1.3 ms, p99 20.0 ms",
+  );
+  expect(describeSamples({ requests: 7, failed: 0, first: undefined, median, p99 })).toStartWith(
+    "meanwhile 0 of 7 requests failed, median",
+  );
+});
