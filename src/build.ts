@@ -1,12 +1,5 @@
-/** What this build is. `bun run build` compiles the id in; run from source, it is "dev". */
+/** What this build is. The pipeline compiles the id in; run from source, it is "dev". */
+import { build as compiled } from "slipway/service";
 import { name, version } from "../package.json";
 
-declare const BUILD_ID: string | undefined;
-
-export const build = {
-  name,
-  version,
-  /** The first 12 hex digits of SHA-256 over all that went into the image; also the image's tag. */
-  id: typeof BUILD_ID === "string" ? BUILD_ID : "dev",
-  bun: Bun.version,
-};
+export const build = { name, version, id: compiled.id, bun: compiled.bun };

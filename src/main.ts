@@ -1,7 +1,7 @@
 /** The service's entry: reads arguments and environment, starts, handles signals. The only file in src/ with side effects. */
 import { build } from "./build.ts";
 import { type Config, ConfigError, loadConfig, settings, urlHost } from "./config.ts";
-import { Lifecycle } from "./lifecycle.ts";
+import { Lifecycle } from "slipway/service";
 import { startServer } from "./server.ts";
 import { createLogger, stdoutOutput } from "./telemetry/log.ts";
 

@@ -6,7 +6,7 @@
  * none, and replies that are always the same are made once.
  */
 import { type Config, settings, urlHost } from "./config.ts";
-import type { Lifecycle, Stoppable } from "./lifecycle.ts";
+import type { Lifecycle, Stoppable } from "slipway/service";
 import { noContent, problem, type Reply } from "./reply.ts";
 import { greeting } from "./routes/greeting.ts";
 import { healthz, readyz } from "./routes/health.ts";

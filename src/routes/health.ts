@@ -1,4 +1,4 @@
-import type { Lifecycle } from "../lifecycle.ts";
+import type { Lifecycle } from "slipway/service";
 import { problem, reply, TEXT, type Reply } from "../reply.ts";
 
 const ok = reply(TEXT, "ok\n");

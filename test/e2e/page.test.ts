@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { describeWith, eventually, temporaryDirectory } from "../../ci/slipway/test/e2e/setup.ts";
 import { loadConfig } from "../../src/config.ts";
-import { Lifecycle } from "../../src/lifecycle.ts";
+import { Lifecycle } from "slipway/service";
 import { startServer, type RunningServer } from "../../src/server.ts";
 import { createLogger } from "../../src/telemetry/log.ts";
 

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { loadConfig } from "../../src/config.ts";
-import { Lifecycle } from "../../src/lifecycle.ts";
+import { Lifecycle } from "slipway/service";
 import { reply } from "../../src/reply.ts";
 import { startServer, type Route, type RunningServer } from "../../src/server.ts";
 import { createLogger } from "../../src/telemetry/log.ts";

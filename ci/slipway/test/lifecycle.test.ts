@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { Lifecycle, type State, type Stoppable } from "../../src/lifecycle.ts";
+import { Lifecycle } from "../service/lifecycle.ts";
+import type { State, Stoppable } from "../service/service.d";
 
 /** A server whose requests in flight take as long as `finished` does. */
 function server(finished: Promise<void>): Stoppable & { calls: (boolean | undefined)[] } {
