@@ -126,6 +126,8 @@ export async function main(words: string[], project: string, settings?: Settings
     }
     service = command.needs === "nothing" ? bareService(project) : describeService(project, settings);
     const parsed = readOptions(values, args, service, process.env);
+    if (parsed.registry && parsed.target !== "registry" && command.options.includes("target"))
+      throw wrong("--registry goes with --target registry");
     const interrupt = () => interrupted.abort(new PipelineError("interrupted", "interrupted"));
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, interrupt);
 

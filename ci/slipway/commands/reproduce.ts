@@ -171,6 +171,8 @@ function quiet(directory: string): Record<string, string> {
 /** Copies the project's files and what is installed: linked, the packages would be built from another place. */
 async function copyProject({ root, project }: Service, target: string, signal: AbortSignal): Promise<void> {
   for (const file of await projectFiles(root, signal)) {
+    // Deleted, but git still knows it.
+    if (!existsSync(join(root, file))) continue;
     await mkdir(dirname(join(target, file)), { recursive: true });
     await cp(join(root, file), join(target, file), { verbatimSymlinks: true });
   }

@@ -120,20 +120,39 @@ export function nameOf({ name = "" }: Package, project: string): string {
 /** The nearest directory above, or the project's own, that is a workspace with the project as a member. */
 export function findRoot(project: string): string {
   for (let at = project; ; at = dirname(at)) {
-    if (existsSync(join(at, "package.json"))) {
-      const { workspaces = [] } = readPackage(at);
-      const members = Array.isArray(workspaces) ? workspaces : workspaces.packages;
-      const path = project.slice(at.length + 1);
-      if (members.some((pattern) => new Bun.Glob(pattern.replace(/^\.\/|\/$/g, "")).match(path))) return at;
-    }
+    if (isMember(project.slice(at.length + 1), workspacesOf(at))) return at;
     if (at === dirname(at)) return project;
   }
 }
 
+/** Patterns of a workspace's members; what is above may be nobody's: one that cannot be read has none. */
+function workspacesOf(directory: string): string[] {
+  try {
+    const { workspaces = [] } = readPackage(directory);
+    return (Array.isArray(workspaces) ? workspaces : workspaces.packages) ?? [];
+  } catch {
+    return [];
+  }
+}
+
+/** A pattern that begins with ! takes members away. */
+function isMember(path: string, patterns: string[]): boolean {
+  const matches = (pattern: string) => new Bun.Glob(pattern.replace(/^\.\/|\/$/g, "")).match(path);
+  const isLess = (pattern: string) => pattern.startsWith("!");
+  const [less, more] = [patterns.filter(isLess), patterns.filter((pattern) => !isLess(pattern))];
+  return more.some(matches) && !less.some((pattern) => matches(pattern.slice(1)));
+}
+
+/** What is loaded before the module that is run. */
+const LOADED = /\s(?:-r|--(?:preload|require|import))[= ]\S+/g;
+
 /** The module that starts the service, relative to the project; undefined: none was found. */
 export function findEntry(project: string, { scripts = {}, module, main }: Package): string | undefined {
   const run = [scripts.start, scripts.dev].flatMap(
-    (script) => /\bbun\b.*?(?:^|\s)((?:\.\/)?[\w@./-]+\.(?:tsx?|m?js))(?=\s|$)/.exec(script ?? "")?.[1] ?? [],
+    (script) =>
+      /\bbun\b.*?(?:^|\s)((?:\.\/)?[\w@./-]+\.(?:tsx?|m?js))(?=\s|$)/.exec(
+        (script ?? "").replace(LOADED, ""),
+      )?.[1] ?? [],
   );
   return [...run, module, main, ...entries]
     .flatMap((path) => (path ? [path.replace(/^\.\//, "")] : []))

@@ -8,9 +8,10 @@
  * image's settings, slipway's own build code, which Bun, the C library, the platform. What nothing reads does not: the
  * git commit, tests, documentation; a change there deploys nothing.
  */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
+import { sha256 } from "../ground/hash.ts";
 import type { Service } from "../ground/service.ts";
 import { compile, describeImage, type Runtime } from "./image.ts";
 
@@ -78,6 +79,8 @@ export interface Inputs {
   files: Map<string, string>;
   /** Of the paths that would be attached, those that stand in the service's source: it answers them itself. */
   own: string[];
+  /** Where the source has macros: SHA-256 of what is bundled, because what a macro reads is not seen in any other way. */
+  output: string | undefined;
 }
 
 /** @throws {PipelineError} "change", with the bundler's messages as output, when the source does not bundle */
@@ -98,18 +101,28 @@ export async function inputsOf(service: Service): Promise<Inputs> {
       if (existsSync(file)) files.add(file);
     }
   }
-  return { files: new Map([...files].map((file) => [nameIn(root, file), file])), own };
+  const output = hasMacros(files) ? sha256(await bundle.outputs[0]!.text()) : undefined;
+  return { files: new Map([...files].map((file) => [nameIn(root, file), file])), own, output };
+}
+
+/** The service's own modules. */
+function ownSource(files: Set<string>): string[] {
+  return [...files].filter(
+    (file) =>
+      /\.[cm]?[jt]sx?$/.test(file) && !file.includes("/node_modules/") && !file.startsWith(`${slipway}/`),
+  );
+}
+
+/** https://bun.sh/docs/bundler/macros */
+function hasMacros(files: Set<string>): boolean {
+  return ownSource(files).some((file) => /\btype\s*:\s*["']macro["']/.test(readFileSync(file, "utf8")));
 }
 
 /** Looks for the paths as text: a router's table cannot be seen before it runs. */
 function findOwnPaths({ versionPath }: Service, files: Set<string>): string[] {
-  const source = [...files].filter(
-    (file) =>
-      /\.[cm]?[jt]sx?$/.test(file) && !file.includes("/node_modules/") && !file.startsWith(`${slipway}/`),
-  );
   const wanted = [versionPath, "/readyz", "/healthz"];
   const found = new Set<string>();
-  for (const file of source) {
+  for (const file of ownSource(files)) {
     const text = readFileSync(file, "utf8");
     for (const path of wanted) if (['"', "'", "`"].some((q) => text.includes(q + path + q))) found.add(path);
   }
@@ -122,8 +135,9 @@ export async function imageId(
   runtime: Runtime,
   inputs: Promise<Inputs> | Inputs = inputsOf(service),
 ): Promise<string> {
+  const { files: opened, output } = await inputs;
   const files: [path: string, file: string][] = [
-    ...(await inputs).files,
+    ...opened,
     ...runtime.files,
     ...buildCode().map((file): [string, string] => [nameIn("", file), file]),
   ];
@@ -135,6 +149,7 @@ export async function imageId(
     image: describeImage(service),
     platform: runtime.platform,
     bun: [Bun.version, runtime.bunBuildId],
+    output,
   };
   hash.update(JSON.stringify(settings));
   // Sorted by code unit: a locale must not change the id. Lengths are hashed too, so that no two lists look the same.
@@ -184,7 +199,10 @@ function withBases(file: string, seen: string[] = []): string[] {
 /** Where a tsconfig's `extends` points to. https://www.typescriptlang.org/tsconfig/#extends */
 function baseOf(file: string, base: string): string {
   const path = base.startsWith(".") || base.startsWith("/") ? resolve(dirname(file), base) : undefined;
-  if (path) return existsSync(path) && !path.endsWith("/") && path.endsWith(".json") ? path : `${path}.json`;
+  if (path) {
+    const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+    return isFile || path.endsWith(".json") ? path : `${path}.json`;
+  }
   try {
     return Bun.resolveSync(base, dirname(file));
   } catch {

@@ -23,7 +23,8 @@ export function excerpt(output: string, all: () => string): string {
   if (lines.length <= LINES) return lines.join("\n");
   const first = Math.max(
     0,
-    lines.findIndex((line) => wrong.test(line)),
+    // A test that passed may be about errors.
+    lines.findIndex((line) => wrong.test(line) && !/^\s*(\(pass\)|✓)/.test(line)),
   );
   let start = first;
   while (start > 0 && first - start < CONTEXT && lines[start - 1]!.trim() !== "") start -= 1;

@@ -110,7 +110,7 @@ export function readOptions(
   if (target === "registry") {
     // No deploy follows whatever context happens to be current.
     if (!registry || !context) throw wrong("--target registry takes --registry HOST/PATH and --context NAME");
-  } else if (registry && values.target !== undefined) throw wrong("--registry goes with --target registry");
+  }
   if (url !== undefined && !URL.canParse(url)) throw wrong(`--url "${url}" is no URL`);
   const tags = (values.tag as string[] | undefined) ?? [];
   for (const tag of tags) {

@@ -29,7 +29,6 @@ async function connect({ service, options, signal }: Run): Promise<Target> {
   if (target === "none") throw wrong("this takes a cluster: not with --target none");
   if (architectures && architectures.length > 1)
     throw wrong("a deploy is for one platform: several go with `image` or --target none");
-  if (registry && target !== "registry") throw wrong("--registry goes with --target registry");
   if (target === "k3s") return connectK3s({ service, kubeconfig, context, url, signal });
   return connectCluster({ service, kubeconfig, context: context!, repository: registry!, url, signal });
 }

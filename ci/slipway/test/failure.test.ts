@@ -69,7 +69,7 @@ describe("excerpt", () => {
   });
 
   // Found by this test: a test that passed and has "error" in its name is taken for where it begins.
-  test.failing("a failing assertion below tests that pass and are about errors", () => {
+  test("a failing assertion below tests that pass and are about errors", () => {
     const passed = numbered(100, (n) => `(pass) error ${n} is said to be so [0.01ms]`);
     const text = [...passed, "", "error: expect(received).toBe(expected)", "(fail) sum", ...passed].join(
       "\n",

@@ -167,7 +167,7 @@ describe("the entry", () => {
   });
 
   // Found by this test: the first file of the command is taken, though it is another option's.
-  test.failing("not what is loaded before it", async () => {
+  test("not what is loaded before it", async () => {
     const packageJson = { name: "x", scripts: { start: "bun --preload ./lib/x.mjs src/server.ts" } };
     expect(describeService(await project(packageJson, all)).entry).toBe("src/server.ts");
   });
@@ -216,13 +216,13 @@ describe("the root is", () => {
   });
 
   // Found by this test: the pattern that takes members away matches all that it does not take away.
-  test.failing("the service's own directory, where what is above leaves others out", async () => {
+  test("the service's own directory, where what is above leaves others out", async () => {
     const { at, found } = await member(["libraries/*", "!libraries/old"], "services/one");
     expect(found.root).toBe(join(at, "services/one"));
   });
 
   // Found by this test: a package.json that is none of the service's business ends the command.
-  test.failing("the service's own directory, whatever nonsense is above", async () => {
+  test("the service's own directory, whatever nonsense is above", async () => {
     const { at } = await member(undefined, "services/one");
     await writeFile(join(at, "package.json"), "nonsense");
     expect(describeService(join(at, "services/one")).root).toBe(join(at, "services/one"));

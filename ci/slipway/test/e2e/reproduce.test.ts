@@ -38,7 +38,7 @@ describeWith("reproduce", ["git"], () => {
   });
 
   // Found by this test: a file that git still knows is copied although it is gone.
-  test.failing("a file that is deleted, and not yet committed so, stops nothing", () => {
+  test("a file that is deleted, and not yet committed so, stops nothing", () => {
     const project = copyProject(join(directory, "deleted"));
     must(["git", "init", "--quiet"], { cwd: project });
     must(["git", "add", "--all"], { cwd: project });
