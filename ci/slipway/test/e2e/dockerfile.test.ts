@@ -18,6 +18,9 @@ import {
 
 setDefaultTimeout(600_000);
 
+/** How many files this process may open: no more may be asked for on a machine that may not raise limits. */
+const files = sh(["sh", "-c", "ulimit -n"]).stdout.trim();
+
 const base = () => sh(["buildah", "pull", "--quiet", pins.baseImage]).code === 0;
 const bundle = process.env.NODE_EXTRA_CA_CERTS;
 
@@ -62,17 +65,30 @@ describeWith(
 
     test("podman runs it: it greets, knows its id, and stops with 0", async () => {
       const container = `${name}-run`;
+      // As the README has it for a machine that may not raise limits; where it may, they are limits like others.
+      const limits = [`--ulimit=nofile=${files}:${files}`, "--ulimit=nproc=9000:9000"];
       const run = Bun.spawn(
-        ["podman", "run", "--rm", "--name", container, "--read-only", "-p", "127.0.0.1::8080", name],
-        {
-          stdout: "pipe",
-          stderr: "inherit",
-        },
+        [
+          "podman",
+          "run",
+          "--rm",
+          "--name",
+          container,
+          ...limits,
+          "--read-only",
+          "-p",
+          "127.0.0.1::8080",
+          name,
+        ],
+        { stdout: "pipe", stderr: "pipe" },
       );
       const port = await eventually(async () => {
+        // What does not start is said at once, in podman's words.
+        if (run.exitCode !== null) return `ended: ${await new Response(run.stderr).text()}`;
         const { stdout } = sh(["podman", "port", container, "8080"]);
         return stdout.trim().split(":").at(-1) || undefined;
       });
+      expect(port).toMatch(/^\d+$/);
       const greeting = await eventually(async () => (await fetch(`http://127.0.0.1:${port}/`)).text());
       expect(greeting).toBe("Hello from helloapp\n");
       const { id } = (await (await fetch(`http://127.0.0.1:${port}/version`)).json()) as { id: string };
