@@ -14,6 +14,7 @@ import { digestUnder } from "../../registry/push.ts";
 import { ownArchitecture } from "../../image/platform.ts";
 import { pins } from "../../pins/pins.ts";
 import packageJson from "../../../../package.json";
+import slipway from "../../package.json";
 import { describeWith, must, root, sh, startRegistry, stopRegistries, temporaryDirectory } from "./setup.ts";
 import { readWorkflow, runJob, type Surrounding } from "./workflow.ts";
 
@@ -171,6 +172,8 @@ describeWith(
         logout) rm "$REGISTRY_AUTH_FILE" ;;
         *) exit 64 ;;
       esac`,
+      npm: `[ "$1" = view ] || exit 64; case "$2" in slipway@*) exit 1 ;; esac`,
+      npx: `case "$*" in "--yes npm@"*" publish "*.tgz" --provenance --access public") ;; *) exit 64 ;; esac`,
       gh: `[ "$GH_TOKEN" = token ] || { echo "gh: no GH_TOKEN" >&2; exit 4; }
       option() { local name=$1; shift; while [ $# -gt 1 ]; do [ "$1" = "$name" ] && echo "$2" && return; shift; done; return 1; }
       case "$1 $2" in
@@ -296,7 +299,13 @@ describeWith(
 
     test("release.yml, then the weekly rebuild of what it made", async () => {
       await run("release.yml", "build");
-      const { output } = await run("release.yml", "publish", { env: { REGISTRY: registry } });
+      const { output } = await run("release.yml", "publish", {
+        env: { REGISTRY: registry },
+        conditions: { "vars.NPM_PUBLISH != ''": true },
+      });
+      expect(called().find((call) => call.startsWith("npx "))).toMatch(
+        /publish \.\/slipway-\d+\.\d+\.\d+\.tgz /,
+      );
       const image = `${registry}/me/helloapp`;
       const notes = readFileSync(`${release}.notes`, "utf8");
       const [, digest] = new RegExp(`^Image: ${image}@(sha256:[0-9a-f]{64})$`, "m").exec(notes) ?? [];
@@ -306,6 +315,7 @@ describeWith(
       const files = [
         "SHA256SUMS",
         ...["amd64", "arm64"].flatMap((one) => [`helloapp-${one}.cdx.json`, `helloapp-${one}.tar`]),
+        `slipway-${slipway.version}.tgz`,
       ];
       expect([...new Bun.Glob("*").scanSync(release)].sort()).toEqual(files);
 
