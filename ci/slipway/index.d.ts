@@ -22,6 +22,30 @@ export interface Settings {
    * or `dev` run, its `module` or `main`, or one of src/main, src/index, src/server, index, main, server.
    */
   entry?: string;
+  /**
+   * Further modules of the same image, by the word that starts them: `{ migrate: "src/migrate.ts" }` is run by
+   * `command: ["/NAME", "migrate"]`. Default: none.
+   */
+  entries?: Record<string, string>;
+  /** Scripts of package.json that make what the source imports, like a front end: run in order before the build. Default: none. */
+  before?: string[];
+  /**
+   * Files and directories, as globs, that lie in the image: by their paths in the project, from its working directory `/`.
+   * Default: none.
+   */
+  files?: string[];
+  /** Packages that lie in the image beside the binary, with what they ask for. Default: those with an addon that is looked for at run time. */
+  native?: string[];
+  /** Packages that are not there: an optional dependency that the source imports and can do without. Default: none. */
+  external?: string[];
+  /** The bundler's definitions: an expression by what stands for it in the source. Default: none. */
+  define?: Record<string, string>;
+  /** The beginning of names of environment variables that become part of the build, like `PUBLIC_`. Default: none do. */
+  publicEnv?: string;
+  /** The bundler's plugins. Default: those that bunfig.toml has in `[serve.static]`. */
+  plugins?: unknown[];
+  /** The version of Bun. Default: .bun-version's or package.json's packageManager; where there is none, the one that runs. */
+  bun?: string;
   /** The port that it listens on when $PORT says nothing else. Default: 8080. */
   port?: number;
   /** SPDX identifier or expression, for the image's label and the SBOM. Default: package.json's license. */

@@ -10,6 +10,7 @@ import type { Engine } from "./engines/engine.ts";
 import { hostEngine } from "./engines/host.ts";
 import { exitCodes, PipelineError } from "./ground/errors.ts";
 import { describeService, type Service } from "./ground/service.ts";
+import { requireBun } from "./run/bun.ts";
 import { printError } from "./run/failure.ts";
 import { common, describeOptions, options, readOptions, stepOptions, wrong } from "./run/options.ts";
 import type { Values } from "./run/options.ts";
@@ -138,7 +139,10 @@ export async function main(words: string[], project: string, settings?: Settings
       if (conclusion) console.log(`${conclusion}${current.report.line()}`);
     };
     const takesEngine = command.options.includes(stepOptions[0]);
-    if (!takesEngine || parsed.engine === "host") await execute(hostEngine(service, interrupted.signal));
+    // The Dagger engine brings its own.
+    const onHost = !takesEngine || parsed.engine === "host";
+    if (takesEngine && onHost) requireBun(service);
+    if (onHost) await execute(hostEngine(service, interrupted.signal));
     else await (await loadDagger()).withDagger(service, execute);
     return 0;
   } catch (error) {

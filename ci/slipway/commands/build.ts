@@ -3,6 +3,7 @@ import { join, resolve } from "node:path";
 import { build } from "../image/build.ts";
 import { runtimeIn } from "../image/image.ts";
 import { imageId } from "../image/inputs.ts";
+import { requireBun } from "../run/bun.ts";
 import type { Command } from "../run/run.ts";
 
 export default {
@@ -11,6 +12,7 @@ export default {
   options: ["id", "root"],
   async execute(run) {
     const { service, options } = run;
+    requireBun(service);
     const runtime = runtimeIn(options.root);
     if (options.id) return imageId(service, runtime);
     const dist = resolve(options.args[0] ?? join(service.project, "dist"));

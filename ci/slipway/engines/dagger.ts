@@ -11,6 +11,7 @@ import { connection, dag, ExecError, type Container, type Platform } from "@dagg
 import type { Built } from "../image/build.ts";
 import { PipelineError } from "../ground/errors.ts";
 import type { Architecture } from "../image/platform.ts";
+import { publicVariables } from "../image/bundle.ts";
 import { lockfiles } from "../image/inputs.ts";
 import type { Service } from "../ground/service.ts";
 import { pins } from "../pins/pins.ts";
@@ -57,15 +58,13 @@ export async function withDagger<T>(service: Service, use: (engine: Engine) => P
   return result!.value;
 }
 
-function daggerEngine({ root, project }: Service): Engine {
+function daggerEngine(service: Service): Engine {
+  const { root, project, before, bun = pins.bun } = service;
+  const image = pins.baseImage.replace(/:[^:]*$/, `:${bun}`);
   const source = (include?: string[]) =>
     dag.host().directory(root, { exclude: MADE, gitignore: true, ...(include && { include }) });
 
-  let installing = dag
-    .container()
-    .from(pins.baseImage)
-    .withWorkdir("/src")
-    .withDirectory(".", source(MANIFESTS));
+  let installing = dag.container().from(image).withWorkdir("/src").withDirectory(".", source(MANIFESTS));
   const bundle = process.env.NODE_EXTRA_CA_CERTS;
   if (bundle) {
     installing = installing
@@ -77,7 +76,11 @@ function daggerEngine({ root, project }: Service): Engine {
     .withoutMount(CA)
     .withoutEnvVariable("NODE_EXTRA_CA_CERTS")
     .withEnvVariable("NO_COLOR", "1");
-  const builder = installed.withDirectory(".", source()).withWorkdir(join("/src", relative(root, project)));
+  let builder = installed.withDirectory(".", source()).withWorkdir(join("/src", relative(root, project)));
+  for (const [name, value] of Object.entries(publicVariables(service))) {
+    builder = builder.withEnvVariable(name, value);
+  }
+  for (const name of before) builder = builder.withExec(["bun", "run", "--silent", name]);
 
   const start = Date.now();
   /**
@@ -91,7 +94,7 @@ function daggerEngine({ root, project }: Service): Engine {
   const builderFor = (architecture?: Architecture): { container: Container; args: string[] } => {
     if (architecture === undefined) return { container: builder, args: [] };
     const platform = `linux/${architecture}` as Platform;
-    const base = dag.container({ platform }).from(pins.baseImage).rootfs();
+    const base = dag.container({ platform }).from(image).rootfs();
     return { container: builder.withMountedDirectory(ROOT, base), args: ["--root", ROOT] };
   };
 

@@ -27,6 +27,15 @@ export async function foreignRoot(
   directory: string,
   signal: AbortSignal,
 ): Promise<string> {
+  if (Bun.version !== pins.bun) {
+    throw new PipelineError(
+      "surroundings",
+      `the host engine builds for ${architecture} with Bun ${pins.bun} alone, whose checksum it has`,
+      {
+        hint: "The Dagger engine takes any from the base image.",
+      },
+    );
+  }
   const { triplet, package: name, loader } = debian[architecture];
   const libraries = join("/usr", triplet, "lib");
   if (!existsSync(libraries)) {

@@ -35,26 +35,49 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
     }
     return root;
   };
+  /** Runs a script, unless it passed before on these files. */
+  const script = async (name: string, again = false): Promise<{ unchanged: boolean }> => {
+    const digest = await digestOfFiles(service.root, signal);
+    const passed = join(cache, `${name.replace(/[^\w.-]/g, "-")}.passed`);
+    const digests = (await readFile(passed, "utf8").catch(() => "")).split("\n");
+    if (!again && digests.includes(digest)) return { unchanged: true };
+    await bun(["run", "--silent", name], `bun run ${name}`);
+    // A file that was saved meanwhile may have been read before or after.
+    if (digest === (await digestOfFiles(service.root, signal))) {
+      await mkdir(dirname(passed), { recursive: true });
+      await writeFile(passed, [digest, ...digests].slice(0, REMEMBERED).join("\n"));
+    }
+    return { unchanged: false };
+  };
+  let prepared: Promise<boolean> | undefined;
+  /** Runs the scripts that come before the build. @returns whether all of them had passed before */
+  const prepare = (again = false): Promise<boolean> => {
+    if (again) prepared = undefined;
+    prepared ??= (async () => {
+      let reused = true;
+      for (const name of service.before) reused = (await script(name, again)).unchanged && reused;
+      return reused && service.before.length > 0;
+    })();
+    return prepared;
+  };
   return {
     name: "host",
-    async script(name) {
-      const digest = await digestOfFiles(service.root, signal);
-      const passed = join(cache, `${name.replace(/[^\w.-]/g, "-")}.passed`);
-      const digests = (await readFile(passed, "utf8").catch(() => "")).split("\n");
-      if (digests.includes(digest)) return { unchanged: true };
-      await bun(["run", "--silent", name], `bun run ${name}`);
-      // A file that was saved meanwhile may have been read before or after.
-      if (digest === (await digestOfFiles(service.root, signal))) {
-        await mkdir(dirname(passed), { recursive: true });
-        await writeFile(passed, [digest, ...digests].slice(0, REMEMBERED).join("\n"));
-      }
-      return { unchanged: false };
-    },
+    script: (name) => script(name),
     async id(architecture = ownArchitecture) {
-      return imageId(service, runtimeIn(await rootFor(architecture)));
+      const runtime = runtimeIn(await rootFor(architecture));
+      const reused = await prepare();
+      try {
+        return await imageId(service, runtime);
+      } catch (error) {
+        // What the scripts made may have been removed since: then they did not pass for nothing.
+        if (!reused) throw error;
+        await prepare(true);
+        return imageId(service, runtime);
+      }
     },
     async build(dist, architecture = ownArchitecture) {
       const root = await rootFor(architecture);
+      await prepare();
       // A process of its own, so that an interrupted pipeline can end it; and where it works, the binary depends on.
       const command = ["ci/pipeline.ts", "build", dist, ...(root === undefined ? [] : ["--root", root])];
       await bun(command, "the build");

@@ -25,6 +25,15 @@ export interface Service {
   scripts: { check: string | undefined; test: string | undefined };
   overlays: { k3s: string; registry: string };
   versionPath: string;
+  entries: Record<string, string>;
+  before: string[];
+  files: string[];
+  native: string[];
+  external: string[];
+  define: Record<string, string>;
+  publicEnv: string;
+  plugins: unknown[];
+  bun: string | undefined;
   smoke: Record<string, string>;
   keep: number;
   readySeconds: number;
@@ -72,7 +81,9 @@ export function describeService(directory: string, settings: Settings = {}): Ser
   }
   const { entry = findEntry(project, own), license = own.license } = settings;
   if (!entry) throw wrong(`no module was found in ${project} that starts the service: set \`entry\``);
-  if (!existsSync(join(project, entry))) throw wrong(`the entry ${entry} is not there`);
+  for (const path of [entry, ...Object.values(settings.entries ?? {})]) {
+    if (!existsSync(join(project, path))) throw wrong(`the entry ${path} is not there`);
+  }
   return {
     project,
     root: findRoot(project),
@@ -87,6 +98,15 @@ export function describeService(directory: string, settings: Settings = {}): Ser
     scripts: { ...findScripts(own), ...settings.scripts },
     overlays: { k3s: "k8s/overlays/k3s", registry: "k8s/overlays/registry", ...settings.overlays },
     versionPath: settings.versionPath ?? "/version",
+    entries: settings.entries ?? {},
+    before: settings.before ?? [],
+    files: settings.files ?? [],
+    native: settings.native ?? [],
+    external: settings.external ?? [],
+    define: settings.define ?? {},
+    publicEnv: settings.publicEnv ?? "",
+    plugins: settings.plugins ?? [],
+    bun: settings.bun ?? findBun(project, own),
     smoke: settings.smoke ?? {},
     keep: settings.keep ?? 5,
     readySeconds: settings.readySeconds ?? 6,
@@ -157,6 +177,19 @@ export function findEntry(project: string, { scripts = {}, module, main }: Packa
   return [...run, module, main, ...entries]
     .flatMap((path) => (path ? [path.replace(/^\.\//, "")] : []))
     .find((path) => /\.(tsx?|m?js)$/.test(path) && existsSync(join(project, path)));
+}
+
+/** The version of Bun that the service pins; undefined: none. @param own its package.json */
+export function findBun(project: string, own: Package): string | undefined {
+  for (const directory of new Set([project, findRoot(project)])) {
+    const file = join(directory, ".bun-version");
+    const { packageManager = "" } = directory === project ? own : readPackage(directory);
+    const pinned = existsSync(file)
+      ? readFileSync(file, "utf8")
+      : (/^bun@([^+]+)/.exec(packageManager)?.[1] ?? "");
+    if (pinned.trim()) return pinned.trim().replace(/^(bun-)?v/, "");
+  }
+  return undefined;
 }
 
 /** What npm writes as a test where there is none. */

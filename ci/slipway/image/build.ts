@@ -16,12 +16,15 @@ import type { Service } from "../ground/service.ts";
 import { readElf } from "./elf.ts";
 import { compile, describeImage, findRuntime, layers, type Runtime } from "./image.ts";
 import { ownArchitecture, type Platform } from "./platform.ts";
-import { bundling, explain, imageId, inputsOf } from "./inputs.ts";
-import { bundledPackages, loadLibrary, makeSbom, SBOM, type BundledPackage } from "./sbom.ts";
+import { bundling, explain, type Given } from "./bundle.ts";
+import { imageId, inputsOf } from "./inputs.ts";
+import { bundledPackages, loadLibrary, makeSbom, packagesIn, SBOM, type BundledPackage } from "./sbom.ts";
 
 export interface Built {
   id: string;
   platform: Platform;
+  /** What the bundler has to say of source that it takes. */
+  warnings: string[];
 }
 
 /**
@@ -31,18 +34,21 @@ export interface Built {
  * @throws {PipelineError} "change", with the compiler's messages as output, when the source does not compile
  */
 export async function build(service: Service, dist: string, runtime = findRuntime()): Promise<Built> {
-  const inputs = await inputsOf(service);
-  const built = { id: await imageId(service, runtime, inputs), platform: runtime.platform };
+  const inputs = await inputsOf(service, runtime);
+  const id = await imageId(service, runtime, inputs);
+  const built = { id, platform: runtime.platform, warnings: inputs.warnings };
   const part = `${dist}.part-${process.pid}`;
   try {
-    const [packages] = await Promise.all([
-      compileBinary(service, { id: built.id, own: inputs.own }, runtime, part),
+    const [bundled] = await Promise.all([
+      compileBinary(service, { ...inputs, id }, runtime, part),
       // While the compiler is at work in threads of its own.
       loadLibrary(),
-      layOutRuntime(runtime, join(part, "runtime")),
+      layOut(inputs.runtime.files, join(part, "runtime")),
     ]);
+    await layOut(inputs.beside, join(part, "app"));
     for (const layer of layers) await normalise(join(part, layer));
-    await Bun.write(join(part, SBOM), await makeSbom(service, { id: built.id, packages, runtime }));
+    const packages = [...bundled, ...(await packagesIn(inputs.packages.values()))];
+    await Bun.write(join(part, SBOM), await makeSbom(service, { id, packages, runtime: inputs.runtime }));
     await Bun.write(join(part, "image.json"), JSON.stringify(built) + "\n");
     await rm(dist, { recursive: true, force: true });
     await rename(part, dist);
@@ -55,20 +61,23 @@ export async function build(service: Service, dist: string, runtime = findRuntim
 /** @returns the packages that the binary bundles */
 async function compileBinary(
   service: Service,
-  given: { id: string; own: string[] },
+  given: Given,
   { bun, platform: { architecture } }: Runtime,
   part: string,
 ): Promise<BundledPackage[]> {
   const { autoloadBunfig, autoloadDotenv } = compile;
   const { binary } = describeImage(service);
   const outfile = join(part, "app", binary);
+  const options = await bundling(service, given);
   const { metafile } = await explain(() =>
     Bun.build({
-      ...bundling(service, given),
+      ...options,
       compile: {
         outfile,
         autoloadBunfig,
         autoloadDotenv,
+        // What lies beside the binary is found by its package.json. The image is read-only.
+        autoloadPackageJson: given.external!.length > 0,
         ...(architecture !== ownArchitecture && {
           target: architecture === "arm64" ? ("bun-linux-arm64" as const) : ("bun-linux-x64" as const),
           executablePath: bun,
@@ -86,7 +95,8 @@ async function compileBinary(
   return bundledPackages(metafile!);
 }
 
-async function layOutRuntime({ files }: Runtime, tree: string): Promise<void> {
+/** @param files path in the image -> where it is */
+async function layOut(files: Map<string, string>, tree: string): Promise<void> {
   for (const [path, source] of files) {
     const target = join(tree, path);
     await mkdir(dirname(target), { recursive: true });

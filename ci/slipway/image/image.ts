@@ -85,22 +85,47 @@ export function findRuntime(bun: string = process.execPath, root = "/"): Runtime
   if (!interpreter) throw new Error(`${bun} is linked statically: there is no runtime to put into the image`);
   const inRoot = (path: string) => realpathSync(join(root, path));
   const files = new Map([[interpreter, inRoot(interpreter)]]);
+  const platform = { os: "linux", architecture } as const;
+  const runtime = { platform, files, bun, root, bunBuildId: buildId ?? "" };
+  addLibraries(runtime, bun, needed);
+  return runtime;
+}
+
+/** As findRuntime() has it, with what native addons link, too. @param objects addons and the libraries that come with them */
+export function withObjects(runtime: Runtime, objects: string[]): Runtime {
+  const extended = { ...runtime, files: new Map(runtime.files) };
+  const brought = new Set(objects.map((object) => basename(object)));
+  for (const object of objects) {
+    addLibraries(
+      extended,
+      object,
+      readElf(object).needed.filter((library) => !brought.has(library)),
+    );
+  }
+  return extended;
+}
+
+/** Adds libraries, and those that they link, from beside the loader. @throws {Error} when one is not there, naming it */
+function addLibraries({ platform, files, root }: Runtime, by: string, needed: string[]): void {
+  const [interpreter = ""] = files.keys();
+  const inRoot = (path: string) => realpathSync(join(root, path));
   const beside = join("/", relative(root, dirname(inRoot(interpreter))));
   const places = [beside, "/usr/lib", "/lib"];
-  const wanted = needed.filter((library) => library !== basename(interpreter));
+  const isOther = (library: string) => library !== basename(interpreter);
+  const wanted = needed.filter(isOther);
   for (const library of wanted) {
     const path = places.map((place) => join(place, library)).find((path) => existsSync(join(root, path)));
-    if (!path) throw new Error(`${library}, which ${bun} links, is in none of ${places.join(", ")}`);
+    if (!path) throw new Error(`${library}, which ${by} links, is in none of ${places.join(", ")}`);
     if (files.has(path)) continue;
-    files.set(path, inRoot(path));
+    const file = inRoot(path);
+    const elf = readElf(file);
+    if (elf.architecture !== platform.architecture) {
+      throw new Error(`${file} is not for ${platform.architecture}`);
+    }
+    files.set(path, file);
     // A library may link others; the loop goes on over what is added here.
-    wanted.push(...readElf(inRoot(path)).needed.filter((library) => library !== basename(interpreter)));
+    wanted.push(...elf.needed.filter(isOther));
   }
-  for (const file of files.values()) {
-    if (readElf(file).architecture !== architecture) throw new Error(`${file} is not for ${architecture}`);
-  }
-  const platform = { os: "linux", architecture } as const;
-  return { platform, files, bun, root, bunBuildId: buildId ?? "" };
 }
 
 /** The runtime of another system, laid out as the base image is; without `root`, this machine's. */

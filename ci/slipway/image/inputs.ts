@@ -5,95 +5,57 @@
  * Which files the binary is made of, the bundler knows alone, so it is asked: bundling without compiling takes some
  * milliseconds. Beside what it opened, wherever that lies, goes in what decides how: package.json and lockfile of
  * project and workspace, the tsconfig of every directory with what it extends, bunfig, the compiler's options, the
- * image's settings, slipway's own build code, which Bun, the C library, the platform. What nothing reads does not: the
- * git commit, tests, documentation; a change there deploys nothing.
+ * image's settings, slipway's own build code, which Bun, the C library, the platform; and what lies beside the binary. What
+ * nothing reads does not: the git commit, tests, documentation; a change there deploys nothing.
  */
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { basename, dirname, join, relative, resolve } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import { sha256 } from "../ground/hash.ts";
 import type { Service } from "../ground/service.ts";
-import { compile, describeImage, type Runtime } from "./image.ts";
-
-/** Stands for the id while it is not known. */
-const UNKNOWN_ID = "0".repeat(12);
+import { bundling, explain, hasPlugins, publicEnv } from "./bundle.ts";
+import { compile, describeImage, withObjects, type Runtime } from "./image.ts";
+import { filesOfPackages, findNative } from "./native.ts";
+import { tsconfigsOf } from "./tsconfig.ts";
 
 /** Lockfiles: Bun's, its former one, and those of others that Bun reads. */
 export const lockfiles = ["bun.lock", "bun.lockb", "package-lock.json", "yarn.lock", "pnpm-lock.yaml"];
 
-/** Imported by the entry that is made here: answers and drains where the service does not. */
-const ATTACH = "slipway:attach";
-const attachment = join(import.meta.dir, "../service/attach.ts");
-
-/** What the bundler is told, for the id and for the binary alike. */
-export function bundling(
-  service: Service,
-  { id = UNKNOWN_ID, own = [] }: { id?: string; own?: string[] } = {},
-) {
-  const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compile;
-  const { root, name, version, versionPath } = service;
-  return {
-    ...options,
-    ...entrypoint(service),
-    metafile: true,
-    root,
-    target: "bun" as const,
-    define: {
-      BUILD_ID: JSON.stringify(id),
-      BUILD_NAME: JSON.stringify(name),
-      BUILD_VERSION: JSON.stringify(version),
-      BUILD_VERSION_PATH: JSON.stringify(versionPath),
-      BUILD_OWN_PATHS: JSON.stringify(own),
-      "process.env.NODE_ENV": '"production"',
-    },
-  };
-}
-
-/** The service's own entry; where something is attached, one that is never written imports that first. */
-function entrypoint({ project, entry, attach }: Service) {
-  const own = join(project, entry);
-  if (!attach) return { entrypoints: [own] };
-  // Beside the own one: what is relative to the main module stays where it is.
-  const made = `${own}.slipway.ts`;
-  const specifier = JSON.stringify(`./${basename(entry)}`);
-  const { exports } = new Bun.Transpiler({ loader: loaderOf(entry) }).scan(readFileSync(own, "utf8"));
-  // Bun serves the default export of the main module.
-  const pass = exports.includes("default") ? `export { default } from ${specifier};` : `import ${specifier};`;
-  const plugin: Bun.BunPlugin = {
-    name: "slipway",
-    setup: (build) => void build.onResolve({ filter: /^slipway:attach$/ }, () => ({ path: attachment })),
-  };
-  return {
-    entrypoints: [made],
-    files: { [made]: `import "${ATTACH}";\n${pass}\n` },
-    plugins: [plugin],
-  };
-}
-
-function loaderOf(entry: string): Bun.JavaScriptLoader {
-  return entry.endsWith(".tsx") ? "tsx" : entry.endsWith(".jsx") ? "jsx" : entry.endsWith("ts") ? "ts" : "js";
-}
-
 export interface Inputs {
-  /** Every file that goes in: the path that counts -> where it is. */
+  /** Every file that decides what the binary is: the path that counts -> where it is. */
   files: Map<string, string>;
+  /** What lies beside the binary: path in the image, without a slash in front -> where it is. */
+  beside: Map<string, string>;
+  /** The runtime, with what native addons link. */
+  runtime: Runtime;
   /** Of the paths that would be attached, those that stand in the service's source: it answers them itself. */
   own: string[];
+  /** Packages that are loaded from beside the binary, and where they are. */
+  external: string[];
+  packages: Map<string, string>;
   /** Where the source has macros: SHA-256 of what is bundled, because what a macro reads is not seen in any other way. */
   output: string | undefined;
+  /** What the bundler has to say of source that it takes. */
+  warnings: string[];
 }
 
 /** @throws {PipelineError} "change", with the bundler's messages as output, when the source does not bundle */
-export async function inputsOf(service: Service): Promise<Inputs> {
+export async function inputsOf(service: Service, runtime: Runtime): Promise<Inputs> {
   const { project, root } = service;
-  const bundle = await explain(() => Bun.build({ ...bundling(service), bytecode: false, sourcemap: "none" }));
+  const options = { ...(await bundling(service)), bytecode: false, sourcemap: "none" } as const;
+  const bundle = await explain(() => Bun.build(options));
   // Its paths are relative to the working directory; a plugin's own modules, `namespace:name`, are no files.
   const opened = Object.keys(bundle.metafile!.inputs).map((path) => resolve(path));
   const files = new Set(opened.filter((path) => existsSync(path)));
-  const own = service.attach ? findOwnPaths(service, files) : [];
-  for (const directory of new Set([...files].map(dirname))) {
-    if (!directory.includes("/node_modules/"))
-      for (const file of tsconfigsOf(directory, root)) files.add(file);
+  const source = ownSource(files);
+  const output = hasMacros(source) ? sha256(await bundle.outputs[0]!.text()) : undefined;
+  const native = findNative(files, service.native, runtime.platform.architecture);
+  const own = service.attach ? findOwnPaths(service, source) : [];
+
+  for (const directory of new Set([...files].filter((file) => !isInstalled(file)).map(dirname))) {
+    for (const file of tsconfigsOf(directory, root)) files.add(file);
+    const manifest = nearest("package.json", directory, root);
+    if (manifest) files.add(manifest);
   }
   for (const directory of new Set([project, root])) {
     for (const name of ["package.json", "bunfig.toml", ...lockfiles]) {
@@ -101,55 +63,104 @@ export async function inputsOf(service: Service): Promise<Inputs> {
       if (existsSync(file)) files.add(file);
     }
   }
-  const output = hasMacros(files) ? sha256(await bundle.outputs[0]!.text()) : undefined;
-  return { files: new Map([...files].map((file) => [nameIn(root, file), file])), own, output };
+  // A plugin decides what becomes of a file: its code is that of the pipeline, or a package that the lockfile names.
+  if (hasPlugins(service)) for (const file of await settingsCode(service)) files.add(file);
+  return {
+    files: new Map([...files].map((file) => [nameIn(root, file), file])),
+    beside: new Map([...filesOfPackages(native), ...filesFor(service)]),
+    runtime: withObjects(runtime, native.objects),
+    own,
+    external: [...native.packages.keys()],
+    packages: native.packages,
+    output,
+    warnings: bundle.logs.map(String),
+  };
 }
+
+/** The files that the service wants in the image, by their paths in the project. @throws {PipelineError} "change": there are none */
+function filesFor({ project, files }: Service): [string, string][] {
+  return files.flatMap((pattern) => {
+    const path = join(project, pattern);
+    const isDirectory = existsSync(path) && statSync(path).isDirectory();
+    const glob = new Bun.Glob(isDirectory ? `${pattern.replace(/\/$/, "")}/**` : pattern);
+    const found = [...glob.scanSync({ cwd: project, dot: true })].filter((file) => !isInstalled(`/${file}`));
+    if (found.length > 0) return found.map((file): [string, string] => [file, join(project, file)]);
+    throw new PipelineError("change", `\`files\` names ${pattern}, and there is no such file in ${project}`);
+  });
+}
+
+/** The modules of ci/pipeline.ts, without packages. */
+async function settingsCode({ project }: Service): Promise<string[]> {
+  const entry = join(project, "ci/pipeline.ts");
+  if (!existsSync(entry)) return [];
+  const { metafile } = await explain(() =>
+    Bun.build({ entrypoints: [entry], packages: "external", target: "bun", metafile: true }),
+  );
+  return Object.keys(metafile!.inputs).map((path) => resolve(path));
+}
+
+function nearest(name: string, directory: string, root: string): string | undefined {
+  for (let at = directory; ; at = dirname(at)) {
+    const file = join(at, name);
+    if (existsSync(file)) return file;
+    if (at === root || at === dirname(at)) return undefined;
+  }
+}
+
+const isInstalled = (file: string) => file.includes("/node_modules/");
 
 /** The service's own modules. */
 function ownSource(files: Set<string>): string[] {
   return [...files].filter(
-    (file) =>
-      /\.[cm]?[jt]sx?$/.test(file) && !file.includes("/node_modules/") && !file.startsWith(`${slipway}/`),
+    (file) => /\.[cm]?[jt]sx?$/.test(file) && !isInstalled(file) && !file.startsWith(`${slipway}/`),
   );
 }
 
 /** https://bun.sh/docs/bundler/macros */
-function hasMacros(files: Set<string>): boolean {
-  return ownSource(files).some((file) => /\btype\s*:\s*["']macro["']/.test(readFileSync(file, "utf8")));
+function hasMacros(source: string[]): boolean {
+  return source.some((file) => /\btype\s*:\s*["']macro["']/.test(readFileSync(file, "utf8")));
 }
 
 /** Looks for the paths as text: a router's table cannot be seen before it runs. */
-function findOwnPaths({ versionPath }: Service, files: Set<string>): string[] {
+function findOwnPaths({ versionPath }: Service, source: string[]): string[] {
   const wanted = [versionPath, "/readyz", "/healthz"];
   const found = new Set<string>();
-  for (const file of ownSource(files)) {
+  for (const file of source) {
     const text = readFileSync(file, "utf8");
     for (const path of wanted) if (['"', "'", "`"].some((q) => text.includes(q + path + q))) found.add(path);
   }
   return wanted.filter((path) => found.has(path));
 }
 
-/** The image's id. @throws {PipelineError} as inputsOf() */
+/**
+ * The image's id.
+ *
+ * @param inputs default: they are looked up
+ * @throws {PipelineError} as inputsOf()
+ */
 export async function imageId(
   service: Service,
   runtime: Runtime,
-  inputs: Promise<Inputs> | Inputs = inputsOf(service),
+  inputs: Promise<Inputs> | Inputs = inputsOf(service, runtime),
 ): Promise<string> {
-  const { files: opened, output } = await inputs;
+  const found = await inputs;
   const files: [path: string, file: string][] = [
-    ...opened,
-    ...runtime.files,
+    ...found.files,
+    ...[...found.beside].map(([path, file]): [string, string] => [`/${path}`, file]),
+    ...found.runtime.files,
     ...buildCode().map((file): [string, string] => [nameIn("", file), file]),
   ];
   const hash = new Bun.CryptoHasher("sha256");
+  const { entry, entries, external, define, attach, versionPath } = service;
   const settings = {
     compile,
-    entry: service.entry,
-    attach: service.attach && service.versionPath,
+    service: { entry, entries, external, define: { ...publicEnv(service), ...define } },
+    attach: attach && versionPath,
+    beside: found.external,
     image: describeImage(service),
     platform: runtime.platform,
     bun: [Bun.version, runtime.bunBuildId],
-    output,
+    output: found.output,
   };
   hash.update(JSON.stringify(settings));
   // Sorted by code unit: a locale must not change the id. Lengths are hashed too, so that no two lists look the same.
@@ -178,56 +189,4 @@ function buildCode(): string[] {
   return readdirSync(import.meta.dir)
     .filter((name) => name.endsWith(".ts"))
     .map((name) => join(import.meta.dir, name));
-}
-
-/** The tsconfig that holds for a directory, the nearest upwards, and those that it extends. */
-function tsconfigsOf(directory: string, root: string): string[] {
-  for (let at = directory; ; at = dirname(at)) {
-    const found = ["tsconfig.json", "jsconfig.json"].map((name) => join(at, name)).find(existsSync);
-    if (found) return withBases(found);
-    if (at === root || at === dirname(at)) return [];
-  }
-}
-
-function withBases(file: string, seen: string[] = []): string[] {
-  if (seen.includes(file) || !existsSync(file)) return seen;
-  const { extends: bases = [] } = parseJsonc(readFileSync(file, "utf8"));
-  const all = [...seen, file];
-  return [bases].flat().reduce((known: string[], base) => withBases(baseOf(file, base), known), all);
-}
-
-/** Where a tsconfig's `extends` points to. https://www.typescriptlang.org/tsconfig/#extends */
-function baseOf(file: string, base: string): string {
-  const path = base.startsWith(".") || base.startsWith("/") ? resolve(dirname(file), base) : undefined;
-  if (path) {
-    const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
-    return isFile || path.endsWith(".json") ? path : `${path}.json`;
-  }
-  try {
-    return Bun.resolveSync(base, dirname(file));
-  } catch {
-    return base;
-  }
-}
-
-function parseJsonc(text: string): { extends?: string | string[] } {
-  try {
-    return Object(Bun.JSONC.parse(text));
-  } catch {
-    // Who reads it next says what is wrong with it.
-    return {};
-  }
-}
-
-/** Turns the bundler's error into one with all of its messages, each with its place. */
-export async function explain<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (!(error instanceof AggregateError)) throw error;
-    throw new PipelineError("change", "the source does not compile", {
-      output: error.errors.map((one) => Bun.inspect(one, { colors: false })).join("\n"),
-      cause: error,
-    });
-  }
 }

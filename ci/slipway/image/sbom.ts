@@ -159,12 +159,17 @@ export async function bundledPackages({
   const directories = new Set(
     inputs.flatMap((path) => /^.*\bnode_modules\/(?:@[^/]+\/)?[^/]+(?=\/)/.exec(path)?.[0] ?? []),
   );
+  return packagesIn(directories);
+}
+
+/** The packages in these directories, each version once, by name. @throws {Error} when one does not say its name and version */
+export async function packagesIn(directories: Iterable<string>): Promise<BundledPackage[]> {
   const found = new Map<string, BundledPackage>();
   for (const directory of directories) {
     const { name, version, license } = await Bun.file(join(directory, "package.json"))
       .json()
       .catch(() => ({}));
-    if (!name || !version) throw new Error(`${directory} is in the bundle, but has no name and version`);
+    if (!name || !version) throw new Error(`${directory} is in the image, but has no name and version`);
     // Packages of before 2015 have an object.
     found.set(`${name}@${version}`, { name, version, license: license?.type ?? license });
   }

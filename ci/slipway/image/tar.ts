@@ -5,7 +5,7 @@
 import { closeSync, openSync, readSync } from "node:fs";
 
 export interface TarHeader {
-  /** Path without a leading slash; a directory ends in one. At most 100 bytes. */
+  /** Path without a leading slash; a directory ends in one. At most 255 bytes, and those behind a slash at most 100. */
   path: string;
   type: "file" | "directory";
   mode: number;
@@ -18,11 +18,10 @@ const BLOCK = 512;
 /** The 512 bytes in front of a file's content: owner 0:0, time 0. */
 export function tarHeader({ path, type, mode, size }: TarHeader): Uint8Array {
   const header = Buffer.alloc(BLOCK);
-  if (Buffer.byteLength(path) > 100)
-    throw new RangeError(`${path} is longer than the 100 bytes of a tar header`);
+  const [prefix, name] = split(path);
   const octal = (value: number, offset: number, width: number) =>
     header.write(value.toString(8).padStart(width - 1, "0") + "\0", offset, "latin1");
-  header.write(path, 0);
+  header.write(name, 0);
   octal(mode, 100, 8);
   octal(0, 108, 8); // uid
   octal(0, 116, 8); // gid
@@ -30,8 +29,20 @@ export function tarHeader({ path, type, mode, size }: TarHeader): Uint8Array {
   octal(0, 136, 12); // mtime
   header.write(type === "file" ? "0" : "5", 156);
   header.write("ustar\x0000", 257, "latin1");
+  header.write(prefix, 345);
   header.write(checksum(header).toString(8).padStart(6, "0") + "\0 ", 148, "latin1");
   return header;
+}
+
+/** The field of a header for the start of a path that is too long for its name, and the rest; POSIX.1-1988. */
+function split(path: string): [prefix: string, name: string] {
+  const bytes = Buffer.from(path);
+  if (bytes.length <= 100) return ["", path];
+  // As much as can be into the name. Not at the slash that ends a directory.
+  const at = bytes.indexOf("/", bytes.length - 101);
+  if (at <= 0 || at > 155 || at === bytes.length - 1)
+    throw new RangeError(`${path} is longer than what a tar header can hold`);
+  return [bytes.toString("utf8", 0, at), bytes.toString("utf8", at + 1)];
 }
 
 /** Zero bytes that fill the last block of a file of `size` bytes. */

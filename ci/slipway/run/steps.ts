@@ -7,6 +7,7 @@ import { cacheOf, type Service } from "../ground/service.ts";
 import { readArchive, writeArchive } from "../image/archive.ts";
 import type { Architecture } from "../image/platform.ts";
 import { hasSbom, placeSbom } from "../image/sbom.ts";
+import { refuseOtherBun } from "./bun.ts";
 import { printError } from "./failure.ts";
 import { isChange, type Run } from "./run.ts";
 
@@ -21,11 +22,16 @@ export function test(run: Run): Promise<void> {
   return script(run, "test", run.service.scripts.test);
 }
 
-function script({ report, engine }: Run, step: string, name: string | undefined): Promise<void> {
+function script(
+  { report, engine, service, signal }: Run,
+  step: string,
+  name: string | undefined,
+): Promise<void> {
   return report.step(step, async () => {
     if (name === undefined) {
       return { value: undefined, absent: true, detail: "package.json has no script for it" };
     }
+    await refuseOtherBun(service, signal);
     const { unchanged } = await engine.script(name);
     const detail = unchanged ? "passed before, on these files" : "";
     return { value: undefined, reused: unchanged, detail };
@@ -74,6 +80,7 @@ export function image(
     try {
       const built = await engine.build(dist, architecture);
       reused = built.reused;
+      for (const warning of built.warnings) run.say(warning);
       if (built.id !== id) {
         const message = `the source changed while it was built (${id} became ${built.id})`;
         throw new PipelineError("change", message, { hint: "Run the command again." });

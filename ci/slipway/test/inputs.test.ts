@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import { describeService } from "../ground/service.ts";
-import type { Runtime } from "../image/image.ts";
+import { findRuntime, type Runtime } from "../image/image.ts";
 import { imageId, inputsOf } from "../image/inputs.ts";
 import type { Settings } from "../index.d.ts";
 
@@ -283,7 +283,10 @@ describe("the tsconfig", () => {
 
   test("that extends itself, or what is not there, is no reason to hang or to fail", async () => {
     for (const content of ['{"extends":"./tsconfig.json"}', '{"extends":"nowhere/x.json"}']) {
-      const { files } = await inputsOf(describeOwn(await project({ "tsconfig.json": content })));
+      const { files } = await inputsOf(
+        describeOwn(await project({ "tsconfig.json": content })),
+        findRuntime(),
+      );
       expect([...files.keys()]).toContain("tsconfig.json");
     }
   });
@@ -313,7 +316,7 @@ test("source that does not bundle: the change's fault, with the place", async ()
 
 test("its inputs are named by their places in the project, each with its file", async () => {
   const at = await project({ "tsconfig.json": "{}" });
-  const { files } = await inputsOf(describeOwn(at));
+  const { files } = await inputsOf(describeOwn(at), findRuntime());
   const paths = ["bun.lock", "package.json", "src/a.ts", "src/main.ts", "tsconfig.json"];
   expect([...files.keys()].sort()).toEqual(paths);
   for (const [path, file] of files) expect(file).toBe(join(at, path));
@@ -321,7 +324,7 @@ test("its inputs are named by their places in the project, each with its file", 
 
 describe("the paths that a service answers itself", () => {
   const ownOf = async (files: Files, settings: Settings = {}) =>
-    (await inputsOf(describeService(await project(files), settings))).own;
+    (await inputsOf(describeService(await project(files), settings), findRuntime())).own;
   const answering = (text: string) => ({ "src/a.ts": `export const a = () => ${text};\n` });
 
   test.each<[string, string[]]>([

@@ -164,7 +164,7 @@ describe("the bundled packages", () => {
   test("have to say what they are", async () => {
     const nameless = bundle('import nameless from "nameless";\nconsole.log(nameless);');
     await expect(nameless).rejects.toThrow(
-      "node_modules/nameless is in the bundle, but has no name and version",
+      "node_modules/nameless is in the image, but has no name and version",
     );
   });
 

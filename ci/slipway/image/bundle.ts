@@ -1,0 +1,158 @@
+/** What the bundler is told of a service, for the id and for the binary alike. */
+import { readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { PipelineError } from "../ground/errors.ts";
+import type { Service } from "../ground/service.ts";
+import { compile } from "./image.ts";
+
+/** Stands for the id while it is not known. */
+const UNKNOWN_ID = "0".repeat(12);
+
+/** Imported by the entry that is made here: answers and drains where the service does not. */
+const ATTACH = "slipway:attach";
+const attachment = join(import.meta.dir, "../service/attach.ts");
+
+/** What is known of a service only when its source has been looked at. */
+export interface Given {
+  /** Default: not known yet. */
+  id?: string;
+  /** Paths that the service answers itself. */
+  own?: string[];
+  /** Packages that are no part of the binary: they are not there at all, or lie beside it. */
+  external?: string[];
+}
+
+export async function bundling(service: Service, { id = UNKNOWN_ID, own = [], external = [] }: Given = {}) {
+  const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compile;
+  const { root, name, version, versionPath } = service;
+  const { plugins = [], ...entry } = entrypoint(service);
+  return {
+    ...options,
+    ...entry,
+    plugins: [...plugins, ...(await pluginsOf(service))],
+    external: [...service.external, ...external],
+    metafile: true,
+    root,
+    target: "bun" as const,
+    define: {
+      BUILD_ID: JSON.stringify(id),
+      BUILD_NAME: JSON.stringify(name),
+      BUILD_VERSION: JSON.stringify(version),
+      BUILD_VERSION_PATH: JSON.stringify(versionPath),
+      BUILD_OWN_PATHS: JSON.stringify(own),
+      "process.env.NODE_ENV": '"production"',
+      ...publicEnv(service),
+      ...service.define,
+    },
+  };
+}
+
+/** The variables that become part of the build, as definitions. */
+export function publicEnv(service: Service): Record<string, string> {
+  const found = Object.entries(publicVariables(service));
+  return Object.fromEntries(
+    found
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([name, value]) => [`process.env.${name}`, JSON.stringify(value)]),
+  );
+}
+
+/** The variables whose names begin as the setting says. */
+export function publicVariables({ publicEnv }: Service): Record<string, string> {
+  const found = Object.entries(process.env).filter(
+    ([name]) => publicEnv !== "" && name.startsWith(publicEnv),
+  );
+  return Object.fromEntries(found as [string, string][]);
+}
+
+/** The service's, and those that bunfig.toml names for its pages: Bun itself takes them in its development server alone. */
+async function pluginsOf({ project, plugins }: Service): Promise<Bun.BunPlugin[]> {
+  const named = bunfigPlugins(project).map(async (name) => {
+    const loaded = (await import(Bun.resolveSync(name, project))) as { default?: Bun.BunPlugin };
+    if (loaded.default) return loaded.default;
+    throw new PipelineError("change", `bunfig.toml's plugin ${name} has no default export`);
+  });
+  return [...(await Promise.all(named)), ...(plugins as Bun.BunPlugin[])];
+}
+
+/** Whether there is a plugin, which decides what becomes of a file. */
+export function hasPlugins({ project, plugins }: Service): boolean {
+  return plugins.length > 0 || bunfigPlugins(project).length > 0;
+}
+
+/** https://bun.sh/docs/bundler/fullstack#plugins */
+function bunfigPlugins(project: string): string[] {
+  try {
+    const { serve } = Bun.TOML.parse(readFileSync(join(project, "bunfig.toml"), "utf8")) as {
+      serve?: { static?: { plugins?: string[] } };
+    };
+    return serve?.static?.plugins ?? [];
+  } catch {
+    return [];
+  }
+}
+
+/** The service's own entry; where there is more than that, one that is never written imports them. */
+function entrypoint({ project, entry, entries, attach }: Service) {
+  const own = join(project, entry);
+  const others = Object.entries(entries);
+  if (!attach && others.length === 0) return { entrypoints: [own] };
+  // Beside the own one: what is relative to the main module stays where it is.
+  const made = `${own}.slipway.ts`;
+  const relativeTo = (path: string) =>
+    JSON.stringify(path === entry ? `./${basename(entry)}` : join(project, path));
+  const lines = [
+    ...(attach ? [`import "${ATTACH}";`] : []),
+    ...(others.length > 0 ? dispatch(entry, others, relativeTo) : [pass(own, relativeTo(entry))]),
+  ];
+  const plugin: Bun.BunPlugin = {
+    name: "slipway",
+    setup: (build) => void build.onResolve({ filter: /^slipway:attach$/ }, () => ({ path: attachment })),
+  };
+  return { entrypoints: [made], files: { [made]: `${lines.join("\n")}\n` }, plugins: [plugin] };
+}
+
+/** Bun serves the default export of the main module. */
+function pass(file: string, specifier: string): string {
+  const { exports } = new Bun.Transpiler({ loader: loaderOf(file) }).scan(readFileSync(file, "utf8"));
+  return exports.includes("default") ? `export { default } from ${specifier};` : `import ${specifier};`;
+}
+
+/** The first argument chooses: `/NAME migrate`. */
+function dispatch(
+  entry: string,
+  others: [name: string, path: string][],
+  specifier: (path: string) => string,
+): string[] {
+  const table = others.map(([name, path]) => `  ${JSON.stringify(name)}: () => import(${specifier(path)}),`);
+  return [
+    "const others: Record<string, () => Promise<unknown>> = {",
+    ...table,
+    "};",
+    'const chosen = others[process.argv[2] ?? ""];',
+    "if (chosen) {",
+    "  process.argv.splice(2, 1);",
+    "  await chosen();",
+    "} else {",
+    `  const { default: app } = (await import(${specifier(entry)})) as { default?: any };`,
+    '  if (typeof app?.fetch === "function" && typeof app.stop !== "function") Bun.serve(app);',
+    "}",
+  ];
+}
+
+function loaderOf(file: string): Bun.JavaScriptLoader {
+  return file.endsWith(".tsx") ? "tsx" : file.endsWith(".jsx") ? "jsx" : file.endsWith("ts") ? "ts" : "js";
+}
+
+/** Turns the bundler's error into one with all of its messages, each with its place. */
+export async function explain<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof AggregateError)) throw error;
+    throw new PipelineError("change", "the source does not compile", {
+      output: error.errors.map((one) => Bun.inspect(one, { colors: false })).join("\n"),
+      cause: error,
+    });
+  }
+}
