@@ -142,7 +142,7 @@ describe("facts", () => {
     expect(found.service.scripts).toEqual({ check: undefined, test: "test" });
   });
 
-  // Found by this test: the image build would have run npm's script that only fails.
+  // A mistake once: the image build would have run npm's script that only fails.
   test.each(['echo "Error: no test specified" && exit 1', "bun test --watch", "jest --watchAll"])(
     "the script `test` is %p: it is not run, though there are tests",
     async (script) => {
@@ -155,7 +155,7 @@ describe("facts", () => {
     },
   );
 
-  // Found by this test: a lockfile of npm's went into the Dockerfile, and the one that `bun install` makes of it did not.
+  // A mistake once: a lockfile of npm's went into the Dockerfile, and the one that `bun install` makes of it did not.
   test.each<[string[], string]>([
     [[], "bun.lock"],
     [["bun.lock"], "bun.lock"],
@@ -184,7 +184,7 @@ describe("facts", () => {
       },
       "apps/api",
     );
-    // Found by this test: the members that a pattern takes away.
+    // A mistake once: the members that a pattern takes away were among them.
     expect(found.members).toEqual(["apps/api", "packages/a/b", "packages/prices"]);
     expect(found).toMatchObject({ directory: "apps/api", workspace: ".", port: 3000, hasTests: false });
     expect(found.service.name).toBe("api");
@@ -239,7 +239,7 @@ describe("facts", () => {
     test.each([
       ["path: /spec/ports/0/nodePort\n        value: 30999\n"],
       ["path: /spec/ports/0/nodePort\r\n        value: 30999\r\n"],
-      // Found by this test: the second form was seen, and its number not taken.
+      // A mistake once: the second form was seen, and its number not taken.
       ["spec:\n  ports:\n    - nodePort: 30999\n"],
       [`patch: '[{"op":"add","path":"/spec/ports/0/nodePort","value":30999}]'`],
     ])("is the one of the overlay that is there: %p", async (text) => {
@@ -275,7 +275,7 @@ describe("facts", () => {
       expect((await next).nodePort).toBe(nodePort + 2);
     });
 
-    // Found by this test: with its overlay gone, a service that runs was given another port.
+    // A mistake once: with its overlay gone, a service that runs was given another port.
     test("is the one that the service has in the cluster", async () => {
       const own = withCluster(`a/a 30111\nshop/shop 30222`, () => factsOf({}));
       expect((await own).nodePort).toBe(30_222);
@@ -334,7 +334,7 @@ describe("package.json", () => {
     expect(JSON.parse(after)).toMatchObject({ scripts });
   });
 
-  // Found by this test: the line before the one that is added was formatted anew.
+  // A mistake once: the line before the one that is added was formatted anew.
   test("a line that is formatted in its own way stays", async () => {
     const line = '  "devDependencies": { "typescript":"5.0.0",   "slipway": "1" }';
     const after = await added(`{\n  "name": "shop",\n${line}\n}\n`);
@@ -404,7 +404,7 @@ describe("the entry", () => {
     ],
     ["index.cjs", {}, ["index.cjs"], "index.cjs"],
     ["by `bun run --hot`", { scripts: { dev: "bun run --hot app/a.tsx" } }, ["app/a.tsx"], "app/a.tsx"],
-    // Found by this test: where it was built before, the built one was the service.
+    // A mistake once: where it was built before, the built one was the service.
     [
       "not what is built",
       { main: "dist/index.js", scripts: { start: "bun dist/index.js" } },
@@ -441,7 +441,7 @@ describe("ignore files", () => {
     ["one of them already", "b\n", "b\na\n"],
     ["all, written in another way", "/a/\n b \n", "/a/\n b \n"],
     ["all, and no newline", "a\nb", "a\nb"],
-    // Found by this test: lines that end in two ways.
+    // A mistake once: lines that end in two ways.
     ["CRLF", "x\r\n", "x\r\na\r\nb/\r\n"],
     ["CRLF, and none at the end", "x\r\nb", "x\r\nb\r\na\r\n"],
     ["a comment of that name", "# a\n", "# a\na\nb/\n"],
@@ -555,14 +555,14 @@ describe("files", () => {
     ]);
     expect(dockerfile).toContain("COPY --from=builder /src/apps/api/dist/runtime/ /\n");
     const workflow = own.get("../../.github/workflows/slipway-api.yml")!;
-    // Found by this test: two members' workflows cancelled each other.
+    // A mistake once: two members' workflows cancelled each other.
     expect(workflow).toContain("  group: slipway-api-${{ github.ref }}\n");
     expect(workflow).toContain(
       'working-directory: "apps/api"\n        run: bun ci/pipeline.ts install-k3s\n',
     );
   });
 
-  // Found by this test: the installation ran scripts that were not there yet, and had neither patch nor package.
+  // A mistake once: the installation ran scripts that were not there yet, and had neither patch nor package.
   test("what the installation reads comes before it", async () => {
     const packageJson = { name: "shop", dependencies: { a: "file:vendor/a.tgz" } };
     const vendored = (await write({ "package.json": packageJson, "vendor/a.tgz": "" })).get("Dockerfile")!;

@@ -232,7 +232,7 @@ describeWith(
         must(["git", "checkout", "--quiet", "."], { cwd: at });
       });
 
-      // Found by this test: without its packages, the service's own settings did not count.
+      // A mistake once: without its packages, the service's own settings did not count.
       test("in a fresh clone, its settings count before anything is installed", () => {
         const clone = join(directory, "services/clone");
         must(["git", "clone", "--quiet", at, clone]);
