@@ -1,134 +1,95 @@
-/** The smoke test for a machine without a cluster: the archive's own files, unpacked and run on the host. */
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+/**
+ * The smoke test for a machine without a cluster: what the cluster would do with an archive, as far as this machine can. The
+ * image's files are the root, the manifests say the rest: variables, mounts, probes, user, and how long the end may take.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
-import { readArchive, readLayer } from "./archive.ts";
-import { ask } from "../cluster/verify.ts";
-import { readElf } from "./elf.ts";
+import { join } from "node:path";
+import { localManifests } from "../cluster/local.ts";
+import { deploymentOf, podOf, type Pod } from "../cluster/pod.ts";
 import { PipelineError } from "../ground/errors.ts";
 import type { Service } from "../ground/service.ts";
-import { describeImage } from "./image.ts";
-import { readTar } from "./tar.ts";
+import { ownArchitecture } from "../image/platform.ts";
+import { confined } from "./confined.ts";
+import type { Outcome } from "./life.ts";
+import { unconfined } from "./unconfined.ts";
+import { unpack } from "./unpack.ts";
+
+/** What a smoke test is about. */
+export interface Rehearsed {
+  archive: string;
+  /** What /version has to say. */
+  id: string;
+  signal?: AbortSignal;
+}
 
 /**
- * Unpacks the archive, starts its binary with its own C library and asks it who it is.
+ * Unpacks the archive and leads the service through a pod's life.
  *
- * The loader is the host's, because a compiled Bun finds its code through /proc/self/exe: the image's libraries can
- * be tried only where the two are the same file, which is so for an image that the host engine made.
- *
- * @throws {PipelineError} "change" when the binary does not start, is another build, or loads a library that is not in
- * the image; "surroundings" when the image was made for another system
+ * @returns what was tried and what was not, as a sentence
+ * @throws {PipelineError} "change" when it does not start, is another build, fails a probe, does not drain, or loads a library
+ * that is not in the image, with what it said as output; "surroundings" when the image cannot be run here
  */
-export async function smoke(service: Service, archive: string, id: string): Promise<void> {
-  const root = await mkdtemp(join(tmpdir(), `${service.name}-smoke-`));
+export async function smoke(service: Service, { archive, id, signal }: Rehearsed): Promise<string> {
+  const held = signal ?? new AbortController().signal;
+  const directory = await mkdtemp(join(tmpdir(), `${service.name}-smoke-`));
   try {
-    await unpack(archive, root);
-    const binary = join(root, describeImage(service).binary);
-    const loader = readElf(binary).interpreter!;
-    const same = await sameFile(loader, join(root, loader));
-    if (!same) {
-      throw new PipelineError(
-        "surroundings",
-        `the image brings another C library than this machine's: not run here`,
-        {
-          hint: `\`podman load -i ${archive}\` and \`podman run\` try it.`,
-        },
-      );
+    const root = join(directory, "root");
+    const [{ config }, manifests] = await Promise.all([unpack(archive, root), localManifests(service, held)]);
+    refuseForeign(config.architecture);
+    const pod = podOf(service, config.config, manifests.objects);
+    const place = { directory, root, signal: held };
+    const notes = manifests.note ? [manifests.note] : [];
+    if (!manifests.note && !deploymentOf(service, manifests.objects)) {
+      notes.push(`${service.overlays.k3s} has no Deployment ${service.name}: the image's environment alone`);
     }
-    await runOnce(service, binary, { root, loader, id });
+    const result = await confined(pod, id, place);
+    if (typeof result !== "string") {
+      if (result.failure !== undefined) throw failed(result, pod);
+      return sentence([...describeConfined(pod), ...result.tried], pod.untried, notes);
+    }
+    const outcome = await unconfined(pod, id, place, { archive, stated: service.smoke });
+    if (outcome.failure !== undefined) throw failed(outcome, pod);
+    const untried = [...outcome.untried, ...pod.untried];
+    return sentence([`on this machine's root (${result})`, ...outcome.tried], untried, notes);
   } finally {
-    await rm(root, { recursive: true });
+    await rm(directory, { recursive: true, force: true });
   }
 }
 
-async function unpack(archive: string, root: string): Promise<void> {
-  const { layers, packed } = (await readArchive(archive))!;
-  const unpacked = join(root, "layer.tar");
-  for (const layer of layers) {
-    if (packed) await Bun.write(unpacked, await readLayer(archive, layer));
-    const [tar, start] = packed ? [unpacked, 0] : [archive, layer.offset];
-    for (const entry of readTar(tar, start, packed ? undefined : start + layer.size)) {
-      const target = join(root, entry.path);
-      if (entry.type === "directory") {
-        await mkdir(target, { recursive: true });
-      } else {
-        const content = Bun.file(tar).slice(entry.offset, entry.offset + entry.size);
-        await mkdir(dirname(target), { recursive: true });
-        await writeFile(target, await content.bytes(), { mode: entry.mode });
-      }
-    }
-  }
-}
-
-async function sameFile(a: string, b: string): Promise<boolean> {
-  const [one, other] = await Promise.all([a, b].map((path) => readFile(path).catch(() => undefined)));
-  return one !== undefined && other !== undefined && one.equals(other);
-}
-
-async function runOnce(
-  service: Service,
-  binary: string,
-  { root, loader, id }: { root: string; loader: string; id: string },
-): Promise<void> {
-  const libraries = (await Array.fromAsync(new Bun.Glob("**/*.so.*").scan(root))).map((path) =>
-    dirname(join(root, path)),
-  );
-  const port = await freePort();
-  const child = Bun.spawn([binary], {
-    cwd: "/",
-    env: {
-      ...describeImage(service).env,
-      ...service.smoke,
-      PORT: String(port),
-      LD_LIBRARY_PATH: [...new Set(libraries)].join(":"),
-    },
-    stdin: "ignore",
-    stdout: "ignore",
-    stderr: "pipe",
-    timeout: 20_000,
-    killSignal: "SIGKILL",
+function refuseForeign(architecture: string): void {
+  if (architecture === ownArchitecture) return;
+  throw new PipelineError("surroundings", `the image is for ${architecture}: not run here`, {
+    hint: `A machine of that architecture tries it with \`podman load\` and \`podman run\`.`,
   });
-  const failed = (message: string, output = "") =>
-    new PipelineError("change", `smoke test: ${message}`, { output });
-  try {
-    const answer = await firstAnswer(`http://127.0.0.1:${port}${service.versionPath}`, child);
-    if (child.exitCode !== null) {
-      throw failed("the binary ended before it answered", await new Response(child.stderr).text());
-    }
-    if (answer.id !== id) {
-      throw failed(`the binary answers on $PORT with ${answer.id ?? answer.failure}, not ${id}`);
-    }
-    const maps = await readFile(`/proc/${child.pid}/maps`, "utf8");
-    const foreign = [...maps.matchAll(/\/\S+\.so[.\d]*$/gm)]
-      .map(([path]) => path)
-      .filter((path) => !path.startsWith(root));
-    const missing = foreign.filter((path) => !path.endsWith(loader.slice(loader.lastIndexOf("/"))));
-    if (missing.length > 0)
-      throw failed(`the binary loads what the image does not hold: ${missing.join(", ")}`);
-    child.kill("SIGTERM");
-    const code = await child.exited;
-    if (code !== 0) throw failed(`after SIGTERM the binary ends with ${code}`);
-  } finally {
-    child.kill("SIGKILL");
-  }
 }
 
-/** Asks until the first answer, or until the binary has ended, or for ten seconds. */
-async function firstAnswer(url: string, { exited }: Bun.Subprocess) {
-  const ended = new AbortController();
-  void exited.then(() => ended.abort());
-  const end = Date.now() + 10_000;
-  for (;;) {
-    const answer = await ask({ url, open: (init) => fetch(url, { ...init, proxy: false }) }, ended);
-    if (answer.id !== undefined || ended.signal.aborted || Date.now() > end) return answer;
-    await Bun.sleep(10);
-  }
+/** How it ran, where it was as in the cluster. */
+function describeConfined({ uid, mounts }: Pod): string[] {
+  const written = mounts.filter(({ readOnly }) => !readOnly).map(({ path }) => path);
+  return [
+    `as uid ${uid} on a read-only root`,
+    ...(written.length > 0 ? [`${written.join(", ")} writable`] : []),
+  ];
 }
 
-/** A port that nothing listens on. */
-async function freePort(): Promise<number> {
-  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response() });
-  const { port } = server;
-  await server.stop(true);
-  return port!;
+function sentence(tried: string[], untried: string[], notes: string[]): string {
+  const not = untried.length > 0 ? [`not tried: ${untried.join(", ")}`] : [];
+  return [tried.join(", "), ...not, ...notes].join("; ");
+}
+
+/** What services say that miss somebody whom they call. */
+const alone = /ENETUNREACH|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|getaddrinfo|network is unreachable/i;
+
+function failed({ failure, output }: Outcome, { unknown }: Pod): PipelineError {
+  const hints = [
+    output.trim() === "" && "It said nothing.",
+    unknown.length > 0 &&
+      `Only the cluster has ${unknown.join(", ")}: \`smoke\` in ci/pipeline.ts can give values for here.`,
+    alone.test(output) && "Whom it calls is not there: the smoke test has no network beyond the pod.",
+  ].filter((hint) => hint !== false);
+  return new PipelineError("change", `smoke test: ${failure}`, {
+    output,
+    ...(hints.length > 0 && { hint: hints.join(" ") }),
+  });
 }
