@@ -10,7 +10,8 @@ import type { Place } from "./confined.ts";
 import { Words } from "./words.ts";
 
 /**
- * Starts the binary with the image's libraries by the host's loader, on a free port, in an empty directory.
+ * Starts the binary with the image's libraries by the host's loader, on a free port, with the directory of
+ * the image's files as the working directory.
  *
  * The loader is the host's, because a compiled Bun finds its code through /proc/self/exe: the image's libraries can be
  * tried only where the two are the same file, which is so for an image that the host engine made.
@@ -37,10 +38,11 @@ export async function unconfined(
   }
   const isRoot = process.getuid?.() === 0;
   const setpriv = isRoot && onPath("setpriv");
-  const cwd = join(directory, "work");
-  await mkdir(cwd);
-  // Nobody but root writes there, and others get through to it.
+  // What the image's own root would be: its files are where they are looked for, and nobody but root writes there.
+  const cwd = join(root, pod.cwd);
+  await mkdir(cwd, { recursive: true });
   await chmod(cwd, 0o555);
+  // Another user gets through to it.
   await chmod(directory, 0o711);
   const as = setpriv
     ? ["setpriv", `--reuid=${pod.uid}`, `--regid=${pod.gid}`, "--clear-groups", "--no-new-privs", "--"]
@@ -84,6 +86,8 @@ export async function unconfined(
   } finally {
     signal.removeEventListener("abort", abort);
     child.kill("SIGKILL");
+    // For whoever removes it.
+    await chmod(cwd, 0o755);
   }
 }
 

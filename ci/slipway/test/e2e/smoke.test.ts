@@ -138,6 +138,9 @@ async function rehearse(...objects: object[]): Promise<{ said: string; output: s
   }
 }
 
+/** Directories of smoke tests that are not gone. */
+const leftovers = () => readdirSync(tmpdir()).filter((name) => name.startsWith("shop-smoke-"));
+
 /** Runs `body` with a PATH that has only these programs. */
 async function withPath<T>(programs: string[], body: () => Promise<T>): Promise<T> {
   const bin = join(directory, `bin-${programs.join("-")}`);
@@ -209,7 +212,7 @@ describeWith(
     test("one that writes into an emptyDir passes, up to its size", async () => {
       const mounts = { volumeMounts: [{ name: "tmp", mountPath: "/tmp" }] };
       const volumes = { volumes: [{ name: "tmp", emptyDir: { sizeLimit: "1Mi" } }] };
-      const before = readdirSync(tmpdir()).length;
+      const before = leftovers();
       const passed = await rehearse(deployment("tmp", mounts, volumes));
       expect(passed.said).toStartWith("as uid 65532 on a read-only root, /tmp writable, readiness");
       expect(existsSync("/tmp/data.db")).toBe(false);
@@ -217,8 +220,7 @@ describeWith(
       expect(full.output).toContain("ENOSPC");
       const without = await rehearse(deployment("tmp"));
       expect(without.output).toContain("ENOENT");
-      // Of its own directories none is left.
-      expect(readdirSync(tmpdir()).length).toBeLessThanOrEqual(before);
+      expect(leftovers()).toEqual(before);
     });
 
     test("one that listens elsewhere fails, and it is said where", async () => {
@@ -385,9 +387,12 @@ describe("smoke test without namespaces", () => {
   });
 
   test("writes nothing outside of its own directory", async () => {
-    const before = [process.cwd(), "/"].map((path) => readdirSync(path));
-    await bare(deployment("cwd"));
-    expect([process.cwd(), "/"].map((path) => readdirSync(path))).toEqual(before);
+    const listed = () => [readdirSync(process.cwd()), readdirSync("/"), leftovers()];
+    const before = listed();
+    const { output } = await bare(deployment("cwd"));
+    // As root without setpriv it may write, and what it wrote is gone.
+    if (process.getuid?.() !== 0) expect(output).toContain("EACCES");
+    expect(listed()).toEqual(before);
   });
 
   test("shows what a crash says, and its exit code", async () => {
