@@ -3,7 +3,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { readArchive, writeArchive } from "../image/archive.ts";
+import { writeArchive } from "../image/archive.ts";
+import { readArchive } from "../image/reader.ts";
 import { findCredentials } from "../registry/credentials.ts";
 import { digestUnder, push, pushIndex } from "../registry/push.ts";
 import { parseReference } from "../registry/reference.ts";

@@ -2,8 +2,9 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/archive.ts";
-import { readTar, tarEnd, tarHeader, tarPadding } from "../../image/tar.ts";
+import { readArchive } from "../../image/reader.ts";
+import { tarEnd, tarHeader, tarPadding } from "../../image/tar.ts";
+import { readTar } from "../../image/untar.ts";
 import { image } from "../fixture.ts";
 import { copyProject, describeWith, must, root, sh, temporaryDirectory } from "./setup.ts";
 
