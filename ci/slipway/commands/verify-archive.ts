@@ -85,7 +85,10 @@ function revisionOf({ config }: ImageContent): string | undefined {
 }
 
 /** Of two archives with the same image. `altered`, in words: they have one form, and so should be one, but are not. */
-export async function compareArchives(again: string, path: string): Promise<{ same: boolean; altered?: string }> {
+export async function compareArchives(
+  again: string,
+  path: string,
+): Promise<{ same: boolean; altered?: string }> {
   const [one, other] = await Promise.all([again, path].map((file) => Bun.file(file).bytes()));
   const at = firstDifference(one!, other!);
   if (at === undefined) return { same: true };

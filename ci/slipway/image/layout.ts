@@ -6,6 +6,7 @@
  */
 import { sha256 } from "../ground/hash.ts";
 import { objectOf } from "./json.ts";
+import type { Packing } from "./unpack.ts";
 import type { TarEntry } from "./untar.ts";
 
 /** Path of a blob; its digest is the group. */
@@ -24,6 +25,7 @@ interface Access {
   fileNamed(name: string): TarEntry;
   json(entry: TarEntry): Promise<unknown>;
   bytes(entry: TarEntry): Promise<Uint8Array>;
+  packing(entry: TarEntry): Promise<Packing>;
   wrong(what: string): Error;
 }
 
@@ -35,8 +37,14 @@ const configTypes = [
   "application/vnd.oci.image.config.v1+json",
   "application/vnd.docker.container.image.v1+json",
 ];
-const layerType =
-  /^application\/vnd\.(oci\.image\.layer\.v1\.tar(\+gzip|\+zstd)?|docker\.image\.rootfs\.diff\.tar(\.gzip|\.zstd)?)$/;
+/** containerd takes OCI's types at their word, and looks itself where it is docker's. */
+const layerTypes: Record<string, Packing | "any"> = {
+  "application/vnd.oci.image.layer.v1.tar": "none",
+  "application/vnd.oci.image.layer.v1.tar+gzip": "gzip",
+  "application/vnd.oci.image.layer.v1.tar+zstd": "zstd",
+  "application/vnd.docker.image.rootfs.diff.tar": "any",
+  "application/vnd.docker.image.rootfs.diff.tar.gzip": "any",
+};
 
 /**
  * @returns the entries that the layout consists of, without config and layers
@@ -70,13 +78,17 @@ export async function checkLayout(image: Image, access: Access): Promise<TarEntr
   const same =
     !("manifests" in manifest) &&
     configTypes.includes(config!.mediaType) &&
-    layers.every(({ mediaType }) => layerType.test(mediaType)) &&
     layers.length === image.layers.length &&
     [config!, ...layers].every((descriptor, i) => {
       const entry = [image.configEntry, ...image.layers][i]!;
       return entry.path === blobOf(descriptor) && entry.size === descriptor.size;
     });
   if (!same) throw wrong("its index.json names another image than its manifest.json");
+  for (const [i, entry] of image.layers.entries()) {
+    const expected = layerTypes[layers[i]!.mediaType];
+    if (expected !== "any" && expected !== (await access.packing(entry)))
+      throw wrong(`its layer ${entry.path} is no ${layers[i]!.mediaType}`);
+  }
   return [layout!, index!, manifestEntry];
 }
 

@@ -57,6 +57,8 @@ export async function readArchive(path: string): Promise<Archive | undefined> {
     if (size > MOST_JSON) throw wrong(`its ${path} has more than ${MOST_JSON} bytes`);
     return file.slice(offset, offset + size).bytes();
   };
+  const packing = async ({ offset, size }: TarEntry) =>
+    packingOf(await file.slice(offset, offset + Math.min(size, 4)).bytes());
   const json = async (entry: TarEntry) => {
     const content = await bytes(entry);
     try {
@@ -85,7 +87,7 @@ export async function readArchive(path: string): Promise<Archive | undefined> {
   const known = new Set([configEntry, ...layers]);
   const hasLayout = entries.has("oci-layout") || entries.has("index.json");
   if (hasLayout) {
-    const used = await checkLayout(archive, { fileNamed, json, bytes, wrong });
+    const used = await checkLayout(archive, { fileNamed, json, bytes, packing, wrong });
     for (const entry of used) known.add(entry);
   }
   for (const [name, entry] of entries) {
@@ -95,8 +97,8 @@ export async function readArchive(path: string): Promise<Archive | undefined> {
       (hasLayout && blobName.test(name) && (await isLegacyConfig(entry, { json, bytes })));
     if (!isKnown) throw wrong(`it has ${name} (${entry.type}), which is no part of one`);
   }
-  const starts = layers.map(({ offset, size }) => file.slice(offset, offset + Math.min(size, 4)).bytes());
-  return { ...archive, packed: (await Promise.all(starts)).some((start) => packingOf(start) !== "none") };
+  const packings = await Promise.all(layers.map(packing));
+  return { ...archive, packed: packings.some((packing) => packing !== "none") };
 }
 
 /** A name without what other tools put in front of it: skopeo docker.io/library/, podman and buildah localhost/. */

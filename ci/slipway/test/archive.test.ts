@@ -143,6 +143,16 @@ describe("an archive that could be another image for another reader is refused, 
     expect(await failure(read(replaced(parts, { "index.json": json(index) })))).not.toBe("");
   });
 
+  // Found by mutations.test.ts: containerd does not look whether OCI's tar is packed.
+  test.each([
+    "oci.image.layer.v1.tar+gzip",
+    "oci.image.layer.v1.tar+zstd",
+    "docker.image.rootfs.diff.tar.zstd",
+    "x",
+  ])("a layout with layers of the type %s, which they are not", async (type) => {
+    expect(await failure(read(layout(good, good, type)))).toContain(type);
+  });
+
   test("a directory, or half an archive", async () => {
     expect(await failure(readArchive(directory))).toContain("it is no file");
     const bytes = join(good);
@@ -302,6 +312,7 @@ describe("taken, whoever wrote it", () => {
     ["podman, buildah, skopeo", podman],
     ["docker before 25", docker],
     ["docker from 25 on, containerd", layout(good)],
+    ["containerd, of docker's types", layout(good, good, "docker.image.rootfs.diff.tar.gzip")],
     ["docker with configs of before 2016", [...layout(good), part(`blobs/sha256/${sha256(legacy)}`, legacy)]],
     ["directories last, another order", layout(good).toReversed()],
     ["podman's name", withManifest(json([{ Config, RepoTags: [`localhost/${RepoTags[0]}`], Layers }]))],

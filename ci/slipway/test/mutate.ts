@@ -183,6 +183,16 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
     "a layout of the other image around this": () => layout(good, evil),
     "part of a layout": () => insert([named(layout(pick([good, evil])), pick(["oci-layout", "index.json"]))]),
     "a layout of its own": () => layout(good),
+    "a layout with layers of another type": () =>
+      layout(
+        good,
+        good,
+        pick([
+          ...["", "+gzip", "+zstd", "+x"].map((end) => `oci.image.layer.v1.tar${end}`),
+          ...["", ".gzip", ".zstd"].map((end) => `docker.image.rootfs.diff.tar${end}`),
+          "oci.empty.v1+json",
+        ]),
+      ),
     "a bomb for a layer": () => withLayer(pick(bombs)),
     "a bomb behind a layer": () => withLayer(Buffer.concat([stored, pick(bombs)])),
     "something behind a layer": () =>

@@ -1,6 +1,7 @@
 /** Archives taken apart and put together again, also in ways that no writer would. */
 import { sha256 } from "../ground/hash.ts";
 import { checksum, tarEnd, tarHeader, tarPadding } from "../image/tar.ts";
+import { packingOf } from "../image/unpack.ts";
 
 /** An entry as it stands in a tar. */
 export interface Part {
@@ -85,8 +86,15 @@ export function image(
   return [...stored, part(Config, config), part("manifest.json", JSON.stringify(manifest))];
 }
 
-/** What docker (from 25 on) and containerd write: an OCI layout with manifest.json. @param other of another image */
-export function layout(parts: Part[], other = parts): Part[] {
+const suffixes = { none: "", gzip: "+gzip", zstd: "+zstd" };
+
+/**
+ * What docker (from 25 on) and containerd write: an OCI layout with manifest.json.
+ *
+ * @param other the image of the layout; default: the same
+ * @param type of its layers, behind `application/vnd.`; default: what they are
+ */
+export function layout(parts: Part[], other = parts, type?: string): Part[] {
   const blobOf = (content: Uint8Array) => part(`blobs/sha256/${sha256(content)}`, content);
   const describe = (mediaType: string, { content }: Part) => ({
     mediaType,
@@ -106,7 +114,12 @@ export function layout(parts: Part[], other = parts): Part[] {
         schemaVersion: 2,
         mediaType: oci("manifest.v1+json"),
         config: describe(oci("config.v1+json"), their.config),
-        layers: their.layers.map((layer) => describe(oci("layer.v1.tar"), layer)),
+        layers: their.layers.map((layer) =>
+          describe(
+            type ? `application/vnd.${type}` : oci(`layer.v1.tar${suffixes[packingOf(layer.content)]}`),
+            layer,
+          ),
+        ),
       }),
     ),
   );
