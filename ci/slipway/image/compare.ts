@@ -5,8 +5,7 @@
 import { PipelineError } from "../ground/errors.ts";
 import { digestOf, sha256 } from "../ground/hash.ts";
 import { layers as layerNames } from "./image.ts";
-import { blobName } from "./layout.ts";
-import { familiarName, layerReader, readArchive, type Archive } from "./reader.ts";
+import { digestInName, familiarName, layerReader, readArchive, type Archive } from "./reader.ts";
 import { listTar, type TarEntry } from "./untar.ts";
 
 export interface Layer {
@@ -73,13 +72,6 @@ export async function readImage(path: string): Promise<ImageContent> {
 }
 
 const named = (entry: TarEntry) => [`the layer ${entry.path}`, entry] as const;
-
-/** Of a name that has the digest of what is stored: a blob's, or a config's as docker and podman, or crane, write it. */
-function digestInName({ path }: TarEntry): string | undefined {
-  return (blobName.exec(path) ??
-    /^([0-9a-f]{64})\.json$/.exec(path) ??
-    /^sha256:([0-9a-f]{64})$/.exec(path))?.[1];
-}
 
 async function readLayer(
   name: string,

@@ -106,6 +106,13 @@ export function familiarName(name: string): string {
   return name.replace(/^(docker\.io\/library|localhost)\//, "");
 }
 
+/** Of a name that has the digest of what is stored: a blob's, or a config's as docker and podman, or crane, write it. */
+export function digestInName({ path }: TarEntry): string | undefined {
+  return (blobName.exec(path) ??
+    /^([0-9a-f]{64})\.json$/.exec(path) ??
+    /^sha256:([0-9a-f]{64})$/.exec(path))?.[1];
+}
+
 type Wrong = (what: string) => Error;
 
 /** Entries by their path, which is written in the only way that all readers take for the same. */

@@ -7,7 +7,7 @@
 import { levels } from "../image/archive.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { digestOf as digestOfBytes } from "../ground/hash.ts";
-import { familiarName, layerReader, readArchive, type Archive } from "../image/reader.ts";
+import { digestInName, familiarName, layerReader, readArchive, type Archive } from "../image/reader.ts";
 import { packingOf } from "../image/unpack.ts";
 import type { TarEntry } from "../image/untar.ts";
 import { attachSbom } from "./referrer.ts";
@@ -147,6 +147,9 @@ async function pushImage(
 
   try {
     const configBytes = await from.stored(configEntry);
+    const promised = digestInName(configEntry);
+    if (promised !== undefined && digestOfBytes(configBytes) !== `sha256:${promised}`)
+      throw notAnArchive(archive, `its ${configEntry.path} does not have the digest that is its name`);
     const there = await repository.manifest();
     if (there && (await isWhole(there.content, digestOfBytes(configBytes), repository))) {
       options.say?.(`${reference} is there already`);
