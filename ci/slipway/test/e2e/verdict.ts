@@ -2,6 +2,7 @@
  * Reads an archive as verify-archive does, in a process of its own: `verdict.ts GOOD FILE`. Prints JSON: whether it is
  * the image of GOOD, or why not; and what that took.
  */
+import { readFileSync } from "node:fs";
 import { compareArchives } from "../../commands/verify-archive.ts";
 import { differences, readImage } from "../../image/compare.ts";
 import { sha256 } from "../../ground/hash.ts";
@@ -35,6 +36,7 @@ try {
   verdict = { genuine: false, why: (error as Error).message };
 }
 const milliseconds = performance.now() - start;
-// Linux counts it in kilobytes.
-const memory = process.resourceUsage().maxRSS * 1024;
+// Not resourceUsage().maxRSS: that begins with what the process had that has started this one. proc(5)
+const [, kilobytes] = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync("/proc/self/status", "utf8"))!;
+const memory = Number(kilobytes) * 1024;
 console.log(JSON.stringify({ ...verdict, milliseconds, memory } satisfies Verdict));
