@@ -9,11 +9,10 @@
  * nothing reads does not: the git commit, tests, documentation; a change there deploys nothing.
  */
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { dirname, join, relative, resolve } from "node:path";
+import { dirname, isAbsolute, join, normalize, relative, resolve } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
-import { sha256 } from "../ground/hash.ts";
 import type { Service } from "../ground/service.ts";
-import { bundling, explain, hasPlugins, publicEnv } from "./bundle.ts";
+import { bundling, explain, hasPlugins, pluginModules, publicEnv } from "./bundle.ts";
 import { compile, describeImage, withObjects, type Runtime } from "./image.ts";
 import { filesOfPackages, findNative } from "./native.ts";
 import { tsconfigsOf } from "./tsconfig.ts";
@@ -33,7 +32,7 @@ export interface Inputs {
   /** Packages that are loaded from beside the binary, and where they are. */
   external: string[];
   packages: Map<string, string>;
-  /** Where the source has macros: SHA-256 of what is bundled, because what a macro reads is not seen in any other way. */
+  /** Where there are macros or plugins: SHA-256 of what is bundled, because what they read is not seen in any other way. */
   output: string | undefined;
   /** What the bundler has to say of source that it takes. */
   warnings: string[];
@@ -48,7 +47,7 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
   const opened = Object.keys(bundle.metafile!.inputs).map((path) => resolve(path));
   const files = new Set(opened.filter((path) => existsSync(path)));
   const source = ownSource(files);
-  const output = hasMacros(source) ? sha256(await bundle.outputs[0]!.text()) : undefined;
+  const output = hasMacros(source) || hasPlugins(service) ? await digestOf(bundle.outputs) : undefined;
   const native = findNative(files, service.native, runtime.platform.architecture);
   const own = service.attach ? findOwnPaths(service, source) : [];
 
@@ -64,7 +63,7 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
     }
   }
   // A plugin decides what becomes of a file: its code is that of the pipeline, or a package that the lockfile names.
-  if (hasPlugins(service)) for (const file of await settingsCode(service)) files.add(file);
+  if (hasPlugins(service)) for (const file of await pluginCode(service)) files.add(file);
   return {
     files: new Map([...files].map((file) => [nameIn(root, file), file])),
     beside: new Map([...filesOfPackages(native), ...filesFor(service)]),
@@ -73,30 +72,58 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
     external: [...native.packages.keys()],
     packages: native.packages,
     output,
-    warnings: bundle.logs.map(String),
+    warnings: bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
   };
 }
 
 /** The files that the service wants in the image, by their paths in the project. @throws {PipelineError} "change": there are none */
 function filesFor({ project, files }: Service): [string, string][] {
-  return files.flatMap((pattern) => {
-    const path = join(project, pattern);
-    const isDirectory = existsSync(path) && statSync(path).isDirectory();
-    const glob = new Bun.Glob(isDirectory ? `${pattern.replace(/\/$/, "")}/**` : pattern);
+  return files.flatMap((given) => {
+    const pattern = normalize(given).replace(/\/$/, "");
+    if (pattern === ".." || pattern.startsWith("../") || isAbsolute(pattern)) {
+      throw new PipelineError("change", `\`files\` names ${given}, which is not in ${project}`);
+    }
+    const isDirectory = statSync(join(project, pattern), { throwIfNoEntry: false })?.isDirectory() ?? false;
+    const glob = new Bun.Glob(isDirectory ? join(pattern, "**") : pattern);
     const found = [...glob.scanSync({ cwd: project, dot: true })].filter((file) => !isInstalled(`/${file}`));
     if (found.length > 0) return found.map((file): [string, string] => [file, join(project, file)]);
-    throw new PipelineError("change", `\`files\` names ${pattern}, and there is no such file in ${project}`);
+    throw new PipelineError("change", `\`files\` names ${given}, and there is no such file in ${project}`);
   });
 }
 
-/** The modules of ci/pipeline.ts, without packages. */
-async function settingsCode({ project }: Service): Promise<string[]> {
-  const entry = join(project, "ci/pipeline.ts");
-  if (!existsSync(entry)) return [];
+/** The code of plugins: modules of ci/pipeline.ts and of what bunfig.toml names, a workspace's other members too. */
+async function pluginCode(service: Service): Promise<string[]> {
+  const entrypoints = pluginModules(service).filter((file) => !isInstalled(file));
+  if (entrypoints.length === 0) return [];
+  // What is installed, the lockfile names.
+  const external: Bun.BunPlugin = {
+    name: "external packages",
+    setup(build) {
+      build.onResolve({ filter: /^[^./]/ }, ({ path, importer }) => {
+        const file = resolveFrom(path, importer);
+        const isOwn = file !== undefined && isAbsolute(file) && !isInstalled(file) && !isSlipways(file);
+        return isOwn ? undefined : { path, external: true };
+      });
+    },
+  };
   const { metafile } = await explain(() =>
-    Bun.build({ entrypoints: [entry], packages: "external", target: "bun", metafile: true }),
+    Bun.build({ entrypoints, plugins: [external], target: "bun", metafile: true }),
   );
   return Object.keys(metafile!.inputs).map((path) => resolve(path));
+}
+
+function resolveFrom(name: string, importer: string): string | undefined {
+  try {
+    return Bun.resolveSync(name, dirname(importer));
+  } catch {
+    return undefined;
+  }
+}
+
+async function digestOf(outputs: Bun.BuildArtifact[]): Promise<string> {
+  const hash = new Bun.CryptoHasher("sha256");
+  for (const output of outputs) hash.update(`\n${output.size}\0`).update(await output.arrayBuffer());
+  return hash.digest("hex");
 }
 
 function nearest(name: string, directory: string, root: string): string | undefined {
@@ -109,11 +136,12 @@ function nearest(name: string, directory: string, root: string): string | undefi
 
 const isInstalled = (file: string) => file.includes("/node_modules/");
 
+const slipway = dirname(import.meta.dir);
+const isSlipways = (file: string) => file.startsWith(`${slipway}/`);
+
 /** The service's own modules. */
 function ownSource(files: Set<string>): string[] {
-  return [...files].filter(
-    (file) => /\.[cm]?[jt]sx?$/.test(file) && !isInstalled(file) && !file.startsWith(`${slipway}/`),
-  );
+  return [...files].filter((file) => /\.[cm]?[jt]sx?$/.test(file) && !isInstalled(file) && !isSlipways(file));
 }
 
 /** https://bun.sh/docs/bundler/macros */
@@ -173,12 +201,10 @@ export async function imageId(
   return hash.digest("hex").slice(0, 12);
 }
 
-const slipway = dirname(import.meta.dir);
-
 /** A file's place in the workspace; of a package that is installed outside of it, in that. */
 function nameIn(root: string, file: string): string {
   // slipway's own, in this repository and in node_modules alike.
-  if (file.startsWith(`${slipway}/`)) return `slipway:${relative(slipway, file)}`;
+  if (isSlipways(file)) return `slipway:${relative(slipway, file)}`;
   const path = relative(root, file);
   const installed = file.lastIndexOf("/node_modules/");
   return path.startsWith("../") && installed >= 0 ? file.slice(installed + 1) : path;
