@@ -114,14 +114,12 @@ const found = new Map<string, { base: string; ids: Map<string, string>; libc: st
 function table(engine: Engine, directory: string): void {
   const workspace = join(directory, engine.name);
   const app = join(workspace, "app");
-  const pristine = `${workspace}.pristine`;
   const [kept, output] = [`${workspace}.kept`, `${workspace}.tar`];
   const ids = new Map<string, string>();
   let base: string;
 
   beforeAll(async () => {
-    makeWorkspace(workspace, edition);
-    cpSync(workspace, pristine, { recursive: true, filter: (path) => !path.includes("/node_modules/") });
+    cpSync(pristine, workspace, { recursive: true, verbatimSymlinks: true });
     base = runIn(app, output, engine).id;
     for (const end of [".tar", ".cdx.json"]) linkSync(`${workspace}${end}`, `${kept}${end}`);
     const { config } = (await readArchive(output))!;
@@ -137,7 +135,8 @@ function table(engine: Engine, directory: string): void {
       // What passed is remembered there.
       if (name !== "node_modules") rmSync(join(app, name), { recursive: true });
     }
-    cpSync(pristine, workspace, { recursive: true, force: true });
+    const isFile = (path: string) => !path.endsWith("/node_modules");
+    cpSync(pristine, workspace, { recursive: true, filter: isFile });
     for (const end of [".tar", ".cdx.json"]) {
       rmSync(`${workspace}${end}`, { force: true });
       linkSync(`${kept}${end}`, `${workspace}${end}`);
@@ -175,6 +174,9 @@ const outside = {
   GITHUB_STEP_SUMMARY: undefined,
 };
 const directory = temporaryDirectory();
+/** What all begin with. */
+const pristine = join(directory, "pristine");
+beforeAll(() => void makeWorkspace(pristine, edition));
 
 describe("an edit, in the host engine", () => table({ name: "host", env: () => outside }, directory));
 
@@ -198,7 +200,7 @@ describe("the id is the same", () => {
 
   test.skipIf(!Bun.which("git"))("from a fresh clone in another directory", () => {
     const clone = join(directory, "elsewhere/deep/clone");
-    must(["git", "clone", "--quiet", `${join(directory, "host")}`, clone]);
+    must(["git", "clone", "--quiet", pristine, clone]);
     must([process.execPath, "install", "--frozen-lockfile"], { cwd: clone });
     const app = join(clone, "app");
     const id = must([process.execPath, "ci/pipeline.ts", "build", "--id"], { cwd: app, env: outside });
@@ -215,8 +217,8 @@ describeWith(
   () => {
     test("is the same, where the C library is", async () => {
       const workspace = join(directory, "by-dockerfile");
-      const app = makeWorkspace(workspace, edition);
-      expect(existsSync(join(app, "Dockerfile"))).toBe(true);
+      cpSync(pristine, workspace, { recursive: true, verbatimSymlinks: true });
+      expect(existsSync(join(workspace, "app/Dockerfile"))).toBe(true);
       const secret = bundle ? [`--secret=id=ca,src=${bundle}`] : [];
       const tag = `slipway-edits-${process.pid}`;
       const command = [
