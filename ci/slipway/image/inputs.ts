@@ -23,6 +23,8 @@ export const lockfiles = ["bun.lock", "bun.lockb", "package-lock.json", "yarn.lo
 export interface Inputs {
   /** Every file that decides what the binary is: the path that counts -> where it is. */
   files: Map<string, string>;
+  /** Of those, the service's own modules as they were when they were looked at: file -> content. */
+  source: Map<string, Buffer>;
   /** What lies beside the binary: path in the image, without a slash in front -> where it is. */
   beside: Map<string, string>;
   /** The runtime, with what native addons link. */
@@ -46,10 +48,11 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
   // Its paths are relative to the working directory; a plugin's own modules, `namespace:name`, are no files.
   const opened = Object.keys(bundle.metafile!.inputs).map((path) => resolve(path));
   const files = new Set(opened.filter((path) => existsSync(path)));
-  const source = ownSource(files);
-  const output = hasMacros(source) || hasPlugins(service) ? await digestOf(bundle.outputs) : undefined;
+  const source = new Map(ownSource(files).map((file) => [file, readFileSync(file)]));
+  const output =
+    hasMacros(source.values()) || hasPlugins(service) ? await digestOf(bundle.outputs) : undefined;
   const native = findNative(files, service.native, runtime.platform.architecture);
-  const own = service.attach ? findOwnPaths(service, source) : [];
+  const own = service.attach ? findOwnPaths(service, source.values()) : [];
 
   for (const directory of new Set([...files].filter((file) => !isInstalled(file)).map(dirname))) {
     for (const file of tsconfigsOf(directory, root)) files.add(file);
@@ -66,6 +69,7 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
   if (hasPlugins(service)) for (const file of await pluginCode(service)) files.add(file);
   return {
     files: new Map([...files].map((file) => [nameIn(root, file), file])),
+    source,
     beside: new Map([...filesOfPackages(native), ...filesFor(service)]),
     runtime: withObjects(runtime, native.objects),
     own,
@@ -145,17 +149,19 @@ function ownSource(files: Set<string>): string[] {
 }
 
 /** https://bun.sh/docs/bundler/macros */
-function hasMacros(source: string[]): boolean {
-  return source.some((file) => /\btype\s*:\s*["']macro["']/.test(readFileSync(file, "utf8")));
+function hasMacros(source: Iterable<Buffer>): boolean {
+  const isMacro = /\btype\s*:\s*["']macro["']/;
+  return Iterator.from(source).some((text) => text.includes("macro") && isMacro.test(text.toString()));
 }
 
 /** Looks for the paths as text: a router's table cannot be seen before it runs. */
-function findOwnPaths({ versionPath }: Service, source: string[]): string[] {
+function findOwnPaths({ versionPath }: Service, source: Iterable<Buffer>): string[] {
   const wanted = [versionPath, "/readyz", "/healthz"];
   const found = new Set<string>();
-  for (const file of source) {
-    const text = readFileSync(file, "utf8");
-    for (const path of wanted) if (['"', "'", "`"].some((q) => text.includes(q + path + q))) found.add(path);
+  for (const text of source) {
+    for (const path of wanted) {
+      if (text.includes(path) && ['"', "'", "`"].some((q) => text.includes(q + path + q))) found.add(path);
+    }
   }
   return wanted.filter((path) => found.has(path));
 }
@@ -194,7 +200,7 @@ export async function imageId(
   // Sorted by code unit: a locale must not change the id. Lengths are hashed too, so that no two lists look the same.
   for (const [path, file] of files.sort(([a], [b]) => (a < b ? -1 : 1))) {
     // One after the other and without a promise each: of thousands of small files that is the quickest.
-    const content = readFileSync(file);
+    const content = found.source.get(file) ?? readFileSync(file);
     hash.update(`\n${path}\0${content.length}\0`);
     hash.update(content);
   }
