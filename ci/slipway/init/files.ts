@@ -79,7 +79,8 @@ function dockerfile(facts: Facts): Record<string, string> {
     `COPY ${manifests.join(" ")} ./`,
     ...members.map((member) => `COPY ${member}/package.json ${member}/`),
   ];
-  const scripts = [service.scripts.check, service.scripts.test].filter((name) => name !== undefined);
+  const { before, scripts: own } = service;
+  const scripts = [...before, own.check, own.test].filter((name) => name !== undefined);
   const labels = Object.entries(image.labels).map(([label, value]) => `${label}=${JSON.stringify(value)}`);
   return {
     FROM_ROOT: inRoot ? "" : ", in the workspace's root",
