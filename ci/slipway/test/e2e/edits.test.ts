@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { readArchive } from "../../image/archive.ts";
 import { pins } from "../../pins/pins.ts";
 import { daggerEngine, daggerSession, describeWith, must, sh, temporaryDirectory } from "./setup.ts";
-import { commit, makeWorkspace } from "./workspace.ts";
+import { commit, layOut, makeWorkspace } from "./workspace.ts";
 
 setDefaultTimeout(300_000);
 
@@ -48,6 +48,7 @@ const nothing = { id: false, steps: false };
 const rows: Row[] = [
   { what: "nothing", edit: () => {}, ...nothing },
   { what: "a file that git ignores", edit: append("app/junk.log", "x\n"), ...nothing },
+  { what: "what a script made", edit: (at) => layOut(at, { "app/made/made.json": "1\n" }), ...nothing },
   { what: "a file's time", edit: (at) => utimesSync(join(at, "app/src/main.ts"), 1, 1), ...nothing },
   { what: "a variable that is not public", edit: () => ({ PRIVATE_NAME: "x" }), ...nothing },
   ...(Bun.which("git") ? [{ what: "a commit alone", edit: commit, ...nothing }] : []),
@@ -73,6 +74,7 @@ const rows: Row[] = [
   { what: "a page's image", edit: append("app/src/page.svg", "\n"), ...both },
   { what: "what a plugin loads", edit: append("app/src/said.shout", "more\n"), ...both },
   { what: "a plugin", edit: append("app/ci/plugin.ts", "// edited\n"), ...both },
+  { what: "what a script makes a file of", edit: append("app/material/words.txt", "more\n"), ...both },
   { what: "tsconfig.json", edit: append("app/tsconfig.json", "\n"), ...both },
   { what: "the tsconfig that it extends", edit: append("tsconfig.base.json", "\n"), ...both },
   { what: "bunfig.toml", edit: append("bunfig.toml", "# edited\n"), ...both },
@@ -132,8 +134,8 @@ function table(engine: Engine, directory: string): void {
       if (name !== "node_modules" && name !== "app") rmSync(join(workspace, name), { recursive: true });
     }
     for (const name of must(["ls", "-A", app]).split("\n").filter(Boolean)) {
-      // What passed is remembered there.
-      if (name !== "node_modules") rmSync(join(app, name), { recursive: true });
+      // What passed is remembered there; and what scripts have made is for them to look after.
+      if (name !== "node_modules" && name !== "made") rmSync(join(app, name), { recursive: true });
     }
     const isFile = (path: string) => !path.endsWith("/node_modules");
     cpSync(pristine, workspace, { recursive: true, filter: isFile });
@@ -202,9 +204,11 @@ describe("the id is the same", () => {
     const clone = join(directory, "elsewhere/deep/clone");
     must(["git", "clone", "--quiet", pristine, clone]);
     must([process.execPath, "install", "--frozen-lockfile"], { cwd: clone });
-    const app = join(clone, "app");
-    const id = must([process.execPath, "ci/pipeline.ts", "build", "--id"], { cwd: app, env: outside });
-    expect(id.trim()).toBe(found.get("host")!.base);
+    const { id } = runIn(join(clone, "app"), join(directory, "clone.tar"), {
+      name: "host",
+      env: () => outside,
+    });
+    expect(id).toBe(found.get("host")!.base);
   });
 });
 

@@ -11,6 +11,9 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { hostEngine } from "../../engines/host.ts";
+import { describeService } from "../../ground/service.ts";
+import type { Settings } from "../../index.d.ts";
 import { describeWith, eventually, must, root, sh, temporaryDirectory } from "./setup.ts";
 import { layOut, type Files } from "./workspace.ts";
 
@@ -25,7 +28,7 @@ const outside = {
 let count = 0;
 
 /** A project with a pipeline of these settings and what it depends on; slipway is the repository's. @param manifest of its package.json */
-function project(files: Files, settings: object = {}, manifest: object = {}): string {
+function project(files: Files, settings: Settings = {}, manifest: object = {}): string {
   const at = join(directory, `project-${(count += 1)}`);
   const call = `import { pipeline } from "slipway";\n\nawait pipeline(import.meta, ${JSON.stringify(settings)});\n`;
   layOut(at, {
@@ -210,6 +213,20 @@ await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt"
     expect(image()).toEqual({ id, runs: 0 });
   });
 
+  test("run again at a save while the same engine goes on, as in watch", async () => {
+    const files = { "make.ts": make, "src/main.ts": main, "src/source.txt": "one" };
+    const settings: Settings = { before: ["make:page"], attach: false };
+    const at = project(files, settings, { scripts });
+    const engine = hostEngine(describeService(at, settings), new AbortController().signal);
+    const before = ran();
+    const ids = [await engine.id(), await engine.id()];
+    expect(ran() - before).toBe(1);
+    writeFileSync(join(at, "src/source.txt"), "two");
+    ids.push(await engine.id());
+    expect(ran() - before).toBe(2);
+    expect(new Set(ids).size).toBe(2);
+  });
+
   test("one that fails is the change's fault, and runs again the next time", () => {
     const scripts = { make: "echo so broken && exit 3" };
     const at = project({}, { before: ["make"] }, { scripts });
@@ -229,7 +246,7 @@ describe("another Bun", () => {
   };
   const scripts = { check: "touch ran", make: "touch ran" };
 
-  test.each<[string, Files, object, object]>([
+  test.each<[string, Files, Settings, object]>([
     [".bun-version", { ".bun-version": "1.0.0\n" }, {}, {}],
     ["packageManager", {}, {}, { packageManager: "bun@1.0.0" }],
     ["the settings", {}, { bun: "1.0.0" }, {}],
@@ -244,7 +261,7 @@ describe("another Bun", () => {
     expect(existsSync(join(at, "dist"))).toBe(false);
   });
 
-  test.each([
+  test.each<[string, Settings]>([
     ["check", {}],
     ["image", { before: ["make"] }],
   ])("that a dependency brought: exit 3 with where it is, before %s", (command, settings) => {

@@ -17,6 +17,7 @@ export function layOut(directory: string, files: Files): void {
 }
 
 const main = `import { member } from "member";
+import made from "../made/made.json";
 import bytes from "./bytes.bin" with { type: "file" };
 import data from "./data.json";
 import page from "./page.html";
@@ -25,7 +26,7 @@ import words from "./words.txt" with { type: "text" };
 import { local } from "@/local.ts";
 
 declare const GREETING: string;
-const all = [GREETING, member, bytes, data.name, said, words, local, process.env.PUBLIC_NAME];
+const all = [GREETING, member, bytes, data.name, made, said, words, local, process.env.PUBLIC_NAME];
 Bun.serve({ port: process.env.PORT, routes: { "/": page, "/all": () => Response.json(all) } });
 `;
 
@@ -34,7 +35,7 @@ const files: Files = {
     '{ "name": "all", "private": true, "workspaces": ["app", "member", "unused", "slipway"] }\n',
   "bunfig.toml": '[install]\nlinker = "hoisted"\n',
   "tsconfig.base.json": '{ "compilerOptions": { "module": "Preserve" } }\n',
-  ".gitignore": "node_modules/\ndist/\n*.tar\n*.cdx.json\n*.log\n",
+  ".gitignore": "node_modules/\ndist/\nmade/\n*.tar\n*.cdx.json\n*.log\n",
   "README.md": "All.\n",
   "member/package.json": '{ "name": "member", "version": "1.0.0", "module": "index.ts" }\n',
   "member/index.ts": 'export { member } from "./deep.ts";\n',
@@ -57,12 +58,16 @@ const files: Files = {
 import { plugin } from "./plugin.ts";
 
 await pipeline(import.meta, {
+  before: ["make"],
   files: ["public"],
   define: { GREETING: '"hello"' },
   publicEnv: "PUBLIC_",
   plugins: [plugin],
 });
 `,
+  "app/ci/make.ts":
+    'await Bun.write("made/made.json", JSON.stringify(await Bun.file("material/words.txt").text()));\n',
+  "app/material/words.txt": "material\n",
   "app/src/main.ts": main,
   "app/src/local.ts": "export const local = 1;\n",
   "app/src/bytes.bin": "bytes\n",
@@ -105,7 +110,12 @@ export function makeWorkspace(directory: string, edition = ""): string {
     version: "1.0.0",
     type: "module",
     // What they say is of no matter here: it is asked whether they run.
-    scripts: { check: "true", test: "bun test", dev: "bun src/main.ts" },
+    scripts: {
+      check: "test -f made/made.json",
+      test: "bun test",
+      dev: "bun src/main.ts",
+      make: "bun ci/make.ts",
+    },
     dependencies: { member: "workspace:*" },
     devDependencies: { slipway: "workspace:*", "@dagger.io/dagger": devDependencies["@dagger.io/dagger"] },
   };
