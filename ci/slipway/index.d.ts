@@ -61,7 +61,11 @@ export interface Settings {
   overlays?: { k3s?: string; registry?: string };
   /** Path on the Service that answers with JSON whose `id` is the build's. Default: /version. */
   versionPath?: string;
-  /** Environment of the smoke test on the host, beside PORT. Default: none. */
+  /**
+   * Variables of the smoke test alone: values for those that only the cluster has, from a Secret for example; and where this
+   * machine has no namespaces for it, so that the service shares its network, what keeps addresses and ports apart.
+   * Default: none.
+   */
   smoke?: Record<string, string>;
   /** Versions that the cluster keeps, the one that serves included: what `rollback` can go back to. Default: 5. */
   keep?: number;

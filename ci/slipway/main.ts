@@ -64,7 +64,8 @@ commands, each with a --help of its own:
 ${lines.join("\n")}
 
 exit codes: 0 what was asked for holds; 1 the change is at fault; 2 the command line is wrong;
-            3 the surroundings are at fault, nothing was changed; 130 interrupted
+            3 the surroundings are at fault, nothing was changed; 4 they failed in the middle, and not even the
+            way back was open; 130 interrupted
 `;
 }
 

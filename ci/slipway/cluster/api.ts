@@ -1,27 +1,23 @@
-/**
- * The Kubernetes API of one named cluster: never of whatever context happens to be current.
- *
- * kubectl's own proxy, on a socket that only this user reaches, deals with kubeconfigs, certificates, credential plugins
- * and tokens; questions are then plain HTTP and take milliseconds, where a kubectl for each takes a tenth of a second.
- */
-import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+/** The Kubernetes API as HTTP: questions, server-side apply, and a sentence for every refusal. */
 import { PipelineError } from "../ground/errors.ts";
-import { onPath, run } from "../ground/process.ts";
+import { parseJson } from "../ground/json.ts";
 import type { Service } from "../ground/service.ts";
 import type { KubeObject } from "./objects.ts";
+import { isPassing, PATIENCE_SECONDS, pause, pauseBefore } from "./patience.ts";
 
-/** Seconds that a first question to the cluster may take. */
-export const PATIENCE_SECONDS = 6;
+/** Seconds that a first question to the cluster may take, and in which one that was refused is asked again. */
+export const FIRST_SECONDS = 6;
+export const FIRST_PATIENCE_SECONDS = 1;
 
 /** An answer of the API server other than success. */
 export class Refusal extends PipelineError {
   constructor(
     what: string,
-    /** HTTP status; 0 when there was no answer. */
+    /** HTTP status; 0 when there was no answer, or none to its end. */
     readonly status: number,
     readonly reply: string,
+    /** The header Retry-After. */
+    readonly retryAfter?: string | null,
   ) {
     const words = reply.trim().split("\n").at(-1) ?? "";
     super("surroundings", `${what}: ${words}`, { hint: hintFor(status, reply), output: reply });
@@ -50,14 +46,21 @@ export interface Request {
   body?: unknown;
   /** Default: application/json. */
   contentType?: string;
-  /** Seconds until the question counts as unanswered; default: 30. */
+  /** Seconds until the question counts as unanswered; default: 10. */
   timeoutSeconds?: number;
+  /**
+   * Seconds in which it is asked again when the failure may pass; default: those of patience.ts for what can be said twice
+   * (GET, PATCH, DELETE), none for the rest.
+   */
+  patienceSeconds?: number;
   /** Default: the run's. A change that must not stop half-way takes none. */
   signal?: AbortSignal | undefined;
 }
 
 export class Api {
   /** Plural names by `apiVersion/Kind`, as the server lists them. */
+  /** Seconds of patience, where a request has none of its own. */
+  patienceSeconds = PATIENCE_SECONDS;
   readonly #resources = new Map<string, Promise<Map<string, { name: string; namespaced: boolean }>>>();
 
   /**
@@ -94,7 +97,7 @@ export class Api {
       query = {},
       body,
       contentType = "application/json",
-      timeoutSeconds = 30,
+      timeoutSeconds = 10,
     } = request;
     const signal = "signal" in request ? request.signal : this.signal;
     signal?.throwIfAborted();
@@ -113,12 +116,39 @@ export class Api {
     }
   }
 
-  /** The reply's JSON. @throws {Refusal} for every status but success */
+  /** The reply's JSON; what fails in passing is asked again. @throws {Refusal} for every status but success */
   async json<T>(path: string, request: Request = {}): Promise<T> {
+    const { method = "GET" } = request;
+    const again = ["GET", "PATCH", "DELETE"].includes(method);
+    const { patienceSeconds = again ? this.patienceSeconds : 0 } = request;
+    const signal = "signal" in request ? request.signal : this.signal;
+    const end = performance.now() + patienceSeconds * 1000;
+    for (let failed = 1; ; failed += 1) {
+      try {
+        return await this.#once<T>(path, request);
+      } catch (error) {
+        if (!(error instanceof Refusal) || !isPassing(error.status)) throw error;
+        const wait = pauseBefore(failed, error.retryAfter);
+        if (performance.now() + wait >= end) throw error;
+        await pause(wait, signal);
+      }
+    }
+  }
+
+  async #once<T>(path: string, request: Request): Promise<T> {
+    const what = `${request.method ?? "GET"} ${path}`;
     const response = await this.fetch(path, request);
-    const text = await response.text();
-    if (response.ok) return JSON.parse(text) as T;
-    throw new Refusal(`${request.method ?? "GET"} ${path}`, response.status, messageOf(text));
+    const text = await response.text().catch((error: Error) => {
+      throw new Refusal(what, 0, `the reply ended before its end: ${error.message}`);
+    });
+    if (!response.ok) {
+      throw new Refusal(what, response.status, messageOf(text), response.headers.get("retry-after"));
+    }
+    try {
+      return parseJson<T>(text);
+    } catch {
+      throw new Refusal(what, 0, "the reply ended before its end");
+    }
   }
 
   /** As `json`, but undefined for what is not there. */
@@ -141,12 +171,28 @@ export class Api {
   }
 
   /** Path of an object by what its manifest says. @throws {PipelineError} "change" for a kind that the server does not know */
-  async pathOf({ apiVersion, kind, metadata: { name, namespace } }: KubeObject): Promise<string> {
+  async pathOf(object: KubeObject): Promise<string> {
+    const path = await this.findPath(object);
+    if (path !== undefined) return path;
+    throw new PipelineError("change", `the cluster knows no ${object.kind} of ${object.apiVersion}`);
+  }
+
+  /** As pathOf(); undefined for a kind that the server does not know, or not yet. */
+  async findPath({
+    apiVersion,
+    kind,
+    metadata: { name, namespace },
+  }: KubeObject): Promise<string | undefined> {
     const base = apiVersion.includes("/") ? `/apis/${apiVersion}` : `/api/${apiVersion}`;
     let resources = this.#resources.get(base);
     if (!resources) this.#resources.set(base, (resources = this.#discover(base)));
-    const resource = (await resources).get(kind);
-    if (!resource) throw new PipelineError("change", `the cluster knows no ${kind} of ${apiVersion}`);
+    const resource = (await resources.catch(() => undefined))?.get(kind);
+    if (!resource) {
+      // A definition may come with the same manifests, and an answer that failed is none to keep.
+      this.#resources.delete(base);
+      await resources;
+      return undefined;
+    }
     const place = resource.namespaced ? `/namespaces/${namespace ?? "default"}` : "";
     return `${base}${place}/${resource.name}/${name}`;
   }
@@ -173,10 +219,12 @@ export class Api {
     });
   }
 
-  /** Deletes an object; one that is gone already is as good. */
+  /** Deletes an object; one that is gone already is as good, and so is one of a kind that is gone. */
   async delete(object: KubeObject): Promise<void> {
+    const path = await this.findPath(object);
+    if (path === undefined) return;
     const body = { propagationPolicy: "Background" };
-    await this.find(await this.pathOf(object), { method: "DELETE", body, signal: undefined });
+    await this.find(path, { method: "DELETE", body, signal: undefined });
   }
 
   close(): Promise<void> {
@@ -191,84 +239,4 @@ function messageOf(text: string): string {
   } catch {
     return text;
   }
-}
-
-export interface ApiOptions {
-  service: Service;
-  /** Program and options that select the cluster, like `["k3s", "kubectl", "--kubeconfig=…"]`. */
-  kubectl: string[];
-  /** What to run it with where the kubeconfig is not this user's to read: `["sudo", "-n"]`. */
-  privilege?: string[];
-  signal: AbortSignal;
-}
-
-// It ends, and what it holds is removed, when its standard input does: also when the pipeline was killed.
-const keeper = `exec 3<&0
-"$@" & proxy=$!
-{ cat <&3; kill $proxy; } >/dev/null 2>&1 &
-wait $proxy; code=$?; rm -rf "$DIRECTORY"; exit $code`;
-
-/**
- * Starts kubectl's proxy and speaks through it.
- *
- * @throws {PipelineError} "surroundings": no kubectl, no such context, a kubeconfig that cannot be read
- */
-export async function connectApi({ service, kubectl, privilege = [], signal }: ApiOptions): Promise<Api> {
-  if (!onPath(kubectl[0]!)) {
-    throw new PipelineError("surroundings", `there is no ${kubectl[0]} on PATH`, {
-      hint: "https://kubernetes.io/docs/tasks/tools/ tells how to install kubectl.",
-    });
-  }
-  const directory = await mkdtemp(join(tmpdir(), `${service.name}-api-`));
-  try {
-    let command = kubectl;
-    if (privilege.length > 0) {
-      // The credentials are read with privilege, used without: a socket of root's would not open to this user.
-      const view = [...privilege, ...kubectl, "config", "view", "--raw", "--flatten", "--minify"];
-      const { code, stdout, stderr } = await run(view, { timeoutSeconds: PATIENCE_SECONDS, signal });
-      if (code !== 0) throw unreadable(stderr);
-      const copy = join(directory, "kubeconfig");
-      await writeFile(copy, stdout, { mode: 0o600 });
-      command = [...kubectl.filter((word) => !/^--(kubeconfig|context)=/.test(word)), `--kubeconfig=${copy}`];
-    }
-    const socket = join(directory, "socket");
-    const proxy = Bun.spawn(["sh", "-c", keeper, "sh", ...command, "proxy", `--unix-socket=${socket}`], {
-      env: { ...process.env, DIRECTORY: directory },
-      stdin: "pipe",
-      stdout: "pipe",
-      stderr: "pipe",
-      // A group of its own: Ctrl-C is the pipeline's, which still has a word to say to the cluster then.
-      detached: true,
-    });
-    const end = async () => {
-      proxy.stdin.end();
-      await proxy.exited;
-    };
-    proxy.unref();
-    const stderr = new Response(proxy.stderr).text();
-    const { value: greeting } = await proxy.stdout.getReader().read();
-    if (!greeting) {
-      await end();
-      throw unreadable(await stderr);
-    }
-    await chmod(socket, 0o600);
-    // HTTP_PROXY is not asked: the socket is this machine's.
-    const open = (path: string, init: RequestInit) =>
-      fetch(`http://localhost${path}`, { ...init, unix: socket, proxy: false });
-    return new Api(service, open, signal, end);
-  } catch (error) {
-    await rm(directory, { recursive: true, force: true });
-    throw error;
-  }
-}
-
-function unreadable(stderr: string): PipelineError {
-  const words = stderr.trim().split("\n").at(-1) || "kubectl ended without a word";
-  const hint = /password is required|permission denied/i.test(stderr)
-    ? "This user may not read the kubeconfig: run `sudo -v` first, or run the pipeline as root."
-    : "`kubectl config get-contexts` lists the contexts that there are; --kubeconfig and --context choose.";
-  return new PipelineError("surroundings", `kubectl cannot use the kubeconfig: ${words}`, {
-    hint,
-    output: stderr,
-  });
 }

@@ -1,20 +1,24 @@
 /**
- * The deploy: deliver, apply, watch, verify; and back again when the new version is no good.
+ * The deploy: deliver, apply, watch, verify; and back again when the new version is no good, or when something fails in the
+ * middle.
  *
  * The old version serves until the new one has passed its readiness probes (maxUnavailable 0), so a version that does
  * not come up costs nobody a request.
  */
 import { PipelineError } from "../ground/errors.ts";
 import type { Api } from "./api.ts";
-import { bring, NotUp, type Outcome } from "./follow.ts";
+import { applyAll, halfway, prune, snapshot } from "./apply.ts";
+import { fit } from "./fit.ts";
+import { bring, type Outcome } from "./follow.ts";
 import { earlier, forget, keep, keptImages, listVersions, newVersion } from "./history.ts";
-import { proofTime, superfluous, type Version } from "./history.ts";
+import { proofTime, secretsOf, superfluous, type Version } from "./history.ts";
+import { runFirst } from "./jobs.ts";
 import { locked } from "./lock.ts";
-import { applyAll, forVersion, prune, snapshot } from "./manifests.ts";
 import type { KubeObject } from "./objects.ts";
-import type { Deploy, Plan } from "./plan.ts";
-import { idOf, observe, type Observation } from "./rollout.ts";
-import { undo } from "./undo.ts";
+import { idOf, isReady, observeAll, type Observation } from "./observe.ts";
+import { workloadsIn, type Deploy, type Plan } from "./plan.ts";
+import { apart, forVersion } from "./render.ts";
+import { undo, type Begun } from "./undo.ts";
 import { ask, type Endpoint } from "./verify.ts";
 
 /**
@@ -22,7 +26,8 @@ import { ask, type Endpoint } from "./verify.ts";
  *
  * @param archive the docker-archive to deliver where the image is not there
  * @param hurry ends the wait for the last pods of the version before
- * @throws {PipelineError} "change" when the new version does not come up; the version before is then back
+ * @throws {PipelineError} "change" when the new version does not come up, "surroundings" when something else fails; what was
+ * there before is then back. "halfway" where the way back was not open
  */
 export async function deploy(
   run: Deploy,
@@ -30,67 +35,112 @@ export async function deploy(
   archive: string,
   hurry?: AbortSignal,
 ): Promise<Outcome> {
-  const { target, service, leaves, say } = run;
+  const { target, leaves } = run;
   const { api } = target;
-  const { id, name, manifests, endpoint } = plan;
-  await ensureNamespace(api, manifests);
+  const { name, manifests } = plan;
+  if (await isMissing(api)) {
+    // Before there is a namespace there is no lock, and nothing that could be left behind.
+    const image = await deliver(run, plan, archive);
+    await makeNamespace(api, manifests);
+    return locked(run, `deploy of ${name}`, (signal, underLock) =>
+      rollOut({ ...underLock, signal }, plan, image, hurry),
+    );
+  }
   return locked(run, `deploy of ${name}`, async (signal, underLock) => {
     leaves(`${name} was being delivered; nothing was rolled out, what ran goes on running.`);
     // Kept before it is there: whoever tidies the node for another namespace must not take it for one that nobody needs.
-    await keep(api, { ...plan.version, verified: proofOf(plan.version, plan.versions) });
-    const image = await run.step("deliver", async () => {
-      const there = plan.delivered ? await target.find(id) : undefined;
-      return there ? { value: there, reused: true } : { value: await target.deliver(archive, id) };
-    });
-    // Read again: somebody else may have deployed between the plan and the lock.
-    const [seen, kept] = await Promise.all([observe(api), listVersions(api)]);
-    const objects = forVersion(service, manifests, id, image);
-    const version = newVersion(service, id, image, objects, plan.version.commit);
-    const unknown = seen && !kept.some(({ verified }) => verified);
-    const adopted = unknown && (await adopt(api, objects, seen, endpoint));
-    const back = adopted || earlier(kept, (one) => one.name === version.name);
-    leaves(
-      `The rollout of ${name} was under way and goes on in the cluster; what ran serves until it is ready. ` +
-        "The same command picks it up, `bun ci/pipeline.ts rollback` undoes it.",
-    );
-    signal.throwIfAborted();
-    if (image !== plan.version.image) await forget(api, plan.version);
-    await keep(api, { ...version, verified: proofOf(version, kept) });
-    say(`apply ${target.overlay} with ${name}`);
+    const kept = plan.versions.find((version) => version.name === plan.version.name);
+    await keep(api, kept ?? plan.version);
     try {
-      const served = seen !== undefined;
-      const outcome = await bring(underLock, "rollout", version, { endpoint, served, hurry });
-      const pruned = back ? await prune(api, back.manifests, objects) : [];
-      if (pruned.length > 0) say(`deleted, because the manifests no longer have it: ${pruned.join(", ")}`);
-      await tidy(underLock, version);
-      return outcome;
+      const image = await deliver(run, plan, archive);
+      return await rollOut({ ...underLock, signal }, plan, image, hurry);
     } catch (error) {
-      if (!(error instanceof NotUp)) throw error;
-      return undo(underLock, plan, version, back, error);
+      // What was not begun is not kept. Whatever came after that has its own way back.
+      if (!kept && !begun.has(plan)) await forget(api, plan.version).catch(() => {});
+      throw error;
     }
   });
 }
 
-/** The lock and the versions live in the app's namespace: it comes first. */
-async function ensureNamespace(api: Api, manifests: KubeObject[]): Promise<void> {
-  const { namespace } = api.service;
-  if (await api.find(`/api/v1/namespaces/${namespace}`)) return;
-  const own = manifests.find(({ kind, metadata }) => kind === "Namespace" && metadata.name === namespace);
-  if (!own) {
-    throw new PipelineError(
-      "surroundings",
-      `there is no namespace ${namespace}, and the manifests have none`,
-      {
-        hint: `Create it with \`kubectl create namespace ${namespace}\`.`,
-      },
-    );
-  }
-  await applyAll(api, [own]);
+/** Plans of which something was written. */
+const begun = new WeakSet<Plan>();
+
+function deliver({ step, target }: Deploy, plan: Plan, archive: string): Promise<string> {
+  return step("deliver", async () => {
+    const there = plan.delivered ? await target.find(plan.id) : undefined;
+    return there ? { value: there, reused: true } : { value: await target.deliver(archive, plan.id) };
+  });
 }
 
-/** When a version was proven, by what is known of it. */
-function proofOf({ name }: Version, versions: Version[]): string | undefined {
-  return versions.find((one) => one.name === name)?.verified;
+async function rollOut(run: Deploy, plan: Plan, image: string, hurry?: AbortSignal): Promise<Outcome> {
+  const { target, service, leaves, say, signal } = run;
+  const { api } = target;
+  const { id, name, manifests, endpoint } = plan;
+  const workloads = workloadsIn(service, manifests);
+  // Read again: somebody else may have deployed between the plan and the lock.
+  const [before, kept] = await Promise.all([observeAll(api, workloads), listVersions(api)]);
+  const { version, objects } = newVersion(
+    service,
+    id,
+    image,
+    forVersion(service, manifests, id, image),
+    plan.version.commit,
+  );
+  const { first, rest } = apart(objects);
+  const fitted = await fit(api, rest);
+  const unknown = before[0] && !kept.some(({ verified }) => verified);
+  const adopted = unknown && (await adopt(api, rest, before[0]!, endpoint));
+  const back = adopted || earlier(kept, version.name);
+  leaves(
+    `The rollout of ${name} was under way and goes on in the cluster; what ran serves until it is ready. ` +
+      "The same command picks it up, `bun ci/pipeline.ts rollback` undoes it.",
+  );
+  signal.throwIfAborted();
+  begun.add(plan);
+  if (version.name !== plan.version.name || image !== plan.version.image) await forget(api, plan.version);
+  await keep(api, kept.find((one) => one.name === version.name) ?? version);
+  if (before.some(isRecreated))
+    say("one pod at a time (Recreate): nobody is served while the new one starts");
+  say(`apply ${target.overlay} with ${name}`);
+  const change: Begun = { name, fitted, before, back, version };
+  let outcome: Outcome;
+  try {
+    await runFirst(run, first);
+    const write = () => applyAll(api, fitted, run.fence);
+    outcome = await bring(run, { id, what: "rollout", workloads, write, endpoint, before, hurry });
+  } catch (error) {
+    return undo(run, change, error);
+  }
+  try {
+    await tidy(run, version, back, rest);
+  } catch (error) {
+    signal.throwIfAborted();
+    if (!(error instanceof PipelineError)) throw error;
+    throw halfway(
+      `${name} serves, verified, but that could not be taken down, nor what nobody needs be removed`,
+      error,
+    );
+  }
+  return outcome;
+}
+
+const isRecreated = ({ deployment: { spec } }: Observation) => spec.strategy?.type === "Recreate";
+
+async function isMissing(api: Api): Promise<boolean> {
+  return (await api.find(`/api/v1/namespaces/${api.service.namespace}`)) === undefined;
+}
+
+/** The lock and the versions live in the service's namespace: it comes first. */
+async function makeNamespace(api: Api, manifests: KubeObject[]): Promise<void> {
+  const { namespace } = api.service;
+  const own = manifests.find(({ kind, metadata }) => kind === "Namespace" && metadata.name === namespace);
+  if (!own) {
+    const message = `there is no namespace ${namespace}, and the manifests have none`;
+    throw new PipelineError("surroundings", message, {
+      hint: `Create it with \`kubectl create namespace ${namespace}\`.`,
+    });
+  }
+  await applyAll(api, await fit(api, [own]));
 }
 
 /** Keeps what somebody deployed without the pipeline, as a version to come back to. */
@@ -100,23 +150,35 @@ async function adopt(
   { deployment, pods }: Observation,
   endpoint: Endpoint,
 ): Promise<Version | undefined> {
-  const serves = pods.some(({ status }) => status.containerStatuses?.every(({ ready }) => ready));
-  if (!serves) return undefined;
+  if (!pods.some(isReady)) return undefined;
   const image = deployment.spec.template.spec.containers[0]?.image ?? "";
   // Its tag may be any; what it answers with is what a verification will ask for.
   const { id = idOf(deployment) } = await ask(endpoint, { signal: api.signal });
-  const version = newVersion(api.service, id, image, await snapshot(api, manifests), undefined);
+  const { version } = newVersion(api.service, id, image, await snapshot(api, manifests), undefined);
   const proven = { ...version, verified: proofTime([]) };
   await keep(api, proven);
   return proven;
 }
 
 /** Takes down that a version was proven, and removes what no version needs any more. */
-async function tidy({ target, service, say }: Deploy, version: Version): Promise<void> {
+async function tidy(
+  { target, service, say }: Deploy,
+  version: Version,
+  back: Version | undefined,
+  manifests: KubeObject[],
+): Promise<void> {
   const { api } = target;
   const versions = await listVersions(api);
   await keep(api, { ...version, verified: proofTime(versions) });
-  for (const old of superfluous(versions, version, service.keep)) await forget(api, old);
+  const old = superfluous(versions, version, service.keep);
+  const needed = secretsOf([version, ...versions.filter((one) => !old.includes(one))]);
+  // The version before, and those that are not kept any more: their Secrets were needed until now.
+  for (const before of [...(back ? [back] : []), ...old]) {
+    const { deleted, left } = await prune(api, before.manifests, manifests, needed);
+    if (deleted.length > 0) say(`deleted, because the manifests no longer have it: ${deleted.join(", ")}`);
+    if (left.length > 0) say(`no longer in the manifests, and left where it is: ${left.join(", ")}`);
+  }
+  for (const one of old) await forget(api, one);
   const removed = await target.clean(() => keptImages(api));
   if (removed.length > 0)
     say(`removed ${removed.length} image${removed.length > 1 ? "s" : ""} of versions that are not kept`);

@@ -1,22 +1,19 @@
 /**
- * A version on its way: applied, followed until it is up or will not be, verified from outside, and waited for until the
+ * A version on its way: written, followed until it is up or will not be, verified from outside, and waited for until the
  * pods of the version before have left.
  */
 import type { Done } from "../ground/report.ts";
-import { Refusal } from "./api.ts";
-import type { Version } from "./history.ts";
-import { applyAll } from "./manifests.ts";
+import type { Pod } from "./objects.ts";
+import { observeAll, otherPods, type Observation, type WorkloadName } from "./observe.ts";
 import type { Deploy } from "./plan.ts";
-import { assess, observe, otherPods, Patience } from "./rollout.ts";
-import type { Failure, Observation, Verdict } from "./rollout.ts";
-import { sample, verify, type Endpoint, type Samples } from "./verify.ts";
+import { assessAll, isAmong, Patience, type Failure, type Verdict } from "./rollout.ts";
+import { sample, type Samples } from "./samples.ts";
+import { verify, type Endpoint } from "./verify.ts";
 
 /** Milliseconds between two looks at a rollout. */
 const LOOK_MS = 100;
 /** Seconds that pods of the version before may take to leave, beyond their grace period. */
 const LEAVE_SECONDS = 15;
-/** Seconds that the API server may be away while a rollout is followed. */
-const AWAY_SECONDS = 15;
 
 /** What a deploy came to. */
 export interface Outcome {
@@ -32,39 +29,42 @@ export interface Outcome {
 export class NotUp extends Error {
   constructor(
     readonly failure: Failure,
-    readonly samples: Samples | undefined,
+    readonly samples?: Samples,
   ) {
     super(`${failure.reason}${failure.message && `, ${failure.message}`}`);
   }
 }
 
-interface Bringing {
+export interface Bringing {
+  id: string;
+  /** What the step is called. */
+  what: "rollout" | "rollback";
+  /** The workloads that are waited for. */
+  workloads: WorkloadName[];
+  /** Writes it into the cluster. */
+  write(): Promise<void>;
   endpoint: Endpoint;
-  /** Whether something served before, whose clients must not notice. */
-  served: boolean;
+  /** What there was; none: nobody was served, whose requests could fail. */
+  before: Observation[];
   /** Ends the wait for the last pods of the version before. */
   hurry?: AbortSignal | undefined;
 }
 
 /**
- * Applies a version, follows its rollout, verifies it, and waits for the pods of the version before to leave.
+ * Writes a version, follows its rollout, verifies it, and waits for the pods of the version before to leave.
  *
  * @throws {NotUp}
  */
-export async function bring(
-  run: Deploy,
-  what: "rollout" | "rollback",
-  { id, manifests }: Version,
-  { endpoint, served, hurry }: Bringing,
-): Promise<Outcome> {
-  const { target, signal, step } = run;
-  const stop = served ? sample(endpoint) : undefined;
+export async function bring(run: Deploy, bringing: Bringing): Promise<Outcome> {
+  const { signal, step } = run;
+  const { id, what, write, endpoint, before, hurry } = bringing;
+  const stop = before.length > 0 ? sample(endpoint, id) : undefined;
   const start = performance.now();
   const fail = async (failure: Failure) => new NotUp(failure, await stop?.());
   try {
     await step(what, async () => {
-      await applyAll(target.api, manifests);
-      const verdict = await watch(run);
+      await write();
+      const verdict = await watch(run, bringing);
       if (verdict.state === "failed") throw await fail(verdict);
       return { value: undefined };
     });
@@ -77,7 +77,7 @@ export async function bring(
       throw await fail({ reason: "NotServed", message });
     });
     await step("settle", async () => {
-      const failure = await settle(run, hurry);
+      const failure = await settle(run, bringing);
       if (failure) throw await fail(failure);
       return { value: undefined, detail: hurry?.aborted ? "" : "the pods before are gone" };
     });
@@ -87,54 +87,65 @@ export async function bring(
   }
 }
 
-/** Looks again and again until `decide` gives something. A server that is away for a moment is waited for. */
+/** Looks again and again until `decide` gives something. A server that is away for a moment is asked again by the API. */
 async function follow<T>(
   { target, signal }: Deploy,
-  decide: (seen: Observation | undefined) => T | undefined,
+  { workloads }: Bringing,
+  decide: (seen: Observation[]) => T | undefined,
 ): Promise<T> {
-  let answered = performance.now();
   for (;;) {
     signal.throwIfAborted();
-    try {
-      const decision = decide(await observe(target.api));
-      if (decision !== undefined) return decision;
-      answered = performance.now();
-    } catch (error) {
-      const away = error instanceof Refusal && (error.status === 0 || error.status >= 500);
-      if (!away || performance.now() - answered > AWAY_SECONDS * 1000) throw error;
-    }
+    const decision = decide(await observeAll(target.api, workloads));
+    if (decision !== undefined) return decision;
     await Bun.sleep(LOOK_MS);
   }
 }
 
 /** Follows the rollout until it is complete or cannot be. */
-function watch(run: Deploy): Promise<Exclude<Verdict, { state: "progressing" }>> {
-  const end = performance.now() + run.service.rolloutSeconds * 1000;
+function watch(run: Deploy, bringing: Bringing): Promise<Exclude<Verdict, { state: "progressing" }>> {
+  const { service } = run;
+  const end = performance.now() + service.rolloutSeconds * 1000;
   const patience = new Patience();
   let shown = "";
-  return follow(run, (seen) => {
-    if (!seen) return { state: "failed", reason: "Deleted", message: "the Deployment was deleted meanwhile" };
-    const verdict = patience.judge(assess(seen, run.service), performance.now());
+  return follow(run, bringing, (seen) => {
+    const gone = bringing.workloads.find(
+      ({ kind, metadata }) =>
+        !seen.some(
+          ({ deployment }) => deployment.kind === kind && deployment.metadata.name === metadata.name,
+        ),
+    );
+    if (gone) {
+      const message = `the ${gone.kind} ${gone.metadata.name} was deleted meanwhile`;
+      return { state: "failed", reason: "Deleted", message };
+    }
+    const verdict = patience.judge(assessAll(seen, service), performance.now());
     if (verdict.state !== "progressing") return verdict;
     if (verdict.detail !== shown) run.say((shown = verdict.detail));
     if (performance.now() < end) return undefined;
-    const message = `not complete within ${run.service.rolloutSeconds} s (${shown})`;
+    const message = `not complete within ${service.rolloutSeconds} s (${shown})`;
     return { state: "failed", reason: "Timeout", message };
   });
 }
 
 /** Waits until the pods of the version before have left, and sees whether the new ones hold out meanwhile. */
-async function settle(run: Deploy, hurry?: AbortSignal): Promise<Failure | undefined> {
+async function settle(run: Deploy, bringing: Bringing): Promise<Failure | undefined> {
+  const { service } = run;
   const patience = new Patience();
   const start = performance.now();
-  const ended = await follow(run, (seen): Failure | "settled" | undefined => {
-    if (!seen || hurry?.aborted) return "settled";
-    const verdict = patience.judge(assess(seen, run.service), performance.now());
+  // What was on its way out, or hung there, before this began is not waited for.
+  const hung = bringing.before.flatMap(({ pods }) =>
+    pods.filter(({ metadata }) => metadata.deletionTimestamp),
+  );
+  const ended = await follow(run, bringing, (seen): Failure | "settled" | undefined => {
+    if (seen.length === 0 || bringing.hurry?.aborted) return "settled";
+    const verdict = patience.judge(assessAll(seen, service), performance.now());
     if (verdict.state === "failed") return verdict;
-    const others = otherPods(seen);
+    const others = seen.flatMap(otherPods).filter((pod: Pod) => !isAmong(hung, pod));
     if (others.length === 0 && verdict.state === "complete") return "settled";
-    const { terminationGracePeriodSeconds: grace = 30 } = seen.deployment.spec.template.spec;
-    if (performance.now() - start < (grace + LEAVE_SECONDS) * 1000) return undefined;
+    const graces = seen.map(
+      ({ deployment }) => deployment.spec.template.spec.terminationGracePeriodSeconds ?? 30,
+    );
+    if (performance.now() - start < (Math.max(...graces) + LEAVE_SECONDS) * 1000) return undefined;
     run.say(`still there: ${others.map(({ metadata }) => metadata.name).join(", ")}`);
     return "settled";
   });

@@ -10,6 +10,7 @@ import { hostname } from "node:os";
 import { PipelineError } from "../ground/errors.ts";
 import { Refusal, type Api } from "./api.ts";
 import type { KubeObject } from "./objects.ts";
+import { isPassing, pauseBefore } from "./patience.ts";
 import type { Deploy } from "./plan.ts";
 
 /** Seconds after its last renewal until a Lease is anybody's. */
@@ -30,6 +31,12 @@ export interface Lease extends KubeObject {
 export interface Lock {
   /** Aborted when somebody else holds the Lease now, as after this machine has slept. */
   lost: AbortSignal;
+  /**
+   * Makes sure, before something is written, that the Lease is still ours: one that was not renewed for a while is renewed first.
+   *
+   * @throws {PipelineError} "surroundings" when it is not
+   */
+  hold(): Promise<void>;
   release(): Promise<void>;
 }
 
@@ -68,6 +75,8 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
   const { collection, name, annotation } = placeOf(api);
   const { USER, LOGNAME } = process.env;
   const identity = `${USER ?? LOGNAME ?? `uid ${process.getuid?.()}`}@${hostname()} (${purpose})`;
+  // One process may hold the locks of two services, and try one twice.
+  const token = `${processName()}#${crypto.randomUUID()}`;
   const now = () => new Date().toISOString().replace("Z", "000Z");
   const wanted = (): Lease => ({
     apiVersion: "coordination.k8s.io/v1",
@@ -76,7 +85,7 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
       name,
       namespace: api.service.namespace,
       labels: { "app.kubernetes.io/name": api.service.name },
-      annotations: { [annotation]: processName() },
+      annotations: { [annotation]: token },
     },
     spec: {
       holderIdentity: identity,
@@ -102,6 +111,11 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
       continue;
     }
     const holder = found.spec.holderIdentity ?? "somebody";
+    // A request whose answer was lost has taken it.
+    if (found.metadata.annotations?.[annotation] === token) {
+      mine = found;
+      break;
+    }
     const { resourceVersion: version, annotations } = found.metadata;
     const state = stateOf(annotations?.[annotation]);
     if (state === "alive" || (watched && watched.version !== version)) throw held(holder);
@@ -122,26 +136,50 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
   const lost = new AbortController();
   let current = mine;
   let renewed = performance.now();
-  let renewing: Promise<void> = Promise.resolve();
-  const renew = async () => {
+  let renewing: Promise<void> | undefined;
+  const lose = () => {
+    clearInterval(timer);
+    lost.abort(
+      new PipelineError("surroundings", "the deploy lock was lost: somebody else may be deploying now", {
+        hint: "`bun ci/pipeline.ts status` shows what the cluster is at.",
+      }),
+    );
+  };
+  const renewOnce = async () => {
     try {
       current = await replace({ ...wanted(), spec: { ...current.spec, renewTime: now() } }, current.metadata);
       renewed = performance.now();
     } catch (error) {
-      const taken = error instanceof Refusal && [404, 409].includes(error.status);
+      if (!(error instanceof Refusal)) throw error;
+      if ([404, 409].includes(error.status)) {
+        // Also after a renewal of our own whose answer was lost: who holds it is looked up before anybody is called a thief.
+        const found = await readLock(api).catch(() => undefined);
+        if (found?.metadata.annotations?.[annotation] === token) {
+          current = found;
+          return;
+        }
+        if (found || error.status === 404) return lose();
+      }
       // A server that is away for a moment does not hand the Lease to anybody either.
-      if (!taken && performance.now() - renewed < leaseSeconds * 1000) return;
-      clearInterval(timer);
-      lost.abort(
-        new PipelineError("surroundings", "the deploy lock was lost: somebody else may be deploying now", {
-          hint: "`bun ci/pipeline.ts status` shows what the cluster is at.",
-        }),
-      );
+      if (performance.now() - renewed >= leaseSeconds * 1000) lose();
     }
   };
-  const timer = setInterval(() => (renewing = renew()), renewSeconds * 1000);
+  /** One at a time, however slow the server is. */
+  const renew = (): Promise<void> => {
+    renewing ??= renewOnce().finally(() => (renewing = undefined));
+    return renewing;
+  };
+  const timer = setInterval(() => void renew(), renewSeconds * 1000);
   return {
     lost: lost.signal,
+    async hold() {
+      lost.signal.throwIfAborted();
+      const fresh = () => performance.now() - renewed < renewSeconds * 2 * 1000;
+      // Who has slept does not know it: the clock tells.
+      if (!fresh()) await renew();
+      if (!fresh()) await renew();
+      lost.signal.throwIfAborted();
+    },
     async release() {
       clearInterval(timer);
       await renewing;
@@ -149,7 +187,7 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
       const { uid, resourceVersion } = current.metadata;
       const body = { preconditions: { uid, resourceVersion } };
       // Not a word to the server that an interruption could keep from being said.
-      const request = { method: "DELETE", body, signal: undefined } as const;
+      const request = { method: "DELETE", body, signal: undefined, patienceSeconds: 2 } as const;
       await api.json(`${collection}/${name}`, request).catch(() => {});
     },
   };
@@ -165,17 +203,20 @@ export async function locked<T>(
   const lock: Lock = await takeLock(target.api, { purpose, say });
   const signal = AbortSignal.any([run.signal, lock.lost]);
   try {
-    return await work(signal, { ...run, signal });
+    return await work(signal, { ...run, signal, fence: () => lock.hold() });
   } finally {
     await lock.release();
   }
 }
 
-/** Undefined where another one was quicker. */
+/** Undefined where another one was quicker, or the answer was lost: reading shows which. */
 async function unlessRaced(statuses: number[], attempt: Promise<Lease>): Promise<Lease | undefined> {
-  return attempt.catch((error: unknown) => {
-    if (error instanceof Refusal && statuses.includes(error.status)) return undefined;
-    throw error;
+  return attempt.catch(async (error: unknown) => {
+    if (!(error instanceof Refusal)) throw error;
+    if (statuses.includes(error.status)) return undefined;
+    if (!isPassing(error.status)) throw error;
+    await Bun.sleep(pauseBefore(1, error.retryAfter));
+    return undefined;
   });
 }
 
@@ -195,7 +236,10 @@ export function processName(pid: number | "self" = "self"): string {
     const namespace = readlinkSync("/proc/self/ns/pid");
     // proc_pid_stat(5): the program's name is in parentheses and may hold spaces; field 22 is the start.
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    const started = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+    const [state, ...fields] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    // What has ended and waits for its parent does nothing any more.
+    if (state === "Z" || state === "X") return "";
+    const started = fields[18];
     return [boot, namespace, stat.split(" ", 1)[0], started].join("/");
   } catch {
     return "";
@@ -204,8 +248,9 @@ export function processName(pid: number | "self" = "self"): string {
 
 /** Whether the process of that name still runs; "unknown" where it cannot be seen from here. */
 function stateOf(name = ""): "alive" | "dead" | "unknown" {
-  const [boot, namespace, pid] = name.split("/");
+  const [process = ""] = name.split("#");
+  const [boot, namespace, pid] = process.split("/");
   const [ownBoot, ownNamespace] = processName().split("/");
-  if (!name || boot !== ownBoot || namespace !== ownNamespace) return "unknown";
-  return processName(Number(pid)) === name ? "alive" : "dead";
+  if (!process || boot !== ownBoot || namespace !== ownNamespace) return "unknown";
+  return processName(Number(pid)) === process ? "alive" : "dead";
 }

@@ -13,12 +13,32 @@ export interface KubeObject {
     deletionTimestamp?: string;
     labels?: Record<string, string>;
     annotations?: Record<string, string>;
-    ownerReferences?: { kind: string; name: string }[];
+    ownerReferences?: { kind: string; name: string; uid?: string }[];
+    managedFields?: { manager?: string; operation?: string; fieldsV1?: Record<string, unknown> }[];
   };
 }
 
-export interface Deployment extends KubeObject {
-  spec: { replicas: number; template: PodTemplate };
+/** What keeps pods of one template running: a Deployment, a StatefulSet or a DaemonSet. */
+export interface Workload extends KubeObject {
+  spec: { replicas?: number; template: PodTemplate; strategy?: { type?: string } };
+  status: {
+    observedGeneration?: number;
+    replicas?: number;
+    updatedReplicas?: number;
+    availableReplicas?: number;
+    conditions?: Condition[];
+    /** A StatefulSet's. */
+    updateRevision?: string;
+    /** A DaemonSet's. */
+    desiredNumberScheduled?: number;
+    currentNumberScheduled?: number;
+    updatedNumberScheduled?: number;
+    numberAvailable?: number;
+  };
+}
+
+export interface Deployment extends Workload {
+  spec: { replicas: number; template: PodTemplate; strategy?: { type?: string } };
   status: {
     observedGeneration?: number;
     replicas?: number;
@@ -54,6 +74,7 @@ export interface Pod extends KubeObject {
   spec: PodTemplate["spec"];
   status: {
     phase?: string;
+    reason?: string;
     conditions?: Condition[];
     containerStatuses?: ContainerStatus[];
     initContainerStatuses?: ContainerStatus[];

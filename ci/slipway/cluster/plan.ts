@@ -2,10 +2,13 @@
 import { gitCommit } from "../ground/git.ts";
 import type { Report } from "../ground/report.ts";
 import type { Service } from "../ground/service.ts";
-import { listVersions, newVersion, type Version } from "./history.ts";
-import { differences, forVersion, render, type Difference } from "./manifests.ts";
+import type { Fence } from "./apply.ts";
+import { differences, type Difference } from "./changes.ts";
+import { assertFits, listVersions, newVersion, type Version } from "./history.ts";
 import type { KubeObject } from "./objects.ts";
-import { assess, observe, type Observation } from "./rollout.ts";
+import { isWorkload, mainOf, observeAll, type Observation, type WorkloadName } from "./observe.ts";
+import { forVersion, render } from "./render.ts";
+import { assessAll } from "./rollout.ts";
 import type { Target } from "./target.ts";
 import type { Endpoint } from "./verify.ts";
 
@@ -14,6 +17,8 @@ export interface Deploy {
   target: Target;
   service: Service;
   signal: AbortSignal;
+  /** Called before each object that is written; default: nothing stands in the way. */
+  fence?: Fence;
   /** Takes down, for the case of an interruption, what state things would be left in now. */
   leaves(state: string): void;
   /** Tells a person what goes on. */
@@ -28,58 +33,79 @@ export interface Plan {
   name: string;
   /** Whether the image is where pods can take it from. */
   delivered: boolean;
-  /** As it would be applied; its image may get another name when it is delivered. */
+  /** As it would be kept; its image may get another name when it is delivered. */
   version: Version;
   /** The overlay's objects, before they are those of a version. */
   manifests: KubeObject[];
   differences: Difference[];
   endpoint: Endpoint;
-  /** What the cluster has; undefined before the first deploy. */
-  before: Observation | undefined;
+  /** What the cluster has; none before the first deploy. */
+  before: Observation[];
   versions: Version[];
 }
 
 /**
  * What a deploy of `id` would change. Nothing is changed by asking.
  *
- * @throws {PipelineError} "change" when the server refuses the manifests
+ * @throws {PipelineError} "change" when the server refuses the manifests, or they are too large to be kept
  */
-export async function plan({ target, service, signal }: Deploy, id: string): Promise<Plan> {
+export async function plan({ target, service, signal, say }: Deploy, id: string): Promise<Plan> {
   const { api } = target;
-  const [manifests, image, before, versions, commit] = await Promise.all([
+  const [manifests, image, versions, commit] = await Promise.all([
     render(target, service, signal),
     target.find(id),
-    observe(api),
-    listVersions(api),
+    listVersions(api, say),
     gitCommit(service.project, signal),
   ]);
   const name = `${service.name}:${id}`;
-  const version = newVersion(
+  const { version, objects } = newVersion(
     service,
     id,
     image ?? name,
     forVersion(service, manifests, id, image ?? name),
     commit,
   );
+  assertFits(api, version);
+  const [found, before] = await Promise.all([
+    differences(api, objects),
+    observeAll(api, workloadsIn(service, manifests)),
+  ]);
   return {
     id,
     name,
     delivered: image !== undefined,
     version,
     manifests,
-    differences: await differences(api, version.manifests),
+    differences: found,
     endpoint: target.endpoint(manifests),
     before,
     versions,
   };
 }
 
+/** The workloads of manifests; the one that is named like the service comes first: its pods answer for the version. */
+export function workloadsIn({ name }: Service, manifests: KubeObject[]): WorkloadName[] {
+  const found = manifests.filter(isWorkload);
+  const [main, others] = [found.filter(isNamed), found.filter((one) => !isNamed(one))];
+  return [...main, ...others];
+
+  function isNamed({ metadata }: WorkloadName): boolean {
+    return metadata.name === name;
+  }
+}
+
+/** What runs of a service, before any manifests are known: of whatever kind the main workload is. */
+export async function observeMain(api: Target["api"]): Promise<Observation | undefined> {
+  const { metadata } = mainOf(api);
+  const kinds = ["Deployment", "StatefulSet", "DaemonSet"].map((kind) => ({ kind, metadata }));
+  return (await observeAll(api, kinds))[0];
+}
+
 /** Whether there is nothing to do: the server would change nothing, and what it has is up and was proven. */
 export function upToDate({ service }: Deploy, { differences, before, versions, version }: Plan): boolean {
   const proven = versions.some(({ name, verified }) => name === version.name && verified);
-  return (
-    differences.length === 0 && before !== undefined && assess(before, service).state === "complete" && proven
-  );
+  const up = before.length > 0 && assessAll(before, service).state === "complete";
+  return differences.length === 0 && up && proven;
 }
 
 /** A plan's differences, as lines for a person. */

@@ -5,25 +5,8 @@
  * not come up. The pods are read here instead.
  */
 import type { Service } from "../ground/service.ts";
-import type { Api } from "./api.ts";
-import type { Condition, ContainerStatus, Deployment, Pod, ReplicaSet } from "./objects.ts";
-
-export interface Observation {
-  deployment: Deployment;
-  replicaSets: ReplicaSet[];
-  pods: Pod[];
-}
-
-/** What the cluster has of the service; undefined when there is no Deployment. */
-export async function observe(api: Api): Promise<Observation | undefined> {
-  const query = { labelSelector: api.selector };
-  const [deployment, replicaSets, pods] = await Promise.all([
-    api.find<Deployment>(api.collection("/apis/apps/v1", `deployments/${api.service.name}`)),
-    api.list<ReplicaSet>(api.collection("/apis/apps/v1", "replicasets"), query),
-    api.list<Pod>(api.collection("/api/v1", "pods"), query),
-  ]);
-  return deployment && { deployment, replicaSets, pods };
-}
+import type { Condition, ContainerStatus, Pod, Workload } from "./objects.ts";
+import { isReady, otherPods, ownPods, revisionOf, type Observation } from "./observe.ts";
 
 export interface Failure {
   reason: string;
@@ -55,52 +38,45 @@ const hopeless = new Set([
 /** A pull is tried again at once; what fails then becomes an ImagePullBackOff. */
 const PULL_SECONDS = 5;
 
-const REVISION = "deployment.kubernetes.io/revision";
-const VERSION = "app.kubernetes.io/version";
-
-/** The revision of a Deployment or ReplicaSet, as `kubectl rollout history` counts them; 0 before the first. */
-export function revisionOf({ metadata }: Pick<Deployment, "metadata">): number {
-  return Number(metadata.annotations?.[REVISION] ?? 0);
+/** How far a workload is, in numbers that all kinds have. */
+export interface Numbers {
+  desired: number;
+  updated: number;
+  /** All pods, of whatever version. */
+  all: number;
+  available: number;
 }
 
-/** The id that a Deployment or ReplicaSet runs: its label, or the image's tag where others deployed it. */
-export function idOf({ spec }: Pick<Deployment, "spec">): string {
-  const { metadata, spec: pod } = spec.template;
-  const image = pod.containers[0]?.image ?? "";
-  return metadata?.labels?.[VERSION] ?? image.slice(image.lastIndexOf(":") + 1);
+export function numbersOf({ kind, spec, status }: Workload): Numbers {
+  if (kind === "DaemonSet") {
+    const { desiredNumberScheduled = 0, updatedNumberScheduled = 0 } = status;
+    const { currentNumberScheduled = 0, numberAvailable = 0 } = status;
+    return {
+      desired: desiredNumberScheduled,
+      updated: updatedNumberScheduled,
+      all: currentNumberScheduled,
+      available: numberAvailable,
+    };
+  }
+  const { updatedReplicas = 0, replicas = 0, availableReplicas = 0 } = status;
+  return {
+    desired: spec.replicas ?? 1,
+    updated: updatedReplicas,
+    all: replicas,
+    available: availableReplicas,
+  };
 }
 
-/** Pods of the version that the Deployment asks for now, without those that are leaving. */
-export function ownPods({ deployment, replicaSets, pods }: Observation): Pod[] {
-  const current = replicaSets.find((set) => revisionOf(set) === revisionOf(deployment));
-  return pods.filter(
-    ({ metadata }) =>
-      !metadata.deletionTimestamp && metadata.ownerReferences?.[0]?.name === current?.metadata.name,
-  );
-}
-
-/** Pods of other versions, and those that are leaving. */
-export function otherPods(seen: Observation): Pod[] {
-  const own = new Set(ownPods(seen));
-  return seen.pods.filter((pod) => !own.has(pod));
-}
-
-/** What a rollout is at: done, going on and with what doubts, or never to be done and why. */
+/** What the rollout of one workload is at: done, going on and with what doubts, or never to be done and why. */
 export function assess(seen: Observation, service: Service): Verdict {
-  const { metadata, spec, status } = seen.deployment;
+  const { metadata, status } = seen.deployment;
   if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) {
     return { state: "progressing", detail: "waiting for the controller", doubts: [] };
   }
-  const { updatedReplicas = 0, replicas = 0, availableReplicas = 0 } = status;
-  if (
-    updatedReplicas === spec.replicas &&
-    replicas === spec.replicas &&
-    availableReplicas === spec.replicas
-  ) {
-    return { state: "complete" };
-  }
+  const { desired, updated, all, available } = numbersOf(seen.deployment);
+  if (updated === desired && all === desired && available === desired) return { state: "complete" };
   const late = condition(status.conditions, "Progressing", "False");
-  if (late?.reason === "ProgressDeadlineExceeded") {
+  if (late?.reason === "ProgressDeadlineExceeded" && isAboutCurrent(late, seen)) {
     return { state: "failed", reason: late.reason, message: late.message ?? "" };
   }
   const doubts = doubtsAbout(seen, service);
@@ -110,8 +86,32 @@ export function assess(seen: Observation, service: Service): Verdict {
     return { state: "failed", ...failure };
   }
   const ready = ownPods(seen).filter(isReady).length;
-  const detail = `${ready} of ${spec.replicas} new pods ready, ${replicas} in all`;
+  const detail = `${ready} of ${desired} new pods ready, ${all} in all`;
   return { state: "progressing", detail, doubts };
+}
+
+/** What several workloads are at together: failed as soon as one is, complete when all are. */
+export function assessAll(seen: Observation[], service: Service): Verdict {
+  const verdicts = seen.map((one) => ({ name: one.deployment.metadata.name, verdict: assess(one, service) }));
+  const failed = verdicts.find(({ verdict }) => verdict.state === "failed");
+  if (failed) return failed.verdict;
+  const going = verdicts.flatMap(({ name, verdict }) =>
+    verdict.state === "progressing" ? [{ name, ...verdict }] : [],
+  );
+  if (going.length === 0) return { state: "complete" };
+  const about = (name: string, detail: string) => (seen.length > 1 ? `${name}: ${detail}` : detail);
+  return {
+    state: "progressing",
+    detail: going.map(({ name, detail }) => about(name, detail)).join("; "),
+    doubts: going.flatMap(({ doubts }) => doubts),
+  };
+}
+
+/** The condition outlives what it is about: the deadline of the version before says nothing of this one. */
+function isAboutCurrent({ message = "" }: Condition, { deployment, replicaSets }: Observation): boolean {
+  const [, named] = /ReplicaSet "([^"]+)"/.exec(message) ?? [];
+  const current = replicaSets.find((set) => revisionOf(set) === revisionOf(deployment));
+  return named === undefined || current === undefined || named === current.metadata.name;
 }
 
 /** Remembers how long each doubt has lasted, by this machine's clock: the cluster's may be another. */
@@ -196,14 +196,15 @@ function unready({ name, ready, state }: ContainerStatus, readySeconds: number):
   return { reason: "NotReady", message, patienceSeconds: readySeconds };
 }
 
-function isReady(pod: Pod): boolean {
-  return condition(pod.status.conditions, "Ready", "True") !== undefined;
-}
-
 function condition(
   conditions: Condition[] = [],
   type: string,
   status: Condition["status"],
 ): Condition | undefined {
   return conditions.find((condition) => condition.type === type && condition.status === status);
+}
+
+/** Whether a pod is one of the pods: by its name, which none that comes after it has. */
+export function isAmong(pods: Pod[], { metadata }: Pod): boolean {
+  return pods.some((pod) => pod.metadata.name === metadata.name);
 }

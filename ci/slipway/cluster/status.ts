@@ -1,10 +1,11 @@
 /** What is there, without changing it: what runs and how it is, and whether the Service serves a certain version. */
 import { PipelineError } from "../ground/errors.ts";
-import { listVersions } from "./history.ts";
+import { listVersions, nameOfVersion } from "./history.ts";
 import { readLock } from "./lock.ts";
-import { render } from "./manifests.ts";
-import type { Deploy } from "./plan.ts";
-import { assess, idOf, observe, ownPods } from "./rollout.ts";
+import { idOf, ownPods } from "./observe.ts";
+import { observeMain, type Deploy } from "./plan.ts";
+import { render } from "./render.ts";
+import { assess, numbersOf } from "./rollout.ts";
 import { verify, type Endpoint } from "./verify.ts";
 
 /** Where the Service answers from outside, by what the overlay says. */
@@ -26,8 +27,8 @@ export async function status(run: Deploy): Promise<string[]> {
   const { target, service, signal } = run;
   const { api } = target;
   const [seen, versions, lease, endpoint] = await Promise.all([
-    observe(api),
-    listVersions(api),
+    observeMain(api),
+    listVersions(api, run.say),
     readLock(api),
     endpointOf(run),
   ]);
@@ -40,22 +41,24 @@ export async function status(run: Deploy): Promise<string[]> {
     restarts: containerStatuses.reduce((sum, { restartCount }) => sum + restartCount, 0),
   }));
   const restarts = pods.reduce((sum, pod) => sum + pod.restarts, 0);
-  const current = versions.find((version) => version.id === id);
+  const name = nameOfVersion(seen.deployment);
+  const current = versions.find((version) => (name ? version.name === name : version.id === id));
   const since = current?.verified ? `, proven ${current.verified}` : ", never proven";
   const from = current?.commit ? `, from commit ${current.commit}` : "";
   const state = verdict.state === "complete" ? "is rolled out" : `is ${verdict.state}`;
   return [
     `${service.name}:${id} ${state}${since}${from}`,
-    `${pods.filter(({ ready }) => ready).length} of ${seen.deployment.spec.replicas} pods ready, ${restarts} restarts`,
+    `${pods.filter(({ ready }) => ready).length} of ${numbersOf(seen.deployment).desired} pods ready, ${restarts} restarts`,
     `${endpoint.url} ${ok ? "answers with it" : `does not answer with it: ${last}`}`,
     ...(verdict.state === "failed" ? [`${verdict.reason}: ${verdict.message}`] : []),
     ...(lease
       ? [`a deploy is under way: ${lease.spec.holderIdentity}, renewed ${lease.spec.renewTime}`]
       : []),
     "kept versions, the one that was proven last first:",
-    ...versions.map(
-      (version) => `  ${version.id}  ${version.verified ?? "never proven"}  ${version.commit ?? "no commit"}`,
-    ),
+    ...versions.map(({ name, id, verified, left, commit }) => {
+      const how = left ? "left" : (verified ?? "never proven");
+      return `  ${id}  ${how}  ${commit ?? "no commit"}  ${name}`;
+    }),
     `next: ${target.kubectl.join(" ")} -n ${service.namespace} get pods; … logs deployment/${service.name}`,
   ];
 }

@@ -1,61 +1,122 @@
-/** Back from a version that did not come up to the one that served before; why it did not is shown. */
+/** Back from what went wrong in the middle: to what the cluster had just before, and why it went wrong is shown. */
 import { PipelineError } from "../ground/errors.ts";
+import { applyAll, halfway, prune, restore } from "./apply.ts";
 import { explain } from "./explain.ts";
+import { fit, type Fitted } from "./fit.ts";
 import { bring, NotUp } from "./follow.ts";
-import { forget, type Version } from "./history.ts";
-import { prune } from "./manifests.ts";
-import type { Deploy, Plan } from "./plan.ts";
-import type { Failure } from "./rollout.ts";
+import { forget, isKeptApart, type Version } from "./history.ts";
+import { idOf, type Observation, type WorkloadName } from "./observe.ts";
+import type { Deploy } from "./plan.ts";
+import { assessAll, type Failure } from "./rollout.ts";
+import { describeSamples, drawMoments } from "./samples.ts";
 import type { Target } from "./target.ts";
-import { describeSamples } from "./verify.ts";
 
-/** Shows why a version failed, goes back to the one that served before, and ends with the error that says both. */
-export async function undo(
-  run: Deploy,
-  { name }: Plan,
-  version: Version,
-  back: Version | undefined,
-  { failure, message, samples }: NotUp,
-): Promise<never> {
+/** What a change has found, and what it was to become. */
+export interface Begun {
+  /** A sentence's beginning: `helloapp:abc`. */
+  name: string;
+  /** Each object that it writes, with what was there. */
+  fitted: Fitted[];
+  /** The workloads that were there, and how they were. */
+  before: Observation[];
+  /** The version that was proven last, where what was there cannot be what served. */
+  back: Version | undefined;
+  /** What is forgotten when it is undone. */
+  version: Version;
+}
+
+/**
+ * Undoes what was begun, and ends with the error that says both.
+ *
+ * @param error why: a version that did not come up, or what failed in the middle
+ */
+export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<never> {
   const { target, service, say, leaves } = run;
   const { api } = target;
-  const what = `${name} did not come up: ${message}`;
-  say(what);
-  const output = await explain(api, failure);
-  if (!back) {
-    throw new PipelineError(
-      "change",
-      `${what}. There is no earlier version that serves: it was left as it is`,
-      {
-        hint: `${nextLine(target, failure)} The next deploy replaces it.`,
-        output,
-      },
-    );
-  }
-  say(`roll back to ${back.id}`);
-  leaves(`${name} did not come up, and the rollback to ${back.id} was under way.`);
-  try {
-    const endpoint = target.endpoint(back.manifests);
-    // Pods that never served may leave in their own time.
-    const hurry = AbortSignal.abort();
-    const { servedAfter, samples: after } = await bring(run, "rollback", back, {
-      endpoint,
-      served: true,
-      hurry,
+  const { name, back } = begun;
+  if (error instanceof NotUp) {
+    const what = `${name} did not come up: ${error.message}`;
+    say(what);
+    const output = await explain(api, error.failure);
+    if (!served(run, begun) && !back) {
+      const hint = `${nextLine(target, error.failure)} The next deploy replaces it.`;
+      throw new PipelineError(
+        "change",
+        `${what}. There is no earlier version that serves: it was left as it is`,
+        {
+          hint,
+          output,
+        },
+      );
+    }
+    leaves(`${name} did not come up, and the way back was under way.`);
+    const id = await wayBack(run, begun, output, what);
+    if (error.samples) say(describeSamples(error.samples));
+    throw new PipelineError("change", `${what}. Rolled back: ${service.name}:${id} serves, as before`, {
+      hint: "Correct the source and run the same command again.",
+      output,
     });
-    await prune(api, version.manifests, back.manifests);
-    await forget(api, version);
-    for (const seen of [samples, after]) if (seen) say(describeSamples(seen));
-    say(`verified ${servedAfter.toFixed(1)} s after the rollback began`);
-  } catch (error) {
-    if (!(error instanceof NotUp)) throw error;
-    const message = `${what}. The rollback to ${back.id} failed as well: ${error.message}`;
-    throw new PipelineError("change", message, { hint: nextLine(target, error.failure), output });
   }
-  throw new PipelineError("change", `${what}. Rolled back: ${service.name}:${back.id} serves, as before`, {
-    hint: "Correct the source and run the same command again.",
-    output,
+  // Nothing may be written when somebody else holds the lock, and an interruption is told what goes on.
+  run.signal.throwIfAborted();
+  if (!(error instanceof PipelineError)) throw error;
+  say(`undone, because of this: ${error.message}`);
+  leaves(`${name} was being applied, and what failed in the middle was being undone.`);
+  await wayBack(run, begun, error.output, error.message);
+  throw new PipelineError(error.fault, `${error.message}. It was undone: all is as it was`, {
+    ...(error.hint && { hint: error.hint }),
+    output: error.output,
+    cause: error,
   });
+}
+
+/** Whether what was there before is what served. */
+function served({ service }: Deploy, { before }: Begun): boolean {
+  return before.length > 0 && assessAll(before, service).state === "complete";
+}
+
+/** @returns the id that serves again @throws {PipelineError} "halfway" when it does not */
+async function wayBack(run: Deploy, begun: Begun, output: string | undefined, why: string): Promise<string> {
+  const { target, say } = run;
+  const { api } = target;
+  const { fitted, before, back, version, name } = begun;
+  const asItWas = served(run, begun) || !back;
+  const id = asItWas ? (before[0] ? idOf(before[0].deployment) : "nothing") : back.id;
+  say(`back to ${id}`);
+  const workloads: WorkloadName[] = before.map(({ deployment }) => deployment);
+  const write = async () => {
+    if (asItWas) {
+      const left = await restore(api, fitted);
+      if (left.length > 0) say(`left, because it is not deleted unasked: ${left.join(", ")}`);
+      return;
+    }
+    const manifests = back.manifests.filter((object) => !isKeptApart(object));
+    await applyAll(api, await fit(api, manifests), run.fence);
+    await prune(api, version.manifests, back.manifests);
+  };
+  try {
+    if (before.length === 0) {
+      await write();
+    } else {
+      const endpoint = target.endpoint(fitted.map(({ object }) => object));
+      // Pods that never served may leave in their own time.
+      const hurry = AbortSignal.abort();
+      const outcome = await bring(run, { id, what: "rollback", workloads, write, endpoint, before, hurry });
+      if (outcome.samples) say(describeSamples(outcome.samples));
+      if (outcome.samples) say(drawMoments(outcome.samples.moments));
+      say(`verified ${outcome.servedAfter.toFixed(1)} s after the way back began`);
+    }
+    await forget(api, version);
+    return id;
+  } catch (error) {
+    run.signal.throwIfAborted();
+    if (error instanceof NotUp) {
+      const message = `${why}. The rollback to ${id} failed as well: ${error.message}`;
+      throw new PipelineError("change", message, { hint: nextLine(target, error.failure), output });
+    }
+    if (!(error instanceof PipelineError)) throw error;
+    throw halfway(`${why}. The way back from ${name} failed as well`, error);
+  }
 }
 
 /** What tells more, as a sentence. */

@@ -1,4 +1,4 @@
-/** What a client sees, not what the cluster says of itself: verification, and samples while versions change. */
+/** What a client sees, not what the cluster says of itself. */
 
 /** Where the Service answers. */
 export interface Endpoint {
@@ -67,57 +67,4 @@ export async function ask(
   } catch (error) {
     return { failure: error instanceof Error ? error.message : String(error) };
   }
-}
-
-export interface Samples {
-  requests: number;
-  failed: number;
-  /** What the first failure was. */
-  first: string | undefined;
-  /** Of those that were answered, in milliseconds. */
-  median: number;
-  p99: number;
-}
-
-/** Milliseconds between two requests of one client. */
-const PAUSE = 25;
-
-/**
- * Asks all the time, one client over a connection that it keeps and one over new ones, until the returned function is
- * called, which gives what they saw.
- */
-export function sample(endpoint: Endpoint): () => Promise<Samples> {
-  let over = false;
-  const ended = Promise.withResolvers<void>();
-  const times: number[] = [];
-  let failed = 0;
-  let first: string | undefined;
-  const client = async (keepalive: boolean) => {
-    while (!over) {
-      const start = performance.now();
-      // Not ended with the others: a request that we cut ourselves would look like a failed one.
-      const { failure } = await ask(endpoint, { keepalive, signal: new AbortController().signal });
-      if (failure === undefined) times.push(performance.now() - start);
-      else {
-        failed += 1;
-        first ??= failure;
-      }
-      await Promise.race([Bun.sleep(PAUSE), ended.promise]);
-    }
-  };
-  const clients = [client(true), client(false)];
-  return async () => {
-    over = true;
-    ended.resolve();
-    await Promise.all(clients);
-    times.sort((a, b) => a - b);
-    const at = (quantile: number) => times[Math.floor(times.length * quantile)] ?? 0;
-    return { requests: times.length + failed, failed, first, median: at(0.5), p99: at(0.99) };
-  };
-}
-
-/** What they saw, as a line for a person. */
-export function describeSamples({ requests, failed, first, median, p99 }: Samples): string {
-  const times = `median ${median.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms`;
-  return `meanwhile ${failed} of ${requests} requests failed${first ? ` (${first})` : ""}, ${times}`;
 }

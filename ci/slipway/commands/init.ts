@@ -3,13 +3,13 @@
  * scripts and ignore patterns are added. A file that is there is never written over, so a second run changes nothing.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { mkdir, writeFile } from "node:fs/promises";
-import { dirname, join, normalize, relative } from "node:path";
+import { join, normalize, relative } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import { run as execute } from "../ground/process.ts";
 import { findFacts, type Facts } from "../init/facts.ts";
 import { ownFiles } from "../init/files.ts";
-import { addToDockerignore, addToGitignore, addToPackage } from "../init/merge.ts";
+import { addToDockerignore, addToGitignore, addToPackage, isAllowList } from "../init/merge.ts";
+import { writeAll, type Change } from "../init/write.ts";
 import type { Command, Run } from "../run/run.ts";
 
 export default {
@@ -20,25 +20,19 @@ export default {
     const facts = await settle(run);
     const changes = changesOf(facts);
     if (run.options.check) return check(run, facts, changes);
+    const reports: string[] = [];
     for (const { path, before, after } of changes) {
       if (before === undefined)
-        console.log(`  new      ${shown(facts, path)}  ${after.split("\n").length - 1} lines`);
-      else console.log(await diff(facts, path, before, after, run));
-      await mkdir(dirname(path), { recursive: true });
-      await writeFile(path, after);
+        reports.push(`  new      ${shown(facts, path)}  ${after.split("\n").length - 1} lines`);
+      else reports.push(await diff(facts, path, before, after, run));
     }
-    await install(run, facts);
+    await writeAll(changes);
+    for (const report of reports) console.log(report);
+    await install(run, facts, changes);
     for (const line of advice(facts)) console.log(line);
     return changes.length === 0 ? "nothing to write: all of it is there" : "next: bun run up";
   },
 } satisfies Command;
-
-interface Change {
-  /** Absolute. */
-  path: string;
-  before: string | undefined;
-  after: string;
-}
 
 /** Facts, with the port that was found where no settings have a say yet. */
 async function settle({ service, signal }: Run): Promise<Facts> {
@@ -51,7 +45,6 @@ async function settle({ service, signal }: Run): Promise<Facts> {
 /** What would be written. @param all also where a file of the service's own is another one */
 function changesOf(facts: Facts, all = false): Change[] {
   const { project, root } = facts.service;
-  const read = (path: string) => (existsSync(path) ? readFileSync(path, "utf8") : undefined);
   const merged: [string, (text: string | undefined) => string][] = [
     [join(project, "package.json"), (text = "{}") => addToPackage(text, facts)],
     [join(root, ".gitignore"), addToGitignore],
@@ -61,9 +54,30 @@ function changesOf(facts: Facts, all = false): Change[] {
   for (const [name, after] of ownFiles(facts)) {
     const path = normalize(join(project, name));
     const before = read(path);
-    if (before === undefined || all) changes.push({ path, before, after });
+    if ((before === undefined && !isLeftOut(facts, name)) || (before !== undefined && all))
+      changes.push({ path, before, after });
   }
   return changes.filter(({ before, after }) => before !== after);
+}
+
+/** undefined: there is none. @throws {PipelineError} "change" where something else than a file has the name */
+function read(path: string): string | undefined {
+  if (!existsSync(path)) return undefined;
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    throw new PipelineError("change", `${path} is to be a file: ${(error as Error).message}`, {
+      hint: "Nothing was changed.",
+      cause: error,
+    });
+  }
+}
+
+/** A manifest that the service's own kustomization does not name would be read by nobody. */
+function isLeftOut({ service }: Facts, name: string): boolean {
+  const [, file] = /^k8s\/base\/(.*)$/.exec(name) ?? [];
+  const own = file && read(join(service.project, "k8s/base/kustomization.yaml"));
+  return own ? !own.includes(file) : false;
 }
 
 /** Says what differs from what this version would write. @throws {PipelineError} "change" when anything does */
@@ -101,11 +115,12 @@ async function diff(
 }
 
 /** Installs the package that is new in package.json, and makes or migrates the lockfile. */
-async function install({ signal }: Run, { service, lockfile }: Facts): Promise<void> {
+async function install({ signal }: Run, { service, lockfile }: Facts, changes: Change[]): Promise<void> {
   const installed =
     existsSync(join(service.project, "node_modules/slipway")) ||
     existsSync(join(service.root, "node_modules/slipway"));
-  if (installed && lockfile === "bun.lock") return;
+  const isNew = changes.some(({ path }) => path === join(service.project, "package.json"));
+  if (installed && !isNew && existsSync(join(service.root, lockfile))) return;
   console.log("  bun install");
   const { code, stdout, stderr } = await execute([process.execPath, "install"], {
     cwd: service.root,
@@ -119,14 +134,28 @@ async function install({ signal }: Run, { service, lockfile }: Facts): Promise<v
 }
 
 /** What only the service's people can do, with the lines for it. */
-function advice({ service, hasTests, package: own }: Facts): string[] {
+function advice({ service, hasTests, isFixed, package: own }: Facts): string[] {
   const { scripts } = service;
   const lines: string[] = [];
   if (scripts.check === undefined)
     lines.push(
       '  no script `check`: types are not checked. For package.json: "check": "bun check --no-script"',
     );
-  if (!hasTests && scripts.test === undefined) lines.push("  no tests were found: none are run");
+  if (scripts.test === undefined)
+    lines.push(
+      hasTests
+        ? `  no tests are run: the script \`test\` (${own.scripts?.test}) runs none to its end; \`test:unit\` goes before it`
+        : "  no tests were found: none are run",
+    );
+  if (isFixed)
+    lines.push(
+      `  ${service.entry} listens on ${service.port} whatever $PORT says, which \`up\` tries it on: process.env.PORT ?? ${service.port}`,
+    );
+  const sent = read(join(service.root, ".dockerignore"));
+  if (sent !== undefined && isAllowList(sent))
+    lines.push(
+      "  .dockerignore names what is sent to an image build: the Dockerfile needs ci/ and the lockfile as well",
+    );
   const build = own.scripts?.build;
   if (build !== undefined && !build.includes("ci/pipeline.ts"))
     lines.push(

@@ -1,6 +1,6 @@
 /** The first command that somebody types: as far as this machine lets it go. */
 import { basename } from "node:path";
-import { smoke } from "../image/smoke.ts";
+import { smoke } from "../rehearsal/smoke.ts";
 import type { Command, Run } from "../run/run.ts";
 import { archiveOnly } from "../run/steps.ts";
 import { hasK3s } from "../targets/k3s.ts";
@@ -17,8 +17,8 @@ async function withoutCluster(run: Run): Promise<string> {
   const made = await archiveOnly(run);
   const id = await run.id();
   await run.report.step("smoke", async () => {
-    await smoke(service, options.output, id);
-    return { value: undefined, detail: "the image's files run, answer and drain" };
+    const detail = await smoke(service, { archive: options.output, id, signal: run.signal });
+    return { value: undefined, detail };
   });
   const file = basename(options.output);
   run.say(`no k3s here. Next, one of:`);

@@ -10,6 +10,8 @@ export const exitCodes = {
   usage: 2,
   /** The surroundings are at fault: no cluster, no permission, no space, no engine. Nothing was changed. */
   surroundings: 3,
+  /** The surroundings failed in the middle, and not even the way back was open: the message says what state things are in. */
+  halfway: 4,
   interrupted: 130,
 } as const;
 

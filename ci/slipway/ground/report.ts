@@ -32,6 +32,7 @@ const NOTICED = 0.05;
 
 export class Report {
   readonly #steps: Step[] = [];
+  readonly #attached = new Map<string, { value: unknown; markdown: string }>();
   readonly #start = performance.now();
 
   readonly #progress: Progress;
@@ -44,6 +45,11 @@ export class Report {
   /** A line about what goes on inside a step. */
   say(line: string): void {
     this.#progress.print(`  ${" ".repeat(8)} ${line}`);
+  }
+
+  /** Adds something to what is published: a value to the JSON, and Markdown to the summary. */
+  attach(name: string, value: unknown, markdown: string): void {
+    this.#attached.set(name, { value, markdown });
   }
 
   /** Runs one step and shows how it ended. */
@@ -101,7 +107,9 @@ export class Report {
     });
     const head = ["| step | outcome | waited, s | worked, s | |", "|---|---|---:|---:|---|"];
     const note = critical.size > 0 ? "Bold: the critical path." : "";
-    return [...head, ...rows, "", `${conclusion} (${this.seconds.toFixed(1)} s). ${note}`, ""].join("\n");
+    const more = [...this.#attached.values()].map(({ markdown }) => markdown);
+    const end = `${conclusion} (${this.seconds.toFixed(1)} s). ${note}`;
+    return [...head, ...rows, "", end, "", ...more].join("\n");
   }
 
   /**
@@ -114,7 +122,14 @@ export class Report {
     if (GITHUB_STEP_SUMMARY) await appendFile(GITHUB_STEP_SUMMARY, this.summary(conclusion));
     if (file === undefined) return;
     const criticalNames = criticalPath(this.#steps).map(({ name }) => name);
-    const run = { conclusion, seconds: this.seconds, criticalPath: criticalNames, steps: this.#steps };
+    const attached = Object.fromEntries([...this.#attached].map(([name, { value }]) => [name, value]));
+    const run = {
+      conclusion,
+      seconds: this.seconds,
+      criticalPath: criticalNames,
+      steps: this.#steps,
+      ...attached,
+    };
     await writeFile(file, `${JSON.stringify(run, undefined, 2)}\n`);
   }
 }

@@ -47,14 +47,18 @@ export interface Package {
   name?: string;
   version?: string;
   description?: string;
-  license?: string;
+  /** Formerly an object. */
+  license?: string | { type?: string };
+  type?: string;
   module?: string;
   main?: string;
   scripts?: Record<string, string>;
-  workspaces?: string[] | { packages: string[] };
+  workspaces?: string[] | { packages?: string[] };
   packageManager?: string;
   dependencies?: Record<string, string>;
   devDependencies?: Record<string, string>;
+  optionalDependencies?: Record<string, string>;
+  patchedDependencies?: Record<string, string>;
 }
 
 /** What a Kubernetes object can be called. https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ */
@@ -62,7 +66,7 @@ const LABEL = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
 /** Where the entry is, if nothing says so. */
 const entries = ["src/main", "src/index", "src/server", "index", "main", "server", "src/app", "app"].flatMap(
-  (name) => ["ts", "tsx", "js", "mjs"].map((ending) => `${name}.${ending}`),
+  (name) => ["ts", "tsx", "mts", "js", "mjs", "cjs"].map((ending) => `${name}.${ending}`),
 );
 
 /**
@@ -77,10 +81,11 @@ export function describeService(directory: string, settings: Settings = {}): Ser
   const { namespace = name } = settings;
   for (const [what, value] of Object.entries({ name, namespace })) {
     if (!LABEL.test(value))
-      throw wrong(`the service's ${what} "${value}" is no DNS label (a-z, 0-9, -; at most 63)`);
+      throw wrong(`the service's ${what} "${value}" is no DNS label (a-z, 0-9, -; at most 63)`, hints.name);
   }
-  const { entry = findEntry(project, own), license = own.license } = settings;
-  if (!entry) throw wrong(`no module was found in ${project} that starts the service: set \`entry\``);
+  const { entry = findEntry(project, own), license = licenseOf(own) } = settings;
+  if (!entry)
+    throw wrong(`no module was found in ${project} that starts the service: set \`entry\``, hints.entry);
   for (const path of [entry, ...Object.values(settings.entries ?? {})]) {
     if (!existsSync(join(project, path))) throw wrong(`the entry ${path} is not there`);
   }
@@ -116,15 +121,37 @@ export function describeService(directory: string, settings: Settings = {}): Ser
   };
 }
 
+/** What to do about what cannot be found out. Before `slipway init` there is no ci/pipeline.ts. */
+const hints = {
+  name: "package.json's `name` is where it comes from, or `name` in ci/pipeline.ts.",
+  entry: "package.json can name it, as `module` or in the script `start`, or ci/pipeline.ts, as `entry`.",
+  missing: "Run the command in the directory with the service's package.json.",
+};
+
 /** @throws {PipelineError} "change" when there is none, or it is not JSON */
 export function readPackage(project: string): Package {
   const file = join(project, "package.json");
+  let text: string;
   try {
-    return JSON.parse(readFileSync(file, "utf8")) as Package;
+    text = readFileSync(file, "utf8");
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    throw wrong(code === "ENOENT" ? `there is no ${file}` : `${file}: ${(error as Error).message}`);
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code !== "ENOENT" && code !== "ENOTDIR") throw wrong(`${file}: ${message}`);
+    throw wrong(`there is no ${file}`, hints.missing);
   }
+  const hint = "It is to be JSON as npm reads it, without comments.";
+  try {
+    // Windows' editors put a byte order mark in front, which Bun and npm pass over.
+    const found: unknown = JSON.parse(text.replace(/^\uFEFF/, ""));
+    if (typeof found === "object" && found !== null && !Array.isArray(found)) return found;
+  } catch (error) {
+    throw wrong(`${file}: ${(error as Error).message}`, hint);
+  }
+  throw wrong(`${file} holds no object`, hint);
+}
+
+function licenseOf({ license }: Package): string | undefined {
+  return typeof license === "object" ? license?.type : license;
 }
 
 /** A DNS label, made of package.json's name or, where that has none, of the directory's. */
@@ -146,7 +173,7 @@ export function findRoot(project: string): string {
 }
 
 /** Patterns of a workspace's members; what is above may be nobody's: one that cannot be read has none. */
-function workspacesOf(directory: string): string[] {
+export function workspacesOf(directory: string): string[] {
   try {
     const { workspaces = [] } = readPackage(directory);
     return (Array.isArray(workspaces) ? workspaces : workspaces.packages) ?? [];
@@ -156,7 +183,7 @@ function workspacesOf(directory: string): string[] {
 }
 
 /** A pattern that begins with ! takes members away. */
-function isMember(path: string, patterns: string[]): boolean {
+export function isMember(path: string, patterns: string[]): boolean {
   const matches = (pattern: string) => new Bun.Glob(pattern.replace(/^\.\/|\/$/g, "")).match(path);
   const isLess = (pattern: string) => pattern.startsWith("!");
   const [less, more] = [patterns.filter(isLess), patterns.filter((pattern) => !isLess(pattern))];
@@ -168,16 +195,23 @@ const LOADED = /\s(?:-r|--(?:preload|require|import))[= ]\S+/g;
 
 /** The module that starts the service, relative to the project; undefined: none was found. */
 export function findEntry(project: string, { scripts = {}, module, main }: Package): string | undefined {
-  const run = [scripts.start, scripts.dev].flatMap(
-    (script) =>
-      /\bbun\b.*?(?:^|\s)((?:\.\/)?[\w@./-]+\.(?:tsx?|m?js))(?=\s|$)/.exec(
-        (script ?? "").replace(LOADED, ""),
-      )?.[1] ?? [],
-  );
-  return [...run, module, main, ...entries]
+  const runBy = (runner: string) => {
+    const file = new RegExp(`\\b(?:${runner})\\b.*?\\s((?:\\./)?[\\w@./-]+\\.[cm]?[jt]sx?)(?=\\s|$)`);
+    return [scripts.start, scripts.dev].map((script = "") => file.exec(script.replace(LOADED, ""))?.[1]);
+  };
+  // Who comes from Node may have nothing else that names it.
+  const known = [...runBy("bun"), module, main, ...entries, ...runBy("node|tsx|ts-node|nodemon")];
+  const there = known
     .flatMap((path) => (path ? [path.replace(/^\.\//, "")] : []))
-    .find((path) => /\.(tsx?|m?js)$/.test(path) && existsSync(join(project, path)));
+    .filter((path) => /\.[cm]?[jt]sx?$/.test(path) && existsSync(join(project, path)));
+  // What was built lies there on one machine and not on the next.
+  return there.find((path) => !BUILT.test(path)) ?? there[0];
 }
+
+const BUILT = /^(dist|build|out)\//;
+
+/** What npm writes as a test where there is none; and what never ends. */
+const NONE = /no test specified|\s--(watch|watchAll|hot)\b(?!=false)|\btsc\b.*\s-w\b/;
 
 /** The version of Bun that the service pins; undefined: none. @param own its package.json */
 export function findBun(project: string, own: Package): string | undefined {
@@ -192,19 +226,17 @@ export function findBun(project: string, own: Package): string | undefined {
   return undefined;
 }
 
-/** What npm writes as a test where there is none. */
-const NO_TEST = /no test specified/;
-
 function findScripts({ scripts = {} }: Package): Service["scripts"] {
   const first = (...names: string[]) =>
-    names.find((name) => scripts[name] !== undefined && !NO_TEST.test(scripts[name]));
+    names.find((name) => scripts[name] !== undefined && !NONE.test(scripts[name]));
   return { check: first("check", "typecheck"), test: first("test:unit", "test") };
 }
 
-function wrong(message: string): PipelineError {
-  return new PipelineError("change", message, {
-    hint: "ci/pipeline.ts has the service's settings; those of `index.d.ts` are explained there.",
-  });
+function wrong(
+  message: string,
+  hint = "ci/pipeline.ts has the service's settings; those of `index.d.ts` are explained there.",
+): PipelineError {
+  return new PipelineError("change", message, { hint });
 }
 
 /** Where slipway keeps what it can do without: built trees, what passed, whole outputs of what failed. */

@@ -1,28 +1,34 @@
 /** What init finds out, so that it asks nothing: from package.json, the source, the workspace, and the cluster if one answers. */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
 import { projectFiles } from "../ground/files.ts";
 import { onPath, run } from "../ground/process.ts";
-import { readPackage, type Package, type Service } from "../ground/service.ts";
-import { lockfiles } from "../image/inputs.ts";
+import { isMember, readPackage, workspacesOf, type Package, type Service } from "../ground/service.ts";
+import { findPort, isFixed } from "./port.ts";
 
 export interface Facts {
   service: Service;
   package: Package;
   /** The port that the source names; undefined: none, so that $PORT decides. */
   port: number | undefined;
+  /** Whether it is one of node:http that no $PORT changes; Bun's servers take $PORT in any case. */
+  isFixed: boolean;
   /** Whether there are test files. */
   hasTests: boolean;
   /** Whether the Dagger engine's client is a package of the service's. */
   hasDagger: boolean;
-  /** The lockfile in the workspace's root; undefined: none. */
-  lockfile: string | undefined;
+  /** Bun's lockfile in the workspace's root, as it is or as `bun install` makes it of another's. */
+  lockfile: "bun.lock" | "bun.lockb";
   /** Directories of the workspace's members, from its root; none where there is no workspace. */
   members: string[];
-  /** Files of the workspace's root that an installation reads, beside package.json of root and members. */
+  /** Files below the workspace's root that an installation reads, beside package.json of root and members. */
   installs: string[];
+  /** Whether the installation runs scripts of the workspace's own, which may read anything. */
+  hasHooks: boolean;
   /** The service's directory, from the workspace's root; "." where that is one. */
   directory: string;
+  /** The workspace's root, from the repository's, where GitHub looks for workflows; "." where that is one. */
+  workspace: string;
   nodePort: number;
   /** Version of this package, and its name where it is published. */
   slipway: { name: string; version: string };
@@ -33,51 +39,77 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
   const files = await projectFiles(root, signal);
   const own = files.filter((path) => join(root, path).startsWith(`${project}/`));
   const manifest = readPackage(project);
+  const source = readFileSync(join(project, service.entry), "utf8");
+  const members = membersOf(root);
+  const packages = new Map(["", ...members].map((member) => [member, readPackage(join(root, member))]));
   const hasTests = own.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
   return {
     // With the script that is added for them.
-    service: hasTests && !service.scripts.test ? withTests(service) : service,
+    service: hasTests && manifest.scripts?.test === undefined ? withTests(service) : service,
     package: manifest,
-    port: findPort(readFileSync(join(project, service.entry), "utf8")),
+    port: findPort(source),
+    isFixed: isFixed(source),
     hasTests,
     hasDagger: "@dagger.io/dagger" in { ...manifest.dependencies, ...manifest.devDependencies },
-    lockfile: lockfiles.find((name) => existsSync(join(root, name))),
-    members: membersOf(root),
-    installs: ["bunfig.toml", ".npmrc"].filter((name) => existsSync(join(root, name))),
+    lockfile:
+      existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",
+    members,
+    installs: ["bunfig.toml", ".npmrc", ...localFiles(packages)].filter((name) =>
+      existsSync(join(root, name)),
+    ),
+    hasHooks: [...packages.values()].some(({ scripts = {} }) => hooks.some((name) => name in scripts)),
     directory: relative(root, project) || ".",
+    workspace: await findWorkspace(root, signal),
     nodePort: await findNodePort(service, signal),
     slipway: await Bun.file(join(import.meta.dir, "../package.json")).json(),
   };
 }
 
 function withTests(service: Service): Service {
-  return { ...service, scripts: { ...service.scripts, test: "test" } };
+  return { ...service, scripts: { ...service.scripts, test: service.scripts.test ?? "test" } };
 }
 
-/** The number that stands where a server is told its port: `port: 3000`, `.listen(3000`, `PORT ?? 3000`. */
-export function findPort(source: string): number | undefined {
-  const forms = [
-    /\bPORT\b["'\]]*\s*(?:\)\s*)?(?:\?\?|\|\|)\s*["']?(\d{2,5})/,
-    /\bport\s*[:=]\s*["']?(\d{2,5})/i,
-    /\.listen\(\s*["']?(\d{2,5})/,
-  ];
-  const found = forms.map((form) => form.exec(source)?.[1]).find(Boolean);
-  const port = Number(found);
-  return found && port > 0 && port < 65_536 ? port : undefined;
+/** What an installation runs of the packages that lie in the workspace. */
+const hooks = ["preinstall", "install", "postinstall", "preprepare", "prepare", "postprepare"];
+
+/** Packages that are files in the workspace (`file:vendor/x.tgz`), and patches of others; from its root. */
+function localFiles(packages: Map<string, Package>): string[] {
+  const found = [...packages].flatMap(([member, own]) => {
+    const all = { ...own.dependencies, ...own.devDependencies, ...own.optionalDependencies };
+    const archives = Object.values(all).flatMap(
+      (version) => /^file:(.*\.(?:tgz|tar\.gz))$/.exec(version)?.[1] ?? [],
+    );
+    const paths = [...archives, ...Object.values(own.patchedDependencies ?? {})];
+    return paths.filter((path) => !path.startsWith("/")).flatMap((path) => [join(member, path), join(path)]);
+  });
+  return [...new Set(found)].filter((path) => !path.startsWith("../")).sort();
+}
+
+async function findWorkspace(root: string, signal: AbortSignal): Promise<string> {
+  if (!onPath("git")) return ".";
+  const command = ["git", "rev-parse", "--show-toplevel"];
+  const { code, stdout } = await run(command, { cwd: root, signal, timeoutSeconds: 20 });
+  const top = stdout.replace(/\n$/, "");
+  return (code === 0 && existsSync(top) && relative(realpathSync(top), root)) || ".";
 }
 
 function membersOf(root: string): string[] {
-  const { workspaces = [] } = readPackage(root);
-  const patterns = Array.isArray(workspaces) ? workspaces : workspaces.packages;
-  const found = patterns.flatMap((pattern) => {
-    const clean = pattern.replace(/^\.\/|\/$/g, "");
-    return [...new Bun.Glob(`${clean}/package.json`).scanSync({ cwd: root })];
-  });
+  const patterns = workspacesOf(root);
+  const found = patterns
+    .filter((pattern) => !pattern.startsWith("!"))
+    .flatMap((pattern) => {
+      const clean = pattern.replace(/^\.\/|\/$/g, "");
+      return [...new Bun.Glob(`${clean}/package.json`).scanSync({ cwd: root })];
+    });
   return [...new Set(found)]
     .filter((path) => !path.includes("node_modules/"))
     .map((path) => path.slice(0, -"/package.json".length))
+    .filter((path) => isMember(path, patterns))
     .sort();
 }
+
+/** As a patch of one value, on one line or more, or as a Service has it. */
+const nodePortForm = /nodePort["']?,?\s*(?:["']?value["']?\s*)?:\s*["']?(\d{5})/;
 
 /** Where Kubernetes takes NodePorts from by default, without 30080, which everybody's first example has. */
 const [FIRST, COUNT] = [30_100, 2_600];
@@ -92,11 +124,11 @@ async function findNodePort(
 ): Promise<number> {
   const overlay = join(project, overlays.k3s);
   for (const file of existsSync(overlay) ? readdirSync(overlay) : []) {
-    const [, port] =
-      /nodePort\s*\n?\s*value:\s*(\d{5})|nodePort:\s*(\d{5})/.exec(read(join(overlay, file))) ?? [];
+    const [, port] = nodePortForm.exec(read(join(overlay, file))) ?? [];
     if (port) return Number(port);
   }
-  const taken = await takenNodePorts(signal);
+  const { own, taken } = await clusterNodePorts({ name, namespace }, signal);
+  if (own !== undefined) return own;
   const start = Number(Bun.hash(`${namespace}/${name}`) % BigInt(COUNT));
   for (let i = 0; i < COUNT; i += 1) {
     const port = FIRST + ((start + i) % COUNT);
@@ -113,14 +145,27 @@ function read(file: string): string {
   }
 }
 
-/** Of this machine's k3s, if it has one and this user may ask it. */
-async function takenNodePorts(signal: AbortSignal): Promise<Set<number>> {
-  if (!onPath("k3s")) return new Set();
-  const query = ["get", "services", "--all-namespaces", "-o", "jsonpath={.items[*].spec.ports[*].nodePort}"];
+/** Of this machine's k3s, if it has one and this user may ask it: the port that the service has there, and all. */
+async function clusterNodePorts(
+  { name, namespace }: Pick<Service, "name" | "namespace">,
+  signal: AbortSignal,
+): Promise<{ own: number | undefined; taken: Set<number> }> {
+  if (!onPath("k3s")) return { own: undefined, taken: new Set() };
+  const line = "{.metadata.namespace}/{.metadata.name} {.spec.ports[*].nodePort}";
+  const query = [
+    "get",
+    "services",
+    "--all-namespaces",
+    "-o",
+    `jsonpath={range .items[*]}${line}{"\\n"}{end}`,
+  ];
   const command = ["k3s", "kubectl", "--request-timeout=3s", ...query];
   const { code, stdout } = await run(command, { signal, timeoutSeconds: 5 }).catch(() => ({
     code: 1,
     stdout: "",
   }));
-  return new Set(code === 0 ? stdout.split(/\s+/).map(Number) : []);
+  const services = (code === 0 ? stdout : "").split("\n").map((line) => line.split(" "));
+  const ports = (words: string[]) => words.slice(1).filter(Boolean).map(Number);
+  const own = services.find(([service]) => service === `${namespace}/${name}`) ?? [];
+  return { own: ports(own)[0], taken: new Set(services.flatMap(ports)) };
 }

@@ -1,6 +1,6 @@
 /** The files that a service owns, as this version of slipway writes them. */
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
 import { describeImage } from "../image/image.ts";
 import { pins } from "../pins/pins.ts";
 import type { Facts } from "./facts.ts";
@@ -18,20 +18,38 @@ const manifests = [
   "k8s/overlays/registry/kustomization.yaml",
 ];
 
-/** Path from the service's directory -> text. What lies in the workspace's root begins with `../`. */
+/** Path from the service's directory -> text. What lies above it begins with `../`. */
 export function ownFiles(facts: Facts): Map<string, string> {
-  const up = facts.directory === "." ? "" : facts.directory.replace(/[^/]+/g, "..") + "/";
   return new Map([
     ["ci/pipeline.ts", pipeline(facts)],
+    ...moduleType(facts),
     ...manifests.map((path): [string, string] => [path, fill(path, values(facts))]),
     ["Dockerfile", fill("Dockerfile", { ...values(facts), ...dockerfile(facts) })],
     // GitHub looks for workflows in the repository's root alone.
-    [`${up}.github/workflows/${workflowName(facts)}`, fill(".github/slipway.yml.template", values(facts))],
+    [
+      join(relative(fromTop(facts), "."), `.github/workflows/${workflowName(facts)}.yml`),
+      fill(".github/slipway.yml.template", values(facts)),
+    ],
   ]);
 }
 
-function workflowName({ directory, service }: Facts): string {
-  return directory === "." ? "slipway.yml" : `slipway-${service.name}.yml`;
+/** The service's directory, from the repository's root. */
+function fromTop({ workspace, directory }: Facts): string {
+  return join(workspace, directory);
+}
+
+function workflowName(facts: Facts): string {
+  return fromTop(facts) === "." ? "slipway" : `slipway-${facts.service.name}`;
+}
+
+/** Without it, a service of CommonJS modules that TypeScript reads as Node does would make one of ci/pipeline.ts. */
+function moduleType({ service, package: own }: Facts): [string, string][] {
+  const file = join(service.project, "tsconfig.json");
+  if (own.type === "module" || !existsSync(file)) return [];
+  // As Bun's own reads it, the import says what a module is.
+  if (/"moduleResolution"\s*:\s*"bundler"|"module"\s*:\s*"(preserve|es)/i.test(readFileSync(file, "utf8")))
+    return [];
+  return [["ci/package.json", '{ "private": true, "type": "module" }\n']];
 }
 
 /** Replaces `__WORD__`; one that nothing is known for would be a mistake here. */
@@ -43,13 +61,16 @@ function fill(path: string, words: Record<string, string>): string {
   });
 }
 
-function values({ service, nodePort, directory, hasDagger }: Facts): Record<string, string> {
+function values(facts: Facts): Record<string, string> {
+  const { service, nodePort, hasDagger } = facts;
   return {
     NAME: service.name,
     NAMESPACE: service.namespace,
     PORT: String(service.port),
     NODE_PORT: String(nodePort),
-    DIRECTORY: directory,
+    DIRECTORY: JSON.stringify(fromTop(facts)),
+    WORKSPACE: JSON.stringify(facts.workspace),
+    WORKFLOW: workflowName(facts),
     BUN: pins.bun,
     // With a package for it, the workflow has the Dagger engine's CLI and runs under it.
     STEP_DAGGER: hasDagger ? fill(".github/dagger.yml.template", {}) : "",
@@ -70,22 +91,18 @@ await pipeline(import.meta${given});
 }
 
 function dockerfile(facts: Facts): Record<string, string> {
-  const { service, directory, members, installs, lockfile } = facts;
+  const { service, directory } = facts;
   const image = describeImage(service);
   const inRoot = directory === ".";
   const work = inRoot ? "/src" : `/src/${directory}`;
-  const manifests = ["package.json", lockfile === undefined ? "bun.lock" : lockfile, ...installs];
-  const copies = [
-    `COPY ${manifests.join(" ")} ./`,
-    ...members.map((member) => `COPY ${member}/package.json ${member}/`),
-  ];
   const { before, scripts: own } = service;
   const scripts = [...before, own.check, own.test].filter((name) => name !== undefined);
   const labels = Object.entries(image.labels).map(([label, value]) => `${label}=${JSON.stringify(value)}`);
   return {
     FROM_ROOT: inRoot ? "" : ", in the workspace's root",
     FILE: inRoot ? "" : ` -f ${directory}/Dockerfile`,
-    COPY_MANIFESTS: copies.join("\n"),
+    COPY_FIRST: copyFirst(facts).join("\n"),
+    COPY_REST: facts.hasHooks ? "" : "COPY . .\n",
     WORKDIR: inRoot ? "" : `WORKDIR ${work}\n`,
     RUN_SCRIPTS: scripts.map((name) => `RUN bun run ${name}\n`).join(""),
     DIST: `${work}/dist`,
@@ -97,4 +114,23 @@ function dockerfile(facts: Facts): Record<string, string> {
     LABELS: labels.join(" \\\n      "),
     BINARY: image.binary,
   };
+}
+
+/** What the installation reads, so that an edit of the source does not run it again. */
+function copyFirst({ members, installs, lockfile, hasHooks }: Facts): string[] {
+  if (hasHooks) return ["# All of it: the installation runs scripts of the project's own.", "COPY . ."];
+  const atTop = installs.filter((path) => !path.includes("/"));
+  const deeper = installs.filter((path) => path.includes("/"));
+  return [
+    "# Dependencies first: an edit of the source does not install them again.",
+    `COPY ${["package.json", lockfile, ...atTop].join(" ")} ./`,
+    ...members.map((member) => copy(`${member}/package.json`)),
+    ...deeper.map(copy),
+  ];
+}
+
+/** To the same place. The second form takes paths with spaces. */
+function copy(path: string): string {
+  const directory = `${dirname(path)}/`;
+  return /\s/.test(path) ? `COPY ${JSON.stringify([path, directory])}` : `COPY ${path} ${directory}`;
 }

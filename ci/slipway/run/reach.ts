@@ -3,7 +3,7 @@ import { deploy } from "../cluster/deploy.ts";
 import { describePlan, plan, upToDate, type Deploy } from "../cluster/plan.ts";
 import { prove } from "../cluster/status.ts";
 import type { Target } from "../cluster/target.ts";
-import { describeSamples } from "../cluster/verify.ts";
+import { chartMoments, describeSamples, drawMoments } from "../cluster/samples.ts";
 import { connectK3s } from "../targets/k3s.ts";
 import { connectCluster } from "../targets/registry.ts";
 import { wrong } from "./options.ts";
@@ -78,6 +78,10 @@ export async function deployHere(run: Run, to: Deploy, hurry?: AbortSignal): Pro
   }
   const { samples, servedAt } = await deploy(to, change, run.options.output, hurry);
   run.servedAt = servedAt;
-  if (samples) run.say(describeSamples(samples));
+  if (samples) {
+    run.say(describeSamples(samples));
+    run.say(drawMoments(samples.moments));
+    run.report.attach("moments", samples.moments, chartMoments(samples.moments));
+  }
   return `${change.name} serves at ${url}`;
 }

@@ -9,7 +9,8 @@ import { access, readFile } from "node:fs/promises";
 import { PipelineError } from "../ground/errors.ts";
 import { onPath, run, type Result } from "../ground/process.ts";
 import type { Service } from "../ground/service.ts";
-import { connectApi, PATIENCE_SECONDS, type Api } from "../cluster/api.ts";
+import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS, type Api } from "../cluster/api.ts";
+import { connectApi } from "../cluster/connect.ts";
 import { nameOf, type KubeObject, type KubeService, type Node } from "../cluster/objects.ts";
 import type { Target } from "../cluster/target.ts";
 import { checkArchive } from "./check.ts";
@@ -46,7 +47,7 @@ export async function connectK3s({
   kubeconfig = KUBECONFIG,
   context,
   url,
-  patienceSeconds = PATIENCE_SECONDS,
+  patienceSeconds = FIRST_SECONDS,
   signal,
   connect = connectApi,
 }: K3sOptions): Promise<Target> {
@@ -175,7 +176,8 @@ export function containerdName(name: string): string {
 }
 
 async function askForNodes(api: Api, timeoutSeconds: number): Promise<Node[]> {
-  return api.list<Node>("/api/v1/nodes", {}, { timeoutSeconds });
+  // A cluster that is not there has to be known within seconds.
+  return api.list<Node>("/api/v1/nodes", {}, { timeoutSeconds, patienceSeconds: FIRST_PATIENCE_SECONDS });
 }
 
 function nodePortUrl(

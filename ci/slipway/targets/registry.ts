@@ -4,7 +4,8 @@
  */
 import type { Service } from "../ground/service.ts";
 import { sbomBeside } from "../image/sbom.ts";
-import { connectApi, PATIENCE_SECONDS } from "../cluster/api.ts";
+import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS } from "../cluster/api.ts";
+import { connectApi } from "../cluster/connect.ts";
 import { checkArchive } from "./check.ts";
 import { digestUnder, push } from "../registry/push.ts";
 import type { Target } from "../cluster/target.ts";
@@ -27,7 +28,7 @@ export async function connectCluster(options: ClusterOptions): Promise<Target> {
   const kubectl = ["kubectl", ...(kubeconfig ? [`--kubeconfig=${kubeconfig}`] : []), `--context=${context}`];
   const api = await connectApi({ service, kubectl, signal });
   try {
-    await api.json("/version", { timeoutSeconds: PATIENCE_SECONDS });
+    await api.json("/version", { timeoutSeconds: FIRST_SECONDS, patienceSeconds: FIRST_PATIENCE_SECONDS });
   } catch (error) {
     await api.close();
     throw error;

@@ -5,7 +5,7 @@
  */
 import { Api } from "../cluster/api.ts";
 import type { ContainerStatus, Deployment, KubeObject, Pod, ReplicaSet } from "../cluster/objects.ts";
-import { revisionOf } from "../cluster/rollout.ts";
+import { revisionOf } from "../cluster/observe.ts";
 import { service } from "./fixture.ts";
 
 const kinds: Record<string, Record<string, string>> = {
@@ -13,10 +13,14 @@ const kinds: Record<string, Record<string, string>> = {
     Namespace: "namespaces",
     Pod: "pods",
     ConfigMap: "configmaps",
+    Secret: "secrets",
+    PersistentVolumeClaim: "persistentvolumeclaims",
     Service: "services",
     Event: "events",
   },
   "/apis/apps/v1": { Deployment: "deployments", ReplicaSet: "replicasets" },
+  "/apis/autoscaling/v2": { HorizontalPodAutoscaler: "horizontalpodautoscalers" },
+  "/apis/batch/v1": { Job: "jobs" },
   "/apis/coordination.k8s.io/v1": { Lease: "leases" },
 };
 
@@ -31,7 +35,10 @@ export class FakeCluster {
   #version = 0;
 
   api(signal: AbortSignal = new AbortController().signal): Api {
-    return new Api(service, async (path, init) => this.#answer(path, init), signal);
+    const api = new Api(service, async (path, init) => this.#answer(path, init), signal);
+    // What fails in a test fails for good, or is answered at the next try.
+    api.patienceSeconds = 0.5;
+    return api;
   }
 
   get<T extends KubeObject>(path: string): T {
@@ -74,13 +81,16 @@ export class FakeCluster {
     switch (method) {
       case "GET": {
         if (found) return Response.json(found);
-        if (!/\/(pods|replicasets|configmaps|events|nodes)$/.test(path)) return missing();
+        if (!/\/(pods|replicasets|secrets|configmaps|events|nodes|horizontalpodautoscalers)$/.test(path))
+          return missing();
         const selector = (searchParams.get("labelSelector") ?? "").split(",").filter(Boolean);
         const collection = path.replace(/.*\//, "/");
+        const type = /^type=(.*)$/.exec(searchParams.get("fieldSelector") ?? "")?.[1];
         const items = this.#of<KubeObject>(`${collection}/`).filter(({ metadata }) =>
           selector.every((term) => metadata.labels?.[term.split("=")[0]!] === term.split("=")[1]),
         );
-        return Response.json({ items });
+        const typed = items.filter((item) => type === undefined || (item as { type?: string }).type === type);
+        return Response.json({ items: typed });
       }
       case "POST": {
         if (inMissingNamespace()) return missing();
@@ -94,6 +104,8 @@ export class FakeCluster {
         return Response.json(this.#store(path, body));
       case "PATCH": {
         if (inMissingNamespace()) return missing();
+        // Who owns a field is not played here.
+        if (Array.isArray(body)) return Response.json(found);
         const merged = { ...found, ...body, metadata: { ...found?.metadata, ...body.metadata } };
         if (body.spec?.replicas < 0)
           return Response.json({ message: "replicas: Invalid value" }, { status: 422 });
@@ -137,12 +149,17 @@ export class FakeCluster {
     own ??= {
       apiVersion: "apps/v1",
       kind: "ReplicaSet",
-      metadata: { name: `app-${next}`, labels: { "app.kubernetes.io/name": "helloapp" } },
+      metadata: {
+        name: `app-${next}`,
+        labels: { "app.kubernetes.io/name": "helloapp" },
+        ownerReferences: [{ kind: "Deployment", name: deployment.metadata.name }],
+      },
       spec: { replicas, template },
       status: {},
     };
-    const annotations = { "deployment.kubernetes.io/revision": next };
-    own.metadata.annotations = annotations;
+    const revision = { "deployment.kubernetes.io/revision": next };
+    own.metadata.annotations = revision;
+    const annotations = { ...deployment.metadata.annotations, ...revision };
     this.objects.set(`${base}/replicasets/${own.metadata.name}`, own);
     const state = this.container(image);
     const ready = state.ready ?? Object.keys(state).length === 0;

@@ -7,7 +7,7 @@ import { status } from "../cluster/status.ts";
 import type { Outcome } from "../cluster/follow.ts";
 import { listVersions } from "../cluster/history.ts";
 import { processName, type Lease } from "../cluster/lock.ts";
-import { compare } from "../cluster/manifests.ts";
+import { compare } from "../cluster/changes.ts";
 import type { Deployment, KubeObject } from "../cluster/objects.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { FakeCluster } from "./cluster.ts";
@@ -130,7 +130,7 @@ describe("a deploy", () => {
     expect(samples).toMatchObject({ failed: 0 });
     expect(cluster.changes.filter((change) => change.includes("deployments")).length).toBe(1);
     const applied = cluster.changes.filter((change) => change.startsWith("PATCH"));
-    expect(applied.findLast((change) => !change.includes("configmaps"))).toContain("deployments");
+    expect(applied.findLast((change) => !change.includes("secrets"))).toContain("deployments");
   });
 
   test("keeps as many versions as the service says, and the images of no others", async () => {
@@ -204,7 +204,7 @@ describe("a version that does not come up", () => {
     await failureOf(bring("b"));
     expect(cluster.objects.has(`/api/v1/namespaces/${service.namespace}/services/extra`)).toBe(false);
     const back = cluster.changes.findLast((change) => change.includes("services/helloapp"));
-    expect(back).toStartWith("PATCH");
+    expect(back).toStartWith("PUT");
   });
 
   test("and is the first one: it is left to be looked at", async () => {
@@ -235,12 +235,15 @@ describe("a version that does not come up", () => {
 });
 
 describe("rollback", () => {
-  test("goes to the version that served before, and forth again", async () => {
-    for (const id of ["a", "b"]) await bring(id);
-    expect(await rollback(run)).toBe("a");
-    expect(cluster.served()).toBe("a");
+  test("goes to the version that served before; never by itself to one that somebody went back from", async () => {
+    for (const id of ["a", "b", "c"]) await bring(id);
     expect(await rollback(run)).toBe("b");
     expect(cluster.served()).toBe("b");
+    expect(await rollback(run)).toBe("a");
+    expect((await failureOf(rollback(run))).message).toContain("no earlier version");
+    // Asked for, it is gone to, and is as good as any other from then on.
+    expect(await rollback(run, "c")).toBe("c");
+    expect(cluster.served()).toBe("c");
   });
 
   test("goes to any kept version, and after it a failed deploy comes back to that one", async () => {
@@ -254,7 +257,7 @@ describe("rollback", () => {
     for (const id of ["a", "b"]) await bring(id);
     for (const object of cluster.objects.values()) {
       const { data } = object as { data?: Record<string, string> };
-      if (data?.id === "b") data.verified = "2999-01-01T00:00:00.000Z";
+      if (data?.id === btoa("b")) data.verified = btoa("2999-01-01T00:00:00.000Z");
     }
     expect(await rollback(run)).toBe("a");
     expect(await kept()).toEqual(["a", "b"]);

@@ -179,8 +179,16 @@ describe("command line", () => {
   });
 });
 
-test("exit codes are those of the README", () => {
-  expect(exitCodes).toEqual({ change: 1, usage: 2, surroundings: 3, interrupted: 130 });
+test("exit codes are those of the README's table and of the usage", async () => {
+  expect(exitCodes).toEqual({ change: 1, usage: 2, surroundings: 3, halfway: 4, interrupted: 130 });
+  const codes = ["0", ...Object.values(exitCodes).map(String)];
+  const readme = await Bun.file(join(root, "ci/slipway/README.md")).text();
+  const table = readme.slice(readme.indexOf("| exit |")).split("\n\n")[0]!;
+  expect([...table.matchAll(/^\| (\d+) /gm)].map(([, code]) => code!)).toEqual(codes);
+  const { stdout } = Bun.spawnSync([process.execPath, join(root, "ci/pipeline.ts"), "--help"]);
+  const help = stdout.toString();
+  const usage = help.slice(help.indexOf("exit codes:"));
+  expect([...usage.matchAll(/\b(\d+) [a-z]/g)].map(([, code]) => code!)).toEqual(codes);
 });
 
 test.each([

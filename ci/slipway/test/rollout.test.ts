@@ -2,8 +2,8 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ContainerStatus, Deployment, Pod, ReplicaSet } from "../cluster/objects.ts";
-import { assess as assessFor, idOf, otherPods, Patience } from "../cluster/rollout.ts";
-import type { Observation, Verdict } from "../cluster/rollout.ts";
+import { idOf, otherPods, type Observation } from "../cluster/observe.ts";
+import { assess as assessFor, Patience, type Verdict } from "../cluster/rollout.ts";
 import { service } from "./fixture.ts";
 
 const assess = (seen: Observation) => assessFor(seen, service);

@@ -18,6 +18,7 @@ const rooms = [
   "engines",
   "targets",
   "pins",
+  "rehearsal",
   "registry",
   "image",
   "cluster",

@@ -1,6 +1,7 @@
 /** What a client sees of a version: when it counts as served, and what is said of the requests meanwhile. */
 import { describe, expect, test } from "bun:test";
-import { ask, describeSamples, sample, verify, type Endpoint } from "../cluster/verify.ts";
+import { describeSamples, sample } from "../cluster/samples.ts";
+import { ask, verify, type Endpoint } from "../cluster/verify.ts";
 
 const { signal } = new AbortController();
 
@@ -67,7 +68,7 @@ test("an answer is an id, or what went wrong", async () => {
 
 test("samples: two clients ask all the time, and what they saw is a line", async () => {
   const service = endpoint("a", 503, new Error("reset"), "a");
-  const stop = sample(service);
+  const stop = sample(service, "b");
   await Bun.sleep(100);
   const seen = await stop();
   expect(seen).toMatchObject({ requests: service.asked.length, failed: 2, first: "status 503" });
@@ -75,10 +76,10 @@ test("samples: two clients ask all the time, and what they saw is a line", async
   expect(new Set(service.asked.map(({ keepalive }) => keepalive))).toEqual(new Set([true, false]));
   expect(await stop()).toEqual(seen);
   const [median, p99] = [1.25, 20];
-  expect(describeSamples({ requests: 7, failed: 2, first: "reset", median, p99 })).toBe(
-    "meanwhile 2 of 7 requests failed (reset), median 1.3 ms, p99 20.0 ms",
-  );
-  expect(describeSamples({ requests: 7, failed: 0, first: undefined, median, p99 })).toStartWith(
-    "meanwhile 0 of 7 requests failed, median",
-  );
+  expect(
+    describeSamples({ requests: 7, failed: 2, first: "reset", median, p99, gap: 0.25, moments: [] }),
+  ).toBe("meanwhile 2 of 7 requests failed (reset, none answered for 0.3 s), median 1.3 ms, p99 20.0 ms");
+  expect(
+    describeSamples({ requests: 7, failed: 0, first: undefined, median, p99, gap: 0, moments: [] }),
+  ).toStartWith("meanwhile 0 of 7 requests failed, median");
 });

@@ -6,7 +6,6 @@ import { readArchive, type Archive } from "../../image/archive.ts";
 import { build } from "../../image/build.ts";
 import { findRuntime } from "../../image/image.ts";
 import { sbomBeside } from "../../image/sbom.ts";
-import { smoke } from "../../image/smoke.ts";
 import { readTar } from "../../image/tar.ts";
 import { describeService } from "../../ground/service.ts";
 import { image, settings } from "../fixture.ts";
@@ -17,7 +16,6 @@ import {
   must,
   root,
   sameBytes,
-  service,
   temporaryDirectory,
 } from "./setup.ts";
 
@@ -133,11 +131,6 @@ describeWith("archive of the host engine", [], () => {
     must(["sh", "-c", command], { cwd: project, env: { TZ: "Pacific/Kiritimati", PATH } });
     expect(await sameBytes(`${path}.2`, other)).toBe(true);
     expect(await sameBytes(sbomBeside(`${path}.2`), sbomBeside(other))).toBe(true);
-  });
-
-  test("runs: the smoke test finds its id", async () => {
-    await smoke(service, path, id);
-    await expect(smoke(service, path, "another-id")).rejects.toThrow("not another-id");
   });
 
   test("passes the project's formatter and git by: nothing is left in the tree", () => {

@@ -5,7 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { readArchive, readLayer } from "../../image/archive.ts";
 import { readElf } from "../../image/elf.ts";
 import { ownArchitecture } from "../../image/platform.ts";
-import { smoke } from "../../image/smoke.ts";
+import { smoke } from "../../rehearsal/smoke.ts";
 import { readTar } from "../../image/tar.ts";
 import { image } from "../fixture.ts";
 import {
@@ -135,7 +135,7 @@ describeWith("packed layers", [], () => {
     expect(other!.config).toEqual(one!.config);
     expect(other!.packed).toBe(true);
     expect(Bun.file(packed).size).toBeLessThan(Bun.file(plain).size * 0.52);
-    await smoke(service, packed, id);
+    await smoke(service, { archive: packed, id });
   });
 
   test("are made anew when an archive of the other kind is there", async () => {

@@ -1,0 +1,82 @@
+/**
+ * Manifests beside what the cluster has: what is sent is what they say, but for what is somebody else's to say, the number of
+ * pods that an autoscaler has chosen, and with a note on what the pipeline itself has made.
+ */
+import { cloneJson } from "../ground/json.ts";
+import type { Api } from "./api.ts";
+import { nameOf, type KubeObject, type Workload } from "./objects.ts";
+import { isWorkload } from "./observe.ts";
+
+/** Says which pipeline made an object, and so may delete it. */
+export const CREATED_BY = "slipway/created-by";
+
+export interface Fitted {
+  /** What is applied. */
+  object: KubeObject;
+  /** What the cluster has of it; undefined: nothing. */
+  live: KubeObject | undefined;
+  /** undefined: the cluster does not know such a kind, or not yet. */
+  path: string | undefined;
+}
+
+interface Autoscaler extends KubeObject {
+  spec: { minReplicas?: number; scaleTargetRef: { kind: string; name: string } };
+}
+
+/** Looks each object up. Nothing is changed by it. */
+export async function fit(api: Api, manifests: KubeObject[]): Promise<Fitted[]> {
+  const [found, scalers] = await Promise.all([
+    Promise.all(
+      manifests.map(async (object) => {
+        const path = await api.findPath(object);
+        return { object, path, live: path === undefined ? undefined : await api.find<KubeObject>(path) };
+      }),
+    ),
+    autoscalers(api, manifests),
+  ]);
+  return found.map(({ object, path, live }) => {
+    const own = cloneJson(object);
+    if (!live || live.metadata.annotations?.[CREATED_BY] !== undefined) {
+      own.metadata.annotations = { ...own.metadata.annotations, [CREATED_BY]: api.service.name };
+    }
+    if (isWorkload(own)) keepReplicas(api, own, live as Workload | undefined, scalers);
+    return { object: own, path, live };
+  });
+}
+
+/** Of the manifests, and those that somebody has made for the same workloads. */
+async function autoscalers(api: Api, manifests: KubeObject[]): Promise<Autoscaler[]> {
+  const own = manifests.filter(({ kind }) => kind === "HorizontalPodAutoscaler") as Autoscaler[];
+  const workloads = manifests.filter(isWorkload);
+  if (workloads.length === 0) return own;
+  const path = api.collection("/apis/autoscaling/v2", "horizontalpodautoscalers");
+  // Who may not list them has none to mind.
+  const there = await api.list<Autoscaler>(path).catch(() => []);
+  return [...own, ...there];
+}
+
+/** An autoscaler's number stays what it is; before its first decision it is its least. */
+function keepReplicas(
+  { fieldManager }: Api,
+  own: Workload,
+  live: Workload | undefined,
+  scalers: Autoscaler[],
+): void {
+  const scaler = scalers.find(
+    ({ spec: { scaleTargetRef: target } }) => nameOf(own) === `${target.kind}/${target.name}`,
+  );
+  if (!scaler) return;
+  if (!live) {
+    own.spec.replicas = scaler.spec.minReplicas ?? 1;
+    return;
+  }
+  // A field that is sent is owned. Where somebody else owns it as well, it stays when it is not sent any more; where
+  // nobody does, it would fall back to one pod.
+  const others = (live.metadata.managedFields ?? []).filter(({ manager }) => manager !== fieldManager);
+  const isOthers = others.some(({ fieldsV1 }) => {
+    const spec = fieldsV1?.["f:spec"] as Record<string, unknown> | undefined;
+    return spec !== undefined && "f:replicas" in spec;
+  });
+  if (isOthers) delete own.spec.replicas;
+  else if (live.spec.replicas !== undefined) own.spec.replicas = live.spec.replicas;
+}

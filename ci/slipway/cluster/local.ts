@@ -1,0 +1,64 @@
+/** The manifests where there is no cluster to ask. */
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { PipelineError } from "../ground/errors.ts";
+import { onPath } from "../ground/process.ts";
+import type { Service } from "../ground/service.ts";
+import { render } from "./manifests.ts";
+import type { KubeObject } from "./objects.ts";
+
+export interface LocalManifests {
+  objects: KubeObject[];
+  /** What is to be said of them; undefined: they are as the cluster would get them. */
+  note?: string;
+}
+
+const KUSTOMIZATIONS = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
+
+/**
+ * What the overlay for this machine's k3s holds: by kubectl, or without one by its `resources` alone.
+ *
+ * @throws {PipelineError} "change" when a file is not valid
+ */
+export async function localManifests(service: Service, signal: AbortSignal): Promise<LocalManifests> {
+  const overlay = service.overlays.k3s;
+  if (!kustomizationIn(join(service.project, overlay))) {
+    return { objects: [], note: `${overlay} is not there: the image's environment alone` };
+  }
+  const kubectl = ["kubectl", "k3s"].find(onPath);
+  if (kubectl === undefined) {
+    return {
+      objects: resourcesOf(join(service.project, overlay)),
+      note: `the manifests without ${overlay}'s patches (no kubectl)`,
+    };
+  }
+  const words = kubectl === "k3s" ? ["k3s", "kubectl"] : [kubectl];
+  return { objects: await render({ kubectl: words, overlay }, service, signal) };
+}
+
+function kustomizationIn(directory: string): string | undefined {
+  return KUSTOMIZATIONS.map((name) => join(directory, name)).find((file) => existsSync(file));
+}
+
+/** The objects of a kustomization's files, and of the directories that it names; what is elsewhere is left out. */
+function resourcesOf(directory: string): KubeObject[] {
+  const file = kustomizationIn(directory);
+  if (!file) return [];
+  const { resources = [] } = read(file)[0] as unknown as { resources?: string[] };
+  return resources.flatMap((resource) => {
+    const path = join(dirname(file), resource);
+    if (!existsSync(path)) return [];
+    return statSync(path).isDirectory() ? resourcesOf(path) : read(path);
+  });
+}
+
+function read(file: string): KubeObject[] {
+  try {
+    const parsed = Bun.YAML.parse(readFileSync(file, "utf8"));
+    return [parsed].flat().filter((object) => object !== null) as KubeObject[];
+  } catch (error) {
+    throw new PipelineError("change", `${file} is no valid YAML: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,35 @@
+/**
+ * How long what fails for nobody's fault is tried again: one policy for all dealings with the API server.
+ *
+ * An API server restarts, is behind a load balancer that does, sheds load (429), or waits for a webhook that is not up yet:
+ * the next try, a moment later, is answered. What it says about the object or about who asks is an answer and stays one.
+ */
+
+/** Seconds from the first failure of a request until it counts as failed. */
+export const PATIENCE_SECONDS = 20;
+/** Milliseconds before the second try; each pause after it is twice as long, up to LONGEST_PAUSE_MS. */
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 2000;
+
+/** No answer, or one that the next try need not get: too many requests, an error of the server's, a gateway without it. */
+export function isPassing(status: number): boolean {
+  return status === 0 || status === 429 || (status >= 500 && status !== 501);
+}
+
+/** Milliseconds to wait before a try. @param retryAfter the header's value, in seconds; https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3 */
+export function pauseBefore(failed: number, retryAfter: string | null | undefined): number {
+  const asked = /^\d+$/.test(retryAfter ?? "") ? Number(retryAfter) * 1000 : 0;
+  return Math.max(asked, Math.min(FIRST_PAUSE_MS * 2 ** (failed - 1), LONGEST_PAUSE_MS));
+}
+
+/** Sleeps, but not longer than the signal lets. @throws the signal's reason */
+export async function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  if (!signal) return Bun.sleep(milliseconds);
+  signal.throwIfAborted();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, milliseconds);
+  signal.addEventListener("abort", () => resolve(), { once: true });
+  await promise;
+  clearTimeout(timer);
+  signal.throwIfAborted();
+}

@@ -1,0 +1,115 @@
+/** From the overlay to objects, and from them to those of one version. */
+import { join } from "node:path";
+import { parseAllDocuments, visit } from "yaml";
+import { PipelineError } from "../ground/errors.ts";
+import { cloneJson, rawJson } from "../ground/json.ts";
+import { run } from "../ground/process.ts";
+import type { Service } from "../ground/service.ts";
+import type { KubeObject, PodTemplate } from "./objects.ts";
+import { isWorkload } from "./observe.ts";
+import type { Target } from "./target.ts";
+
+/** Kinds that others of the same apply live in or run as; the rest may come in any order, the pods last. */
+const order = ["Namespace", "CustomResourceDefinition", "ServiceAccount", "ConfigMap", "Secret"];
+
+/**
+ * What the overlay holds, as kustomize has it.
+ *
+ * @throws {PipelineError} "change" when it is not valid
+ */
+export async function render(
+  { kubectl, overlay }: Pick<Target, "kubectl" | "overlay">,
+  service: Service,
+  signal: AbortSignal,
+): Promise<KubeObject[]> {
+  const program = kubectl.filter((word) => word !== "sudo" && !word.startsWith("--"));
+  const command = [...program, "kustomize", join(service.project, overlay)];
+  const { code, stdout, stderr } = await run(command, { signal, timeoutSeconds: 60 });
+  if (code !== 0) {
+    throw new PipelineError("change", `${overlay} is no valid kustomization`, { output: stderr });
+  }
+  const rank = (object: KubeObject) => {
+    const place = order.indexOf(object.kind);
+    if (place >= 0) return place;
+    return isWorkload(object) ? order.length + 1 : order.length;
+  };
+  return parseManifests(stdout).sort((a, b) => rank(a) - rank(b));
+}
+
+/**
+ * Objects of YAML as Kubernetes reads it: a float that no float can hold is a text (`7e81234`, a short commit), and an integer
+ * keeps all of its digits. https://pkg.go.dev/sigs.k8s.io/yaml
+ */
+export function parseManifests(text: string): KubeObject[] {
+  return parseAllDocuments(text).flatMap((document) => {
+    const [error] = document.errors;
+    if (error) throw new PipelineError("change", `the manifests are no YAML: ${error.message}`);
+    visit(document, {
+      Scalar(_, scalar) {
+        if (typeof scalar.value !== "number" || scalar.source === undefined) return;
+        if (!Number.isFinite(scalar.value)) scalar.value = scalar.source;
+        else if (/^[-+]?\d+$/.test(scalar.source) && !Number.isSafeInteger(scalar.value)) {
+          // Written into JSON as it stands.
+          scalar.value = rawJson(scalar.source.replace(/^\+/, ""));
+        }
+      },
+    });
+    return flat(document.toJS() as KubeObject | KubeObject[] | null);
+  });
+}
+
+/** Objects of a list, also of one that is an object of kind List. */
+function flat(parsed: KubeObject | KubeObject[] | null): KubeObject[] {
+  return [parsed ?? []].flat().flatMap((object) => {
+    const { items } = object as KubeObject & { items?: KubeObject[] };
+    return object.kind.endsWith("List") && Array.isArray(items) ? items : [object];
+  });
+}
+
+/** The templates of pods that an object has, of whatever kind it is. */
+export function podTemplates(object: KubeObject): PodTemplate[] {
+  const { spec } = object as KubeObject & {
+    spec?: { template?: PodTemplate; jobTemplate?: { spec?: { template?: PodTemplate } } };
+  };
+  if (object.kind === "Pod") return [object as unknown as PodTemplate];
+  return [spec?.template, spec?.jobTemplate?.spec?.template].filter(
+    (one) => one?.spec?.containers !== undefined,
+  ) as PodTemplate[];
+}
+
+/**
+ * The manifests of one version: its image wherever they name the service's, its id as a label of the pods that keep running.
+ *
+ * @param image how pods name it
+ */
+export function forVersion(
+  service: Service,
+  manifests: KubeObject[],
+  id: string,
+  image: string,
+): KubeObject[] {
+  const version = { "app.kubernetes.io/version": id };
+  return cloneJson(manifests).map((object) => {
+    const templates = podTemplates(object);
+    for (const { spec } of templates) {
+      const containers = [...spec.containers, ...(spec.initContainers ?? [])];
+      for (const container of containers) if (container.image === service.name) container.image = image;
+    }
+    if (!isWorkload(object)) return object;
+    object.metadata.labels = { ...object.metadata.labels, ...version };
+    for (const template of templates) {
+      template.metadata = { ...template.metadata, labels: { ...template.metadata?.labels, ...version } };
+    }
+    return object;
+  });
+}
+
+/** An annotation of a Job that has to end well before the pods change, like a migration. */
+export const FIRST = "slipway/first";
+
+/** Jobs that come first, and the rest. */
+export function apart(manifests: KubeObject[]): { first: KubeObject[]; rest: KubeObject[] } {
+  const isFirst = ({ kind, metadata }: KubeObject) =>
+    kind === "Job" && metadata.annotations?.[FIRST] === "true";
+  return { first: manifests.filter(isFirst), rest: manifests.filter((object) => !isFirst(object)) };
+}

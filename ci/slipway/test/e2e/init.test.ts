@@ -1,0 +1,659 @@
+/**
+ * `slipway init` as its user has it: the package as it is published, in services that know nothing of this repository,
+ * then `bun run up`. A deploy of two of them goes to a cluster where E2E_CLUSTER=k3s allows it.
+ */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { readArchive } from "../../image/archive.ts";
+import { findRuntime } from "../../image/image.ts";
+import { sha256 } from "../../ground/hash.ts";
+import { pins } from "../../pins/pins.ts";
+import manifest from "../../package.json";
+import { describeWith, fileTree, must, root, sh, temporaryDirectory } from "./setup.ts";
+
+setDefaultTimeout(600_000);
+
+const directory = temporaryDirectory();
+const bin = join(directory, "bin");
+const archive = join(directory, `slipway-${manifest.version}.tgz`);
+/** The package as `bunx` installs it, of no service's. */
+const tool = join(directory, "tool");
+const slipway = `file:${archive}`;
+
+const registry = {
+  name: "npm's registry",
+  answers: sh([process.execPath, "pm", "view", "hono", "version"]).code === 0,
+};
+
+/** Neither a session of Dagger's, nor a cluster. */
+const env = {
+  PATH: bin,
+  DAGGER_SESSION_PORT: undefined,
+  DAGGER_SESSION_TOKEN: undefined,
+  GITHUB_STEP_SUMMARY: undefined,
+};
+
+type Files = Record<string, string | object>;
+
+/** Makes a repository with these files. */
+function makeService(name: string, files: Files): string {
+  const at = join(directory, "services", name);
+  mkdirSync(at, { recursive: true });
+  must(["git", "init", "--quiet"], { cwd: at });
+  write(at, files);
+  return at;
+}
+
+function write(at: string, files: Files): void {
+  for (const [name, content] of Object.entries(files)) {
+    mkdirSync(dirname(join(at, name)), { recursive: true });
+    const text = typeof content === "string" ? content : `${JSON.stringify(content, null, 2)}\n`;
+    writeFileSync(join(at, name), text);
+  }
+}
+
+function commit(at: string): void {
+  must(["git", "add", "--all"], { cwd: at });
+  must(["git", "-c", "user.name=me", "-c", "user.email=me@example.com", "commit", "--quiet", "-m", "x"], {
+    cwd: at,
+  });
+}
+
+const init = (cwd: string, ...args: string[]) =>
+  sh([process.execPath, join(tool, "node_modules/slipway/bin.ts"), "init", ...args], { cwd, env });
+const up = (cwd: string) => sh([process.execPath, "run", "up"], { cwd, env });
+const read = (at: string, name: string) => readFileSync(join(at, name), "utf8");
+
+/** Runs init and up, as a newcomer does. @returns what both printed */
+async function carry(at: string, name: string): Promise<{ wrote: string; ran: string }> {
+  const { code, output: wrote } = init(at);
+  expect(code, wrote).toBe(0);
+  expect(wrote).toContain("next: bun run up");
+  const { code: ended, output: ran } = up(at);
+  expect(ended, ran).toBe(0);
+  expect(ran).toContain("the image's files run, answer and drain");
+  const { names } = (await readArchive(join(at, `${name}.tar`)))!;
+  expect(ran).toContain(`${name}.tar holds ${names[0]}`);
+  return { wrote, ran };
+}
+
+/** Once written, it is all there: nothing is written again. */
+function expectSettled(at: string): void {
+  const top = must(["git", "rev-parse", "--show-toplevel"], { cwd: at }).trim();
+  commit(top);
+  const { code, output } = init(at);
+  expect(code, output).toBe(0);
+  expect(output).toContain("nothing to write: all of it is there");
+  expect(must(["git", "status", "--porcelain"], { cwd: top })).toBe("");
+  const check = init(at, "--check");
+  expect(check.code, check.output).toBe(0);
+}
+
+const hono: Files = {
+  "package.json": {
+    name: "init-greeter",
+    version: "1.0.0",
+    license: "MIT",
+    type: "module",
+    scripts: { start: "bun src/index.ts" },
+    dependencies: { hono: "4.13.19", zod: "^4.0.0" },
+    devDependencies: { slipway },
+  },
+  "src/index.ts": `import { Hono } from "hono";
+import { z } from "zod";
+
+const query = z.object({ name: z.string().default("you") });
+const app = new Hono();
+app.get("/", (c) => c.text(\`Hello, \${query.parse(c.req.query()).name}\`));
+
+export default { port: Number(process.env.PORT ?? 3000), fetch: app.fetch };
+`,
+  "test/index.test.ts": `import { expect, test } from "bun:test";
+import app from "../src/index.ts";
+
+test("greets", async () => {
+  expect(await (await app.fetch(new Request("http://x/?name=me"))).text()).toBe("Hello, me");
+});
+`,
+};
+
+const node: Files = {
+  "package.json": {
+    name: "init-clock",
+    type: "module",
+    scripts: { start: "bun server.js" },
+    devDependencies: { "@types/node": "24", typescript: "5", slipway },
+  },
+  "server.js": `import { createServer } from "node:http";
+
+createServer((_, reply) => reply.end("one o'clock")).listen(process.env.PORT || 4000);
+`,
+  "tsconfig.json": {
+    compilerOptions: {
+      strict: true,
+      noEmit: true,
+      target: "ES2022",
+      module: "NodeNext",
+      types: ["node"],
+      allowJs: true,
+      checkJs: true,
+      skipLibCheck: false,
+      exactOptionalPropertyTypes: true,
+      noUncheckedIndexedAccess: true,
+      verbatimModuleSyntax: true,
+    },
+  },
+};
+
+/** A workspace: apps/api is the service, and takes its prices from packages/prices. */
+const workspace = (version: string): Files => ({
+  "package.json": { name: "all", private: true, workspaces: ["apps/*", "packages/*"] },
+  "packages/prices/package.json": { name: "@all/prices", version: "1.0.0", module: "index.ts" },
+  "packages/prices/index.ts": "export const prices = { apple: 3 };\n",
+  "apps/api/package.json": {
+    name: "@all/init-api",
+    module: "src/index.ts",
+    dependencies: { elysia: "1.4.30", "@all/prices": "workspace:*" },
+    devDependencies: { slipway: version },
+  },
+  "apps/api/src/index.ts": `import { prices } from "@all/prices";
+import { Elysia } from "elysia";
+
+new Elysia().get("/", () => prices).listen(process.env.PORT ?? 3100);
+`,
+});
+
+const plain = (manifest: object = {}, entry = "index.ts"): Files => ({
+  "package.json": { ...manifest, devDependencies: { slipway } },
+  [entry]: 'Bun.serve({ port: 3000, fetch: () => new Response("plain") });\n',
+});
+
+beforeAll(() => {
+  mkdirSync(bin);
+  for (const tool of ["bun", "sh", "git", "diff", "cat", "sleep", "tar", "true", "rm"]) {
+    const found = tool === "bun" ? process.execPath : Bun.which(tool);
+    if (found) symlinkSync(found, join(bin, tool));
+  }
+  must([process.execPath, "pm", "pack", "--quiet", "--destination", directory], {
+    cwd: join(root, "ci/slipway"),
+  });
+  write(tool, { "package.json": { dependencies: { slipway } } });
+  must([process.execPath, "install"], { cwd: tool });
+});
+
+describeWith(
+  "slipway init, then bun run up",
+  ["git", "diff"],
+  () => {
+    describe("Hono, with zod and tests", () => {
+      let at: string;
+      beforeAll(() => void (at = makeService("greeter", hono)));
+
+      test("is carried, its tests run", async () => {
+        const { wrote, ran } = await carry(at, "init-greeter");
+        expect(wrote).toContain('+    "test": "bun test",');
+        expect(wrote).toContain("no script `check`");
+        expect(ran).toMatch(/test +ok/);
+        expect(read(at, "ci/pipeline.ts")).toContain("{ port: 3000 }");
+      });
+
+      test("a second init changes nothing", () => expectSettled(at));
+
+      test("an edit is shown by --check, and stays", () => {
+        const edited = read(at, "k8s/base/deployment.yaml").replace("replicas: 2", "replicas: 3");
+        write(at, { "k8s/base/deployment.yaml": edited });
+        const { code, output } = init(at, "--check");
+        expect(code, output).toBe(1);
+        expect(output).toContain("--- a/k8s/base/deployment.yaml\n+++ b/k8s/base/deployment.yaml\n");
+        expect(output).toContain("\n-  replicas: 3\n+  replicas: 2\n");
+        expect(output).toContain("1 of the service's own differ");
+        expect(init(at).code).toBe(0);
+        expect(read(at, "k8s/base/deployment.yaml")).toBe(edited);
+        must(["git", "checkout", "--quiet", "."], { cwd: at });
+      });
+
+      test("a file that was removed: --check says so and writes nothing, init writes it again", () => {
+        rmSync(join(at, "Dockerfile"));
+        const { code, output } = init(at, "--check");
+        expect(code, output).toBe(1);
+        expect(output).toContain("1 to be added by `slipway init`");
+        expect(must(["git", "status", "--porcelain"], { cwd: at })).toBe(" D Dockerfile\n");
+        expect(init(at).output).toMatch(/new +Dockerfile/);
+        expect(must(["git", "status", "--porcelain"], { cwd: at })).toBe("");
+      });
+
+      test("a manifest that its kustomization names no more is not written again", () => {
+        const name = "k8s/base/poddisruptionbudget.yaml";
+        rmSync(join(at, name));
+        const less = read(at, "k8s/base/kustomization.yaml").replace("  - poddisruptionbudget.yaml\n", "");
+        write(at, { "k8s/base/kustomization.yaml": less });
+        expect(init(at).output).toContain("nothing to write");
+        must(["git", "checkout", "--quiet", "."], { cwd: at });
+      });
+
+      // A mistake once: without its packages, the service's own settings did not count.
+      test("in a fresh clone, its settings count before anything is installed", () => {
+        const clone = join(directory, "services/clone");
+        must(["git", "clone", "--quiet", at, clone]);
+        const settings = { "ci/pipeline.ts": read(at, "ci/pipeline.ts").replace("port: 3000", "port: 3333") };
+        write(clone, settings);
+        rmSync(join(clone, "Dockerfile"));
+        expect(init(clone).code).toBe(0);
+        expect(read(clone, "Dockerfile")).toContain("PORT=3333");
+      });
+
+      test("a red test is an up that fails", () => {
+        write(at, {
+          "test/red.test.ts":
+            'import { test } from "bun:test";\ntest("red", () => { throw new Error("so red"); });\n',
+        });
+        const { code, output } = up(at);
+        rmSync(join(at, "test/red.test.ts"));
+        expect(code, output).toBe(1);
+        expect(output).toContain("so red");
+      });
+    });
+
+    describe("node:http alone, in JavaScript, with a strict tsconfig and no tests", () => {
+      let at: string;
+      beforeAll(() => void (at = makeService("clock", node)));
+
+      test("is carried", async () => {
+        const { wrote, ran } = await carry(at, "init-clock");
+        expect(wrote).toContain("no tests were found");
+        expect(ran).toMatch(/test +none/);
+      });
+
+      const tsc = (cwd: string) => must([process.execPath, "x", "--no-install", "tsc"], { cwd });
+
+      test("its own tsc, which looks into declarations as well, has nothing to say of ci/pipeline.ts", () => {
+        expect(
+          must([process.execPath, "x", "--no-install", "tsc", "--listFilesOnly"], { cwd: at }),
+        ).toContain("/ci/pipeline.ts\n");
+        tsc(at);
+        // It does look.
+        const text = read(at, "ci/pipeline.ts");
+        write(at, { "ci/pipeline.ts": text.replace("port: 4000", 'port: "4000"') });
+        expect(() => tsc(at)).toThrow("TS2322");
+        write(at, { "ci/pipeline.ts": text });
+      });
+
+      test("nor of that of a service that is no package of modules", () => {
+        const other = makeService("common", {
+          ...node,
+          "package.json": { ...(node["package.json"] as object), name: "init-common", type: "commonjs" },
+          "server.js":
+            "const { createServer } = require('node:http');\ncreateServer().listen(process.env.PORT || 4000);\n",
+          "tsconfig.json": {
+            compilerOptions: {
+              ...(node["tsconfig.json"] as { compilerOptions: object }).compilerOptions,
+              verbatimModuleSyntax: false,
+            },
+          },
+        });
+        expect(init(other).code).toBe(0);
+        tsc(other);
+        expectSettled(other);
+      });
+
+      test("a second init changes nothing", () => expectSettled(at));
+    });
+
+    describe("Elysia, in a workspace", () => {
+      let top: string;
+      let at: string;
+      beforeAll(() => {
+        top = makeService("all", workspace(slipway));
+        at = join(top, "apps/api");
+      });
+
+      test("is carried, from the member's directory", async () => {
+        const { wrote } = await carry(at, "init-api");
+        expect(wrote).toMatch(/new +\.\.\/\.\.\/\.github\/workflows\/slipway-init-api\.yml/);
+        expect(must(["git", "status", "--porcelain"], { cwd: top })).not.toContain("node_modules");
+      });
+
+      test("a second init changes nothing", () => expectSettled(at));
+    });
+
+    test("what a service has of its own stays, byte for byte", () => {
+      const own: Files = {
+        "package.json": {
+          name: "init-own",
+          scripts: {
+            dev: "bun index.ts",
+            build: "bun build index.ts",
+            test: "bun test",
+            up: "docker compose up",
+          },
+          devDependencies: { slipway },
+        },
+        "index.ts": 'Bun.serve({ port: 3000, fetch: () => new Response("own") });\n',
+        "index.test.ts": "",
+        ".gitignore": "node_modules\n/dist\n*.tar\n*.tar.part\n*.cdx.json\n*.cdx.json.part\n.*.bun-build",
+        ".dockerignore": "*\r\n!index.ts",
+        Dockerfile: "FROM scratch",
+        "tsconfig.json": "{ /* mine */ }",
+        "bunfig.toml": "[test]\n# mine\n",
+        ".github/workflows/slipway.yml": "name: mine\n",
+        "k8s/base/deployment.yaml": "kind: Deployment # mine\n",
+        "k8s/base/kustomization.yaml": "resources: [deployment.yaml]\n",
+        "k8s/overlays/k3s/kustomization.yaml": "resources: [../../base] # nodePort: 30777\n",
+        "k8s/mine.yaml": "",
+      };
+      const at = makeService("own", own);
+      const texts = Object.keys(own).map((name) => [name, read(at, name)]);
+      const { code, output } = init(at);
+      expect(code, output).toBe(0);
+      expect(Object.keys(own).map((name) => [name, read(at, name)])).toEqual(texts);
+      // Beside it, what is not there; nothing that its own kustomization would not read.
+      const added = must(["git", "ls-files", "--others", "--exclude-standard"], { cwd: at })
+        .trim()
+        .split("\n");
+      expect(added.filter((name) => !(name in own)).sort()).toEqual([
+        "bun.lock",
+        "ci/package.json",
+        "ci/pipeline.ts",
+        "k8s/overlays/registry/kustomization.yaml",
+      ]);
+      expect(output).toContain("the script `build` (bun build index.ts) stays as it is");
+      expect(output).toContain(".dockerignore names what is sent");
+    });
+
+    describe("names that are odd", () => {
+      test.each<[string, string, object, string]>([
+        ["a scope, capitals and _", "scope", { name: "@Acme/Init_Service" }, "init-service"],
+        ["a directory with a space, and no name", "Init Odd.dir", {}, "init-odd-dir"],
+        ["no name", "init-nameless", {}, "init-nameless"],
+      ])("%s", async (_, directory, manifest, name) => {
+        const at = makeService(directory, plain(manifest));
+        await carry(at, name);
+        expect(read(at, "Dockerfile")).toContain(`ENTRYPOINT ["/${name}"]`);
+        expectSettled(at);
+      });
+    });
+
+    describe("services as others have them", () => {
+      test.each<[string, Files, string]>([
+        [
+          "CommonJS",
+          {
+            ...plain({ name: "init-cjs", type: "commonjs", main: "server.js" }),
+            "server.js":
+              'require("node:http").createServer((_, r) => r.end("x")).listen(process.env.PORT || 4000);\n',
+          },
+          "init-cjs",
+        ],
+        [
+          "started by `bun run --hot`, in .mts",
+          plain({ name: "init-mts", scripts: { dev: "bun run --hot src/a.mts" } }, "src/a.mts"),
+          "init-mts",
+        ],
+        [
+          "an entry with JSX, which exports its server",
+          {
+            "package.json": { name: "init-tsx", devDependencies: { slipway } },
+            "index.tsx": 'export default { port: 3000, fetch: () => new Response("x") };\n',
+          },
+          "init-tsx",
+        ],
+        [
+          "a package.json with a mark and CRLF",
+          {
+            ...plain(),
+            "package.json": `\uFEFF{\r\n  "name": "init-mark",\r\n  "devDependencies": { "slipway": "${slipway}" }\r\n}\r\n`,
+          },
+          "init-mark",
+        ],
+        [
+          "a workspace's root, with members beside",
+          {
+            ...plain(),
+            "package.json": {
+              name: "init-root",
+              workspaces: ["packages/*"],
+              dependencies: { "@x/text": "workspace:*" },
+              devDependencies: { slipway },
+            },
+            "packages/text/package.json": { name: "@x/text", module: "index.ts" },
+            "packages/text/index.ts": 'export const text = "x";\n',
+            "index.ts": 'import { text } from "@x/text";\nBun.serve({ fetch: () => new Response(text) });\n',
+          },
+          "init-root",
+        ],
+        [
+          "a lockfile of yarn's alone",
+          { ...plain({ name: "init-yarn" }), "yarn.lock": "# yarn lockfile v1\n\n\n" },
+          "init-yarn",
+        ],
+        [
+          "a lockfile of npm's alone",
+          {
+            ...plain({ name: "init-npm", version: "1.0.0" }),
+            "package-lock.json": {
+              name: "init-npm",
+              version: "1.0.0",
+              lockfileVersion: 3,
+              requires: true,
+              packages: { "": { name: "init-npm", version: "1.0.0" } },
+            },
+          },
+          "init-npm",
+        ],
+      ])("%s", async (name, files, service) => {
+        const at = makeService(name.replace(/\W+/g, "-"), files);
+        await carry(at, service);
+        expect(read(at, "Dockerfile")).toMatch(/^COPY package\.json bun\.lock \.\/$/m);
+        expectSettled(at);
+      });
+    });
+
+    test("a service below the repository's root: its workflow is where GitHub looks", () => {
+      const top = makeService("below", {});
+      write(join(top, "backend"), plain({ name: "init-backend" }));
+      expect(init(join(top, "backend")).code).toBe(0);
+      expect(read(top, ".github/workflows/slipway-init-backend.yml")).toContain(
+        'working-directory: "backend"',
+      );
+      expectSettled(join(top, "backend"));
+    });
+
+    test.each<[string, Files, string]>([
+      ["nothing at all", {}, "error: there is no "],
+      ["a package that starts nothing", { "package.json": { name: "x" } }, "error: no module was found in "],
+      ["a package.json with comments", { "package.json": "{ // x\n}" }, "without comments"],
+      ["a package.json that is a list", { "package.json": [] }, "holds no object"],
+      ["a name that no label can be made of", plain({ name: "123" }), 'error: the service\'s name ""'],
+      [
+        "a directory of that name",
+        { ...plain({ name: "x" }), "Dockerfile/x": "" },
+        "Dockerfile is to be a file",
+      ],
+    ])("%s: exit 1 with a sentence, nothing is written", (name, files, words) => {
+      const at = makeService(name.replace(/\W+/g, "-"), files);
+      const before = must(["git", "status", "--porcelain", "-uall"], { cwd: at });
+      const { code, output, stdout } = init(at);
+      expect(code, output).toBe(1);
+      expect(stdout).toBe("");
+      expect(output).toContain(words);
+      expect(output).not.toMatch(/^ +at /m);
+      expect(must(["git", "status", "--porcelain", "-uall"], { cwd: at })).toBe(before);
+    });
+
+    test("a place of which part cannot be written: exit 3 with a sentence, nothing is half-written", () => {
+      const at = makeService("part", { ...plain({ name: "x" }), k8s: "a file" });
+      const { code, output } = init(at);
+      expect(code, output).toBe(3);
+      expect(output).toMatch(/error: cannot write .*\/k8s\/base\/.* Nothing was changed\./);
+      expect(must(["git", "status", "--porcelain", "-uall"], { cwd: at })).toBe(
+        "?? index.ts\n?? k8s\n?? package.json\n",
+      );
+    });
+  },
+  registry,
+);
+
+describeWith(
+  "slipway init in a directory that is read-only",
+  ["git", "unshare", "mount"],
+  () => {
+    test("exit 3 with a sentence, and nothing is written", () => {
+      const at = makeService("read-only", plain({ name: "x" }));
+      const command = `mount --bind "${at}" "${at}" && mount -o remount,ro,bind "${at}" && cd "${at}" && PATH="${bin}" exec ${process.execPath} ${tool}/node_modules/slipway/bin.ts init`;
+      const { code, output } = sh(["unshare", "--mount", "sh", "-c", command]);
+      expect(code, output).toBe(3);
+      expect(output).toMatch(/error: cannot write .*package\.json \(EROFS\)\. Nothing was changed\./);
+      expect(must(["git", "status", "--porcelain", "-uall"], { cwd: at })).toBe(
+        "?? index.ts\n?? package.json\n",
+      );
+    });
+  },
+  { name: "the right to mount", answers: sh(["unshare", "--mount", "true"]).code === 0 },
+);
+
+const bundle = process.env.NODE_EXTRA_CA_CERTS;
+
+describeWith(
+  "the Dockerfile that init writes",
+  ["git", "buildah", "runc"],
+  () => {
+    const tags = new Set<string>();
+    afterAll(() => void (tags.size > 0 && sh(["buildah", "rmi", "--force", ...tags])));
+
+    /** Puts the package where the image build finds it: none is sent what lies outside. */
+    function vendor(at: string): void {
+      mkdirSync(join(at, "vendor"));
+      cpSync(archive, join(at, "vendor/slipway.tgz"));
+    }
+
+    /** Builds the image as the file's own first lines say, and compares the id in it with the host's. */
+    async function expectSameImage(at: string, service: string, name: string): Promise<void> {
+      const first = read(service, "Dockerfile")
+        .split("\n")[1]!
+        .replace(/^# +buildah bud /, "");
+      const [, dockerfile = "Dockerfile"] = /-f (\S+)/.exec(first) ?? [];
+      const tag = `slipway-init-${process.pid}-${name}`;
+      tags.add(tag);
+      const secret = bundle ? [`--secret=id=ca,src=${bundle}`] : [];
+      const log = must(
+        ["buildah", "bud", "--format", "docker", ...secret, "-f", dockerfile, "-t", tag, "."],
+        {
+          cwd: at,
+          env: { BUILDAH_ISOLATION: "chroot" },
+        },
+      );
+      const [, id] = new RegExp(`^${name}:([0-9a-f]{12})$`, "m").exec(log) ?? [];
+      expect(id, log).toBeString();
+      const file = join(directory, `${tag}.tar`);
+      must(["buildah", "push", "--quiet", `${tag}:latest`, `docker-archive:${file}`]);
+      const tree = await fileTree(file);
+      expect(Object.keys(tree)).toContain(`/${name}`);
+      // With another C library it has to be another id.
+      const isSame = [...findRuntime().files].every(
+        ([path, source]) => tree[path]?.at(-1) === sha256(readFileSync(source)),
+      );
+      const host = must([process.execPath, "ci/pipeline.ts", "build", "--id"], { cwd: service, env }).trim();
+      expect(id === host, `${id} in the image, ${host} here`).toBe(isSame);
+    }
+
+    test("Hono: runs its tests, and makes the pipeline's image", async () => {
+      const manifest = hono["package.json"] as object;
+      const at = makeService("vendored", {
+        ...hono,
+        "package.json": { ...manifest, devDependencies: { slipway: "file:vendor/slipway.tgz" } },
+      });
+      vendor(at);
+      expect(init(at).code).toBe(0);
+      expect(read(at, "Dockerfile")).toContain("COPY vendor/slipway.tgz vendor/\n");
+      await expectSameImage(at, at, "init-greeter");
+    });
+
+    test("Elysia in a workspace: from the workspace's root", async () => {
+      const top = makeService("vendored-all", workspace("file:./vendor/slipway.tgz"));
+      vendor(join(top, "apps/api"));
+      expect(init(join(top, "apps/api")).code).toBe(0);
+      await expectSameImage(top, join(top, "apps/api"), "init-api");
+    });
+  },
+  registry,
+  {
+    name: `${pins.baseImage}, which cannot be pulled here`,
+    answers: Boolean(Bun.which("buildah")) && sh(["buildah", "pull", "--quiet", pins.baseImage]).code === 0,
+  },
+);
+
+const allowed = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
+
+describeWith(
+  "two services that init has made, side by side in a cluster",
+  ["git"],
+  () => {
+    /** With the cluster: init looks for free ports there, and `up` deploys. */
+    const here = { ...env, PATH: process.env.PATH };
+    const names = ["init-greeter", "init-clock"] as const;
+    const services = new Map<string, string>();
+    const run = (at: string, ...args: string[]) => sh([process.execPath, ...args], { cwd: at, env: here });
+
+    const remove = () => {
+      for (const name of names) sh(["k3s", "kubectl", "delete", "namespace", name, "--ignore-not-found"]);
+      const images = sh(["k3s", "ctr", "-n", "k8s.io", "images", "ls", "-q"]).stdout.split("\n");
+      for (const image of images) {
+        if (names.some((name) => image.startsWith(`docker.io/library/${name}:`)))
+          sh(["k3s", "ctr", "-n", "k8s.io", "images", "rm", image]);
+      }
+    };
+    beforeAll(remove);
+    afterAll(remove);
+
+    const portOf = (name: string) =>
+      Number(/value: (\d{5})/.exec(read(services.get(name)!, "k8s/overlays/k3s/kustomization.yaml"))![1]);
+    const ask = (name: string, path: string) =>
+      fetch(`http://127.0.0.1:${portOf(name)}${path}`, { keepalive: false, proxy: "" });
+    const served = async (name: string) =>
+      ((await (await ask(name, "/version")).json()) as { id: string }).id;
+    const idOf = (name: string) =>
+      must([process.execPath, "ci/pipeline.ts", "build", "--id"], {
+        cwd: services.get(name)!,
+        env: here,
+      }).trim();
+
+    test.each([
+      ["init-greeter", hono, "Hello, you"],
+      ["init-clock", node, "one o'clock"],
+    ] as const)("%s is deployed, and answers on a port of its own", async (name, files, greeting) => {
+      const at = makeService(`deployed-${name}`, files);
+      services.set(name, at);
+      const wrote = run(at, join(tool, "node_modules/slipway/bin.ts"), "init");
+      expect(wrote.code, wrote.output).toBe(0);
+      const { code, output } = run(at, "run", "up");
+      expect(code, output).toBe(0);
+      expect(output).toContain(`${name}:${idOf(name)} serves at`);
+      expect(await (await ask(name, "/")).text()).toBe(greeting);
+      expect(await served(name)).toBe(idOf(name));
+    });
+
+    test("an edit of one is served, and the other stays as it is", async () => {
+      const [before, other] = [await served("init-clock"), await served("init-greeter")];
+      const at = services.get("init-clock")!;
+      write(at, { "server.js": read(at, "server.js").replace("one", "two") });
+      const { code, output } = run(at, "run", "up");
+      expect(code, output).toBe(0);
+      expect(await served("init-clock")).toBe(idOf("init-clock"));
+      expect(await served("init-clock")).not.toBe(before);
+      expect(await (await ask("init-clock", "/")).text()).toBe("two o'clock");
+      expect(await served("init-greeter")).toBe(other);
+    });
+
+    test("an overlay that was removed has the same port when it is written again", () => {
+      const at = services.get("init-clock")!;
+      const name = "k8s/overlays/k3s/kustomization.yaml";
+      const before = read(at, name);
+      rmSync(join(at, name));
+      expect(run(at, join(tool, "node_modules/slipway/bin.ts"), "init").code).toBe(0);
+      expect(read(at, name)).toBe(before);
+    });
+  },
+  registry,
+  { name: "E2E_CLUSTER=k3s, and a k3s that answers", answers: allowed },
+);

@@ -1,0 +1,639 @@
+/** What `slipway init` finds out, adds to files that are there, and writes: by its parts, without running it. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import {
+  chmod,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  realpath,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { PipelineError } from "../ground/errors.ts";
+import { describeService } from "../ground/service.ts";
+import { findFacts, type Facts } from "../init/facts.ts";
+import { ownFiles } from "../init/files.ts";
+import { addPatterns, addToDockerignore, addToGitignore, addToPackage } from "../init/merge.ts";
+import { findPort, isFixed } from "../init/port.ts";
+import { writeAll } from "../init/write.ts";
+import { pins } from "../pins/pins.ts";
+
+let directory: string;
+let path: string | undefined;
+beforeAll(async () => {
+  directory = await realpath(await mkdtemp(join(tmpdir(), "slipway-init-")));
+  // A cluster's ports are none of these tests' business; git is.
+  path = process.env.PATH;
+  await mkdir(join(directory, "bin"));
+  const git = Bun.which("git");
+  if (git) await symlink(git, join(directory, "bin/git"));
+  process.env.PATH = join(directory, "bin");
+});
+afterAll(async () => {
+  process.env.PATH = path;
+  await rm(directory, { recursive: true });
+});
+
+type Files = Record<string, string | object>;
+
+/** Lays out files in a directory of their own. */
+async function layOut(files: Files): Promise<string> {
+  const at = join(await mkdtemp(join(directory, "at-")), "project");
+  await mkdir(at);
+  for (const [name, content] of Object.entries(files)) {
+    await mkdir(dirname(join(at, name)), { recursive: true });
+    await writeFile(join(at, name), typeof content === "string" ? content : JSON.stringify(content));
+  }
+  return at;
+}
+
+/** The facts of the service in `member` of such a directory. */
+async function factsOf(files: Files, member = ""): Promise<Facts> {
+  const at = await layOut({ "package.json": { name: "shop" }, "src/main.ts": "", ...files });
+  return findFacts(describeService(join(at, member)), AbortSignal.timeout(60_000));
+}
+
+describe("the port", () => {
+  test.each<[string, number | undefined]>([
+    ["Bun.serve({port: 3000})", 3000],
+    ["const server = Bun.serve({\n  routes: { '/': new Response('x') },\n  port: 3000,\n});", 3000],
+    ["export default { port: 3000, fetch: app.fetch }", 3000],
+    ["export default {\n  fetch: app.fetch,\n  port: 3000,\n} satisfies Serve", 3000],
+    ["serve({ fetch: app.fetch, port: 8788 })", 8788],
+    ["Bun.serve<Data>({ port: 3001 })", 3001],
+    ["const port = Number(process.env.PORT) || 4000;", 4000],
+    ["const port = process.env['PORT'] || 4000", 4000],
+    ['port: Number(Bun.env.PORT ?? "5000")', 5000],
+    ["parseInt(process.env.PORT || '5001', 10)", 5001],
+    ["parseInt(process.env.PORT ?? `5002`)", 5002],
+    ["process.env.PORT ? Number(process.env.PORT) : 5003", 5003],
+    ["const { PORT = 5004, HOST } = process.env", 5004],
+    ["z.object({ HOST: z.string(), PORT: z.coerce.number().int().default(5005) })", 5005],
+    ["const PORT = 3001", 3001],
+    ["const port: number = 3_002", 3002],
+    ["http.createServer(handler).listen(8787, cb)", 8787],
+    ["app.listen( 8788 )", 8788],
+    ["new Elysia().listen({ hostname: '0.0.0.0', port: 8789 })", 8789],
+    ['Deno.serve({ port: Number(Deno.env.get("PORT") ?? 8000) }, handler)', 8000],
+    ["Deno.serve({ port: 8001 }, handler)", 8001],
+    ["const config = { server: { port: 3003 } }; Bun.serve(config.server)", 3003],
+    ['{ "port": 3004 }', 3004],
+    // It is what the source says; that no service should is another matter.
+    ["Bun.serve({ port: 443, tls })", 443],
+    ["createServer(options, handler).listen(443)", 443],
+    // $PORT comes before all else.
+    ["Bun.serve({ port: 1234 }); const port = process.env.PORT ?? 4321", 4321],
+    // None is named.
+    ["", undefined],
+    ["Bun.serve({ fetch: () => new Response() })", undefined],
+    ["Bun.serve({ port: Number(process.env.PORT) })", undefined],
+    ["Bun.serve({ port: 0 })", undefined],
+    ["app.listen(process.env.PORT)", undefined],
+    ["const PORT = 99999", undefined],
+    // In a comment.
+    ["// port: 3000\nBun.serve({})", undefined],
+    ["/* app.listen(3000)\n   const PORT = 3000 */", undefined],
+    ["app.listen(4000) // not .listen(3000)", 4000],
+    ["const home = 'http://localhost//'; app.listen(4001)", 4001],
+    // Somebody else's.
+    ["await fetch('https://example.com:443/')", undefined],
+    ["https.request({ host: 'example.com', port: 443 })", undefined],
+    ["const pool = new Pool({ host, port: 5432 }); Bun.serve({ port: 3005 })", 3005],
+    ["createClient({ socket: { host }, port: 6379 })", undefined],
+    ["const db = Number(process.env.DB_PORT ?? 5432)", undefined],
+    ["const dbPort = 5432; url.port = 5432; if (url.port === '443') x()", undefined],
+    ["const version = 'port: 1.5'", undefined],
+  ])("of %p is %p", (source, port) => {
+    expect(findPort(source)).toBe(port);
+  });
+
+  test.each<[string, boolean]>([
+    ['import http from "node:http"; http.createServer(f).listen(4000)', true],
+    ['const app = require("express")(); app.listen(4000)', true],
+    ['import http from "node:http"; http.createServer(f).listen(process.env.PORT ?? 4000)', false],
+    // It gets $PORT from what the build puts before it.
+    ["Bun.serve({ port: 4000 })", false],
+    ['import http from "node:http"; http.createServer(f).listen(port)', false],
+  ])("of %p cannot be changed from outside: %p", (source, fixed) => {
+    expect(isFixed(source)).toBe(fixed);
+  });
+});
+
+describe("facts", () => {
+  test.each<[string, boolean]>([
+    ["src/main.test.ts", true],
+    ["test/main.spec.mjs", true],
+    ["main_test.tsx", true],
+    ["test/fixture.ts", false],
+    ["src/contest.ts", false],
+    ["node_modules/x/x.test.js", false],
+    ["dist/main.test.js", false],
+  ])("with %s, there are tests: %p", async (file, hasTests) => {
+    expect(await factsOf({ [file]: "" })).toMatchObject({ hasTests });
+  });
+
+  test("the script that is added for tests counts as the service's", async () => {
+    const found = await factsOf({ "main.test.ts": "" });
+    expect(found.service.scripts).toEqual({ check: undefined, test: "test" });
+  });
+
+  // A mistake once: the image build would have run npm's script that only fails.
+  test.each(['echo "Error: no test specified" && exit 1', "bun test --watch", "jest --watchAll"])(
+    "the script `test` is %p: it is not run, though there are tests",
+    async (script) => {
+      const found = await factsOf({
+        "main.test.ts": "",
+        "package.json": { name: "shop", scripts: { test: script } },
+      });
+      expect(found).toMatchObject({ hasTests: true, service: { scripts: { test: undefined } } });
+      expect(ownFiles(found).get("Dockerfile")).not.toContain("bun run test");
+    },
+  );
+
+  // A mistake once: a lockfile of npm's went into the Dockerfile, and the one that `bun install` makes of it did not.
+  test.each<[string[], string]>([
+    [[], "bun.lock"],
+    [["bun.lock"], "bun.lock"],
+    [["bun.lockb"], "bun.lockb"],
+    [["bun.lock", "bun.lockb"], "bun.lock"],
+    [["package-lock.json"], "bun.lock"],
+    [["yarn.lock"], "bun.lock"],
+    [["pnpm-lock.yaml"], "bun.lock"],
+  ])("with the lockfiles %p, installations will read %s", async (files, lockfile) => {
+    const found = await factsOf(Object.fromEntries(files.map((file) => [file, ""])));
+    expect(found.lockfile as string).toBe(lockfile);
+  });
+
+  test("the members of a workspace, and the service's place in it", async () => {
+    const found = await factsOf(
+      {
+        "package.json": { name: "all", workspaces: ["./apps/*", "packages/**", "!packages/old"] },
+        "apps/api/package.json": { name: "@all/api", main: "index.ts" },
+        "apps/api/index.ts": "app.listen(3000)",
+        "packages/a/b/package.json": {},
+        "packages/old/package.json": {},
+        "packages/node_modules/x/package.json": {},
+        "apps/none/index.ts": "",
+        "packages/prices/prices.test.ts": "",
+        "packages/prices/package.json": {},
+      },
+      "apps/api",
+    );
+    // A mistake once: the members that a pattern takes away were among them.
+    expect(found.members).toEqual(["apps/api", "packages/a/b", "packages/prices"]);
+    expect(found).toMatchObject({ directory: "apps/api", workspace: ".", port: 3000, hasTests: false });
+    expect(found.service.name).toBe("api");
+  });
+
+  test("the service in a workspace's root, with members beside", async () => {
+    const found = await factsOf({
+      "package.json": { name: "all", workspaces: { packages: ["packages/*"] } },
+      "packages/prices/package.json": {},
+      "packages/prices/prices.test.ts": "",
+    });
+    expect(found).toMatchObject({ members: ["packages/prices"], directory: ".", hasTests: true });
+  });
+
+  test("a workspace that names no members has none", async () => {
+    expect((await factsOf({ "package.json": { name: "shop", workspaces: {} } })).members).toEqual([]);
+  });
+
+  test("what an installation reads: its settings, packages that are files, patches", async () => {
+    const found = await factsOf({
+      "package.json": {
+        name: "shop",
+        dependencies: {
+          a: "file:vendor/a-1.tgz",
+          b: "file:./vendor/gone.tgz",
+          c: "1.0.0",
+          d: "file:/etc/d.tgz",
+        },
+        patchedDependencies: { "c@1.0.0": "patches/c.patch" },
+      },
+      ".npmrc": "",
+      "vendor/a-1.tgz": "",
+      "patches/c.patch": "",
+    });
+    expect(found.installs).toEqual([".npmrc", "patches/c.patch", "vendor/a-1.tgz"]);
+    expect(found.hasHooks).toBe(false);
+  });
+
+  test.if(Boolean(Bun.which("git")))("a workspace that is not the repository's root", async () => {
+    const at = await layOut({ "backend/package.json": { name: "shop" }, "backend/index.ts": "" });
+    Bun.spawnSync(["git", "init", "--quiet"], { cwd: at });
+    const found = await findFacts(describeService(join(at, "backend")), AbortSignal.timeout(60_000));
+    expect(found).toMatchObject({ directory: ".", workspace: "backend" });
+    const workflow = ownFiles(found).get("../.github/workflows/slipway-shop.yml");
+    const places = [...workflow!.matchAll(/working-directory: (.*)/g)].map(([, place]) => place);
+    expect(places).toEqual(['"backend"', '"backend"', '"backend"']);
+  });
+
+  describe("the NodePort", () => {
+    const overlay = "k8s/overlays/k3s/kustomization.yaml";
+
+    test.each([
+      ["path: /spec/ports/0/nodePort\n        value: 30999\n"],
+      ["path: /spec/ports/0/nodePort\r\n        value: 30999\r\n"],
+      // A mistake once: the second form was seen, and its number not taken.
+      ["spec:\n  ports:\n    - nodePort: 30999\n"],
+      [`patch: '[{"op":"add","path":"/spec/ports/0/nodePort","value":30999}]'`],
+    ])("is the one of the overlay that is there: %p", async (text) => {
+      expect((await factsOf({ [overlay]: text })).nodePort).toBe(30_999);
+    });
+
+    test("follows from the name: the same again, another for another", async () => {
+      const portOf = async (name: string) => (await factsOf({ "package.json": { name } })).nodePort;
+      const names = Array.from({ length: 20 }, (_, i) => `service-${i}`);
+      const ports = await Promise.all(names.map(portOf));
+      expect(await Promise.all(names.map(portOf))).toEqual(ports);
+      expect(new Set(ports).size).toBe(20);
+      for (const port of ports) expect(port).toBeWithin(30_100, 32_700);
+    });
+
+    /** Puts a k3s on PATH that knows these Services, as lines of `namespace/name ports`. */
+    async function withCluster<T>(services: string, work: () => Promise<T>): Promise<T> {
+      const k3s = join(directory, "bin/k3s");
+      await writeFile(k3s, `#!/bin/sh\necho '${services}'\n`);
+      await chmod(k3s, 0o755);
+      try {
+        return await work();
+      } finally {
+        await rm(k3s);
+      }
+    }
+
+    test("is not one that another Service of the cluster has", async () => {
+      const { nodePort } = await factsOf({});
+      const next = withCluster(`a/a ${nodePort}\ndefault/kubernetes \nb/b ${nodePort + 1} 1`, () =>
+        factsOf({}),
+      );
+      expect((await next).nodePort).toBe(nodePort + 2);
+    });
+
+    // A mistake once: with its overlay gone, a service that runs was given another port.
+    test("is the one that the service has in the cluster", async () => {
+      const own = withCluster(`a/a 30111\nshop/shop 30222`, () => factsOf({}));
+      expect((await own).nodePort).toBe(30_222);
+    });
+  });
+});
+
+describe("package.json", () => {
+  const scripts = {
+    dev: "bun --watch src/main.ts",
+    build: "bun ci/pipeline.ts build",
+    up: "bun install --silent && bun ci/pipeline.ts up",
+  };
+
+  async function added(text: string, files: Files = {}): Promise<string> {
+    const facts = await factsOf({ ...files, "package.json": text });
+    const after = addToPackage(text, facts);
+    // What it adds, it does not add again.
+    expect(addToPackage(after, facts)).toBe(after);
+    return after;
+  }
+
+  test.each([
+    ["two spaces", "  "],
+    ["four spaces", "    "],
+    ["tabs", "\t"],
+  ])("indented with %s: so is what is added, and no other line is touched", async (_, unit) => {
+    const text = `{\n${unit}"name": "shop",\n${unit}"scripts": {\n${unit}${unit}"start": "bun src/main.ts"\n${unit}},\n${unit}"files": ["a", "b"]\n}\n`;
+    const after = await added(text);
+    const shown = JSON.stringify(scripts, null, unit).split("\n").slice(1, -1);
+    const lines = text.split("\n");
+    expect(after.split("\n")).toEqual([
+      ...lines.slice(0, 3),
+      `${unit}${unit}"start": "bun src/main.ts",`,
+      ...shown.map((line) => unit + line),
+      `${unit}},`,
+      `${unit}"files": ["a", "b"],`,
+      `${unit}"devDependencies": {`,
+      expect.stringMatching(/^\s+"slipway": "\^\d+\.\d+\.\d+"$/),
+      `${unit}}`,
+      "}",
+      "",
+    ]);
+  });
+
+  test("with a newline at the end, or none, or a mark at the beginning: as it was", async () => {
+    expect(await added('{\n  "name": "shop"\n}')).toEndWith("  }\n}");
+    expect(await added('{\n  "name": "shop"\n}\n\n')).toEndWith("  }\n}\n\n");
+    const marked = await added('\uFEFF{\n  "name": "shop"\n}\n');
+    expect(marked).toStartWith('\uFEFF{\n  "name": "shop",\n  "scripts": {\n    "dev":');
+  });
+
+  test("with CRLF: what is added has it too", async () => {
+    const after = await added('{\r\n  "name": "shop",\r\n  "scripts": {}\r\n}\r\n');
+    expect(after.replaceAll("\r\n", "")).not.toContain("\n");
+    expect(JSON.parse(after)).toMatchObject({ scripts });
+  });
+
+  // A mistake once: the line before the one that is added was formatted anew.
+  test("a line that is formatted in its own way stays", async () => {
+    const line = '  "devDependencies": { "typescript":"5.0.0",   "slipway": "1" }';
+    const after = await added(`{\n  "name": "shop",\n${line}\n}\n`);
+    expect(after).toContain(`\n${line},\n  "scripts": {\n    "dev"`);
+  });
+
+  test.each([
+    '{"name":"shop"}',
+    '{ "name": "shop", "scripts": { "start": "bun ." } }',
+    '{"name":"shop","scripts":{}}',
+  ])("on one line: %s", async (text) => {
+    const after = await added(text);
+    expect(JSON.parse(after)).toMatchObject({ ...JSON.parse(text), scripts });
+  });
+
+  test("scripts of its own stay; `test` is added only where there are tests", async () => {
+    const own = { dev: "a", build: "b", up: "c" };
+    const text = JSON.stringify({ name: "shop", scripts: own, dependencies: { slipway: "0.0.1" } }, null, 2);
+    expect(await added(text)).toBe(text);
+    expect(JSON.parse(await added(text, { "a.test.ts": "" })).scripts).toEqual({ ...own, test: "bun test" });
+    const tested = JSON.stringify({ name: "shop", scripts: { ...own, test: "d" } }, null, 2);
+    const after = JSON.parse(await added(tested, { "a.test.ts": "" }));
+    expect(after.scripts).toEqual({ ...own, test: "d" });
+    expect(after.devDependencies).toEqual({ slipway: expect.stringMatching(/^\^\d/) });
+  });
+
+  test("published under another name, the package is still `slipway` to the service", async () => {
+    const facts = { ...(await factsOf({})), slipway: { name: "@team/slipway", version: "2.0.0" } };
+    expect(JSON.parse(addToPackage("{}", facts)).devDependencies).toEqual({
+      slipway: "npm:@team/slipway@^2.0.0",
+    });
+  });
+
+  test.each([
+    ['{ "name": "shop", // ours\n }', "without comments"],
+    ["[]", "holds no object"],
+    ["null", "holds no object"],
+    ["", "JSON"],
+  ])("%p: refused with a sentence", async (text, words) => {
+    const at = await layOut({ "package.json": text, "src/main.ts": "" });
+    let error: unknown;
+    try {
+      describeService(at);
+    } catch (thrown) {
+      error = thrown;
+    }
+    expect(error).toBeInstanceOf(PipelineError);
+    const { message, hint, fault } = error as PipelineError;
+    expect(`${fault}: ${message}. ${hint}`).toContain(words);
+    expect(message).toContain(join(at, "package.json"));
+  });
+
+  test("a license of the former kind is one", async () => {
+    const found = await factsOf({ "package.json": { name: "shop", license: { type: "MIT", url: "x" } } });
+    expect(found.service.license).toBe("MIT");
+    expect(ownFiles(found).get("Dockerfile")).toContain('licenses="MIT"');
+  });
+});
+
+describe("the entry", () => {
+  test.each<[string, object, string[], string]>([
+    [
+      "an ending of TypeScript's modules",
+      { scripts: { start: "bun --hot src/a.mts" } },
+      ["src/a.mts"],
+      "src/a.mts",
+    ],
+    ["index.cjs", {}, ["index.cjs"], "index.cjs"],
+    ["by `bun run --hot`", { scripts: { dev: "bun run --hot app/a.tsx" } }, ["app/a.tsx"], "app/a.tsx"],
+    // A mistake once: where it was built before, the built one was the service.
+    [
+      "not what is built",
+      { main: "dist/index.js", scripts: { start: "bun dist/index.js" } },
+      ["dist/index.js", "src/index.ts"],
+      "src/index.ts",
+    ],
+    ["what is built, where there is nothing else", { main: "dist/a.js" }, ["dist/a.js"], "dist/a.js"],
+    [
+      "what Node runs, where nothing else is known",
+      { scripts: { dev: "tsx watch lib/a.ts" } },
+      ["lib/a.ts"],
+      "lib/a.ts",
+    ],
+  ])("%s", async (_, packageJson, files, entry) => {
+    const at = await layOut({
+      "package.json": { name: "shop", ...packageJson },
+      ...Object.fromEntries(files.map((file) => [file, ""])),
+    });
+    expect(describeService(at).entry).toBe(entry);
+  });
+});
+
+describe("ignore files", () => {
+  test("none yet", () => {
+    expect(addPatterns(undefined, ["a", "b/"])).toBe("a\nb/\n");
+    expect(addToGitignore(undefined)).toContain("node_modules/\n");
+    expect(addToDockerignore(undefined)).toContain("**/node_modules\n");
+  });
+
+  test.each([
+    ["a newline at the end", "x\n", "x\na\nb/\n"],
+    ["none at the end", "x", "x\na\nb/\n"],
+    ["nothing in it", "", "a\nb/\n"],
+    ["one of them already", "b\n", "b\na\n"],
+    ["all, written in another way", "/a/\n b \n", "/a/\n b \n"],
+    ["all, and no newline", "a\nb", "a\nb"],
+    // A mistake once: lines that end in two ways.
+    ["CRLF", "x\r\n", "x\r\na\r\nb/\r\n"],
+    ["CRLF, and none at the end", "x\r\nb", "x\r\nb\r\na\r\n"],
+    ["a comment of that name", "# a\n", "# a\na\nb/\n"],
+  ])("with %s", (_, before, after) => {
+    expect(addPatterns(before, ["a", "b/"])).toBe(after);
+    expect(addPatterns(after, ["a", "b/"])).toBe(after);
+  });
+
+  test.each(["*\n!src\n", "# all\n**\n!src", "*/*\r\n!src\r\n"])(
+    "a .dockerignore that names what is sent stays: %p",
+    (text) => {
+      expect(addToDockerignore(text)).toBe(text);
+    },
+  );
+
+  test("one that only has a pattern with a * is added to", () => {
+    expect(addToDockerignore("*.log\n")).toStartWith("*.log\n.git\n");
+  });
+});
+
+describe("files", () => {
+  const write = async (files: Files = {}, member?: string) => ownFiles(await factsOf(files, member));
+  const builder = (dockerfile: string) => dockerfile.slice(0, dockerfile.indexOf("FROM scratch"));
+
+  test("of a service in its root: all of them, and no word is left open", async () => {
+    const own = await write();
+    expect([...own.keys()].sort()).toEqual([
+      ".github/workflows/slipway.yml",
+      "Dockerfile",
+      "ci/pipeline.ts",
+      "k8s/base/deployment.yaml",
+      "k8s/base/kustomization.yaml",
+      "k8s/base/namespace.yaml",
+      "k8s/base/networkpolicy.yaml",
+      "k8s/base/poddisruptionbudget.yaml",
+      "k8s/base/service.yaml",
+      "k8s/base/serviceaccount.yaml",
+      "k8s/overlays/k3s/kustomization.yaml",
+      "k8s/overlays/registry/kustomization.yaml",
+    ]);
+    for (const [path, text] of own) {
+      expect(text, path).not.toMatch(/__[A-Z_]+__/);
+      expect(text, path).toEndWith("\n");
+      if (path.endsWith(".yaml")) expect(Bun.YAML.parse(text), path).toBeObject();
+    }
+    expect(own.get("ci/pipeline.ts")).toEndWith("await pipeline(import.meta);\n");
+  });
+
+  test("ci/pipeline.ts says the port that was found, unless it is the default", async () => {
+    const lastLine = async (source: string) =>
+      (await write({ "src/main.ts": source })).get("ci/pipeline.ts")!.trim().split("\n").at(-1)!;
+    expect(await lastLine("app.listen(3000)")).toBe("await pipeline(import.meta, { port: 3000 });");
+    expect(await lastLine("app.listen(8080)")).toBe("await pipeline(import.meta);");
+  });
+
+  test("Dockerfile of a service in its root, with nothing beside", async () => {
+    const dockerfile = (await write()).get("Dockerfile")!;
+    const lines = builder(dockerfile).split("\n");
+    expect(lines).toContain(`FROM ${pins.baseImage} AS builder`);
+    expect(lines).toContain("COPY package.json bun.lock ./");
+    expect(lines.filter((line) => line.startsWith("RUN bun "))).toEqual(["RUN bun ci/pipeline.ts build"]);
+    expect(dockerfile).toContain("COPY --from=builder /src/dist/app/ /\n");
+    expect(dockerfile).toContain('ENTRYPOINT ["/shop"]');
+    expect(dockerfile).not.toContain("licenses");
+    expect(dockerfile).not.toContain("-f ");
+  });
+
+  test("with a check, tests and a licence", async () => {
+    const packageJson = {
+      name: "@team/My_Shop",
+      version: "1.2.3",
+      license: "MIT",
+      scripts: { typecheck: "tsc" },
+    };
+    const dockerfile = (await write({ "package.json": packageJson, "a.test.ts": "" })).get("Dockerfile")!;
+    expect(builder(dockerfile)).toContain(
+      "RUN bun run typecheck\nRUN bun run test\nRUN bun ci/pipeline.ts build\n",
+    );
+    expect(dockerfile).toContain(`LABEL org.opencontainers.image.title="my-shop" \\
+      org.opencontainers.image.version="1.2.3" \\
+      org.opencontainers.image.licenses="MIT"\n`);
+    expect(dockerfile).toContain('ENTRYPOINT ["/my-shop"]');
+  });
+
+  test("of a workspace's member: built from the root, with every member's package.json first", async () => {
+    const own = await write(
+      {
+        "package.json": { name: "all", workspaces: ["apps/*", "packages/*"] },
+        "apps/api/package.json": { name: "@all/api" },
+        "apps/api/index.ts": "",
+        "packages/two words/package.json": {},
+        "bunfig.toml": "",
+        "bun.lock": "",
+      },
+      "apps/api",
+    );
+    const dockerfile = own.get("Dockerfile")!;
+    expect(dockerfile).toContain(" in the workspace's root:\n");
+    expect(dockerfile).toContain(" -f apps/api/Dockerfile -t api .");
+    const lines = builder(dockerfile)
+      .split("\n")
+      .filter((line) => /^(COPY|WORKDIR|RUN bun)/.test(line));
+    expect(lines).toEqual([
+      "WORKDIR /src",
+      "COPY package.json bun.lock bunfig.toml ./",
+      "COPY apps/api/package.json apps/api/",
+      'COPY ["packages/two words/package.json","packages/two words/"]',
+      "COPY . .",
+      "WORKDIR /src/apps/api",
+      "RUN bun ci/pipeline.ts build",
+    ]);
+    expect(dockerfile).toContain("COPY --from=builder /src/apps/api/dist/runtime/ /\n");
+    const workflow = own.get("../../.github/workflows/slipway-api.yml")!;
+    // A mistake once: two members' workflows cancelled each other.
+    expect(workflow).toContain("  group: slipway-api-${{ github.ref }}\n");
+    expect(workflow).toContain(
+      'working-directory: "apps/api"\n        run: bun ci/pipeline.ts install-k3s\n',
+    );
+  });
+
+  // A mistake once: the installation ran scripts that were not there yet, and had neither patch nor package.
+  test("what the installation reads comes before it", async () => {
+    const packageJson = { name: "shop", dependencies: { a: "file:vendor/a.tgz" } };
+    const vendored = (await write({ "package.json": packageJson, "vendor/a.tgz": "" })).get("Dockerfile")!;
+    expect(vendored).toContain("COPY package.json bun.lock ./\nCOPY vendor/a.tgz vendor/\n");
+    const hooked = { ...packageJson, scripts: { postinstall: "bun scripts/generate.ts" } };
+    const all = (await write({ "package.json": hooked, "vendor/a.tgz": "" })).get("Dockerfile")!;
+    expect(builder(all).match(/^COPY .*$/gm)).toEqual(["COPY . ."]);
+    expect(all.indexOf("COPY . .")).toBeLessThan(all.indexOf("bun install"));
+  });
+
+  test.each<[string, object, boolean]>([
+    ["with", { devDependencies: { "@dagger.io/dagger": "0.21.9" } }, true],
+    ["without", {}, false],
+  ])("the workflow of a service %s @dagger.io/dagger", async (_, more, hasDagger) => {
+    const own = await write({ "package.json": { name: "shop", ...more } });
+    const workflow = own.get(".github/workflows/slipway.yml")!;
+    const { jobs } = Bun.YAML.parse(workflow) as {
+      jobs: { deploy: { steps: { uses?: string; run?: string }[] } };
+    };
+    const { steps } = jobs.deploy;
+    expect(steps.some(({ uses }) => uses?.startsWith("dagger/"))).toBe(hasDagger);
+    expect(steps.at(-1)!.run).toBe(hasDagger ? "dagger run bun ci/pipeline.ts" : "bun ci/pipeline.ts");
+    expect(workflow).toContain(`bun-version: ${pins.bun}\n`);
+  });
+
+  test.each<[string, object, string | undefined, boolean]>([
+    ["has none", {}, undefined, false],
+    ["is read as Node does", {}, '{ "compilerOptions": { "module": "NodeNext" } }', true],
+    [
+      "is read as Node does, in a package of modules",
+      { type: "module" },
+      '{ "compilerOptions": { "module": "NodeNext" } }',
+      false,
+    ],
+    ["is read as a bundler does", {}, '{ "compilerOptions": { "module": "Preserve" } }', false],
+  ])("that its pipeline is a module is said where TypeScript %s: see %p", async (_, more, tsconfig, said) => {
+    const own = await write({
+      "package.json": { name: "shop", ...more },
+      ...(tsconfig && { "tsconfig.json": tsconfig }),
+    });
+    expect(own.has("ci/package.json")).toBe(said);
+  });
+});
+
+describe("writing", () => {
+  test("new files with their directories; what is there keeps its mode, behind a link too", async () => {
+    const at = await layOut({ real: "a" });
+    await chmod(join(at, "real"), 0o640);
+    await symlink("real", join(at, "link"));
+    await writeAll([
+      { path: join(at, "x/y/new"), before: undefined, after: "new" },
+      { path: join(at, "link"), before: "a", after: "b" },
+    ]);
+    expect(await readFile(join(at, "x/y/new"), "utf8")).toBe("new");
+    expect(await readFile(join(at, "real"), "utf8")).toBe("b");
+    expect((await stat(join(at, "real"))).mode & 0o777).toBe(0o640);
+    expect((await readdir(at)).sort()).toEqual(["link", "real", "x"]);
+  });
+
+  test("one that cannot be written: none is, and nothing is left of the others", async () => {
+    const at = await layOut({ "package.json": "{}", ci: "a file, not a directory" });
+    const failure = await writeAll([
+      { path: join(at, "package.json"), before: "{}", after: '{"a":1}' },
+      { path: join(at, "k8s/base/service.yaml"), before: undefined, after: "x" },
+      { path: join(at, "ci/pipeline.ts"), before: undefined, after: "x" },
+    ]).catch((error: unknown) => error);
+    expect(failure).toMatchObject({
+      fault: "surroundings",
+      message: expect.stringContaining(`cannot write ${join(at, "ci/pipeline.ts")} (`),
+    });
+    expect(await readFile(join(at, "package.json"), "utf8")).toBe("{}");
+    expect((await readdir(at)).sort()).toEqual(["ci", "package.json"]);
+  });
+});

@@ -1,0 +1,453 @@
+/** A deploy keeps its word: what breaks in the middle is tried again, then undone, and what it did not make it does not delete. */
+import { beforeEach, describe, expect, test } from "bun:test";
+import { unlink } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { deploy } from "../cluster/deploy.ts";
+import { listVersions } from "../cluster/history.ts";
+import type { Deployment, KubeObject } from "../cluster/objects.ts";
+import { plan, upToDate, type Deploy } from "../cluster/plan.ts";
+import { rollback } from "../cluster/rollback.ts";
+import { PipelineError } from "../ground/errors.ts";
+import { FakeCluster } from "./cluster.ts";
+import { service } from "./fixture.ts";
+
+const namespaced = { name: "helloapp", namespace: service.namespace };
+const workload: KubeObject = {
+  apiVersion: "apps/v1",
+  kind: "Deployment",
+  metadata: namespaced,
+  spec: {
+    replicas: 2,
+    template: {
+      metadata: { labels: { "app.kubernetes.io/name": "helloapp" } },
+      spec: { containers: [{ name: "helloapp", image: "helloapp" }] },
+    },
+  },
+} as KubeObject;
+const named = (kind: string, name: string, more: object = {}, apiVersion = "v1"): KubeObject => ({
+  apiVersion,
+  kind,
+  metadata: { name, namespace: service.namespace },
+  ...more,
+});
+const base = [
+  { apiVersion: "v1", kind: "Namespace", metadata: { name: service.namespace } },
+  named("ConfigMap", "settings", { data: { level: "1" } }),
+  named("Service", "helloapp", { spec: { ports: [{ port: 80, nodePort: 30080 }] } }),
+  workload,
+];
+const at = (path: string) => `/api/v1/namespaces/${service.namespace}/${path}`;
+const deployment = `/apis/apps/v1/namespaces/${service.namespace}/deployments/helloapp`;
+
+let cluster: FakeCluster;
+let run: Deploy;
+let said: string[];
+let manifests: KubeObject[];
+
+beforeEach(() => {
+  cluster = new FakeCluster();
+  said = [];
+  manifests = base;
+  const signal = AbortSignal.timeout(60_000);
+  run = {
+    target: {
+      api: cluster.api(signal),
+      kubectl: [process.execPath, "-e", "console.log(process.env.MANIFESTS)"],
+      overlay: "overlay",
+      find: async (id) => `helloapp:${id}`,
+      deliver: async (_, id) => `helloapp:${id}`,
+      endpoint: () => ({ url: "http://service", open: async () => Response.json({ id: cluster.served() }) }),
+      clean: async () => [],
+    },
+    service: { ...service, rolloutSeconds: 3 },
+    signal,
+    leaves: () => {},
+    say: (line) => void said.push(line),
+    step: async (_, work) => (await work()).value,
+  };
+});
+
+async function bring(id: string) {
+  process.env.MANIFESTS = JSON.stringify(manifests);
+  return deploy(run, await plan(run, id), "x.tar");
+}
+const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
+  promise.then(
+    () => expect.unreachable(),
+    (error: PipelineError) => error,
+  );
+/** All objects but those of the pipeline itself and what controllers make, without what counts up. */
+const state = () =>
+  Object.fromEntries(
+    [...cluster.objects]
+      .filter(([path]) => !/\/(secrets|leases|pods|replicasets)\//.test(path))
+      .map(([path, object]) => {
+        const {
+          resourceVersion: _,
+          generation: __,
+          annotations,
+          ...metadata
+        } = structuredClone(object.metadata);
+        const { "deployment.kubernetes.io/revision": ___, ...notes } = annotations ?? {};
+        return [path, { ...structuredClone(object), status: undefined, metadata: { ...metadata, notes } }];
+      }),
+  );
+const crash = (image: string) => (of: string) =>
+  of === image ? { restartCount: 1, state: { terminated: { exitCode: 7 } } } : {};
+
+const faults: [string, () => Response][] = [
+  [
+    "a refused connection",
+    () => {
+      throw new TypeError("refused");
+    },
+  ],
+  ["429", () => Response.json({ message: "slow down" }, { status: 429, headers: { "Retry-After": "0" } })],
+  ["a webhook's 500", () => Response.json({ message: "failed calling webhook" }, { status: 500 })],
+  ["503", () => Response.json({ message: "unavailable" }, { status: 503 })],
+  ["a reply that is cut short", () => new Response('{"kind":')],
+];
+
+describe.each(faults)("%s, at each request of a deploy in turn", (_, fault) => {
+  /** Counts the requests of `work`, or fails the n-th of them once. */
+  async function withFault(n: number, work: () => Promise<unknown>): Promise<number> {
+    let asked = 0;
+    cluster.intercept = () => (asked++ === n ? fault() : undefined);
+    try {
+      await work();
+    } finally {
+      cluster.intercept = () => undefined;
+    }
+    return asked;
+  }
+
+  test("is tried again: the version serves, proven", async () => {
+    await bring("a");
+    const all = await withFault(-1, () => bring("b"));
+    expect(all).toBeGreaterThan(15);
+    for (let n = 0; n < all; n += 1) {
+      const id = `v${n}`;
+      await withFault(n, () => bring(id));
+      expect(cluster.served(), `request ${n}`).toBe(id);
+      const [latest] = await listVersions(run.target.api);
+      expect(latest, `request ${n}`).toMatchObject({ id, verified: expect.any(String) });
+    }
+  }, 60_000);
+});
+
+describe("what does not pass", () => {
+  const lasting = (method: string, part: string, reply: () => Response) => {
+    cluster.intercept = (asked, path) => {
+      if (cluster.changes.some((change) => change.includes("deployments")) && cluster.served() !== "b")
+        return undefined;
+      return asked === method && path.includes(part) ? reply() : undefined;
+    };
+  };
+
+  test("an admission's 403 in the middle of the apply: exit 1, and all is as it was", async () => {
+    await bring("a");
+    const before = state();
+    manifests = [base[0]!, named("ConfigMap", "settings", { data: { level: "2" } }), ...base.slice(2)];
+    lasting("PATCH", "deployments", () => Response.json({ message: "admission: no" }, { status: 403 }));
+    // The dry run is let through.
+    const planned =
+      ((process.env.MANIFESTS = JSON.stringify(manifests)),
+      await ((cluster.intercept = () => undefined), plan(run, "b")));
+    cluster.intercept = (method, path) =>
+      method === "PATCH" && path === deployment
+        ? Response.json({ message: "admission: no" }, { status: 403 })
+        : undefined;
+    const error = await failureOf(deploy(run, planned, "x.tar"));
+    expect(error).toMatchObject({ fault: "change", message: expect.stringContaining("all is as it was") });
+    cluster.intercept = () => undefined;
+    expect(state()).toEqual(before);
+    expect(cluster.served()).toBe("a");
+    await bring("b");
+    expect(cluster.served()).toBe("b");
+  });
+
+  test("a webhook that stays broken: exit 3, undone; the same command then ends well", async () => {
+    await bring("a");
+    const before = state();
+    manifests = [base[0]!, named("ConfigMap", "settings", { data: { level: "2" } }), ...base.slice(2)];
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "b");
+    cluster.intercept = (method, path) =>
+      method === "PATCH" && path === deployment
+        ? Response.json({ message: "webhook" }, { status: 500 })
+        : undefined;
+    const error = await failureOf(deploy(run, planned, "x.tar"));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain("It was undone: all is as it was");
+    cluster.intercept = () => undefined;
+    expect(state()).toEqual(before);
+    await bring("b");
+    expect(cluster.served()).toBe("b");
+  });
+
+  test("a server that stays away after the apply: exit 4, and the message says what state things are in", async () => {
+    await bring("a");
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "b");
+    let gone = false;
+    cluster.intercept = (method, path) => {
+      if (method === "PATCH" && path === at("services/helloapp")) gone = true;
+      if (gone) throw new TypeError("refused");
+      return undefined;
+    };
+    const error = await failureOf(deploy(run, planned, "x.tar"));
+    expect(error.fault).toBe("halfway");
+    expect(error.message).toContain("The way back from helloapp:b failed as well");
+    cluster.intercept = () => undefined;
+    // The lock could not be released either; its holder has ended by then, which this process has not.
+    cluster.objects.delete(
+      `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`,
+    );
+    await bring("b");
+    expect(cluster.served()).toBe("b");
+  }, 20_000);
+
+  test("delivering fails: exit 3, and nothing at all was changed", async () => {
+    await bring("a");
+    const before = [...cluster.objects.keys()].filter((path) => !path.includes("leases")).sort();
+    run.target.find = async () => undefined;
+    run.target.deliver = () => Promise.reject(new PipelineError("surroundings", "the disk is full"));
+    expect(await failureOf(bring("b"))).toMatchObject({ fault: "surroundings" });
+    expect([...cluster.objects.keys()].filter((path) => !path.includes("leases")).sort()).toEqual(before);
+  });
+
+  test("delivering fails at the first deploy: not even a namespace is made", async () => {
+    run.target.find = async () => undefined;
+    run.target.deliver = () => Promise.reject(new PipelineError("surroundings", "the disk is full"));
+    await failureOf(bring("a"));
+    expect([...cluster.objects.keys()]).toEqual([]);
+  });
+});
+
+describe("the undo", () => {
+  test("brings back what somebody changed by hand, annotations too", async () => {
+    await bring("a");
+    const live = cluster.get<KubeObject & { data: Record<string, string> }>(at("configmaps/settings"));
+    live.data = { level: "9", extra: "by hand" };
+    live.metadata.annotations = { ...live.metadata.annotations, note: "by hand" };
+    live.metadata.resourceVersion = "by hand";
+    const before = state();
+    cluster.container = crash("helloapp:b");
+    const error = await failureOf(bring("b"));
+    expect(error.message).toContain("Rolled back: helloapp:a serves, as before");
+    expect(state()).toEqual(before);
+  });
+
+  test.each([
+    ["Service", "services", "v1"],
+    ["PersistentVolumeClaim", "persistentvolumeclaims", "v1"],
+    ["Secret", "secrets", "v1"],
+  ])("leaves a %s that somebody made by hand and the new overlay names", async (kind, resources) => {
+    await bring("a");
+    const path = at(`${resources}/theirs`);
+    cluster.objects.set(path, { ...named(kind, "theirs", { spec: { by: "hand" } }) });
+    manifests = [...base.slice(0, 3), named(kind, "theirs", { spec: { by: "us" } }), workload];
+    cluster.container = crash("helloapp:b");
+    await failureOf(bring("b"));
+    expect(cluster.get<KubeObject>(path)).toMatchObject({ spec: { by: "hand" } });
+  });
+
+  test("deletes what the deploy made, but no claim to a volume", async () => {
+    await bring("a");
+    const made = [named("Service", "new"), named("PersistentVolumeClaim", "data")];
+    manifests = [...base.slice(0, 3), ...made, workload];
+    cluster.container = crash("helloapp:b");
+    await failureOf(bring("b"));
+    expect(cluster.objects.has(at("services/new"))).toBe(false);
+    expect(cluster.objects.has(at("persistentvolumeclaims/data"))).toBe(true);
+    expect(said.join("\n")).toContain("left, because it is not deleted unasked: PersistentVolumeClaim/data");
+  });
+
+  test("a rollback that does not come up ends with what was there before it", async () => {
+    for (const id of ["a", "b"]) await bring(id);
+    cluster.container = crash("helloapp:a");
+    const error = await failureOf(rollback(run));
+    expect(error).toMatchObject({
+      fault: "change",
+      message: expect.stringContaining("helloapp:b serves, as before"),
+    });
+    expect(cluster.served()).toBe("b");
+    expect((await listVersions(run.target.api)).map(({ id }) => id)).toEqual(["b", "a"]);
+  });
+});
+
+describe("versions", () => {
+  test("of other manifests alone are versions: a rollback goes from one to the other", async () => {
+    await bring("a");
+    manifests = [base[0]!, named("ConfigMap", "settings", { data: { level: "2" } }), ...base.slice(2)];
+    await bring("a");
+    expect((await listVersions(run.target.api)).length).toBe(2);
+    expect(await rollback(run)).toBe("a");
+    expect(cluster.get<KubeObject & { data: object }>(at("configmaps/settings")).data).toEqual({
+      level: "1",
+    });
+  });
+
+  test("that are none are left out and named, and stop nothing", async () => {
+    for (const id of ["a", "b"]) await bring(id);
+    const forged = named("Secret", "helloapp-version-x", {
+      type: "slipway/version",
+      data: { id: btoa("x") },
+    });
+    forged.metadata.labels = {
+      "app.kubernetes.io/name": "helloapp",
+      "app.kubernetes.io/component": "version",
+    };
+    cluster.objects.set(at("secrets/helloapp-version-x"), forged);
+    expect(await rollback(run)).toBe("a");
+    expect(said.join("\n")).toContain("Secret/helloapp-version-x is no version of this pipeline");
+  });
+
+  test("that hold what the overlay has not are not applied", async () => {
+    for (const id of ["a", "b"]) await bring(id);
+    const { forget, keep } = await import("../cluster/history.ts");
+    const [, a] = await listVersions(run.target.api);
+    await forget(run.target.api, a!);
+    const role = {
+      apiVersion: "rbac.authorization.k8s.io/v1",
+      kind: "ClusterRole",
+      metadata: { name: "all" },
+    };
+    await keep(run.target.api, { ...a!, manifests: [...a!.manifests, role] });
+    const error = await failureOf(rollback(run));
+    expect(error).toMatchObject({
+      fault: "surroundings",
+      message: expect.stringContaining("ClusterRole/all"),
+    });
+    expect(cluster.served()).toBe("b");
+  });
+
+  test("larger than one object can hold: said before anything is delivered", async () => {
+    let delivered = false;
+    run.target.find = async () => undefined;
+    run.target.deliver = async (_, id) => ((delivered = true), id);
+    const text = () => crypto.getRandomValues(new Uint8Array(65_536)).toHex();
+    const large = Array.from({ length: 24 }, (_, i) =>
+      named("ConfigMap", `large-${i}`, { data: { text: text() } }),
+    );
+    // More than an environment can hold.
+    const file = join(tmpdir(), `helloapp-large-${process.pid}.json`);
+    await Bun.write(file, JSON.stringify([...base.slice(0, 3), ...large, workload]));
+    run.target.kubectl = [process.execPath, "-e", `console.log(await Bun.file("${file}").text())`];
+    const error = await failureOf(plan(run, "a"));
+    await unlink(file);
+    expect(error).toMatchObject({
+      fault: "change",
+      message: expect.stringContaining("too large to be kept"),
+    });
+    expect(delivered).toBe(false);
+  });
+});
+
+describe("secrets", () => {
+  const secret = (value: string, name = "token") => named("Secret", name, { stringData: { key: value } });
+
+  test("no value is in a plan, in what is said, or in any object but the Secret", async () => {
+    for (const [id, value] of [
+      ["a", "hunter-one"],
+      ["b", "hunter-two"],
+      ["c", "hunter-three"],
+    ] as const) {
+      manifests = [...base.slice(0, 3), secret(value), workload];
+      process.env.MANIFESTS = JSON.stringify(manifests);
+      const planned = await plan(run, id);
+      expect(JSON.stringify(planned.differences)).not.toContain("hunter");
+      if (id !== "a")
+        expect(planned.differences.flatMap(({ lines }) => lines)).toContain("stringData.key is another");
+      await deploy(run, planned, "x.tar");
+    }
+    await rollback(run);
+    const others = [...cluster.objects].filter(([path]) => !path.endsWith("/secrets/token"));
+    const all = JSON.stringify([others, said]);
+    for (const value of ["hunter-one", "hunter-two", "hunter-three"]) {
+      expect(all).not.toContain(value);
+      expect(all).not.toContain(btoa(value));
+      expect(JSON.stringify([...cluster.objects]).includes(value)).toBe(value === "hunter-three");
+    }
+  });
+
+  test("with a name of its content, each version's own is there again after a rollback, and gone when nobody needs it", async () => {
+    for (const id of ["a", "b"]) {
+      manifests = [...base.slice(0, 3), secret(id, `token-${id}`), workload];
+      await bring(id);
+    }
+    expect(cluster.objects.has(at("secrets/token-a"))).toBe(true);
+    expect(await rollback(run)).toBe("a");
+    expect(cluster.objects.has(at("secrets/token-a"))).toBe(true);
+    run.service.keep = 1;
+    manifests = [...base.slice(0, 3), secret("c", "token-c"), workload];
+    await bring("c");
+    expect(cluster.objects.has(at("secrets/token-a"))).toBe(false);
+    expect(cluster.objects.has(at("secrets/token-c"))).toBe(true);
+  });
+
+  test("one that the server refuses is named without its words", async () => {
+    await bring("a");
+    manifests = [...base.slice(0, 3), secret("hunter"), workload];
+    cluster.intercept = (method, path) =>
+      method === "PATCH" && path.endsWith("/token")
+        ? Response.json({ message: 'Invalid value: "hunter"' }, { status: 422 })
+        : undefined;
+    const error = await failureOf(bring("b"));
+    expect(error.message).toContain("Secret/token");
+    expect(JSON.stringify([error.message, error.output, error.hint, String(error.cause)])).not.toContain(
+      "hunter",
+    );
+  });
+});
+
+describe("an autoscaler's number of pods", () => {
+  const scaler = named(
+    "HorizontalPodAutoscaler",
+    "helloapp",
+    { spec: { minReplicas: 2, maxReplicas: 6, scaleTargetRef: { kind: "Deployment", name: "helloapp" } } },
+    "autoscaling/v2",
+  );
+  const replicas = () => cluster.get<Deployment>(deployment).spec.replicas;
+
+  test("is kept by a deploy, its least before it has decided; and a plan of nothing is empty", async () => {
+    manifests = [...base.slice(0, 3), scaler, workload];
+    manifests = manifests.map((one) =>
+      one === workload
+        ? ({ ...workload, spec: { ...(workload as Deployment).spec, replicas: 1 } } as KubeObject)
+        : one,
+    );
+    await bring("a");
+    expect(replicas()).toBe(2);
+    cluster.get<Deployment>(deployment).spec.replicas = 4;
+    await bring("b");
+    expect(replicas()).toBe(4);
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    expect((await plan(run, "b")).differences).toEqual([]);
+  });
+});
+
+test("every pod template that names the service's image gets the version's", async () => {
+  const template = {
+    spec: {
+      containers: [
+        { name: "x", image: "helloapp" },
+        { name: "y", image: "other:1" },
+      ],
+    },
+  };
+  const job = named("Job", "once", { spec: { template } }, "batch/v1");
+  manifests = [...base.slice(0, 3), job, workload];
+  await bring("a");
+  const made = cluster.get<KubeObject & { spec: { template: typeof template } }>(
+    `/apis/batch/v1/namespaces/${service.namespace}/jobs/once`,
+  );
+  expect(made.spec.template.spec.containers.map(({ image }) => image)).toEqual(["helloapp:a", "other:1"]);
+});
+
+test("nothing is to be done when nothing changed, also by what the pipeline notes on objects", async () => {
+  await bring("a");
+  process.env.MANIFESTS = JSON.stringify(manifests);
+  expect(upToDate(run, await plan(run, "a"))).toBe(true);
+});
