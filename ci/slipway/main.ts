@@ -10,7 +10,7 @@ import type { Engine } from "./engines/engine.ts";
 import { hostEngine } from "./engines/host.ts";
 import { exitCodes, PipelineError } from "./ground/errors.ts";
 import { describeService, type Service } from "./ground/service.ts";
-import { requireBun } from "./run/bun.ts";
+import { refuseOtherBun, requireBun } from "./run/bun.ts";
 import { printError } from "./run/failure.ts";
 import { common, describeOptions, options, readOptions, stepOptions, wrong } from "./run/options.ts";
 import type { Values } from "./run/options.ts";
@@ -143,6 +143,8 @@ export async function main(words: string[], project: string, settings?: Settings
     // The Dagger engine brings its own.
     const onHost = !takesEngine || parsed.engine === "host";
     if (takesEngine && onHost) requireBun(service);
+    // The first that an engine does; check and test see to it by themselves.
+    if (takesEngine && service.before.length > 0) await refuseOtherBun(service, interrupted.signal);
     if (onHost) await execute(hostEngine(service, interrupted.signal));
     else await (await loadDagger()).withDagger(service, execute);
     return 0;

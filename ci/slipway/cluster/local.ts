@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import { onPath } from "../ground/process.ts";
 import type { Service } from "../ground/service.ts";
-import { render } from "./manifests.ts";
+import { render } from "./render.ts";
 import type { KubeObject } from "./objects.ts";
 
 export interface LocalManifests {

@@ -16,7 +16,9 @@ export default {
     const runtime = runtimeIn(options.root);
     if (options.id) return imageId(service, runtime);
     const dist = resolve(options.args[0] ?? join(service.project, "dist"));
-    const { id } = await build(service, dist, runtime);
+    const { id, warnings } = await build(service, dist, runtime);
+    // Not where its name goes.
+    for (const warning of warnings) console.error(warning);
     return run.nameOf(id);
   },
 } satisfies Command;

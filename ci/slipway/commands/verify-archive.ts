@@ -14,7 +14,7 @@ import { PipelineError } from "../ground/errors.ts";
 import { gitCommit } from "../ground/git.ts";
 import { cacheOf } from "../ground/service.ts";
 import { ownArchitecture, type Architecture } from "../image/platform.ts";
-import { readTar } from "../image/tar.ts";
+import { readPlainTar } from "../image/untar.ts";
 import { stepOptions } from "../run/options.ts";
 import type { Command, Run } from "../run/run.ts";
 
@@ -85,11 +85,15 @@ function revisionOf({ config }: ImageContent): string | undefined {
 }
 
 /** Of two archives with the same image. `altered`, in words: they have one form, and so should be one, but are not. */
-async function compareArchives(again: string, path: string): Promise<{ same: boolean; altered?: string }> {
+export async function compareArchives(
+  again: string,
+  path: string,
+): Promise<{ same: boolean; altered?: string }> {
   const [one, other] = await Promise.all([again, path].map((file) => Bun.file(file).bytes()));
   const at = firstDifference(one!, other!);
   if (at === undefined) return { same: true };
-  const form = (file: string) => readTar(file).map(({ path, offset, size }) => [path, offset, size].join());
+  const form = (file: string) =>
+    readPlainTar(file).map(({ path, offset, size }) => [path, offset, size].join());
   if (form(again).join("\n") !== form(path).join("\n")) return { same: false };
   return {
     same: false,

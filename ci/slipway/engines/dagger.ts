@@ -61,8 +61,11 @@ export async function withDagger<T>(service: Service, use: (engine: Engine) => P
 function daggerEngine(service: Service): Engine {
   const { root, project, before, bun = pins.bun } = service;
   const image = pins.baseImage.replace(/:[^:]*$/, `:${bun}`);
+  // A session sees each directory once, if nothing else is said: `watch` would never see a save.
   const source = (include?: string[]) =>
-    dag.host().directory(root, { exclude: MADE, gitignore: true, ...(include && { include }) });
+    dag
+      .host()
+      .directory(root, { exclude: MADE, gitignore: true, noCache: true, ...(include && { include }) });
 
   let installing = dag.container().from(image).withWorkdir("/src").withDirectory(".", source(MANIFESTS));
   const bundle = process.env.NODE_EXTRA_CA_CERTS;
@@ -82,13 +85,14 @@ function daggerEngine(service: Service): Engine {
   }
   for (const name of before) builder = builder.withExec(["bun", "run", "--silent", name]);
 
-  const start = Date.now();
   /**
    * Runs a container's steps. The engine does not tell which of them it had, but a clock that is read after them is cached
    * with them: it shows when they ran.
    */
-  const wasThere = async (container: Container): Promise<boolean> =>
-    Number(await container.withExec(["date", "+%s%3N"]).stdout()) < start;
+  const wasThere = async (container: Container): Promise<boolean> => {
+    const start = Date.now();
+    return Number(await container.withExec(["date", "+%s%3N"]).stdout()) < start;
+  };
 
   /** For another architecture its base image is only read from, never run: no emulation. */
   const builderFor = (architecture?: Architecture): { container: Container; args: string[] } => {

@@ -8,7 +8,9 @@ import { cacheOf, type Service } from "../ground/service.ts";
 import type { Built } from "../image/build.ts";
 import { runtimeIn } from "../image/image.ts";
 import { ownArchitecture, type Architecture } from "../image/platform.ts";
-import { imageId } from "../image/inputs.ts";
+import { publicEnv } from "../image/bundle.ts";
+import { imageId, inputsOf } from "../image/inputs.ts";
+import { scriptsBefore } from "./before.ts";
 import type { Engine } from "./engine.ts";
 import { foreignRoot } from "./foreign.ts";
 
@@ -35,49 +37,36 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
     }
     return root;
   };
-  /** Runs a script, unless it passed before on these files. */
-  const script = async (name: string, again = false): Promise<{ unchanged: boolean }> => {
-    const digest = await digestOfFiles(service.root, signal);
-    const passed = join(cache, `${name.replace(/[^\w.-]/g, "-")}.passed`);
-    const digests = (await readFile(passed, "utf8").catch(() => "")).split("\n");
-    if (!again && digests.includes(digest)) return { unchanged: true };
-    await bun(["run", "--silent", name], `bun run ${name}`);
-    // A file that was saved meanwhile may have been read before or after.
-    if (digest === (await digestOfFiles(service.root, signal))) {
-      await mkdir(dirname(passed), { recursive: true });
-      await writeFile(passed, [digest, ...digests].slice(0, REMEMBERED).join("\n"));
-    }
-    return { unchanged: false };
-  };
-  let prepared: Promise<boolean> | undefined;
-  /** Runs the scripts that come before the build. @returns whether all of them had passed before */
-  const prepare = (again = false): Promise<boolean> => {
-    if (again) prepared = undefined;
-    prepared ??= (async () => {
-      let reused = true;
-      for (const name of service.before) reused = (await script(name, again)).unchanged && reused;
-      return reused && service.before.length > 0;
-    })();
-    return prepared;
-  };
+  // A public variable decides what the source says, to tests as well as to the build.
+  const environment = JSON.stringify(publicEnv(service));
+  const digest = () => digestOfFiles(service.root, signal, environment);
+  const runScript = (name: string) => bun(["run", "--silent", name], `bun run ${name}`);
+  const before = scriptsBefore(service, environment, runScript, signal);
   return {
     name: "host",
-    script: (name) => script(name),
+    async script(name) {
+      // It may read what they make.
+      await before.prepare();
+      const state = await digest();
+      const passed = join(cache, `${name.replace(/[^\w.-]/g, "-")}.passed`);
+      const states = (await readFile(passed, "utf8").catch(() => "")).split("\n");
+      const unchanged = states.includes(state);
+      if (!unchanged) await runScript(name);
+      // A file that was saved meanwhile may have been read before or after.
+      if (states[0] !== state && (unchanged || state === (await digest()))) {
+        await mkdir(dirname(passed), { recursive: true });
+        const others = states.filter((other) => other !== state);
+        await writeFile(passed, [state, ...others].slice(0, REMEMBERED).join("\n"));
+      }
+      return { unchanged };
+    },
     async id(architecture = ownArchitecture) {
       const runtime = runtimeIn(await rootFor(architecture));
-      const reused = await prepare();
-      try {
-        return await imageId(service, runtime);
-      } catch (error) {
-        // What the scripts made may have been removed since: then they did not pass for nothing.
-        if (!reused) throw error;
-        await prepare(true);
-        return imageId(service, runtime);
-      }
+      return imageId(service, runtime, await before.inputs(() => inputsOf(service, runtime)));
     },
     async build(dist, architecture = ownArchitecture) {
       const root = await rootFor(architecture);
-      await prepare();
+      await before.prepare();
       // A process of its own, so that an interrupted pipeline can end it; and where it works, the binary depends on.
       const command = ["ci/pipeline.ts", "build", dist, ...(root === undefined ? [] : ["--root", root])];
       await bun(command, "the build");

@@ -22,9 +22,9 @@ async function fromGit(root: string, signal: AbortSignal): Promise<string[] | un
   return code === 0 ? stdout.split("\0").filter(Boolean) : undefined;
 }
 
-/** SHA-256 over those files and which Bun reads them. */
-export async function digestOfFiles(root: string, signal: AbortSignal): Promise<string> {
-  const hash = new Bun.CryptoHasher("sha256").update(Bun.version_with_sha);
+/** SHA-256 over those files, which Bun reads them, and what else they are read with. */
+export async function digestOfFiles(root: string, signal: AbortSignal, environment = ""): Promise<string> {
+  const hash = new Bun.CryptoHasher("sha256").update(`${Bun.version_with_sha}\0${environment}`);
   for (const path of await projectFiles(root, signal)) {
     const content = read(join(root, path));
     hash.update(`\n${path}\0${content?.length ?? "gone"}\0`).update(content ?? "");

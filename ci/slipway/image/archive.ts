@@ -1,6 +1,7 @@
 /**
  * The docker-archive: what `podman load`, `docker load`, `skopeo` and containerd's import read. It is written from the
- * trees under dist/, whichever engine built them, so the same trees give the same archive, byte for byte.
+ * trees under dist/, whichever engine built them, so the same trees give the same archive, byte for byte; reader.ts reads
+ * it.
  *
  * Format: Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
  */
@@ -11,7 +12,7 @@ import type { Service } from "../ground/service.ts";
 import type { Built } from "./build.ts";
 import { explainDiskError } from "../ground/errors.ts";
 import { describeImage, layers } from "./image.ts";
-import { readTar, tarEnd, tarHeader, tarPadding, type TarEntry } from "./tar.ts";
+import { tarEnd, tarHeader, tarPadding } from "./tar.ts";
 
 /** How layers are packed: `none` for an import on this machine, `fast` and `high` for a way that costs per byte. */
 export const compressions = ["none", "fast", "high"] as const;
@@ -168,59 +169,4 @@ function list(tree: string, below = ""): string[] {
       const path = below + entry.name;
       return entry.isDirectory() ? [`${path}/`, ...list(tree, `${path}/`)] : [path];
     });
-}
-
-const ZSTD_MAGIC = 0xfd2fb528;
-
-/** A layer's tar, unpacked where it is packed. */
-export async function readLayer(path: string, { offset, size }: TarEntry): Promise<Uint8Array<ArrayBuffer>> {
-  const bytes = await Bun.file(path)
-    .slice(offset, offset + size)
-    .bytes();
-  return isPacked(bytes) ? new Uint8Array(await Bun.zstdDecompress(bytes)) : bytes;
-}
-
-/** Whether these bytes are zstd's. RFC 8878, 3.1.1 */
-export function isPacked(bytes: Uint8Array): boolean {
-  return bytes.length >= 4 && new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true) === ZSTD_MAGIC;
-}
-
-export interface Archive {
-  /** RepoTags: names with their tags. */
-  names: string[];
-  config: {
-    architecture: string;
-    os: string;
-    created: string;
-    config: Record<string, unknown>;
-    rootfs: { diff_ids: string[] };
-  };
-  /** Where the config's bytes are: its digest is over them, however they are formatted. */
-  configEntry: TarEntry;
-  layers: TarEntry[];
-  /** Whether the layers are compressed. */
-  packed: boolean;
-}
-
-/** Reads what an archive says of itself; undefined when there is none at `path`. @throws {Error} when it is not one */
-export async function readArchive(path: string): Promise<Archive | undefined> {
-  const file = Bun.file(path);
-  if (!(await file.exists())) return undefined;
-  const entries = new Map(readTar(path).map((entry) => [entry.path, entry]));
-  const entry = (name: string) => {
-    const found = entries.get(name);
-    if (!found) throw new Error(`${path} is not a docker-archive: it has no ${name}`);
-    return found;
-  };
-  const json = ({ offset, size }: TarEntry) => file.slice(offset, offset + size).json();
-  const [manifest] = await json(entry("manifest.json"));
-  const layers: TarEntry[] = manifest.Layers.map(entry);
-  const starts = layers.map(({ offset, size }) => file.slice(offset, offset + Math.min(size, 4)).bytes());
-  return {
-    names: manifest.RepoTags ?? [],
-    config: await json(entry(manifest.Config)),
-    configEntry: entry(manifest.Config),
-    layers,
-    packed: (await Promise.all(starts)).some(isPacked),
-  };
 }

@@ -1,5 +1,5 @@
 /** What the bundler is told of a service, for the id and for the binary alike. */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import type { Service } from "../ground/service.ts";
@@ -71,22 +71,42 @@ export function publicVariables({ publicEnv }: Service): Record<string, string> 
 }
 
 /** The service's, and those that bunfig.toml names for its pages: Bun itself takes them in its development server alone. */
-async function pluginsOf({ project, plugins }: Service): Promise<Bun.BunPlugin[]> {
-  const named = bunfigPlugins(project).map(async (name) => {
-    const loaded = (await import(Bun.resolveSync(name, project))) as { default?: Bun.BunPlugin };
+async function pluginsOf(service: Service): Promise<Bun.BunPlugin[]> {
+  const named = bunfigPlugins(service).map(async ({ name, file }) => {
+    const loaded = (await import(file)) as { default?: Bun.BunPlugin };
     if (loaded.default) return loaded.default;
     throw new PipelineError("change", `bunfig.toml's plugin ${name} has no default export`);
   });
-  return [...(await Promise.all(named)), ...(plugins as Bun.BunPlugin[])];
+  return [...(await Promise.all(named)), ...(service.plugins as Bun.BunPlugin[])];
 }
 
 /** Whether there is a plugin, which decides what becomes of a file. */
-export function hasPlugins({ project, plugins }: Service): boolean {
-  return plugins.length > 0 || bunfigPlugins(project).length > 0;
+export function hasPlugins(service: Service): boolean {
+  return service.plugins.length > 0 || bunfigPlugins(service).length > 0;
 }
 
-/** https://bun.sh/docs/bundler/fullstack#plugins */
-function bunfigPlugins(project: string): string[] {
+/** The modules that plugins come from, those of packages too. */
+export function pluginModules(service: Service): string[] {
+  const settings = join(service.project, "ci/pipeline.ts");
+  return [...(existsSync(settings) ? [settings] : []), ...bunfigPlugins(service).map(({ file }) => file)];
+}
+
+/**
+ * https://bun.sh/docs/bundler/fullstack#plugins
+ *
+ * @throws {PipelineError} "change" when one is not there
+ */
+function bunfigPlugins({ project }: Service): { name: string; file: string }[] {
+  return bunfigPluginNames(project).map((name) => {
+    try {
+      return { name, file: Bun.resolveSync(name, project) };
+    } catch (error) {
+      throw new PipelineError("change", `bunfig.toml's plugin ${name} is not there`, { cause: error });
+    }
+  });
+}
+
+function bunfigPluginNames(project: string): string[] {
   try {
     const { serve } = Bun.TOML.parse(readFileSync(join(project, "bunfig.toml"), "utf8")) as {
       serve?: { static?: { plugins?: string[] } };
@@ -129,12 +149,15 @@ function dispatch(
   others: [name: string, path: string][],
   specifier: (path: string) => string,
 ): string[] {
-  const table = others.map(([name, path]) => `  ${JSON.stringify(name)}: () => import(${specifier(path)}),`);
+  const table = others.map(
+    ([name, path]) => `  [${JSON.stringify(name)}, () => import(${specifier(path)})],`,
+  );
   return [
-    "const others: Record<string, () => Promise<unknown>> = {",
+    // A Map knows no word that every object knows, like `constructor`.
+    "const others = new Map<string, () => Promise<unknown>>([",
     ...table,
-    "};",
-    'const chosen = others[process.argv[2] ?? ""];',
+    "]);",
+    'const chosen = others.get(process.argv[2] ?? "");',
     "if (chosen) {",
     "  process.argv.splice(2, 1);",
     "  await chosen();",

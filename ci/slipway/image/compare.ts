@@ -2,12 +2,11 @@
  * How two images differ, in words: the layers' diffIDs, each file, the config. It reads docker-archives, whoever wrote
  * them: what counts is what a layer is without compression.
  */
-import { gunzipSync } from "node:zlib";
-import { isPacked, readArchive, type Archive } from "./archive.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { digestOf, sha256 } from "../ground/hash.ts";
 import { layers as layerNames } from "./image.ts";
-import { listTar, type TarEntry } from "./tar.ts";
+import { digestInName, familiarName, layerReader, readArchive, type Archive } from "./reader.ts";
+import { listTar, type TarEntry } from "./untar.ts";
 
 export interface Layer {
   /** What it is called in messages: `runtime`, `app`; in an image with another number of layers `layer 1`. */
@@ -24,7 +23,9 @@ export interface Layer {
   damage?: string;
 }
 
-export interface ImageContent extends Pick<Archive, "names" | "config"> {
+export interface ImageContent extends Pick<Archive, "config"> {
+  /** Names with their tags, as familiarName() has them. */
+  names: string[];
   layers: Layer[];
   /** Bytes of the archive as a file. */
   archiveSize: number;
@@ -41,15 +42,14 @@ export async function readImage(path: string): Promise<ImageContent> {
   try {
     const archive = await readArchive(path);
     if (!archive) throw new Error(`there is no ${path}`);
-    const { names, config, configEntry } = archive;
-    const file = Bun.file(path);
-    const content = ({ offset, size }: TarEntry) => file.slice(offset, offset + size).bytes();
+    const { config, configEntry } = archive;
+    const names = [...new Set(archive.names.map(familiarName))];
+    const content = layerReader(path, archive.layers);
     const layers: Layer[] = [];
     for (const [i, entry] of archive.layers.entries()) {
       const known = archive.layers.length === layerNames.length ? layerNames[i] : undefined;
-      const promised = config.rootfs.diff_ids[i];
-      if (!promised) throw new Error(`${path} is no docker-archive: its config has no diffID ${i + 1}`);
-      layers.push(readLayer(known ?? `layer ${i + 1}`, promised, await content(entry)));
+      const promised = config.rootfs.diff_ids[i]!;
+      layers.push(await readLayer(known ?? `layer ${i + 1}`, promised, entry, content));
     }
     const damage = layers.flatMap(({ name, diffId, promised, damage }) => {
       const lines = damage ? [damage] : [];
@@ -59,11 +59,11 @@ export async function readImage(path: string): Promise<ImageContent> {
         `${name} is damaged: its bytes have the diffID ${short(diffId)}, its config promises ${short(promised)}`,
       ];
     });
-    const digest = sha256(await content(configEntry));
-    if (/^[0-9a-f]{64}\.json$/.test(configEntry.path) && configEntry.path !== `${digest}.json`) {
-      damage.push("the config is damaged: its bytes do not have the digest that is its name");
+    for (const [what, entry] of [["the config", configEntry] as const, ...archive.layers.map(named)]) {
+      if (digestInName(entry) !== undefined && digestInName(entry) !== sha256(await content.stored(entry)))
+        damage.push(`${what} is damaged: its bytes do not have the digest that is its name`);
     }
-    return { names, config, layers, damage, archiveSize: file.size };
+    return { names, config, layers, damage, archiveSize: Bun.file(path).size };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     const named = message.includes(path) ? message : `${path} is no docker-archive: ${message}`;
@@ -71,23 +71,23 @@ export async function readImage(path: string): Promise<ImageContent> {
   }
 }
 
-function readLayer(name: string, promised: string, stored: Uint8Array): Layer {
-  let bytes = stored;
+const named = (entry: TarEntry) => [`the layer ${entry.path}`, entry] as const;
+
+async function readLayer(
+  name: string,
+  promised: string,
+  entry: TarEntry,
+  { stored, unpacked }: ReturnType<typeof layerReader>,
+): Promise<Layer> {
+  let bytes: Uint8Array = await stored(entry);
   try {
-    bytes = decompress(stored);
+    bytes = await unpacked(entry);
     const entries = listTar(`the tar of ${name}`, bytes);
     return { name, promised, diffId: digestOf(bytes), bytes, entries };
   } catch (error) {
     const damage = `${name} cannot be read: ${(error as Error).message}`;
     return { name, promised, diffId: digestOf(bytes), bytes, entries: [], damage };
   }
-}
-
-/** By the first bytes, because the names of layers say nothing of it. */
-function decompress(bytes: Uint8Array): Uint8Array {
-  // Not Bun.gunzipSync: it stops after the first member of a file that has several.
-  if (bytes[0] === 0x1f && bytes[1] === 0x8b) return gunzipSync(bytes);
-  return isPacked(bytes) ? Bun.zstdDecompressSync(bytes) : bytes;
 }
 
 /** A file of an image, with its bytes. */

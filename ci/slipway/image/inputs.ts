@@ -9,11 +9,10 @@
  * nothing reads does not: the git commit, tests, documentation; a change there deploys nothing.
  */
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { dirname, join, relative, resolve } from "node:path";
+import { dirname, isAbsolute, join, normalize, relative, resolve } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
-import { sha256 } from "../ground/hash.ts";
 import type { Service } from "../ground/service.ts";
-import { bundling, explain, hasPlugins, publicEnv } from "./bundle.ts";
+import { bundling, explain, hasPlugins, pluginModules, publicEnv } from "./bundle.ts";
 import { compile, describeImage, withObjects, type Runtime } from "./image.ts";
 import { filesOfPackages, findNative } from "./native.ts";
 import { tsconfigsOf } from "./tsconfig.ts";
@@ -25,6 +24,8 @@ export const lockfiles = ["bun.lock", "bun.lockb", "package-lock.json", "yarn.lo
 export interface Inputs {
   /** Every file that decides what the binary is: the path that counts -> where it is. */
   files: Map<string, string>;
+  /** Of those, the service's own modules as they were when they were looked at: file -> content. */
+  source: Map<string, Buffer>;
   /** What lies beside the binary: path in the image, without a slash in front -> where it is. */
   beside: Map<string, string>;
   /** The runtime, with what native addons link. */
@@ -36,7 +37,7 @@ export interface Inputs {
   /** Those that are not installed, and that a package asks for only when it comes to that. */
   absent: string[];
   packages: Map<string, string>;
-  /** Where the source has macros: SHA-256 of what is bundled, because what a macro reads is not seen in any other way. */
+  /** Where there are macros or plugins: SHA-256 of what is bundled, because what they read is not seen in any other way. */
   output: string | undefined;
   /** What the bundler has to say of source that it takes. */
   warnings: string[];
@@ -49,10 +50,11 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
   // Its paths are relative to the working directory; a plugin's own modules, `namespace:name`, are no files.
   const opened = Object.keys(bundle.metafile!.inputs).map((path) => resolve(path));
   const files = new Set(opened.filter((path) => existsSync(path)));
-  const source = ownSource(files);
-  const output = hasMacros(source) ? sha256(await bundle.outputs[0]!.text()) : undefined;
+  const source = new Map(ownSource(files).map((file) => [file, readFileSync(file)]));
+  const output =
+    hasMacros(source.values()) || hasPlugins(service) ? await digestOf(bundle.outputs) : undefined;
   const native = findNative(files, service.native, runtime.platform.architecture);
-  const own = service.attach ? findOwnPaths(service, source) : [];
+  const own = service.attach ? findOwnPaths(service, source.values()) : [];
 
   for (const directory of new Set([...files].filter((file) => !isInstalled(file)).map(dirname))) {
     for (const file of tsconfigsOf(directory, root)) files.add(file);
@@ -66,9 +68,10 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
     }
   }
   // A plugin decides what becomes of a file: its code is that of the pipeline, or a package that the lockfile names.
-  if (hasPlugins(service)) for (const file of await settingsCode(service)) files.add(file);
+  if (hasPlugins(service)) for (const file of await pluginCode(service)) files.add(file);
   return {
     files: new Map([...files].map((file) => [nameIn(root, file), file])),
+    source,
     beside: new Map([...filesOfPackages(native), ...filesFor(service)]),
     runtime: withObjects(runtime, native.objects),
     own,
@@ -76,7 +79,11 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
     absent: [...absent.keys()],
     packages: native.packages,
     output,
-    warnings: [...bundle.logs.map(String), ...describeAbsent(absent), ...unseenIn(source, project)],
+    warnings: [
+      ...bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
+      ...describeAbsent(absent),
+      ...unseenIn(source, project),
+    ],
   };
 }
 
@@ -98,24 +105,52 @@ async function bundleOf(service: Service) {
 
 /** The files that the service wants in the image, by their paths in the project. @throws {PipelineError} "change": there are none */
 function filesFor({ project, files }: Service): [string, string][] {
-  return files.flatMap((pattern) => {
-    const path = join(project, pattern);
-    const isDirectory = existsSync(path) && statSync(path).isDirectory();
-    const glob = new Bun.Glob(isDirectory ? `${pattern.replace(/\/$/, "")}/**` : pattern);
+  return files.flatMap((given) => {
+    const pattern = normalize(given).replace(/\/$/, "");
+    if (pattern === ".." || pattern.startsWith("../") || isAbsolute(pattern)) {
+      throw new PipelineError("change", `\`files\` names ${given}, which is not in ${project}`);
+    }
+    const isDirectory = statSync(join(project, pattern), { throwIfNoEntry: false })?.isDirectory() ?? false;
+    const glob = new Bun.Glob(isDirectory ? join(pattern, "**") : pattern);
     const found = [...glob.scanSync({ cwd: project, dot: true })].filter((file) => !isInstalled(`/${file}`));
     if (found.length > 0) return found.map((file): [string, string] => [file, join(project, file)]);
-    throw new PipelineError("change", `\`files\` names ${pattern}, and there is no such file in ${project}`);
+    throw new PipelineError("change", `\`files\` names ${given}, and there is no such file in ${project}`);
   });
 }
 
-/** The modules of ci/pipeline.ts, without packages. */
-async function settingsCode({ project }: Service): Promise<string[]> {
-  const entry = join(project, "ci/pipeline.ts");
-  if (!existsSync(entry)) return [];
+/** The code of plugins: modules of ci/pipeline.ts and of what bunfig.toml names, a workspace's other members too. */
+async function pluginCode(service: Service): Promise<string[]> {
+  const entrypoints = pluginModules(service).filter((file) => !isInstalled(file));
+  if (entrypoints.length === 0) return [];
+  // What is installed, the lockfile names.
+  const external: Bun.BunPlugin = {
+    name: "external packages",
+    setup(build) {
+      build.onResolve({ filter: /^[^./]/ }, ({ path, importer }) => {
+        const file = resolveFrom(path, importer);
+        const isOwn = file !== undefined && isAbsolute(file) && !isInstalled(file) && !isSlipways(file);
+        return isOwn ? undefined : { path, external: true };
+      });
+    },
+  };
   const { metafile } = await explain(() =>
-    Bun.build({ entrypoints: [entry], packages: "external", target: "bun", metafile: true }),
+    Bun.build({ entrypoints, plugins: [external], target: "bun", metafile: true }),
   );
   return Object.keys(metafile!.inputs).map((path) => resolve(path));
+}
+
+function resolveFrom(name: string, importer: string): string | undefined {
+  try {
+    return Bun.resolveSync(name, dirname(importer));
+  } catch {
+    return undefined;
+  }
+}
+
+async function digestOf(outputs: Bun.BuildArtifact[]): Promise<string> {
+  const hash = new Bun.CryptoHasher("sha256");
+  for (const output of outputs) hash.update(`\n${output.size}\0`).update(await output.arrayBuffer());
+  return hash.digest("hex");
 }
 
 function nearest(name: string, directory: string, root: string): string | undefined {
@@ -128,25 +163,28 @@ function nearest(name: string, directory: string, root: string): string | undefi
 
 const isInstalled = (file: string) => file.includes("/node_modules/");
 
+const slipway = dirname(import.meta.dir);
+const isSlipways = (file: string) => file.startsWith(`${slipway}/`);
+
 /** The service's own modules. */
 function ownSource(files: Set<string>): string[] {
-  return [...files].filter(
-    (file) => /\.[cm]?[jt]sx?$/.test(file) && !isInstalled(file) && !file.startsWith(`${slipway}/`),
-  );
+  return [...files].filter((file) => /\.[cm]?[jt]sx?$/.test(file) && !isInstalled(file) && !isSlipways(file));
 }
 
 /** https://bun.sh/docs/bundler/macros */
-function hasMacros(source: string[]): boolean {
-  return source.some((file) => /\btype\s*:\s*["']macro["']/.test(readFileSync(file, "utf8")));
+function hasMacros(source: Iterable<Buffer>): boolean {
+  const isMacro = /\btype\s*:\s*["']macro["']/;
+  return Iterator.from(source).some((text) => text.includes("macro") && isMacro.test(text.toString()));
 }
 
 /** Looks for the paths as text: a router's table cannot be seen before it runs. */
-function findOwnPaths({ versionPath }: Service, source: string[]): string[] {
+function findOwnPaths({ versionPath }: Service, source: Iterable<Buffer>): string[] {
   const wanted = [versionPath, "/readyz", "/healthz"];
   const found = new Set<string>();
-  for (const file of source) {
-    const text = readFileSync(file, "utf8");
-    for (const path of wanted) if (['"', "'", "`"].some((q) => text.includes(q + path + q))) found.add(path);
+  for (const text of source) {
+    for (const path of wanted) {
+      if (text.includes(path) && ['"', "'", "`"].some((q) => text.includes(q + path + q))) found.add(path);
+    }
   }
   return wanted.filter((path) => found.has(path));
 }
@@ -186,19 +224,17 @@ export async function imageId(
   // Sorted by code unit: a locale must not change the id. Lengths are hashed too, so that no two lists look the same.
   for (const [path, file] of files.sort(([a], [b]) => (a < b ? -1 : 1))) {
     // One after the other and without a promise each: of thousands of small files that is the quickest.
-    const content = readFileSync(file);
+    const content = found.source.get(file) ?? readFileSync(file);
     hash.update(`\n${path}\0${content.length}\0`);
     hash.update(content);
   }
   return hash.digest("hex").slice(0, 12);
 }
 
-const slipway = dirname(import.meta.dir);
-
 /** A file's place in the workspace; of a package that is installed outside of it, in that. */
 function nameIn(root: string, file: string): string {
   // slipway's own, in this repository and in node_modules alike.
-  if (file.startsWith(`${slipway}/`)) return `slipway:${relative(slipway, file)}`;
+  if (isSlipways(file)) return `slipway:${relative(slipway, file)}`;
   const path = relative(root, file);
   const installed = file.lastIndexOf("/node_modules/");
   return path.startsWith("../") && installed >= 0 ? file.slice(installed + 1) : path;

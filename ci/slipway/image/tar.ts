@@ -1,9 +1,7 @@
 /**
  * Tar archives as image layers need them: every field fixed, so that the same files give the same bytes.
- * (Bun.Archive sets its own modes and today's date.) Format: POSIX.1-1988 ustar, pax(1).
+ * (Bun.Archive sets its own modes and today's date.) Format: POSIX.1-1988 ustar, pax(1). They are read in untar.ts.
  */
-import { closeSync, openSync, readSync } from "node:fs";
-
 export interface TarHeader {
   /** Path without a leading slash; a directory ends in one. At most 255 bytes, and those behind a slash at most 100. */
   path: string;
@@ -53,91 +51,7 @@ export function tarPadding(size: number): Uint8Array {
 /** The end of an archive: two blocks of zeros. */
 export const tarEnd = new Uint8Array(2 * BLOCK);
 
-export interface TarEntry extends Omit<TarHeader, "type"> {
-  type: TarHeader["type"] | "symbolic link" | "hard link" | "special file";
-  /** Of a link: what it names. */
-  link?: string;
-  uid: number;
-  gid: number;
-  /** Seconds since 1970. */
-  mtime: number;
-  /** Where the content starts in the file. */
-  offset: number;
-}
-
-/** What stands in a header for the type of an entry; 0 and "" are files. */
-const types: Record<string, TarEntry["type"]> = {
-  "": "file",
-  0: "file",
-  1: "hard link",
-  2: "symbolic link",
-  5: "directory",
-};
-
-/**
- * Lists a tar file: headers only, so that a large archive is no slower than a small one. Plain ustar and GNU, without
- * the extensions for long names and sparse files, which image archives do not use.
- *
- * @param start @param end the part of the file that holds the tar, for one inside another
- * @throws {Error} when it is not a tar file
- */
-export function readTar(path: string, start = 0, end = Infinity): TarEntry[] {
-  const file = openSync(path, "r");
-  try {
-    return list(path, (header, at) => readSync(file, header, 0, BLOCK, at), start, end);
-  } finally {
-    closeSync(file);
-  }
-}
-
-/** As readTar(), of one in memory. @param name what an error calls it */
-export function listTar(name: string, bytes: Uint8Array): TarEntry[] {
-  const read = (header: Buffer, at: number) => {
-    const block = bytes.subarray(at, at + BLOCK);
-    header.set(block);
-    return block.length;
-  };
-  return list(name, read, 0, bytes.length);
-}
-
-function list(
-  name: string,
-  read: (header: Buffer, at: number) => number,
-  start: number,
-  end: number,
-): TarEntry[] {
-  const entries: TarEntry[] = [];
-  const header = Buffer.alloc(BLOCK);
-  for (let at = start; at < end;) {
-    if (read(header, at) < BLOCK) throw new Error(`${name} is not a whole tar file`);
-    if (header.every((byte) => byte === 0)) break;
-    if (header.toString("latin1", 257, 262) !== "ustar") throw new Error(`${name} is not a tar file`);
-    const text = (offset: number, length: number) =>
-      header.toString("utf8", offset, offset + length).replace(/\0.*$/s, "");
-    const octal = (offset: number, length: number) => parseInt(text(offset, length).trim() || "0", 8);
-    if (octal(148, 8) !== checksum(header)) {
-      throw new Error(`${name} is damaged: the header at byte ${at - start} does not have its own checksum`);
-    }
-    const size = octal(124, 12);
-    const link = text(157, 100);
-    entries.push({
-      path: text(0, 100),
-      type: types[text(156, 1)] ?? "special file",
-      // Some writers put the type of the file in front of the permissions.
-      mode: octal(100, 8) & 0o7777,
-      uid: octal(108, 8),
-      gid: octal(116, 8),
-      size,
-      mtime: octal(136, 12),
-      offset: at + BLOCK,
-      ...(link && { link }),
-    });
-    at += BLOCK + size + tarPadding(size).length;
-  }
-  return entries;
-}
-
 /** The sum of a header's bytes, with the field of the checksum full of spaces. */
-function checksum(header: Buffer): number {
+export function checksum(header: Buffer): number {
   return header.reduce((sum, byte, at) => sum + (at >= 148 && at < 156 ? 0x20 : byte), 0);
 }

@@ -1,5 +1,4 @@
 /** What the bundler does not see, or cannot find, of what a service loads. */
-import { readFileSync } from "node:fs";
 import { relative } from "node:path";
 
 /** What Bun says of a module that is not there. */
@@ -43,11 +42,10 @@ const unseen = /(?<![.\w$#])(?:import|require)\(\s*(?:`[^`]*\$\{|[^"'`\s)/])[^\n
  *
  * @param root the directory that files are named from
  */
-export function unseenIn(source: string[], root: string): string[] {
-  return source.flatMap((file) => {
-    const text = readFileSync(file, "utf8");
-    if (!/\b(import|require|build)\(/.test(text)) return [];
-    const code = withoutComments(text);
+export function unseenIn(source: Map<string, Buffer>, root: string): string[] {
+  return [...source].flatMap(([file, text]) => {
+    if (!["import(", "require(", "Bun.build("].some((word) => text.includes(word))) return [];
+    const code = withoutComments(text.toString());
     return [...code.matchAll(unseen)].flatMap(({ 0: found, index }) => {
       const line = code.slice(0, index).split("\n").length;
       const place = `${relative(root, file)}:${line}`;

@@ -95,7 +95,8 @@ function dockerfile(facts: Facts): Record<string, string> {
   const image = describeImage(service);
   const inRoot = directory === ".";
   const work = inRoot ? "/src" : `/src/${directory}`;
-  const scripts = [service.scripts.check, service.scripts.test].filter((name) => name !== undefined);
+  const { before, scripts: own } = service;
+  const scripts = [...before, own.check, own.test].filter((name) => name !== undefined);
   const labels = Object.entries(image.labels).map(([label, value]) => `${label}=${JSON.stringify(value)}`);
   return {
     FROM_ROOT: inRoot ? "" : ", in the workspace's root",

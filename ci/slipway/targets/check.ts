@@ -1,6 +1,6 @@
 /** What every target looks at before it takes an archive. */
 import { PipelineError } from "../ground/errors.ts";
-import { readArchive } from "../image/archive.ts";
+import { readArchive } from "../image/reader.ts";
 
 /**
  * @throws {PipelineError} "surroundings" when `archive` is none, holds another image, or one for another architecture

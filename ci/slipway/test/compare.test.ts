@@ -141,7 +141,7 @@ describe("differences", () => {
       [{ path: "helloapp", fields: { 156: "2", 157: "sh" } }],
       "/helloapp: type symbolic link to sh, not file",
     ],
-    ["a device", [{ ...binary, fields: { 156: "3" } }], "/helloapp: type special file, not file"],
+    ["a device", [{ path: "helloapp", fields: { 156: "3" } }], "/helloapp: type special file, not file"],
   ])("%s", async (_, entries, expected) => {
     const found = differences(good, await withApp(entries));
     expect(found).toHaveLength(2);

@@ -3,12 +3,14 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { cp, mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { readArchive, writeArchive } from "../image/archive.ts";
+import { writeArchive } from "../image/archive.ts";
+import { readArchive } from "../image/reader.ts";
 import { readElf } from "../image/elf.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { digestOfFiles } from "../ground/files.ts";
 import { findRuntime } from "../image/image.ts";
-import { readTar, tarEnd, tarHeader, tarPadding } from "../image/tar.ts";
+import { tarEnd, tarHeader, tarPadding } from "../image/tar.ts";
+import { readTar } from "../image/untar.ts";
 import { service } from "./fixture.ts";
 
 let directory: string;

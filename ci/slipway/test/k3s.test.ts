@@ -201,7 +201,8 @@ console.log("Starting to serve");`;
   /** An archive of helloapp:abc, as far as its names and its architecture go. */
   const archiveFor = async (architecture = process.arch === "arm64" ? "arm64" : "amd64") => {
     const dist = await mkdtemp(join(directory, "dist-"));
-    for (const layer of ["runtime", "app"]) await mkdir(join(dist, layer));
+    // Two empty ones would be the same layer, which no archive has twice.
+    for (const layer of ["runtime", "app/x"]) await mkdir(join(dist, layer), { recursive: true });
     const output = join(dist, "x.tar");
     const platform = { os: "linux", architecture: architecture as "amd64" } as const;
     await writeArchive(output, { service, dist, names: ["helloapp:abc"], platform });

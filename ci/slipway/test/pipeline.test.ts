@@ -1,5 +1,5 @@
 /** The command line, and what every command stands on: exit codes, programs that are run, the report. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -9,6 +9,9 @@ import { criticalPath, Report, type Step } from "../ground/report.ts";
 import { readOptions, type Values } from "../run/options.ts";
 import type { Command } from "../run/run.ts";
 import { root, service } from "./fixture.ts";
+
+// Programs are started, on a machine that may be busy with other things.
+setDefaultTimeout(60_000);
 
 describe("options", () => {
   const read = (values: Values, env: Record<string, string> = {}, args: string[] = []) =>

@@ -3,13 +3,16 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { readArchive, writeArchive } from "../image/archive.ts";
+import { gzipSync } from "node:zlib";
+import { writeArchive } from "../image/archive.ts";
+import { readArchive } from "../image/reader.ts";
 import { findCredentials } from "../registry/credentials.ts";
 import { digestUnder, push, pushIndex } from "../registry/push.ts";
 import { parseReference } from "../registry/reference.ts";
 import type { RegistryOptions } from "../registry/transport.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { service } from "./fixture.ts";
+import { image, join as joinParts, layout, part, type Part } from "./tarball.ts";
 
 const sha256 = (bytes: string | Uint8Array) =>
   `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`;
@@ -214,6 +217,34 @@ describe("push", () => {
     );
   });
 
+  test.each<[string, () => Part[]]>([
+    [
+      "with gzip",
+      () => image([[part("lib", "libc")], [part("helloapp", "x")]], { store: (tar) => gzipSync(tar) }),
+    ],
+    ["with an OCI layout", () => layout(image([[part("lib", "libc")], [part("helloapp", "x")]]))],
+  ])("takes another tool's archive %s; its layers go with zstd", async (_, parts) => {
+    const { reference, blobs, manifests } = startRegistry();
+    const path = join(directory, "another.tar");
+    writeFileSync(path, joinParts(parts()));
+    await push(path, reference, options);
+    const { layers } = JSON.parse(Buffer.from(manifests.get("1")!.body).toString());
+    const { config } = (await readArchive(path))!;
+    const unpacked = layers.map(({ digest }: { digest: string }) =>
+      sha256(Bun.zstdDecompressSync(blobs.get(digest)!)),
+    );
+    expect(unpacked).toEqual(config.rootfs.diff_ids);
+  });
+
+  test("refuses a layer that grows a thousand times", async () => {
+    const { reference, manifests } = startRegistry();
+    const path = join(directory, "bomb.tar");
+    const store = () => Bun.zstdCompressSync(Buffer.alloc(2 ** 26));
+    writeFileSync(path, joinParts(image([[part("helloapp", "x")]], { store })));
+    expect((await failureOf(push(path, reference, options))).message).toContain("larger than 16777216 bytes");
+    expect(manifests.size).toBe(0);
+  });
+
   test("gives what digestOf finds, and digestOf finds nothing under another tag", async () => {
     const { reference } = startRegistry();
     expect(await digestUnder(reference, options)).toBeUndefined();
@@ -301,6 +332,11 @@ describe("push", () => {
     ["is not there", () => "/nonexistent.tar", "no such file"],
     ["is no tar", () => join(import.meta.dir, "registry.test.ts"), "not a tar file"],
     ["has a layer that was changed", () => changed("appapp", "Appapp"), "not what its config says"],
+    [
+      "has a config that was changed",
+      () => changed('"WorkingDir":"/"', '"WorkingDir":"."'),
+      "digest that is its name",
+    ],
     ["tells of other layers", () => changed('"diff_ids":["', '"Diff_ids":["'), "other layers than it has"],
   ])("an archive that %s is named", async (_, path, reason) => {
     const { reference, manifests } = startRegistry();

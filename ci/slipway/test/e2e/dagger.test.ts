@@ -2,7 +2,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/archive.ts";
+import { readArchive } from "../../image/reader.ts";
 import { sbomBeside } from "../../image/sbom.ts";
 import {
   copyProject,

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/archive.ts";
+import { readArchive } from "../../image/reader.ts";
 import { pins } from "../../pins/pins.ts";
 import { image } from "../fixture.ts";
 import {

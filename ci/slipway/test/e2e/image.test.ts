@@ -2,11 +2,11 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive, type Archive } from "../../image/archive.ts";
+import { readArchive, type Archive } from "../../image/reader.ts";
 import { build } from "../../image/build.ts";
 import { findRuntime } from "../../image/image.ts";
 import { sbomBeside } from "../../image/sbom.ts";
-import { readTar } from "../../image/tar.ts";
+import { readTar } from "../../image/untar.ts";
 import { describeService } from "../../ground/service.ts";
 import { image, settings } from "../fixture.ts";
 import {

@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive } from "../../image/archive.ts";
+import { readArchive } from "../../image/reader.ts";
 import { findRuntime } from "../../image/image.ts";
 import { sha256 } from "../../ground/hash.ts";
 import { pins } from "../../pins/pins.ts";

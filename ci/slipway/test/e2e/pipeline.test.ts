@@ -2,7 +2,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/archive.ts";
+import { readArchive } from "../../image/reader.ts";
 import { copyProject, describeWith, eventually, must, root, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);

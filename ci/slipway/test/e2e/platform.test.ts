@@ -2,11 +2,11 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { readArchive, readLayer } from "../../image/archive.ts";
+import { layerReader, readArchive } from "../../image/reader.ts";
 import { readElf } from "../../image/elf.ts";
 import { ownArchitecture } from "../../image/platform.ts";
 import { smoke } from "../../rehearsal/smoke.ts";
-import { readTar } from "../../image/tar.ts";
+import { readTar } from "../../image/untar.ts";
 import { image } from "../fixture.ts";
 import {
   builtProject,
@@ -27,10 +27,11 @@ const triplet = other === "arm64" ? "aarch64-linux-gnu" : "x86_64-linux-gnu";
 /** Unpacks an archive. @returns the paths of its files */
 async function unpack(archive: string, directory: string): Promise<string[]> {
   const { layers } = (await readArchive(archive))!;
+  const { unpacked } = layerReader(archive, layers);
   const paths: string[] = [];
   for (const layer of layers) {
     const tar = join(directory, `${basename(layer.path)}.unpacked`);
-    await Bun.write(tar, await readLayer(archive, layer));
+    await Bun.write(tar, await unpacked(layer));
     for (const { path, type, offset, size } of readTar(tar)) {
       if (type !== "file") continue;
       mkdirSync(dirname(join(directory, path)), { recursive: true });

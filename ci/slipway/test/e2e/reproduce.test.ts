@@ -2,9 +2,11 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/archive.ts";
-import { readTar, tarEnd, tarHeader, tarPadding } from "../../image/tar.ts";
-import { image } from "../fixture.ts";
+import { readArchive } from "../../image/reader.ts";
+import { tarEnd, tarHeader, tarPadding } from "../../image/tar.ts";
+import { readTar } from "../../image/untar.ts";
+import { image as described } from "../fixture.ts";
+import { image, join as joinParts, layout, nameOf, part, split, withFields, type Part } from "../tarball.ts";
 import { copyProject, describeWith, must, root, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(300_000);
@@ -140,7 +142,7 @@ describeWith("verify-archive", ["git"], () => {
   });
 
   test.each([
-    ["app", image.binary, 50_000_000],
+    ["app", described.binary, 50_000_000],
     ["runtime", undefined, 1_000_000],
   ])("one bit of a file in the layer %s: exit 1 with layer, file and place", async (layer, path, offset) => {
     const { layers } = (await readArchive(good))!;
@@ -156,16 +158,68 @@ describeWith("verify-archive", ["git"], () => {
   });
 
   test("one bit of the header of a file: exit 1", async () => {
-    const { code, output } = verify(await altered(image.binary, -512 + 130));
+    const { code, output } = verify(await altered(described.binary, -512 + 130));
     expect(code).toBe(1);
     expect(output).toContain("app: differs from byte 130 on, in the header of /helloapp");
   });
 
   test("one bit of what is around the image: exit 1", async () => {
-    const { size } = Bun.file(good);
-    const { code, output } = verify(await altered(undefined, size - 1));
+    // The name of a user, whom nobody asks for; its header needs the checksum for it.
+    const bytes = readFileSync(good);
+    const [first, ...rest] = split(bytes);
+    const path = join(directory, "around.tar");
+    writeFileSync(path, joinParts([withFields(first!, { 265: "x" }), ...rest]));
+    const { code, output } = verify(path);
     expect(output).toContain("the image is whole, the archive around it is not");
     expect(code).toBe(1);
+  });
+
+  test("one bit of the end: exit 3", async () => {
+    const { code, output } = verify(await altered(undefined, Bun.file(good).size - 1));
+    expect(output).toContain("there is something after its end");
+    expect(code).toBe(3);
+  });
+
+  // Found with skopeo and containerd, which imported the other image.
+  test("the same with another image in it: exit 3, and as --output it is built anew", () => {
+    const parts = split(readFileSync(good));
+    const other = image([[part("helloapp", "other")], [part("lib", "other")]], { name: id });
+    const added = layout(other).filter((one) => nameOf(one) !== "manifest.json");
+    const second = other.find((one) => nameOf(one) === "manifest.json")!;
+    const path = join(directory, "two.tar");
+    const make = ["image", "--output", path, "--tag", "other"];
+    // Its SBOM stays beside it, without which it would be built anew in any case.
+    expect(pipeline(...make).code).toBe(0);
+    expect(pipeline(...make).output).toContain("is there already");
+    for (const [name, all] of [
+      ["index.json", [...parts, ...added]],
+      ["manifest.json", [second, ...parts, ...other.filter((one) => one !== second)]],
+    ] as [string, Part[]][]) {
+      writeFileSync(path, joinParts(all));
+      const { code, output } = verify(path);
+      expect(output).toMatch(/^error: cannot read the image: .*two\.tar/m);
+      expect(output).toContain(name);
+      expect(code).toBe(3);
+      const made = pipeline(...make);
+      expect(made.code, made.output).toBe(0);
+      expect(made.output).not.toContain("is there already");
+      expect(verify(path).output).toContain("bit for bit");
+    }
+  });
+
+  test.skipIf(!Bun.which("skopeo"))("what skopeo has copied: exit 0, layer by layer", () => {
+    const copy = join(directory, "skopeo.tar");
+    must([
+      "skopeo",
+      "copy",
+      "--quiet",
+      "--insecure-policy",
+      `docker-archive:${good}:${id}`,
+      `docker-archive:${copy}:${id}`,
+    ]);
+    const { code, output } = verify(copy);
+    expect(output).toContain("layer by layer");
+    expect(code, output).toBe(0);
   });
 
   test("one bit of the config: exit 1", async () => {

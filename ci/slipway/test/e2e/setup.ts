@@ -155,6 +155,32 @@ export function daggerEngine(): Surroundings {
   return { name: "a Dagger engine", answers: Boolean(Bun.which("dagger")) && sh(command).code === 0 };
 }
 
+/** A session of the Dagger engine that outlasts one command. @returns the environment of what runs in it, and how it ends */
+export async function daggerSession(): Promise<{ env: Record<string, string>; end(): Promise<void> }> {
+  const wanted = ["DAGGER_SESSION_PORT", "DAGGER_SESSION_TOKEN"];
+  const script = `${wanted.map((name) => `echo ${name}=$${name}`).join("; ")}; exec cat`;
+  const child = Bun.spawn(["dagger", "--progress=plain", "run", "sh", "-c", script], {
+    // It ends with its input.
+    stdin: "pipe",
+    stdout: "pipe",
+    stderr: "ignore",
+  });
+  let text = "";
+  for await (const chunk of child.stdout) {
+    text += new TextDecoder().decode(chunk);
+    if (text.split("\n").length > wanted.length) break;
+  }
+  return {
+    env: Object.fromEntries(
+      [...text.matchAll(/^(DAGGER_\w+)=(.*)$/gm)].map(([, name, value]) => [name, value]),
+    ),
+    async end() {
+      child.stdin.end();
+      await child.exited;
+    },
+  };
+}
+
 /**
  * Starts Debian's docker-registry on a free port of its own; it ends with the test file.
  *

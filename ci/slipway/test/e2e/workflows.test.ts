@@ -9,7 +9,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive } from "../../image/archive.ts";
+import { readArchive } from "../../image/reader.ts";
 import { digestUnder } from "../../registry/push.ts";
 import { ownArchitecture } from "../../image/platform.ts";
 import { pins } from "../../pins/pins.ts";

@@ -1,0 +1,360 @@
+/** Reading archives: those of all writers, and none that two readers would take for different images. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join as joinPath } from "node:path";
+import { gzipSync } from "node:zlib";
+import { sha256 } from "../ground/hash.ts";
+import { differences, readImage } from "../image/compare.ts";
+import { readArchive } from "../image/reader.ts";
+import { Unpacker } from "../image/unpack.ts";
+import { listTar } from "../image/untar.ts";
+import {
+  image,
+  join,
+  layout,
+  manifestOf,
+  named,
+  nameOf,
+  part,
+  pax,
+  replaced,
+  split,
+  withFields,
+} from "./tarball.ts";
+import type { Part } from "./tarball.ts";
+
+let directory: string;
+beforeAll(async () => void (directory = await mkdtemp(joinPath(tmpdir(), "helloapp-archive-"))));
+afterAll(() => rm(directory, { recursive: true }));
+
+const write = async (bytes: Uint8Array) => {
+  const path = joinPath(directory, "x.tar");
+  await writeFile(path, bytes);
+  return path;
+};
+const read = async (parts: Part[]) => readArchive(await write(join(parts)));
+/** What reading says; "" where nothing is wrong. */
+const failure = (promise: Promise<unknown>) =>
+  promise.then(
+    () => "",
+    (error: Error) => error.message,
+  );
+
+const app = (content: string) => image([[part("lib/libc", "libc")], [part("helloapp", content)]]);
+const good = app("good");
+const other = app("other");
+const json = (value: unknown) => JSON.stringify(value);
+const { Config, Layers, RepoTags } = manifestOf(good);
+const config = named(good, Config).content.toString();
+/** The good one with another manifest.json. */
+const withManifest = (text: string) => replaced(good, { "manifest.json": text });
+const hex = "0".repeat(64);
+
+describe("an archive that could be another image for another reader is refused, with the entry's name", () => {
+  const link = (path: string, to: string) => part(path, "", { 156: "2", 157: to });
+  const renamed = (name: string, to: string) =>
+    good.map((one) => (nameOf(one) === name ? withFields(one, { 0: to.padEnd(100, "\0") }) : one));
+
+  test.each<[string, Part[], string]>([
+    ["a layout of another image", layout(good, other), "another image"],
+    [
+      "the same, added behind",
+      [...good, ...layout(other).filter((one) => nameOf(one) !== "manifest.json")],
+      "index.json",
+    ],
+    ["an index without a layout", [...good, named(layout(other), "index.json")], "oci-layout"],
+    ["a layout without an index", [...good, named(layout(good), "oci-layout")], "index.json"],
+    ["a second manifest.json, first", [named(other, "manifest.json"), ...good], "manifest.json twice"],
+    ["a second manifest.json, last", [...good, named(other, "manifest.json")], "manifest.json twice"],
+    ["a layer twice", [...good, good[0]!], `${Layers[0]} twice`],
+    ["./manifest.json", [part("./manifest.json", "[]"), ...good], "./manifest.json"],
+    ["/manifest.json", [part("/manifest.json", "[]"), ...good], "/manifest.json"],
+    ["x/../manifest.json", [part("x/../manifest.json", "[]"), ...good], "x/../manifest.json"],
+    ["something else", [...good, part("more", "x")], "more"],
+    ["blobs that nothing names", [...good, part(`blobs/sha256/${hex}`, "x")], `blobs/sha256/${hex}`],
+    ["a layer that is not one of it", [...good, part(`${hex}/layer.tar`, "x")], `${hex}/layer.tar`],
+    ["a link to nothing", [...good, link(`${hex}/layer.tar`, "../x")], `${hex}/layer.tar`],
+    ["a device", [...good, part("null", "", { 156: "3" })], "null"],
+    [
+      "a manifest.json that is a link",
+      [...renamed("manifest.json", "m"), link("manifest.json", "m")],
+      "manifest.json",
+    ],
+    [
+      "a hard link for a config",
+      good.map((one) => (nameOf(one) === Config ? part(Config, "", { 156: "1", 157: "x" }) : one)),
+      Config,
+    ],
+    [
+      "a file that is a link by its mode",
+      [withFields(good[0]!, { 100: "0120644\0" }), ...good.slice(1)],
+      Layers[0]!,
+    ],
+    ["a pax header", [part("pax", pax("path", "manifest.json"), { 156: "x" }), ...good], "pax"],
+    ["a pax header for all", [part("pax", pax("path", "manifest.json"), { 156: "g" }), ...good], "pax"],
+    ["GNU's long name", [part("././@LongLink", "manifest.json\0", { 156: "L" }), ...good], "@LongLink"],
+    ["a name with a prefix", [withFields(part("json", "[]"), { 345: "manifest" }), ...good], "json"],
+    ["two images", withManifest(json([{ Config, RepoTags, Layers }, manifestOf(other)])), "manifest.json"],
+    ["none", withManifest("[]"), "manifest.json"],
+    [
+      "a key in another case",
+      withManifest(json([{ Config, RepoTags, Layers, config: "x" }])),
+      "manifest.json",
+    ],
+    [
+      "a key twice",
+      withManifest(`[{"Config":"x",${json({ Config, RepoTags, Layers }).slice(1)}]`),
+      "manifest.json",
+    ],
+    [
+      "a config's key in another case",
+      replaced(good, { [Config]: config.replace(`"os"`, `"OS":"x","os"`) }),
+      Config,
+    ],
+    ["a config's key twice", replaced(good, { [Config]: config.replace(`"os"`, `"os":"x","os"`) }), Config],
+    ["no text", withManifest("\ufeff[]"), "manifest.json"],
+    [
+      "a document of over 1 MiB",
+      withManifest(json([{ Config, RepoTags, Layers }]) + " ".repeat(1 << 20)),
+      "manifest.json",
+    ],
+  ])("%s", async (_, parts, entry) => {
+    expect(await failure(read(parts))).toContain(entry);
+  });
+
+  test.each<[string, (index: Record<string, any>) => unknown]>([
+    [
+      "an index in the index",
+      (index) => (index.manifests[0].mediaType = "application/vnd.oci.image.index.v1+json"),
+    ],
+    ["a second image", (index) => index.manifests.push({ ...index.manifests[0], digest: `sha256:${hex}` })],
+    [
+      "another name",
+      (index) => (index.manifests[0].annotations["io.containerd.image.name"] = "docker.io/library/x:1"),
+    ],
+    ["another platform", (index) => (index.manifests[0].platform = { os: "linux", architecture: "arm64" })],
+    ["content of its own", (index) => (index.manifests[0].data = "e30=")],
+    ["another size", (index) => (index.manifests[0].size += 1)],
+  ])("a layout with %s", async (_, change) => {
+    const parts = layout(good);
+    const index = JSON.parse(named(parts, "index.json").content.toString());
+    change(index);
+    expect(await failure(read(replaced(parts, { "index.json": json(index) })))).not.toBe("");
+  });
+
+  // Found by mutations.test.ts: containerd does not look whether OCI's tar is packed.
+  test.each([
+    "oci.image.layer.v1.tar+gzip",
+    "oci.image.layer.v1.tar+zstd",
+    "docker.image.rootfs.diff.tar.zstd",
+    "x",
+  ])("a layout with layers of the type %s, which they are not", async (type) => {
+    expect(await failure(read(layout(good, good, type)))).toContain(type);
+  });
+
+  test("a directory, or half an archive", async () => {
+    expect(await failure(readArchive(directory))).toContain("it is no file");
+    const bytes = join(good);
+    const path = await write(bytes);
+    // The last entry, its padding, the end: all of it has to be there.
+    for (const less of [1, 600, 1024, 1025, 1600]) {
+      await writeFile(path, bytes.subarray(0, -less));
+      expect(await failure(readArchive(path)), `${less}`).toMatch(/whole|cut/);
+    }
+    await writeFile(path, Buffer.concat([bytes, Buffer.alloc(9216), Buffer.of(1)]));
+    expect(await failure(readArchive(path))).toContain("something after its end");
+    await writeFile(path, bytes);
+    await truncate(path, 2 ** 32);
+    expect(await failure(readArchive(path))).toContain("after its end");
+  });
+});
+
+describe("sizes", () => {
+  const sized = (size: string | Uint8Array) => join([part("first", "x", { 124: size }), part("second")]);
+  const binary = (value: bigint) => {
+    const field = Buffer.from(BigInt.asUintN(96, value).toString(16).padStart(24, "0"), "hex");
+    field[0]! |= 0x80;
+    return field;
+  };
+
+  test.each<[string, string | Uint8Array]>([
+    ["negative", binary(-512n)],
+    ["the least", binary(-(2n ** 94n))],
+    ["too large to count", binary(2n ** 80n)],
+    ["more than there is", "00000100000\0"],
+    ["a sign", "-0000000001\0"],
+    ["not octal", "00000000008\0"],
+    ["a word", "size\0\0\0\0\0\0\0\0"],
+    ["two numbers", "1 1\0\0\0\0\0\0\0\0\0"],
+  ])("%s: refused with the entry's name", (_, size) => {
+    expect(() => listTar("x", sized(size))).toThrow("first");
+  });
+
+  test("in binary, or without zeros in front", () => {
+    for (const size of [binary(1n), "1          \0", "          1\0", "1\0\0\0\0\0\0\0\0\0\0\0"])
+      expect(listTar("x", sized(size)).map(({ size }) => size)).toEqual([1, 0]);
+  });
+});
+
+describe("extensions in layers", () => {
+  test("names: prefix, pax, GNU; links and sizes of pax", () => {
+    const long = "a/".repeat(80) + "b";
+    const entries = listTar(
+      "x",
+      join([
+        withFields(part("b", "1"), { 345: "p/q" }),
+        part("pax", pax("path", long) + pax("size", "2") + pax("uid", "3000000") + pax("mtime", "-1.5"), {
+          156: "x",
+        }),
+        part("short", "22", { 124: "00000000000" }),
+        part("././@LongLink", `${long}\0`, { 156: "L" }),
+        part("././@LongLink", `${long}\0`, { 156: "K" }),
+        part("short", "", { 156: "2", 157: "x" }),
+        part("pax", pax("comment", "a commit"), { 156: "g" }),
+        part("last"),
+      ]),
+    );
+    expect(entries.map(({ path, size, uid, link, mtime }) => ({ path, size, uid, link, mtime }))).toEqual([
+      { path: "p/q/b", size: 1, uid: 0, link: undefined, mtime: 0 },
+      { path: long, size: 2, uid: 3_000_000, link: undefined, mtime: -2 },
+      { path: long, size: 0, uid: 0, link: long, mtime: 0 },
+      { path: "last", size: 0, uid: 0, link: undefined, mtime: 0 },
+    ]);
+  });
+
+  test.each<[string, Part[]]>([
+    ["a record that is none", [part("pax", "8 path=x\n", { 156: "x" }), part("a")]],
+    ["a size that is none", [part("pax", pax("size", "-1"), { 156: "x" }), part("a")]],
+    ["a name for all", [part("pax", pax("path", "x"), { 156: "g" }), part("a")]],
+    ["nothing after it", [part("pax", pax("path", "x"), { 156: "x" })]],
+    ["a sparse file", [part("a", "x", { 156: "S" })]],
+    ["a sparse file of pax", [part("pax", pax("GNU.sparse.major", "1"), { 156: "x" }), part("a")]],
+    ["a path out of it", [part("../a")]],
+    ["a link with content", [part("a", "x", { 156: "2", 157: "b" })]],
+  ])("%s: refused", (_, parts) => {
+    expect(() => listTar("x", join(parts))).toThrow("x");
+  });
+});
+
+describe("unpacking", () => {
+  const zeros = Buffer.alloc(2 ** 26);
+  const tar = join([part("a", "x".repeat(5000))]);
+  const [gzip, zstd] = [gzipSync(tar), Bun.zstdCompressSync(tar)];
+  const unpack = (bytes: Uint8Array) => new Unpacker(bytes.length).unpack(new Uint8Array(bytes));
+
+  test.each<[string, Uint8Array]>([
+    ["gzip", gzipSync(zeros)],
+    ["zstd", Bun.zstdCompressSync(zeros)],
+    [
+      "zstd in many frames",
+      Buffer.concat(Array.from({ length: 100 }, () => Bun.zstdCompressSync(zeros.subarray(0, 2 ** 20)))),
+    ],
+  ])("what grows a thousand times is given up: %s", async (_, bytes) => {
+    expect(await failure(unpack(bytes))).toContain("larger than 16777216 bytes");
+  });
+
+  test("layers share what an image may be", async () => {
+    const unpacker = new Unpacker(0);
+    const ten = new Uint8Array(Bun.zstdCompressSync(zeros.subarray(0, 10e6)));
+    await unpacker.unpack(ten);
+    expect(await failure(unpacker.unpack(ten))).toContain("larger than 6777216 bytes");
+  });
+
+  const skippable = Buffer.from([0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7]);
+  test.each<[string, Uint8Array]>([
+    ["gzip", gzip],
+    ["zstd", zstd],
+    ["zstd with a frame to skip", Buffer.concat([zstd, skippable])],
+  ])("whole: %s", async (_, bytes) => {
+    expect(Buffer.compare(await unpack(bytes), tar)).toBe(0);
+  });
+  test.each<[string, Uint8Array]>([
+    ["gzip, cut", gzip.subarray(0, -3)],
+    ["zstd, cut", zstd.subarray(0, -3)],
+    ["gzip and zeros", Buffer.concat([gzip, Buffer.alloc(9)])],
+    ["gzip and a word", Buffer.concat([gzip, Buffer.from("something")])],
+    ["zstd and zeros", Buffer.concat([zstd, Buffer.alloc(9)])],
+    ["zstd and a word", Buffer.concat([zstd, Buffer.from("something")])],
+  ])("refused: %s", async (_, bytes) => {
+    expect(await failure(unpack(bytes))).not.toBe("");
+  });
+});
+
+describe("taken, whoever wrote it", () => {
+  const layerName = (i: number) => `${String(i).repeat(64)}/layer.tar`;
+  const documents = [0, 1].flatMap((i) => [
+    part(`${String(i).repeat(64)}/VERSION`, "1.0"),
+    part(`${String(i).repeat(64)}/json`, "{}"),
+  ]);
+  /** podman, buildah and skopeo: layers with links in the old places. */
+  const podman = [
+    ...good,
+    ...documents,
+    ...Layers.map((name, i) => part(layerName(i), "", { 156: "2", 157: `../${name}` })),
+    part("repositories", "{}"),
+  ];
+  /** docker before 25: layers in directories. */
+  const docker = [
+    ...Layers.flatMap((name, i) => [
+      part(`${String(i).repeat(64)}/`, "", { 156: "5" }),
+      part(layerName(i), named(good, name).content),
+    ]),
+    ...documents,
+    named(good, Config),
+    part("manifest.json", json([{ Config, RepoTags, Layers: [layerName(0), layerName(1)] }])),
+    part("repositories", "{}"),
+  ];
+  const legacy = json({ id: hex, created: "1970-01-01T00:00:00Z" });
+
+  test.each<[string, Part[]]>([
+    ["this pipeline", good],
+    ["podman, buildah, skopeo", podman],
+    ["docker before 25", docker],
+    ["docker from 25 on, containerd", layout(good)],
+    ["containerd, of docker's types", layout(good, good, "docker.image.rootfs.diff.tar.gzip")],
+    ["docker with configs of before 2016", [...layout(good), part(`blobs/sha256/${sha256(legacy)}`, legacy)]],
+    ["directories last, another order", layout(good).toReversed()],
+    ["podman's name", withManifest(json([{ Config, RepoTags: [`localhost/${RepoTags[0]}`], Layers }]))],
+    [
+      "skopeo's name",
+      withManifest(json([{ Config, RepoTags: [`docker.io/library/${RepoTags[0]}`], Layers }])),
+    ],
+  ])("%s", async (_, parts) => {
+    const expected = await readImage(await write(join(good)));
+    const found = await readImage(await write(join(parts)));
+    expect(found.damage).toEqual([]);
+    expect(differences(expected, found)).toEqual([]);
+  });
+
+  test("a layer that is there twice: named twice, or linked to as docker does", async () => {
+    const layer = [part("a", "x")];
+    const twice = image([layer, layer]).slice(1);
+    const [name] = manifestOf(twice).Layers;
+    const linked = [
+      part(layerName(0), named(twice, name!).content),
+      part(layerName(1), "", { 156: "2", 157: `../${layerName(0)}` }),
+      ...replaced(twice.slice(1), {
+        "manifest.json": json([{ ...manifestOf(twice), Layers: [layerName(0), layerName(1)] }]),
+      }),
+    ];
+    for (const parts of [twice, linked]) {
+      const { layers, damage } = await readImage(await write(join(parts)));
+      expect(damage).toEqual([]);
+      expect(layers[1]!.bytes).toBe(layers[0]!.bytes);
+    }
+  });
+
+  test("blobs whose bytes are not those of their names are damaged", async () => {
+    const parts = layout(good);
+    const [layer] = manifestOf(parts).Layers;
+    const bytes = Buffer.from(named(parts, layer!).content);
+    bytes[512]! ^= 1;
+    const { damage } = await readImage(await write(join(replaced(parts, { [layer!]: bytes }))));
+    expect(damage.join("\n")).toContain(`the layer ${layer} is damaged`);
+  });
+
+  test("taken apart and put together it is the same", () => {
+    expect(Buffer.compare(join(split(join(good))), join(good))).toBe(0);
+  });
+});

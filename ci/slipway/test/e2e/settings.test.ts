@@ -1,0 +1,328 @@
+/** What the settings make of a service: binaries that run, scripts that ran, refusals that changed nothing. */
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { hostEngine } from "../../engines/host.ts";
+import { describeService } from "../../ground/service.ts";
+import type { Settings } from "../../index.d.ts";
+import { describeWith, eventually, must, root, sh, temporaryDirectory } from "./setup.ts";
+import { layOut, type Files } from "./workspace.ts";
+
+setDefaultTimeout(300_000);
+
+const directory = temporaryDirectory();
+const outside = {
+  DAGGER_SESSION_PORT: undefined,
+  DAGGER_SESSION_TOKEN: undefined,
+  GITHUB_STEP_SUMMARY: undefined,
+};
+let count = 0;
+
+/** A project with a pipeline of these settings and what it depends on; slipway is the repository's. @param manifest of its package.json */
+function project(files: Files, settings: Settings = {}, manifest: object = {}): string {
+  const at = join(directory, `project-${(count += 1)}`);
+  const call = `import { pipeline } from "slipway";\n\nawait pipeline(import.meta, ${JSON.stringify(settings)});\n`;
+  layOut(at, {
+    "package.json": JSON.stringify({ name: "small", version: "1.0.0", type: "module", ...manifest }),
+    ".gitignore": "node_modules/\nmade/\n",
+    "src/main.ts": "console.log(1);\n",
+    "ci/pipeline.ts": call,
+    ...files,
+  });
+  if ("dependencies" in manifest) must([process.execPath, "install"], { cwd: at });
+  mkdirSync(join(at, "node_modules"), { recursive: true });
+  symlinkSync(join(root, "ci/slipway"), join(at, "node_modules/slipway"));
+  return at;
+}
+
+type Env = Record<string, string | undefined>;
+
+const pipeline = (at: string, args: string[], env: Env = {}) =>
+  sh([process.execPath, "ci/pipeline.ts", ...args], { cwd: at, env: { ...outside, ...env } });
+
+/** Builds the trees. @returns the binary */
+function build(at: string, { name = "small", env = {} as Env } = {}): string {
+  const { code, output } = pipeline(at, ["build"], env);
+  expect(code, output).toBe(0);
+  return join(at, "dist/app", name);
+}
+
+/** Runs a server on a port of its own until `look` has seen it; it ends by itself then, with 0. */
+async function whileServing<T>(command: string[], look: (url: string) => Promise<T>): Promise<T> {
+  const port = String(await freePort());
+  const child = Bun.spawn(command, {
+    cwd: "/",
+    env: { PATH: process.env.PATH, PORT: port, NODE_ENV: "production", DRAIN_DELAY_SECONDS: "0" },
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  try {
+    const url = `http://127.0.0.1:${port}`;
+    await eventually(async () => (await fetch(`${url}/readyz`)).ok || undefined, 20);
+    const seen = await look(url);
+    child.kill("SIGTERM");
+    expect(await child.exited).toBe(0);
+    return seen;
+  } finally {
+    child.kill("SIGKILL");
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response() });
+  const { port } = server;
+  await server.stop(true);
+  return port!;
+}
+
+const text = async (url: string) => (await fetch(url)).text();
+
+describe("entries", () => {
+  const files = {
+    "src/main.ts": 'export default { port: process.env.PORT, fetch: () => new Response("main") };\n',
+    "src/migrate.ts": "console.log(JSON.stringify(process.argv.slice(2)), Bun.main === import.meta.path);\n",
+  };
+  const entries = { migrate: "src/migrate.ts" };
+
+  test("the first argument chooses; the main one's default export is served, with what is attached", async () => {
+    const binary = build(project(files, { entries }));
+    expect(must([binary, "migrate", "--to", "3"])).toStartWith('["--to","3"]');
+    expect(must([binary, "migrate", "migrate"])).toStartWith('["migrate"]');
+    const [main, version] = await whileServing([binary], (url) =>
+      Promise.all([text(url), text(`${url}/version`)]),
+    );
+    expect(main).toBe("main");
+    expect(JSON.parse(version)).toMatchObject({ name: "small", id: expect.stringMatching(/^[0-9a-f]{12}$/) });
+  });
+
+  test("so it is with nothing attached", async () => {
+    const answering = files["src/main.ts"].replace('"main"', '"main"), "/readyz": new Response("ok"');
+    expect(answering).not.toBe(files["src/main.ts"]);
+    const binary = build(project(files, { entries, attach: false }));
+    expect(must([binary, "migrate"])).toStartWith("[]");
+    const child = Bun.spawn([binary], { env: { PORT: String(await freePort()) }, stdout: "ignore" });
+    try {
+      await Bun.sleep(300);
+      expect(child.exitCode).toBeNull();
+    } finally {
+      child.kill("SIGKILL");
+    }
+  });
+});
+
+test("a public variable and a definition are in the binary, wherever it runs", () => {
+  const main =
+    "declare const EDITION: string;\nconsole.log(EDITION, process.env.PUBLIC_A, process.env.OTHER_A);\n";
+  const at = project(
+    { "src/main.ts": main },
+    { attach: false, publicEnv: "PUBLIC_", define: { EDITION: '"first"' } },
+  );
+  const binary = build(at, { env: { PUBLIC_A: "one", OTHER_A: "two" } });
+  expect(must([binary], { env: { PUBLIC_A: undefined, OTHER_A: undefined } })).toBe("first one undefined\n");
+});
+
+test("files lie in the image by their paths, and the binary reads them from its working directory", () => {
+  const main = 'console.log(await Bun.file("public/a.txt").text());\n';
+  const at = project({ "src/main.ts": main, "public/a.txt": "a" }, { attach: false, files: ["public"] });
+  const binary = build(at);
+  expect(must([binary], { cwd: join(at, "dist/app") })).toBe("a\n");
+});
+
+test("a package's odd name makes a name for the binary", async () => {
+  const main =
+    'import { odd } from "@Odd_Scope/p.k_g";\nBun.serve({ port: process.env.PORT, fetch: () => new Response(odd) });\n';
+  const at = project(
+    {
+      "src/main.ts": main,
+      "node_modules/@Odd_Scope/p.k_g/package.json":
+        '{"name":"@Odd_Scope/p.k_g","version":"1.0.0-a.b+c","main":"i.js"}',
+      "node_modules/@Odd_Scope/p.k_g/i.js": 'export const odd = "odd";\n',
+    },
+    {},
+    { name: "@Team/My_Shop.js", version: "0.0.0-next.1+build" },
+  );
+  expect(await whileServing([build(at, { name: "my-shop-js" })], text)).toBe("odd");
+  const { components } = JSON.parse(readFileSync(join(at, "dist/sbom.cdx.json"), "utf8"));
+  expect(components).toContainEqual(expect.objectContaining({ group: "@Odd_Scope", name: "p.k_g" }));
+});
+
+test("what the bundler warns of is shown, and is no failure", () => {
+  const at = project({
+    "src/main.ts": 'import * as a from "./a.ts";\nconsole.log(a.nope);\n',
+    "src/a.ts": "export const a = 1;\n",
+  });
+  const { code, output } = pipeline(at, ["image"]);
+  expect(output).toMatch(/warn.*"nope" will always be undefined/);
+  expect(output).toContain("src/main.ts:2");
+  expect(code).toBe(0);
+  const built = pipeline(at, ["build"]);
+  expect(built.output).toContain('"nope" will always be undefined');
+  expect(built.stdout.trim()).toMatch(/^small:[0-9a-f]{12}$/);
+});
+
+describe("scripts before the build", () => {
+  const log = join(directory, "ran");
+  const ran = () => (existsSync(log) ? readFileSync(log, "utf8").split("\n").length - 1 : 0);
+  const make = `await Bun.$\`echo ran >> ${log}\`;
+await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt").text()));
+`;
+  const main = 'import page from "../made/page.json";\nconsole.log(page);\n';
+  const scripts = {
+    "make:page": "bun make.ts",
+    check: "test -f made/page.json",
+    test: "test -f made/page.json",
+  };
+
+  test("run once on the same files, again when these or what they made is another; check and test find it", () => {
+    const at = project(
+      { "make.ts": make, "src/main.ts": main, "src/source.txt": "one" },
+      { before: ["make:page"], attach: false },
+      { scripts },
+    );
+    if (Bun.which("git")) must(["git", "init", "--quiet"], { cwd: at });
+    /** @returns the id, and how often the script has run for it */
+    const image = (...args: string[]) => {
+      const before = ran();
+      const output = join(directory, "before.tar");
+      const result = pipeline(at, ["--target", "none", "--output", output, ...args]);
+      expect(result.code, result.output).toBe(0);
+      return { id: /small:([0-9a-f]{12})/.exec(result.output)![1]!, runs: ran() - before };
+    };
+    const { id, runs } = image();
+    expect(runs).toBe(1);
+    expect(image()).toEqual({ id, runs: 0 });
+    rmSync(join(at, "made"), { recursive: true });
+    expect(image()).toEqual({ id, runs: 1 });
+    writeFileSync(join(at, "made/page.json"), '"made by somebody else"');
+    expect(image()).toEqual({ id, runs: 1 });
+    writeFileSync(join(at, "src/source.txt"), "two");
+    const other = image();
+    expect(other.runs).toBe(1);
+    expect(other.id).not.toBe(id);
+    // Going back is no reason to take what the other state made.
+    writeFileSync(join(at, "src/source.txt"), "one");
+    expect(image()).toEqual({ id, runs: 1 });
+    expect(image()).toEqual({ id, runs: 0 });
+  });
+
+  test("run again at a save while the same engine goes on, as in watch", async () => {
+    const files = { "make.ts": make, "src/main.ts": main, "src/source.txt": "one" };
+    const settings: Settings = { before: ["make:page"], attach: false };
+    const at = project(files, settings, { scripts });
+    const engine = hostEngine(describeService(at, settings), new AbortController().signal);
+    const before = ran();
+    const ids = [await engine.id(), await engine.id()];
+    expect(ran() - before).toBe(1);
+    writeFileSync(join(at, "src/source.txt"), "two");
+    ids.push(await engine.id());
+    expect(ran() - before).toBe(2);
+    expect(new Set(ids).size).toBe(2);
+  });
+
+  test("one that fails is the change's fault, and runs again the next time", () => {
+    const scripts = { make: "echo so broken && exit 3" };
+    const at = project({}, { before: ["make"] }, { scripts });
+    for (const _ of [1, 2]) {
+      const { code, output } = pipeline(at, ["image"]);
+      expect(output).toContain("so broken");
+      expect(code).toBe(1);
+    }
+  });
+});
+
+describe("another Bun", () => {
+  const untouched = (at: string) => {
+    expect(existsSync(join(at, "small.tar"))).toBe(false);
+    expect(existsSync(join(at, "node_modules/.cache"))).toBe(false);
+    expect(existsSync(join(at, "ran"))).toBe(false);
+  };
+  const scripts = { check: "touch ran", make: "touch ran" };
+
+  test.each<[string, Files, Settings, object]>([
+    [".bun-version", { ".bun-version": "1.0.0\n" }, {}, {}],
+    ["packageManager", {}, {}, { packageManager: "bun@1.0.0" }],
+    ["the settings", {}, { bun: "1.0.0" }, {}],
+  ])("that %s pins: exit 3 with the command, before anything happens", (_, files, settings, manifest) => {
+    const at = project(files, settings, { scripts, ...manifest });
+    for (const command of [["--target", "none"], ["image"], ["check"], ["build"], ["build", "--id"]]) {
+      const { code, output } = pipeline(at, command);
+      expect(output).toContain("npx -y bun@1.0.0 ci/pipeline.ts");
+      expect({ command, code }).toEqual({ command, code: 3 });
+    }
+    untouched(at);
+    expect(existsSync(join(at, "dist"))).toBe(false);
+  });
+
+  test.each<[string, Settings]>([
+    ["check", {}],
+    ["image", { before: ["make"] }],
+  ])("that a dependency brought: exit 3 with where it is, before %s", (command, settings) => {
+    const at = project({ "node_modules/.bin/bun": "#!/bin/sh\necho 1.3.11\n" }, settings, { scripts });
+    const brought = join(at, "node_modules/.bin/bun");
+    chmodSync(brought, 0o755);
+    const { code, output } = pipeline(at, [command]);
+    expect(output).toContain("1.3.11");
+    expect(output).toContain("node_modules/.bin/bun");
+    expect(code).toBe(3);
+    untouched(at);
+  });
+});
+
+/** Lays the built trees out as the image has them and runs the binary there, as the image's user. */
+async function inImage<T>(at: string, look: (url: string) => Promise<T>): Promise<T> {
+  const place = `${at}.root`;
+  for (const tree of ["runtime", "app"])
+    cpSync(join(at, "dist", tree), place, { recursive: true, verbatimSymlinks: true });
+  for (const name of ["proc", "tmp"]) mkdirSync(join(place, name));
+  const script = `mount -t proc none ${place}/proc && mount -t tmpfs -o mode=1777 none ${place}/tmp &&
+    exec chroot --userspec=65532:65532 ${place} /small`;
+  return whileServing(["unshare", "--mount", "sh", "-c", script], look);
+}
+
+const confined =
+  sh(["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /mnt && chroot / true"]).code === 0;
+
+describeWith(
+  "native addons in the image",
+  ["unshare", "mount", "chroot"],
+  () => {
+    const main = `import { hash, verify } from "@node-rs/argon2";
+import sharp from "sharp";
+
+const picture = () => sharp({ create: { width: 8, height: 8, channels: 3, background: "red" } }).png().toBuffer();
+Bun.serve({
+  port: process.env.PORT,
+  routes: {
+    "/embedded": async () => Response.json(await verify(await hash("x"), "x")),
+    "/beside": async () => Response.json((await sharp(await picture()).metadata()).format),
+  },
+});
+`;
+    const dependencies = { "@node-rs/argon2": "2.2.1", sharp: "0.35.5" };
+
+    test.each(["hoisted", "isolated"])(
+      "one that is embedded and one that is looked for when it runs, installed %s",
+      async (linker) => {
+        const bunfig = `[install]\nlinker = "${linker}"\n`;
+        const at = project({ "src/main.ts": main, "bunfig.toml": bunfig }, {}, { dependencies });
+        expect(build(at)).toEndWith("/small");
+        const { components } = JSON.parse(readFileSync(join(at, "dist/sbom.cdx.json"), "utf8"));
+        const names = components.map(({ name }: { name: string }) => name);
+        expect(names).toEqual(expect.arrayContaining(["argon2", "sharp", "detect-libc"]));
+        const seen = await inImage(at, (url) =>
+          Promise.all([text(`${url}/embedded`), text(`${url}/beside`)]),
+        );
+        expect(seen).toEqual(["true", '"png"']);
+      },
+    );
+  },
+  { name: "the right to mount and chroot", answers: confined },
+);
