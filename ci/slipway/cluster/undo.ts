@@ -5,12 +5,12 @@ import { explain } from "./explain.ts";
 import { fit, type Fitted } from "./fit.ts";
 import { bring, NotUp } from "./follow.ts";
 import { forget, isKeptApart, type Version } from "./history.ts";
+import { lastWords } from "./lastwords.ts";
 import { idOf, type Observation, type WorkloadName } from "./observe.ts";
 import type { Deploy } from "./plan.ts";
 import { assessAll, type Failure } from "./rollout.ts";
 import { describeSamples, drawMoments } from "./samples.ts";
 import type { Target } from "./target.ts";
-import { writesHint } from "./writes.ts";
 
 /** What a change has found, and what it was to become. */
 export interface Begun {
@@ -39,7 +39,7 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     const what = `${name} did not come up: ${error.message}`;
     say(what);
     const output = await explain(api, error.failure);
-    const known = writesHint(output);
+    const known = lastWords(output, service);
     const why = known ? `${known} ` : "";
     if (!served(run, begun) && !back) {
       const hint = `${why}${nextLine(target, error.failure)} The next deploy replaces it.`;
