@@ -5,6 +5,7 @@ import { explain } from "./explain.ts";
 import { fit, type Fitted } from "./fit.ts";
 import { bring, NotUp } from "./follow.ts";
 import { forget, isKeptApart, type Version } from "./history.ts";
+import { lastWords } from "./lastwords.ts";
 import { idOf, type Observation, type WorkloadName } from "./observe.ts";
 import type { Deploy } from "./plan.ts";
 import { assessAll, type Failure } from "./rollout.ts";
@@ -38,8 +39,10 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     const what = `${name} did not come up: ${error.message}`;
     say(what);
     const output = await explain(api, error.failure);
+    const known = lastWords(output, service);
+    const why = known ? `${known} ` : "";
     if (!served(run, begun) && !back) {
-      const hint = `${nextLine(target, error.failure)} The next deploy replaces it.`;
+      const hint = `${why}${nextLine(target, error.failure)} The next deploy replaces it.`;
       throw new PipelineError(
         "change",
         `${what}. There is no earlier version that serves: it was left as it is`,
@@ -53,7 +56,7 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     const id = await wayBack(run, begun, output, what);
     if (error.samples) say(describeSamples(error.samples));
     throw new PipelineError("change", `${what}. Rolled back: ${service.name}:${id} serves, as before`, {
-      hint: "Correct the source and run the same command again.",
+      hint: `${why}Correct the source and run the same command again.`,
       output,
     });
   }

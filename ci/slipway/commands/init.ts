@@ -10,6 +10,7 @@ import { findFacts, type Facts } from "../init/facts.ts";
 import { ownFiles } from "../init/files.ts";
 import { addToDockerignore, addToGitignore, addToPackage, isAllowList } from "../init/merge.ts";
 import { writeAll, type Change } from "../init/write.ts";
+import { RENEW, tooOld } from "../run/bun.ts";
 import type { Command, Run } from "../run/run.ts";
 
 export default {
@@ -30,7 +31,8 @@ export default {
     for (const report of reports) console.log(report);
     await install(run, facts, changes);
     for (const line of advice(facts)) console.log(line);
-    return changes.length === 0 ? "nothing to write: all of it is there" : "next: bun run up";
+    if (changes.length === 0) return "nothing to write: all of it is there";
+    return isOwn(facts, "up") ? "next: bun ci/pipeline.ts up" : "next: bun run up";
   },
 } satisfies Command;
 
@@ -133,10 +135,18 @@ async function install({ signal }: Run, { service, lockfile }: Facts, changes: C
   });
 }
 
+/** Whether the service has a script of that name that does something else. */
+function isOwn({ package: { scripts = {} } }: Facts, name: string): boolean {
+  return scripts[name] !== undefined && !scripts[name].includes("ci/pipeline.ts");
+}
+
 /** What only the service's people can do, with the lines for it. */
-function advice({ service, hasTests, isFixed, package: own }: Facts): string[] {
+function advice(facts: Facts): string[] {
+  const { service, hasTests, isFixed, package: own } = facts;
   const { scripts } = service;
   const lines: string[] = [];
+  const old = tooOld(service.bun);
+  if (old !== undefined) lines.push(`  ${old}. ${RENEW}`);
   if (scripts.check === undefined)
     lines.push(
       '  no script `check`: types are not checked. For package.json: "check": "bun check --no-script"',
@@ -156,10 +166,14 @@ function advice({ service, hasTests, isFixed, package: own }: Facts): string[] {
     lines.push(
       "  .dockerignore names what is sent to an image build: the Dockerfile needs ci/ and the lockfile as well",
     );
-  const build = own.scripts?.build;
-  if (build !== undefined && !build.includes("ci/pipeline.ts"))
-    lines.push(
-      `  the script \`build\` (${build}) stays as it is; the image is built by \`bun ci/pipeline.ts build\``,
-    );
+  for (const [name, does] of [
+    ["build", "the image is built by"],
+    ["up", "the service is brought up by"],
+  ] as const) {
+    if (isOwn(facts, name))
+      lines.push(
+        `  the script \`${name}\` (${own.scripts?.[name]}) stays as it is; ${does} \`bun ci/pipeline.ts ${name}\``,
+      );
+  }
   return lines.length > 0 ? ["", ...lines] : [];
 }

@@ -18,11 +18,16 @@ export interface Given {
   id?: string;
   /** Paths that the service answers itself. */
   own?: string[];
-  /** Packages that are no part of the binary: they are not there at all, or lie beside it. */
+  /** Packages that lie beside the binary. */
   external?: string[];
+  /** Packages that are not there at all. */
+  absent?: string[];
 }
 
-export async function bundling(service: Service, { id = UNKNOWN_ID, own = [], external = [] }: Given = {}) {
+export async function bundling(
+  service: Service,
+  { id = UNKNOWN_ID, own = [], external = [], absent = [] }: Given = {},
+) {
   const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compile;
   const { root, name, version, versionPath } = service;
   const { plugins = [], ...entry } = entrypoint(service);
@@ -30,7 +35,7 @@ export async function bundling(service: Service, { id = UNKNOWN_ID, own = [], ex
     ...options,
     ...entry,
     plugins: [...plugins, ...(await pluginsOf(service))],
-    external: [...service.external, ...external],
+    external: [...service.external, ...external, ...absent],
     metafile: true,
     root,
     target: "bun" as const,
@@ -167,14 +172,19 @@ function loaderOf(file: string): Bun.JavaScriptLoader {
   return file.endsWith(".tsx") ? "tsx" : file.endsWith(".jsx") ? "jsx" : file.endsWith("ts") ? "ts" : "js";
 }
 
+const missing =
+  "What a script makes before the build is named by `before` in ci/pipeline.ts, a package that the service can do without by `external`.";
+
 /** Turns the bundler's error into one with all of its messages, each with its place. */
 export async function explain<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
     if (!(error instanceof AggregateError)) throw error;
+    const isMissing = error.errors.some(({ name }: Error) => name === "ResolveMessage");
     throw new PipelineError("change", "the source does not compile", {
       output: error.errors.map((one) => Bun.inspect(one, { colors: false })).join("\n"),
+      ...(isMissing && { hint: missing }),
       cause: error,
     });
   }

@@ -7,6 +7,7 @@
  */
 import { existsSync, realpathSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
+import { PipelineError } from "../ground/errors.ts";
 import type { Service } from "../ground/service.ts";
 import { readElf } from "./elf.ts";
 import type { Platform } from "./platform.ts";
@@ -115,7 +116,12 @@ function addLibraries({ platform, files, root }: Runtime, by: string, needed: st
   const wanted = needed.filter(isOther);
   for (const library of wanted) {
     const path = places.map((place) => join(place, library)).find((path) => existsSync(join(root, path)));
-    if (!path) throw new Error(`${library}, which ${by} links, is in none of ${places.join(", ")}`);
+    if (!path) {
+      const message = `${library}, which ${by} links, is in none of ${places.map((at) => join(root, at)).join(", ")}`;
+      throw new PipelineError("surroundings", message, {
+        hint: "The image has the libraries of the system that it is built on.",
+      });
+    }
     if (files.has(path)) continue;
     const file = inRoot(path);
     const elf = readElf(file);

@@ -16,6 +16,7 @@ import { bundling, explain, hasPlugins, pluginModules, publicEnv } from "./bundl
 import { compile, describeImage, withObjects, type Runtime } from "./image.ts";
 import { filesOfPackages, findNative } from "./native.ts";
 import { tsconfigsOf } from "./tsconfig.ts";
+import { absentIn, describeAbsent, unseenIn } from "./unseen.ts";
 
 /** Lockfiles: Bun's, its former one, and those of others that Bun reads. */
 export const lockfiles = ["bun.lock", "bun.lockb", "package-lock.json", "yarn.lock", "pnpm-lock.yaml"];
@@ -33,6 +34,8 @@ export interface Inputs {
   own: string[];
   /** Packages that are loaded from beside the binary, and where they are. */
   external: string[];
+  /** Those that are not installed, and that a package asks for only when it comes to that. */
+  absent: string[];
   packages: Map<string, string>;
   /** Where there are macros or plugins: SHA-256 of what is bundled, because what they read is not seen in any other way. */
   output: string | undefined;
@@ -43,8 +46,7 @@ export interface Inputs {
 /** @throws {PipelineError} "change", with the bundler's messages as output, when the source does not bundle */
 export async function inputsOf(service: Service, runtime: Runtime): Promise<Inputs> {
   const { project, root } = service;
-  const options = { ...(await bundling(service)), bytecode: false, sourcemap: "none" } as const;
-  const bundle = await explain(() => Bun.build(options));
+  const { bundle, absent } = await bundleOf(service);
   // Its paths are relative to the working directory; a plugin's own modules, `namespace:name`, are no files.
   const opened = Object.keys(bundle.metafile!.inputs).map((path) => resolve(path));
   const files = new Set(opened.filter((path) => existsSync(path)));
@@ -74,10 +76,31 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
     runtime: withObjects(runtime, native.objects),
     own,
     external: [...native.packages.keys()],
+    absent: [...absent.keys()],
     packages: native.packages,
     output,
-    warnings: bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
+    warnings: [
+      ...bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
+      ...describeAbsent(absent),
+      ...unseenIn(source, project),
+    ],
   };
+}
+
+/** The service, bundled without what is not there and need not be. */
+async function bundleOf(service: Service) {
+  const absent = new Map<string, string>();
+  for (;;) {
+    const given = await bundling(service, { absent: [...absent.keys()] });
+    const options = { ...given, bytecode: false, sourcemap: "none" } as const;
+    try {
+      return { bundle: await Bun.build(options), absent };
+    } catch (error) {
+      const more = [...absentIn(error)].filter(([name]) => !absent.has(name));
+      if (more.length === 0) return explain(() => Promise.reject(error));
+      for (const [name, by] of more) absent.set(name, by);
+    }
+  }
 }
 
 /** The files that the service wants in the image, by their paths in the project. @throws {PipelineError} "change": there are none */
@@ -191,6 +214,7 @@ export async function imageId(
     service: { entry, entries, external, define: { ...publicEnv(service), ...define } },
     attach: attach && versionPath,
     beside: found.external,
+    absent: found.absent.toSorted(),
     image: describeImage(service),
     platform: runtime.platform,
     bun: [Bun.version, runtime.bunBuildId],

@@ -16,6 +16,8 @@ export interface Native {
   packages: Map<string, string>;
   /** Addons and libraries that are loaded at run time: what they link has to be in the image. */
   objects: string[];
+  /** Those that packages bring for other systems: left out. */
+  others: Set<string>;
 }
 
 interface Manifest {
@@ -26,6 +28,8 @@ interface Manifest {
   dependencies?: Record<string, string>;
   optionalDependencies?: Record<string, string>;
 }
+
+const GLIBC = "libc.so.6";
 
 /** Packages that find an addon at run time: who depends on one has an addon that the bundler cannot see. */
 const finders = ["bindings", "node-gyp-build", "prebuild-install", "@mapbox/node-pre-gyp", "node-gyp"];
@@ -51,23 +55,36 @@ export function findNative(opened: Iterable<string>, carried: string[], architec
   const missing = carried.find((name) => !packages.has(name));
   if (missing)
     throw new PipelineError("change", `the service imports no package ${missing}, which \`native\` names`);
-  const objects = [...embedded, ...[...packages.values()].flatMap(objectsIn)];
-  for (const object of objects) {
-    const { architecture: own } = readElf(object);
-    if (own === architecture) continue;
-    throw new PipelineError(
-      "change",
-      `the native addon ${object} is for ${own}, and the image for ${architecture}`,
-      {
-        hint: `\`bun install --cpu=${architecture === "arm64" ? "arm64" : "x64"}\` installs that of another architecture, where its package has one.`,
-      },
-    );
+  // One for musl may have come into the binary beside the other, and is never loaded.
+  const own = embedded.filter(isForGlibc);
+  for (const object of own) if (!isFor(architecture)(object)) throw misfit(object, architecture);
+  const [objects, others] = [own, new Set<string>()];
+  for (const directory of packages.values()) {
+    const all = objectsIn(directory);
+    const fitting = all.filter((object) => isForGlibc(object) && isFor(architecture)(object));
+    if (all[0] && fitting.length === 0) throw misfit(all[0], architecture);
+    objects.push(...fitting);
+    for (const object of all) if (!fitting.includes(object)) others.add(object);
   }
-  return { packages, objects };
+  return { packages, objects, others };
+}
+
+const isFor = (architecture: Architecture) => (object: string) =>
+  readElf(object).architecture === architecture;
+
+function misfit(object: string, architecture: Architecture): PipelineError {
+  const what = isElf(object) ? readElf(object).architecture : "another system";
+  return new PipelineError(
+    "change",
+    `the native addon ${object} is for ${what}, and the image for ${architecture}`,
+    {
+      hint: `\`bun install --cpu=${architecture === "arm64" ? "arm64" : "x64"}\` installs that of another architecture, where its package has one.`,
+    },
+  );
 }
 
 /** What of the packages belongs into the image: not their documentation, types, sources and builds' leftovers. */
-export function filesOfPackages({ packages }: Native): [path: string, file: string][] {
+export function filesOfPackages({ packages, others }: Native): [path: string, file: string][] {
   return [...packages].flatMap(([name, directory]) =>
     [...contents.scanSync({ cwd: directory, dot: false })]
       .filter(
@@ -76,7 +93,8 @@ export function filesOfPackages({ packages }: Native): [path: string, file: stri
             path,
           ),
       )
-      .map((path): [string, string] => [`node_modules/${name}/${path}`, join(directory, path)]),
+      .map((path): [string, string] => [`node_modules/${name}/${path}`, join(directory, path)])
+      .filter(([, file]) => !others.has(file)),
   );
 }
 
@@ -114,10 +132,19 @@ function carry(name: string, directory: string, packages: Map<string, string>): 
   }
 }
 
-/** The C library of the image is glibc: an addon for musl would be dead weight. */
+/** The C library of the image is glibc: an addon for musl would be dead weight. Not every package says which it is for. */
 function fits(directory: string): boolean {
   const { libc } = manifestOf(directory);
-  return !libc || libc.includes("glibc");
+  if (libc) return libc.includes("glibc");
+  const objects = objectsIn(directory).filter(isElf);
+  return objects.length === 0 || objects.some(isForGlibc);
+}
+
+/** musl's library has another name, and so has that of another system. */
+function isForGlibc(object: string): boolean {
+  return (
+    isElf(object) && readElf(object).needed.every((library) => !/^libc\./.test(library) || library === GLIBC)
+  );
 }
 
 function manifestOf(directory: string): Manifest {
@@ -139,16 +166,16 @@ function find(name: string, from: string): string | undefined {
   }
 }
 
-/** ELF objects in a package. */
+/** Addons and libraries in a package, for whatever system. */
 function objectsIn(directory: string): string[] {
   return readdirSync(directory, { recursive: true, withFileTypes: true }).flatMap((entry) => {
     const file = join(entry.parentPath, entry.name);
     const named = entry.isFile() && /\.(node|so(\.[\d.]+)?)$/.test(entry.name);
-    return named && !file.slice(directory.length).includes("/node_modules/") && isElf(file) ? [file] : [];
+    return named && !file.slice(directory.length).includes("/node_modules/") ? [file] : [];
   });
 }
 
-/** Packages bring addons for other systems as well. */
+/** And for an architecture that Bun runs on. */
 function isElf(file: string): boolean {
   try {
     readElf(file);

@@ -4,10 +4,23 @@ import { join } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import { run } from "../ground/process.ts";
 import type { Service } from "../ground/service.ts";
+import { engines } from "../package.json";
+
+/** What to do about a Bun that is too old. */
+export const RENEW = `Renew it there, or say \`bun: "${Bun.version}"\` in ci/pipeline.ts: the image has that one.`;
+
+/** Where the pinned Bun is older than what this needs, that as a sentence. */
+export function tooOld(bun: string | undefined): string | undefined {
+  if (bun === undefined || Bun.semver.satisfies(bun, engines.bun)) return undefined;
+  return `the service pins Bun ${bun}, by .bun-version or package.json's packageManager, and slipway needs ${engines.bun}`;
+}
 
 /** @throws {PipelineError} "surroundings" when another Bun runs than the service pins */
 export function requireBun({ bun }: Service): void {
   if (bun === undefined || bun === Bun.version) return;
+  const old = tooOld(bun);
+  if (old !== undefined)
+    throw new PipelineError("surroundings", `${old}; nothing was changed`, { hint: RENEW });
   throw new PipelineError(
     "surroundings",
     `the service pins Bun ${bun}, and this is ${Bun.version}; nothing was changed`,

@@ -191,6 +191,19 @@ describe("a version that does not come up", () => {
     expect(cluster.objects.has(lease)).toBe(false);
   });
 
+  test.each(["rolled back to another", "the first one"])(
+    "because it writes to its root, %s: what to do",
+    async (when) => {
+      if (when !== "the first one") await bring("a");
+      cluster.container = crashing("helloapp:b");
+      const log = "EROFS: read-only file system, mkdir '/storage'";
+      cluster.intercept = (_, path) => (path.endsWith("/log") ? new Response(log) : undefined);
+      const error = await failureOf(bring("b"));
+      expect(error.output).toContain(log);
+      expect(error.hint).toStartWith("It writes to /storage, and only /tmp and volumes can be written");
+    },
+  );
+
   test("takes its other changes back with it", async () => {
     await bring("a");
     const extra: KubeObject = {

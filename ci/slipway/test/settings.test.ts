@@ -207,8 +207,8 @@ describe("native packages", () => {
     const at = project(finder);
     const embedded = join(at, "node_modules/has-for-this/x.node");
     const native = findNative([entry(at, "@scope/has.it"), embedded], [], architecture);
-    expect(native).toEqual({ packages: new Map(), objects: [embedded] });
-    expect(named(at, [], ["needed"])).toEqual({ packages: new Map(), objects: [] });
+    expect(native).toEqual({ packages: new Map(), objects: [embedded], others: new Set() });
+    expect(named(at, [], ["needed"])).toEqual({ packages: new Map(), objects: [], others: new Set() });
   });
 
   test("the setting `native` carries what is imported, also without an addon, and knows nothing else", async () => {
@@ -412,12 +412,20 @@ describe("the Bun that is pinned", () => {
   test("is this one, or the surroundings are at fault, with the command that is right", async () => {
     requireBun(describeOwn({}));
     requireBun(describeOwn({}, { bun: Bun.version }));
-    const error = await failureOf(() => requireBun(describeOwn({}, { bun: "1.0.0" })));
+    const error = await failureOf(() => requireBun(describeOwn({}, { bun: "1.99.0" })));
     expect(error).toMatchObject({
       fault: "surroundings",
-      message: expect.stringContaining(`pins Bun 1.0.0, and this is ${Bun.version}`),
-      hint: expect.stringContaining("npx -y bun@1.0.0 ci/pipeline.ts"),
+      message: expect.stringContaining(`pins Bun 1.99.0, and this is ${Bun.version}`),
+      hint: expect.stringContaining("npx -y bun@1.99.0 ci/pipeline.ts"),
     });
+  });
+
+  test("is not older than what runs this, and nobody is sent to one that is", async () => {
+    const error = await failureOf(() => requireBun(describeOwn({}, { bun: "1.0.0" })));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain("pins Bun 1.0.0");
+    expect(error.message).toContain("slipway needs >=");
+    expect(error.hint).toContain(`\`bun: "${Bun.version}"\` in ci/pipeline.ts`);
   });
 
   test("is not another one that a dependency brought", async () => {

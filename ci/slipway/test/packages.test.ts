@@ -1,0 +1,216 @@
+/** Packages that are not bundled as others are: with addons, not there at all, or found only when it runs. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import type { PipelineError } from "../ground/errors.ts";
+import { describeService } from "../ground/service.ts";
+import { findRuntime } from "../image/image.ts";
+import { inputsOf } from "../image/inputs.ts";
+import type { Architecture } from "../image/platform.ts";
+import type { Settings } from "../index.d.ts";
+
+let directory: string;
+beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "slipway-packages-"))));
+afterAll(() => rm(directory, { recursive: true }));
+
+type Files = Record<string, string | Buffer>;
+
+/** A service that imports `tiny`; its inputs for an image for amd64. */
+async function inputs(files: Files, settings: Settings = {}) {
+  const at = await mkdtemp(join(directory, "project-"));
+  const all: Files = {
+    "package.json": '{"name":"x"}',
+    "src/main.ts": 'import { x } from "tiny";\nconsole.log(x);\n',
+    "node_modules/tiny/package.json": '{"name":"tiny","version":"1.0.0","main":"index.js"}',
+    "node_modules/tiny/index.js": "exports.x = 1;\n",
+    ...files,
+  };
+  for (const [path, content] of Object.entries(all)) {
+    await mkdir(dirname(join(at, path)), { recursive: true });
+    await writeFile(join(at, path), content);
+  }
+  const own = { ...findRuntime(), platform: { os: "linux", architecture: "amd64" } as const };
+  const found = await inputsOf(describeService(at, { attach: false, ...settings }), own);
+  return { ...found, beside: [...found.beside.keys()].sort() };
+}
+
+const failed = (work: Promise<unknown>) =>
+  work.then(
+    () => expect.unreachable(),
+    (error: PipelineError) => error,
+  );
+
+/** As little of an ELF file as is read: what it is for, and what it links. */
+function elf(architecture: Architecture, ...needed: string[]): Buffer {
+  const names = Buffer.from(`\0${needed.map((name) => `${name}\0`).join("")}${"\0".repeat(256)}`);
+  const dynamicAt = 64 + 2 * 56;
+  const namesAt = dynamicAt + (needed.length + 1) * 16;
+  const file = Buffer.alloc(namesAt);
+  file.set([0x7f, 0x45, 0x4c, 0x46, 2, 1]);
+  file.writeUInt16LE(architecture === "arm64" ? 183 : 62, 18);
+  file.writeBigUInt64LE(64n, 32);
+  file.writeUInt16LE(56, 54);
+  file.writeUInt16LE(2, 56);
+  const segment = (at: number, type: number, offset: number, length: number) => {
+    file.writeUInt32LE(type, at);
+    for (const [where, value] of [
+      [8, offset],
+      [16, offset],
+      [32, length],
+    ] as const)
+      file.writeBigUInt64LE(BigInt(value), at + where);
+  };
+  segment(64, 1, 0, namesAt + names.length);
+  segment(64 + 56, 2, dynamicAt, namesAt - dynamicAt);
+  let name = 1;
+  needed.forEach((library, i) => {
+    file.writeBigUInt64LE(1n, dynamicAt + i * 16);
+    file.writeBigUInt64LE(BigInt(name), dynamicAt + i * 16 + 8);
+    name += library.length + 1;
+  });
+  file.writeBigUInt64LE(5n, namesAt - 16);
+  file.writeBigUInt64LE(BigInt(namesAt), namesAt - 8);
+  return Buffer.concat([file, names]);
+}
+
+describe("a package with addons", () => {
+  const glibc = elf("amd64", "libc.so.6");
+  const musl = elf("amd64", "libc.musl-x86_64.so.1");
+  const manifest = (more: object) => JSON.stringify({ name: "tiny", main: "index.js", ...more });
+
+  // Found by this test: bcrypt and argon2 bring them all, and were refused.
+  test("for all systems in one: that of the image lies in it, and no other", async () => {
+    const { beside, external } = await inputs({
+      "node_modules/tiny/package.json": manifest({ dependencies: { "node-gyp-build": "4" } }),
+      "node_modules/node-gyp-build/package.json": '{"name":"node-gyp-build","main":"index.js"}',
+      "node_modules/node-gyp-build/index.js": "",
+      "node_modules/tiny/prebuilds/linux-x64/tiny.glibc.node": glibc,
+      "node_modules/tiny/prebuilds/linux-x64/tiny.musl.node": musl,
+      "node_modules/tiny/prebuilds/linux-arm64/tiny.node": elf("arm64", "libc.so.6"),
+      "node_modules/tiny/prebuilds/linux-arm/tiny.node": "\x7fELF of 32 bits",
+      "node_modules/tiny/prebuilds/freebsd-x64/tiny.node": elf("amd64", "libc.so.7", "libc++.so.1"),
+      "node_modules/tiny/prebuilds/darwin-arm64/tiny.node": "\xcf\xfa\xed\xfe",
+      "node_modules/tiny/prebuilds/win32-x64/tiny.node": "MZ",
+    });
+    expect(external.sort()).toEqual(["node-gyp-build", "tiny"]);
+    expect(beside).toEqual([
+      "node_modules/node-gyp-build/index.js",
+      "node_modules/node-gyp-build/package.json",
+      "node_modules/tiny/index.js",
+      "node_modules/tiny/package.json",
+      "node_modules/tiny/prebuilds/linux-x64/tiny.glibc.node",
+    ]);
+  });
+
+  test.each([
+    ["that says so", '{"name":"tiny-musl","libc":["musl"]}', "libc.so.6"],
+    // As libsql's: its package does not.
+    ["whose addon links it", '{"name":"tiny-musl"}', "libc.so"],
+    ["whose addon links it by its name", '{"name":"tiny-musl"}', "libc.musl-x86_64.so.1"],
+  ])("in packages of their own: one for musl %s is left out", async (_, package_, library) => {
+    const { external } = await inputs({
+      "node_modules/tiny/package.json": manifest({
+        optionalDependencies: { "tiny-gnu": "1", "tiny-musl": "1" },
+      }),
+      "node_modules/tiny/index.js": "exports.x = (name) => require(`tiny-${name}`);",
+      "node_modules/tiny-gnu/package.json": '{"name":"tiny-gnu"}',
+      "node_modules/tiny-gnu/index.node": glibc,
+      "node_modules/tiny-musl/package.json": package_,
+      "node_modules/tiny-musl/index.node": elf("amd64", library),
+    });
+    expect(external.sort()).toEqual(["tiny", "tiny-gnu"]);
+  });
+
+  test.each([
+    [elf("arm64", "libc.so.6"), "is for arm64, and the image for amd64"],
+    ["MZ", "is for another system, and the image for amd64"],
+  ])("none of which is for the image: refused, naming one (%#)", async (addon, words) => {
+    const files = {
+      "node_modules/tiny/package.json": manifest({}),
+      "node_modules/tiny/binding.gyp": "",
+      "node_modules/tiny/tiny.node": addon,
+    };
+    const error = await failed(inputs(files));
+    expect(error.fault).toBe("change");
+    expect(error.message).toContain(`node_modules/tiny/tiny.node ${words}`);
+  });
+
+  test("that links a library that is not here: said as that, and not as something unforeseen", async () => {
+    const files = {
+      "node_modules/tiny/package.json": manifest({}),
+      "node_modules/tiny/binding.gyp": "",
+      "node_modules/tiny/tiny.node": elf("amd64", "libc.so.6", "libnowhere.so.3"),
+    };
+    const error = await failed(inputs(files));
+    expect(error).toMatchObject({ name: "PipelineError", fault: "surroundings" });
+    expect(error.message).toContain("libnowhere.so.3, which ");
+  });
+});
+
+describe("a package that is not installed", () => {
+  const driver = 'exports.x = (name) => name === "b" ? require("b-driver/promise") : require("a-driver");\n';
+
+  test("and that an installed one requires when it comes to that: left out, and said to be", async () => {
+    const { absent, warnings } = await inputs({ "node_modules/tiny/index.js": driver });
+    expect(absent.sort()).toEqual(["a-driver", "b-driver/promise"]);
+    expect(warnings).toEqual([
+      "not installed, and left out: a-driver, b-driver/promise (tiny can load them)",
+    ]);
+  });
+
+  test("and that the service's own source asks for: refused, with what to do", async () => {
+    const error = await failed(
+      inputs({
+        "src/main.ts": 'console.log(() => require("nowhere"));',
+        "node_modules/tiny/index.js": driver,
+      }),
+    );
+    expect(error).toMatchObject({ fault: "change", message: "the source does not compile" });
+    expect(error.output).toContain('"nowhere"');
+    expect(error.output).not.toContain("a-driver");
+    expect(error.hint).toContain("`external`");
+  });
+
+  test("and that an installed one imports before it does anything: refused", async () => {
+    const files = { "node_modules/tiny/index.js": 'export { a as x } from "nowhere";\n' };
+    expect((await failed(inputs(files))).output).toContain('"nowhere"');
+  });
+
+  test("nor a file that an installed one has not: refused", async () => {
+    const files = { "node_modules/tiny/index.js": 'exports.x = () => require("./nowhere.js");\n' };
+    expect((await failed(inputs(files))).output).toContain("./nowhere.js");
+  });
+});
+
+describe("what is known only when it runs", () => {
+  test.each([
+    ["for (const f of []) await import(f);", "import(f)"],
+    ["const [f] = process.argv;\nawait import(`file://${f}`);", "import(`file://${f}`)"],
+    ["const f = 1;\n/* import(x) */ require(join(a(f), 'x')); // require(y)", "require(join(a(f), 'x'))"],
+    ["await import(/* why */ process.argv[2]!);", "import(process.argv[2]!)"],
+  ])("is said to be missing, with its place: %s", async (code, loads) => {
+    const { warnings } = await inputs({
+      "src/main.ts": `const join = (...all: any[]) => all, a = join;\n${code}\nexport {};`,
+    });
+    const line = code.split("\n").length + 1;
+    expect(warnings).toEqual([
+      `src/main.ts:${line} loads what is known only when it runs, which is not in the image: ${loads}`,
+    ]);
+  });
+
+  test("so is the bundler", async () => {
+    const { warnings } = await inputs({ "src/main.ts": 'await Bun.build({ entrypoints: ["a.ts"] });\n' });
+    expect(warnings.join("\n")).toContain("src/main.ts:1 bundles when it runs");
+  });
+
+  test.each([
+    'await import("tiny"); require("tiny"); await import(`tiny`);',
+    "class A { import(entries: string[]) { return entries; } }\nnew A().import([]);",
+    "interface B { import(entries: string[]): void }\nexport type { B };",
+    'console.log("text", "//"); // import(x)',
+    "/* await import(x)\n require(y) */",
+  ])("and nothing else is: %s", async (code) => {
+    expect((await inputs({ "src/main.ts": code })).warnings).toEqual([]);
+  });
+});
