@@ -10,7 +10,7 @@ import type { Engine } from "./engines/engine.ts";
 import { hostEngine } from "./engines/host.ts";
 import { exitCodes, PipelineError } from "./ground/errors.ts";
 import { describeService, type Service } from "./ground/service.ts";
-import { refuseOtherBun, requireBun } from "./run/bun.ts";
+import { refuseOldBun, refuseOtherBun, requireBun } from "./run/bun.ts";
 import { printError } from "./run/failure.ts";
 import { common, describeOptions, options, readOptions, stepOptions, wrong } from "./run/options.ts";
 import type { Values } from "./run/options.ts";
@@ -116,6 +116,7 @@ export async function main(words: string[], project: string, settings?: Settings
       console.log(await usage(name));
       return 0;
     }
+    refuseOldBun(project);
     if (settings === undefined && command.needs === undefined) {
       if (existsSync(join(project, "ci/pipeline.ts"))) {
         throw new PipelineError("surroundings", "the service's packages are not installed", {

@@ -2,6 +2,8 @@
 import { existsSync } from "node:fs";
 import { join, posix } from "node:path";
 import type { Service } from "../ground/service.ts";
+import type { KubeObject } from "./objects.ts";
+import { podTemplates } from "./render.ts";
 
 /** Where nothing can be written: the system's words, and SQLite's. */
 const refused =
@@ -38,4 +40,15 @@ function reads(output: string, project: string): string | undefined {
     return `It reads ${own}, which is in the project and not in the image: \`files: ["${own}"]\` in ci/pipeline.ts.`;
   }
   return undefined;
+}
+
+/** Of a service that runs and does not answer: that it is asked on another port than the image tells it. */
+export function otherPort({ name, port }: Service, manifests: KubeObject[]): string | undefined {
+  const own = manifests.find(({ kind, metadata }) => kind === "Deployment" && metadata.name === name);
+  const containers = own ? podTemplates(own).flatMap(({ spec }) => spec.containers) : [];
+  const container = containers.find((one) => one.name === name) ?? containers[0];
+  const asked = container?.ports?.map(({ containerPort }) => containerPort) ?? [];
+  const told = Number(container?.env?.find((variable) => variable.name === "PORT")?.value ?? port);
+  if (asked.length === 0 || asked.includes(told)) return undefined;
+  return `It is told PORT=${told} and asked on ${asked.join(", ")}: \`port\` in ci/pipeline.ts and the manifests' containerPort are to agree.`;
 }

@@ -56,7 +56,12 @@ export interface ReplicaSet extends KubeObject {
 export interface PodTemplate {
   metadata?: { labels?: Record<string, string> };
   spec: {
-    containers: { name: string; image: string }[];
+    containers: {
+      name: string;
+      image: string;
+      ports?: { containerPort: number }[];
+      env?: { name: string; value?: string }[];
+    }[];
     initContainers?: { name: string; image: string }[];
     terminationGracePeriodSeconds?: number;
   };

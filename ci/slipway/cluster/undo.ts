@@ -5,7 +5,7 @@ import { explain } from "./explain.ts";
 import { fit, type Fitted } from "./fit.ts";
 import { bring, NotUp } from "./follow.ts";
 import { forget, isKeptApart, type Version } from "./history.ts";
-import { lastWords } from "./lastwords.ts";
+import { lastWords, otherPort } from "./lastwords.ts";
 import { idOf, type Observation, type WorkloadName } from "./observe.ts";
 import type { Deploy } from "./plan.ts";
 import { assessAll, type Failure } from "./rollout.ts";
@@ -39,7 +39,9 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     const what = `${name} did not come up: ${error.message}`;
     say(what);
     const output = await explain(api, error.failure);
-    const known = lastWords(output, service);
+    const manifests = begun.fitted.map(({ object }) => object);
+    const isSilent = error.failure.reason === "NotReady";
+    const known = lastWords(output, service) ?? (isSilent ? otherPort(service, manifests) : undefined);
     const why = known ? `${known} ` : "";
     if (!served(run, begun) && !back) {
       const hint = `${why}${nextLine(target, error.failure)} The next deploy replaces it.`;

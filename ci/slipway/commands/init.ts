@@ -10,7 +10,7 @@ import { findFacts, type Facts } from "../init/facts.ts";
 import { ownFiles } from "../init/files.ts";
 import { addToDockerignore, addToGitignore, addToPackage, isAllowList } from "../init/merge.ts";
 import { writeAll, type Change } from "../init/write.ts";
-import { RENEW, tooOld } from "../run/bun.ts";
+import { otherBun, RENEW, tooOld } from "../run/bun.ts";
 import type { Command, Run } from "../run/run.ts";
 
 export default {
@@ -30,7 +30,8 @@ export default {
     await writeAll(changes);
     for (const report of reports) console.log(report);
     await install(run, facts, changes);
-    for (const line of advice(facts)) console.log(line);
+    const other = await otherBun(run.service, run.signal);
+    for (const line of advice(facts, other)) console.log(line);
     if (changes.length === 0) return "nothing to write: all of it is there";
     return isOwn(facts, "up") ? "next: bun ci/pipeline.ts up" : "next: bun run up";
   },
@@ -141,12 +142,13 @@ function isOwn({ package: { scripts = {} } }: Facts, name: string): boolean {
 }
 
 /** What only the service's people can do, with the lines for it. */
-function advice(facts: Facts): string[] {
+function advice(facts: Facts, other: PipelineError | undefined): string[] {
   const { service, hasTests, isFixed, package: own } = facts;
   const { scripts } = service;
   const lines: string[] = [];
   const old = tooOld(service.bun);
   if (old !== undefined) lines.push(`  ${old}. ${RENEW}`);
+  if (other) lines.push(`  ${other.message}. ${other.hint}`);
   if (scripts.check === undefined)
     lines.push(
       '  no script `check`: types are not checked. For package.json: "check": "bun check --no-script"',

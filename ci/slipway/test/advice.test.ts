@@ -9,11 +9,15 @@ beforeAll(() => void (directory = mkdtempSync(join(tmpdir(), "slipway-advice-"))
 afterAll(() => rmSync(directory, { recursive: true }));
 
 /** What init prints for a service that has the package installed, so that nothing is. */
-function init(manifest: object): string {
+function init(manifest: object, bun?: string): string {
   const at = mkdtempSync(join(directory, "service-"));
   const scripts = { dev: "bun index.ts", build: "bun ci/pipeline.ts build", up: "bun ci/pipeline.ts up" };
   const own = { name: "advised", devDependencies: { slipway: "*" }, scripts, ...manifest };
   mkdirSync(join(at, "node_modules/slipway"), { recursive: true });
+  if (bun !== undefined) {
+    mkdirSync(join(at, "node_modules/.bin"));
+    writeFileSync(join(at, "node_modules/.bin/bun"), `#!/bin/sh\necho ${bun}\n`, { mode: 0o755 });
+  }
   writeFileSync(join(at, "package.json"), JSON.stringify(own));
   writeFileSync(join(at, "bun.lock"), "");
   writeFileSync(join(at, "index.ts"), 'Bun.serve({ fetch: () => new Response("x") });\n');
@@ -44,4 +48,11 @@ test("a service that pins a Bun too old for this: before anything is run", () =>
   const said = init({ packageManager: "bun@1.2.4" });
   expect(said).toContain("the service pins Bun 1.2.4");
   expect(said).toContain(`\`bun: "${Bun.version}"\` in ci/pipeline.ts`);
+});
+
+test("a service whose dependency brings another Bun, which `bun run up` would run in", () => {
+  const said = init({}, "1.3.2");
+  expect(said).toContain("scripts would run Bun 1.3.2, which a dependency brought to ");
+  expect(said).toContain(`"overrides": { "bun": "${Bun.version}" }`);
+  expect(init({}, Bun.version)).not.toContain("scripts would run");
 });

@@ -1,7 +1,9 @@
 /** The last words of a service that misses something in the image, and what is said of them. */
 import { expect, test } from "bun:test";
 import { join } from "node:path";
-import { lastWords } from "../cluster/lastwords.ts";
+import { lastWords, otherPort } from "../cluster/lastwords.ts";
+import type { KubeObject } from "../cluster/objects.ts";
+import { service } from "./fixture.ts";
 
 /** A service's directory, with files. */
 const own = { project: join(import.meta.dir, "..") };
@@ -49,3 +51,26 @@ test.each([
   "ENOENT: no such file or directory, open '/'",
   "ENOENT: no such file or directory, open '../slipway'",
 ])("nothing is said of other words: %s", (output) => expect(lastWords(output, own)).toBeUndefined());
+
+test.each<[string, object, boolean]>([
+  ["the same", { ports: [{ containerPort: 8080 }] }, true],
+  ["the same, among others", { ports: [{ containerPort: 9090 }, { containerPort: 8080 }] }, true],
+  ["another", { ports: [{ containerPort: 3000 }] }, false],
+  [
+    "the one of the manifests' own PORT",
+    { ports: [{ containerPort: 3000 }], env: [{ name: "PORT", value: "3000" }] },
+    true,
+  ],
+  [
+    "another than the manifests' own PORT",
+    { ports: [{ containerPort: 8080 }], env: [{ name: "PORT", value: "3000" }] },
+    false,
+  ],
+  ["none", {}, true],
+])("the port that is asked is %s", (_, container, agrees) => {
+  const spec = { template: { spec: { containers: [{ name: service.name, ...container }] } } };
+  const deployment = { kind: "Deployment", metadata: { name: service.name }, spec } as unknown as KubeObject;
+  const said = otherPort(service, [deployment]);
+  if (agrees) expect(said).toBeUndefined();
+  else expect(said).toMatch(/^It is told PORT=\d+ and asked on \d+: /);
+});

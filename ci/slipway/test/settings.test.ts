@@ -18,7 +18,7 @@ import { findRuntime, type Runtime } from "../image/image.ts";
 import { imageId, inputsOf } from "../image/inputs.ts";
 import { filesOfPackages, findNative } from "../image/native.ts";
 import type { Settings } from "../index.d.ts";
-import { refuseOtherBun, requireBun } from "../run/bun.ts";
+import { refuseOldBun, refuseOtherBun, requireBun } from "../run/bun.ts";
 
 type Files = Record<string, string>;
 
@@ -426,6 +426,18 @@ describe("the Bun that is pinned", () => {
     expect(error.message).toContain("pins Bun 1.0.0");
     expect(error.message).toContain("slipway needs >=");
     expect(error.hint).toContain(`\`bun: "${Bun.version}"\` in ci/pipeline.ts`);
+  });
+
+  test("that runs this is not older than what this needs; who brought it is said", async () => {
+    const { project: at } = describeOwn({});
+    refuseOldBun(at);
+    const [version, brought] = ["1.3.2", join(at, "node_modules/bun/bin/bun.exe")];
+    const own = await failureOf(() => refuseOldBun(at, { version, path: "/usr/bin/bun" }));
+    expect(own.fault).toBe("surroundings");
+    expect(own.message).toMatch(/^this runs in Bun 1\.3\.2, and slipway needs >=/);
+    const error = await failureOf(() => refuseOldBun(at, { version, path: brought }));
+    expect(error.message).toContain(`which a dependency brought to ${brought}`);
+    expect(error.hint).toContain('"overrides": { "bun": "');
   });
 
   test("is not another one that a dependency brought", async () => {
