@@ -6,7 +6,7 @@ import type { Target } from "../cluster/target.ts";
 import { chartMoments, describeSamples, drawMoments } from "../cluster/samples.ts";
 import { connectK3s } from "../targets/k3s.ts";
 import { connectCluster } from "../targets/registry.ts";
-import { wrong } from "./options.ts";
+import { forOnePlatform, wrong } from "./options.ts";
 import type { Run } from "./run.ts";
 import { check, image, sideBySide, test } from "./steps.ts";
 
@@ -25,10 +25,9 @@ export async function withCluster<T>(run: Run, use: (to: Deploy) => Promise<T>):
 }
 
 async function connect({ service, options, signal }: Run): Promise<Target> {
-  const { target, registry, context, kubeconfig, url, architectures } = options;
+  const { target, registry, context, kubeconfig, url } = options;
   if (target === "none") throw wrong("this takes a cluster: not with --target none");
-  if (architectures && architectures.length > 1)
-    throw wrong("a deploy is for one platform: several go with `image` or --target none");
+  forOnePlatform(options);
   if (target === "k3s") return connectK3s({ service, kubeconfig, context, url, signal });
   return connectCluster({ service, kubeconfig, context: context!, repository: registry!, url, signal });
 }
@@ -63,8 +62,8 @@ export async function deployHere(run: Run, to: Deploy, hurry?: AbortSignal): Pro
   });
   const building = planning.then(async (change) => {
     for (const line of describePlan(change)) run.say(line);
-    // An id is its inputs: an image of that name is this one.
-    if (!change.delivered) await image(run, change.id);
+    // An id is its inputs: an image of that name is this one. Who has named the archive wants the file, too.
+    if (!change.delivered || run.options.wantsArchive) await image(run, change.id);
   });
   await sideBySide(run, [...proofs, building]);
   const change = await planning;

@@ -7,6 +7,7 @@ import { sbomBeside } from "../image/sbom.ts";
 import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS } from "../cluster/api.ts";
 import { connectApi } from "../cluster/connect.ts";
 import { checkArchive } from "./check.ts";
+import { below } from "./url.ts";
 import { digestUnder, push } from "../registry/push.ts";
 import type { Target } from "../cluster/target.ts";
 
@@ -42,7 +43,7 @@ export async function connectCluster(options: ClusterOptions): Promise<Target> {
     overlay: service.overlays.registry,
     endpoint: () =>
       url
-        ? { url: new URL(service.versionPath, url).href }
+        ? { url: below(url, service.versionPath) }
         : { url: `the API server's ${path}`, open: (init) => api.open(path, init) },
 
     async find(id) {
