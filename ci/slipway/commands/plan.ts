@@ -14,7 +14,7 @@ export default {
       const lines = describePlan(found);
       for (const line of lines) run.say(line);
       const isCompared = !isRegistryTarget(to.target);
-      const there = isCompared ? "whose image is there" : "whose image is there, but not compared yet,";
+      const there = isCompared ? "whose image is there" : "whose image is there, but not compared yet";
       const image = found.delivered ? there : "whose image is not there yet";
       return `a deploy of ${found.name}, ${image}, would change ${lines.length > 0 ? "this" : "nothing"}`;
     }),
