@@ -1,6 +1,6 @@
 /** The command line, and what every command stands on: exit codes, programs that are run, the report. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { exitCodes, explainDiskError, PipelineError } from "../ground/errors.ts";
@@ -215,6 +215,27 @@ process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
       expect({ command, code: await child.exited }).toEqual({ command, code: exit });
       expect(stderr).toContain(said);
     }
+    rmSync(place, { recursive: true });
+  });
+
+  test("an interruption is in the report, too", async () => {
+    const place = mkdtempSync(join(tmpdir(), "helloapp-report-"));
+    const [started, report] = [join(place, "started"), join(place, "report.json")];
+    const waits = `require("fs").writeFileSync("${started}", ""); setInterval(() => {}, 1000)`;
+    const check = `${process.execPath} -e '${waits}'`;
+    writeFileSync(
+      join(place, "package.json"),
+      JSON.stringify({ name: "clock", module: "main.ts", scripts: { check } }),
+    );
+    writeFileSync(join(place, "main.ts"), "");
+    const words = JSON.stringify(["check", "--report", report]);
+    const script = `import { main } from ${JSON.stringify(join(import.meta.dir, "../main.ts"))};
+process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
+    const child = Bun.spawn([process.execPath, "-e", script], { env, stdout: "ignore", stderr: "ignore" });
+    while (!existsSync(started)) await Bun.sleep(20);
+    child.kill("SIGINT");
+    expect(await child.exited).toBe(130);
+    expect((await Bun.file(report).json()).conclusion).toBe("**interrupted:** Nothing was changed.");
     rmSync(place, { recursive: true });
   });
 
