@@ -12,7 +12,15 @@ import { exitCodes, PipelineError } from "./ground/errors.ts";
 import { describeService, type Service } from "./ground/service.ts";
 import { refuseOldBun, refuseOtherBun, requireBun } from "./run/bun.ts";
 import { printError } from "./run/failure.ts";
-import { common, describeOptions, options, readOptions, stepOptions, wrong } from "./run/options.ts";
+import {
+  checkTarget,
+  common,
+  describeOptions,
+  options,
+  readOptions,
+  stepOptions,
+  wrong,
+} from "./run/options.ts";
 import type { Values } from "./run/options.ts";
 import { isChange, Run, UNCHANGED, type Command } from "./run/run.ts";
 import type { Settings } from "./index.d.ts";
@@ -129,8 +137,7 @@ export async function main(words: string[], project: string, settings?: Settings
     }
     service = command.needs === "nothing" ? bareService(project) : describeService(project, settings);
     const parsed = readOptions(values, args, service, process.env);
-    if (parsed.registry && parsed.target !== "registry" && command.options.includes("target"))
-      throw wrong("--registry goes with --target registry");
+    if (command.options.includes("target")) checkTarget(parsed);
     const interrupt = () => interrupted.abort(new PipelineError("interrupted", "interrupted"));
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, interrupt);
 
@@ -152,7 +159,9 @@ export async function main(words: string[], project: string, settings?: Settings
   } catch (error) {
     current?.report.settle();
     if (interrupted.signal.aborted) {
-      console.error(`\ninterrupted. ${current?.left ?? UNCHANGED}`);
+      const left = current?.left ?? UNCHANGED;
+      console.error(`\ninterrupted. ${left}`);
+      await current?.report.publish(`**interrupted:** ${left}`, current.options.report);
       return exitCodes.interrupted;
     }
     printError(error, verbose, service);

@@ -18,9 +18,12 @@ export class Refusal extends PipelineError {
     readonly reply: string,
     /** The header Retry-After. */
     readonly retryAfter?: string | null,
+    way?: Way,
   ) {
     const words = reply.trim().split("\n").at(-1) ?? "";
-    super("surroundings", `${what}: ${words}`, { hint: hintFor(status, reply), output: reply });
+    const told = isUnheard(status, reply) ? (way?.words() ?? "") : "";
+    const output = told ? `${reply.trimEnd()}\nkubectl says:\n${told}` : reply;
+    super("surroundings", `${what}: ${words}`, { hint: hintFor(status, reply, way, told), output });
   }
 
   /** Whether it is the object that the server does not take, rather than who asks or the server that is unwell. */
@@ -30,13 +33,40 @@ export class Refusal extends PipelineError {
   }
 }
 
-function hintFor(status: number, reply: string): string {
+/** How the API is reached. */
+export interface Way {
+  /** Program and options that select the cluster. */
+  kubectl: string[];
+  /** The last of what it has said, its credential plugin's words among it; empty: nothing. */
+  words(): string;
+}
+
+/** Whether a refusal is not the API server's word about the object: it does not know who asks, or did not answer. */
+function isUnheard(status: number, reply: string): boolean {
+  return status === 0 || status === 401 || (status >= 500 && isUnanswered(reply));
+}
+
+/** Whether a reply is the proxy's: nobody answered it, or the credential plugin gave it nothing. */
+function isUnanswered(reply: string): boolean {
+  return /refused|no route|no such host|timeout|timed out|EOF|TLS|certificate|unable to connect|getting credentials/i.test(
+    reply,
+  );
+}
+
+function hintFor(status: number, reply: string, way: Way | undefined, told: string): string {
+  const kubectl = way?.kubectl.join(" ") ?? "kubectl";
+  if (/getting credentials|exec plugin/i.test(`${reply}\n${told}`))
+    return `The kubeconfig's credential plugin gives no credentials: log in where it says. \`${kubectl} version\` shows when it does.`;
   if (status === 401)
     return "The cluster does not know these credentials: have they expired? `kubectl config view` shows which are used.";
   if (status === 403)
     return "The kubeconfig's user lacks that right; `kubectl auth can-i --list` shows those that it has.";
-  if (status === 0 || /refused|no route|timeout|timed out|EOF|TLS|certificate|unable to connect/i.test(reply))
-    return "The API server does not answer. Is k3s running? `sudo systemctl status k3s` and `sudo journalctl -u k3s -n 50` tell.";
+  if (status === 0 || isUnanswered(reply)) {
+    const isK3s = way === undefined || way.kubectl[0] === "k3s";
+    return isK3s
+      ? "The API server does not answer. Is k3s running? `sudo systemctl status k3s` and `sudo journalctl -u k3s -n 50` tell."
+      : `The API server does not answer. Does the cluster run, and does this machine reach it? \`${kubectl} cluster-info\` tells.`;
+  }
   return "Run the command again with --verbose to see all of it.";
 }
 
@@ -67,12 +97,14 @@ export class Api {
    * @param service the one whose objects are dealt with
    * @param open asks the server; `path` starts with a slash
    * @param signal ends every question that has no signal of its own
+   * @param way for the sentence about a refusal; default: k3s, and nothing was said
    */
   constructor(
     readonly service: Service,
     readonly open: (path: string, init: RequestInit) => Promise<Response>,
     readonly signal: AbortSignal,
     private readonly end: () => Promise<void> = async () => {},
+    private readonly way?: Way,
   ) {}
 
   /** Name under which the pipeline owns, on the server, what the manifests say; also after a manual edit. */
@@ -112,7 +144,7 @@ export class Api {
     } catch (error) {
       signal?.throwIfAborted();
       const why = limit.aborted ? `no answer within ${timeoutSeconds} s` : (error as Error).message;
-      throw new Refusal(`${method} ${path}`, 0, why);
+      throw new Refusal(`${method} ${path}`, 0, why, null, this.way);
     }
   }
 
@@ -139,15 +171,16 @@ export class Api {
     const what = `${request.method ?? "GET"} ${path}`;
     const response = await this.fetch(path, request);
     const text = await response.text().catch((error: Error) => {
-      throw new Refusal(what, 0, `the reply ended before its end: ${error.message}`);
+      throw new Refusal(what, 0, `the reply ended before its end: ${error.message}`, null, this.way);
     });
     if (!response.ok) {
-      throw new Refusal(what, response.status, messageOf(text), response.headers.get("retry-after"));
+      const { status, headers } = response;
+      throw new Refusal(what, status, messageOf(text), headers.get("retry-after"), this.way);
     }
     try {
       return parseJson<T>(text);
     } catch {
-      throw new Refusal(what, 0, "the reply ended before its end");
+      throw new Refusal(what, 0, "the reply ended before its end", null, this.way);
     }
   }
 

@@ -4,6 +4,7 @@ import { build } from "../image/build.ts";
 import { runtimeIn } from "../image/image.ts";
 import { imageId } from "../image/inputs.ts";
 import { requireBun } from "../run/bun.ts";
+import { wrong } from "../run/options.ts";
 import type { Command } from "../run/run.ts";
 
 export default {
@@ -12,6 +13,8 @@ export default {
   options: ["id", "root"],
   async execute(run) {
     const { service, options } = run;
+    if (options.id && options.args.length > 0)
+      throw wrong("build --id builds nothing: it takes no DIRECTORY");
     requireBun(service);
     const runtime = runtimeIn(options.root);
     if (options.id) return imageId(service, runtime);

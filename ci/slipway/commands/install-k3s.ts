@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { download } from "../ground/download.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { sha256 as sha256Of } from "../ground/hash.ts";
+import { run } from "../ground/process.ts";
 import { pins } from "../pins/pins.ts";
 import type { Command } from "../run/run.ts";
 
@@ -18,8 +19,8 @@ export default {
   about: "k3s on this machine, by its install script, whose SHA-256 is checked first",
   options: [],
   needs: "nothing",
-  async execute() {
-    await install();
+  async execute({ signal }) {
+    await install(signal);
     return `k3s ${pins.k3s.version} runs, and its node is ready`;
   },
 } satisfies Command;
@@ -48,7 +49,7 @@ export async function fetchScript(url: string, sha256: string): Promise<Uint8Arr
   return script;
 }
 
-async function install(): Promise<void> {
+async function install(signal: AbortSignal): Promise<void> {
   const { version, installScript, installScriptSha256 } = pins.k3s;
   const script = await fetchScript(installScript, installScriptSha256);
   const directory = await mkdtemp(join(tmpdir(), "slipway-k3s-"));
@@ -65,25 +66,51 @@ async function install(): Promise<void> {
         hint: "Its last lines above say why; `sudo journalctl -u k3s -n 50` may say more.",
       });
     }
-    await ready(sudo);
+    await ready({ sudo, signal });
   } finally {
     await rm(directory, { recursive: true });
   }
 }
 
-/** Waits until the node can take a pod. The script is done before the node and the service account exist. */
-async function ready(sudo: string[]): Promise<void> {
+/** Seconds that a k3s has to become ready, one question to it may take, and lie between two. */
+const READY_SECONDS = 120;
+const ASK_SECONDS = 10;
+const PAUSE_SECONDS = 1;
+
+/**
+ * Waits until every node can take a pod. The script is done before the node and the service account exist; where k3s joined
+ * others, there are several.
+ *
+ * @param sudo what to run kubectl with; default: nothing
+ * @param seconds that it may take in all, whatever the server does. Default: 120
+ * @throws {PipelineError} "surroundings" when that takes longer
+ * @throws the signal's reason when it was aborted
+ */
+export async function ready({
+  sudo = [],
+  seconds = READY_SECONDS,
+  signal,
+}: {
+  sudo?: string[];
+  seconds?: number;
+  signal: AbortSignal;
+}): Promise<void> {
+  const end = performance.now() + seconds * 1000;
+  const left = () => (end - performance.now()) / 1000;
   const kubectl = async (...args: string[]) => {
-    const child = Bun.spawn([...sudo, "k3s", "kubectl", ...args], { stdout: "pipe", stderr: "ignore" });
-    return (await child.exited) === 0 && (await new Response(child.stdout).text()).trim();
+    const timeoutSeconds = Math.max(0, Math.min(ASK_SECONDS, left()));
+    const { code, stdout } = await run([...sudo, "k3s", "kubectl", ...args], { timeoutSeconds, signal });
+    return code === 0 ? stdout.trim() : "";
   };
-  for (let second = 0; second < 120; second += 1) {
-    const node = await kubectl("get", "nodes", "-o", 'jsonpath={..conditions[?(@.type=="Ready")].status}');
+  const conditions = 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}';
+  while (left() > 0) {
+    const nodes = (await kubectl("get", "nodes", "-o", conditions)).split(/\s+/);
     const account = await kubectl("get", "serviceaccount", "default", "-o", "name");
-    if (node === "True" && account) return;
-    await Bun.sleep(1000);
+    if (account && nodes.every((state) => state === "True")) return;
+    await Bun.sleep(Math.max(0, Math.min(PAUSE_SECONDS, left())) * 1000);
+    signal.throwIfAborted();
   }
-  throw new PipelineError("surroundings", "k3s is installed, but its node is not ready after 120 s", {
+  throw new PipelineError("surroundings", `k3s is installed, but its node is not ready after ${seconds} s`, {
     hint: "`sudo journalctl -u k3s -n 50` tells why.",
   });
 }

@@ -3,6 +3,7 @@ import { describePlan, plan } from "../cluster/plan.ts";
 import { clusterOptions, stepOptions } from "../run/options.ts";
 import { withCluster } from "../run/reach.ts";
 import type { Command } from "../run/run.ts";
+import { isRegistryTarget } from "../targets/registry.ts";
 
 export default {
   about: "what a deploy would change",
@@ -12,7 +13,9 @@ export default {
       const found = await plan(to, await run.id());
       const lines = describePlan(found);
       for (const line of lines) run.say(line);
-      const image = found.delivered ? "whose image is there" : "whose image is not there yet";
+      const isCompared = !isRegistryTarget(to.target);
+      const there = isCompared ? "whose image is there" : "whose image is there, but not compared yet";
+      const image = found.delivered ? there : "whose image is not there yet";
       return `a deploy of ${found.name}, ${image}, would change ${lines.length > 0 ? "this" : "nothing"}`;
     }),
 } satisfies Command;

@@ -1,6 +1,7 @@
 /** The first command that somebody types: as far as this machine lets it go. */
 import { basename } from "node:path";
 import { smoke } from "../rehearsal/smoke.ts";
+import { forOnePlatform } from "../run/options.ts";
 import type { Command, Run } from "../run/run.ts";
 import { archiveOnly } from "../run/steps.ts";
 import { hasK3s } from "../targets/k3s.ts";
@@ -9,11 +10,18 @@ import deploy from "./deploy.ts";
 export default {
   about: "the same where there is a k3s; elsewhere a smoke test of the image",
   options: deploy.options,
-  execute: (run) => (run.options.target === "k3s" && !hasK3s() ? withoutCluster(run) : deploy.execute(run)),
+  execute: (run) => (isWithout(run) ? withoutCluster(run) : deploy.execute(run)),
 } satisfies Command;
+
+/** Who names a cluster wants that one, and is told why it is not reached. */
+function isWithout({ options: { target, kubeconfig, context, url } }: Run): boolean {
+  const named = [kubeconfig, context, url].some((option) => option !== undefined);
+  return target === "k3s" && !named && !hasK3s();
+}
 
 async function withoutCluster(run: Run): Promise<string> {
   const { service, options } = run;
+  forOnePlatform(options);
   const made = await archiveOnly(run);
   const id = await run.id();
   await run.report.step("smoke", async () => {

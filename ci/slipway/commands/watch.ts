@@ -9,7 +9,8 @@ import deploy from "./deploy.ts";
 
 export default {
   about: "deploy at every save",
-  options: deploy.options,
+  // Each save is a run of its own, whose line is all of it; and a cluster it takes.
+  options: deploy.options.filter((name) => name !== "report"),
   execute: (run) =>
     withCluster(run, async ({ target }) => {
       const { service, options, engine, signal } = run;

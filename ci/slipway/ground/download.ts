@@ -47,9 +47,17 @@ async function ask(url: string, options: DownloadOptions, mayBe: (status: number
     return await reply.bytes();
   } catch (error) {
     signal?.throwIfAborted();
-    throw new PipelineError("surroundings", `cannot fetch ${url}: ${(error as Error).message}`, {
+    const message = `cannot fetch ${url}: ${(error as Error).message}`;
+    const shown = withoutPasswords(message);
+    throw new PipelineError("surroundings", shown, {
       hint: options.hint ?? "Does it exist, and can this machine reach it?",
-      cause: error,
+      // What fetch() throws has the whole address.
+      ...(shown === message && { cause: error }),
     });
   }
+}
+
+/** Addresses for a person: a password is for nobody's log, and where there is a user alone, that may be a token. */
+function withoutPasswords(text: string): string {
+  return text.replace(/(\b[a-z][a-z\d+.-]*:\/\/(?:[^\s/?#:@]*:(?=[^\s/?#]*@))?)[^\s/?#]*@/gi, "$1…@");
 }

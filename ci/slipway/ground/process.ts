@@ -12,15 +12,24 @@ export interface RunOptions {
   /** Added to the environment of the pipeline. */
   env?: Record<string, string>;
   input?: string;
-  /** Seconds after which the program is killed; the result's code is then 124, as with timeout(1). */
+  /**
+   * Seconds after which the program is killed with all that it has started; the result's code is then 124, as with timeout(1).
+   * Default: 600.
+   */
   timeoutSeconds?: number;
   signal?: AbortSignal;
 }
 
 const TIMED_OUT = 124;
 
+/** Milliseconds that an interrupted program has to end by itself. */
+const GRACE_MS = 5000;
+
 /**
  * Runs a program to its end. A code other than 0 is a result, not an error.
+ *
+ * The deadline holds whatever the program has started: its whole session is killed, and what still holds its output open is
+ * not waited for.
  *
  * @throws {PipelineError} "surroundings" when there is no such program
  * @throws the signal's reason when it was aborted
@@ -29,26 +38,33 @@ export async function run(command: string[], options: RunOptions = {}): Promise<
   const { cwd, env = {}, input, timeoutSeconds = 600, signal } = options;
   signal?.throwIfAborted();
   const child = spawn(command, { cwd, env, stdin: input === undefined ? "ignore" : Buffer.from(input) });
-  let timedOut = false;
-  const timer = setTimeout(() => {
-    timedOut = true;
-    child.kill("SIGKILL");
-  }, timeoutSeconds * 1000);
-  const abort = () => child.kill("SIGTERM");
+  const outputs = [keep(child.stdout), keep(child.stderr)] as const;
+  const cut = Promise.withResolvers<"cut">();
+  const end = () => {
+    child.end("SIGKILL");
+    cut.resolve("cut");
+  };
+  const timer = setTimeout(end, timeoutSeconds * 1000);
+  let grace: Timer | undefined;
+  const abort = () => {
+    child.end("SIGTERM");
+    grace = setTimeout(end, GRACE_MS);
+  };
   signal?.addEventListener("abort", abort);
   try {
-    const [stdout, stderr, code] = await Promise.all([
-      new Response(child.stdout).text(),
-      new Response(child.stderr).text(),
-      child.exited,
-    ]);
+    const ended = Promise.all([child.exited, ...outputs.map(({ whole }) => whole)]);
+    const how = await Promise.race([ended, cut.promise]);
     signal?.throwIfAborted();
-    if (timedOut)
+    const [stdout, stderr] = outputs.map(({ text }) => text()) as [string, string];
+    if (how === "cut")
       return { code: TIMED_OUT, stdout, stderr: `${stderr}no answer within ${timeoutSeconds} s\n` };
-    return { code, stdout, stderr };
+    return { code: how[0], stdout, stderr };
   } finally {
     clearTimeout(timer);
+    clearTimeout(grace);
     signal?.removeEventListener("abort", abort);
+    for (const { stop } of outputs) stop();
+    child.forget();
   }
 }
 
@@ -58,21 +74,61 @@ export function onPath(program: string): boolean {
   return Bun.which(program, { PATH: process.env.PATH ?? "" }) !== null;
 }
 
+/**
+ * Sends a signal to all processes of a group; to one that is gone, or another user's, nothing.
+ *
+ * @param leader the process that the group is named after, one that was started with `detached`
+ */
+export function endGroup(leader: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-leader, signal);
+  } catch {
+    // ESRCH, EPERM: kill(2).
+  }
+}
+
+/** What runs now. */
+const running = new Set<() => void>();
+process.on("exit", () => running.forEach((kill) => kill()));
+
 function spawn(
   command: string[],
   { cwd, env, stdin }: { cwd?: string | undefined; env: Record<string, string>; stdin: "ignore" | Buffer },
 ) {
+  // A session of its own can be ended as a whole. sudo keeps a password for the terminal's session alone, and what it starts is
+  // root's: where this user may not end that, only the waiting ends. sudoers(5), timestamp_type.
+  const detached = command[0] !== "sudo";
   try {
-    return Bun.spawn(command, {
+    const child = Bun.spawn(command, {
       ...(cwd && { cwd }),
       env: { ...process.env, ...env },
       stdin,
       stdout: "pipe",
       stderr: "pipe",
+      detached,
     });
+    const { pid, stdout, stderr, exited } = child;
+    const end = (signal: NodeJS.Signals) => (detached ? endGroup(pid, signal) : void child.kill(signal));
+    const kill = () => end("SIGKILL");
+    running.add(kill);
+    return { stdout, stderr, exited, end, forget: () => running.delete(kill) };
   } catch (error) {
     throw new PipelineError("surroundings", `cannot run ${command[0]}: there is no such program on PATH`, {
       cause: error,
     });
   }
+}
+
+/** Reads a stream to its end, or until it is told to stop. `text()` gives what has come so far. */
+function keep(stream: ReadableStream<Uint8Array>) {
+  const parts: Uint8Array[] = [];
+  const reader = stream.getReader();
+  const read = async () => {
+    for (let part; !(part = await reader.read()).done;) parts.push(part.value);
+  };
+  return {
+    whole: read(),
+    text: () => Buffer.concat(parts).toString(),
+    stop: () => void reader.cancel().catch(() => {}),
+  };
 }

@@ -113,13 +113,17 @@ export class Report {
   }
 
   /**
-   * Adds the table to the step summary when this runs in GitHub Actions, and writes the run as JSON.
+   * Adds the table to the step summary when this runs in GitHub Actions, and writes the run as JSON. What cannot be written is
+   * said on stderr, and no more: what the run was for holds, or does not, without it.
    *
    * @param file where the JSON goes; default: nowhere
    */
   async publish(conclusion: string, file?: string): Promise<void> {
     const { GITHUB_STEP_SUMMARY } = process.env;
-    if (GITHUB_STEP_SUMMARY) await appendFile(GITHUB_STEP_SUMMARY, this.summary(conclusion));
+    if (GITHUB_STEP_SUMMARY) {
+      const written = appendFile(GITHUB_STEP_SUMMARY, this.summary(conclusion));
+      await written.catch(unwritten("step summary", GITHUB_STEP_SUMMARY));
+    }
     if (file === undefined) return;
     const criticalNames = criticalPath(this.#steps).map(({ name }) => name);
     const attached = Object.fromEntries([...this.#attached].map(([name, { value }]) => [name, value]));
@@ -130,9 +134,13 @@ export class Report {
       steps: this.#steps,
       ...attached,
     };
-    await writeFile(file, `${JSON.stringify(run, undefined, 2)}\n`);
+    const written = writeFile(file, `${JSON.stringify(run, undefined, 2)}\n`);
+    await written.catch(unwritten("report", file));
   }
 }
+
+const unwritten = (what: string, file: string) => (error: NodeJS.ErrnoException) =>
+  console.error(`the ${what} could not be written to ${file} (${error.code ?? error.message})`);
 
 /**
  * The steps that the end had to wait for: the last one to end, before it the last one to end when that began, and so on.

@@ -1,5 +1,5 @@
 /** Saves of the project's files, for `watch`. */
-import { readdirSync, watch, type FSWatcher } from "node:fs";
+import { readdirSync, statSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
 import { digestOfFiles } from "./files.ts";
 
@@ -32,12 +32,12 @@ export async function* savesIn(
     onSave();
     wake();
   };
-  const watchers: FSWatcher[] = [watch(root, changed)];
-  // Not the whole tree: node_modules alone may have more directories than the system lets one watch.
-  for (const entry of readdirSync(root, { withFileTypes: true })) {
-    if (!entry.isDirectory() || ignored.test(entry.name)) continue;
-    watchers.push(watch(join(root, entry.name), { recursive: true }, changed));
-  }
+  const below = new Watchers(root, changed);
+  const own = watch(root, (event, name) => {
+    below.renew();
+    changed(event, name);
+  });
+  below.renew();
   signal.addEventListener("abort", () => wake(), { once: true });
   try {
     while (!signal.aborted) {
@@ -55,7 +55,55 @@ export async function* savesIn(
       }
     }
   } finally {
-    for (const watcher of watchers) watcher.close();
+    own.close();
+    below.close();
   }
   signal.throwIfAborted();
+}
+
+/**
+ * Of the directories in `root`, each with all that is below it. Not of the whole tree: node_modules alone may have more
+ * directories than the system lets one watch.
+ */
+class Watchers {
+  /** By name, with the inode: what has taken the place of another directory is another one. */
+  readonly #watched = new Map<string, { inode: number; watcher: FSWatcher }>();
+
+  constructor(
+    private readonly root: string,
+    private readonly changed: (event: unknown, name: string | null) => void,
+  ) {}
+
+  /** Watches what is there now, and that alone. */
+  renew(): void {
+    const there = new Map(directoriesIn(this.root));
+    for (const [name, { inode, watcher }] of this.#watched) {
+      if (there.get(name) === inode) continue;
+      watcher.close();
+      this.#watched.delete(name);
+    }
+    for (const [name, inode] of there) {
+      if (this.#watched.has(name)) continue;
+      try {
+        const watcher = watch(join(this.root, name), { recursive: true }, this.changed);
+        this.#watched.set(name, { inode, watcher });
+      } catch (error) {
+        // Gone again: then that is a change of its own.
+        if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+      }
+    }
+  }
+
+  close(): void {
+    for (const { watcher } of this.#watched.values()) watcher.close();
+    this.#watched.clear();
+  }
+}
+
+function directoriesIn(root: string): [name: string, inode: number][] {
+  return readdirSync(root, { withFileTypes: true }).flatMap((entry): [string, number][] => {
+    if (!entry.isDirectory() || ignored.test(entry.name)) return [];
+    const found = statSync(join(root, entry.name), { throwIfNoEntry: false });
+    return found ? [[entry.name, found.ino]] : [];
+  });
 }

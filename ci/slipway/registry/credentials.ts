@@ -114,6 +114,8 @@ function registryOf(key: string): string {
   return name === "index.docker.io" ? "docker.io" : name;
 }
 
+const isWord = (value: unknown): value is string => typeof value === "string" && value !== "";
+
 /** Asks a credential helper. Protocol: https://github.com/docker/docker-credential-helpers#development */
 async function ask(helper: string, server: string, signal: AbortSignal): Promise<Credentials | undefined> {
   const program = `docker-credential-${helper}`;
@@ -121,7 +123,8 @@ async function ask(helper: string, server: string, signal: AbortSignal): Promise
   if (code !== 0 && /credentials not found/i.test(stdout)) return undefined;
   try {
     if (code !== 0) throw new Error();
-    const { Username: user, Secret: password } = JSON.parse(stdout);
+    const { Username: user, Secret: password } = JSON.parse(stdout) as Record<string, unknown>;
+    if (!isWord(user) || !isWord(password)) throw new Error();
     // Helpers tell an identity token by a name that nobody has.
     return user === "<token>" ? { identityToken: password } : { user, password };
   } catch {

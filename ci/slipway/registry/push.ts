@@ -6,7 +6,7 @@
  */
 import { levels } from "../image/archive.ts";
 import { PipelineError } from "../ground/errors.ts";
-import { digestOf as digestOfBytes } from "../ground/hash.ts";
+import { digestOf as digestOfBytes, isDigest } from "../ground/hash.ts";
 import { digestInName, familiarName, layerReader, readArchive, type Archive } from "../image/reader.ts";
 import { packingOf } from "../image/unpack.ts";
 import type { TarEntry } from "../image/untar.ts";
@@ -187,13 +187,54 @@ export async function digestUnder(reference: string, options: RegistryOptions): 
 }
 
 /**
+ * Looks whether it is the image of an archive that stands under `reference`: its layers' content and its config, but for the commit
+ * in the label, which is no part of what an id stands for. Whoever may push a tag decides what stands under it, whatever its name.
+ *
+ * @param reference `registry[:port]/path:tag`
+ * @returns the manifest's digest, and whether it is the same image, whole; undefined when there is nothing
+ * @throws {PipelineError} as push()
+ */
+export async function compareUnder(
+  archive: string,
+  reference: string,
+  options: RegistryOptions,
+): Promise<{ digest: string; same: boolean } | undefined> {
+  const { config } = await read(archive);
+  const repository = new Repository(parseReference(reference), "pull", options);
+  const there = await repository.manifest();
+  if (!there) return undefined;
+  const { content, descriptor } = there;
+  const named = content.config?.digest;
+  const found = isDigest(named) && (await repository.blob(named));
+  const same = found && sameConfig(found, config) && (await isWhole(content, named, repository));
+  return { digest: descriptor.digest, same: same === true };
+}
+
+function sameConfig(bytes: Uint8Array, own: Archive["config"]): boolean {
+  try {
+    const other = JSON.parse(Buffer.from(bytes).toString()) as Archive["config"];
+    return Bun.deepEquals(withoutCommit(other), withoutCommit(own), true);
+  } catch {
+    return false;
+  }
+}
+
+function withoutCommit(config: Archive["config"]): object {
+  const copy = structuredClone(config);
+  const labels = copy.config.Labels as Record<string, string> | null | undefined;
+  delete labels?.["org.opencontainers.image.revision"];
+  return copy;
+}
+
+/**
  * Whether a manifest is of the image with this config, and its blobs are there. The config names the layers' content,
  * so that it does not matter how they were compressed, or by whom.
  */
 async function isWhole(manifest: Manifest, config: string, repository: Repository): Promise<boolean> {
-  if (manifest.config?.digest !== config || !manifest.layers) return false;
-  const blobs = [manifest.config, ...manifest.layers].map(({ digest }) => repository.hasBlob(digest));
-  return (await Promise.all(blobs)).every(Boolean);
+  if (manifest.config?.digest !== config || !Array.isArray(manifest.layers)) return false;
+  const digests = [manifest.config, ...manifest.layers].map(({ digest }) => digest);
+  if (!digests.every(isDigest)) return false;
+  return (await Promise.all(digests.map((digest) => repository.hasBlob(digest)))).every(Boolean);
 }
 
 async function read(path: string): Promise<Archive> {

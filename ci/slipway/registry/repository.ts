@@ -3,8 +3,9 @@
  *
  * Protocol: OCI distribution specification 1.1, https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
  */
-import { digestOf } from "../ground/hash.ts";
-import { isTransient, Transport, type Request } from "./transport.ts";
+import { digestOf, isDigest } from "../ground/hash.ts";
+import type { Request } from "./exchange.ts";
+import { isTransient, Transport } from "./transport.ts";
 
 /** Seconds that an upload may take. */
 const UPLOAD_SECONDS = 600;
@@ -49,9 +50,9 @@ export class Repository extends Transport {
     const url = this.manifestUrl();
     const reply = await this.persist(() => this.ask(url, { method: "HEAD", headers: accept }));
     // The header is not a must. https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pulling-manifests
-    return (
-      reply && (reply.headers.get("docker-content-digest") ?? (await this.manifest())?.descriptor.digest)
-    );
+    const given = reply?.headers.get("docker-content-digest");
+    if (typeof given === "string") return this.checked(given);
+    return reply && (await this.manifest())?.descriptor.digest;
   }
 
   /**
@@ -105,6 +106,16 @@ export class Repository extends Transport {
     return { manifests: this.json<Partial<Index>>(reply).manifests ?? [] };
   }
 
+  /** A blob's content; undefined when it is not there. */
+  async blob(digest: string): Promise<Uint8Array | undefined> {
+    const url = this.url(`blobs/${this.checked(digest)}`);
+    const reply = await this.persist(() => this.ask(url, {}));
+    if (!reply) return undefined;
+    const actual = digestOf(reply.body);
+    if (actual !== digest) throw this.error(`gives ${actual} for ${digest}`);
+    return reply.body;
+  }
+
   async hasBlob(digest: string): Promise<boolean> {
     return this.persist(() => this.blobIsThere(digest));
   }
@@ -126,13 +137,19 @@ export class Repository extends Transport {
         await this.must(location, { method: "PUT", headers, body, seconds: UPLOAD_SECONDS }),
       );
       return true;
-    });
+    }, UPLOAD_SECONDS);
   }
 
   private async blobIsThere(digest: string): Promise<boolean> {
-    const reply = await this.ask(this.url(`blobs/${digest}`), { method: "HEAD" });
+    const reply = await this.ask(this.url(`blobs/${this.checked(digest)}`), { method: "HEAD" });
     if (reply) this.compare(digest, reply);
     return reply !== undefined;
+  }
+
+  /** What a registry calls a digest becomes a part of addresses and of manifests. */
+  private checked(digest: string): string {
+    if (isDigest(digest)) return digest;
+    throw this.error(`names something "${digest}" that is no digest (sha256: and 64 hex digits)`);
   }
 
   private url(rest: string): URL {

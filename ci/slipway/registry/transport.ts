@@ -4,47 +4,32 @@
  * Tokens: https://distribution.github.io/distribution/spec/auth/token/ and …/auth/oauth/.
  *
  * Credentials go to the registry and to the token endpoint that it names, over https or on this machine, and nowhere
- * else: not to where an upload's Location points, and fetch() drops Authorization from a redirect to another origin.
+ * else: not to where an upload's Location or a redirect to another origin points.
  */
-import { setTimeout as sleep } from "node:timers/promises";
 import { PipelineError } from "../ground/errors.ts";
+import { parseChallenges } from "./challenge.ts";
 import { findCredentials } from "./credentials.ts";
-import { isLoopback, type Reference } from "./reference.ts";
+import { exchange, type Reply, type Request } from "./exchange.ts";
+import { pauseAsked, persist, TransientError } from "./patience.ts";
+import type { Reference } from "./reference.ts";
 
-/** How often something is tried that a moment's failure can prevent. */
-const TRIES = 3;
-/** Statuses of a moment: too many requests, and a proxy without the registry behind it. */
-const transient = new Set([429, 502, 503, 504]);
+/** Statuses of a moment: too many requests, a server that stumbled, and a proxy without the registry behind it. */
+const transient = new Set([429, 500, 502, 503, 504]);
 
-/** Whether a status is one of a moment. */
-export const isTransient = (status: number): boolean => transient.has(status);
+/** Whether a status is one of a moment, whatever was asked for. */
+export const isTransient = (status: number): boolean => status !== 500 && transient.has(status);
 
 export interface RegistryOptions {
   signal: AbortSignal;
   say?(line: string): void;
-  /** Seconds that a request may take; an upload may take ten minutes. Default 30. */
+  /** Seconds that a request may take; an upload may take ten minutes. Default 30. Tries begin within twice that. */
   patienceSeconds?: number;
   /** Seconds before a second try, where the registry asks for no other pause. Default 1. */
   pauseSeconds?: number;
 }
 
-export interface Request {
-  method?: "GET" | "HEAD" | "POST" | "PUT";
-  headers?: Record<string, string>;
-  body?: Uint8Array<ArrayBuffer> | URLSearchParams;
-  redirect?: "manual";
-  seconds?: number;
-}
-
-export interface Reply extends Pick<Response, "status" | "ok" | "headers" | "url"> {
-  body: Uint8Array;
-}
-
-/** A failure that may be gone in a moment. */
-class TransientError extends PipelineError {
-  /** Seconds to wait, where the registry named them. */
-  pauseSeconds: number | undefined;
-}
+/** Seconds that a request may take. */
+const REQUEST_SECONDS = 30;
 
 /** Every method throws a PipelineError "surroundings" when the registry cannot be reached, refuses, or is wrong. */
 export class Transport {
@@ -76,19 +61,18 @@ export class Transport {
     return reply;
   }
 
-  /** Repeats what failed for a reason that may have passed. */
-  protected async persist<T>(attempt: () => Promise<T>): Promise<T> {
-    for (let tried = 1; ; tried++) {
-      try {
-        return await attempt();
-      } catch (error) {
-        if (!(error instanceof TransientError) || tried === TRIES) throw error;
-        const seconds = error.pauseSeconds ?? this.options.pauseSeconds ?? 1;
-        this.options.say?.(`${error.message}; again in ${seconds} s`);
-        await sleep(seconds * 1000, undefined, { signal: this.signal }).catch(() => {});
-        this.signal.throwIfAborted();
-      }
-    }
+  /**
+   * Repeats what failed for a reason that may have passed.
+   *
+   * @param seconds that one try may take; default: those of a request
+   */
+  protected persist<T>(attempt: () => Promise<T>, seconds = this.requestSeconds): Promise<T> {
+    const { signal, say, pauseSeconds } = this.options;
+    return persist(attempt, { signal, say, pauseSeconds, seconds: seconds * 2 });
+  }
+
+  private get requestSeconds(): number {
+    return this.options.patienceSeconds ?? REQUEST_SECONDS;
   }
 
   /** A request with what authorizes it. A challenge is answered once: at the start, and when a token has expired. */
@@ -96,7 +80,8 @@ export class Transport {
     if (url.origin !== this.reference.origin) return this.send(url, request);
     const used = this.authorization;
     const reply = await this.send(url, await authorize(request, used));
-    if (reply.status !== 401) return reply;
+    // Whoever a redirect led to is not asked where credentials are to go.
+    if (reply.status !== 401 || new URL(reply.url).origin !== url.origin) return reply;
     // Of several requests that are refused at once, one answers for all.
     if (this.authorization === used) {
       const answer = this.answer(reply);
@@ -116,17 +101,18 @@ export class Transport {
       credentials && "user" in credentials
         ? `Basic ${Buffer.from(`${credentials.user}:${credentials.password}`).toString("base64")}`
         : undefined;
-    const bearer = /\bBearer\s+(.*)/is.exec(challenge)?.[1];
-    if (bearer === undefined) {
-      if (basic && /\bBasic\b/i.test(challenge)) return basic;
+    const challenges = parseChallenges(challenge);
+    const bearers = challenges.filter(({ scheme }) => scheme === "bearer");
+    if (bearers.length === 0) {
+      if (basic && challenges.some(({ scheme }) => scheme === "basic")) return basic;
       throw this.refusal(registry, reply);
     }
 
-    const parameter = (name: string) => new RegExp(`\\b${name}="([^"]*)"`, "i").exec(bearer)?.[1];
-    const endpoint = URL.parse(parameter("realm") ?? "");
-    if (!endpoint) throw this.error("wants a token without saying from where (no realm)");
+    const named = bearers.find(({ parameters }) => URL.canParse(parameters.get("realm") ?? ""));
+    if (!named) throw this.error("wants a token without saying from where (no realm)");
+    const endpoint = new URL(named.parameters.get("realm")!);
     const wanted = {
-      service: parameter("service") ?? "",
+      service: named.parameters.get("service") ?? "",
       // Not the challenge's: to a question it would be for reading alone, and the upload would need another one.
       scope: `repository:${path}:${this.actions}`,
     };
@@ -146,33 +132,22 @@ export class Transport {
     }
     const answer = await this.send(endpoint, request);
     if (!answer.ok) throw this.refusal(endpoint.host, answer);
-    const { token, access_token = token } = this.json<{ token?: string; access_token?: string }>(answer);
-    if (!access_token) throw this.error(`wants a token of ${endpoint.host}, which gives none`);
-    return `Bearer ${access_token}`;
+    // Two names for one thing, of which either may be left empty.
+    const { token, access_token } = this.json<{ token?: string; access_token?: string }>(answer);
+    const granted = access_token || token;
+    if (!granted) throw this.error(`wants a token of ${endpoint.host}, which gives none`);
+    return `Bearer ${granted}`;
   }
 
   /** One request and its whole reply, over https or to this machine. */
-  private async send(url: URL, { seconds, ...request }: Request): Promise<Reply> {
-    const timeout = seconds ?? this.options.patienceSeconds ?? 30;
-    const here = isLoopback(url.hostname);
-    if (url.protocol !== "https:" && !(here && url.protocol === "http:")) {
-      throw this.error(`sends us on to ${url.origin}, which is not encrypted; nothing was sent there`, {
-        hint: "Does a proxy in front of the registry tell it X-Forwarded-Proto? Registries make their addresses of that.",
-      });
-    }
-    try {
-      const response = await fetch(url, {
-        ...request,
-        // HTTP_PROXY would otherwise be given what is meant for this machine, credentials and all.
-        ...(here && { proxy: false }),
-        signal: AbortSignal.any([this.signal, AbortSignal.timeout(timeout * 1000)]),
-      });
-      const { status, ok, headers } = response;
-      return { status, ok, headers, url: response.url, body: await response.bytes() };
-    } catch (error) {
-      this.signal.throwIfAborted();
-      throw noReply(url.host, timeout, error);
-    }
+  private send(url: URL, request: Request): Promise<Reply> {
+    const { registry, origin } = this.reference;
+    return exchange(url, request, {
+      registry,
+      secure: origin.startsWith("https:"),
+      seconds: request.seconds ?? this.requestSeconds,
+      signal: this.signal,
+    });
   }
 
   /** What the registry says that it has must be what we know it by. */
@@ -204,12 +179,11 @@ export class Transport {
     const words = [String(status), ...registryErrors(text)].join(", ");
     const what = this.actions === "pull" ? "to tell of" : "to take";
     const message = `${host} refuses ${what} ${path}:${tag} (${words})`;
-    if (transient.has(status)) {
-      const error = new TransientError("surroundings", message, {
-        hint: "The registry is busy or restarts: run the command again in a while.",
-      });
-      const after = headers.get("retry-after") ?? "";
-      if (/^\d+$/.test(after)) error.pauseSeconds = Math.min(Number(after), 5);
+    if (transient.has(status) && !isFull(status, text)) {
+      const busy = "The registry is busy or restarts: run the command again in a while.";
+      const hint = status === 500 ? this.wayOut(status, text) : busy;
+      const error = new TransientError("surroundings", message, { hint });
+      error.pauseSeconds = pauseAsked(headers);
       return error;
     }
     return new PipelineError("surroundings", message, { hint: this.wayOut(status, text) });
@@ -217,8 +191,7 @@ export class Transport {
 
   private wayOut(status: number, text: string): string {
     const { registry, path } = this.reference;
-    // docker-registry has a full disk as status 500, with the system's words in the error's detail.
-    if (status === 413 || status === 507 || /no space left|quota/i.test(text))
+    if (isFull(status, text))
       return "The registry is full, or it or a proxy in front of it limits the size of a request: raise that or free space.";
     if (status === 401 || status === 403) {
       const found = this.hasCredentials
@@ -230,6 +203,11 @@ export class Transport {
       return `Is ${path} the right name? In some registries a repository has to be made first.`;
     return "The registry's log should say more.";
   }
+}
+
+/** docker-registry has a full disk as status 500, with the system's words in the error's detail. */
+function isFull(status: number, text: string): boolean {
+  return status === 413 || status === 507 || /no space left|quota/i.test(text);
 }
 
 async function authorize(request: Request, authorization: Promise<string> | undefined): Promise<Request> {
@@ -245,33 +223,4 @@ function registryErrors(text: string): string[] {
   } catch {
     return [];
   }
-}
-
-/** Why there was no reply at all. */
-function noReply(host: string, seconds: number, error: unknown): PipelineError {
-  const { name, code = name } = error as { name: string; code?: string };
-  if (name === "TimeoutError") {
-    return new PipelineError("surroundings", `${host} gave no answer within ${seconds} s`, {
-      hint: "Is the registry overloaded, or the way to it slow? Run the command again.",
-      cause: error,
-    });
-  }
-  if (/CERT|TLS|SSL|SIGNATURE|EPROTO/.test(code)) {
-    return new PipelineError("surroundings", `${host} has no TLS that this machine trusts (${code})`, {
-      hint:
-        "NODE_EXTRA_CA_CERTS names a file with the certificate of an authority of your own; " +
-        "without TLS a registry is used on localhost alone.",
-      cause: error,
-    });
-  }
-  if (/ECONNRESET|EPIPE/.test(code)) {
-    return new TransientError("surroundings", `${host} broke off the connection (${code})`, {
-      hint: "A registry or proxy does that when a request is too large for it, or when it restarts.",
-      cause: error,
-    });
-  }
-  return new PipelineError("surroundings", `${host} cannot be reached (${code})`, {
-    hint: "Is the registry's name right, does it run, and does this machine reach it?",
-    cause: error,
-  });
 }

@@ -74,6 +74,8 @@ export interface Options {
   engine: "dagger" | "host";
   target: "k3s" | "registry" | "none";
   output: string;
+  /** Whether an archive was asked for by words: --output, --tag or --compress. */
+  wantsArchive: boolean;
   /** Undefined: the engine's own. */
   architectures: Architecture[] | undefined;
   compression: Compression | undefined;
@@ -111,7 +113,7 @@ export function readOptions(
     // No deploy follows whatever context happens to be current.
     if (!registry || !context) throw wrong("--target registry takes --registry HOST/PATH and --context NAME");
   }
-  if (url !== undefined && !URL.canParse(url)) throw wrong(`--url "${url}" is no URL`);
+  if (url !== undefined) checkUrl(url);
   const tags = (values.tag as string[] | undefined) ?? [];
   for (const tag of tags) {
     if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw wrong(`--tag "${tag}" is no image tag`);
@@ -128,6 +130,7 @@ export function readOptions(
     engine: oneOf("engine", text("engine") ?? (inSession ? "dagger" : "host"), ["dagger", "host"]),
     target,
     output: resolve(text("output") ?? `${name}.tar`),
+    wantsArchive: text("output") !== undefined || compress !== undefined || tags.length > 0,
     architectures: architectures && ([...new Set(architectures)] as Architecture[]),
     compression: compress === undefined ? undefined : oneOf("level", compress, compressions),
     tags,
@@ -143,6 +146,34 @@ export function readOptions(
     check: values.check === true,
     verbose: values.verbose === true,
   };
+}
+
+/**
+ * Of a command that takes a target.
+ *
+ * @throws {PipelineError} "usage" when an option would have no effect with the one that is chosen
+ */
+export function checkTarget(given: Options): void {
+  const { target, registry } = given;
+  if (registry && target !== "registry") throw wrong("--registry goes with --target registry");
+  if (target !== "none") return;
+  for (const name of ["url", "kubeconfig", "context"] as const) {
+    if (given[name] !== undefined) throw wrong(`--${name} is of a cluster: not with --target none`);
+  }
+}
+
+/** @throws {PipelineError} "usage" where a version runs, which is for one platform */
+export function forOnePlatform({ architectures = [] }: Options): void {
+  if (architectures.length > 1)
+    throw wrong("a deploy is for one platform: several go with `image` or --target none");
+}
+
+/** @throws {PipelineError} "usage" for what no client could ask: `localhost:30080` has the form of a URL, with a scheme of that name */
+function checkUrl(given: string): void {
+  const url = URL.parse(given);
+  const isWeb = url !== null && /^https?:\/\//i.test(given);
+  if (!isWeb || url.search || url.hash)
+    throw wrong(`--url "${given}" is no URL of the form http(s)://HOST[:PORT][/PATH]`);
 }
 
 export function oneOf<const T extends string>(what: string, given: string, known: readonly T[]): T {

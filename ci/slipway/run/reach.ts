@@ -1,12 +1,12 @@
 /** The way to a cluster, and a deploy there: what `deploy`, `up` and `watch` do alike. */
 import { deploy } from "../cluster/deploy.ts";
-import { describePlan, plan, upToDate, type Deploy } from "../cluster/plan.ts";
+import { describePlan, plan, upToDate, type Deploy, type Plan } from "../cluster/plan.ts";
 import { prove } from "../cluster/status.ts";
 import type { Target } from "../cluster/target.ts";
 import { chartMoments, describeSamples, drawMoments } from "../cluster/samples.ts";
 import { connectK3s } from "../targets/k3s.ts";
-import { connectCluster } from "../targets/registry.ts";
-import { wrong } from "./options.ts";
+import { connectCluster, isRegistryTarget } from "../targets/registry.ts";
+import { forOnePlatform, wrong } from "./options.ts";
 import type { Run } from "./run.ts";
 import { check, image, sideBySide, test } from "./steps.ts";
 
@@ -25,12 +25,22 @@ export async function withCluster<T>(run: Run, use: (to: Deploy) => Promise<T>):
 }
 
 async function connect({ service, options, signal }: Run): Promise<Target> {
-  const { target, registry, context, kubeconfig, url, architectures } = options;
+  const { target, registry, context, kubeconfig, url } = options;
   if (target === "none") throw wrong("this takes a cluster: not with --target none");
-  if (architectures && architectures.length > 1)
-    throw wrong("a deploy is for one platform: several go with `image` or --target none");
+  forOnePlatform(options);
   if (target === "k3s") return connectK3s({ service, kubeconfig, context, url, signal });
   return connectCluster({ service, kubeconfig, context: context!, repository: registry!, url, signal });
+}
+
+/** The plan, with what is in a registry held against what was built. */
+async function compared(run: Run, to: Deploy, found: Plan): Promise<Plan> {
+  const { target } = to;
+  if (!found.delivered || !isRegistryTarget(target)) return found;
+  const same = await target.compare(run.options.output, found.id);
+  if (same) return found;
+  if (same === false)
+    run.say(`what stands under ${found.id} in the registry is not what was built here: it is pushed over`);
+  return plan(to, found.id);
 }
 
 /** A run's dealings with a target. */
@@ -61,13 +71,15 @@ export async function deployHere(run: Run, to: Deploy, hurry?: AbortSignal): Pro
     const lines = describePlan(value);
     return { value, detail: lines.length > 0 ? `${value.name} changes this:` : "nothing would change" };
   });
-  const building = planning.then(async (change) => {
-    for (const line of describePlan(change)) run.say(line);
-    // An id is its inputs: an image of that name is this one.
-    if (!change.delivered) await image(run, change.id);
+  const building = planning.then(async (found) => {
+    for (const line of describePlan(found)) run.say(line);
+    const { wantsArchive } = run.options;
+    // An id is its inputs: an image of that name is this one, in containerd. Who has named the archive wants the file, too.
+    if (!found.delivered || wantsArchive || isRegistryTarget(to.target)) await image(run, found.id);
+    return compared(run, to, found);
   });
-  await sideBySide(run, [...proofs, building]);
-  const change = await planning;
+  const [, , built] = await sideBySide(run, [...proofs, building]);
+  const change = built as Plan;
   const { url } = change.endpoint;
   if (upToDate(to, change)) {
     await run.report.step("verify", async () => {

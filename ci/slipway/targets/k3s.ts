@@ -14,6 +14,7 @@ import { connectApi } from "../cluster/connect.ts";
 import { nameOf, type KubeObject, type KubeService, type Node } from "../cluster/objects.ts";
 import type { Target } from "../cluster/target.ts";
 import { checkArchive } from "./check.ts";
+import { below } from "./url.ts";
 
 /** Where k3s writes its kubeconfig. https://docs.k3s.io/cluster-access */
 const KUBECONFIG = "/etc/rancher/k3s/k3s.yaml";
@@ -108,7 +109,7 @@ export async function connectK3s({
     ],
     overlay: service.overlays.k3s,
     endpoint(manifests) {
-      if (url) return { url: new URL(service.versionPath, url).href };
+      if (url) return { url: below(url, service.versionPath) };
       const nodePort = nodePortUrl(service, address, manifests);
       return { url: nodePort, open: (init) => fetch(nodePort, { ...init, proxy: false }) };
     },

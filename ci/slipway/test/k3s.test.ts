@@ -134,6 +134,14 @@ console.log("Starting to serve");`;
     expect((await connect({ url: "https://x.example" })).endpoint([]).url).toBe("https://x.example/version");
   });
 
+  test.each(["https://x.example/base", "https://x.example/base/"])(
+    "is asked below the path of --url: %s",
+    async (url) => {
+      await standIn();
+      expect((await connect({ url })).endpoint([]).url).toBe("https://x.example/base/version");
+    },
+  );
+
   test("is asked with the kubeconfig and the context that were named", async () => {
     const bin = await standInProxy();
     await connect({ context: "other", connect: connectApi });

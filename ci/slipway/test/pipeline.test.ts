@@ -1,6 +1,6 @@
 /** The command line, and what every command stands on: exit codes, programs that are run, the report. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { readdirSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { exitCodes, explainDiskError, PipelineError } from "../ground/errors.ts";
@@ -23,6 +23,7 @@ describe("options", () => {
       engine: "host",
       target: "k3s",
       output: resolve("helloapp.tar"),
+      wantsArchive: false,
       architectures: undefined,
       compression: undefined,
       tags: [],
@@ -73,6 +74,7 @@ describe("options", () => {
       engine: "host",
       target: "none",
       output: resolve("x/y.tar"),
+      wantsArchive: true,
       report: resolve("r.json"),
       tags: ["latest", "v1.0"],
       architectures: ["arm64", "amd64"],
@@ -149,6 +151,16 @@ describe("command line", () => {
     [["up", "--target", "none", "--registry", "r.example/x"], "--target registry"],
     [["plan", "--target", "none"], "--target none"],
     [["--url", "nonsense"], "no URL"],
+    [["--url", "localhost:30080"], "http(s)://HOST[:PORT][/PATH]"],
+    [["--url", "http:localhost"], "http(s)://HOST[:PORT][/PATH]"],
+    [["verify", "--url", "ftp://x.example"], "http(s)://HOST[:PORT][/PATH]"],
+    [["--url", "http://x.example/?a=b"], "http(s)://HOST[:PORT][/PATH]"],
+    [["--target", "none", "--url", "http://x.example"], "--url is of a cluster"],
+    [["up", "--target", "none", "--context", "x"], "--context is of a cluster"],
+    [["--target", "none", "--kubeconfig", "x"], "--kubeconfig is of a cluster"],
+    [["watch", "--report", "x"], "watch takes no --report"],
+    [["up", "--platform", "linux/amd64,linux/arm64"], "a deploy is for one platform"],
+    [["build", "dist", "--id"], "it takes no DIRECTORY"],
     [["--frobnicate"], "--frobnicate"],
     [["--engine", "podman"], "podman"],
     [["--engine"], "engine"],
@@ -173,6 +185,58 @@ describe("command line", () => {
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
     expect(/^error: .*$/m.exec(stderr)?.[0]).toContain(part);
     expect(stderr).toContain("usage: bun ci/pipeline.ts");
+  });
+
+  test("up with a cluster's name is for that cluster: without a k3s it is no rehearsal", async () => {
+    const { code, stderr } = await slipway(["up", "--context", "prod"]);
+    expect(code).toBe(3);
+    expect(stderr).toContain("there is no k3s on this machine");
+  });
+
+  test.each([
+    ["--report", ["--report", "/dev/null/report.json"], {}, "the report could not be written to /dev/null/"],
+    ["step summary", [], { GITHUB_STEP_SUMMARY: "/dev/null/x" }, "the step summary could not be written"],
+  ])("a %s that cannot be written is said so, and the exit code stays", async (_, args, more, said) => {
+    // The service has neither of the scripts: there is nothing that could fail.
+    const place = mkdtempSync(join(tmpdir(), "helloapp-report-"));
+    writeFileSync(join(place, "package.json"), '{"name":"clock","module":"main.ts"}');
+    writeFileSync(join(place, "main.ts"), "");
+    const main = join(import.meta.dir, "../main.ts");
+    for (const [command, exit] of Object.entries({ check: 0, rollback: 3 })) {
+      const words = JSON.stringify([command, ...args]);
+      const script = `import { main } from ${JSON.stringify(main)};
+process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
+      const child = Bun.spawn([process.execPath, "-e", script], {
+        env: { ...env, ...more },
+        stdout: "ignore",
+        stderr: "pipe",
+      });
+      const stderr = await new Response(child.stderr).text();
+      expect({ command, code: await child.exited }).toEqual({ command, code: exit });
+      expect(stderr).toContain(said);
+    }
+    rmSync(place, { recursive: true });
+  });
+
+  test("an interruption is in the report, too", async () => {
+    const place = mkdtempSync(join(tmpdir(), "helloapp-report-"));
+    const [started, report] = [join(place, "started"), join(place, "report.json")];
+    const waits = `require("fs").writeFileSync("${started}", ""); setInterval(() => {}, 1000)`;
+    const check = `${process.execPath} -e '${waits}'`;
+    writeFileSync(
+      join(place, "package.json"),
+      JSON.stringify({ name: "clock", module: "main.ts", scripts: { check } }),
+    );
+    writeFileSync(join(place, "main.ts"), "");
+    const words = JSON.stringify(["check", "--report", report]);
+    const script = `import { main } from ${JSON.stringify(join(import.meta.dir, "../main.ts"))};
+process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
+    const child = Bun.spawn([process.execPath, "-e", script], { env, stdout: "ignore", stderr: "ignore" });
+    while (!existsSync(started)) await Bun.sleep(20);
+    child.kill("SIGINT");
+    expect(await child.exited).toBe(130);
+    expect((await Bun.file(report).json()).conclusion).toBe("**interrupted:** Nothing was changed.");
+    rmSync(place, { recursive: true });
   });
 
   test("stack traces are for --verbose", async () => {

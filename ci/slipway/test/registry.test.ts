@@ -12,10 +12,9 @@ import { parseReference } from "../registry/reference.ts";
 import type { RegistryOptions } from "../registry/transport.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { service } from "./fixture.ts";
+import { indexType, serve, sha256, startRegistry, stopServers, type Handler } from "./servers.ts";
 import { image, join as joinParts, layout, part, type Part } from "./tarball.ts";
 
-const sha256 = (bytes: string | Uint8Array) =>
-  `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`;
 const base64 = (text: string) => Buffer.from(text).toString("base64");
 const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
   promise.then(
@@ -32,7 +31,6 @@ const archive = join(directory, "helloapp.tar");
 const sbom = join(directory, "helloapp.cdx.json");
 const sbomText = '{"bomFormat":"CycloneDX"}\n';
 let home: string;
-let servers: Bun.Server<undefined>[] = [];
 
 beforeAll(async () => {
   for (const layer of ["runtime", "app"]) {
@@ -56,8 +54,7 @@ beforeEach(() => {
 });
 
 afterEach(async () => {
-  await Promise.all(servers.map((server) => server.stop(true)));
-  servers = [];
+  await stopServers();
   for (const [name, value] of Object.entries(before)) {
     if (value === undefined) delete process.env[name];
     else process.env[name] = value;
@@ -66,70 +63,6 @@ afterEach(async () => {
 
 afterAll(() => rmSync(directory, { recursive: true }));
 
-type Handler = (request: Request, url: URL) => Response | undefined | Promise<Response | undefined>;
-
-/** A server on this machine that keeps what it was asked; `answer` comes first, then `otherwise`. */
-function serve(answer: Handler, otherwise: Handler = () => new Response(null, { status: 404 })) {
-  const requests: { call: string; url: URL; authorization: string | null; body: string }[] = [];
-  const server = Bun.serve({
-    port: 0,
-    async fetch(request) {
-      const url = new URL(request.url);
-      const body = await request.clone().text();
-      const authorization = request.headers.get("authorization");
-      requests.push({ call: `${request.method} ${url.pathname}`, url, authorization, body });
-      return (
-        (await answer(request, url)) ?? (await otherwise(request, url)) ?? new Response(null, { status: 500 })
-      );
-    },
-  });
-  servers.push(server);
-  const calls = (pattern: RegExp) => requests.filter(({ call }) => pattern.test(call));
-  return { host: `127.0.0.1:${server.port}`, url: `http://127.0.0.1:${server.port}`, requests, calls };
-}
-
-/**
- * A registry that takes what it is given; `answer` may be quicker.
- *
- * @param keepsAccount whether it knows what refers to what, as of the specification's 1.1
- */
-function startRegistry(answer: Handler = () => undefined, { keepsAccount = false } = {}) {
-  const blobs = new Map<string, Uint8Array>();
-  const manifests = new Map<string, { type: string; body: Uint8Array }>();
-  const server = serve(answer, async (request, { pathname, searchParams }) => {
-    const [, kind, name = ""] = /^\/v2\/team\/app\/(blobs|manifests|referrers)\/(.+)$/.exec(pathname) ?? [];
-    if (kind === "referrers" && keepsAccount) {
-      const referrers = [...manifests.values()].filter(
-        ({ body }) => JSON.parse(Buffer.from(body).toString()).subject?.digest === name,
-      );
-      const index = { schemaVersion: 2, manifests: referrers.map(({ body }) => ({ digest: sha256(body) })) };
-      return Response.json(index, { headers: { "Content-Type": indexType } });
-    }
-    const stored = kind === "blobs" ? blobs.get(name) : manifests.get(name)?.body;
-    switch (request.method) {
-      case "POST":
-        return new Response(null, { status: 202, headers: { Location: `${pathname}1?_state=a%20b~c` } });
-      case "PUT": {
-        const body = await request.bytes();
-        const headers = new Headers({ "Docker-Content-Digest": sha256(body) });
-        if (kind === "manifests") {
-          manifests.set(name, { type: request.headers.get("content-type")!, body });
-          const { subject } = JSON.parse(Buffer.from(body).toString());
-          if (subject && keepsAccount) headers.set("OCI-Subject", subject.digest);
-        } else if (searchParams.get("digest") !== sha256(body)) return new Response(null, { status: 400 });
-        else blobs.set(sha256(body), body);
-        return new Response(null, { status: 201, headers });
-      }
-      default:
-        if (!stored) return new Response(null, { status: 404 });
-        return new Response(stored.slice(), { headers: { "Docker-Content-Digest": sha256(stored) } });
-    }
-  });
-  const manifest = (name: string) => JSON.parse(Buffer.from(manifests.get(name)!.body).toString());
-  return { ...server, reference: `${server.host}/team/app:1`, blobs, manifests, manifest };
-}
-
-const indexType = "application/vnd.oci.image.index.v1+json";
 const options: RegistryOptions = { signal: new AbortController().signal, pauseSeconds: 0 };
 
 /** Writes a file of credentials into the home directory. */
@@ -257,6 +190,34 @@ describe("push", () => {
     const { reference } = startRegistry(({ method }) => new Response(method === "GET" ? "{}" : null));
     expect(await digestUnder(reference, options)).toBe(sha256("{}"));
   });
+
+  test.each(["sha256:abc", `sha512:${"0".repeat(128)}`, "latest", `sha256:${"A".repeat(64)}`])(
+    "digestOf refuses %s, which is none",
+    async (given) => {
+      const { reference } = startRegistry(
+        () => new Response(null, { headers: { "Docker-Content-Digest": given } }),
+      );
+      const error = await failureOf(digestUnder(reference, options));
+      expect(error.fault).toBe("surroundings");
+      expect(error.message).toContain(`"${given}" that is no digest`);
+    },
+  );
+
+  test.each(["../../x", 5, undefined])(
+    "a manifest that names %p for its config is another image's",
+    async (digest) => {
+      const { reference, manifests, requests } = startRegistry();
+      const odd = { config: { digest }, layers: [{ digest: "../../other" }] };
+      manifests.set("1", { type: "x", body: Buffer.from(JSON.stringify(odd)) });
+      await push(archive, reference, options);
+      expect(
+        requests.filter(({ url }) => url.pathname.includes("other") || url.pathname === "/v2/x"),
+      ).toEqual([]);
+      expect(JSON.parse(Buffer.from(manifests.get("1")!.body).toString())).toMatchObject({
+        schemaVersion: 2,
+      });
+    },
+  );
 
   test("a second one only asks; under another tag it sends the manifest alone", async () => {
     const { reference, calls } = startRegistry();
@@ -592,7 +553,7 @@ describe("the SBOM of a push", () => {
 describe("a failure of a moment", () => {
   const busy = () => new Response(null, { status: 503, headers: { "Retry-After": "0" } });
 
-  test.each([429, 502, 503, 504])("status %d is tried again, three times in all", async (status) => {
+  test.each([429, 500, 502, 503, 504])("status %d is tried again, three times in all", async (status) => {
     const { reference, requests } = serveReference(() => new Response(null, { status }));
     const lines: string[] = [];
     const error = await failureOf(digestUnder(reference, { ...options, say: (line) => lines.push(line) }));
@@ -612,7 +573,7 @@ describe("a failure of a moment", () => {
     expect(calls(/^POST/)).toHaveLength(5);
   });
 
-  test("an end of the connection is one, a closed port is none", async () => {
+  test("an end of the connection is one, and so is a closed port", async () => {
     let connections = 0;
     const listener = Bun.listen({
       hostname: "127.0.0.1",
@@ -631,8 +592,62 @@ describe("a failure of a moment", () => {
     const lines: string[] = [];
     const error = await failureOf(digestUnder(reference, { ...options, say: (line) => lines.push(line) }));
     expect(error.message).toBe(`127.0.0.1:${listener.port} cannot be reached (ECONNREFUSED)`);
-    expect(lines).toEqual([]);
+    expect(lines).toHaveLength(2);
   });
+
+  test("a registry that comes up meanwhile is found", async () => {
+    const { host, url } = serve(() => undefined);
+    await stopServers();
+    const starting = () => void serve(() => undefined, undefined, Number(new URL(url).port));
+    expect(await digestUnder(`${host}/team/app:1`, { ...options, say: starting })).toBeUndefined();
+  });
+
+  test("a registry that gave no answer is asked once more", async () => {
+    let asked = 0;
+    const { reference } = serveReference(() => {
+      asked += 1;
+      return asked === 1 ? new Promise<never>(() => {}) : new Response(null, { status: 404 });
+    });
+    // Long enough for a busy machine to answer the second time.
+    expect(await digestUnder(reference, { ...options, patienceSeconds: 3 })).toBeUndefined();
+    expect(asked).toBe(2);
+  });
+
+  test.each([
+    ["seconds", () => "1", 1],
+    ["a date by the registry's own clock", () => "Thu, 01 Jan 2032 00:00:01 GMT", 1],
+    ["seconds that are none: not at all", () => "-5", 0],
+    ["a word", () => "soon", 0],
+  ])("Retry-After may be %s", async (_, after, seconds) => {
+    const lines: string[] = [];
+    let failures = 1;
+    const { reference } = serveReference(() =>
+      failures-- > 0
+        ? new Response(null, {
+            status: 503,
+            headers: { "Retry-After": after(), Date: "Thu, 01 Jan 2032 00:00:00 GMT" },
+          })
+        : new Response(null, { status: 404 }),
+    );
+    await digestUnder(reference, { ...options, say: (line) => lines.push(line) });
+    expect(lines).toEqual([expect.stringContaining(`; again in ${seconds} s`)]);
+  });
+
+  test.each(["3600", "Thu, 01 Jan 2032 01:00:00 GMT"])(
+    "a pause of an hour (%s) is not waited for, and is told",
+    async (after) => {
+      const { reference, requests } = serveReference(
+        () =>
+          new Response(null, {
+            status: 429,
+            headers: { "Retry-After": after, Date: "Thu, 01 Jan 2032 00:00:00 GMT" },
+          }),
+      );
+      const error = await failureOf(digestUnder(reference, options));
+      expect(error.message).toContain("asks for a pause of 3600 s");
+      expect(requests).toHaveLength(1);
+    },
+  );
 
   test("is not waited out by one who interrupts", async () => {
     const interrupted = new AbortController();
@@ -640,7 +655,12 @@ describe("a failure of a moment", () => {
     const reason = new PipelineError("interrupted", "interrupted");
     const say = () => interrupted.abort(reason);
     const error = await failureOf(
-      digestUnder(reference, { signal: interrupted.signal, pauseSeconds: 1000, say }),
+      digestUnder(reference, {
+        signal: interrupted.signal,
+        patienceSeconds: 1000,
+        pauseSeconds: 1000,
+        say,
+      }),
     );
     expect(error).toBe(reason);
   });
@@ -800,6 +820,65 @@ describe("authentication", () => {
     await push(archive, reference, options);
     expect(manifests.size).toBe(1);
     expect(tokens.requests.length).toBeGreaterThan(1);
+  });
+
+  test.each<[string, (realm: string) => string | string[]]>([
+    ["with spaces around", (realm) => `Bearer realm = "${realm}" , service = "s 1"`],
+    ["without quotes", (realm) => `Bearer realm=${realm}, service="s 1"`],
+    ["with the service unquoted", (realm) => `Bearer service=s, realm="${realm}"`],
+    ["with escapes", (realm) => `Bearer realm="${realm.replace("t", "\\t")}"`],
+    ["beside others in one header", (realm) => `Negotiate YII=, Basic realm="x, y", bearer realm="${realm}"`],
+    ["before another", (realm) => `Bearer realm="${realm}", Basic realm="http://nowhere.invalid"`],
+    ["in a header of its own", (realm) => ['Basic realm="x"', `Bearer realm="${realm}"`]],
+  ])("a challenge %s", async (_, challenge) => {
+    const tokens = serve(() => Response.json({ token: "t" }));
+    const headers = new Headers();
+    for (const one of [challenge(`${tokens.url}/token`)].flat()) headers.append("WWW-Authenticate", one);
+    const { reference, requests } = startRegistry((request) =>
+      request.headers.get("authorization") === "Bearer t"
+        ? undefined
+        : new Response(null, { status: 401, headers }),
+    );
+    expect(await digestUnder(reference, options)).toBeUndefined();
+    expect(requests.map(({ authorization }) => authorization)).toEqual([null, "Bearer t"]);
+  });
+
+  test.each([
+    { token: "t", access_token: "" },
+    { token: "", access_token: "t" },
+    { token: "t", access_token: null },
+  ])("a token beside an empty one: %p", async (answer) => {
+    const tokens = serve(() => Response.json(answer));
+    const { reference, requests } = startRegistry((request) =>
+      request.headers.has("authorization") ? undefined : unauthorized(`Bearer realm="${tokens.url}"`),
+    );
+    expect(await digestUnder(reference, options)).toBeUndefined();
+    expect(requests.at(-1)!.authorization).toBe("Bearer t");
+  });
+
+  test("whoever a redirect leads to is not asked where credentials are to go", async () => {
+    const thief = serve(() => Response.json({ token: "t" }));
+    const store = serve(() => unauthorized(`Bearer realm="${thief.url}"`));
+    const { reference, host } = startRegistry((request) =>
+      request.method === "HEAD" ? Response.redirect(`${store.url}/head`, 307) : undefined,
+    );
+    login(".docker/config.json", { auths: { [host]: { auth: base64("me:secret") } } });
+    expect((await failureOf(digestUnder(reference, options))).message).toContain("(401)");
+    expect(thief.requests).toEqual([]);
+  });
+
+  test("redirects are followed five times, with credentials where they are meant for", async () => {
+    let hops = 5;
+    const { reference, host, requests } = startRegistry((request, { pathname }) => {
+      const refused = wantsBasic(request, new URL(request.url));
+      if (refused || hops-- <= 0) return refused;
+      return Response.redirect(`${pathname}?again`, 307);
+    });
+    login(".docker/config.json", { auths: { [host]: { auth: base64("me:pass:word") } } });
+    expect(await digestUnder(reference, options)).toBeUndefined();
+    expect(requests.map(({ authorization }) => authorization)).toEqual([null, ...Array(6).fill(basic)]);
+    hops = 6;
+    expect((await failureOf(digestUnder(reference, options))).message).toContain("more than 5 times");
   });
 
   test("an identity token goes into a form, not into an address", async () => {
@@ -983,6 +1062,9 @@ describe("credentials", () => {
   test.each([
     ["fails", `echo '{"Secret":"secret"}'; exit 3`, "(exit code 3)"],
     ["talks nonsense", "echo secret", "(exit code 0)"],
+    ["names no user", `echo '{"Secret":"secret"}'`, "(exit code 0)"],
+    ["names an empty user", `echo '{"Username":"","Secret":"secret"}'`, "(exit code 0)"],
+    ["gives no password", `echo '{"Username":"secret"}'`, "(exit code 0)"],
   ])("a program that %s is named, without its words", async (_, script, message) => {
     helper("it", script);
     login(".docker/config.json", { credsStore: "it" });
