@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { appendFileSync, cpSync, existsSync, linkSync, readFileSync, rmSync, utimesSync } from "node:fs";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/archive.ts";
+import { readArchive } from "../../image/reader.ts";
 import { pins } from "../../pins/pins.ts";
 import { daggerEngine, daggerSession, describeWith, must, sh, temporaryDirectory } from "./setup.ts";
 import { commit, layOut, makeWorkspace } from "./workspace.ts";

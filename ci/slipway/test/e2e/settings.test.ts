@@ -247,14 +247,14 @@ describe("another Bun", () => {
   const scripts = { check: "touch ran", make: "touch ran" };
 
   test.each<[string, Files, Settings, object]>([
-    [".bun-version", { ".bun-version": "1.0.0\n" }, {}, {}],
-    ["packageManager", {}, {}, { packageManager: "bun@1.0.0" }],
-    ["the settings", {}, { bun: "1.0.0" }, {}],
+    [".bun-version", { ".bun-version": "9.9.9\n" }, {}, {}],
+    ["packageManager", {}, {}, { packageManager: "bun@9.9.9" }],
+    ["the settings", {}, { bun: "9.9.9" }, {}],
   ])("that %s pins: exit 3 with the command, before anything happens", (_, files, settings, manifest) => {
     const at = project(files, settings, { scripts, ...manifest });
     for (const command of [["--target", "none"], ["image"], ["check"], ["build"], ["build", "--id"]]) {
       const { code, output } = pipeline(at, command);
-      expect(output).toContain("npx -y bun@1.0.0 ci/pipeline.ts");
+      expect(output).toContain("npx -y bun@9.9.9 ci/pipeline.ts");
       expect({ command, code }).toEqual({ command, code: 3 });
     }
     untouched(at);
