@@ -46,6 +46,9 @@ export async function bundling(
       BUILD_VERSION_PATH: JSON.stringify(versionPath),
       BUILD_OWN_PATHS: JSON.stringify(own),
       "process.env.NODE_ENV": '"production"',
+      // The bundler would write down where the module lies here. In the image it is the working directory that has files.
+      __dirname: '"/"',
+      __filename: '"/index.js"',
       ...publicEnv(service),
       ...service.define,
     },

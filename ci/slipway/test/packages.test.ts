@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { PipelineError } from "../ground/errors.ts";
 import { describeService } from "../ground/service.ts";
+import { bundling } from "../image/bundle.ts";
 import { findRuntime } from "../image/image.ts";
 import { inputsOf } from "../image/inputs.ts";
 import type { Architecture } from "../image/platform.ts";
@@ -181,6 +182,23 @@ describe("a package that is not installed", () => {
     const files = { "node_modules/tiny/index.js": 'exports.x = () => require("./nowhere.js");\n' };
     expect((await failed(inputs(files))).output).toContain("./nowhere.js");
   });
+});
+
+// Found by this test: a CommonJS module's own place was in the binary, which was another one in another directory.
+test("where modules lie when they are built is not in the image", async () => {
+  const at = await mkdtemp(join(directory, "project-"));
+  const files: Files = {
+    "package.json": '{"name":"x"}',
+    "src/main.ts": 'import { x } from "tiny";\nconsole.log(x, __dirname);\n',
+    "node_modules/tiny/package.json": '{"name":"tiny","main":"lib/index.js"}',
+    "node_modules/tiny/lib/index.js": "exports.x = [__dirname, __filename];\n",
+  };
+  for (const [path, content] of Object.entries(files)) await Bun.write(join(at, path), content);
+  const options = await bundling(describeService(at, { attach: false }));
+  const { outputs } = await Bun.build({ ...options, bytecode: false, sourcemap: "none" });
+  const text = await outputs[0]!.text();
+  expect(text).not.toContain(directory);
+  expect(text).toContain('["/","/index.js"]');
 });
 
 describe("what is known only when it runs", () => {
