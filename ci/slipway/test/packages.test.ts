@@ -184,19 +184,29 @@ describe("a package that is not installed", () => {
   });
 });
 
-// Found by this test: a CommonJS module's own place was in the binary, which was another one in another directory.
-test("where modules lie when they are built is not in the image", async () => {
+// Found by this test: a CommonJS module's own place was in the binary, which was another one in another directory; so was
+// that of an entry beside the first, in the source map.
+test.each<[string, Settings]>([
+  ["of a service", {}],
+  [
+    "of one with other entries, beside the first and elsewhere",
+    { entries: { a: "src/a.ts", b: "jobs/b.ts" } },
+  ],
+])("where modules lie when they are built is not in the image %s", async (_, settings) => {
   const at = await mkdtemp(join(directory, "project-"));
-  const files: Files = {
+  const files: Record<string, string> = {
     "package.json": '{"name":"x"}',
     "src/main.ts": 'import { x } from "tiny";\nconsole.log(x, __dirname);\n',
+    "src/a.ts": "console.log(1);\n",
+    "jobs/b.ts": "console.log(2);\n",
     "node_modules/tiny/package.json": '{"name":"tiny","main":"lib/index.js"}',
     "node_modules/tiny/lib/index.js": "exports.x = [__dirname, __filename];\n",
   };
   for (const [path, content] of Object.entries(files)) await Bun.write(join(at, path), content);
-  const options = await bundling(describeService(at, { attach: false }));
-  const { outputs } = await Bun.build({ ...options, bytecode: false, sourcemap: "none" });
-  const text = await outputs[0]!.text();
+  const options = await bundling(describeService(at, { attach: false, ...settings }));
+  const { outputs } = await Bun.build({ ...options, bytecode: false, sourcemap: "linked" });
+  const map = await outputs.find(({ kind }) => kind === "sourcemap")!.json();
+  const text = [await outputs[0]!.text(), ...map.sourcesContent].join("\n");
   expect(text).not.toContain(directory);
   expect(text).toContain('["/","/index.js"]');
 });
