@@ -7,7 +7,7 @@ import type { PipelineError } from "../ground/errors.ts";
 import { describeService } from "../ground/service.ts";
 import { bundling } from "../image/bundle.ts";
 import { findRuntime } from "../image/image.ts";
-import { inputsOf } from "../image/inputs.ts";
+import { digestOf, inputsOf } from "../image/inputs.ts";
 import type { Architecture } from "../image/platform.ts";
 import type { Settings } from "../index.d.ts";
 
@@ -209,6 +209,14 @@ test.each<[string, Settings]>([
   const text = [await outputs[0]!.text(), ...map.sourcesContent].join("\n");
   expect(text).not.toContain(directory);
   expect(text).toContain('["/","/index.js"]');
+});
+
+test("the order in which the bundler has its files is no input", async () => {
+  const artifact = (path: string, text: string) =>
+    Object.assign(new Blob([text]), { path }) as unknown as Bun.BuildArtifact;
+  const files = [artifact("./main.js", "1"), artifact("./a.html", "2"), artifact("./b.html", "3")];
+  expect(await digestOf(files.toReversed())).toBe(await digestOf(files));
+  expect(await digestOf([files[0]!, artifact("./a.html", "3")])).not.toBe(await digestOf(files));
 });
 
 describe("what is known only when it runs", () => {
