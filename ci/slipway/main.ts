@@ -154,7 +154,7 @@ export async function main(words: string[], project: string, settings?: Settings
     // The first that an engine does; check and test see to it by themselves.
     if (takesEngine && service.before.length > 0) await refuseOtherBun(service, interrupted.signal);
     if (onHost) await execute(hostEngine(service, interrupted.signal));
-    else await (await loadDagger()).withDagger(service, execute);
+    else await (await loadDagger()).withDagger(service, interrupted.signal, execute);
     return 0;
   } catch (error) {
     current?.report.settle();

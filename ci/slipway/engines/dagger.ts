@@ -10,6 +10,8 @@ import { join, relative } from "node:path";
 import { connection, dag, ExecError, type Container, type Platform } from "@dagger.io/dagger";
 import type { Built } from "../image/build.ts";
 import { PipelineError } from "../ground/errors.ts";
+import { keptThoughIgnored } from "../ground/files.ts";
+import { installationOf } from "../ground/installation.ts";
 import type { Architecture } from "../image/platform.ts";
 import { publicVariables } from "../image/bundle.ts";
 import { lockfiles } from "../image/inputs.ts";
@@ -34,6 +36,9 @@ const MADE = [
   "**/*.bun-build",
 ];
 
+/** A path as what matches it alone. */
+const asPattern = (path: string) => path.replace(/[\\*?[\]{}!]/g, "\\$&");
+
 /** Whether this process was started by `dagger run`. Without, the SDK would download a CLI. */
 export function inSession(): boolean {
   return Boolean(process.env.DAGGER_SESSION_PORT && process.env.DAGGER_SESSION_TOKEN);
@@ -44,30 +49,44 @@ export function inSession(): boolean {
  *
  * @throws {PipelineError} "surroundings" when there is no session
  */
-export async function withDagger<T>(service: Service, use: (engine: Engine) => Promise<T>): Promise<T> {
+export async function withDagger<T>(
+  service: Service,
+  signal: AbortSignal,
+  use: (engine: Engine) => Promise<T>,
+): Promise<T> {
   if (!inSession()) {
     throw new PipelineError("surroundings", "--engine dagger was asked for, but there is no Dagger session", {
       hint: "Start it with `dagger run bun ci/pipeline.ts`, or use --engine host.",
     });
   }
   let result: { value: T } | undefined;
+  const kept = await keptThoughIgnored(service.root, signal);
   const session = connection(async () => {
-    result = { value: await use(daggerEngine(service)) };
+    result = { value: await use(daggerEngine(service, kept)) };
   });
   await explain("the session", session);
   return result!.value;
 }
 
-function daggerEngine(service: Service): Engine {
+/** @param kept files that git knows although a .gitignore has them, which the engine would pass over */
+function daggerEngine(service: Service, kept: string[]): Engine {
   const { root, project, before, bun = pins.bun } = service;
   const image = pins.baseImage.replace(/:[^:]*$/, `:${bun}`);
   // A session sees each directory once, if nothing else is said: `watch` would never see a save.
-  const source = (include?: string[]) =>
-    dag
-      .host()
-      .directory(root, { exclude: MADE, gitignore: true, noCache: true, ...(include && { include }) });
+  const directory = (options: object) => dag.host().directory(root, { noCache: true, ...options });
+  const withSource = (container: Container, include?: string[]) => {
+    const given = directory({ exclude: MADE, gitignore: true, ...(include && { include }) });
+    const added = container.withDirectory(".", given);
+    const globs = include?.map((pattern) => new Bun.Glob(pattern));
+    const others = globs ? kept.filter((path) => globs.some((glob) => glob.match(path))) : kept;
+    if (others.length === 0) return added;
+    return added.withDirectory(".", directory({ include: others.map(asPattern) }));
+  };
 
-  let installing = dag.container().from(image).withWorkdir("/src").withDirectory(".", source(MANIFESTS));
+  const { files, hasHooks } = installationOf(root);
+  // Scripts of its own may read all of it.
+  const read = hasHooks ? undefined : [...MANIFESTS, ...files.map(asPattern)];
+  let installing = withSource(dag.container().from(image).withWorkdir("/src"), read);
   const bundle = process.env.NODE_EXTRA_CA_CERTS;
   if (bundle) {
     installing = installing
@@ -79,7 +98,7 @@ function daggerEngine(service: Service): Engine {
     .withoutMount(CA)
     .withoutEnvVariable("NODE_EXTRA_CA_CERTS")
     .withEnvVariable("NO_COLOR", "1");
-  let builder = installed.withDirectory(".", source()).withWorkdir(join("/src", relative(root, project)));
+  let builder = withSource(installed).withWorkdir(join("/src", relative(root, project)));
   for (const [name, value] of Object.entries(publicVariables(service))) {
     builder = builder.withEnvVariable(name, value);
   }

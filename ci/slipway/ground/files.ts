@@ -22,6 +22,14 @@ async function fromGit(root: string, signal: AbortSignal): Promise<string[] | un
   return code === 0 ? stdout.split("\0").filter(Boolean) : undefined;
 }
 
+/** Paths that git knows although a .gitignore has them; none without git. */
+export async function keptThoughIgnored(root: string, signal: AbortSignal): Promise<string[]> {
+  if (!Bun.which("git")) return [];
+  const command = ["git", "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"];
+  const { code, stdout } = await run(command, { cwd: root, signal, timeoutSeconds: 20 });
+  return code === 0 ? stdout.split("\0").filter((path) => path !== "" && !made.test(path)) : [];
+}
+
 /** SHA-256 over those files, which Bun reads them, and what else they are read with. */
 export async function digestOfFiles(root: string, signal: AbortSignal, environment = ""): Promise<string> {
   const hash = new Bun.CryptoHasher("sha256").update(`${Bun.version_with_sha}\0${environment}`);

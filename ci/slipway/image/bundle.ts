@@ -1,6 +1,6 @@
 /** What the bundler is told of a service, for the id and for the binary alike. */
 import { existsSync, readFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import type { Service } from "../ground/service.ts";
 import { compile } from "./image.ts";
@@ -46,6 +46,9 @@ export async function bundling(
       BUILD_VERSION_PATH: JSON.stringify(versionPath),
       BUILD_OWN_PATHS: JSON.stringify(own),
       "process.env.NODE_ENV": '"production"',
+      // The bundler would write down where the module lies here. In the image it is the working directory that has files.
+      __dirname: '"/"',
+      __filename: '"/index.js"',
       ...publicEnv(service),
       ...service.define,
     },
@@ -124,8 +127,11 @@ function entrypoint({ project, entry, entries, attach }: Service) {
   if (!attach && others.length === 0) return { entrypoints: [own] };
   // Beside the own one: what is relative to the main module stays where it is.
   const made = `${own}.slipway.ts`;
-  const relativeTo = (path: string) =>
-    JSON.stringify(path === entry ? `./${basename(entry)}` : join(project, path));
+  // The made one is in the source map: a path from the root would make it another one in another directory.
+  const relativeTo = (path: string) => {
+    const found = relative(dirname(own), join(project, path));
+    return JSON.stringify(found.startsWith("../") ? found : `./${found}`);
+  };
   const lines = [
     ...(attach ? [`import "${ATTACH}";`] : []),
     ...(others.length > 0 ? dispatch(entry, others, relativeTo) : [pass(own, relativeTo(entry))]),

@@ -147,9 +147,11 @@ function resolveFrom(name: string, importer: string): string | undefined {
   }
 }
 
-async function digestOf(outputs: Bun.BuildArtifact[]): Promise<string> {
+/** The bundler has the files of several pages in one order here and in another there. */
+export async function digestOf(outputs: Bun.BuildArtifact[]): Promise<string> {
   const hash = new Bun.CryptoHasher("sha256");
-  for (const output of outputs) hash.update(`\n${output.size}\0`).update(await output.arrayBuffer());
+  for (const output of outputs.toSorted((a, b) => (a.path < b.path ? -1 : 1)))
+    hash.update(`\n${output.size}\0`).update(await output.arrayBuffer());
   return hash.digest("hex");
 }
 

@@ -3,7 +3,8 @@ import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
 import { projectFiles } from "../ground/files.ts";
 import { onPath, run } from "../ground/process.ts";
-import { isMember, readPackage, workspacesOf, type Package, type Service } from "../ground/service.ts";
+import { installationOf } from "../ground/installation.ts";
+import { readPackage, type Package, type Service } from "../ground/service.ts";
 import { findPort, isFixed } from "./port.ts";
 
 export interface Facts {
@@ -40,8 +41,7 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
   const own = files.filter((path) => join(root, path).startsWith(`${project}/`));
   const manifest = readPackage(project);
   const source = readFileSync(join(project, service.entry), "utf8");
-  const members = membersOf(root);
-  const packages = new Map(["", ...members].map((member) => [member, readPackage(join(root, member))]));
+  const { members, files: installs, hasHooks } = installationOf(root);
   const hasTests = own.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
   return {
     // With the script that is added for them.
@@ -54,10 +54,8 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
     lockfile:
       existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",
     members,
-    installs: ["bunfig.toml", ".npmrc", ...localFiles(packages)].filter((name) =>
-      existsSync(join(root, name)),
-    ),
-    hasHooks: [...packages.values()].some(({ scripts = {} }) => hooks.some((name) => name in scripts)),
+    installs,
+    hasHooks,
     directory: relative(root, project) || ".",
     workspace: await findWorkspace(root, signal),
     nodePort: await findNodePort(service, signal),
@@ -69,43 +67,12 @@ function withTests(service: Service): Service {
   return { ...service, scripts: { ...service.scripts, test: service.scripts.test ?? "test" } };
 }
 
-/** What an installation runs of the packages that lie in the workspace. */
-const hooks = ["preinstall", "install", "postinstall", "preprepare", "prepare", "postprepare"];
-
-/** Packages that are files in the workspace (`file:vendor/x.tgz`), and patches of others; from its root. */
-function localFiles(packages: Map<string, Package>): string[] {
-  const found = [...packages].flatMap(([member, own]) => {
-    const all = { ...own.dependencies, ...own.devDependencies, ...own.optionalDependencies };
-    const archives = Object.values(all).flatMap(
-      (version) => /^file:(.*\.(?:tgz|tar\.gz))$/.exec(version)?.[1] ?? [],
-    );
-    const paths = [...archives, ...Object.values(own.patchedDependencies ?? {})];
-    return paths.filter((path) => !path.startsWith("/")).flatMap((path) => [join(member, path), join(path)]);
-  });
-  return [...new Set(found)].filter((path) => !path.startsWith("../")).sort();
-}
-
 async function findWorkspace(root: string, signal: AbortSignal): Promise<string> {
   if (!onPath("git")) return ".";
   const command = ["git", "rev-parse", "--show-toplevel"];
   const { code, stdout } = await run(command, { cwd: root, signal, timeoutSeconds: 20 });
   const top = stdout.replace(/\n$/, "");
   return (code === 0 && existsSync(top) && relative(realpathSync(top), root)) || ".";
-}
-
-function membersOf(root: string): string[] {
-  const patterns = workspacesOf(root);
-  const found = patterns
-    .filter((pattern) => !pattern.startsWith("!"))
-    .flatMap((pattern) => {
-      const clean = pattern.replace(/^\.\/|\/$/g, "");
-      return [...new Bun.Glob(`${clean}/package.json`).scanSync({ cwd: root })];
-    });
-  return [...new Set(found)]
-    .filter((path) => !path.includes("node_modules/"))
-    .map((path) => path.slice(0, -"/package.json".length))
-    .filter((path) => isMember(path, patterns))
-    .sort();
 }
 
 /** As a patch of one value, on one line or more, or as a Service has it. */

@@ -5,8 +5,9 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { PipelineError } from "../ground/errors.ts";
 import { describeService } from "../ground/service.ts";
+import { bundling } from "../image/bundle.ts";
 import { findRuntime } from "../image/image.ts";
-import { inputsOf } from "../image/inputs.ts";
+import { digestOf, inputsOf } from "../image/inputs.ts";
 import type { Architecture } from "../image/platform.ts";
 import type { Settings } from "../index.d.ts";
 
@@ -181,6 +182,41 @@ describe("a package that is not installed", () => {
     const files = { "node_modules/tiny/index.js": 'exports.x = () => require("./nowhere.js");\n' };
     expect((await failed(inputs(files))).output).toContain("./nowhere.js");
   });
+});
+
+// Found by this test: a CommonJS module's own place was in the binary, which was another one in another directory; so was
+// that of an entry beside the first, in the source map.
+test.each<[string, Settings]>([
+  ["of a service", {}],
+  [
+    "of one with other entries, beside the first and elsewhere",
+    { entries: { a: "src/a.ts", b: "jobs/b.ts" } },
+  ],
+])("where modules lie when they are built is not in the image %s", async (_, settings) => {
+  const at = await mkdtemp(join(directory, "project-"));
+  const files: Record<string, string> = {
+    "package.json": '{"name":"x"}',
+    "src/main.ts": 'import { x } from "tiny";\nconsole.log(x, __dirname);\n',
+    "src/a.ts": "console.log(1);\n",
+    "jobs/b.ts": "console.log(2);\n",
+    "node_modules/tiny/package.json": '{"name":"tiny","main":"lib/index.js"}',
+    "node_modules/tiny/lib/index.js": "exports.x = [__dirname, __filename];\n",
+  };
+  for (const [path, content] of Object.entries(files)) await Bun.write(join(at, path), content);
+  const options = await bundling(describeService(at, { attach: false, ...settings }));
+  const { outputs } = await Bun.build({ ...options, bytecode: false, sourcemap: "linked" });
+  const map = await outputs.find(({ kind }) => kind === "sourcemap")!.json();
+  const text = [await outputs[0]!.text(), ...map.sourcesContent].join("\n");
+  expect(text).not.toContain(directory);
+  expect(text).toContain('["/","/index.js"]');
+});
+
+test("the order in which the bundler has its files is no input", async () => {
+  const artifact = (path: string, text: string) =>
+    Object.assign(new Blob([text]), { path }) as unknown as Bun.BuildArtifact;
+  const files = [artifact("./main.js", "1"), artifact("./a.html", "2"), artifact("./b.html", "3")];
+  expect(await digestOf(files.toReversed())).toBe(await digestOf(files));
+  expect(await digestOf([files[0]!, artifact("./a.html", "3")])).not.toBe(await digestOf(files));
 });
 
 describe("what is known only when it runs", () => {
