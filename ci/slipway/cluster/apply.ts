@@ -171,8 +171,15 @@ export async function snapshot(api: Api, manifests: KubeObject[]): Promise<KubeO
   });
 }
 
-/** What is left where even the way back failed, as an error: what state things are in, and how to go on. */
-export function halfway(what: string, { message, hint, cause }: PipelineError): PipelineError {
+/**
+ * What is left where even the way back failed, as an error: what state things are in, and how to go on.
+ *
+ * @throws what was not the pipeline's own to fail at, as it is: an interruption, or a mistake in its code
+ */
+export function halfway(what: string, error: unknown, signal: AbortSignal): PipelineError {
+  signal.throwIfAborted();
+  if (!(error instanceof PipelineError)) throw error;
+  const { message, hint, cause } = error;
   return new PipelineError("halfway", `${what}: ${message}`, {
     hint: hint ?? "`bun ci/pipeline.ts status` shows what the cluster is at; the same command picks it up.",
     cause,

@@ -42,18 +42,16 @@ export async function deploy(
     // Before there is a namespace there is no lock, and nothing that could be left behind.
     const image = await deliver(run, plan, archive);
     await makeNamespace(api, manifests);
-    return locked(run, `deploy of ${name}`, (signal, underLock) =>
-      rollOut({ ...underLock, signal }, plan, image, hurry),
-    );
+    return locked(run, `deploy of ${name}`, (underLock) => rollOut(underLock, plan, image, hurry));
   }
-  return locked(run, `deploy of ${name}`, async (signal, underLock) => {
+  return locked(run, `deploy of ${name}`, async (underLock) => {
     leaves(`${name} was being delivered; nothing was rolled out, what ran goes on running.`);
     // Kept before it is there: whoever tidies the node for another namespace must not take it for one that nobody needs.
     const kept = plan.versions.find((version) => version.name === plan.version.name);
     await keep(api, kept ?? plan.version);
     try {
       const image = await deliver(run, plan, archive);
-      return await rollOut({ ...underLock, signal }, plan, image, hurry);
+      return await rollOut(underLock, plan, image, hurry);
     } catch (error) {
       // What was not begun is not kept. Whatever came after that has its own way back.
       if (!kept && !begun.has(plan)) await forget(api, plan.version).catch(() => {});
@@ -114,12 +112,8 @@ async function rollOut(run: Deploy, plan: Plan, image: string, hurry?: AbortSign
   try {
     await tidy(run, version, back, rest);
   } catch (error) {
-    signal.throwIfAborted();
-    if (!(error instanceof PipelineError)) throw error;
-    throw halfway(
-      `${name} serves, verified, but that could not be taken down, nor what nobody needs be removed`,
-      error,
-    );
+    const what = `${name} serves, verified, but that could not be taken down, nor what nobody needs be removed`;
+    throw halfway(what, error, signal);
   }
   return outcome;
 }

@@ -1,10 +1,9 @@
 /** The manifests where there is no cluster to ask. */
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
 import { onPath } from "../ground/process.ts";
 import type { Service } from "../ground/service.ts";
-import { render } from "./render.ts";
+import { parseManifests, render } from "./render.ts";
 import type { KubeObject } from "./objects.ts";
 
 export interface LocalManifests {
@@ -44,7 +43,8 @@ function kustomizationIn(directory: string): string | undefined {
 function resourcesOf(directory: string): KubeObject[] {
   const file = kustomizationIn(directory);
   if (!file) return [];
-  const { resources = [] } = read(file)[0] as unknown as { resources?: string[] };
+  const [kustomization] = read(file) as { resources?: string[] }[];
+  const { resources = [] } = kustomization ?? {};
   return resources.flatMap((resource) => {
     const path = join(dirname(file), resource);
     if (!existsSync(path)) return [];
@@ -53,12 +53,5 @@ function resourcesOf(directory: string): KubeObject[] {
 }
 
 function read(file: string): KubeObject[] {
-  try {
-    const parsed = Bun.YAML.parse(readFileSync(file, "utf8"));
-    return [parsed].flat().filter((object) => object !== null) as KubeObject[];
-  } catch (error) {
-    throw new PipelineError("change", `${file} is no valid YAML: ${(error as Error).message}`, {
-      cause: error,
-    });
-  }
+  return parseManifests(readFileSync(file, "utf8"), file);
 }

@@ -193,17 +193,13 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
   };
 }
 
-/** Runs `work` while this process holds the lock, with a signal that also ends when it is lost. */
-export async function locked<T>(
-  run: Deploy,
-  purpose: string,
-  work: (signal: AbortSignal, run: Deploy) => Promise<T>,
-): Promise<T> {
+/** Runs `work` while this process holds the lock, whose signal then also ends when it is lost. */
+export async function locked<T>(run: Deploy, purpose: string, work: (run: Deploy) => Promise<T>): Promise<T> {
   const { target, say } = run;
   const lock: Lock = await takeLock(target.api, { purpose, say });
   const signal = AbortSignal.any([run.signal, lock.lost]);
   try {
-    return await work(signal, { ...run, signal, fence: () => lock.hold() });
+    return await work({ ...run, signal, fence: () => lock.hold() });
   } finally {
     await lock.release();
   }

@@ -37,15 +37,9 @@ export interface Workload extends KubeObject {
   };
 }
 
+/** As the API server has it: with its defaults. */
 export interface Deployment extends Workload {
-  spec: { replicas: number; template: PodTemplate; strategy?: { type?: string } };
-  status: {
-    observedGeneration?: number;
-    replicas?: number;
-    updatedReplicas?: number;
-    availableReplicas?: number;
-    conditions?: Condition[];
-  };
+  spec: Workload["spec"] & { replicas: number };
 }
 
 export interface ReplicaSet extends KubeObject {

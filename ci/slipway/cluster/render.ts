@@ -33,17 +33,20 @@ export async function render(
     if (place >= 0) return place;
     return isWorkload(object) ? order.length + 1 : order.length;
   };
-  return parseManifests(stdout).sort((a, b) => rank(a) - rank(b));
+  return parseManifests(stdout, overlay).sort((a, b) => rank(a) - rank(b));
 }
 
 /**
  * Objects of YAML as Kubernetes reads it: a float that no float can hold is a text (`7e81234`, a short commit), and an integer
  * keeps all of its digits. https://pkg.go.dev/sigs.k8s.io/yaml
+ *
+ * @param from what the text is, for the error
+ * @throws {PipelineError} "change" when it is no YAML
  */
-export function parseManifests(text: string): KubeObject[] {
-  return parseAllDocuments(text).flatMap((document) => {
+export function parseManifests(text: string, from: string): KubeObject[] {
+  return parseAllDocuments(text, { merge: true }).flatMap((document) => {
     const [error] = document.errors;
-    if (error) throw new PipelineError("change", `the manifests are no YAML: ${error.message}`);
+    if (error) throw new PipelineError("change", `${from} is no valid YAML: ${error.message}`);
     visit(document, {
       Scalar(_, scalar) {
         if (typeof scalar.value !== "number" || scalar.source === undefined) return;
@@ -62,7 +65,8 @@ export function parseManifests(text: string): KubeObject[] {
 function flat(parsed: KubeObject | KubeObject[] | null): KubeObject[] {
   return [parsed ?? []].flat().flatMap((object) => {
     const { items } = object as KubeObject & { items?: KubeObject[] };
-    return object.kind.endsWith("List") && Array.isArray(items) ? items : [object];
+    // A kustomization may be without a kind.
+    return object.kind?.endsWith("List") && Array.isArray(items) ? items : [object];
   });
 }
 

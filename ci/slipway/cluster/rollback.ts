@@ -22,8 +22,7 @@ import { undo } from "./undo.ts";
 export async function rollback(run: Deploy, wanted?: string): Promise<string> {
   const { target, service, leaves, say } = run;
   const { api } = target;
-  return locked(run, `rollback${wanted ? ` to ${wanted}` : ""}`, async (signal, locked) => {
-    const underLock = { ...locked, signal };
+  return locked(run, `rollback${wanted ? ` to ${wanted}` : ""}`, async (underLock) => {
     const [seen, versions] = await Promise.all([observeMain(api), listVersions(api, say)]);
     const current = seen && (nameOfVersion(seen.deployment) ?? byId(versions, idOf(seen.deployment)));
     const to = earlier(versions, current, wanted);
@@ -50,9 +49,8 @@ export async function rollback(run: Deploy, wanted?: string): Promise<string> {
       }
       await keep(api, { ...to, verified: proofTime(versions), left: undefined });
     } catch (error) {
-      signal.throwIfAborted();
-      if (!(error instanceof PipelineError)) throw error;
-      throw halfway(`${to.id} serves again, verified, but that could not be taken down`, error);
+      const what = `${to.id} serves again, verified, but that could not be taken down`;
+      throw halfway(what, error, underLock.signal);
     }
     return to.id;
   });

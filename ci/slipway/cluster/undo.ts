@@ -119,8 +119,7 @@ async function wayBack(run: Deploy, begun: Begun, output: string | undefined, wh
       const message = `${why}. The rollback to ${id} failed as well: ${error.message}`;
       throw new PipelineError("change", message, { hint: nextLine(target, error.failure), output });
     }
-    if (!(error instanceof PipelineError)) throw error;
-    throw halfway(`${why}. The way back from ${name} failed as well`, error);
+    throw halfway(`${why}. The way back from ${name} failed as well`, error, run.signal);
   }
 }
 

@@ -29,7 +29,6 @@ export interface RunParts {
   options: Options;
   signal: AbortSignal;
   report?: Report;
-  /** Undefined: not started by a session that has one. */
   engine: Engine;
 }
 
