@@ -5,12 +5,13 @@
  *
  * Format: Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
  */
-import { closeSync, openSync, readdirSync, readSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
+import { closeSync, existsSync, openSync, readdirSync, readSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../ground/hash.ts";
 import type { Service } from "../ground/service.ts";
 import type { Built } from "./build.ts";
-import { explainDiskError } from "../ground/errors.ts";
+import { PipelineError } from "../ground/errors.ts";
+import { writeWhole } from "../ground/whole.ts";
 import { describeImage, layers } from "./image.ts";
 import { tarEnd, tarHeader, tarPadding } from "./tar.ts";
 
@@ -39,22 +40,17 @@ export interface ArchiveOptions extends Pick<Built, "platform"> {
 /**
  * Writes the archive beside `output` and renames it, so that no half archive is ever left.
  *
- * @throws {PipelineError} "surroundings" when the disk is full or `output` cannot be written
+ * @throws {PipelineError} "surroundings" when the disk is full, `output` cannot be written, or a tree is gone
  */
 export async function writeArchive(output: string, options: ArchiveOptions): Promise<void> {
-  const part = `${output}.part`;
-  try {
+  await writeWhole(output, async (part) => {
     const file = openSync(part, "w");
     try {
       await writeContent(file, options);
     } finally {
       closeSync(file);
     }
-    renameSync(part, output);
-  } catch (error) {
-    rmSync(part, { force: true });
-    throw explainDiskError(error, output);
-  }
+  });
 }
 
 async function writeContent(
@@ -62,6 +58,16 @@ async function writeContent(
   { service, platform, dist, names, revision, compression = "none" }: ArchiveOptions,
 ): Promise<void> {
   const image = describeImage(service);
+  const missing = layers.find((layer) => !existsSync(join(dist, layer)));
+  if (missing !== undefined) {
+    throw new PipelineError(
+      "surroundings",
+      `${join(dist, missing)} is not there: something has removed what was built`,
+      {
+        hint: "Run the command again: it will be built anew.",
+      },
+    );
+  }
   let at = 0;
   const write = (bytes: Uint8Array) => {
     // One write() may take less than all of it, on a disk that is nearly full for example.

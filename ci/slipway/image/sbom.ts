@@ -6,9 +6,9 @@
  * Format: CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/. The same image has the same bill, byte for byte: sorted,
  * without the time, and with a serial number that is made from the id.
  */
-import { copyFile, rename, rm } from "node:fs/promises";
+import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
-import { explainDiskError } from "../ground/errors.ts";
+import { writeWhole } from "../ground/whole.ts";
 import { sha256OfFile } from "../ground/hash.ts";
 import type { Service } from "../ground/service.ts";
 import type { Runtime } from "./image.ts";
@@ -188,15 +188,7 @@ export function sbomBeside(archive: string): string {
  * @throws {PipelineError} "surroundings" when the disk is full or the place cannot be written
  */
 export async function placeSbom(dist: string, archive: string): Promise<void> {
-  const target = sbomBeside(archive);
-  const part = `${target}.part`;
-  try {
-    await copyFile(join(dist, SBOM), part);
-    await rename(part, target);
-  } catch (error) {
-    await rm(part, { force: true });
-    throw explainDiskError(error, target);
-  }
+  await writeWhole(sbomBeside(archive), (part) => copyFile(join(dist, SBOM), part));
 }
 
 /** Whether an SBOM lies beside an archive and is the one of this id. */

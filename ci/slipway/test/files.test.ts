@@ -1,8 +1,9 @@
 /** ELF, tar, the archive that is made of them, and the digest of a project's files. The id: inputs.test.ts. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { cp, mkdir, mkdtemp, rename, rm, writeFile } from "node:fs/promises";
+import { readdirSync } from "node:fs";
+import { cp, mkdir, mkdtemp, rename, rm, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { writeArchive } from "../image/archive.ts";
 import { readArchive } from "../image/reader.ts";
 import { readElf } from "../image/elf.ts";
@@ -11,7 +12,7 @@ import { digestOfFiles } from "../ground/files.ts";
 import { findRuntime } from "../image/image.ts";
 import { tarEnd, tarHeader, tarPadding } from "../image/tar.ts";
 import { readTar } from "../image/untar.ts";
-import { service } from "./fixture.ts";
+import { root, service } from "./fixture.ts";
 
 let directory: string;
 beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "helloapp-test-"))));
@@ -92,6 +93,11 @@ describe("tar", () => {
   });
 });
 
+const partsIn = (directory: string) =>
+  readdirSync(directory)
+    .filter((name) => name.endsWith(".part"))
+    .sort();
+
 describe("archive", () => {
   const options = {
     service,
@@ -154,12 +160,48 @@ describe("archive", () => {
     const path = join(directory, "kept.tar");
     await writeFile(path, "before");
     const broken = { ...options, dist: join(directory, "nowhere") };
-    expect(writeArchive(path, broken)).rejects.toThrow(PipelineError);
+    const error = await writeArchive(path, broken).catch((error: Error) => error);
+    expect(error).toBeInstanceOf(PipelineError);
+    // It is not the archive's place that is at fault.
+    expect((error as Error).message).toContain("nowhere/runtime is not there");
     expect(await Bun.file(path).text()).toBe("before");
-    expect(await Bun.file(`${path}.part`).exists()).toBe(false);
-    expect(writeArchive(join(directory, "no/such/place.tar"), { ...options, dist })).rejects.toThrow(
+    expect(partsIn(directory)).toEqual([]);
+    await expect(writeArchive(join(directory, "no/such/place.tar"), { ...options, dist })).rejects.toThrow(
       "cannot write",
     );
+  });
+
+  test("of two runs with one output is one of theirs, whole", async () => {
+    const path = join(directory, "raced.tar");
+    const names = ["one", "two", "three"].map((tag) => `helloapp:${tag}`);
+    const program = `const { writeArchive } = await import(${JSON.stringify(join(root, "ci/slipway/image/archive.ts"))});
+      const { service, ...options } = JSON.parse(process.argv[1]);
+      for (let i = 0; i < 5; i += 1) await writeArchive(process.argv[2], { service, ...options });`;
+    const runs = names.map((name) => {
+      const given = JSON.stringify({ ...options, dist, names: [name] });
+      return Bun.spawn([process.execPath, "-e", program, given, path], { stderr: "inherit" });
+    });
+    expect(await Promise.all(runs.map(({ exited }) => exited))).toEqual([0, 0, 0]);
+    const [name] = (await readArchive(path))!.names;
+    const alone = join(directory, "alone.tar");
+    await writeArchive(alone, { ...options, dist, names: [name!] });
+    expect(await Bun.file(path).bytes()).toEqual(await Bun.file(alone).bytes());
+    expect(partsIn(directory)).toEqual([]);
+  });
+
+  test("takes away what a killed run has left, and nothing of one that runs", async () => {
+    const path = join(directory, "after.tar");
+    const gone = Bun.spawn(["true"]);
+    await gone.exited;
+    const [left, fresh, live] = [`${gone.pid}-1`, `${gone.pid}-2`, `${process.ppid}-1`].map((run) =>
+      join(directory, `${run}.after.tar.part`),
+    ) as [string, string, string];
+    for (const file of [left, fresh, live]) await writeFile(file, "half");
+    const hourAgo = Date.now() / 1000 - 3600;
+    for (const file of [left, live]) await utimes(file, hourAgo, hourAgo);
+    await writeArchive(path, { ...options, dist });
+    expect(partsIn(directory)).toEqual([basename(fresh), basename(live)].sort());
+    for (const file of [fresh, live]) await rm(file);
   });
 
   test("is undefined where there is none, an error where it is something else", async () => {
