@@ -63,10 +63,11 @@ export async function deploy(
 /** Plans of which something was written. */
 const begun = new WeakSet<Plan>();
 
-function deliver({ step, target }: Deploy, plan: Plan, archive: string): Promise<string> {
-  return step("deliver", async () => {
+/** Brings a plan's image to where it is not yet. */
+export function deliver({ step, target }: Deploy, plan: Plan, archive: string): Promise<string> {
+  return step("deliver", async (show) => {
     const there = plan.delivered ? await target.find(plan.id) : undefined;
-    return there ? { value: there, reused: true } : { value: await target.deliver(archive, plan.id) };
+    return there ? { value: there, reused: true } : { value: await target.deliver(archive, plan.id, show) };
   });
 }
 

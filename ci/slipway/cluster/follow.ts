@@ -10,8 +10,9 @@ import { assessAll, isAmong, Patience, type Failure, type Verdict } from "./roll
 import { sample, type Samples } from "./samples.ts";
 import { verify, type Endpoint } from "./verify.ts";
 
-/** Milliseconds between two looks at a rollout. */
+/** Milliseconds between two looks at a rollout, and at one that is far. */
 const LOOK_MS = 100;
+const FAR_LOOK_MS = 300;
 /** Seconds that pods of the version before may take to leave, beyond their grace period. */
 const LEAVE_SECONDS = 15;
 
@@ -90,14 +91,14 @@ export async function bring(run: Deploy, bringing: Bringing): Promise<Outcome> {
 /** Looks again and again until `decide` gives something. A server that is away for a moment is asked again by the API. */
 async function follow<T>(
   { target, signal }: Deploy,
-  { workloads }: Bringing,
+  { workloads, endpoint }: Bringing,
   decide: (seen: Observation[]) => T | undefined,
 ): Promise<T> {
   for (;;) {
     signal.throwIfAborted();
     const decision = decide(await observeAll(target.api, workloads));
     if (decision !== undefined) return decision;
-    await Bun.sleep(LOOK_MS);
+    await Bun.sleep(endpoint.isFar ? FAR_LOOK_MS : LOOK_MS);
   }
 }
 

@@ -58,6 +58,8 @@ export interface PodTemplate {
     }[];
     initContainers?: { name: string; image: string }[];
     terminationGracePeriodSeconds?: number;
+    nodeSelector?: Record<string, string>;
+    tolerations?: { key?: string; operator?: string; value?: string; effect?: string }[];
   };
 }
 
@@ -95,6 +97,7 @@ interface ContainerState {
 }
 
 export interface Node extends KubeObject {
+  spec?: { taints?: { key: string; value?: string; effect: string }[] };
   status: {
     addresses?: { type: string; address: string }[];
     nodeInfo?: { bootID?: string; architecture?: string };

@@ -57,6 +57,7 @@ export async function plan({ target, service, signal, say }: Deploy, id: string)
     listVersions(api, say),
     gitCommit(service.project, signal),
   ]);
+  target.admit?.(manifests);
   const name = `${service.name}:${id}`;
   const { version, objects } = newVersion(
     service,

@@ -18,13 +18,16 @@ const order = ["Namespace", "CustomResourceDefinition", "ServiceAccount", "Confi
  * @throws {PipelineError} "change" when it is not valid
  */
 export async function render(
-  { kubectl, overlay }: Pick<Target, "kubectl" | "overlay">,
+  { kubectl, overlay, kustomize }: Pick<Target, "kubectl" | "overlay" | "kustomize">,
   service: Service,
   signal: AbortSignal,
 ): Promise<KubeObject[]> {
-  const program = kubectl.filter((word) => word !== "sudo" && !word.startsWith("--"));
-  const command = [...program, "kustomize", join(service.project, overlay)];
-  const { code, stdout, stderr } = await run(command, { signal, timeoutSeconds: 60 });
+  const here = () => {
+    const program = kubectl.filter((word) => word !== "sudo" && !word.startsWith("--"));
+    const command = [...program, "kustomize", join(service.project, overlay)];
+    return run(command, { signal, timeoutSeconds: 60 });
+  };
+  const { code, stdout, stderr } = await (kustomize ? kustomize(overlay) : here());
   if (code !== 0) {
     throw new PipelineError("change", `${overlay} is no valid kustomization`, { output: stderr });
   }

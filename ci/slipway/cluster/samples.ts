@@ -25,6 +25,7 @@ export interface Samples {
 
 /** Milliseconds between two requests of one client. */
 const PAUSE = 25;
+const FAR_PAUSE = 150;
 const TENTH = 100;
 
 /** @param id of the new version @returns ends it, and gives what was seen */
@@ -60,7 +61,7 @@ export function sample(endpoint: Endpoint, id: string): () => Promise<Samples> {
         first ??= answer.failure;
         gap = Math.max(gap, now - answered);
       }
-      await Promise.race([Bun.sleep(PAUSE), ended.promise]);
+      await Promise.race([Bun.sleep(endpoint.isFar ? FAR_PAUSE : PAUSE), ended.promise]);
     }
   };
   const clients = [client(true), client(false)];

@@ -26,14 +26,16 @@ export async function prove({ signal }: Deploy, endpoint: Endpoint, id: string):
 export async function status(run: Deploy): Promise<string[]> {
   const { target, service, signal } = run;
   const { api } = target;
-  const [seen, versions, lease, endpoint] = await Promise.all([
+  const [seen, versions, lease, manifests] = await Promise.all([
     observeMain(api),
     listVersions(api, run.say),
     readLock(api),
-    endpointOf(run),
+    render(target, service, signal),
   ]);
   if (!seen) return [`${service.name} is not deployed`];
   const id = idOf(seen.deployment);
+  const endpoint = target.endpoint(manifests);
+  const lacking = (await target.lacking?.(manifests, id)) ?? [];
   const { ok, last } = await verify(endpoint, id, { replies: 1, deadlineSeconds: 0, signal });
   const verdict = assess(seen, service);
   const pods = ownPods(seen).map(({ status: { containerStatuses = [] } }) => ({
@@ -50,6 +52,7 @@ export async function status(run: Deploy): Promise<string[]> {
     `${service.name}:${id} ${state}${since}${from}`,
     `${pods.filter(({ ready }) => ready).length} of ${numbersOf(seen.deployment).desired} pods ready, ${restarts} restarts`,
     `${endpoint.url} ${ok ? "answers with it" : `does not answer with it: ${last}`}`,
+    ...(lacking.length > 0 ? [`without its image: ${lacking.join(", ")}; a deploy brings it there`] : []),
     ...(verdict.state === "failed" ? [`${verdict.reason}: ${verdict.message}`] : []),
     ...(lease
       ? [`a deploy is under way: ${lease.spec.holderIdentity}, renewed ${lease.spec.renewTime}`]

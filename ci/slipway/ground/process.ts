@@ -11,7 +11,8 @@ export interface RunOptions {
   cwd?: string;
   /** Added to the environment of the pipeline. */
   env?: Record<string, string>;
-  input?: string;
+  /** Of what comes in pieces, no more is asked for than the program has taken. */
+  input?: string | Uint8Array | AsyncIterable<Uint8Array>;
   /**
    * Seconds after which the program is killed with all that it has started; the result's code is then 124, as with timeout(1).
    * Default: 600.
@@ -37,7 +38,7 @@ const GRACE_MS = 5000;
 export async function run(command: string[], options: RunOptions = {}): Promise<Result> {
   const { cwd, env = {}, input, timeoutSeconds = 600, signal } = options;
   signal?.throwIfAborted();
-  const child = spawn(command, { cwd, env, stdin: input === undefined ? "ignore" : Buffer.from(input) });
+  const child = spawn(command, { cwd, env, stdin: input === undefined ? "ignore" : stdinOf(input) });
   const outputs = [keep(child.stdout), keep(child.stderr)] as const;
   const cut = Promise.withResolvers<"cut">();
   const end = () => {
@@ -93,7 +94,7 @@ process.on("exit", () => running.forEach((kill) => kill()));
 
 function spawn(
   command: string[],
-  { cwd, env, stdin }: { cwd?: string | undefined; env: Record<string, string>; stdin: "ignore" | Buffer },
+  { cwd, env, stdin }: { cwd?: string | undefined; env: Record<string, string>; stdin: "ignore" | Stdin },
 ) {
   // A session of its own can be ended as a whole. sudo keeps a password for the terminal's session alone, and what it starts is
   // root's: where this user may not end that, only the waiting ends. sudoers(5), timestamp_type.
@@ -117,6 +118,23 @@ function spawn(
       cause: error,
     });
   }
+}
+
+type Stdin = Buffer | ReadableStream<Uint8Array>;
+
+function stdinOf(input: NonNullable<RunOptions["input"]>): Stdin {
+  if (typeof input === "string" || input instanceof Uint8Array) return Buffer.from(input);
+  const pieces = input[Symbol.asyncIterator]();
+  return new ReadableStream({
+    async pull(controller) {
+      const { value, done } = await pieces.next();
+      if (done) controller.close();
+      else controller.enqueue(value);
+    },
+    async cancel() {
+      await pieces.return?.();
+    },
+  });
 }
 
 /** Reads a stream to its end, or until it is told to stop. `text()` gives what has come so far. */

@@ -10,6 +10,8 @@ const EVERY_MS = 200;
 interface Running {
   name: string;
   since: number;
+  /** How far it is. */
+  detail?: string;
 }
 
 export class Progress {
@@ -69,7 +71,8 @@ export class Progress {
     const lines = [...this.#running]
       .filter(({ since }) => now - since >= SHOWN_AFTER_MS)
       .map(
-        ({ name, since }) => `  ${name.padEnd(8)} …      ${((now - since) / 1000).toFixed(0).padStart(3)} s`,
+        ({ name, since, detail = "" }) =>
+          `  ${name.padEnd(8)} …      ${((now - since) / 1000).toFixed(0).padStart(3)} s  ${detail}`,
       );
     this.#clear();
     const width = process.stdout.columns || 80;

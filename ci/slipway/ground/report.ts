@@ -52,13 +52,13 @@ export class Report {
     this.#attached.set(name, { value, markdown });
   }
 
-  /** Runs one step and shows how it ended. */
-  async step<T>(name: string, work: () => Promise<Done<T>>): Promise<T> {
+  /** Runs one step and shows how it ended. @param work may show how far it is; what it showed last stands for a detail */
+  async step<T>(name: string, work: (show: (text: string) => void) => Promise<Done<T>>): Promise<T> {
     const wait = this.seconds;
     const running = this.#progress.begin(name);
     const ended = (
       outcome: Step["outcome"],
-      { detail = "", reused = false, absent }: Omit<Done<T>, "value">,
+      { detail = running.detail ?? "", reused = false, absent }: Omit<Done<T>, "value">,
     ) => {
       const step = { name, outcome, wait, work: this.seconds - wait, reused, detail };
       this.#steps.push(step);
@@ -68,7 +68,7 @@ export class Report {
       this.#progress.print(`  ${name.padEnd(8)} ${how.padEnd(6)} ${seconds} s  ${detail}`.trimEnd());
     };
     try {
-      const done = await work();
+      const done = await work((text) => (running.detail = text));
       ended("ok", done);
       return done.value;
     } catch (error) {

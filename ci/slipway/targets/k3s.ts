@@ -11,10 +11,11 @@ import { onPath, run, type Result } from "../ground/process.ts";
 import type { Service } from "../ground/service.ts";
 import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS, type Api } from "../cluster/api.ts";
 import { connectApi } from "../cluster/connect.ts";
-import { nameOf, type KubeObject, type KubeService, type Node } from "../cluster/objects.ts";
+import type { Node } from "../cluster/objects.ts";
 import type { Target } from "../cluster/target.ts";
 import { checkArchive } from "./check.ts";
-import { below } from "./url.ts";
+import { cleanIn, containerdName, containerdRefusal, imagesIn, type Containerd } from "./containerd.ts";
+import { below, nodePortOf, nodePortUrl } from "./url.ts";
 
 /** Where k3s writes its kubeconfig. https://docs.k3s.io/cluster-access */
 const KUBECONFIG = "/etc/rancher/k3s/k3s.yaml";
@@ -79,18 +80,13 @@ export async function connectK3s({
   );
   const words = ["k3s", "kubectl", `--kubeconfig=${kubeconfig}`];
   if (context !== undefined) words.push(`--context=${context}`);
-  const ctr = [...(root ? [] : sudo), "k3s", "ctr", "-n", "k8s.io", "images"];
-
-  /** Names of the images in containerd, `docker.io/library/helloapp:<id>`, and the digest of each. */
-  const images = async () => {
-    const { code, stdout, stderr } = await run([...ctr, "ls"], { timeoutSeconds: patienceSeconds, signal });
-    if (code !== 0) throw containerdRefusal("listing images", stderr);
-    const rows = stdout
-      .split("\n")
-      .slice(1)
-      .map((row) => row.split(/\s+/));
-    return new Map(rows.flatMap(([name, , digest]) => (name && digest ? [[name, digest]] : [])));
+  const ctr = [...(root ? [] : sudo), "k3s", "ctr", "-n", "k8s.io"];
+  const containerd: Containerd = {
+    who: "",
+    ctr: (args, timeoutSeconds = patienceSeconds) => run([...ctr, ...args], { timeoutSeconds, signal }),
+    permission: "Run `sudo -v` first, or run the pipeline as root.",
   };
+  const images = () => imagesIn(containerd);
 
   let first: ReturnType<typeof images> | undefined = images();
   const connecting = connect({ service, kubectl: words, privilege: readable ? [] : sudo, signal });
@@ -110,7 +106,7 @@ export async function connectK3s({
     overlay: service.overlays.k3s,
     endpoint(manifests) {
       if (url) return { url: below(url, service.versionPath) };
-      const nodePort = nodePortUrl(service, address, manifests);
+      const nodePort = nodePortUrl(service, address, nodePortOf(service, manifests));
       return { url: nodePort, open: (init) => fetch(nodePort, { ...init, proxy: false }) };
     },
 
@@ -125,38 +121,18 @@ export async function connectK3s({
     async deliver(archive, id) {
       const reference = `${service.name}:${id}`;
       await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
-      const { code, stderr } = await importArchive([...ctr, "import"], archive, signal);
-      if (code !== 0) throw containerdRefusal(`importing ${archive}`, stderr);
+      const { code, stderr } = await importArchive([...ctr, "images", "import"], archive, signal);
+      if (code !== 0) throw containerdRefusal(containerd, `importing ${archive}`, stderr);
       // An archive without a name imports "successfully" and creates no image.
       if ((await images()).has(containerdName(reference))) return reference;
       throw new PipelineError(
         "surroundings",
         `${archive} was imported, but containerd has no ${reference} now`,
-        { hint: `Has something else removed it? \`${ctr.join(" ")} ls\` lists what is there.` },
+        { hint: `Has something else removed it? \`${ctr.join(" ")} images ls\` lists what is there.` },
       );
     },
 
-    async clean(kept) {
-      const [there, keep] = await Promise.all([images(), kept()]);
-      const own = new RegExp(`^${containerdName(service.name)}:[0-9a-f]{12}$`);
-      // Only what a pipeline has named: whoever imported helloapp:1 by hand may still want it.
-      const ours = [...there.keys()].filter((name) => own.test(name));
-      const gone = ours.filter((name) => !keep.has(name.slice(containerdName("").length)));
-      if (gone.length === 0) return [];
-      const left = [...there].filter(([name]) => !gone.includes(name) && !name.startsWith("sha256:"));
-      const needed = new Set(left.map(([, digest]) => digest));
-      const digests = new Set(gone.map((name) => there.get(name)!).filter((digest) => !needed.has(digest)));
-      // The kubelet's containerd gives each image a second name, and keeps its layers for as long as either is there.
-      const aliases = [...there].filter(
-        ([name, digest]) => name.startsWith("sha256:") && digests.has(digest),
-      );
-      const { code, stderr } = await run([...ctr, "rm", ...gone, ...aliases.map(([name]) => name)], {
-        timeoutSeconds: 60,
-        signal,
-      });
-      if (code !== 0) throw containerdRefusal("removing images", stderr);
-      return gone;
-    },
+    clean: async (kept) => cleanIn(containerd, service.name, await kept()),
   };
 }
 
@@ -171,28 +147,9 @@ async function importArchive(command: string[], archive: string, signal: AbortSi
   return unknown ? run([...command, archive], options) : result;
 }
 
-/** The name that containerd gives an image without a registry in its name. */
-export function containerdName(name: string): string {
-  return `docker.io/library/${name}`;
-}
-
 async function askForNodes(api: Api, timeoutSeconds: number): Promise<Node[]> {
   // A cluster that is not there has to be known within seconds.
   return api.list<Node>("/api/v1/nodes", {}, { timeoutSeconds, patienceSeconds: FIRST_PATIENCE_SECONDS });
-}
-
-function nodePortUrl(
-  { name, overlays, versionPath }: Service,
-  address: string,
-  manifests: KubeObject[],
-): string {
-  const found = manifests.find((object) => nameOf(object) === `Service/${name}`);
-  const service = found as KubeService | undefined;
-  const port = service?.spec.ports?.[0]?.nodePort;
-  if (!port) {
-    throw new PipelineError("change", `${overlays.k3s} has no Service ${name} with a nodePort`);
-  }
-  return `http://${address.includes(":") ? `[${address}]` : address}:${port}${versionPath}`;
 }
 
 // Without a password prompt: a pipeline that waits at one looks as if it hung.
@@ -211,7 +168,7 @@ async function onlyNode(nodes: Node[]): Promise<Node> {
       "surroundings",
       `the cluster has ${nodes.length} nodes (${names}), and an import reaches the containerd of one; nothing was changed`,
       {
-        hint: "Push it to a registry that all nodes reach: --target registry --registry HOST/PATH --context NAME.",
+        hint: "Go to each of them over SSH, --host HOST for each; or through a registry that all reach: --target registry.",
       },
     );
   }
@@ -225,27 +182,4 @@ async function onlyNode(nodes: Node[]): Promise<Node> {
     );
   }
   return node;
-}
-
-function containerdRefusal(what: string, stderr: string): PipelineError {
-  const words = stderr.trim().split("\n").at(-1) ?? "";
-  if (/no space left/i.test(stderr)) {
-    return new PipelineError("surroundings", `${what}: the node's disk is full`, {
-      hint: "Remove images that nothing uses: `sudo k3s crictl rmi --prune`. What runs was not touched.",
-      output: stderr,
-    });
-  }
-  if (/permission denied|password is required|sudo/i.test(stderr)) {
-    return new PipelineError("surroundings", `${what}: no permission on k3s's containerd (${words})`, {
-      hint: "Run `sudo -v` first, or run the pipeline as root.",
-      output: stderr,
-    });
-  }
-  if (/no such file|refused|deadline|no answer/i.test(stderr)) {
-    return new PipelineError("surroundings", `${what}: k3s's containerd does not answer (${words})`, {
-      hint: "Is k3s running? `sudo systemctl status k3s` tells.",
-      output: stderr,
-    });
-  }
-  return new PipelineError("surroundings", `${what}: containerd refused (${words})`, { output: stderr });
 }

@@ -75,7 +75,7 @@ beforeEach(() => {
     signal,
     leaves: (state) => (left = state),
     say: (line) => void said.push(line),
-    step: async (_, work) => (await work()).value,
+    step: async (_, work) => (await work(() => {})).value,
   };
 });
 

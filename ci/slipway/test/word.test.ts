@@ -64,7 +64,7 @@ beforeEach(() => {
     signal,
     leaves: () => {},
     say: (line) => void said.push(line),
-    step: async (_, work) => (await work()).value,
+    step: async (_, work) => (await work(() => {})).value,
   };
 });
 

@@ -3,7 +3,8 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Api } from "../../cluster/api.ts";
-import { connectK3s, containerdName } from "../../targets/k3s.ts";
+import { containerdName } from "../../targets/containerd.ts";
+import { connectK3s } from "../../targets/k3s.ts";
 import { builtProject, describeWith, eventually, must, service, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
