@@ -67,6 +67,11 @@ export interface Settings {
    * Default: none.
    */
   smoke?: Record<string, string>;
+  /**
+   * Where its k3s is, `[USER@]HOST` as ssh takes it: one for each node that may run the pods. What the command line says of where it
+   * goes (--host, --target, --context) wins. Default: this machine.
+   */
+  hosts?: string[];
   /** Versions that the cluster keeps, the one that serves included: what `rollback` can go back to. Default: 5. */
   keep?: number;
   /** Seconds that a container may run without passing its readiness probe before its version counts as failed. Default: 6. */

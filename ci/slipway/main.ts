@@ -175,7 +175,7 @@ export async function main(words: string[], project: string, settings?: Settings
 
 /** Of any directory, as much as a command needs that runs anywhere. */
 function bareService(project: string): Service {
-  return { project, root: project, name: "service" } as Service;
+  return { project, root: project, name: "service", hosts: [] as string[] } as Service;
 }
 
 /**

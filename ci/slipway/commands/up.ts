@@ -14,8 +14,8 @@ export default {
 } satisfies Command;
 
 /** Who names a cluster wants that one, and is told why it is not reached. */
-function isWithout({ options: { target, kubeconfig, context, url } }: Run): boolean {
-  const named = [kubeconfig, context, url].some((option) => option !== undefined);
+function isWithout({ options: { target, hosts, kubeconfig, context, url } }: Run): boolean {
+  const named = hosts.length > 0 || [kubeconfig, context, url].some((option) => option !== undefined);
   return target === "k3s" && !named && !hasK3s();
 }
 

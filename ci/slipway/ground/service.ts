@@ -35,6 +35,7 @@ export interface Service {
   plugins: unknown[];
   bun: string | undefined;
   smoke: Record<string, string>;
+  hosts: string[];
   keep: number;
   readySeconds: number;
   scheduleSeconds: number;
@@ -113,6 +114,7 @@ export function describeService(directory: string, settings: Settings = {}): Ser
     plugins: settings.plugins ?? [],
     bun: settings.bun ?? findBun(project, own),
     smoke: settings.smoke ?? {},
+    hosts: settings.hosts ?? [],
     keep: settings.keep ?? 5,
     readySeconds: settings.readySeconds ?? 6,
     scheduleSeconds: settings.scheduleSeconds ?? 4,

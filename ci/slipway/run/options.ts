@@ -4,6 +4,7 @@ import { PipelineError } from "../ground/errors.ts";
 import type { Service } from "../ground/service.ts";
 import { compressions, type Compression } from "../image/archive.ts";
 import type { Architecture } from "../image/platform.ts";
+import { checkHost } from "../remote/host.ts";
 import { parseReference } from "../registry/reference.ts";
 
 interface Option {
@@ -18,6 +19,11 @@ export const options = {
   target: {
     value: "k3s|registry|none",
     about: "this machine's k3s (default), any cluster, the archive alone",
+  },
+  host: {
+    value: "[USER@]HOST",
+    multiple: true,
+    about: "k3s on another machine, over SSH; one for each node that may run the pods",
   },
   registry: { value: "HOST/PATH", about: "where the image is pushed, without a tag; with --target registry" },
   url: { value: "URL", about: "where the Service answers from outside (default: the NodePort, or the API)" },
@@ -58,6 +64,7 @@ export const imageOptions = ["output", "platform", "compress", "tag"] as const s
 /** Of commands that go to a cluster. */
 export const clusterOptions = [
   "target",
+  "host",
   "registry",
   "url",
   "kubeconfig",
@@ -74,6 +81,8 @@ export interface Options {
   engine: "dagger" | "host";
   target: "k3s" | "registry" | "none";
   output: string;
+  /** k3s's that are reached over SSH; none: `target` says where it goes. */
+  hosts: string[];
   /** Whether an archive was asked for by words: --output, --tag or --compress. */
   wantsArchive: boolean;
   /** Undefined: the engine's own. */
@@ -102,7 +111,7 @@ export function wrong(message: string): PipelineError {
 export function readOptions(
   values: Values,
   args: string[],
-  { name }: Pick<Service, "name">,
+  { name, hosts }: Pick<Service, "name" | "hosts">,
   env: Record<string, string | undefined>,
 ): Options {
   const text = (option: OptionName) => values[option] as string | undefined;
@@ -114,6 +123,9 @@ export function readOptions(
     if (!registry || !context) throw wrong("--target registry takes --registry HOST/PATH and --context NAME");
   }
   if (url !== undefined) checkUrl(url);
+  const named = values.host as string[] | undefined;
+  // Who says where it goes does not mean the hosts of the settings.
+  const elsewhere = [values.target, values.kubeconfig, context].some((value) => value !== undefined);
   const tags = (values.tag as string[] | undefined) ?? [];
   for (const tag of tags) {
     if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw wrong(`--tag "${tag}" is no image tag`);
@@ -129,6 +141,7 @@ export function readOptions(
     args,
     engine: oneOf("engine", text("engine") ?? (inSession ? "dagger" : "host"), ["dagger", "host"]),
     target,
+    hosts: (named ?? (elsewhere ? [] : hosts)).map(checkHost),
     output: resolve(text("output") ?? `${name}.tar`),
     wantsArchive: text("output") !== undefined || compress !== undefined || tags.length > 0,
     architectures: architectures && ([...new Set(architectures)] as Architecture[]),
@@ -154,7 +167,12 @@ export function readOptions(
  * @throws {PipelineError} "usage" when an option would have no effect with the one that is chosen
  */
 export function checkTarget(given: Options): void {
-  const { target, registry } = given;
+  const { target, registry, hosts } = given;
+  if (hosts.length > 0 && target !== "k3s") throw wrong(`--host is a k3s: not with --target ${target}`);
+  for (const name of ["kubeconfig", "context"] as const) {
+    if (hosts.length > 0 && given[name] !== undefined)
+      throw wrong(`--${name} is of this machine: not with --host`);
+  }
   if (registry && target !== "registry") throw wrong("--registry goes with --target registry");
   if (target !== "none") return;
   for (const name of ["url", "kubeconfig", "context"] as const) {

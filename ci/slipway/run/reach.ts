@@ -1,9 +1,10 @@
 /** The way to a cluster, and a deploy there: what `deploy`, `up` and `watch` do alike. */
-import { deploy } from "../cluster/deploy.ts";
+import { deliver, deploy } from "../cluster/deploy.ts";
 import { describePlan, plan, upToDate, type Deploy, type Plan } from "../cluster/plan.ts";
 import { prove } from "../cluster/status.ts";
 import type { Target } from "../cluster/target.ts";
 import { chartMoments, describeSamples, drawMoments } from "../cluster/samples.ts";
+import { connectHosts } from "../targets/hosts.ts";
 import { connectK3s } from "../targets/k3s.ts";
 import { connectCluster, isRegistryTarget } from "../targets/registry.ts";
 import { forOnePlatform, wrong } from "./options.ts";
@@ -25,9 +26,10 @@ export async function withCluster<T>(run: Run, use: (to: Deploy) => Promise<T>):
 }
 
 async function connect({ service, options, signal }: Run): Promise<Target> {
-  const { target, registry, context, kubeconfig, url } = options;
+  const { target, hosts, registry, context, kubeconfig, url } = options;
   if (target === "none") throw wrong("this takes a cluster: not with --target none");
   forOnePlatform(options);
+  if (hosts.length > 0) return connectHosts({ service, hosts, url, signal });
   if (target === "k3s") return connectK3s({ service, kubeconfig, context, url, signal });
   return connectCluster({ service, kubeconfig, context: context!, repository: registry!, url, signal });
 }
@@ -82,6 +84,8 @@ export async function deployHere(run: Run, to: Deploy, hurry?: AbortSignal): Pro
   const change = built as Plan;
   const { url } = change.endpoint;
   if (upToDate(to, change)) {
+    // A node has joined, or has lost it.
+    if (!change.delivered) await deliver(to, change, run.options.output);
     await run.report.step("verify", async () => {
       await prove(to, change.endpoint, change.id);
       return { value: undefined, detail: `20 replies in a row carry ${change.id}` };

@@ -26,12 +26,13 @@ describe("options", () => {
       wantsArchive: false,
       architectures: undefined,
       compression: undefined,
+      hosts: [],
       tags: [],
       times: 2,
       id: false,
       verbose: false,
     });
-    expect(readOptions({}, [], { name: "clock" }, {}).output).toBe(resolve("clock.tar"));
+    expect(readOptions({}, [], { name: "clock", hosts: [] }, {}).output).toBe(resolve("clock.tar"));
   });
 
   test("`dagger run` selects its engine, --engine overrides it", () => {
@@ -73,6 +74,7 @@ describe("options", () => {
       args: [],
       engine: "host",
       target: "none",
+      hosts: [],
       output: resolve("x/y.tar"),
       wantsArchive: true,
       report: resolve("r.json"),

@@ -20,6 +20,7 @@ const rooms = [
   "pins",
   "rehearsal",
   "registry",
+  "remote",
   "image",
   "cluster",
   "ground",

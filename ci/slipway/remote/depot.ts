@@ -1,0 +1,267 @@
+/**
+ * A node's containerd at the other end of a line, and images on their way to it: what the node has of one already is taken from
+ * there, and the rest travels. What is put together there is compared by its SHA-256 before it is imported, so that the image
+ * is the one that an import of the whole would give; whatever goes wrong with that, the whole goes.
+ *
+ * containerd keeps an imported layer as it came, a tar in its content store, and so a version of before has nearly all of the next.
+ */
+import { sha256OfFile } from "../ground/hash.ts";
+import type { Result, RunOptions } from "../ground/process.ts";
+import { readArchive, type Archive } from "../image/reader.ts";
+import { BLOCK, CHUNK, deltaOf, DIGITS, hashesOf, unknownChunks, type Base, type Order } from "./delta.ts";
+import type { Line } from "./line.ts";
+import { recallLayer, rememberLayer } from "./memory.ts";
+import { LineLost } from "./refusal.ts";
+
+export interface Delivered {
+  /** Of the import. */
+  result: Result;
+  /** Bytes that were sent, before the line's compression. */
+  bytes: number;
+  /** Why the whole was sent although there was something to take most of it from. */
+  whole?: string;
+}
+
+/** A layer of an image that is there. */
+interface Layer extends Base {
+  /** In hex. */
+  digest: string;
+}
+
+/** What an archive is put together of: bytes that are sent, and what orders make of a blob that is there. */
+type Part = { put: Uint8Array } | { blob: string; orders: Order[] };
+
+/** Where k3s's containerd has its blobs; with another --data-dir they are asked for, which is slow. https://docs.k3s.io/cli/agent */
+const BLOBS = "/var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content/blobs/sha256";
+const CTR = "k3s ctr -n k8s.io";
+/** The script's code for what is not what it should be when it is put together. */
+const DIFFERS = 80;
+/** Seconds that the whole may take: 115 MB by 1 Mbit/s. */
+const LONGEST_SECONDS = 1200;
+/** Bytes that are sent at once. */
+const PIECE = 1 << 18;
+
+export class Depot {
+  readonly #layers = new Map<string, Promise<Layer[]>>();
+
+  /** @param memory a directory here for what is remembered of layers */
+  constructor(
+    readonly line: Line,
+    private readonly memory: string,
+  ) {}
+
+  /** Runs ctr for the kubelet's images. */
+  async ctr(args: string[], options: RunOptions = {}): Promise<Result> {
+    const { sudo } = await this.line.there();
+    return this.line.run(`${sudo}${CTR} ${args.map(quoted).join(" ")}`, options);
+  }
+
+  /** Begins to find out what an image there is like: a second that need not be waited for. @param manifest its digest */
+  learn(manifest: string): void {
+    this.#layersOf(manifest).catch(() => {});
+  }
+
+  /**
+   * Brings an archive there and imports it.
+   *
+   * @param base the digest of an image that is there, to take most of it from; undefined: there is none
+   * @param sent is told how many bytes have been sent, of how many
+   * @throws {LineLost}
+   */
+  async deliver(
+    archive: string,
+    base: string | undefined,
+    sent: (bytes: number, of: number) => void,
+  ): Promise<Delivered> {
+    const found = await readArchive(archive);
+    if (!found) throw new Error(`${archive} is not there`);
+    let whole: string | undefined;
+    if (base !== undefined && !found.packed) {
+      const delta = await this.#delta(archive, found, base, sent).catch((error: Error) => {
+        if (error instanceof LineLost) throw error;
+        return error.message;
+      });
+      if (typeof delta !== "string") return delta;
+      whole = delta;
+    }
+    const file = Bun.file(archive);
+    const result = await this.#import(piecesOf(file, sent));
+    return { result, bytes: file.size, ...(whole !== undefined && { whole }) };
+  }
+
+  /** @returns what went wrong, as a text */
+  async #delta(
+    archive: string,
+    found: Archive,
+    manifest: string,
+    sent: (bytes: number, of: number) => void,
+  ): Promise<Delivered | string> {
+    const bytes = Bun.mmap(archive);
+    const layers = await this.#layersOf(manifest);
+    const parts: Part[] = [];
+    let at = 0;
+    const changed: { digest: string; content: Uint8Array; hashes: string[]; before: Layer }[] = [];
+    const placed = found.layers.map((entry, i) => ({
+      entry,
+      id: found.config.rootfs.diff_ids[i]!.slice("sha256:".length),
+    }));
+    const once = placed.filter(({ entry }, i) => found.layers.indexOf(entry) === i);
+    for (const { entry, id } of once.toSorted((a, b) => a.entry.offset - b.entry.offset)) {
+      const content = bytes.subarray(entry.offset, entry.offset + entry.size);
+      const before = layers.find(({ digest }) => digest === id) ?? layers[found.layers.indexOf(entry)];
+      if (!before) continue;
+      parts.push({ put: bytes.subarray(at, entry.offset) });
+      at = entry.offset + entry.size;
+      if (before.digest === id) {
+        parts.push({ blob: id, orders: [{ keep: entry.size }] });
+        continue;
+      }
+      const hashes = hashesOf(content, CHUNK);
+      const blocks = await this.#blocksOf(before, unknownChunks(hashes, before));
+      const known = { ...before, blocks: (chunk: number) => blocks.get(chunk) };
+      parts.push({ blob: before.digest, orders: deltaOf(content, known, hashes) });
+      changed.push({ digest: id, content, hashes, before });
+    }
+    parts.push({ put: bytes.subarray(at) });
+    const put = Buffer.concat(parts.flatMap((part) => ("put" in part ? [part.put] : putsOf(part.orders))));
+    const { directory } = await this.line.there();
+    const script = `${await this.#reading()}
+new=${directory}/new.$$
+trap 'rm -f "$new"' EXIT
+head -c ${put.length} >"$new"
+p() { head -c "$1" <&4; }
+k() { head -c "$1"; }
+s() { head -c "$1" >/dev/null; }
+make() {
+${parts.map(linesOf).join("\n")}
+}
+sum=$(make 4<"$new" | sha256sum)
+[ "\${sum%% *}" = ${sha256OfFile(archive)} ] || exit ${DIFFERS}
+make 4<"$new" | ${await this.#importing()}`;
+    sent(0, put.length);
+    const result = await this.line.run(script, { input: put, timeoutSeconds: LONGEST_SECONDS });
+    if (result.code === DIFFERS) return "what it has of an earlier version is not what it should be";
+    if (result.code !== 0)
+      return result.stderr.trim().split("\n").at(-1) || `the import has ended with ${result.code}`;
+    for (const { digest, content, hashes, before } of changed)
+      await rememberLayer(this.memory, digest, content, hashes, before.hashes).catch(() => {});
+    return { result, bytes: put.length };
+  }
+
+  async #import(input: AsyncIterable<Uint8Array>): Promise<Result> {
+    return this.line.run(await this.#importing(), { input, timeoutSeconds: LONGEST_SECONDS });
+  }
+
+  /**
+   * Imports what comes over stdin, by ctr itself where that has to be asked for: containerd 2's sends it through a service by default,
+   * which takes twice the time. Before that there was no such option.
+   */
+  async #importing(): Promise<string> {
+    const { sudo } = await this.line.there();
+    const ctr = `${sudo}${CTR} images import`;
+    return `{ case $(${ctr} --help </dev/null) in *--local*) ${ctr} --local -;; *) ${ctr} -;; esac; }`;
+  }
+
+  /** Defines `blob DIGEST`, which writes it to stdout. */
+  async #reading(): Promise<string> {
+    const { sudo } = await this.line.there();
+    return `blob() {
+  if [ -n "$(${sudo}cat "${BLOBS}/$1" 2>/dev/null | head -c 1)" ]; then ${sudo}cat "${BLOBS}/$1"
+  else ${sudo}${CTR} content get "sha256:$1"; fi
+}`;
+  }
+
+  #layersOf(manifest: string): Promise<Layer[]> {
+    let layers = this.#layers.get(manifest);
+    if (!layers) this.#layers.set(manifest, (layers = this.#look(manifest)));
+    return layers;
+  }
+
+  async #look(manifest: string): Promise<Layer[]> {
+    const { code, stdout, stderr } = await this.ctr(["content", "get", manifest]);
+    if (code !== 0) throw new Error(`its manifest cannot be read (${stderr.trim()})`);
+    const { layers = [] } = JSON.parse(stdout) as {
+      layers?: { digest: string; size: number; mediaType: string }[];
+    };
+    // A layer that was pulled from a registry is packed there, and no use.
+    if (layers.length === 0 || layers.some(({ mediaType }) => /gzip|zstd/.test(mediaType)))
+      throw new Error("it has no earlier version whose layers are plain");
+    return Promise.all(
+      layers.map(async ({ digest: whole, size }) => {
+        const digest = whole.slice("sha256:".length);
+        const { hashes, content = () => undefined } = (await recallLayer(this.memory, digest)) ?? {
+          hashes: await this.#chunksOf(digest, size),
+        };
+        return { digest, size, hashes, content, blocks: () => undefined };
+      }),
+    );
+  }
+
+  /** Hashes of a blob's chunks. */
+  async #chunksOf(digest: string, size: number): Promise<string[]> {
+    const script = `${await this.#reading()}
+blob ${digest} | split -b ${CHUNK} --filter='sha256sum | cut -c1-${DIGITS}'`;
+    return hashesIn(await this.line.run(script), Math.ceil(size / CHUNK));
+  }
+
+  /** Hashes of the blocks of some chunks of a blob. */
+  async #blocksOf({ digest, size }: Layer, chunks: number[]): Promise<Map<number, string[]>> {
+    if (chunks.length === 0) return new Map();
+    const { directory } = await this.line.there();
+    let at = 0;
+    const lines = chunks.map((chunk) => {
+      const skipped = chunk * CHUNK - at;
+      at = Math.min(size, (chunk + 1) * CHUNK);
+      return `head -c ${skipped} >/dev/null; head -c ${at - chunk * CHUNK} | hashes`;
+    });
+    const script = `${await this.#reading()}
+d=${directory}/blocks.$$
+trap 'rm -rf "$d"' EXIT
+hashes() {
+  mkdir "$d" && split -b ${BLOCK} -a 4 - "$d/" && (cd "$d" && sha256sum -- * | cut -c1-${DIGITS}) && rm -rf "$d"
+}
+blob ${digest} | { ${lines.join("; ")}; }`;
+    const counts = chunks.map((chunk) => Math.ceil(Math.min(CHUNK, size - chunk * CHUNK) / BLOCK));
+    const hashes = hashesIn(await this.line.run(script), sum(counts));
+    let from = 0;
+    return new Map(chunks.map((chunk, i) => [chunk, hashes.slice(from, (from += counts[i]!))]));
+  }
+}
+
+/** A text as one word of sh. */
+export function quoted(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/** @param count how many there are to be: a blob that is gone has none, and nothing else says so */
+function hashesIn({ stdout, stderr }: Result, count: number): string[] {
+  const hashes = stdout.split("\n").filter(Boolean);
+  if (hashes.length === count) return hashes;
+  throw new Error(`what it has of an earlier version cannot be read (${stderr.trim().split("\n").at(-1)})`);
+}
+
+const sum = (numbers: number[]) => numbers.reduce((all, one) => all + one, 0);
+
+function putsOf(orders: Order[]): Uint8Array[] {
+  return orders.flatMap((order) => ("put" in order ? [order.put] : []));
+}
+
+/** What makes a part, as a line of sh: see the functions p, k and s. */
+function linesOf(part: Part): string {
+  if ("put" in part) return part.put.length > 0 ? `p ${part.put.length}` : ":";
+  const words = part.orders.map((order) => {
+    if ("put" in order) return `p ${order.put.length}`;
+    return "keep" in order ? `k ${order.keep}` : `s ${order.skip}`;
+  });
+  return `blob ${part.blob} | { ${words.join("; ")}; }`;
+}
+
+async function* piecesOf(
+  file: Bun.BunFile,
+  sent: (bytes: number, of: number) => void,
+): AsyncIterable<Uint8Array> {
+  for (let at = 0; at < file.size; at += PIECE) {
+    yield await file.slice(at, Math.min(file.size, at + PIECE)).bytes();
+    sent(Math.min(file.size, at + PIECE), file.size);
+  }
+}
