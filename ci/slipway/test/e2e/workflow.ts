@@ -22,6 +22,7 @@ export interface Job {
   name?: string;
   permissions?: Record<string, string>;
   "timeout-minutes"?: number;
+  environment?: string;
   env?: Record<string, string>;
   steps: Step[];
 }
@@ -84,9 +85,11 @@ export async function runJob(
   const evaluateAll = (entries: Record<string, string | number | boolean> = {}) =>
     Object.fromEntries(Object.entries(entries).map(([key, value]) => [key, evaluate(value)]));
   const holds = (condition: string) => {
-    const output = /^(steps\.\w+\.outputs\.\w+) != ''$/.exec(condition)?.[1];
+    const [, output, variable, operator] =
+      /^(?:(steps\.\w+\.outputs\.\w+)|env\.(\w+)) (==|!=) ''$/.exec(condition) ?? [];
+    const text = variable ? evaluateAll(job.env)[variable] : known[output ?? ""];
     const value =
-      conditions[condition] ?? (output && known[output] !== undefined ? known[output] !== "" : undefined);
+      conditions[condition] ?? (text === undefined ? undefined : (text === "") === (operator === "=="));
     if (value === undefined) throw new Error(`the condition ${condition} is not known here`);
     return value;
   };

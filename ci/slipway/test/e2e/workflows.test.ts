@@ -7,7 +7,16 @@
  * whatever options they are given: that gh knows them is not shown either.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive } from "../../image/reader.ts";
 import { digestUnder } from "../../registry/push.ts";
@@ -20,7 +29,7 @@ import { readWorkflow, runJob, type Surrounding } from "./workflow.ts";
 
 setDefaultTimeout(600_000);
 
-const names = ["ci.yml", "release.yml", "scheduled.yml"];
+const names = ["ci.yml", "deploy.yml", "release.yml", "scheduled.yml"];
 const tag = `v${packageJson.version}`;
 /** A linter that .ci/run cannot install everywhere: without it the test says so and is skipped. */
 const linter = (name: string) => ({ name, answers: Boolean(Bun.which(name)) });
@@ -158,7 +167,9 @@ describeWith(
       sudo: 'exec "$@"',
       // Later options win. A command that needs no cluster takes no target.
       dagger: `[ "$1" = run ] || exit 64; shift
-        case "$*" in *" verify-archive "*) exec "$@" --engine host ;; *) exec "$@" --engine host --target none ;; esac`,
+        case "$*" in *" verify-archive "* | *" --host "*) exec "$@" --engine host ;; *) exec "$@" --engine host --target none ;; esac`,
+      ssh: `case "$*" in *" -G "*|"-G "*) exit 0 ;; esac
+        echo "ssh: connect to host shop.example port 22: Connection refused" >&2; exit 255`,
       journalctl: "echo a line of the log",
       k3s: `case "$*" in
         *"get nodes"*) echo True ;;
@@ -295,6 +306,38 @@ describeWith(
     test("ci.yml, test: the script is there", async () => {
       // Not run: it would run this test.
       await run("ci.yml", "test", { instead: { "sudo .ci/run": "sudo test -x .ci/run && bash -n .ci/run" } });
+    });
+
+    test("deploy.yml, deploy: off without a host, and says how to switch it on; else ssh gets each host, the key and known_hosts", async () => {
+      const home = join(directory, "home");
+      mkdirSync(home);
+      const values = {
+        "vars.DEPLOY_HOSTS": "",
+        "inputs.ref": tag,
+        "secrets.DEPLOY_KEY": "the key",
+        "secrets.DEPLOY_KNOWN_HOSTS": "shop.example ssh-ed25519 AAAA",
+      };
+      const off = await run("deploy.yml", "deploy", { values, env: { HOME: home } });
+      expect(off.summary).toContain("Nothing was deployed");
+      expect(off.summary).toContain("DEPLOY_HOSTS");
+      expect([...off.output.keys()]).toEqual(["Off, until there is a host"]);
+      expect(existsSync(join(home, ".ssh"))).toBe(false);
+      const hosts = { ...values, "vars.DEPLOY_HOSTS": "deploy@shop.example n2.example" };
+      const failure = await run("deploy.yml", "deploy", { values: hosts, env: { HOME: home } }).catch(
+        (error: Error) => error.message,
+      );
+      // Nobody is there: the pipeline's own words, with its exit code.
+      expect(failure).toContain("ended with 3");
+      expect(failure).toContain("deploy@shop.example is not reached: ssh: connect to host");
+      for (const host of ["deploy@shop.example", "n2.example"])
+        expect(called()).toContainEqual(
+          expect.stringMatching(new RegExp(`^ssh .*-oBatchMode=yes .*-- ${host} exec`)),
+        );
+      const file = (name: string) => join(home, ".ssh", name);
+      expect(readFileSync(file("slipway"), "utf8")).toBe("the key\n");
+      expect(statSync(file("slipway")).mode & 0o777).toBe(0o600);
+      expect(readFileSync(file("known_hosts"), "utf8")).toBe("shop.example ssh-ed25519 AAAA\n");
+      expect(readFileSync(file("config"), "utf8")).toContain("IdentityFile ~/.ssh/slipway");
     });
 
     test("release.yml, then the weekly rebuild of what it made", async () => {
