@@ -68,6 +68,7 @@ describe("options", () => {
       id: true,
       remote: true,
       check: true,
+      with: "ingress,egress",
     };
     expect(read(given)).toEqual({
       args: [],
@@ -88,6 +89,7 @@ describe("options", () => {
       id: true,
       remote: true,
       check: true,
+      with: ["ingress", "egress"],
       verbose: true,
     });
   });
