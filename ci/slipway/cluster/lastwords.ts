@@ -67,13 +67,20 @@ interface NetworkPolicy extends KubeObject {
   };
 }
 
-/** Of a service that reaches somebody not: that the manifests' own policies close the way out. */
+/**
+ * Of a service that does not reach somebody: that the manifests' own policies close the way out.
+ *
+ * @param isSilent it runs and does not answer, as one does that waits for somebody: this is said of it even where its words are
+ * none, or others
+ */
 export function closedEgress(
   output: string,
   { name }: Pick<Service, "name">,
   manifests: KubeObject[],
+  isSilent = false,
 ): string | undefined {
-  if (!unreached.test(output) || loopback.test(output)) return undefined;
+  const says = unreached.test(output) && !loopback.test(output);
+  if (!says && !isSilent) return undefined;
   const own = manifests.find((one) => isWorkload(one) && one.metadata.name === name);
   const labels = own ? podTemplates(own)[0]?.metadata?.labels : undefined;
   if (!labels) return undefined;
@@ -89,8 +96,9 @@ export function closedEgress(
   const rules = closing.flatMap(({ spec: { egress = [] } }) => egress);
   // One without a condition lets everything out.
   if (rules.some((rule) => Object.values(rule).flat().length === 0)) return undefined;
+  const why = says ? "It does not reach somebody" : "If it waits for somebody";
   const who = `NetworkPolicy ${closing.map(({ metadata }) => metadata.name).join(", ")}`;
   return rules.length === 0
-    ? `It calls somebody, and ${who} lets nothing out, not even to DNS: \`slipway init --with egress\` opens what is named.`
-    : `It calls somebody, and ${who} lets out only what is named there.`;
+    ? `${why}: ${who} lets nothing out, not even to DNS; \`slipway init --with egress\` opens what is named.`
+    : `${why}: ${who} lets out only what is named there.`;
 }

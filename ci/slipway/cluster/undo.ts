@@ -44,7 +44,9 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     const known =
       lastWords(output, service) ??
       closedEgress(output, service, manifests) ??
-      (isSilent ? otherPort(service, manifests) : undefined);
+      (isSilent
+        ? (otherPort(service, manifests) ?? closedEgress(output, service, manifests, isSilent))
+        : undefined);
     const why = known ? `${known} ` : "";
     if (!served(run, begun) && !back) {
       const hint = `${why}${nextLine(target, error.failure)} The next deploy replaces it.`;

@@ -27,11 +27,11 @@ export function overlayOf({ project, overlays }: Pick<Service, "project" | "over
   return join(directory, name);
 }
 
-/** Those of slipway's components that a kustomization names. @param file where it is, absolute */
+/** Those of slipway's components that a kustomization names, in its order. @param file where it is, absolute */
 export function componentsIn(text: string, file: string, project: string): string[] {
   const { components: named } = (read(text, file).toJS() ?? {}) as { components?: unknown };
-  const places = new Set([named ?? []].flat().map((path) => resolve(dirname(file), String(path))));
-  return components.filter((name) => places.has(join(project, PLACE, name)));
+  const places = [named ?? []].flat().map((path) => resolve(dirname(file), String(path)));
+  return places.flatMap((place) => components.filter((name) => place === join(project, PLACE, name)));
 }
 
 /**

@@ -658,6 +658,12 @@ describe("components", () => {
     expect(componentsIn(after, file, project)).toEqual(["egress", "ingress"]);
   });
 
+  // A mistake once: `init --check` found another order than the overlay's own.
+  test("are known in the order of the kustomization", () => {
+    const text = "components: [../../components/ingress, ../../components/autoscaler]\n";
+    expect(componentsIn(text, file, project)).toEqual(["ingress", "autoscaler"]);
+  });
+
   test("of other names are the service's own", () => {
     expect(componentsIn("components: [../../components/cache, ../ingress]\n", file, project)).toEqual([]);
   });

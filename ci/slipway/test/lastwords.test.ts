@@ -106,14 +106,21 @@ describe("a service that reaches nobody", () => {
     'RedisError: Connection closed\n code: "ERR_REDIS_CONNECTION_CLOSED"',
   ])("is told of a policy that lets nothing out: %s", (output) => {
     expect(says(output, closed)).toBe(
-      "It calls somebody, and NetworkPolicy own lets nothing out, not even to DNS: `slipway init --with egress` opens what is named.",
+      "It does not reach somebody: NetworkPolicy own lets nothing out, not even to DNS; `slipway init --with egress` opens what is named.",
     );
   });
 
   test("is told of all that let out what is named", () => {
     expect(says("EAI_AGAIN", closed, named)).toBe(
-      "It calls somebody, and NetworkPolicy own, more lets out only what is named there.",
+      "It does not reach somebody: NetworkPolicy own, more lets out only what is named there.",
     );
+  });
+
+  // A client of Redis tries again for 10 s before it says anything.
+  test("is told also where it waits without a word", () => {
+    const said = (...policies: KubeObject[]) => closedEgress("", service, [workload, ...policies], true);
+    expect(said(closed)).toStartWith("If it waits for somebody: NetworkPolicy own lets nothing out, ");
+    expect(said()).toBeUndefined();
   });
 
   test.each<[string, KubeObject[]]>([
