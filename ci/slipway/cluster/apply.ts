@@ -25,10 +25,12 @@ export type Fence = () => Promise<void>;
  * @throws {PipelineError} "change" when the server refuses one of them; the ones before it are applied then
  */
 export async function applyAll(api: Api, fitted: Fitted[], fence: Fence = async () => {}): Promise<void> {
-  for (const { object, path } of fitted) {
+  for (const { object, path, scaled } of fitted) {
     await fence();
     if (path === undefined) await untilKnown(api, object);
-    await api.apply(object).catch((error: unknown) => {
+    // An autoscaler may have decided anew while a Job ran before.
+    const [now = { object }] = scaled ? await fit(api, [object]) : [];
+    await api.apply(now.object).catch((error: unknown) => {
       throw refused("applying", object, error);
     });
   }

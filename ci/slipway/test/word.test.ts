@@ -427,6 +427,17 @@ describe("an autoscaler's number of pods", () => {
     expect((await plan(run, "b")).differences).toEqual([]);
   });
 
+  // A mistake once: what it was before a migration was what it became after.
+  test("is the newest also where it has changed since the cluster was looked at", async () => {
+    manifests = [...base.slice(0, 3), scaler, workload];
+    await bring("a");
+    run.say = (line) => {
+      if (line.startsWith("apply ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
+    };
+    await bring("b");
+    expect(replicas()).toBe(6);
+  });
+
   // A mistake once: under load, a bad version took the pods away that the autoscaler had added meanwhile.
   test("is the newest also where a version is undone", async () => {
     manifests = [...base.slice(0, 3), scaler, workload];
