@@ -20,7 +20,7 @@ export default {
   options: ["check", "with"],
   needs: "package",
   async execute(run) {
-    const asked = run.options.with.map((name) => oneOf("component", name, components));
+    const asked = [...new Set(run.options.with)].map((name) => oneOf("component", name, components));
     if (run.options.check && asked.length > 0) throw wrong("--check writes nothing: not with --with");
     const facts = await settle(run);
     const changes = changesOf(facts, { asked });

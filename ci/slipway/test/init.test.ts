@@ -23,6 +23,7 @@ import { addPatterns, addToDockerignore, addToGitignore, addToPackage } from "..
 import { findPort, isFixed } from "../init/port.ts";
 import { writeAll } from "../init/write.ts";
 import { pins } from "../pins/pins.ts";
+import { options } from "../run/options.ts";
 import { root, service as helloapp } from "./fixture.ts";
 
 let directory: string;
@@ -662,6 +663,10 @@ describe("components", () => {
   test("are known in the order of the kustomization", () => {
     const text = "components: [../../components/ingress, ../../components/autoscaler]\n";
     expect(componentsIn(text, file, project)).toEqual(["ingress", "autoscaler"]);
+  });
+
+  test("are named by the usage, all of them", () => {
+    expect(options.with.about).toEndWith(components.join(", "));
   });
 
   test("of other names are the service's own", () => {

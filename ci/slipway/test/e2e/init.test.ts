@@ -338,7 +338,7 @@ describeWith(
         const edited = read(at, overlay).replace("resources:\n", "# ours\nresources:\n");
         write(at, { [overlay]: edited });
         commit(at);
-        expect(init(at, "--with", "egress,ingress").code).toBe(0);
+        expect(init(at, "--with", "egress,ingress,egress").code).toBe(0);
         const last = "  - ../../components/autoscaler\n";
         expect(read(at, overlay)).toBe(edited.replace(last, `${last}  - ../../components/egress\n`));
         expect(status().split("\n").filter(Boolean)).toEqual([
