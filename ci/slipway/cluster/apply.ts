@@ -3,7 +3,7 @@ import { PipelineError } from "../ground/errors.ts";
 import { Refusal, type Api } from "./api.ts";
 import { refused } from "./changes.ts";
 import { CREATED_BY, fit, type Fitted } from "./fit.ts";
-import { nameOf, type KubeObject } from "./objects.ts";
+import { nameOf, type KubeObject, type Workload } from "./objects.ts";
 
 /** Kinds whose end takes with it what is not ours: they are never deleted unasked. */
 const precious = new Set([
@@ -25,10 +25,12 @@ export type Fence = () => Promise<void>;
  * @throws {PipelineError} "change" when the server refuses one of them; the ones before it are applied then
  */
 export async function applyAll(api: Api, fitted: Fitted[], fence: Fence = async () => {}): Promise<void> {
-  for (const { object, path } of fitted) {
+  for (const { object, path, scaled } of fitted) {
     await fence();
     if (path === undefined) await untilKnown(api, object);
-    await api.apply(object).catch((error: unknown) => {
+    // An autoscaler may have decided anew while a Job ran before.
+    const [now = { object }] = scaled ? await fit(api, [object]) : [];
+    await api.apply(now.object).catch((error: unknown) => {
       throw refused("applying", object, error);
     });
   }
@@ -48,10 +50,10 @@ async function untilKnown(api: Api, object: KubeObject): Promise<void> {
 export async function restore(api: Api, before: Fitted[]): Promise<string[]> {
   const left: string[] = [];
   // What came last goes first: pods before what they need.
-  for (const { object, live } of [...before].reverse()) {
+  for (const { object, live, scaled } of [...before].reverse()) {
     const path = await api.findPath(object);
     if (path === undefined) continue;
-    if (live) await putBack(api, path, live);
+    if (live) await putBack(api, path, live, scaled);
     else if (precious.has(object.kind)) left.push(nameOf(object));
     else await api.delete(object);
   }
@@ -64,8 +66,10 @@ const TRIES = 5;
 /**
  * Replaces an object by what it was. Who owned which of its fields is put back as well: otherwise the next apply could not
  * take out again what it has put in.
+ *
+ * @param scaled whether its number of pods is an autoscaler's, which may have decided anew meanwhile
  */
-async function putBack(api: Api, path: string, live: KubeObject): Promise<void> {
+async function putBack(api: Api, path: string, live: KubeObject, scaled: boolean): Promise<void> {
   for (let tried = 1; ; tried += 1) {
     const now = await api.find<KubeObject>(path);
     if (now && now.metadata.resourceVersion === live.metadata.resourceVersion) return;
@@ -80,7 +84,9 @@ async function putBack(api: Api, path: string, live: KubeObject): Promise<void> 
         await api.json(collection, { ...request, method: "POST", body: asItWas(live) });
         return;
       }
-      await api.json(path, { ...request, method: "PUT", body: asItWas(live, now) });
+      const body: KubeObject & { spec?: object } = asItWas(live, now);
+      if (scaled) body.spec = { ...body.spec, replicas: (now as Workload).spec.replicas };
+      await api.json(path, { ...request, method: "PUT", body });
       const { managedFields } = live.metadata;
       if (!managedFields) return;
       const patch = [{ op: "replace", path: "/metadata/managedFields", value: managedFields }];

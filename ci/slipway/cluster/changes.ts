@@ -30,7 +30,9 @@ export async function differences(api: Api, manifests: KubeObject[]): Promise<Di
       if (path === undefined) {
         // Its definition comes with it, and is not there before.
         if (defined.has(kindOf(object))) return isNew;
-        throw new PipelineError("change", `the cluster knows no ${object.kind} of ${object.apiVersion}`);
+        throw new PipelineError("change", `the cluster knows no ${object.kind} of ${object.apiVersion}`, {
+          hint: "What defines it comes first, an operator for example; or take it out of the overlay.",
+        });
       }
       const merged = await api.apply(object, { dryRun: true }).catch((error: unknown) => {
         // A dry run cannot put anything into a namespace that is not there yet.

@@ -17,6 +17,8 @@ export interface Fitted {
   live: KubeObject | undefined;
   /** undefined: the cluster does not know such a kind, or not yet. */
   path: string | undefined;
+  /** Whether an autoscaler of the cluster's has its number of pods in hand. */
+  scaled: boolean;
 }
 
 interface Autoscaler extends KubeObject {
@@ -25,7 +27,7 @@ interface Autoscaler extends KubeObject {
 
 /** Looks each object up. Nothing is changed by it. */
 export async function fit(api: Api, manifests: KubeObject[]): Promise<Fitted[]> {
-  const [found, scalers] = await Promise.all([
+  const [found, there] = await Promise.all([
     Promise.all(
       manifests.map(async (object) => {
         const path = await api.findPath(object);
@@ -34,25 +36,31 @@ export async function fit(api: Api, manifests: KubeObject[]): Promise<Fitted[]> 
     ),
     autoscalers(api, manifests),
   ]);
+  // Those of the manifests count before they are there.
+  const own = manifests.filter(({ kind }) => kind === "HorizontalPodAutoscaler") as Autoscaler[];
+  const scalers = [...own, ...there];
   return found.map(({ object, path, live }) => {
-    const own = cloneJson(object);
+    const sent = cloneJson(object);
     if (!live || live.metadata.annotations?.[CREATED_BY] !== undefined) {
-      own.metadata.annotations = { ...own.metadata.annotations, [CREATED_BY]: api.service.name };
+      sent.metadata.annotations = { ...sent.metadata.annotations, [CREATED_BY]: api.service.name };
     }
-    if (isWorkload(own)) keepReplicas(api, own, live as Workload | undefined, scalers);
-    return { object: own, path, live };
+    if (isWorkload(sent)) keepReplicas(api, sent, live as Workload | undefined, scalerOf(sent, scalers));
+    return { object: sent, path, live, scaled: scalerOf(sent, there) !== undefined };
   });
 }
 
-/** Of the manifests, and those that somebody has made for the same workloads. */
+/** Those that the cluster has beside these workloads, whoever made them. */
 async function autoscalers(api: Api, manifests: KubeObject[]): Promise<Autoscaler[]> {
-  const own = manifests.filter(({ kind }) => kind === "HorizontalPodAutoscaler") as Autoscaler[];
-  const workloads = manifests.filter(isWorkload);
-  if (workloads.length === 0) return own;
+  if (!manifests.some(isWorkload)) return [];
   const path = api.collection("/apis/autoscaling/v2", "horizontalpodautoscalers");
   // Who may not list them has none to mind.
-  const there = await api.list<Autoscaler>(path).catch(() => []);
-  return [...own, ...there];
+  return api.list<Autoscaler>(path).catch(() => []);
+}
+
+function scalerOf(object: KubeObject, scalers: Autoscaler[]): Autoscaler | undefined {
+  return scalers.find(
+    ({ spec: { scaleTargetRef: target } }) => nameOf(object) === `${target.kind}/${target.name}`,
+  );
 }
 
 /** An autoscaler's number stays what it is; before its first decision it is its least. */
@@ -60,11 +68,8 @@ function keepReplicas(
   { fieldManager }: Api,
   own: Workload,
   live: Workload | undefined,
-  scalers: Autoscaler[],
+  scaler: Autoscaler | undefined,
 ): void {
-  const scaler = scalers.find(
-    ({ spec: { scaleTargetRef: target } }) => nameOf(own) === `${target.kind}/${target.name}`,
-  );
   if (!scaler) return;
   if (!live) {
     own.spec.replicas = scaler.spec.minReplicas ?? 1;

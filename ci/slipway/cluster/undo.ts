@@ -5,7 +5,7 @@ import { explain } from "./explain.ts";
 import { fit, type Fitted } from "./fit.ts";
 import { bring, NotUp } from "./follow.ts";
 import { forget, isKeptApart, type Version } from "./history.ts";
-import { lastWords, otherPort } from "./lastwords.ts";
+import { closedEgress, lastWords, otherPort } from "./lastwords.ts";
 import { idOf, type Observation, type WorkloadName } from "./observe.ts";
 import type { Deploy } from "./plan.ts";
 import { assessAll, type Failure } from "./rollout.ts";
@@ -41,7 +41,12 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     const output = await explain(api, error.failure);
     const manifests = begun.fitted.map(({ object }) => object);
     const isSilent = error.failure.reason === "NotReady";
-    const known = lastWords(output, service) ?? (isSilent ? otherPort(service, manifests) : undefined);
+    const known =
+      lastWords(output, service) ??
+      closedEgress(output, service, manifests) ??
+      (isSilent
+        ? (otherPort(service, manifests) ?? closedEgress(output, service, manifests, isSilent))
+        : undefined);
     const why = known ? `${known} ` : "";
     if (!served(run, begun) && !back) {
       const hint = `${why}${nextLine(target, error.failure)} The next deploy replaces it.`;

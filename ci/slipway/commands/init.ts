@@ -6,20 +6,24 @@ import { existsSync, readFileSync } from "node:fs";
 import { join, normalize, relative } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import { run as execute } from "../ground/process.ts";
+import { addComponents, components, componentsIn, overlayOf } from "../init/components.ts";
 import { findFacts, type Facts } from "../init/facts.ts";
-import { ownFiles } from "../init/files.ts";
+import { OVERLAY, ownFiles } from "../init/files.ts";
 import { addToDockerignore, addToGitignore, addToPackage, isAllowList } from "../init/merge.ts";
 import { writeAll, type Change } from "../init/write.ts";
 import { otherBun, RENEW, tooOld } from "../run/bun.ts";
+import { oneOf, wrong } from "../run/options.ts";
 import type { Command, Run } from "../run/run.ts";
 
 export default {
   about: "write what a Bun service needs to be carried, beside what it has",
-  options: ["check"],
+  options: ["check", "with"],
   needs: "package",
   async execute(run) {
+    const asked = [...new Set(run.options.with)].map((name) => oneOf("component", name, components));
+    if (run.options.check && asked.length > 0) throw wrong("--check writes nothing: not with --with");
     const facts = await settle(run);
-    const changes = changesOf(facts);
+    const changes = changesOf(facts, { asked });
     if (run.options.check) return check(run, facts, changes);
     const reports: string[] = [];
     for (const { path, before, after } of changes) {
@@ -31,7 +35,7 @@ export default {
     for (const report of reports) console.log(report);
     await install(run, facts, changes);
     const other = await otherBun(run.service, run.signal);
-    for (const line of advice(facts, other)) console.log(line);
+    for (const line of advice(facts, other, changes)) console.log(line);
     if (changes.length === 0) return "nothing to write: all of it is there";
     return isOwn(facts, "up") ? "next: bun ci/pipeline.ts up" : "next: bun run up";
   },
@@ -45,16 +49,29 @@ async function settle({ service, signal }: Run): Promise<Facts> {
   return { ...facts, service: { ...facts.service, port: facts.port } };
 }
 
-/** What would be written. @param all also where a file of the service's own is another one */
-function changesOf(facts: Facts, all = false): Change[] {
+/**
+ * What would be written.
+ *
+ * @param asked components to switch on, beside those that the overlay names
+ * @param all also where a file of the service's own is another one
+ */
+function changesOf(facts: Facts, { asked = [] as string[], all = false }): Change[] {
   const { project, root } = facts.service;
+  const overlay = overlayOf(facts.service);
+  const there = read(overlay);
+  const named = there === undefined ? [] : componentsIn(there, overlay, project);
   const merged: [string, (text: string | undefined) => string][] = [
     [join(project, "package.json"), (text = "{}") => addToPackage(text, facts)],
     [join(root, ".gitignore"), addToGitignore],
     [join(root, ".dockerignore"), addToDockerignore],
   ];
+  if (there !== undefined) merged.push([overlay, () => addComponents(there, overlay, project, asked)]);
+  else if (asked.length > 0 && relative(project, overlay) !== OVERLAY)
+    throw new PipelineError("change", `there is no ${overlay} to switch components on in`, {
+      hint: "Nothing was changed.",
+    });
   const changes = merged.map(([path, add]) => ({ path, before: read(path), after: add(read(path)) }));
-  for (const [name, after] of ownFiles(facts)) {
+  for (const [name, after] of ownFiles(facts, [...new Set([...named, ...asked])])) {
     const path = normalize(join(project, name));
     const before = read(path);
     if ((before === undefined && !isLeftOut(facts, name)) || (before !== undefined && all))
@@ -78,14 +95,14 @@ function read(path: string): string | undefined {
 
 /** A manifest that the service's own kustomization does not name would be read by nobody. */
 function isLeftOut({ service }: Facts, name: string): boolean {
-  const [, file] = /^k8s\/base\/(.*)$/.exec(name) ?? [];
-  const own = file && read(join(service.project, "k8s/base/kustomization.yaml"));
-  return own ? !own.includes(file) : false;
+  const [, place, file] = /^(k8s\/(?:base|components\/[^/]+))\/(.*)$/.exec(name) ?? [];
+  const own = place && file && read(join(service.project, place, "kustomization.yaml"));
+  return own ? !own.includes(file!) : false;
 }
 
 /** Says what differs from what this version would write. @throws {PipelineError} "change" when anything does */
 async function check(run: Run, facts: Facts, missing: Change[]): Promise<string> {
-  const changes = changesOf(facts, true);
+  const changes = changesOf(facts, { all: true });
   for (const { path, before, after } of changes)
     console.log(await diff(facts, path, before ?? "", after, run));
   if (changes.length === 0) return "all of it is as this version writes it";
@@ -142,7 +159,7 @@ function isOwn({ package: { scripts = {} } }: Facts, name: string): boolean {
 }
 
 /** What only the service's people can do, with the lines for it. */
-function advice(facts: Facts, other: PipelineError | undefined): string[] {
+function advice(facts: Facts, other: PipelineError | undefined, changes: Change[]): string[] {
   const { service, hasTests, isFixed, package: own } = facts;
   const { scripts } = service;
   const lines: string[] = [];
@@ -176,6 +193,11 @@ function advice(facts: Facts, other: PipelineError | undefined): string[] {
       lines.push(
         `  the script \`${name}\` (${own.scripts?.[name]}) stays as it is; ${does} \`bun ci/pipeline.ts ${name}\``,
       );
+  }
+  for (const name of components) {
+    const place = `k8s/components/${name}`;
+    if (changes.some(({ path }) => path === join(service.project, place, "kustomization.yaml")))
+      lines.push(`  ${place}: its first lines say what it needs, and what is yours to fill in`);
   }
   return lines.length > 0 ? ["", ...lines] : [];
 }

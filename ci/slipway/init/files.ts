@@ -3,9 +3,12 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { describeImage } from "../image/image.ts";
 import { pins } from "../pins/pins.ts";
+import { addComponents, filesOf } from "./components.ts";
 import type { Facts } from "./facts.ts";
 
 const templates = join(import.meta.dir, "templates");
+/** Where the k3s overlay is written. */
+export const OVERLAY = "k8s/overlays/k3s/kustomization.yaml";
 const manifests = [
   "k8s/base/deployment.yaml",
   "k8s/base/kustomization.yaml",
@@ -14,16 +17,23 @@ const manifests = [
   "k8s/base/poddisruptionbudget.yaml",
   "k8s/base/service.yaml",
   "k8s/base/serviceaccount.yaml",
-  "k8s/overlays/k3s/kustomization.yaml",
   "k8s/overlays/registry/kustomization.yaml",
 ];
 
-/** Path from the service's directory -> text. What lies above it begins with `../`. */
-export function ownFiles(facts: Facts): Map<string, string> {
+/**
+ * Path from the service's directory -> text. What lies above it begins with `../`.
+ *
+ * @param components those that its overlay names
+ */
+export function ownFiles(facts: Facts, components: string[] = []): Map<string, string> {
+  const { project } = facts.service;
+  const filled = [...manifests, ...components.flatMap(filesOf)];
+  const overlay = fill(OVERLAY, values(facts));
   return new Map([
     ["ci/pipeline.ts", pipeline(facts)],
     ...moduleType(facts),
-    ...manifests.map((path): [string, string] => [path, fill(path, values(facts))]),
+    ...filled.map((path): [string, string] => [path, fill(path, values(facts))]),
+    [OVERLAY, addComponents(overlay, join(project, OVERLAY), project, components)],
     ["Dockerfile", fill("Dockerfile", { ...values(facts), ...dockerfile(facts) })],
     // GitHub looks for workflows in the repository's root alone.
     [

@@ -26,7 +26,7 @@ export function addPatterns(text: string | undefined, patterns: string[]): strin
 }
 
 /** As the file's own lines end. */
-function endOfLines(text = ""): string {
+export function endOfLines(text = ""): string {
   return text.includes("\r\n") ? "\r\n" : "\n";
 }
 

@@ -49,6 +49,7 @@ export const options = {
   root: { value: "DIRECTORY", about: "a system of another architecture to take libraries and Bun from" },
   remote: { about: "also ask whether what is pinned is still there, and the same" },
   check: { about: "write nothing: say what differs, exit 1 if anything does" },
+  with: { value: "LIST", about: "components to switch on: autoscaler, egress, ingress, monitoring" },
   verbose: { about: "stack traces and the whole output of what failed" },
   help: { about: "this text" },
 } satisfies Record<string, Option>;
@@ -100,6 +101,8 @@ export interface Options {
   id: boolean;
   remote: boolean;
   check: boolean;
+  /** Components to switch on. */
+  with: string[];
   verbose: boolean;
 }
 
@@ -157,6 +160,7 @@ export function readOptions(
     id: values.id === true,
     remote: values.remote === true,
     check: values.check === true,
+    with: text("with")?.split(",") ?? [],
     verbose: values.verbose === true,
   };
 }

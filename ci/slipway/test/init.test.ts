@@ -16,12 +16,15 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import { describeService } from "../ground/service.ts";
+import { addComponents, components, componentsIn, filesOf } from "../init/components.ts";
 import { findFacts, type Facts } from "../init/facts.ts";
 import { ownFiles } from "../init/files.ts";
 import { addPatterns, addToDockerignore, addToGitignore, addToPackage } from "../init/merge.ts";
 import { findPort, isFixed } from "../init/port.ts";
 import { writeAll } from "../init/write.ts";
 import { pins } from "../pins/pins.ts";
+import { options } from "../run/options.ts";
+import { root, service as helloapp } from "./fixture.ts";
 
 let directory: string;
 let path: string | undefined;
@@ -604,6 +607,106 @@ describe("files", () => {
       ...(tsconfig && { "tsconfig.json": tsconfig }),
     });
     expect(own.has("ci/package.json")).toBe(said);
+  });
+});
+
+describe("components", () => {
+  const project = "/srv/shop";
+  const file = join(project, "k8s/overlays/k3s/kustomization.yaml");
+  const add = (text: string, ...names: string[]) => addComponents(text, file, project, names);
+  const [egress, ingress] = ["../../components/egress", "../../components/ingress"];
+
+  test.each<[string, string, string]>([
+    [
+      "resources, and more after them",
+      "resources:\n  - ../../base\n# why\npatches: []\n",
+      `resources:\n  - ../../base\ncomponents:\n  - ${egress}\n  - ${ingress}\n# why\npatches: []\n`,
+    ],
+    [
+      "resources on one line, with a comment",
+      "resources: [../../base] # ours\npatches: []\n",
+      `resources: [../../base] # ours\ncomponents:\n  - ${egress}\n  - ${ingress}\npatches: []\n`,
+    ],
+    [
+      "no newline at the end",
+      "resources:\n- ../../base",
+      `resources:\n- ../../base\ncomponents:\n  - ${egress}\n  - ${ingress}\n`,
+    ],
+    ["no resources", "namespace: x\n", `namespace: x\ncomponents:\n  - ${egress}\n  - ${ingress}\n`],
+    [
+      "CRLF",
+      "resources:\r\n  - ../../base\r\n",
+      `resources:\r\n  - ../../base\r\ncomponents:\r\n  - ${egress}\r\n  - ${ingress}\r\n`,
+    ],
+    [
+      "components of its own, in its own form",
+      "components:\n-   ../mine # ours\nresources: [a]\n",
+      `components:\n-   ../mine # ours\n-   ${egress}\n-   ${ingress}\nresources: [a]\n`,
+    ],
+    [
+      "components on one line",
+      "components: [ ../mine ]\nresources: [a]\n",
+      `components: [ ../mine, ${egress}, ${ingress} ]\nresources: [a]\n`,
+    ],
+    [
+      "one of them already, written in another way",
+      "components:\n  - ./../../components/egress/\n",
+      `components:\n  - ./../../components/egress/\n  - ${ingress}\n`,
+    ],
+  ])("are added to a kustomization with %s", (_, before, after) => {
+    expect(add(before, "egress", "ingress")).toBe(after);
+    expect(add(after, "ingress", "egress")).toBe(after);
+    expect(componentsIn(after, file, project)).toEqual(["egress", "ingress"]);
+  });
+
+  // A mistake once: `init --check` found another order than the overlay's own.
+  test("are known in the order of the kustomization", () => {
+    const text = "components: [../../components/ingress, ../../components/autoscaler]\n";
+    expect(componentsIn(text, file, project)).toEqual(["ingress", "autoscaler"]);
+  });
+
+  test("are named by the usage, all of them", () => {
+    expect(options.with.about).toEndWith(components.join(", "));
+  });
+
+  test("of other names are the service's own", () => {
+    expect(componentsIn("components: [../../components/cache, ../ingress]\n", file, project)).toEqual([]);
+  });
+
+  test.each(["{ resources: [../../base] }\n", "components: []\nresources: [a]\n", "components:\n"])(
+    "are not added to what takes no line: %p, which is said",
+    (text) => {
+      expect(() => add(text, "egress")).toThrow("no place where a line could be added");
+    },
+  );
+
+  test("a kustomization that is none is refused", () => {
+    expect(() => add("resources: [\n", "egress")).toThrow("is no valid YAML");
+  });
+
+  test("are written where they are asked for, each with all of its files, and named by the overlay", async () => {
+    const facts = await factsOf({});
+    const plain = ownFiles(facts);
+    const own = ownFiles(facts, components);
+    const added = [...own.keys()].filter((path) => !plain.has(path));
+    expect(added).toEqual(components.flatMap(filesOf));
+    for (const path of added) expect(own.get(path), path).not.toMatch(/__[A-Z_]+__/);
+    const overlay = own.get("k8s/overlays/k3s/kustomization.yaml")!;
+    expect(
+      componentsIn(overlay, join(facts.service.project, "k8s/overlays/k3s/x"), facts.service.project),
+    ).toEqual(components);
+  });
+
+  // The one difference: the metrics have a port of their own here.
+  test("are the same in this repository", async () => {
+    const facts = { ...(await factsOf({})), service: { ...helloapp, project: root } };
+    for (const [path, text] of ownFiles(facts, components)) {
+      if (!path.startsWith("k8s/components/")) continue;
+      const own = path.endsWith("podmonitor.yaml")
+        ? text.replace("- port: http\n", "- port: metrics\n")
+        : text;
+      expect(await readFile(join(root, path), "utf8"), path).toBe(own);
+    }
   });
 });
 

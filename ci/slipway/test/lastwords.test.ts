@@ -1,7 +1,7 @@
 /** The last words of a service that misses something in the image, and what is said of them. */
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { lastWords, otherPort } from "../cluster/lastwords.ts";
+import { closedEgress, lastWords, otherPort } from "../cluster/lastwords.ts";
 import type { KubeObject } from "../cluster/objects.ts";
 import { service } from "./fixture.ts";
 
@@ -73,4 +73,77 @@ test.each<[string, object, boolean]>([
   const said = otherPort(service, [deployment]);
   if (agrees) expect(said).toBeUndefined();
   else expect(said).toMatch(/^It is told PORT=\d+ and asked on \d+: /);
+});
+
+describe("a service that reaches nobody", () => {
+  const labels = { "app.kubernetes.io/name": service.name };
+  const workload = {
+    apiVersion: "apps/v1",
+    kind: "Deployment",
+    metadata: { name: service.name },
+    spec: { template: { metadata: { labels }, spec: { containers: [] } } },
+  } as unknown as KubeObject;
+  const policy = (spec: object, name = "own") =>
+    ({
+      apiVersion: "networking.k8s.io/v1",
+      kind: "NetworkPolicy",
+      metadata: { name },
+      spec: { podSelector: { matchLabels: labels }, ...spec },
+    }) as unknown as KubeObject;
+  const closed = policy({ policyTypes: ["Ingress", "Egress"] });
+  const named = policy({ policyTypes: ["Egress"], egress: [{ ports: [{ port: 53 }] }] }, "more");
+  const says = (output: string, ...policies: KubeObject[]) =>
+    closedEgress(`before\n${output}\nafter`, service, [workload, ...policies]);
+
+  // As Bun 1.4.5 prints them.
+  test.each([
+    'TypeError: getaddrinfo EAI_AGAIN db.shop.svc\n     path: "http://db.shop.svc/",',
+    "DNSException: getaddrinfo ENOTFOUND db",
+    'error: connect ECONNREFUSED 10.43.0.7:5432\n address: "10.43.0.7",',
+    "connect ETIMEDOUT 10.43.0.7:5432",
+    'TypeError: Unable to connect. Is the computer able to access the url?\n  path: "http://db/",\n  code: "ConnectionRefused"',
+    'PostgresError: Failed to connect to 10.9.9.7:5432\n code: "ERR_POSTGRES_CONNECTION_REFUSED"',
+    'RedisError: Connection closed\n code: "ERR_REDIS_CONNECTION_CLOSED"',
+  ])("is told of a policy that lets nothing out: %s", (output) => {
+    expect(says(output, closed)).toBe(
+      "It does not reach somebody: NetworkPolicy own lets nothing out, not even to DNS; `slipway init --with egress` opens what is named.",
+    );
+  });
+
+  test("is told of all that let out what is named", () => {
+    expect(says("EAI_AGAIN", closed, named)).toBe(
+      "It does not reach somebody: NetworkPolicy own, more lets out only what is named there.",
+    );
+  });
+
+  // A client of Redis tries again for 10 s before it says anything.
+  test("is told also where it waits without a word", () => {
+    const said = (...policies: KubeObject[]) => closedEgress("", service, [workload, ...policies], true);
+    expect(said(closed)).toStartWith("If it waits for somebody: NetworkPolicy own lets nothing out, ");
+    expect(said()).toBeUndefined();
+  });
+
+  test.each<[string, KubeObject[]]>([
+    ["there is none", []],
+    ["it is about the way in", [policy({ policyTypes: ["Ingress"] })]],
+    ["it says no types, and nothing of the way out", [policy({ ingress: [] })]],
+    ["it lets everything out", [policy({ policyTypes: ["Egress"], egress: [{}] })]],
+    ["another lets everything out", [closed, policy({ egress: [{ to: [], ports: [] }] })]],
+    [
+      "it is about other pods",
+      [policy({ podSelector: { matchLabels: { app: "x" } }, policyTypes: ["Egress"] })],
+    ],
+  ])("is told nothing of a policy where %s", (_, policies) => {
+    expect(says("EAI_AGAIN", ...policies)).toBeUndefined();
+  });
+
+  test.each([
+    "connect ECONNREFUSED 127.0.0.1:5432",
+    'error: connect ECONNREFUSED\n address: "::1",',
+    'Unable to connect\n  path: "http://localhost:3000/",\n  code: "ConnectionRefused"',
+    "Readiness probe failed: dial tcp 10.42.0.9:8080: connect: connection refused",
+    "TypeError: undefined is not a function",
+  ])("nothing is said of what no policy is about: %s", (output) => {
+    expect(says(output, closed)).toBeUndefined();
+  });
 });

@@ -69,6 +69,7 @@ describe("options", () => {
       id: true,
       remote: true,
       check: true,
+      with: "ingress,egress",
     };
     expect(read(given)).toEqual({
       args: [],
@@ -90,6 +91,7 @@ describe("options", () => {
       id: true,
       remote: true,
       check: true,
+      with: ["ingress", "egress"],
       verbose: true,
     });
   });

@@ -426,6 +426,51 @@ describe("an autoscaler's number of pods", () => {
     process.env.MANIFESTS = JSON.stringify(manifests);
     expect((await plan(run, "b")).differences).toEqual([]);
   });
+
+  // A mistake once: what it was before a migration was what it became after.
+  test("is the newest also where it has changed since the cluster was looked at", async () => {
+    manifests = [...base.slice(0, 3), scaler, workload];
+    await bring("a");
+    run.say = (line) => {
+      if (line.startsWith("apply ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
+    };
+    await bring("b");
+    expect(replicas()).toBe(6);
+  });
+
+  // A mistake once: under load, a bad version took the pods away that the autoscaler had added meanwhile.
+  test("is the newest also where a version is undone", async () => {
+    manifests = [...base.slice(0, 3), scaler, workload];
+    await bring("a");
+    cluster.container = crash("helloapp:b");
+    run.say = (line) => {
+      if (line.startsWith("back to ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
+    };
+    expect((await failureOf(bring("b"))).message).toContain("Rolled back: helloapp:a serves");
+    expect(replicas()).toBe(6);
+  });
+
+  test("is what it was where the autoscaler came with the version that is undone", async () => {
+    await bring("a");
+    manifests = [...base.slice(0, 3), scaler, workload];
+    cluster.container = crash("helloapp:b");
+    run.say = (line) => {
+      if (line.startsWith("back to ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
+    };
+    expect((await failureOf(bring("b"))).message).toContain("Rolled back: helloapp:a serves");
+    expect(replicas()).toBe(2);
+  });
+
+  // The manifest of who leaves the number to it names none.
+  test("is its least at first where the manifest names none, and stays then", async () => {
+    const { replicas: _, ...spec } = (workload as Deployment).spec;
+    manifests = [...base.slice(0, 3), scaler, { ...workload, spec } as KubeObject];
+    await bring("a");
+    expect(replicas()).toBe(2);
+    cluster.get<Deployment>(deployment).spec.replicas = 5;
+    await bring("b");
+    expect(replicas()).toBe(5);
+  });
 });
 
 test("every pod template that names the service's image gets the version's", async () => {

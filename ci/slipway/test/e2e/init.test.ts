@@ -317,6 +317,76 @@ describeWith(
       test("a second init changes nothing", () => expectSettled(at));
     });
 
+    describe("components", () => {
+      const overlay = "k8s/overlays/k3s/kustomization.yaml";
+      let at: string;
+      beforeAll(() => void (at = makeService("parts", plain({ name: "init-parts" }))));
+      const status = () => must(["git", "status", "--porcelain", "-uall"], { cwd: at });
+
+      test("are written with the rest where they are asked for, and named by the overlay", () => {
+        const { code, output } = init(at, "--with", "ingress,autoscaler");
+        expect(code, output).toBe(0);
+        expect(output).toContain("  k8s/components/ingress: its first lines say");
+        expect(read(at, "k8s/components/ingress/ingress.yaml")).toContain("host: init-parts.example.com");
+        expect(Bun.YAML.parse(read(at, overlay))).toMatchObject({
+          components: ["../../components/ingress", "../../components/autoscaler"],
+        });
+        expectSettled(at);
+      });
+
+      test("one more is a line in the overlay, and its files", () => {
+        const edited = read(at, overlay).replace("resources:\n", "# ours\nresources:\n");
+        write(at, { [overlay]: edited });
+        commit(at);
+        expect(init(at, "--with", "egress,ingress,egress").code).toBe(0);
+        const last = "  - ../../components/autoscaler\n";
+        expect(read(at, overlay)).toBe(edited.replace(last, `${last}  - ../../components/egress\n`));
+        expect(status().split("\n").filter(Boolean)).toEqual([
+          ` M ${overlay}`,
+          "?? k8s/components/egress/kustomization.yaml",
+          "?? k8s/components/egress/networkpolicy.yaml",
+        ]);
+        commit(at);
+      });
+
+      test("a file of one that is named is written anew; of one that is not, none is", () => {
+        rmSync(join(at, "k8s/components/ingress"), { recursive: true });
+        rmSync(join(at, "k8s/components/egress"), { recursive: true });
+        const less = read(at, overlay).replace("  - ../../components/egress\n", "");
+        write(at, { [overlay]: less });
+        const check = init(at, "--check");
+        expect(check.code).toBe(1);
+        expect(check.output).toContain("2 to be added by `slipway init`");
+        expect(init(at).code).toBe(0);
+        expect(status().split("\n").filter(Boolean)).toEqual([
+          " D k8s/components/egress/kustomization.yaml",
+          " D k8s/components/egress/networkpolicy.yaml",
+          ` M ${overlay}`,
+        ]);
+        must(["git", "checkout", "--quiet", "."], { cwd: at });
+      });
+
+      test.each([
+        [["--with", "ingress,nothing"], 2, 'unknown component "nothing"'],
+        [["--with", "ingress", "--check"], 2, "--check writes nothing"],
+      ])("%p: refused", (args, code, words) => {
+        const refused = init(at, ...args);
+        expect(refused.code).toBe(code);
+        expect(refused.output).toContain(words);
+        expect(status()).toBe("");
+      });
+
+      test("where the overlay takes no line, nothing is written", () => {
+        const flow = "{ resources: [../../base] }\n";
+        write(at, { [overlay]: flow });
+        commit(at);
+        const refused = init(at, "--with", "monitoring");
+        expect(refused.code, refused.output).toBe(1);
+        expect(refused.output).toContain("By hand: components: [../../components/monitoring]");
+        expect(status()).toBe("");
+      });
+    });
+
     test("what a service has of its own stays, byte for byte", () => {
       const own: Files = {
         "package.json": {

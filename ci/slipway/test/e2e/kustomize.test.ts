@@ -1,16 +1,35 @@
 /** What kubectl makes of the manifests. */
 import { expect, test } from "bun:test";
-import { describeWith, must, root, service, sh } from "./setup.ts";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import { components } from "../../init/components.ts";
+import { describeWith, must, root, service, sh, temporaryDirectory } from "./setup.ts";
 
 // Debian's kubectl is of 2020, its kustomize older: it lacks what the overlay uses. Newer ones print their version so.
 const recent = sh(["sh", "-c", "kubectl version --client"]).stdout.includes("Kustomize Version: v5");
 const kubectl = recent ? ["kubectl"] : ["k3s", "kubectl"];
 
+const directory = temporaryDirectory();
+
+/** The k3s overlay with components, as one that lies elsewhere. */
+function overlayWith(names: string[]): string {
+  const at = join(directory, names.join("-") || "none");
+  mkdirSync(at, { recursive: true });
+  const from = (path: string) => relative(at, join(root, path));
+  const kustomization = {
+    resources: [from(service.overlays.k3s)],
+    components: names.map((name) => from(`k8s/components/${name}`)),
+  };
+  writeFileSync(join(at, "kustomization.yaml"), JSON.stringify(kustomization));
+  return at;
+}
+const rendered = (overlay: string) => Bun.YAML.parse(must([...kubectl, "kustomize", overlay])) as any[];
+
 describeWith(
   "kustomize",
   [],
   () => {
-    const objects = () => Bun.YAML.parse(must(["kubectl", "kustomize", service.overlays.k3s])) as any[];
+    const objects = () => rendered(service.overlays.k3s);
     const one = (kind: string) => objects().find((object) => object.kind === kind);
 
     test("the overlay holds what the deploy needs, all in its namespace", () => {
@@ -69,6 +88,155 @@ describeWith(
   { name: "a kubectl with kustomize 5", answers: recent },
 );
 
+const kustomize = { name: "a kubectl with kustomize 5", answers: recent || Boolean(Bun.which("k3s")) };
+
+describeWith(
+  "components",
+  [],
+  () => {
+    const nameOf = ({ kind, metadata }: any) => `${kind}/${metadata.name}`;
+    const added: Record<string, string[]> = {
+      autoscaler: ["HorizontalPodAutoscaler/helloapp"],
+      egress: ["NetworkPolicy/helloapp-egress"],
+      ingress: ["Ingress/helloapp"],
+      monitoring: ["ConfigMap/helloapp-dashboard", "PodMonitor/helloapp", "PrometheusRule/helloapp"],
+    };
+
+    test.each([...components.map((name) => [[name]]), [components]])(
+      "%p: added to the overlay, in its namespace and with its name, and no more",
+      (names) => {
+        const before = rendered(service.overlays.k3s);
+        const objects = rendered(overlayWith(names));
+        const isNew = (object: any) => !before.some((one) => nameOf(one) === nameOf(object));
+        expect(objects.filter(isNew).map(nameOf).sort()).toEqual(
+          names.flatMap((name) => added[name]!).sort(),
+        );
+        for (const { kind, metadata } of objects) {
+          if (kind !== "Namespace") expect(metadata.namespace).toBe(service.namespace);
+          expect(metadata.labels["app.kubernetes.io/name"]).toBe(service.name);
+        }
+        // The number of pods is the autoscaler's to say; nothing else is touched.
+        const without = (object: any) => ({ ...object, spec: { ...object.spec, replicas: 0 } });
+        const there = objects.filter((object) => !isNew(object));
+        expect(there.map(without)).toEqual(before.map(without));
+        const deployment = objects.find(({ kind }) => kind === "Deployment");
+        expect(deployment.spec.replicas).toBe(names.includes("autoscaler") ? undefined : 2);
+      },
+    );
+  },
+  kustomize,
+);
+
+describeWith(
+  "promtool",
+  [],
+  () => {
+    const job = "helloapp/helloapp";
+    const count = (route: string, status: number, values: string) => ({
+      series: `http_server_request_duration_seconds_count{job="${job}", http_route="${route}", http_response_status_code="${status}"}`,
+      values,
+    });
+    const bucket = (route: string, le: string, values: string) => ({
+      series: `http_server_request_duration_seconds_bucket{job="${job}", http_route="${route}", le="${le}"}`,
+      values,
+    });
+    const up = (value: number) => ({ series: `up{job="${job}", pod="a"}`, values: `${value}x30` });
+    const ready = (pods: number) => ({
+      series: `kube_deployment_status_replicas_available{namespace="helloapp", deployment="helloapp"}`,
+      values: `${pods}x30`,
+    });
+    const objects = () => rendered(overlayWith(["monitoring"]));
+    const write = (name: string, content: object) => {
+      const file = join(directory, name);
+      writeFileSync(file, JSON.stringify(content));
+      return file;
+    };
+    const rules = () => write("rules.yaml", objects().find(({ kind }) => kind === "PrometheusRule").spec);
+
+    test("reads every expression of the dashboard", () => {
+      const { data } = objects().find(({ kind }) => kind === "ConfigMap");
+      const { panels } = JSON.parse(data["helloapp.json"]) as { panels: { targets: { expr: string }[] }[] };
+      const asked = panels.flatMap(({ targets }) => targets.map(({ expr }) => expr));
+      expect(asked.length).toBeGreaterThanOrEqual(8);
+      // What Grafana puts in.
+      const exprs = asked.map((expr) => expr.replaceAll("$__rate_interval", "5m"));
+      const recorded = exprs.map((expr, i) => ({ record: `panel:${i}`, expr }));
+      must([
+        "promtool",
+        "check",
+        "rules",
+        write("panels.yaml", { groups: [{ name: "panels", rules: recorded }] }),
+      ]);
+    });
+
+    test.each<[string, object[], string[]]>([
+      [
+        "all is well",
+        [
+          up(1),
+          ready(2),
+          count("/", 200, "0+600x30"),
+          bucket("/", "0.5", "0+600x30"),
+          bucket("/", "+Inf", "0+600x30"),
+        ],
+        [],
+      ],
+      ["nobody asks", [up(1), ready(2)], []],
+      [
+        "probes alone are refused, and slow",
+        [
+          up(1),
+          ready(2),
+          count("/readyz", 503, "0+60x30"),
+          bucket("/readyz", "0.5", "0x30"),
+          bucket("/readyz", "+Inf", "0+60x30"),
+        ],
+        [],
+      ],
+      [
+        "1 in 50 replies is an error",
+        [up(1), ready(2), count("/", 200, "0+588x30"), count("/", 500, "0+12x30")],
+        ["ServiceErrorRatio"],
+      ],
+      ["1 in 200 is", [up(1), ready(2), count("/", 200, "0+597x30"), count("/", 500, "0+3x30")], []],
+      [
+        "1 in 50 is slow",
+        [
+          up(1),
+          ready(2),
+          bucket("/", "0.5", "0+588x30"),
+          bucket("/", "1", "0+600x30"),
+          bucket("/", "+Inf", "0+600x30"),
+        ],
+        ["ServiceLatencyP99"],
+      ],
+      ["no pod can be scraped", [up(0), ready(2)], ["ServiceDown"]],
+      ["nothing is known of it", [], ["ServiceDown"]],
+      ["no pod is ready", [up(1), ready(0)], ["ServiceDown"]],
+      ["one of two pods is down", [up(0), { ...up(1), series: `up{job="${job}", pod="b"}` }], []],
+    ])("the alerts when %s", (_, input_series, alerts) => {
+      const file = rules();
+      const known = ["ServiceDown", "ServiceErrorRatio", "ServiceLatencyP99"];
+      const ALERTS = known.map((alertname) => ({
+        expr: `count by (alertname, service, alertstate) (ALERTS{alertname="${alertname}", alertstate="firing"})`,
+        eval_time: "20m",
+        exp_samples: alerts.includes(alertname)
+          ? [{ labels: `{alertname="${alertname}", service="helloapp", alertstate="firing"}`, value: 1 }]
+          : [],
+      }));
+      const tests = [{ interval: "1m", input_series, promql_expr_test: ALERTS }];
+      must([
+        "promtool",
+        "test",
+        "rules",
+        write("test.yaml", { rule_files: [file], evaluation_interval: "1m", tests }),
+      ]);
+    });
+  },
+  { name: "promtool", answers: Boolean(Bun.which("promtool")) },
+  kustomize,
+);
+
 describeWith(
   "kube-score",
   [],
@@ -97,6 +265,10 @@ describeWith(
       (check) => `Deployment/${check}`,
     );
 
+    test("with all components, nothing more is found", () => {
+      expect(findings(overlayWith(components))).toEqual([]);
+    });
+
     test.each([
       [service.overlays.k3s, [...deployment, "Service/service-type"]],
       [service.overlays.registry, deployment],
@@ -109,5 +281,5 @@ describeWith(
     );
   },
   { name: "kube-score", answers: Boolean(Bun.which("kube-score")) },
-  { name: "a kubectl with kustomize 5", answers: recent || Boolean(Bun.which("k3s")) },
+  kustomize,
 );
