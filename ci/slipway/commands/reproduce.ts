@@ -12,6 +12,7 @@ import { differences, filesOf, grouped, readImage, short, type ImageContent } fr
 import { exitCodes, PipelineError } from "../ground/errors.ts";
 import { projectFiles } from "../ground/files.ts";
 import { sha256 } from "../ground/hash.ts";
+import { installationOf } from "../ground/installation.ts";
 import { describeImage } from "../image/image.ts";
 import { onPath, run } from "../ground/process.ts";
 import type { Service } from "../ground/service.ts";
@@ -146,6 +147,10 @@ async function buildWithDagger(
   }
   const copy = join(directory, "dagger");
   await copyProject(service, copy, signal);
+  // All of it is the project's, also what its .gitignore has: the engine would pass over that.
+  const all = ["add", "--force", "--all", "--", ".", ":(exclude,glob)**/node_modules/**"];
+  for (const args of onPath("git") ? [["init", "--quiet"], all] : [])
+    await run(["git", ...args], { cwd: copy, signal, timeoutSeconds: 60 });
   const output = join(directory, "dagger.tar");
   const command = [process.execPath, "ci/pipeline.ts", "image", "--engine", "dagger", "--output", output];
   const { code, stdout, stderr } = await run([...(inSession ? [] : start), ...command], {
@@ -170,7 +175,8 @@ function quiet(directory: string): Record<string, string> {
 
 /** Copies the project's files and what is installed: linked, the packages would be built from another place. */
 async function copyProject({ root, project }: Service, target: string, signal: AbortSignal): Promise<void> {
-  for (const file of await projectFiles(root, signal)) {
+  // What is installed from belongs to it even where git ignores it: an engine may install again.
+  for (const file of new Set([...(await projectFiles(root, signal)), ...installationOf(root).files])) {
     // Deleted, but git still knows it.
     if (!existsSync(join(root, file))) continue;
     await mkdir(dirname(join(target, file)), { recursive: true });

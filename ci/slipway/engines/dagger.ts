@@ -68,9 +68,12 @@ export async function withDagger<T>(
   return result!.value;
 }
 
-/** @param kept files that git knows although a .gitignore has them, which the engine would pass over */
-function daggerEngine(service: Service, kept: string[]): Engine {
+/** @param known files that git knows although a .gitignore has them, which the engine would pass over */
+function daggerEngine(service: Service, known: string[]): Engine {
   const { root, project, before, bun = pins.bun } = service;
+  const { files, hasHooks } = installationOf(root);
+  // What is installed from is needed whether git knows it or not: an archive, where `*.tgz` is ignored.
+  const kept = [...new Set([...known, ...files])];
   const image = pins.baseImage.replace(/:[^:]*$/, `:${bun}`);
   // A session sees each directory once, if nothing else is said: `watch` would never see a save.
   const directory = (options: object) => dag.host().directory(root, { noCache: true, ...options });
@@ -83,7 +86,6 @@ function daggerEngine(service: Service, kept: string[]): Engine {
     return added.withDirectory(".", directory({ include: others.map(asPattern) }));
   };
 
-  const { files, hasHooks } = installationOf(root);
   // Scripts of its own may read all of it.
   const read = hasHooks ? undefined : [...MANIFESTS, ...files.map(asPattern)];
   let installing = withSource(dag.container().from(image).withWorkdir("/src"), read);

@@ -45,6 +45,7 @@ export async function build(service: Service, dist: string, runtime = findRuntim
       loadLibrary(),
       layOut(inputs.runtime.files, join(part, "runtime")),
     ]);
+    built.warnings.push(...(inputs.pages?.styles?.warnings ?? []));
     await layOut(inputs.beside, join(part, "app"));
     for (const layer of layers) await normalise(join(part, layer));
     const packages = [...bundled, ...(await packagesIn(inputs.packages.values()))];

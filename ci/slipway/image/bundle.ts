@@ -1,9 +1,10 @@
 /** What the bundler is told of a service, for the id and for the binary alike. */
 import { existsSync, readFileSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import type { Service } from "../ground/service.ts";
 import { compile } from "./image.ts";
+import { stylesInOrder, type Pages } from "./pages.ts";
 
 /** Stands for the id while it is not known. */
 const UNKNOWN_ID = "0".repeat(12);
@@ -22,19 +23,24 @@ export interface Given {
   external?: string[];
   /** Packages that are not there at all. */
   absent?: string[];
+  /** Where there are several: in which order they come. */
+  pages?: Pages | undefined;
+  /** Whether the pages are all that is bundled. */
+  alone?: boolean;
 }
 
 export async function bundling(
   service: Service,
-  { id = UNKNOWN_ID, own = [], external = [], absent = [] }: Given = {},
+  { id = UNKNOWN_ID, own = [], external = [], absent = [], pages, alone = false }: Given = {},
 ) {
   const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compile;
   const { root, name, version, versionPath } = service;
-  const { plugins = [], ...entry } = entrypoint(service);
+  const { plugins = [], ...entry } = entrypoint(service, pages?.files ?? [], alone);
+  const ordered = pages && !alone && stylesInOrder(pages);
   return {
     ...options,
     ...entry,
-    plugins: [...plugins, ...(await pluginsOf(service))],
+    plugins: [...(ordered ? [ordered] : []), ...plugins, ...(await pluginsOf(service))],
     external: [...service.external, ...external, ...absent],
     metafile: true,
     root,
@@ -121,32 +127,46 @@ function bunfigPluginNames(project: string): string[] {
 }
 
 /** The service's own entry; where there is more than that, one that is never written imports them. */
-function entrypoint({ project, entry, entries, attach }: Service) {
+function entrypoint({ project, entry, entries, attach }: Service, pages: string[], alone: boolean) {
   const own = join(project, entry);
   const others = Object.entries(entries);
-  if (!attach && others.length === 0) return { entrypoints: [own] };
+  if (!attach && others.length === 0 && pages.length === 0) return { entrypoints: [own] };
   // Beside the own one: what is relative to the main module stays where it is.
-  const made = `${own}.slipway.ts`;
+  const made = (number: number) => `${own}${number === 0 ? "" : `.${number}`}.slipway.ts`;
   // The made one is in the source map: a path from the root would make it another one in another directory.
   const relativeTo = (path: string) => {
-    const found = relative(dirname(own), join(project, path));
+    const found = relative(dirname(own), resolve(project, path));
     return JSON.stringify(found.startsWith("../") ? found : `./${found}`);
   };
-  const lines = [
+  const isServed = !alone && others.length === 0 && hasDefault(own);
+  const service = [
     ...(attach ? [`import "${ATTACH}";`] : []),
-    ...(others.length > 0 ? dispatch(entry, others, relativeTo) : [pass(own, relativeTo(entry))]),
+    ...(others.length > 0 ? dispatch(entry, others, relativeTo) : [pass(isServed, relativeTo(entry))]),
+  ];
+  // A module for each page, which imports the next: the bundler comes upon them one after the other.
+  const files = [
+    ...pages.map((page, at) => [`import ${relativeTo(page)};`, pass(isServed, relativeTo(made(at + 1)))]),
+    alone ? [] : service,
   ];
   const plugin: Bun.BunPlugin = {
     name: "slipway",
     setup: (build) => void build.onResolve({ filter: /^slipway:attach$/ }, () => ({ path: attachment })),
   };
-  return { entrypoints: [made], files: { [made]: `${lines.join("\n")}\n` }, plugins: [plugin] };
+  return {
+    entrypoints: [made(0)],
+    files: Object.fromEntries(files.map((lines, at) => [made(at), `${lines.join("\n")}\n`])),
+    plugins: [plugin],
+  };
 }
 
 /** Bun serves the default export of the main module. */
-function pass(file: string, specifier: string): string {
+function pass(isServed: boolean, specifier: string): string {
+  return isServed ? `export { default } from ${specifier};` : `import ${specifier};`;
+}
+
+function hasDefault(file: string): boolean {
   const { exports } = new Bun.Transpiler({ loader: loaderOf(file) }).scan(readFileSync(file, "utf8"));
-  return exports.includes("default") ? `export { default } from ${specifier};` : `import ${specifier};`;
+  return exports.includes("default");
 }
 
 /** The first argument chooses: `/NAME migrate`. */

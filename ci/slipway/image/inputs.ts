@@ -12,9 +12,10 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize, relative, resolve } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import type { Service } from "../ground/service.ts";
-import { bundling, explain, hasPlugins, pluginModules, publicEnv } from "./bundle.ts";
+import { bundling, explain, hasPlugins, pluginModules, publicEnv, type Given } from "./bundle.ts";
 import { compile, describeImage, withObjects, type Runtime } from "./image.ts";
 import { filesOfPackages, findNative } from "./native.ts";
+import { pagesIn, type Pages } from "./pages.ts";
 import { tsconfigsOf } from "./tsconfig.ts";
 import { absentIn, describeAbsent, unseenIn } from "./unseen.ts";
 
@@ -37,6 +38,8 @@ export interface Inputs {
   /** Those that are not installed, and that a package asks for only when it comes to that. */
   absent: string[];
   packages: Map<string, string>;
+  /** Where there are several pages: in which order they come. */
+  pages: Pages | undefined;
   /** Where there are macros or plugins: SHA-256 of what is bundled, because what they read is not seen in any other way. */
   output: string | undefined;
   /** What the bundler has to say of source that it takes. */
@@ -51,9 +54,13 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
   const opened = Object.keys(bundle.metafile!.inputs).map((path) => resolve(path));
   const files = new Set(opened.filter((path) => existsSync(path)));
   const source = new Map(ownSource(files).map((file) => [file, readFileSync(file)]));
-  const output =
-    hasMacros(source.values()) || hasPlugins(service) ? await digestOf(bundle.outputs) : undefined;
   const native = findNative(files, service.native, runtime.platform.architecture);
+  const [external, without] = [[...native.packages.keys()], [...absent.keys()]];
+  const again = (given: Given, ...plugins: Bun.BunPlugin[]) =>
+    explain(() => bundleWith(service, { external, absent: without, ...given }, plugins));
+  const pages = await pagesIn(bundle, root, (pages, plugin) => again({ pages, alone: true }, plugin));
+  const isMade = hasMacros(source.values()) || hasPlugins(service);
+  const output = isMade ? await digestOf((pages ? await again({ pages }) : bundle).outputs) : undefined;
   const own = service.attach ? findOwnPaths(service, source.values()) : [];
 
   for (const directory of new Set([...files].filter((file) => !isInstalled(file)).map(dirname))) {
@@ -75,9 +82,10 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
     beside: new Map([...filesOfPackages(native), ...filesFor(service)]),
     runtime: withObjects(runtime, native.objects),
     own,
-    external: [...native.packages.keys()],
-    absent: [...absent.keys()],
+    external,
+    absent: without,
     packages: native.packages,
+    pages,
     output,
     warnings: [
       ...bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
@@ -91,16 +99,21 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
 async function bundleOf(service: Service) {
   const absent = new Map<string, string>();
   for (;;) {
-    const given = await bundling(service, { absent: [...absent.keys()] });
-    const options = { ...given, bytecode: false, sourcemap: "none" } as const;
     try {
-      return { bundle: await Bun.build(options), absent };
+      return { bundle: await bundleWith(service, { absent: [...absent.keys()] }), absent };
     } catch (error) {
       const more = [...absentIn(error)].filter(([name]) => !absent.has(name));
       if (more.length === 0) return explain(() => Promise.reject(error));
       for (const [name, by] of more) absent.set(name, by);
     }
   }
+}
+
+/** In milliseconds: without compiling. */
+async function bundleWith(service: Service, given: Given, first: Bun.BunPlugin[] = []) {
+  const options = await bundling(service, given);
+  const plugins = [...first, ...options.plugins];
+  return Bun.build({ ...options, plugins, bytecode: false, sourcemap: "none" });
 }
 
 /** The files that the service wants in the image, by their paths in the project. @throws {PipelineError} "change": there are none */

@@ -7,7 +7,8 @@ import { tarEnd, tarHeader, tarPadding } from "../../image/tar.ts";
 import { readTar } from "../../image/untar.ts";
 import { image as described } from "../fixture.ts";
 import { image, join as joinParts, layout, nameOf, part, split, withFields, type Part } from "../tarball.ts";
-import { copyProject, describeWith, must, root, sh, temporaryDirectory } from "./setup.ts";
+import manifest from "../../../../package.json";
+import { copyProject, daggerEngine, describeWith, must, root, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(300_000);
 
@@ -80,6 +81,46 @@ describeWith("reproduce", ["git"], () => {
     },
   );
 });
+
+// Found with public services: the engine installs again in the copy, from a file that git ignores.
+describeWith(
+  "reproduce with an engine",
+  ["git"],
+  () => {
+    const directory = temporaryDirectory();
+
+    test("of a service whose packages are files that .gitignore leaves out", () => {
+      const project = join(directory, "vendored");
+      const files = {
+        "package.json": JSON.stringify({
+          name: "vendored",
+          dependencies: { slipway: "file:./slipway.tgz" },
+          devDependencies: { "@dagger.io/dagger": manifest.devDependencies["@dagger.io/dagger"] },
+        }),
+        ".gitignore": "node_modules\n*.tgz\n/kept.ts\n",
+        "src/main.ts":
+          'import { kept } from "../kept.ts";\nBun.serve({ fetch: () => new Response(kept) });\n',
+        "kept.ts": 'export const kept = "git knows it though it is ignored";\n',
+        "ci/pipeline.ts":
+          'import { pipeline } from "slipway";\n\nawait pipeline(import.meta, { entry: "src/main.ts" });\n',
+      };
+      for (const [path, content] of Object.entries(files)) {
+        mkdirSync(join(project, path, ".."), { recursive: true });
+        writeFileSync(join(project, path), content);
+      }
+      const packed = ["pm", "pack", "--quiet", "--filename", join(project, "slipway.tgz")];
+      must([process.execPath, ...packed], { cwd: join(root, "ci/slipway") });
+      must([process.execPath, "install"], { cwd: project });
+      must(["git", "init", "--quiet"], { cwd: project });
+      must(["git", "add", "--force", "kept.ts"], { cwd: project });
+      const { code, output } = sh([process.execPath, "ci/pipeline.ts", "reproduce"], { cwd: project });
+      expect(output).toMatch(/^dagger: (equal|same)/m);
+      expect(output).toEndWith("2 of 2 equal\n");
+      expect(code).toBe(0);
+    });
+  },
+  daggerEngine(),
+);
 
 describeWith("verify-archive", ["git"], () => {
   const directory = temporaryDirectory();
