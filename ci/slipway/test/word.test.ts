@@ -225,6 +225,128 @@ describe("what does not pass", () => {
   });
 });
 
+describe("exit 3: nothing was changed", () => {
+  /** All but the lock, which ends with its holder. */
+  const everything = () =>
+    structuredClone(Object.fromEntries([...cluster.objects].filter(([path]) => !path.includes("/leases/"))));
+  const forbidden = () => Response.json({ message: 'user "x" cannot do that' }, { status: 403 });
+  const isNote = (path: string) => path.includes("/secrets/helloapp-version-");
+
+  test("a failed rollback takes no Secret with it", async () => {
+    for (const id of ["a", "b"]) await bring(id);
+    cluster.objects.set(at("secrets/theirs"), named("Secret", "theirs"));
+    const before = Object.keys(everything()).filter((path) => path.includes("/secrets/"));
+    let refused = false;
+    cluster.intercept = (method, path) => {
+      if (refused || method !== "PATCH" || path !== deployment) return undefined;
+      refused = true;
+      return forbidden();
+    };
+    expect(await failureOf(rollback(run))).toMatchObject({ fault: "surroundings" });
+    expect(Object.keys(everything()).filter((path) => path.includes("/secrets/"))).toEqual(before);
+  });
+
+  test("an earlier version whose deploy was undone is still kept, to the letter", async () => {
+    for (const id of ["a", "b"]) await bring(id);
+    const before = await listVersions(run.target.api);
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "a");
+    let refused = false;
+    cluster.intercept = (method, path) => {
+      if (refused || method !== "PATCH" || path !== deployment) return undefined;
+      refused = true;
+      return forbidden();
+    };
+    expect(await failureOf(deploy(run, planned, "x.tar"))).toMatchObject({ fault: "surroundings" });
+    expect(await listVersions(run.target.api)).toEqual(before);
+  });
+
+  test.each([1, 2])("refused at note %d of the version: none is left", async (nth) => {
+    await bring("a");
+    const before = everything();
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "b");
+    let notes = 0;
+    cluster.intercept = (method, path) =>
+      method === "PATCH" && isNote(path) && (notes += 1) === nth ? forbidden() : undefined;
+    expect(await failureOf(deploy(run, planned, "x.tar"))).toMatchObject({ fault: "surroundings" });
+    expect(everything()).toEqual(before);
+  });
+
+  test("a note that cannot be taken back: exit 4 names it, and the same command ends well", async () => {
+    await bring("a");
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "b");
+    run.target.find = async () => undefined;
+    run.target.deliver = () => Promise.reject(new PipelineError("surroundings", "the disk is full"));
+    cluster.intercept = (method, path) => (method === "DELETE" && isNote(path) ? forbidden() : undefined);
+    const error = await failureOf(deploy(run, planned, "x.tar"));
+    expect(error).toMatchObject({
+      fault: "halfway",
+      message: expect.stringMatching(
+        /the disk is full\. Nothing was rolled out.*Secret\/helloapp-version-b-/,
+      ),
+      hint: expect.stringContaining("The same command goes on from there"),
+    });
+    cluster.intercept = () => undefined;
+    run.target.deliver = async (_, id) => `helloapp:${id}`;
+    await bring("b");
+    expect(cluster.served()).toBe("b");
+  });
+
+  test("what somebody deployed without the pipeline is kept by a deploy, and not by one that is undone", async () => {
+    await bring("a");
+    for (const path of cluster.objects.keys()) if (isNote(path)) cluster.objects.delete(path);
+    const before = Object.keys(everything()).sort();
+    cluster.container = crash("helloapp:b");
+    await failureOf(bring("b"));
+    // A ReplicaSet of the version that was tried is its controller's.
+    const now = Object.keys(everything()).filter((path) => !/\/(replicasets|pods)\//.test(path));
+    expect(now.sort()).toEqual(before.filter((path) => !/\/(replicasets|pods)\//.test(path)));
+  });
+
+  test("what is not deleted unasked is named, and is exit 4: a namespace, a claim", async () => {
+    cluster.intercept = (method, path) =>
+      method === "PATCH" && path === at("services/helloapp") && cluster.objects.has(at("configmaps/settings"))
+        ? forbidden()
+        : undefined;
+    const namespace = await failureOf(bring("a"));
+    expect(namespace).toMatchObject({
+      fault: "halfway",
+      message: expect.stringContaining(`is not deleted unasked: Namespace/${service.namespace}`),
+      hint: expect.stringContaining("The same command goes on from there"),
+    });
+    cluster.intercept = () => undefined;
+    await bring("a");
+    manifests = [...base.slice(0, 3), named("PersistentVolumeClaim", "data"), workload];
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "b");
+    cluster.intercept = (method, path) =>
+      method === "PATCH" && path === deployment && cluster.objects.has(at("persistentvolumeclaims/data"))
+        ? forbidden()
+        : undefined;
+    const claim = await failureOf(deploy(run, planned, "x.tar"));
+    expect(claim.fault).toBe("halfway");
+    expect(claim.message).toContain("PersistentVolumeClaim/data");
+    expect(claim.message).not.toContain("all is as it was");
+  });
+});
+
+test("a rollback that serves and could not be noted: the command that goes on names the version", async () => {
+  for (const id of ["a", "b"]) await bring(id);
+  cluster.intercept = (method, path) =>
+    method === "PATCH" && path.includes("/secrets/helloapp-version-b-")
+      ? Response.json({ message: 'user "x" cannot' }, { status: 403 })
+      : undefined;
+  const error = await failureOf(rollback(run));
+  cluster.intercept = () => undefined;
+  expect(error.fault).toBe("halfway");
+  expect(error.hint).toContain("`bun ci/pipeline.ts rollback a` goes on from there");
+  // Without the id it would go to the version that was left.
+  expect(await rollback(run, "a")).toBe("a");
+  expect(cluster.served()).toBe("a");
+});
+
 describe("the undo", () => {
   test("brings back what somebody changed by hand, annotations too", async () => {
     await bring("a");
