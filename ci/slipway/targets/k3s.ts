@@ -38,6 +38,9 @@ export interface K3sOptions {
   connect?: typeof connectApi;
 }
 
+/** Seconds for a list of the images, once containerd has answered: a machine that starts pods is a busy one. */
+const LIST_SECONDS = 60;
+
 /**
  * Finds this machine's k3s and makes sure that it can be deployed to, within ten seconds and without changing anything.
  *
@@ -82,8 +85,8 @@ export async function connectK3s({
   const ctr = [...(root ? [] : sudo), "k3s", "ctr", "-n", "k8s.io", "images"];
 
   /** Names of the images in containerd, `docker.io/library/helloapp:<id>`, and the digest of each. */
-  const images = async () => {
-    const { code, stdout, stderr } = await run([...ctr, "ls"], { timeoutSeconds: patienceSeconds, signal });
+  const images = async (timeoutSeconds = LIST_SECONDS) => {
+    const { code, stdout, stderr } = await run([...ctr, "ls"], { timeoutSeconds, signal });
     if (code !== 0) throw containerdRefusal("listing images", stderr);
     const rows = stdout
       .split("\n")
@@ -92,7 +95,7 @@ export async function connectK3s({
     return new Map(rows.flatMap(([name, , digest]) => (name && digest ? [[name, digest]] : [])));
   };
 
-  let first: ReturnType<typeof images> | undefined = images();
+  let first: ReturnType<typeof images> | undefined = images(patienceSeconds);
   const connecting = connect({ service, kubectl: words, privilege: readable ? [] : sudo, signal });
   const checked = async () => onlyNode(await askForNodes(await connecting, patienceSeconds));
   const [node] = await Promise.all([checked(), first]).catch(async (error) => {
