@@ -178,9 +178,10 @@ export async function snapshot(api: Api, manifests: KubeObject[]): Promise<KubeO
  * @throws what was not the pipeline's own to fail at, as it is: an interruption, or a mistake in its code
  */
 export function halfway(what: string, error: unknown, signal: AbortSignal, goOn = GO_ON): PipelineError {
-  signal.throwIfAborted();
-  if (!(error instanceof PipelineError)) throw error;
-  const { message, hint = "", cause } = error;
+  // Of a lock that was lost, too, what state it has left things in is to be said.
+  const reason: unknown = signal.aborted ? signal.reason : error;
+  if (!(reason instanceof PipelineError) || reason.fault === "interrupted") throw reason;
+  const { message, hint = "", cause } = reason;
   return new PipelineError("halfway", `${what}: ${message}`, { hint: `${hint} ${goOn}`.trim(), cause });
 }
 

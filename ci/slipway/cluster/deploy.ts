@@ -130,10 +130,10 @@ async function rollOut(run: Deploy, plan: Plan, image: string, hurry?: AbortSign
   if (before.some(isRecreated))
     say("one pod at a time (Recreate): nobody is served while the new one starts");
   say(`apply ${target.overlay} with ${name}`);
-  const change: Begun = { name, fitted, before, back, version, noted };
+  const change: Begun = { name, fitted, before, back, version, stays: [], noted };
   let outcome: Outcome;
   try {
-    await runFirst(run, first);
+    await runFirst(run, first, (job) => void change.stays.push(job));
     const write = () => applyAll(api, fitted, run.fence);
     outcome = await bring(run, { id, what: "rollout", workloads, write, endpoint, before, hurry });
   } catch (error) {

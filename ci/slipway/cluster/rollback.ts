@@ -38,7 +38,11 @@ export async function rollback(run: Deploy, wanted?: string): Promise<string> {
       await bring(underLock, { id: to.id, what: "rollback", workloads, write, endpoint, before });
     } catch (error) {
       const name = `${service.name}:${to.id}`;
-      return undo(underLock, { name, fitted, before, back: undefined, version: to, noted: [] }, error);
+      return undo(
+        underLock,
+        { name, fitted, before, back: undefined, version: to, stays: [], noted: [] },
+        error,
+      );
     }
     try {
       const now = versions.find(({ name }) => name === current);

@@ -23,6 +23,8 @@ export interface Begun {
   /** The version that was proven last, where what was there cannot be what served. */
   back: Version | undefined;
   version: Version;
+  /** What it has made and what stays: Jobs that came first have had their effect. */
+  stays: string[];
   /** Versions that are kept since this began, and forgotten when it is undone. */
   noted: Version[];
 }
@@ -64,11 +66,13 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     });
   }
   // Nothing may be written when somebody else holds the lock, and an interruption is told what goes on.
-  run.signal.throwIfAborted();
+  if (run.signal.aborted)
+    throw halfway(`${name} was being rolled out, and may be half applied`, error, run.signal);
   if (!(error instanceof PipelineError)) throw error;
   say(`undone, because of this: ${error.message}`);
   leaves(`${name} was being applied, and what failed in the middle was being undone.`);
-  const { left } = await wayBack(run, begun, error.output, error.message);
+  const way = await wayBack(run, begun, error.output, error.message);
+  const left = [...begun.stays, ...way.left];
   const state = left.length > 0 ? "It was undone" : "It was undone: all is as it was";
   const undone = new PipelineError(error.fault, `${error.message}. ${state}`, {
     ...(error.hint && { hint: error.hint }),
@@ -123,8 +127,7 @@ async function wayBack(
     for (const one of noted) await forget(api, one);
     return { id, left };
   } catch (error) {
-    run.signal.throwIfAborted();
-    if (error instanceof NotUp) {
+    if (error instanceof NotUp && !run.signal.aborted) {
       const message = `${why}. The rollback to ${id} failed as well: ${error.message}`;
       throw new PipelineError("change", message, { hint: nextLine(target, error.failure), output });
     }

@@ -332,6 +332,66 @@ describe("exit 3: nothing was changed", () => {
   });
 });
 
+describe("exit 4: what was begun", () => {
+  const lease = `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`;
+
+  test("and is left behind by a lock that was lost, is said", async () => {
+    await bring("a");
+    run.service.rolloutSeconds = 30;
+    run.service.readySeconds = 30;
+    cluster.container = (image) => (image === "helloapp:b" ? { ready: false } : {});
+    cluster.intercept = (method, path) => {
+      // Somebody else takes it as soon as the pods are to change.
+      if (method === "PATCH" && path === deployment && cluster.objects.has(lease))
+        cluster.get(lease).metadata = {
+          ...cluster.get(lease).metadata,
+          annotations: {},
+          resourceVersion: "theirs",
+        };
+      return undefined;
+    };
+    const error = await failureOf(bring("b"));
+    expect(error.fault).toBe("halfway");
+    expect(error.message).toMatch(
+      /helloapp:b was being rolled out, and may be half applied: the deploy lock was lost/,
+    );
+    expect(error.hint).toContain("The same command goes on from there");
+  }, 30_000);
+
+  test("and was interrupted is an interruption, which says itself what goes on", async () => {
+    await bring("a");
+    const interrupted = new AbortController();
+    run.signal = interrupted.signal;
+    cluster.intercept = (method, path) => {
+      if (method === "PATCH" && path === deployment && cluster.objects.has(lease))
+        interrupted.abort(new PipelineError("interrupted", "interrupted"));
+      return undefined;
+    };
+    expect(await failureOf(bring("b"))).toMatchObject({ fault: "interrupted" });
+  });
+
+  test("with a Job that has run is named when the rest is undone", async () => {
+    await bring("a");
+    const job = named("Job", "migration", { spec: {} }, "batch/v1");
+    job.metadata.annotations = { "slipway/first": "true" };
+    manifests = [...base.slice(0, 3), job, workload];
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "b");
+    cluster.intercept = (method, path) => {
+      const [made] = [...cluster.objects].find(([one]) => one.includes("/jobs/migration-")) ?? [];
+      if (made)
+        Object.assign(cluster.get(made), { status: { conditions: [{ type: "Complete", status: "True" }] } });
+      return method === "PATCH" && path === deployment && made
+        ? Response.json({ message: 'user "x" cannot' }, { status: 403 })
+        : undefined;
+    };
+    const error = await failureOf(deploy(run, planned, "x.tar"));
+    expect(error.fault).toBe("halfway");
+    expect(error.message).toMatch(/It was undone\. Left, .*: Job\/migration-b-/);
+    expect(cluster.served()).toBe("a");
+  });
+});
+
 test("a rollback that serves and could not be noted: the command that goes on names the version", async () => {
   for (const id of ["a", "b"]) await bring(id);
   cluster.intercept = (method, path) =>
