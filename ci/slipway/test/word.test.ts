@@ -608,6 +608,29 @@ describe("an autoscaler's number of pods", () => {
     process.env.MANIFESTS = JSON.stringify(manifests);
     expect((await plan(run, "b")).differences).toEqual([]);
   });
+
+  test.each([
+    [500, "surroundings"],
+    [403, undefined],
+  ])(
+    "whose list is answered with %d is not taken for none, unless it is not ours to see",
+    async (status, fault) => {
+      manifests = [...base.slice(0, 3), workload];
+      await bring("a");
+      cluster.objects.set(
+        `/apis/autoscaling/v2/namespaces/${service.namespace}/horizontalpodautoscalers/x`,
+        scaler,
+      );
+      cluster.intercept = (_, path) =>
+        path.endsWith("/horizontalpodautoscalers") ? Response.json({ message: "no" }, { status }) : undefined;
+      const error = await bring("b").then(
+        () => undefined,
+        (error: PipelineError) => error,
+      );
+      expect(error?.fault).toBe(fault as "surroundings");
+      expect(cluster.served()).toBe(fault ? "a" : "b");
+    },
+  );
 });
 
 test("every pod template that names the service's image gets the version's", async () => {

@@ -52,7 +52,8 @@ export class Lane {
   readonly #upstream = realServer();
   #collections: string[] | undefined;
   #round = 0;
-  #address = 0;
+  /** Not those of a run a minute ago. */
+  #address = Math.floor(Date.now() / 1000) % 65_536;
   #last: "a" | "b" = "a";
 
   constructor(
@@ -158,7 +159,7 @@ export class Lane {
    */
   #nextUrl(): string {
     this.#address += 1;
-    return `http://127.${this.place.port % 256}.${this.#address >> 8}.${this.#address % 256}:${this.place.port}/version`;
+    return `http://127.${this.place.port % 256}.${(this.#address >> 8) % 256}.${this.#address % 256}:${this.place.port}/version`;
   }
 
   /** Who answers new connections. */
