@@ -4,7 +4,7 @@
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { converse } from "../../../../test/bench/clients.ts";
+import { converse } from "./clients.ts";
 import { Copy } from "./copies.ts";
 import { FaultyServer, realServer, type Fault, type Place } from "./faults.ts";
 import { eventually } from "./setup.ts";
