@@ -305,19 +305,24 @@ function askAll(url: string, ids: string[]): () => Promise<{ failed: string[]; a
   const client = async (kept: boolean) => {
     const request = `GET ${pathname} HTTP/1.1\r\nHost: ${host}\r\n${kept ? "" : "Connection: close\r\n"}\r\n`;
     while (!over) {
+      // What was asked before anybody was answered may be refused a moment after.
+      let counts = false;
       await converse(url, {
         request,
         pause: PAUSE,
         patience: PATIENCE,
         over: () => over || !kept,
-        asked: () => void (asked += 1),
+        asked() {
+          asked += 1;
+          counts = answered;
+        },
         judge(body) {
           const id = idOf(body);
           if (!ids.includes(id)) return `${id} answers`;
           answered = true;
           return undefined;
         },
-        failed: (why) => void (answered && failed.push(why)),
+        failed: (why) => void (counts && failed.push(why)),
       });
       await Bun.sleep(PAUSE);
     }
