@@ -5,7 +5,7 @@
  * close`, then connect again, to an instance that is ready. A balancer asks /readyz ten times a second. A reply that does not
  * come whole, or a connection that is refused, is a failed request.
  */
-import { converse, type Client } from "./clients.ts";
+import { converse, type Client } from "../../ci/slipway/test/e2e/clients.ts";
 
 export interface Instance {
   url: string;

@@ -2,7 +2,7 @@
  * Clients in a process of their own, so that what the bench does meanwhile does not slow them down, and a check of every
  * reply: a request that gets no whole reply in time, or one from a version that should not answer, has failed.
  */
-import { converse, type Client } from "./clients.ts";
+import { converse, type Client } from "../../ci/slipway/test/e2e/clients.ts";
 
 /** Connections that are kept, and clients that open one for each request. */
 const KEPT = 64;

@@ -216,6 +216,8 @@ export class Api {
     kind,
     metadata: { name, namespace },
   }: KubeObject): Promise<string | undefined> {
+    // The path would be that of all objects of the kind.
+    if (!name) throw new Error(`a ${kind} without a name`);
     const base = apiVersion.includes("/") ? `/apis/${apiVersion}` : `/api/${apiVersion}`;
     let resources = this.#resources.get(base);
     if (!resources) this.#resources.set(base, (resources = this.#discover(base)));

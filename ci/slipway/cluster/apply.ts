@@ -180,14 +180,28 @@ export async function snapshot(api: Api, manifests: KubeObject[]): Promise<KubeO
 /**
  * What is left where even the way back failed, as an error: what state things are in, and how to go on.
  *
+ * @param goOn how, as a sentence; default: the same command
  * @throws what was not the pipeline's own to fail at, as it is: an interruption, or a mistake in its code
  */
-export function halfway(what: string, error: unknown, signal: AbortSignal): PipelineError {
-  signal.throwIfAborted();
-  if (!(error instanceof PipelineError)) throw error;
-  const { message, hint, cause } = error;
-  return new PipelineError("halfway", `${what}: ${message}`, {
-    hint: hint ?? "`bun ci/pipeline.ts status` shows what the cluster is at; the same command picks it up.",
-    cause,
-  });
+export function halfway(what: string, error: unknown, signal: AbortSignal, goOn = GO_ON): PipelineError {
+  // Of a lock that was lost, too, what state it has left things in is to be said.
+  const reason: unknown = signal.aborted ? signal.reason : error;
+  if (!(reason instanceof PipelineError) || reason.fault === "interrupted") throw reason;
+  const { message, hint = "", cause } = reason;
+  return new PipelineError("halfway", `${what}: ${message}`, { hint: `${hint} ${goOn}`.trim(), cause });
 }
+
+/**
+ * An error that says what is left of what was undone, because it is not deleted unasked: then it is not so that nothing was
+ * changed.
+ */
+export function leaving(left: string[], error: unknown): unknown {
+  if (left.length === 0 || !(error instanceof PipelineError) || error.fault !== "surroundings") return error;
+  const { message, hint = "", output } = error;
+  const what = `${message}. Left, because it is not deleted unasked: ${left.join(", ")}`;
+  return new PipelineError("halfway", what, { hint: `${hint} ${GO_ON}`.trim(), output, cause: error });
+}
+
+/** What to do where something was left. */
+const GO_ON =
+  "The same command goes on from there; `bun ci/pipeline.ts status` shows what the cluster is at.";

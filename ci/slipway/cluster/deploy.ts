@@ -7,14 +7,14 @@
  */
 import { PipelineError } from "../ground/errors.ts";
 import type { Api } from "./api.ts";
-import { applyAll, halfway, prune, snapshot } from "./apply.ts";
+import { applyAll, halfway, leaving, prune, snapshot } from "./apply.ts";
 import { fit } from "./fit.ts";
 import { bring, type Outcome } from "./follow.ts";
 import { earlier, forget, keep, keptImages, listVersions, newVersion } from "./history.ts";
 import { proofTime, secretsOf, superfluous, type Version } from "./history.ts";
 import { runFirst } from "./jobs.ts";
 import { locked } from "./lock.ts";
-import type { KubeObject } from "./objects.ts";
+import { nameOf, type KubeObject } from "./objects.ts";
 import { idOf, isReady, observeAll, type Observation } from "./observe.ts";
 import { workloadsIn, type Deploy, type Plan } from "./plan.ts";
 import { apart, forVersion } from "./render.ts";
@@ -41,23 +41,43 @@ export async function deploy(
   if (await isMissing(api)) {
     // Before there is a namespace there is no lock, and nothing that could be left behind.
     const image = await deliver(run, plan, archive);
-    await makeNamespace(api, manifests);
-    return locked(run, `deploy of ${name}`, (underLock) => rollOut(underLock, plan, image, hurry));
+    const made = await makeNamespace(api, manifests);
+    try {
+      return await locked(run, `deploy of ${name}`, (underLock) => rollOut(underLock, plan, image, hurry));
+    } catch (error) {
+      throw leaving([made], error);
+    }
   }
   return locked(run, `deploy of ${name}`, async (underLock) => {
     leaves(`${name} was being delivered; nothing was rolled out, what ran goes on running.`);
     // Kept before it is there: whoever tidies the node for another namespace must not take it for one that nobody needs.
     const kept = plan.versions.find((version) => version.name === plan.version.name);
-    await keep(api, kept ?? plan.version);
     try {
+      await keep(api, kept ?? plan.version);
       const image = await deliver(run, plan, archive);
       return await rollOut(underLock, plan, image, hurry);
     } catch (error) {
       // What was not begun is not kept. Whatever came after that has its own way back.
-      if (!kept && !begun.has(plan)) await forget(api, plan.version).catch(() => {});
-      throw error;
+      return unnote(underLock, kept || begun.has(plan) ? [] : [plan.version], error);
     }
   });
+}
+
+/**
+ * Forgets what was kept for a rollout that has not begun.
+ *
+ * @param error why it has not
+ * @throws the error; {PipelineError} "halfway" where that fails as well
+ */
+async function unnote({ target: { api }, signal }: Deploy, noted: Version[], error: unknown): Promise<never> {
+  for (const version of noted) {
+    await forget(api, version).catch((left: unknown) => {
+      const why = error instanceof Error ? error.message : String(error);
+      const what = `${why}. Nothing was rolled out, but the note of it could not be removed, Secret/${version.name}`;
+      throw halfway(what, left, signal);
+    });
+  }
+  throw error;
 }
 
 /** Plans of which something was written. */
@@ -88,23 +108,33 @@ async function rollOut(run: Deploy, plan: Plan, image: string, hurry?: AbortSign
   const { first, rest } = apart(objects);
   const fitted = await fit(api, rest);
   const unknown = before[0] && !kept.some(({ verified }) => verified);
-  const adopted = unknown && (await adopt(api, rest, before[0]!, endpoint));
-  const back = adopted || earlier(kept, version.name);
+  const known = kept.find((one) => one.name === version.name);
+  const isNew = !known?.verified && !plan.versions.some(({ name }) => name === version.name);
+  const noted = isNew ? [version] : [];
+  let back: Version | undefined;
+  try {
+    const adopted = unknown && (await adopt(api, rest, before[0]!, endpoint));
+    if (adopted) noted.push(adopted);
+    if (adopted) await keep(api, adopted);
+    back = adopted || earlier(kept, version.name);
+    signal.throwIfAborted();
+    if (version.name !== plan.version.name || image !== plan.version.image) await forget(api, plan.version);
+    await keep(api, known ?? version);
+  } catch (error) {
+    return unnote(run, noted, error);
+  }
+  begun.add(plan);
   leaves(
     `The rollout of ${name} was under way and goes on in the cluster; what ran serves until it is ready. ` +
       "The same command picks it up, `bun ci/pipeline.ts rollback` undoes it.",
   );
-  signal.throwIfAborted();
-  begun.add(plan);
-  if (version.name !== plan.version.name || image !== plan.version.image) await forget(api, plan.version);
-  await keep(api, kept.find((one) => one.name === version.name) ?? version);
   if (before.some(isRecreated))
     say("one pod at a time (Recreate): nobody is served while the new one starts");
   say(`apply ${target.overlay} with ${name}`);
-  const change: Begun = { name, fitted, before, back, version };
+  const change: Begun = { name, fitted, before, back, version, stays: [], noted };
   let outcome: Outcome;
   try {
-    await runFirst(run, first);
+    await runFirst(run, first, (job) => void change.stays.push(job));
     const write = () => applyAll(api, fitted, run.fence);
     outcome = await bring(run, { id, what: "rollout", workloads, write, endpoint, before, hurry });
   } catch (error) {
@@ -125,8 +155,8 @@ async function isMissing(api: Api): Promise<boolean> {
   return (await api.find(`/api/v1/namespaces/${api.service.namespace}`)) === undefined;
 }
 
-/** The lock and the versions live in the service's namespace: it comes first. */
-async function makeNamespace(api: Api, manifests: KubeObject[]): Promise<void> {
+/** The lock and the versions live in the service's namespace: it comes first. @returns what a person calls it */
+async function makeNamespace(api: Api, manifests: KubeObject[]): Promise<string> {
   const { namespace } = api.service;
   const own = manifests.find(({ kind, metadata }) => kind === "Namespace" && metadata.name === namespace);
   if (!own) {
@@ -136,9 +166,10 @@ async function makeNamespace(api: Api, manifests: KubeObject[]): Promise<void> {
     });
   }
   await applyAll(api, await fit(api, [own]));
+  return nameOf(own);
 }
 
-/** Keeps what somebody deployed without the pipeline, as a version to come back to. */
+/** What somebody deployed without the pipeline, as a version to come back to. */
 async function adopt(
   api: Api,
   manifests: KubeObject[],
@@ -150,9 +181,7 @@ async function adopt(
   // Its tag may be any; what it answers with is what a verification will ask for.
   const { id = idOf(deployment) } = await ask(endpoint, { signal: api.signal });
   const { version } = newVersion(api.service, id, image, await snapshot(api, manifests), undefined);
-  const proven = { ...version, verified: proofTime([]) };
-  await keep(api, proven);
-  return proven;
+  return { ...version, verified: proofTime([]) };
 }
 
 /** Takes down that a version was proven, and removes what no version needs any more. */

@@ -3,7 +3,7 @@
  * pods that an autoscaler has chosen, and with a note on what the pipeline itself has made.
  */
 import { cloneJson } from "../ground/json.ts";
-import type { Api } from "./api.ts";
+import { Refusal, type Api } from "./api.ts";
 import { nameOf, type KubeObject, type Workload } from "./objects.ts";
 import { isWorkload } from "./observe.ts";
 
@@ -53,8 +53,11 @@ export async function fit(api: Api, manifests: KubeObject[]): Promise<Fitted[]> 
 async function autoscalers(api: Api, manifests: KubeObject[]): Promise<Autoscaler[]> {
   if (!manifests.some(isWorkload)) return [];
   const path = api.collection("/apis/autoscaling/v2", "horizontalpodautoscalers");
-  // Who may not list them has none to mind.
-  return api.list<Autoscaler>(path).catch(() => []);
+  return api.list<Autoscaler>(path).catch((error: unknown) => {
+    // Who may not list them, or has no such kind, has none to mind. From a server that is unwell that does not follow.
+    if (error instanceof Refusal && [403, 404].includes(error.status)) return [];
+    throw error;
+  });
 }
 
 function scalerOf(object: KubeObject, scalers: Autoscaler[]): Autoscaler | undefined {

@@ -14,9 +14,10 @@ interface Job extends KubeObject {
 /**
  * Runs Jobs one after the other; one that has run for this version is not run again.
  *
+ * @param made is told each that was not there before
  * @throws {NotUp} when one fails, or does not end within the service's `rolloutSeconds`
  */
-export async function runFirst(run: Deploy, jobs: KubeObject[]): Promise<void> {
+export async function runFirst(run: Deploy, jobs: KubeObject[], made: (job: string) => void): Promise<void> {
   const { target, service, signal, step, fence } = run;
   const { api } = target;
   for (const [fitted] of await Promise.all(jobs.map((job) => fit(api, [job])))) {
@@ -28,6 +29,7 @@ export async function runFirst(run: Deploy, jobs: KubeObject[]): Promise<void> {
       if (ended === "Failed") await api.delete(fitted!.object);
       await untilGone(run, fitted!.path);
       await applyAll(api, [fitted!], fence);
+      made(`Job/${name}`);
       const end = performance.now() + service.rolloutSeconds * 1000;
       for (;;) {
         signal.throwIfAborted();

@@ -38,7 +38,11 @@ export async function rollback(run: Deploy, wanted?: string): Promise<string> {
       await bring(underLock, { id: to.id, what: "rollback", workloads, write, endpoint, before });
     } catch (error) {
       const name = `${service.name}:${to.id}`;
-      return undo(underLock, { name, fitted, before, back: undefined, version: { ...to, name: "" } }, error);
+      return undo(
+        underLock,
+        { name, fitted, before, back: undefined, version: to, stays: [], noted: [] },
+        error,
+      );
     }
     try {
       const now = versions.find(({ name }) => name === current);
@@ -50,7 +54,9 @@ export async function rollback(run: Deploy, wanted?: string): Promise<string> {
       await keep(api, { ...to, verified: proofTime(versions), left: undefined });
     } catch (error) {
       const what = `${to.id} serves again, verified, but that could not be taken down`;
-      throw halfway(what, error, underLock.signal);
+      // The version before is another one by now: without the id it could be the one that was left.
+      const goOn = `\`bun ci/pipeline.ts rollback ${to.id}\` goes on from there.`;
+      throw halfway(what, error, underLock.signal, goOn);
     }
     return to.id;
   });

@@ -37,6 +37,9 @@ const hopeless = new Set([
 ]);
 /** A pull is tried again at once; what fails then becomes an ImagePullBackOff. */
 const PULL_SECONDS = 5;
+/** A kubelet that has not read a new ConfigMap or Secret within a second says so as it does of one that is not there, and tries again. */
+const UNREAD = /failed to sync (configmap|secret) cache/;
+const UNREAD_SECONDS = 30;
 
 /** How far a workload is, in numbers that all kinds have. */
 export interface Numbers {
@@ -177,7 +180,7 @@ function stuck({ name, state, lastState, restartCount }: ContainerStatus): Doubt
     const message = exit
       ? `${name} exits with ${exit.exitCode}${exit.message ? `: ${exit.message}` : ""}`
       : (waiting.message ?? "");
-    return { reason: waiting.reason, message, patienceSeconds: 0 };
+    return { reason: waiting.reason, message, patienceSeconds: UNREAD.test(message) ? UNREAD_SECONDS : 0 };
   }
   if (waiting?.reason === "ErrImagePull") {
     return { reason: waiting.reason, message: waiting.message ?? "", patienceSeconds: PULL_SECONDS };

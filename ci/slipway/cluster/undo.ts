@@ -1,6 +1,6 @@
 /** Back from what went wrong in the middle: to what the cluster had just before, and why it went wrong is shown. */
 import { PipelineError } from "../ground/errors.ts";
-import { applyAll, halfway, prune, restore } from "./apply.ts";
+import { applyAll, halfway, leaving, prune, restore } from "./apply.ts";
 import { explain } from "./explain.ts";
 import { fit, type Fitted } from "./fit.ts";
 import { bring, NotUp } from "./follow.ts";
@@ -22,8 +22,11 @@ export interface Begun {
   before: Observation[];
   /** The version that was proven last, where what was there cannot be what served. */
   back: Version | undefined;
-  /** What is forgotten when it is undone. */
   version: Version;
+  /** What it has made and what stays: Jobs that came first have had their effect. */
+  stays: string[];
+  /** Versions that are kept since this began, and forgotten when it is undone. */
+  noted: Version[];
 }
 
 /**
@@ -60,7 +63,7 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
       );
     }
     leaves(`${name} did not come up, and the way back was under way.`);
-    const id = await wayBack(run, begun, output, what);
+    const { id } = await wayBack(run, begun, output, what);
     if (error.samples) say(describeSamples(error.samples));
     throw new PipelineError("change", `${what}. Rolled back: ${service.name}:${id} serves, as before`, {
       hint: `${why}Correct the source and run the same command again.`,
@@ -68,16 +71,20 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     });
   }
   // Nothing may be written when somebody else holds the lock, and an interruption is told what goes on.
-  run.signal.throwIfAborted();
+  if (run.signal.aborted)
+    throw halfway(`${name} was being rolled out, and may be half applied`, error, run.signal);
   if (!(error instanceof PipelineError)) throw error;
   say(`undone, because of this: ${error.message}`);
   leaves(`${name} was being applied, and what failed in the middle was being undone.`);
-  await wayBack(run, begun, error.output, error.message);
-  throw new PipelineError(error.fault, `${error.message}. It was undone: all is as it was`, {
+  const way = await wayBack(run, begun, error.output, error.message);
+  const left = [...begun.stays, ...way.left];
+  const state = left.length > 0 ? "It was undone" : "It was undone: all is as it was";
+  const undone = new PipelineError(error.fault, `${error.message}. ${state}`, {
     ...(error.hint && { hint: error.hint }),
     output: error.output,
     cause: error,
   });
+  throw leaving(left, undone);
 }
 
 /** Whether what was there before is what served. */
@@ -85,18 +92,24 @@ function served({ service }: Deploy, { before }: Begun): boolean {
   return before.length > 0 && assessAll(before, service).state === "complete";
 }
 
-/** @returns the id that serves again @throws {PipelineError} "halfway" when it does not */
-async function wayBack(run: Deploy, begun: Begun, output: string | undefined, why: string): Promise<string> {
+/** @returns the id that serves again, and what was left @throws {PipelineError} "halfway" when it does not */
+async function wayBack(
+  run: Deploy,
+  begun: Begun,
+  output: string | undefined,
+  why: string,
+): Promise<{ id: string; left: string[] }> {
   const { target, say } = run;
   const { api } = target;
-  const { fitted, before, back, version, name } = begun;
+  const { fitted, before, back, version, noted, name } = begun;
   const asItWas = served(run, begun) || !back;
   const id = asItWas ? (before[0] ? idOf(before[0].deployment) : "nothing") : back.id;
   say(`back to ${id}`);
   const workloads: WorkloadName[] = before.map(({ deployment }) => deployment);
+  let left: string[] = [];
   const write = async () => {
     if (asItWas) {
-      const left = await restore(api, fitted);
+      left = await restore(api, fitted);
       if (left.length > 0) say(`left, because it is not deleted unasked: ${left.join(", ")}`);
       return;
     }
@@ -116,11 +129,10 @@ async function wayBack(run: Deploy, begun: Begun, output: string | undefined, wh
       if (outcome.samples) say(drawMoments(outcome.samples.moments));
       say(`verified ${outcome.servedAfter.toFixed(1)} s after the way back began`);
     }
-    await forget(api, version);
-    return id;
+    for (const one of noted) await forget(api, one);
+    return { id, left };
   } catch (error) {
-    run.signal.throwIfAborted();
-    if (error instanceof NotUp) {
+    if (error instanceof NotUp && !run.signal.aborted) {
       const message = `${why}. The rollback to ${id} failed as well: ${error.message}`;
       throw new PipelineError("change", message, { hint: nextLine(target, error.failure), output });
     }

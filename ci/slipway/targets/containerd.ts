@@ -7,10 +7,13 @@ export interface Containerd {
   /** What a person calls the node, as the beginning of a sentence: `n1: `. Empty: it is this machine. */
   who: string;
   /** Runs `ctr` for the kubelet's images. */
-  ctr(args: string[], timeoutSeconds?: number): Promise<Result>;
+  ctr(args: string[], timeoutSeconds: number): Promise<Result>;
   /** What to do when it does not let this user. */
   permission: string;
 }
+
+/** Seconds for a list of the images: a machine that starts pods is a busy one. */
+const LIST_SECONDS = 60;
 
 /** The name that containerd gives an image without a registry in its name. */
 export function containerdName(name: string): string {
@@ -18,8 +21,11 @@ export function containerdName(name: string): string {
 }
 
 /** Names of the images, `docker.io/library/helloapp:<id>`, and the digest of each. @throws {PipelineError} "surroundings" */
-export async function imagesIn(containerd: Containerd): Promise<Map<string, string>> {
-  const { code, stdout, stderr } = await containerd.ctr(["images", "ls"]);
+export async function imagesIn(
+  containerd: Containerd,
+  timeoutSeconds = LIST_SECONDS,
+): Promise<Map<string, string>> {
+  const { code, stdout, stderr } = await containerd.ctr(["images", "ls"], timeoutSeconds);
   if (code !== 0) throw containerdRefusal(containerd, "listing images", stderr);
   const rows = stdout
     .split("\n")
@@ -68,8 +74,10 @@ export function containerdRefusal(
   }
   if (/permission denied|password is required|sudo/i.test(stderr))
     return refusal(`no permission on k3s's containerd (${words})`, permission);
-  if (/no such file|refused|deadline|no answer/i.test(stderr)) {
-    const hint = "Is k3s running? `sudo systemctl status k3s` tells.";
+  // One that ends, or starts anew, in the middle of an import takes the connection with it.
+  if (/no such file|refused|deadline|no answer|\bEOF\b|reset by peer|broken pipe|unavailable/i.test(stderr)) {
+    const hint =
+      "Is k3s running? `sudo systemctl status k3s` tells. When it does, run the same command again.";
     return refusal(`k3s's containerd does not answer (${words})`, hint);
   }
   return refusal(`containerd refused (${words})`);

@@ -86,7 +86,7 @@ function placeOf(node: Node, line: Line, memory: string): Place {
   const depot = new Depot(line, memory);
   const containerd: Containerd = {
     who: `${line.host}: `,
-    ctr: (args, timeoutSeconds = 30) => depot.ctr(args, { timeoutSeconds }),
+    ctr: (args, timeoutSeconds) => depot.ctr(args, { timeoutSeconds }),
     permission: SUDOERS,
   };
   return { node, line, depot, containerd };

@@ -83,12 +83,12 @@ export async function connectK3s({
   const ctr = [...(root ? [] : sudo), "k3s", "ctr", "-n", "k8s.io"];
   const containerd: Containerd = {
     who: "",
-    ctr: (args, timeoutSeconds = patienceSeconds) => run([...ctr, ...args], { timeoutSeconds, signal }),
+    ctr: (args, timeoutSeconds) => run([...ctr, ...args], { timeoutSeconds, signal }),
     permission: "Run `sudo -v` first, or run the pipeline as root.",
   };
-  const images = () => imagesIn(containerd);
+  const images = (timeoutSeconds?: number) => imagesIn(containerd, timeoutSeconds);
 
-  let first: ReturnType<typeof images> | undefined = images();
+  let first: ReturnType<typeof images> | undefined = images(patienceSeconds);
   const connecting = connect({ service, kubectl: words, privilege: readable ? [] : sudo, signal });
   const checked = async () => onlyNode(await askForNodes(await connecting, patienceSeconds));
   const [node] = await Promise.all([checked(), first]).catch(async (error) => {

@@ -112,6 +112,11 @@ export class FakeCluster {
         return Response.json(dryRun ? merged : this.#store(path, merged));
       }
       case "DELETE": {
+        if (path.endsWith("/")) {
+          // To the server that is the collection.
+          for (const one of this.objects.keys()) if (one.startsWith(path)) this.objects.delete(one);
+          return Response.json({});
+        }
         if (!found) return missing();
         const { uid, resourceVersion } = body?.preconditions ?? {};
         if (uid && uid !== found.metadata.uid) return conflict("uid");

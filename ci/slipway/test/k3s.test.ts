@@ -206,6 +206,15 @@ console.log("Starting to serve");`;
     expect(FIRST_SECONDS).toBeLessThan(10);
   });
 
+  test("a containerd that has answered may take its time: what is done by then would be halfway", async () => {
+    const asked = join(directory, "asked");
+    const slow = `[ -e ${asked} ] && sleep ${FIRST_SECONDS + 0.5}; : > ${asked}`;
+    await standIn({ ctr: `${slow}; echo REF; echo docker.io/library/helloapp:abc type sha256:1` });
+    const target = await connect();
+    await target.find("abc");
+    expect(await target.find("abc")).toBe("helloapp:abc");
+  }, 60_000);
+
   /** An archive of helloapp:abc, as far as its names and its architecture go. */
   const archiveFor = async (architecture = process.arch === "arm64" ? "arm64" : "amd64") => {
     const dist = await mkdtemp(join(directory, "dist-"));

@@ -106,6 +106,14 @@ test("complete when all replicas are new and available, and no others are left",
   expect(assess(observe([], { replicas: 2, availableReplicas: 1 })).state).toBe("progressing");
 });
 
+test("a ConfigMap that the kubelet has not read yet is waited for, but not for ever", () => {
+  const message = "failed to sync configmap cache: timed out waiting for the condition";
+  const waiting = { reason: "CreateContainerConfigError", message };
+  const seen = observe([pod("new", { state: { waiting } })]);
+  expect(after(29, seen).state).toBe("progressing");
+  expect(after(30, seen)).toMatchObject({ state: "failed", ...waiting });
+});
+
 describe("failed", () => {
   test.each([
     "ErrImageNeverPull",

@@ -225,6 +225,188 @@ describe("what does not pass", () => {
   });
 });
 
+describe("exit 3: nothing was changed", () => {
+  /** All but the lock, which ends with its holder. */
+  const everything = () =>
+    structuredClone(Object.fromEntries([...cluster.objects].filter(([path]) => !path.includes("/leases/"))));
+  const forbidden = () => Response.json({ message: 'user "x" cannot do that' }, { status: 403 });
+  const isNote = (path: string) => path.includes("/secrets/helloapp-version-");
+
+  test("a failed rollback takes no Secret with it", async () => {
+    for (const id of ["a", "b"]) await bring(id);
+    cluster.objects.set(at("secrets/theirs"), named("Secret", "theirs"));
+    const before = Object.keys(everything()).filter((path) => path.includes("/secrets/"));
+    let refused = false;
+    cluster.intercept = (method, path) => {
+      if (refused || method !== "PATCH" || path !== deployment) return undefined;
+      refused = true;
+      return forbidden();
+    };
+    expect(await failureOf(rollback(run))).toMatchObject({ fault: "surroundings" });
+    expect(Object.keys(everything()).filter((path) => path.includes("/secrets/"))).toEqual(before);
+  });
+
+  test("an earlier version whose deploy was undone is still kept, to the letter", async () => {
+    for (const id of ["a", "b"]) await bring(id);
+    const before = await listVersions(run.target.api);
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "a");
+    let refused = false;
+    cluster.intercept = (method, path) => {
+      if (refused || method !== "PATCH" || path !== deployment) return undefined;
+      refused = true;
+      return forbidden();
+    };
+    expect(await failureOf(deploy(run, planned, "x.tar"))).toMatchObject({ fault: "surroundings" });
+    expect(await listVersions(run.target.api)).toEqual(before);
+  });
+
+  test.each([1, 2])("refused at note %d of the version: none is left", async (nth) => {
+    await bring("a");
+    const before = everything();
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "b");
+    let notes = 0;
+    cluster.intercept = (method, path) =>
+      method === "PATCH" && isNote(path) && (notes += 1) === nth ? forbidden() : undefined;
+    expect(await failureOf(deploy(run, planned, "x.tar"))).toMatchObject({ fault: "surroundings" });
+    expect(everything()).toEqual(before);
+  });
+
+  test("a note that cannot be taken back: exit 4 names it, and the same command ends well", async () => {
+    await bring("a");
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "b");
+    run.target.find = async () => undefined;
+    run.target.deliver = () => Promise.reject(new PipelineError("surroundings", "the disk is full"));
+    cluster.intercept = (method, path) => (method === "DELETE" && isNote(path) ? forbidden() : undefined);
+    const error = await failureOf(deploy(run, planned, "x.tar"));
+    expect(error).toMatchObject({
+      fault: "halfway",
+      message: expect.stringMatching(
+        /the disk is full\. Nothing was rolled out.*Secret\/helloapp-version-b-/,
+      ),
+      hint: expect.stringContaining("The same command goes on from there"),
+    });
+    cluster.intercept = () => undefined;
+    run.target.deliver = async (_, id) => `helloapp:${id}`;
+    await bring("b");
+    expect(cluster.served()).toBe("b");
+  });
+
+  test("what somebody deployed without the pipeline is kept by a deploy, and not by one that is undone", async () => {
+    await bring("a");
+    for (const path of cluster.objects.keys()) if (isNote(path)) cluster.objects.delete(path);
+    const before = Object.keys(everything()).sort();
+    cluster.container = crash("helloapp:b");
+    await failureOf(bring("b"));
+    // A ReplicaSet of the version that was tried is its controller's.
+    const now = Object.keys(everything()).filter((path) => !/\/(replicasets|pods)\//.test(path));
+    expect(now.sort()).toEqual(before.filter((path) => !/\/(replicasets|pods)\//.test(path)));
+  });
+
+  test("what is not deleted unasked is named, and is exit 4: a namespace, a claim", async () => {
+    cluster.intercept = (method, path) =>
+      method === "PATCH" && path === at("services/helloapp") && cluster.objects.has(at("configmaps/settings"))
+        ? forbidden()
+        : undefined;
+    const namespace = await failureOf(bring("a"));
+    expect(namespace).toMatchObject({
+      fault: "halfway",
+      message: expect.stringContaining(`is not deleted unasked: Namespace/${service.namespace}`),
+      hint: expect.stringContaining("The same command goes on from there"),
+    });
+    cluster.intercept = () => undefined;
+    await bring("a");
+    manifests = [...base.slice(0, 3), named("PersistentVolumeClaim", "data"), workload];
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "b");
+    cluster.intercept = (method, path) =>
+      method === "PATCH" && path === deployment && cluster.objects.has(at("persistentvolumeclaims/data"))
+        ? forbidden()
+        : undefined;
+    const claim = await failureOf(deploy(run, planned, "x.tar"));
+    expect(claim.fault).toBe("halfway");
+    expect(claim.message).toContain("PersistentVolumeClaim/data");
+    expect(claim.message).not.toContain("all is as it was");
+  });
+});
+
+describe("exit 4: what was begun", () => {
+  const lease = `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`;
+
+  test("and is left behind by a lock that was lost, is said", async () => {
+    await bring("a");
+    run.service.rolloutSeconds = 30;
+    run.service.readySeconds = 30;
+    cluster.container = (image) => (image === "helloapp:b" ? { ready: false } : {});
+    cluster.intercept = (method, path) => {
+      // Somebody else takes it as soon as the pods are to change.
+      if (method === "PATCH" && path === deployment && cluster.objects.has(lease))
+        cluster.get(lease).metadata = {
+          ...cluster.get(lease).metadata,
+          annotations: {},
+          resourceVersion: "theirs",
+        };
+      return undefined;
+    };
+    const error = await failureOf(bring("b"));
+    expect(error.fault).toBe("halfway");
+    expect(error.message).toMatch(
+      /helloapp:b was being rolled out, and may be half applied: the deploy lock was lost/,
+    );
+    expect(error.hint).toContain("The same command goes on from there");
+  }, 30_000);
+
+  test("and was interrupted is an interruption, which says itself what goes on", async () => {
+    await bring("a");
+    const interrupted = new AbortController();
+    run.signal = interrupted.signal;
+    cluster.intercept = (method, path) => {
+      if (method === "PATCH" && path === deployment && cluster.objects.has(lease))
+        interrupted.abort(new PipelineError("interrupted", "interrupted"));
+      return undefined;
+    };
+    expect(await failureOf(bring("b"))).toMatchObject({ fault: "interrupted" });
+  });
+
+  test("with a Job that has run is named when the rest is undone", async () => {
+    await bring("a");
+    const job = named("Job", "migration", { spec: {} }, "batch/v1");
+    job.metadata.annotations = { "slipway/first": "true" };
+    manifests = [...base.slice(0, 3), job, workload];
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const planned = await plan(run, "b");
+    cluster.intercept = (method, path) => {
+      const [made] = [...cluster.objects].find(([one]) => one.includes("/jobs/migration-")) ?? [];
+      if (made)
+        Object.assign(cluster.get(made), { status: { conditions: [{ type: "Complete", status: "True" }] } });
+      return method === "PATCH" && path === deployment && made
+        ? Response.json({ message: 'user "x" cannot' }, { status: 403 })
+        : undefined;
+    };
+    const error = await failureOf(deploy(run, planned, "x.tar"));
+    expect(error.fault).toBe("halfway");
+    expect(error.message).toMatch(/It was undone\. Left, .*: Job\/migration-b-/);
+    expect(cluster.served()).toBe("a");
+  });
+});
+
+test("a rollback that serves and could not be noted: the command that goes on names the version", async () => {
+  for (const id of ["a", "b"]) await bring(id);
+  cluster.intercept = (method, path) =>
+    method === "PATCH" && path.includes("/secrets/helloapp-version-b-")
+      ? Response.json({ message: 'user "x" cannot' }, { status: 403 })
+      : undefined;
+  const error = await failureOf(rollback(run));
+  cluster.intercept = () => undefined;
+  expect(error.fault).toBe("halfway");
+  expect(error.hint).toContain("`bun ci/pipeline.ts rollback a` goes on from there");
+  // Without the id it would go to the version that was left.
+  expect(await rollback(run, "a")).toBe("a");
+  expect(cluster.served()).toBe("a");
+});
+
 describe("the undo", () => {
   test("brings back what somebody changed by hand, annotations too", async () => {
     await bring("a");
@@ -471,6 +653,29 @@ describe("an autoscaler's number of pods", () => {
     await bring("b");
     expect(replicas()).toBe(5);
   });
+
+  test.each([
+    [500, "surroundings"],
+    [403, undefined],
+  ])(
+    "whose list is answered with %d is not taken for none, unless it is not ours to see",
+    async (status, fault) => {
+      manifests = [...base.slice(0, 3), workload];
+      await bring("a");
+      cluster.objects.set(
+        `/apis/autoscaling/v2/namespaces/${service.namespace}/horizontalpodautoscalers/x`,
+        scaler,
+      );
+      cluster.intercept = (_, path) =>
+        path.endsWith("/horizontalpodautoscalers") ? Response.json({ message: "no" }, { status }) : undefined;
+      const error = await bring("b").then(
+        () => undefined,
+        (error: PipelineError) => error,
+      );
+      expect(error?.fault).toBe(fault as "surroundings");
+      expect(cluster.served()).toBe(fault ? "a" : "b");
+    },
+  );
 });
 
 test("every pod template that names the service's image gets the version's", async () => {
