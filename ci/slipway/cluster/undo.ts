@@ -58,7 +58,7 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     const id = await wayBack(run, begun, output, what);
     if (error.samples) say(describeSamples(error.samples));
     throw new PipelineError("change", `${what}. Rolled back: ${service.name}:${id} serves, as before`, {
-      hint: `${why}Correct the source and run the same command again.`,
+      hint: `${why}${hasNoRoom(error.failure) ? NO_ROOM : "Correct the source"} and run the same command again.`,
       output,
     });
   }
@@ -73,6 +73,13 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     output: error.output,
     cause: error,
   });
+}
+
+const NO_ROOM = "Make room in the cluster, or let it ask for less,";
+
+/** Whether there was no place for its pods, which no correction of the source makes. */
+function hasNoRoom({ reason, message }: Failure): boolean {
+  return reason === "Unschedulable" || /exceeded quota/.test(message);
 }
 
 /** Whether what was there before is what served. */
@@ -96,7 +103,7 @@ async function wayBack(run: Deploy, begun: Begun, output: string | undefined, wh
       return;
     }
     const manifests = back.manifests.filter((object) => !isKeptApart(object));
-    await applyAll(api, await fit(api, manifests), run.fence);
+    await applyAll(api, await fit(api, manifests));
     await prune(api, version.manifests, back.manifests);
   };
   try {
