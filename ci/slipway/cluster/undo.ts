@@ -124,7 +124,9 @@ async function wayBack(run: Deploy, begun: Begun, output: string | undefined, wh
     run.signal.throwIfAborted();
     if (error instanceof NotUp) {
       const message = `${why}. The rollback to ${id} failed as well: ${error.message}`;
-      throw new PipelineError("change", message, { hint: nextLine(target, error.failure), output });
+      // Whether the old one serves, which is what a fault of the change promises, nobody knows now.
+      const hint = `${nextLine(target, error.failure)} The same command goes on from there.`;
+      throw new PipelineError("halfway", message, { hint, output });
     }
     throw halfway(`${why}. The way back from ${name} failed as well`, error, run.signal);
   }

@@ -260,12 +260,13 @@ describe("a version that does not come up", () => {
     expect(cluster.served()).toBe("by-hand");
   });
 
-  test("where the one before does not come up either, it says both", async () => {
+  test("where the one before does not come up either, it says both, with exit 4", async () => {
     await bring("a");
     cluster.container = () => ({ restartCount: 1, state: { terminated: { exitCode: 7 } } });
     const error = await failureOf(bring("b"));
     expect(error.message).toContain("b did not come up");
     expect(error.message).toContain("The rollback to a failed as well");
+    expect(error.fault).toBe("halfway");
   });
 });
 
