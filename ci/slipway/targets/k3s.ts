@@ -241,9 +241,10 @@ function containerdRefusal(what: string, stderr: string): PipelineError {
       output: stderr,
     });
   }
-  if (/no such file|refused|deadline|no answer/i.test(stderr)) {
+  // One that ends, or starts anew, in the middle of an import takes the connection with it.
+  if (/no such file|refused|deadline|no answer|\bEOF\b|reset by peer|broken pipe|unavailable/i.test(stderr)) {
     return new PipelineError("surroundings", `${what}: k3s's containerd does not answer (${words})`, {
-      hint: "Is k3s running? `sudo systemctl status k3s` tells.",
+      hint: "Is k3s running? `sudo systemctl status k3s` tells. When it does, run the same command again.",
       output: stderr,
     });
   }
