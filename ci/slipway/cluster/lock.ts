@@ -157,12 +157,12 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
       if (!(error instanceof Refusal)) throw error;
       if ([404, 409].includes(error.status)) {
         // Also after a renewal of our own whose answer was lost: who holds it is looked up before anybody is called a thief.
-        const found = await readLock(api).catch(() => undefined);
-        if (found?.metadata.annotations?.[annotation] === token) {
+        const found = await readLock(api).catch(() => "unheard" as const);
+        if (found !== "unheard") {
+          if (!found || found.metadata.annotations?.[annotation] !== token) return lose();
           current = found;
           return;
         }
-        if (found || error.status === 404) return lose();
       }
       // A server that is away does not hand the Lease to anybody either: who has it is asked when it is back.
       unheard = error;

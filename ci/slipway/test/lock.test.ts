@@ -162,6 +162,18 @@ describe("while it is held", () => {
     expect(made.get<Lease>(path).spec.holderIdentity).toContain("ann@laptop");
   });
 
+  test("another holder who has released it by now means that as well", async () => {
+    const made = cluster();
+    const { lock } = await take(made.api());
+    made.objects.delete(path);
+    // As a real server answers for an object of that uid which is gone.
+    made.intercept = (method) =>
+      method === "PUT"
+        ? Response.json({ message: "StorageError: invalid object" }, { status: 409 })
+        : undefined;
+    while (!lock.lost.aborted) await Bun.sleep(1);
+  });
+
   test("a server that is away does not lose it, but nothing may be written until it is back", async () => {
     const made = cluster();
     const api = made.api();
