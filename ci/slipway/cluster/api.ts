@@ -28,10 +28,12 @@ export class Refusal extends PipelineError {
 
   /** Whether it is the object that the server does not take, rather than who asks or the server that is unwell. */
   get isInvalid(): boolean {
-    const missingRights = /user "[^"]*" cannot/i.test(this.reply);
-    return [400, 422].includes(this.status) || (this.status === 403 && !missingRights);
+    return [400, 422].includes(this.status) || (this.status === 403 && !missingRights.test(this.reply));
   }
 }
+
+/** A 403 that is about who asks; every other one is about the object: an admission policy, a quota. */
+const missingRights = /user "[^"]*" cannot/i;
 
 /** How the API is reached. */
 export interface Way {
@@ -59,8 +61,11 @@ function hintFor(status: number, reply: string, way: Way | undefined, told: stri
     return `The kubeconfig's credential plugin gives no credentials: log in where it says. \`${kubectl} version\` shows when it does.`;
   if (status === 401)
     return "The cluster does not know these credentials: have they expired? `kubectl config view` shows which are used.";
-  if (status === 403)
-    return "The kubeconfig's user lacks that right; `kubectl auth can-i --list` shows those that it has.";
+  if (status === 403) {
+    return missingRights.test(reply)
+      ? "The kubeconfig's user lacks that right; `kubectl auth can-i --list` shows those that it has."
+      : "The cluster's admission refuses it: its words name the policy or the webhook.";
+  }
   if (status === 0 || isUnanswered(reply)) {
     const isK3s = way === undefined || way.kubectl[0] === "k3s";
     return isK3s
@@ -85,12 +90,16 @@ export interface Request {
   patienceSeconds?: number;
   /** Default: the run's. A change that must not stop half-way takes none. */
   signal?: AbortSignal | undefined;
+  /** Whether the fence is asked before it, where it changes something; default: true. */
+  fenced?: boolean;
 }
 
 export class Api {
-  /** Plural names by `apiVersion/Kind`, as the server lists them. */
   /** Seconds of patience, where a request has none of its own. */
   patienceSeconds = PATIENCE_SECONDS;
+  /** Asked before each try of a request that changes something: throws where nothing may be written any more. */
+  fence: (() => Promise<void>) | undefined;
+  /** Plural names by `apiVersion/Kind`, as the server lists them. */
   readonly #resources = new Map<string, Promise<Map<string, { name: string; namespaced: boolean }>>>();
 
   /**
@@ -150,12 +159,14 @@ export class Api {
 
   /** The reply's JSON; what fails in passing is asked again. @throws {Refusal} for every status but success */
   async json<T>(path: string, request: Request = {}): Promise<T> {
-    const { method = "GET" } = request;
+    const { method = "GET", fenced = true, query = {} } = request;
+    const changes = method !== "GET" && !("dryRun" in query);
     const again = ["GET", "PATCH", "DELETE"].includes(method);
     const { patienceSeconds = again ? this.patienceSeconds : 0 } = request;
     const signal = "signal" in request ? request.signal : this.signal;
     const end = performance.now() + patienceSeconds * 1000;
     for (let failed = 1; ; failed += 1) {
+      if (changes && fenced) await this.fence?.();
       try {
         return await this.#once<T>(path, request);
       } catch (error) {

@@ -16,17 +16,13 @@ const precious = new Set([
 /** Seconds that the server may take to know the kind of a definition that it has just been given. */
 const DEFINED_SECONDS = 20;
 
-/** Called before each object that is written: throws where nothing may be written any more. */
-export type Fence = () => Promise<void>;
-
 /**
  * Applies all of it, in order. It is not interrupted: half of a version is none.
  *
  * @throws {PipelineError} "change" when the server refuses one of them; the ones before it are applied then
  */
-export async function applyAll(api: Api, fitted: Fitted[], fence: Fence = async () => {}): Promise<void> {
+export async function applyAll(api: Api, fitted: Fitted[]): Promise<void> {
   for (const { object, path, scaled } of fitted) {
-    await fence();
     if (path === undefined) await untilKnown(api, object);
     // An autoscaler may have decided anew while a Job ran before.
     const [now = { object }] = scaled ? await fit(api, [object]) : [];

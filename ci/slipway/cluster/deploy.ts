@@ -135,7 +135,7 @@ async function rollOut(run: Deploy, plan: Plan, image: string, hurry?: AbortSign
   let outcome: Outcome;
   try {
     await runFirst(run, first, (job) => void change.stays.push(job));
-    const write = () => applyAll(api, fitted, run.fence);
+    const write = () => applyAll(api, fitted);
     outcome = await bring(run, { id, what: "rollout", workloads, write, endpoint, before, hurry });
   } catch (error) {
     return undo(run, change, error);

@@ -18,7 +18,7 @@ interface Job extends KubeObject {
  * @throws {NotUp} when one fails, or does not end within the service's `rolloutSeconds`
  */
 export async function runFirst(run: Deploy, jobs: KubeObject[], made: (job: string) => void): Promise<void> {
-  const { target, service, signal, step, fence } = run;
+  const { target, service, signal, step } = run;
   const { api } = target;
   for (const [fitted] of await Promise.all(jobs.map((job) => fit(api, [job])))) {
     const { name } = fitted!.object.metadata;
@@ -28,7 +28,7 @@ export async function runFirst(run: Deploy, jobs: KubeObject[], made: (job: stri
       // What failed is tried again: with the same name it could not be.
       if (ended === "Failed") await api.delete(fitted!.object);
       await untilGone(run, fitted!.path);
-      await applyAll(api, [fitted!], fence);
+      await applyAll(api, [fitted!]);
       made(`Job/${name}`);
       const end = performance.now() + service.rolloutSeconds * 1000;
       for (;;) {

@@ -34,7 +34,7 @@ export interface Lock {
   /**
    * Makes sure, before something is written, that the Lease is still ours: one that was not renewed for a while is renewed first.
    *
-   * @throws {PipelineError} "surroundings" when it is not
+   * @throws {PipelineError} "surroundings" when it is not, or the server stays away
    */
   hold(): Promise<void>;
   release(): Promise<void>;
@@ -100,6 +100,7 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
       method: "PUT",
       body: { ...lease, metadata: { ...lease.metadata, resourceVersion, uid } },
       signal: undefined,
+      fenced: false,
     });
 
   let watched: { version: string | undefined; since: number } | undefined;
@@ -135,8 +136,10 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
 
   const lost = new AbortController();
   let current = mine;
-  let renewed = performance.now();
+  let renewed = instant();
   let renewing: Promise<void> | undefined;
+  /** Why the last renewal was not answered. */
+  let unheard: Refusal | undefined;
   const lose = () => {
     clearInterval(timer);
     lost.abort(
@@ -146,22 +149,23 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
     );
   };
   const renewOnce = async () => {
+    const asked = instant();
     try {
       current = await replace({ ...wanted(), spec: { ...current.spec, renewTime: now() } }, current.metadata);
-      renewed = performance.now();
+      renewed = asked;
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       if ([404, 409].includes(error.status)) {
         // Also after a renewal of our own whose answer was lost: who holds it is looked up before anybody is called a thief.
-        const found = await readLock(api).catch(() => undefined);
-        if (found?.metadata.annotations?.[annotation] === token) {
+        const found = await readLock(api).catch(() => "unheard" as const);
+        if (found !== "unheard") {
+          if (!found || found.metadata.annotations?.[annotation] !== token) return lose();
           current = found;
           return;
         }
-        if (found || error.status === 404) return lose();
       }
-      // A server that is away for a moment does not hand the Lease to anybody either.
-      if (performance.now() - renewed >= leaseSeconds * 1000) lose();
+      // A server that is away does not hand the Lease to anybody either: who has it is asked when it is back.
+      unheard = error;
     }
   };
   /** One at a time, however slow the server is. */
@@ -173,12 +177,14 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
   return {
     lost: lost.signal,
     async hold() {
-      lost.signal.throwIfAborted();
-      const fresh = () => performance.now() - renewed < renewSeconds * 2 * 1000;
-      // Who has slept does not know it: the clock tells.
-      if (!fresh()) await renew();
-      if (!fresh()) await renew();
-      lost.signal.throwIfAborted();
+      const end = performance.now() + api.patienceSeconds * 1000;
+      for (let failed = 0; ; failed += 1) {
+        lost.signal.throwIfAborted();
+        if (millisecondsSince(renewed) < renewSeconds * 2 * 1000) return;
+        if (failed > 1) await Bun.sleep(pauseBefore(failed - 1, unheard?.retryAfter));
+        if (failed > 1 && unheard && performance.now() >= end) throw unheard;
+        await renew();
+      }
     },
     async release() {
       clearInterval(timer);
@@ -187,22 +193,55 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
       const { uid, resourceVersion } = current.metadata;
       const body = { preconditions: { uid, resourceVersion } };
       // Not a word to the server that an interruption could keep from being said.
-      const request = { method: "DELETE", body, signal: undefined, patienceSeconds: 2 } as const;
+      const request = {
+        method: "DELETE",
+        body,
+        signal: undefined,
+        fenced: false,
+        patienceSeconds: 2,
+      } as const;
       await api.json(`${collection}/${name}`, request).catch(() => {});
     },
   };
 }
 
-/** Runs `work` while this process holds the lock, whose signal then also ends when it is lost. */
+/**
+ * Runs `work` while this process holds the lock, whose signal then also ends when it is lost. Nothing is written after that.
+ *
+ * @throws {PipelineError} "halfway" when it was lost after something had been written
+ */
 export async function locked<T>(run: Deploy, purpose: string, work: (run: Deploy) => Promise<T>): Promise<T> {
   const { target, say } = run;
   const lock: Lock = await takeLock(target.api, { purpose, say });
   const signal = AbortSignal.any([run.signal, lock.lost]);
+  let written = false;
+  target.api.fence = async () => {
+    await lock.hold();
+    written = true;
+  };
   try {
-    return await work({ ...run, signal, fence: () => lock.hold() });
+    return await work({ ...run, signal });
+  } catch (error) {
+    const { reason } = lock.lost as { reason?: PipelineError };
+    if (!written || !reason || error !== reason) throw error;
+    throw new PipelineError("halfway", `${reason.message}; until then this one was writing`, {
+      hint: `${reason.hint} The same command goes on from there.`,
+    });
   } finally {
+    target.api.fence = undefined;
     await lock.release();
   }
+}
+
+/**
+ * A moment on both clocks: the steady one stands still while the machine sleeps, the other may be set.
+ * https://man7.org/linux/man-pages/man2/clock_gettime.2.html, CLOCK_MONOTONIC
+ */
+const instant = () => ({ steady: performance.now(), wall: Date.now() });
+
+/** By the clock on which it is longer: a renewal too many does no harm. */
+function millisecondsSince({ steady, wall }: ReturnType<typeof instant>): number {
+  return Math.max(performance.now() - steady, Date.now() - wall);
 }
 
 /** Undefined where another one was quicker, or the answer was lost: reading shows which. */

@@ -2,7 +2,6 @@
 import { gitCommit } from "../ground/git.ts";
 import type { Report } from "../ground/report.ts";
 import type { Service } from "../ground/service.ts";
-import type { Fence } from "./apply.ts";
 import { differences, type Difference } from "./changes.ts";
 import { assertFits, listVersions, newVersion, type Version } from "./history.ts";
 import type { KubeObject } from "./objects.ts";
@@ -17,8 +16,6 @@ export interface Deploy {
   target: Target;
   service: Service;
   signal: AbortSignal;
-  /** Called before each object that is written; default: nothing stands in the way. */
-  fence?: Fence;
   /** Takes down, for the case of an interruption, what state things would be left in now. */
   leaves(state: string): void;
   /** Tells a person what goes on. */

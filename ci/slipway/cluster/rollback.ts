@@ -33,7 +33,7 @@ export async function rollback(run: Deploy, wanted?: string): Promise<string> {
     say(`back from ${seen ? idOf(seen.deployment) : "nothing"} to ${to.id}, as ${to.name}`);
     leaves(`The rollback to ${to.id} was under way and goes on in the cluster.`);
     const endpoint = target.endpoint(to.manifests);
-    const write = () => applyAll(api, fitted, underLock.fence);
+    const write = () => applyAll(api, fitted);
     try {
       await bring(underLock, { id: to.id, what: "rollback", workloads, write, endpoint, before });
     } catch (error) {

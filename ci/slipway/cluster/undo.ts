@@ -66,7 +66,7 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     const { id } = await wayBack(run, begun, output, what);
     if (error.samples) say(describeSamples(error.samples));
     throw new PipelineError("change", `${what}. Rolled back: ${service.name}:${id} serves, as before`, {
-      hint: `${why}Correct the source and run the same command again.`,
+      hint: `${why}${hasNoRoom(error.failure) ? NO_ROOM : "Correct the source"} and run the same command again.`,
       output,
     });
   }
@@ -85,6 +85,13 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
     cause: error,
   });
   throw leaving(left, undone);
+}
+
+const NO_ROOM = "Make room in the cluster, or let it ask for less,";
+
+/** Whether there was no place for its pods, which no correction of the source makes. */
+function hasNoRoom({ reason, message }: Failure): boolean {
+  return reason === "Unschedulable" || /exceeded quota/.test(message);
 }
 
 /** Whether what was there before is what served. */
@@ -114,7 +121,7 @@ async function wayBack(
       return;
     }
     const manifests = back.manifests.filter((object) => !isKeptApart(object));
-    await applyAll(api, await fit(api, manifests), run.fence);
+    await applyAll(api, await fit(api, manifests));
     await prune(api, version.manifests, back.manifests);
   };
   try {
@@ -134,7 +141,9 @@ async function wayBack(
   } catch (error) {
     if (error instanceof NotUp && !run.signal.aborted) {
       const message = `${why}. The rollback to ${id} failed as well: ${error.message}`;
-      throw new PipelineError("change", message, { hint: nextLine(target, error.failure), output });
+      // Whether the old one serves, which is what a fault of the change promises, nobody knows now.
+      const hint = `${nextLine(target, error.failure)} The same command goes on from there.`;
+      throw new PipelineError("halfway", message, { hint, output });
     }
     throw halfway(`${why}. The way back from ${name} failed as well`, error, run.signal);
   }

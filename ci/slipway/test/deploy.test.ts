@@ -8,7 +8,7 @@ import type { Outcome } from "../cluster/follow.ts";
 import { listVersions } from "../cluster/history.ts";
 import { processName, type Lease } from "../cluster/lock.ts";
 import { compare } from "../cluster/changes.ts";
-import type { Deployment, KubeObject } from "../cluster/objects.ts";
+import type { Deployment, KubeObject, Pod } from "../cluster/objects.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { FakeCluster } from "./cluster.ts";
 import { service } from "./fixture.ts";
@@ -191,6 +191,28 @@ describe("a version that does not come up", () => {
     expect(cluster.objects.has(lease)).toBe(false);
   });
 
+  test("for want of room: what to do is not to correct the source", async () => {
+    await bring("a");
+    cluster.container = (image) => (image === "helloapp:b" ? { ready: false } : {});
+    const reason = "Unschedulable";
+    const message = "1 node(s) had untolerated taint {node.kubernetes.io/disk-pressure: }";
+    cluster.intercept = () => {
+      for (const [path, object] of cluster.objects) {
+        if (!path.includes("/pods/") || object.metadata.labels?.["app.kubernetes.io/version"] !== "b")
+          continue;
+        const conditions = [{ type: "PodScheduled", status: "False" as const, reason, message }];
+        (object as Pod).status = { conditions };
+      }
+      return undefined;
+    };
+    run.service = { ...service, scheduleSeconds: 0.1 };
+    const error = await failureOf(bring("b"));
+    expect(error.message).toContain("Unschedulable, 1 node(s) had untolerated taint");
+    expect(error.message).toContain("Rolled back: helloapp:a serves");
+    expect(error.hint).toContain("Make room in the cluster");
+    expect(error.hint).not.toContain("source");
+  });
+
   test.each(["rolled back to another", "the first one"])(
     "because it writes to its root, %s: what to do",
     async (when) => {
@@ -238,12 +260,13 @@ describe("a version that does not come up", () => {
     expect(cluster.served()).toBe("by-hand");
   });
 
-  test("where the one before does not come up either, it says both", async () => {
+  test("where the one before does not come up either, it says both, with exit 4", async () => {
     await bring("a");
     cluster.container = () => ({ restartCount: 1, state: { terminated: { exitCode: 7 } } });
     const error = await failureOf(bring("b"));
     expect(error.message).toContain("b did not come up");
     expect(error.message).toContain("The rollback to a failed as well");
+    expect(error.fault).toBe("halfway");
   });
 });
 
@@ -349,6 +372,16 @@ describe("when things break in the middle", () => {
     expect(error.fault).toBe("surroundings");
     expect(error.hint).toContain("auth can-i");
     expect(cluster.changes).toEqual([]);
+  });
+
+  test("the refusal of a webhook is none of missing rights", async () => {
+    await bring("a");
+    const message = 'admission webhook "no.example" denied the request';
+    cluster.intercept = (method, path) =>
+      method === "POST" && path.endsWith("/leases") ? Response.json({ message }, { status: 403 }) : undefined;
+    const error = await failureOf(bring("b"));
+    expect(error.message).toContain(message);
+    expect(error.hint).toContain("admission");
   });
 });
 

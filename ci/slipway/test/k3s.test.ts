@@ -259,6 +259,15 @@ console.log("Starting to serve");`;
     expect(error.message).toContain("disk is full");
   });
 
+  test("a containerd that ends in the middle of an import is told from one that refuses it", async () => {
+    const words =
+      'ctr: failed to ingest "x.tar": failed to copy: failed to send write: error reading from server: EOF';
+    await standIn({ ctr: `case "$*" in *import*) echo '${words}' >&2; exit 1 ;; esac` });
+    const error = await failureOf((await connect()).deliver(await archiveFor(), "abc"));
+    expect(error.message).toContain("containerd does not answer");
+    expect(error.hint).toContain("systemctl status k3s");
+  });
+
   test("images of versions that are not kept are removed, with containerd's second name for each", async () => {
     const list = `REF TYPE DIGEST
 docker.io/library/helloapp:aaaaaaaaaaaa type sha256:1

@@ -1,5 +1,5 @@
 /** One deploy at a time. */
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, setSystemTime, test } from "bun:test";
 import type { Api } from "../cluster/api.ts";
 import { processName, takeLock, type Lease, type Lock } from "../cluster/lock.ts";
 import type { PipelineError } from "../ground/errors.ts";
@@ -162,21 +162,53 @@ describe("while it is held", () => {
     expect(made.get<Lease>(path).spec.holderIdentity).toContain("ann@laptop");
   });
 
-  test("a server that is away for a moment does not lose it, one that stays away does", async () => {
+  test("another holder who has released it by now means that as well", async () => {
     const made = cluster();
-    const { lock } = await take(made.api(), { leaseSeconds: 3600 });
+    const { lock } = await take(made.api());
+    made.objects.delete(path);
+    // As a real server answers for an object of that uid which is gone.
+    made.intercept = (method) =>
+      method === "PUT"
+        ? Response.json({ message: "StorageError: invalid object" }, { status: 409 })
+        : undefined;
+    while (!lock.lost.aborted) await Bun.sleep(1);
+  });
+
+  test("a server that is away does not lose it, but nothing may be written until it is back", async () => {
+    const made = cluster();
+    const api = made.api();
+    api.patienceSeconds = 0.05;
+    const { lock } = await take(api);
+    const since = performance.now();
     let refusals = 0;
-    made.intercept = (method) => {
-      if (method !== "PUT" || ++refusals > 2) return undefined;
-      throw new Error("connection refused");
-    };
-    while (renewed(made) < 2) await Bun.sleep(1);
-    expect(lock.lost.aborted).toBe(false);
-    await lock.release();
-    const { lock: other } = await take(made.api());
     made.intercept = () => {
-      throw new Error("connection refused");
+      refusals += 1;
+      throw new TypeError("connection refused");
     };
-    while (!other.lost.aborted) await Bun.sleep(1);
+    // Longer than a Lease lasts.
+    while (refusals < 5 || performance.now() - since < 150) await Bun.sleep(1);
+    expect(await failureOf(lock.hold())).toMatchObject({
+      fault: "surroundings",
+      message: expect.stringContaining("connection refused"),
+    });
+    expect(lock.lost.aborted).toBe(false);
+    made.intercept = () => undefined;
+    await lock.hold();
+  });
+
+  test("who was away while another one took it writes nothing any more", async () => {
+    const made = cluster();
+    const { lock } = await take(made.api(), { leaseSeconds: 3600, renewSeconds: 3600 });
+    await lock.hold();
+    heldBy(made, elsewhere).metadata.resourceVersion = "999";
+    // The steady clock stands still while a machine sleeps.
+    setSystemTime(new Date(Date.now() + 10 * 3600_000));
+    try {
+      expect(await failureOf(lock.hold())).toMatchObject({
+        message: expect.stringContaining("lock was lost"),
+      });
+    } finally {
+      setSystemTime();
+    }
   });
 });

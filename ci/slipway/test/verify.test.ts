@@ -1,5 +1,5 @@
 /** What a client sees of a version: when it counts as served, and what is said of the requests meanwhile. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setSystemTime, test } from "bun:test";
 import { describeSamples, sample } from "../cluster/samples.ts";
 import { ask, verify, type Endpoint } from "../cluster/verify.ts";
 
@@ -49,6 +49,22 @@ describe("a version is served", () => {
     // One millisecond is over by the second answer, if not by the first.
     expect(await verify(bad, "new", { deadlineSeconds, signal })).toEqual({ ok: false, last: "old" });
     expect(bad.asked.length).toBeWithin(1, 3);
+  });
+
+  test("never, also when the clock is set back meanwhile", async () => {
+    const bad = endpoint("old");
+    const open = bad.open!;
+    bad.open = (init) => {
+      setSystemTime(new Date(Date.now() - 3600_000));
+      return open(init);
+    };
+    try {
+      const late = Bun.sleep(3000).then(() => "an hour later");
+      const verifying = verify(bad, "new", { deadlineSeconds: 0.1, signal: AbortSignal.timeout(4000) });
+      expect(await Promise.race([verifying, late])).toEqual({ ok: false, last: "old" });
+    } finally {
+      setSystemTime();
+    }
   });
 
   test("is not asked any more by one who was interrupted", async () => {

@@ -1,5 +1,5 @@
 /** A deploy keeps its word: what breaks in the middle is tried again, then undone, and what it did not make it does not delete. */
-import { beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, setSystemTime, test } from "bun:test";
 import { unlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -39,6 +39,7 @@ const base = [
 ];
 const at = (path: string) => `/api/v1/namespaces/${service.namespace}/${path}`;
 const deployment = `/apis/apps/v1/namespaces/${service.namespace}/deployments/helloapp`;
+const lock = `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`;
 
 let cluster: FakeCluster;
 let run: Deploy;
@@ -136,6 +137,56 @@ describe.each(faults)("%s, at each request of a deploy in turn", (_, fault) => {
   }, 60_000);
 });
 
+describe("the lock goes to somebody else, at each change that a deploy makes in turn", () => {
+  test.each([
+    ["that comes up", () => ({})],
+    ["that is undone", crash("helloapp:b")],
+  ])(
+    "%s: nothing is written over the other's, and what was begun is told with exit 4",
+    async (_, container) => {
+      await bring("a");
+      cluster.container = container;
+      const told = new Set<string>();
+      for (let n = 0, asked = n + 1; n < asked; n += 1) {
+        let after: string[] | undefined;
+        asked = 0;
+        cluster.changes.length = 0;
+        cluster.intercept = (method) => {
+          if (method === "GET") return undefined;
+          const lease = asked++ === n ? cluster.get<KubeObject>(lock) : undefined;
+          if (!lease) return undefined;
+          lease.metadata = { ...lease.metadata, annotations: {}, resourceVersion: "another" };
+          // As after a sleep of this machine, before which nothing is renewed.
+          setSystemTime(new Date(Date.now() + 3600_000));
+          // The request that is under way is past every fence.
+          queueMicrotask(() => (after = cluster.changes.splice(0)));
+          return undefined;
+        };
+        const error = await bring("b").then(
+          () => undefined,
+          (thrown: PipelineError) => thrown,
+        );
+        cluster.intercept = () => undefined;
+        setSystemTime();
+        if (after) {
+          const others = cluster.changes.filter((change) => !change.endsWith(lock));
+          expect(others, `change ${n}`).toEqual([]);
+          const begun = after.some((change) => !/\/leases(\/|$)/.test(change));
+          if (error?.message.includes("lock was lost"))
+            expect(error.fault, `change ${n}`).toBe(begun ? "halfway" : "surroundings");
+          told.add(error?.fault ?? "up");
+        }
+        cluster.objects.delete(lock);
+        cluster.container = () => ({});
+        await bring("a");
+        cluster.container = container;
+      }
+      expect(told).toContain("halfway");
+    },
+    60_000,
+  );
+});
+
 describe("what does not pass", () => {
   const lasting = (method: string, part: string, reply: () => Response) => {
     cluster.intercept = (asked, path) => {
@@ -201,9 +252,7 @@ describe("what does not pass", () => {
     expect(error.message).toContain("The way back from helloapp:b failed as well");
     cluster.intercept = () => undefined;
     // The lock could not be released either; its holder has ended by then, which this process has not.
-    cluster.objects.delete(
-      `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`,
-    );
+    cluster.objects.delete(lock);
     await bring("b");
     expect(cluster.served()).toBe("b");
   }, 20_000);
