@@ -27,8 +27,9 @@ export function negotiator<const T extends string>(
 }
 
 function choose<T extends string>(accept: string, offers: readonly T[]): T | undefined {
-  if (accept.trim() === "") return offers[0];
-  const ranges = accept.split(",").map(parseRange);
+  const ranges = elements(accept, ",").map(parseRange);
+  // An empty list says nothing, and its empty elements count for nothing (RFC 9110, section 5.6.1.2).
+  if (ranges.length === 0) return offers[0];
   let best: T | undefined;
   let bestQuality = 0;
   for (const offer of offers) {
@@ -43,8 +44,14 @@ interface Range {
   quality: number;
 }
 
+/** What stands between separators that are in no quoted string, without the space around it; nothing that is empty. */
+function elements(text: string, separator: "," | ";"): string[] {
+  const element = separator === "," ? /(?:[^,"]|"(?:\\.|[^"\\])*"?)+/g : /(?:[^;"]|"(?:\\.|[^"\\])*"?)+/g;
+  return (text.match(element) ?? []).map((part) => part.trim()).filter((part) => part !== "");
+}
+
 function parseRange(text: string): Range {
-  const [type = "", ...parameters] = text.split(";").map((part) => part.trim().toLowerCase());
+  const [type = "", ...parameters] = elements(text.toLowerCase(), ";");
   const q = parameters.find((parameter) => parameter.startsWith("q="));
   // A quality that is no number from 0 to 1 is a client's mistake: the range counts in full rather than not at all.
   const quality = q && /^q=(0(\.\d{0,3})?|1(\.0{0,3})?)$/.test(q) ? Number(q.slice(2)) : 1;
