@@ -1,5 +1,6 @@
 import { build } from "../build.ts";
-import { json, type Reply } from "../reply.ts";
+import type { Call } from "../call.ts";
+import { json, noContent, type Reply } from "../reply.ts";
 
 const text = (example: string) => ({ "text/plain": { schema: { type: "string" }, example } });
 const schema = (name: string) => ({ schema: { $ref: `#/components/schemas/${name}` } });
@@ -103,10 +104,18 @@ const describe = () => ({
  * Made when it is first asked for, because few ask and every start would wait for it. It changes with the build and
  * with nothing else, so the build's id is its ETag.
  */
-export function openapi(): (request: Request) => Reply {
-  const headers = { "Cache-Control": "public, max-age=3600", ETag: `"${build.id}"` };
-  const unchanged: Reply = { status: 304, headers: new Headers(headers), bytes: 0 };
+export function openapi(): (call: Call) => Reply {
+  const etag = `"${build.id}"`;
+  const headers = { "Cache-Control": "public, max-age=3600", ETag: etag };
+  const unchanged = noContent(304, headers);
   let made: Reply | undefined;
-  return (request) =>
-    request.headers.get("if-none-match") === headers.ETag ? unchanged : (made ??= json(describe(), headers));
+  return (call) =>
+    matches(call.headers.get("if-none-match"), etag) ? unchanged : (made ??= json(describe(), headers));
+}
+
+/** Whether an If-None-Match names this ETag, by weak comparison (RFC 9110, section 13.1.2). */
+function matches(header: string | null, etag: string): boolean {
+  if (header === null) return false;
+  const tags: string[] = header.match(/"[^"]*"/g) ?? [];
+  return header.trim() === "*" || tags.includes(etag);
 }
