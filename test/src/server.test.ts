@@ -16,6 +16,8 @@ let silent: RunningServer;
 const logged = () => lines.map((line) => JSON.parse(line));
 const get = (path: string, init?: RequestInit) => fetch(new URL(path, server.url), init);
 
+const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 const raw = (bytes: string) => exchange(server.url, bytes);
 
 /** Opened by the tests of what happens while requests wait. */
@@ -363,25 +365,55 @@ describe("/openapi.json", () => {
         (Object.keys(properties).length === 0 || Object.keys(value).every((name) => name in properties))
       );
     };
-    for (const [path, { get: operation }] of Object.entries<any>(description.paths)) {
-      for (const accept of ["*/*", "application/json", "text/html", "image/png"]) {
-        for (const method of ["GET", "POST"]) {
-          const reply = await get(path, { method, headers: { Accept: accept } });
-          const described = operation.responses[reply.status];
-          expect(described, `${method} ${path} ${accept}: ${reply.status}`).toBeDefined();
-          const type = reply.headers.get("content-type")!.split(";")[0]!;
-          const { schema } = described.content[type];
-          const body = type.endsWith("json") ? await reply.json() : await reply.text();
-          expect(
-            valid(body, schema),
-            `${method} ${path} ${accept}: ${JSON.stringify(body).slice(0, 200)}`,
-          ).toBe(true);
-          for (const [name, { required }] of Object.entries<any>(described.headers)) {
-            if (required) expect(reply.headers.get(name), `${method} ${path}: ${name}`).toBeString();
-          }
+    const requests = [
+      { method: "GET" },
+      { method: "HEAD" },
+      { method: "OPTIONS" },
+      { method: "POST" },
+      { method: "POST", body: "x".repeat(11) },
+      { method: "GET", headers: { "X-Request-Id": "mine", traceparent: TRACEPARENT } },
+      { method: "GET", headers: { "If-None-Match": "*" } },
+      ...["application/json", "text/html", "image/png"].map((Accept) => ({
+        method: "GET",
+        headers: { Accept },
+      })),
+    ];
+    const seen = new Set<string>();
+    for (const [path, item] of Object.entries<any>(description.paths)) {
+      for (const request of requests) {
+        const reply = await get(path, request);
+        const what = `${JSON.stringify(request)} ${path}: ${reply.status}`;
+        seen.add(`${request.method} ${reply.status}`);
+        const described = (item[request.method.toLowerCase()] ?? item.get).responses[reply.status];
+        expect(described, what).toBeDefined();
+        for (const [name, { required }] of Object.entries<any>(described.headers)) {
+          if (required) expect(reply.headers.get(name), `${what}: ${name}`).toBeString();
         }
+        const names = Object.keys(described.headers).map((name) => name.toLowerCase());
+        for (const name of reply.headers.keys()) expect([...names, "content-type"], what).toContain(name);
+        const body = await reply.text();
+        if (!described.content) {
+          expect(body, what).toBe("");
+          continue;
+        }
+        const type = reply.headers.get("content-type")!.split(";")[0]!;
+        const { schema } = described.content[type];
+        const value = type.endsWith("json") ? JSON.parse(body) : body;
+        expect(valid(value, schema), `${what}: ${body.slice(0, 200)}`).toBe(true);
+      }
+      for (const { $ref } of item.parameters) {
+        expect(description.components.parameters[$ref.split("/").at(-1)]).toBeDefined();
       }
     }
+    expect([...seen].sort()).toEqual([
+      "GET 200",
+      "GET 304",
+      "GET 406",
+      "HEAD 200",
+      "OPTIONS 204",
+      "POST 405",
+      "POST 413",
+    ]);
   });
 });
 
