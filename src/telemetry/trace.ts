@@ -1,8 +1,11 @@
 /** Who a request belongs to: its own id and the trace that it is part of. Both are taken over when they are valid. */
 
 // Unique without a random number for each: a random start for the process, and a count.
-const processId = crypto.randomUUID().slice(0, 18).replaceAll("-", "");
+let made: string | undefined;
 let count = 0;
+
+/** Sixteen hex digits, made when they are first needed: they cost as much as all the modules' loading. */
+const processId = (): string => (made ??= crypto.randomUUID().slice(0, 18).replaceAll("-", ""));
 
 /**
  * The client's `X-Request-Id` when it is 1 to 64 harmless characters: anything else could forge log lines or break
@@ -14,7 +17,7 @@ export function givenId(headers: Headers): string | undefined {
 }
 
 /** An id for a request that came without one. */
-export const newId = (): string => `${processId}-${(count += 1)}`;
+export const newId = (): string => `${processId()}-${(count += 1)}`;
 
 /**
  * The valid W3C `traceparent` of a request (version 00, neither id all zeros), else undefined: who does not trace gets
@@ -36,5 +39,5 @@ export function traceId(traceParent: string): string {
 export function traceResponse(traceParent: string): string {
   // Eight hex digits without padding.
   const span = (0x10000000 + ((count += 1) & 0xfffffff)).toString(16);
-  return `${traceParent.slice(0, 36)}${processId.slice(0, 8)}${span}${traceParent.slice(52)}`;
+  return `${traceParent.slice(0, 36)}${processId().slice(0, 8)}${span}${traceParent.slice(52)}`;
 }
