@@ -14,7 +14,9 @@
 export function negotiator<const T extends string>(
   offers: readonly T[],
 ): (accept: string | null) => T | undefined {
-  const known = new Map<string, T | undefined>();
+  const known = new Map<string, T | undefined>([["*/*", offers[0]]]);
+  // Whoever names one offer gets it: what most clients send is known without a look, also right after the start.
+  for (const offer of offers) known.set(offer, offer);
   return (accept) => {
     if (accept === null) return offers[0];
     if (known.has(accept)) return known.get(accept);

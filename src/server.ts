@@ -183,9 +183,8 @@ export function startServer(
   }
 
   function listen(port: number, table: Record<string, Route>) {
-    const answers = new Map(
-      Object.entries(table).map(([path, route]) => [path, answering(path, route)] as const),
-    );
+    const answers = new Map<string, ReturnType<typeof answering>>();
+    for (const [path, route] of Object.entries(table)) answers.set(path, answering(path, route));
     const notFound = answering(undefined, {
       handle: ({ request: { url }, id }) =>
         url.length > config.maxUrlBytes

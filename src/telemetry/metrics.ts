@@ -82,7 +82,7 @@ function histogramOf(route: string | undefined, method: string, status: number):
     labels: labels.join(),
     count: 0,
     sum: 0,
-    buckets: Array.from({ length: bounds.length + 1 }, () => 0),
+    buckets: new Array<number>(bounds.length + 1).fill(0),
   };
 }
 
