@@ -474,6 +474,9 @@ describe("access log", () => {
       [
         "GET / HTTP/1.1\r\n\r\n",
         `GET / HTTP/1.1\r\nHost : x\r\n\r\n`,
+        `GET / HTTP/1.1\r\nX: a\r\n b\r\n${host}`,
+        `POST / HTTP/1.1\r\nContent-Length: x\r\n${host}`,
+        `POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n${host}ab`,
         `OPTIONS * HTTP/1.1\r\n${host}`,
         `GET / HTTP/1.1\r\nX: ${"x".repeat(17_000)}\r\n${host}`,
         `GET / HTTP/3.0\r\n${host}`,
@@ -481,9 +484,7 @@ describe("access log", () => {
       ].map(raw),
     );
     expect(replies.map((reply) => reply.split(" ")[1])).toEqual([
-      "400",
-      "400",
-      "400",
+      ...Array(6).fill("400"),
       "431",
       "505",
       undefined,
