@@ -150,19 +150,20 @@ export function urlHost(address: string): string {
  */
 export function loadConfig(env: Record<string, string | undefined>): Config {
   const problems: string[] = [];
-  const values = Object.entries(settings).map(([name, setting]) => {
+  const values: Record<string, unknown> = {};
+  for (const [name, setting] of Object.entries(settings)) {
     const given = env[setting.variable];
-    if (given === undefined || given === "") return [name, setting.fallback];
+    values[name] = setting.fallback;
+    if (given === undefined || given === "") continue;
     try {
-      return [name, setting.parse(given)];
+      values[name] = setting.parse(given);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       problems.push(`${setting.variable}=${JSON.stringify(given)}: expected ${error.message}`);
-      return [name, undefined];
     }
-  });
+  }
   // Each value was made by the setting of that name, which the compiler cannot follow through entries.
-  const config = Object.fromEntries(values) as Config;
+  const config = values as Config;
   if (config.port && config.port === config.adminPort) {
     problems.push(`ADMIN_PORT: expected another port than PORT, both are ${config.port}`);
   }

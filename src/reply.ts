@@ -1,13 +1,11 @@
 /**
- * What a route answers, before it becomes a Response: plain data, so routes are tested without a server. A reply that
- * is always the same is made once and served often: a Response is made from it for every request.
+ * What a route answers: a Response to copy, and what the log and the metrics have to know of it. A reply that is always
+ * the same is made once: to copy a Response costs half of making one, and no copy can change another.
  */
 export interface Reply {
   status: number;
-  /** All headers but those that differ from request to request. */
-  headers: Headers;
-  /** Left out for a reply without one. */
-  body?: string;
+  /** With all headers but those that differ from request to request. It is never sent itself. */
+  response: Response;
   /** Length of the body in bytes, for the access log. */
   bytes: number;
 }
@@ -19,18 +17,14 @@ export const HTML = "text/html; charset=utf-8";
  * @param type `Content-Type`
  * @param headers more headers. Without a Cache-Control among them it is "no-store": what this service says is true now
  */
-export function reply(type: string, body: string, headers: Record<string, string> = {}): Reply {
-  return {
-    status: 200,
-    headers: new Headers({ "Content-Type": type, "Cache-Control": "no-store", ...headers }),
-    body,
-    bytes: Buffer.byteLength(body),
-  };
+export function reply(type: string, body: string, headers: Record<string, string> = {}, status = 200): Reply {
+  const init = { status, headers: { "Content-Type": type, "Cache-Control": "no-store", ...headers } };
+  return { status, response: new Response(body, init), bytes: Buffer.byteLength(body) };
 }
 
-/** A reply without a body: 204. */
-export function noContent(headers: Record<string, string>): Reply {
-  return { status: 204, headers: new Headers(headers), bytes: 0 };
+/** A reply without a body: 204, 304. */
+export function noContent(status: number, headers: Record<string, string>): Reply {
+  return { status, response: new Response(null, { status, headers }), bytes: 0 };
 }
 
 export function json(value: unknown, headers?: Record<string, string>): Reply {
@@ -47,5 +41,5 @@ export function problem(
   { detail, headers }: { detail?: string; headers?: Record<string, string> } = {},
 ): Reply {
   const body = JSON.stringify({ type: "about:blank", title, status, detail, requestId }) + "\n";
-  return { ...reply("application/problem+json", body, headers), status };
+  return reply("application/problem+json", body, headers, status);
 }

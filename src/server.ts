@@ -1,23 +1,31 @@
 /**
  * Config in, a running server out: routes, limits and error replies, on the service's port and the admin port.
  *
- * Everything that is common to all requests happens in one place, `answer`: request id, trace, limits, method check,
+ * Everything that is common to all requests happens in one place, `answering`: request id, trace, limits, method check,
  * errors, metrics, access log. It is written for speed where that costs no clarity: no promise for a route that needs
  * none, and replies that are always the same are made once.
  */
+import { Call } from "./call.ts";
 import { type Config, settings, urlHost } from "./config.ts";
 import type { Lifecycle, Stoppable } from "slipway/service";
-import { noContent, problem, type Reply } from "./reply.ts";
+import { noContent, problem, reply, type Reply } from "./reply.ts";
 import { greeting } from "./routes/greeting.ts";
 import { healthz, readyz } from "./routes/health.ts";
 import { openapi } from "./routes/openapi.ts";
 import { version } from "./routes/version.ts";
 import type { Logger } from "./telemetry/log.ts";
-import { createMetrics, metricsType, openFiles, type Metrics, type Reason } from "./telemetry/metrics.ts";
-import { requestId, traceId, traceParent, traceResponse } from "./telemetry/trace.ts";
+import {
+  createMetrics,
+  metricsType,
+  openFiles,
+  type Begun,
+  type Metrics,
+  type Reason,
+} from "./telemetry/metrics.ts";
+import { traceId, traceResponse } from "./telemetry/trace.ts";
 
 /** Answers a request. What it throws becomes a 500 and a line in the log. */
-export type Handler = (request: Request, requestId: string) => Reply | Promise<Reply>;
+export type Handler = (call: Call) => Reply | Promise<Reply>;
 
 export interface Route {
   handle: Handler;
@@ -32,10 +40,8 @@ export interface RunningServer {
   servers: Stoppable[];
 }
 
-/** The name in logs and metrics of all paths that are no route. */
-const OTHER = "other";
 const ALLOW = "GET, HEAD, OPTIONS";
-const options = noContent({ Allow: ALLOW });
+const options = noContent(204, { Allow: ALLOW });
 /** What is left of a refused body is on its way, so that the connection cannot be used again. */
 const CLOSE = { Connection: "close" };
 
@@ -61,65 +67,48 @@ export function startServer(
   const logging = config.accessLog === "on";
   const slowMilliseconds = config.slowRequestSeconds * 1000;
 
-  /** The replies to everything that comes to one route. */
-  function answering(name: string, { handle, probe = false }: Route) {
+  /** The replies to everything that comes to one route; undefined: to no route. */
+  function answering(name: string | undefined, { handle, probe = false }: Route) {
     const counted = metrics.route(name);
 
     return (request: Request, server: Bun.Server<undefined>): Response | Promise<Response> => {
-      const start = performance.now();
-      metrics.inFlight += 1;
-      const { headers } = request;
-      const id = requestId(headers);
-      const traced = traceParent(headers);
+      const call = new Call(request);
+      const begun = counted.begin(call.method);
       let reply: Reply | Promise<Reply>;
       try {
-        reply = refuse(request, headers, id, probe) ?? handle(request, id);
+        reply = refuse(call, probe) ?? handle(call);
       } catch (error) {
-        reply = failed(error, id);
+        reply = failed(error, call.id);
       }
-      if (!(reply instanceof Promise)) return finish(request, reply, id, traced, start);
+      if (!(reply instanceof Promise)) return finish(call, reply, begun);
       // Bun's idle timeout would cut a handler that has not written yet without a word.
       server.timeout(request, Math.min(255, Math.ceil(config.requestTimeoutSeconds) + 5));
-      return inTime(reply, id)
-        .catch((error: unknown) => failed(error, id))
-        .then((reply) => finish(request, reply, id, traced, start));
+      return inTime(reply, call)
+        .catch((error: unknown) => failed(error, call.id))
+        .then((reply) => finish(call, reply, begun));
     };
 
-    function finish(
-      request: Request,
-      reply: Reply,
-      id: string,
-      traced: string | undefined,
-      start: number,
-    ): Response {
-      metrics.inFlight -= 1;
-      const milliseconds = performance.now() - start;
-      counted.observe(request.method, reply.status, milliseconds / 1000);
+    function finish(call: Call, reply: Reply, begun: Begun): Response {
+      const milliseconds = performance.now() - call.start;
+      begun.end(reply.status, milliseconds / 1000);
       const slow = milliseconds >= slowMilliseconds;
-      if (slow || logging) logAccess(request, reply, id, traced, milliseconds, slow);
-      return toResponse(reply, id, traced);
+      if (slow || logging) logAccess(call, reply, milliseconds, slow);
+      return toResponse(reply, call);
     }
 
-    function logAccess(
-      request: Request,
-      reply: Reply,
-      requestId: string,
-      traced: string | undefined,
-      milliseconds: number,
-      slow: boolean,
-    ): void {
+    function logAccess(call: Call, reply: Reply, milliseconds: number, slow: boolean): void {
       const level = slow ? "warn" : probe && reply.status < 500 ? "debug" : "info";
       if (!log.enabled(level)) return;
       log.request(level, {
-        method: request.method,
+        method: call.method,
         route: name,
         // A route's name is its path, or its pattern. Asking for the URL would cost as much as half of all else that is done here.
-        path: name === OTHER ? pathOf(request.url) : name,
+        path: name ?? pathOf(call.request.url),
         status: reply.status,
-        bytes: request.method === "HEAD" ? 0 : reply.bytes,
+        bytes: call.method === "HEAD" ? 0 : reply.bytes,
         milliseconds,
-        requestId,
-        traceId: traced && traceId(traced),
+        requestId: call.id,
+        traceId: call.traceParent && traceId(call.traceParent),
         slow,
       });
     }
@@ -131,23 +120,25 @@ export function startServer(
   }
 
   /** The reply to a request that is over a limit or of a method that no route has; undefined for all others. */
-  function refuse({ method }: Request, headers: Headers, id: string, probe: boolean): Reply | undefined {
+  function refuse(call: Call, probe: boolean): Reply | undefined {
     // A probe that fails under load would have the instance killed, and the load fall on the others.
     if (!probe && metrics.inFlight > config.maxInFlight) {
-      return reject("in-flight", 503, "Service Unavailable", id, { "Retry-After": "1" });
+      return reject("in-flight", 503, "Service Unavailable", call.id, { "Retry-After": "1" });
     }
-    const refused = refuseBody(headers, id);
+    const refused = refuseBody(call);
     if (refused) return refused;
-    if (method === "GET" || method === "HEAD") return undefined;
-    return method === "OPTIONS"
+    if (call.method === "GET" || call.method === "HEAD") return undefined;
+    return call.method === "OPTIONS"
       ? options
-      : problem(405, "Method Not Allowed", id, { headers: { Allow: ALLOW } });
+      : problem(405, "Method Not Allowed", call.id, { headers: { Allow: ALLOW } });
   }
 
-  function refuseBody(headers: Headers, id: string): Reply | undefined {
-    if (headers.has("transfer-encoding")) return reject("length", 411, "Length Required", id, CLOSE);
-    if (Number(headers.get("content-length")) > config.maxBodyBytes) {
-      return reject("body", 413, "Content Too Large", id, CLOSE);
+  function refuseBody(call: Call): Reply | undefined {
+    if (call.headers.get("transfer-encoding") !== null) {
+      return reject("length", 411, "Length Required", call.id, CLOSE);
+    }
+    if (Number(call.headers.get("content-length")) > config.maxBodyBytes) {
+      return reject("body", 413, "Content Too Large", call.id, CLOSE);
     }
     return undefined;
   }
@@ -164,34 +155,38 @@ export function startServer(
   }
 
   /** A route's reply, or 503 when it takes longer than a request may. The route is not stopped, only not waited for. */
-  async function inTime(reply: Promise<Reply>, id: string): Promise<Reply> {
+  async function inTime(reply: Promise<Reply>, call: Call): Promise<Reply> {
     const { promise, resolve } = Promise.withResolvers<Reply>();
     const timer = setTimeout(
-      () => resolve(reject("time", 503, "Service Unavailable", id, { "Retry-After": "1" })),
+      () => resolve(reject("time", 503, "Service Unavailable", call.id, { "Retry-After": "1" })),
       config.requestTimeoutSeconds * 1000,
     );
     return Promise.race([reply, promise]).finally(() => clearTimeout(timer));
   }
 
-  function toResponse({ status, headers, body }: Reply, id: string, traced: string | undefined): Response {
-    // The reply's own headers take what differs from request to request, and the Response copies them: that costs half
-    // of making headers for each, or of changing the copy.
-    headers.set("X-Request-Id", id);
-    if (traced) headers.set("traceresponse", traceResponse(traced));
-    else headers.delete("traceresponse");
-    const response =
-      status === 200 ? new Response(body, { headers }) : new Response(body ?? null, { status, headers });
+  function toResponse(reply: Reply, call: Call): Response {
+    const response = reply.response.clone();
+    // Most replies are the copy as it is: each header that is set costs as much as the copy.
+    if (call.knownId) response.headers.set("X-Request-Id", call.knownId);
+    if (call.traceParent) response.headers.set("traceresponse", traceResponse(call.traceParent));
+    // Bun writes one for all methods but this.
+    if (call.method === "HEAD") response.headers.set("Date", new Date().toUTCString());
     if (lifecycle.leaving || crowded()) {
       // Bun does not say so by itself, and a keep-alive client that is not told fails when the door closes.
       response.headers.set("Connection", "close");
       if (!lifecycle.leaving) metrics.shed += 1;
+    } else if (asksToClose(call.headers.get("connection"))) {
+      // Bun does what the client asks for; to say it is what RFC 9112 (section 9.6) wants of a server.
+      response.headers.set("Connection", "close");
     }
     return response;
   }
 
   function listen(port: number, table: Record<string, Route>) {
-    const notFound = answering(OTHER, {
-      handle: ({ url }, id) =>
+    const answers = new Map<string, ReturnType<typeof answering>>();
+    for (const [path, route] of Object.entries(table)) answers.set(path, answering(path, route));
+    const notFound = answering(undefined, {
+      handle: ({ request: { url }, id }) =>
         url.length > config.maxUrlBytes
           ? reject("url", 414, "URI Too Long", id, CLOSE)
           : problem(404, "Not Found", id),
@@ -206,10 +201,10 @@ export function startServer(
       idleTimeout: config.idleTimeoutSeconds,
       // Bun's own reply to a large body has no words; refuseBody() answers before a byte of it is read.
       maxRequestBodySize: Number.MAX_SAFE_INTEGER,
-      routes: Object.fromEntries(
-        Object.entries(table).map(([path, route]) => [path, answering(path, route)]),
-      ),
-      fetch: notFound,
+      routes: Object.fromEntries(answers),
+      // Bun looks a path up as it was sent and tells it without its dot segments. What is told is answered, so that reply, log
+      // and metrics are of one path.
+      fetch: (request, server) => (answers.get(pathOf(request.url)) ?? notFound)(request, server),
     });
   }
 
@@ -231,13 +226,10 @@ export function startServer(
   }
 }
 
-function metricsRoute(metrics: Metrics): Handler {
-  const headers = new Headers({ "Content-Type": metricsType, "Cache-Control": "no-store" });
-  return () => {
-    const body = metrics.render();
-    return { status: 200, headers, body, bytes: Buffer.byteLength(body) };
-  };
-}
+const metricsRoute =
+  (metrics: Metrics): Handler =>
+  () =>
+    reply(metricsType, metrics.render());
 
 /**
  * Bun accepts every connection and does not count them: the open files are counted instead, once a second, and while
@@ -253,7 +245,7 @@ function watchConnections(limit: number): () => boolean {
 
 /** The machine's or container's name. Loaded when needed, because loading takes a tenth of the start. */
 function hostName(): string {
-  return (require("node:os") as typeof import("node:os")).hostname();
+  return process.getBuiltinModule("node:os").hostname();
 }
 
 /**
@@ -262,12 +254,24 @@ function hostName(): string {
  * pays for it.
  */
 function limitHeaders(bytes: number): void {
-  if (bytes !== settings.maxHeaderBytes.fallback) require("node:http").maxHeaderSize = bytes;
+  if (bytes === settings.maxHeaderBytes.fallback) return;
+  // Bun lets it be set, which its types do not know.
+  (process.getBuiltinModule("node:http") as { maxHeaderSize: number }).maxHeaderSize = bytes;
 }
 
-/** The path of a URL, as it was sent; `new URL()` would cost more than the whole rest of a request. */
+/**
+ * The path of a URL as Bun tells it: without dot segments, and whole where the Host makes no URL of it. `new URL()` would
+ * cost more than the whole rest of a request.
+ */
 function pathOf(url: string): string {
-  const start = url.indexOf("/", url.indexOf("://") + 3);
+  const start = url.startsWith("/") ? 0 : url.indexOf("/", url.indexOf("://") + 3);
+  // The target of CONNECT is no path.
+  if (start < 0) return url;
   const query = url.indexOf("?", start);
-  return start < 0 ? "/" : query < 0 ? url.slice(start) : url.slice(start, query);
+  return query < 0 ? url.slice(start) : url.slice(start, query);
+}
+
+/** Whether `close` is among the options of a Connection header. */
+function asksToClose(connection: string | null): boolean {
+  return connection !== null && /(?:^|,)\s*close\s*(?:,|$)/i.test(connection);
 }

@@ -1,4 +1,5 @@
 import { build } from "../build.ts";
+import type { Call } from "../call.ts";
 import { negotiator } from "../negotiate.ts";
 import { HTML, json, problem, reply, TEXT, type Reply } from "../reply.ts";
 import source from "./page.html" with { type: "text" };
@@ -11,18 +12,18 @@ const vary = { Vary: "Accept" };
  *
  * @param who the name of the pod or host that answers
  */
-export function greeting(message: string, who: string): (request: Request, requestId: string) => Reply {
+export function greeting(message: string, who: string): (call: Call) => Reply {
   const values = { message, version: build.version, build: build.id, pod: who };
   const replies: Partial<Record<(typeof offers)[number], Reply>> = {
     "text/plain": reply(TEXT, `${message}\n`, vary),
     "application/json": json(values, vary),
   };
   const negotiate = negotiator(offers);
-  return (request, requestId) => {
-    const type = negotiate(request.headers.get("accept"));
+  return (call) => {
+    const type = negotiate(call.headers.get("accept"));
     // The page is made when a browser first asks for it.
     if (type) return (replies[type] ??= page(values));
-    return problem(406, "Not Acceptable", requestId, {
+    return problem(406, "Not Acceptable", call.id, {
       detail: `available: ${offers.join(", ")}`,
       headers: vary,
     });

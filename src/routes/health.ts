@@ -1,4 +1,5 @@
 import type { Lifecycle } from "slipway/service";
+import type { Call } from "../call.ts";
 import { problem, reply, TEXT, type Reply } from "../reply.ts";
 
 const ok = reply(TEXT, "ok\n");
@@ -7,9 +8,9 @@ const ok = reply(TEXT, "ok\n");
 export const healthz = (): Reply => ok;
 
 /** `GET /readyz`, readiness: 503 before start-up ends and from the first moment of the drain. */
-export function readyz(lifecycle: Lifecycle): (request: Request, requestId: string) => Reply {
-  return (_, requestId) =>
+export function readyz(lifecycle: Lifecycle): (call: Call) => Reply {
+  return (call) =>
     lifecycle.state === "ready"
       ? ok
-      : problem(503, "Service Unavailable", requestId, { detail: lifecycle.state });
+      : problem(503, "Service Unavailable", call.id, { detail: lifecycle.state });
 }

@@ -21,9 +21,9 @@ export interface Logger {
 /** What the access log says of a request. */
 export interface Access {
   method: string;
-  /** The route that answered; "other" where none did. */
-  route: string;
-  /** The path as the client sent it, without the query, which may carry what does not belong in a log. */
+  /** The route that answered; undefined where none did. */
+  route: string | undefined;
+  /** The path that was asked for, without the query, which may carry what does not belong in a log. */
   path: string;
   status: number;
   /** Bytes of the body that was sent. */
@@ -62,14 +62,26 @@ export function createLogger(level: Level, write: (line: string) => void): Logge
       if (!enabled(level)) return;
       // Put together by hand, which costs less than JSON.stringify(). Only the path is the client's to choose; a method
       // is a token, and the rest has no character either that would need to be escaped.
-      const safePath = /["\\\x00-\x1f]/.test(path) ? JSON.stringify(path).slice(1, -1) : path;
+      const safePath =
+        path !== route && /["\\\x00-\x1f]/.test(path) ? JSON.stringify(path).slice(1, -1) : path;
       write(
-        `{"time":"${timestamp()}","level":"${level}","event":"request","method":"${method}","route":"${route}",` +
-          `"path":"${safePath}","status":${status},"bytes":${bytes},"durationMs":${Math.round(milliseconds * 1000) / 1000},` +
+        `{"time":"${timestamp()}","level":"${level}","event":"request","method":"${method}",` +
+          `${route === undefined ? "" : `"route":"${route}",`}"path":"${safePath}","status":${status},"bytes":${bytes},"durationMs":${rounded(milliseconds)},` +
           `"requestId":"${requestId}"${traceId ? `,"traceId":"${traceId}"` : ""}${slow ? ',"slow":true' : ""}}\n`,
       );
     },
   };
+}
+
+/** Texts of 0 to 0.999 by their thousandths: most requests are that short, and a fraction takes long to format. */
+const short: string[] = [];
+
+/** A number of milliseconds to its thousandth. */
+function rounded(milliseconds: number): string {
+  const microseconds = Math.round(milliseconds * 1000);
+  return microseconds < 1000
+    ? (short[microseconds] ??= String(microseconds / 1000))
+    : String(microseconds / 1000);
 }
 
 let lastMillisecond = 0;

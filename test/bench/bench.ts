@@ -6,7 +6,7 @@
  *
  * Load comes from wrk where it is installed, else from autocannon out of npm.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { closeSync, existsSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -14,11 +14,12 @@ import { build } from "../../ci/slipway/image/build.ts";
 import { compile } from "../../ci/slipway/image/image.ts";
 import { image, service } from "../../ci/slipway/test/fixture.ts";
 import { machine, median, printTable, say } from "./common.ts";
+import { must } from "../../ci/slipway/test/e2e/setup.ts";
 import { drainUnderLoad, type Instance } from "./drain.ts";
 
 const { values: options } = parseArgs({
   options: {
-    rounds: { type: "string", default: "5" },
+    rounds: { type: "string", default: "11" },
     seconds: { type: "string", default: "3" },
     json: { type: "string" },
     only: { type: "string", default: "load,start,memory,drain" },
@@ -40,6 +41,8 @@ interface Candidate {
   command(port: number): string[];
   env?: Record<string, string>;
   path: string;
+  /** Its log goes to a pipe that `cat` reads, as a container's does; else to a file. */
+  piped?: boolean;
 }
 
 async function candidates(): Promise<Record<string, Candidate>> {
@@ -67,6 +70,12 @@ async function candidates(): Promise<Record<string, Candidate>> {
     ours: { name: "helloapp", ...ours, env: quiet },
     traced: { name: "helloapp, clients that trace", ...ours, env: quiet, headers: TRACED },
     logging: { name: "helloapp, access log on", ...ours, env: { ...quiet, ACCESS_LOG: "on" } },
+    piped: {
+      name: "helloapp, access log on to a pipe that is read",
+      ...ours,
+      env: { ...quiet, ACCESS_LOG: "on" },
+      piped: true,
+    },
     version: {
       name: "helloapp /version, access log on",
       ...ours,
@@ -88,16 +97,22 @@ async function candidates(): Promise<Record<string, Candidate>> {
 
 let nextPort = 20_000 + (process.pid % 20_000);
 
-/** Starts a candidate and waits for its first 200. Logs go to a file: a terminal would be the slowest part. */
-async function start({ command, env, path }: Candidate) {
+/** Starts a candidate and waits for its first 200. Logs go to a file or a pipe: a terminal would be the slowest part. */
+async function start({ command, env, path, piped }: Candidate) {
   const port = nextPort++;
+  const log = join(directory, piped ? "pipe" : "log");
+  if (piped && !existsSync(log)) must(["mkfifo", log]);
+  const reader = piped && Bun.spawn(["cat", log], { stdout: "ignore" });
+  // Of a pipe this waits for the reader.
+  const stdout = openSync(log, "w");
   const began = performance.now();
   const child = Bun.spawn(command(port), {
     env: { ...process.env, NODE_ENV: "production", PORT: String(port), ...env },
     stdin: "ignore",
-    stdout: Bun.file(join(directory, "log")),
+    stdout,
     stderr: "ignore",
   });
+  closeSync(stdout);
   const url = `http://127.0.0.1:${port}${path}`;
   const end = performance.now() + 20_000;
   while (
@@ -112,6 +127,8 @@ async function start({ command, env, path }: Candidate) {
   const stop = async () => {
     child.kill("SIGTERM");
     await child.exited;
+    // It ends when nobody writes any more.
+    if (reader) await reader.exited;
   };
   return { url, pid: child.pid, milliseconds, stop };
 }

@@ -264,7 +264,9 @@ describeWith("fuzz", [], () => {
     // Every request that began has ended.
     await eventually(async () => {
       const text = await (await fetch(new URL("/metrics", admin))).text();
-      return /^http_requests_in_flight 1$/m.test(text) || undefined;
+      const active = [...text.matchAll(/^http_server_active_requests\{.*\} (\d+)$/gm)].map(([, n]) => n);
+      // The one that asks.
+      return active.toSorted().join("") === "0".repeat(active.length - 1) + "1" || undefined;
     });
   });
 });

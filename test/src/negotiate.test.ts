@@ -14,6 +14,13 @@ test.each<[string | null, string | undefined]>([
   ["text/html;q=nonsense", "text/html"],
   ["image/png", undefined],
   ["*/*;q=0", undefined],
+  [",", "text/plain"],
+  [" , ,", "text/plain"],
+  [", application/json,", "application/json"],
+  ['text/plain;a="x, text/html", application/json;q=0.5', "text/plain"],
+  ['text/html;a="x,application/json;q=0.9";q=0.1, text/plain;q=0.5', "text/plain"],
+  ['text/html;a="\\";q=0,";q=0.9, text/plain;q=0.5', "text/html"],
+  ['text/html;a="never ended, text/plain', "text/html"],
 ])("Accept: %s gets %s", (accept, expected) => {
   const negotiate = negotiator(offers);
   expect(negotiate(accept)).toBe(expected as never);

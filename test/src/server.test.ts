@@ -11,8 +11,12 @@ const lifecycle = new Lifecycle();
 let server: RunningServer;
 /** Another one, with no patience. */
 let hasty: RunningServer;
+/** A third one, without access log. */
+let silent: RunningServer;
 const logged = () => lines.map((line) => JSON.parse(line));
 const get = (path: string, init?: RequestInit) => fetch(new URL(path, server.url), init);
+
+const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 const raw = (bytes: string) => exchange(server.url, bytes);
 
@@ -51,10 +55,13 @@ beforeAll(() => {
     { REQUEST_TIMEOUT_SECONDS: "0.05", SLOW_REQUEST_SECONDS: "0.04" },
     { "/never": { handle: never } },
   );
+  silent = start({ ACCESS_LOG: "off" }, {});
   lifecycle.ready();
 });
 
-afterAll(() => Promise.all([server, hasty].flatMap(({ servers }) => servers.map((one) => one.stop(true)))));
+afterAll(() =>
+  Promise.all([server, hasty, silent].flatMap(({ servers }) => servers.map((one) => one.stop(true)))),
+);
 
 describe("GET /", () => {
   test("is text for who does not care", async () => {
@@ -132,6 +139,13 @@ describe("errors are problem+json with the request's id", () => {
     expect(reply.headers.get("content-type")).toBe("application/problem+json");
     expect(reply.headers.get("x-request-id")).toBe("mine");
     expect(await reply.json()).toMatchObject({ type: "about:blank", status, requestId: "mine" });
+  });
+
+  test("whose id is made where the client sent none", async () => {
+    const reply = await get("/nowhere");
+    const id = reply.headers.get("x-request-id");
+    expect(id).toMatch(/^[0-9a-f]{16}-\d+$/);
+    expect(await reply.json()).toMatchObject({ requestId: id });
   });
 
   test("a body of unknown length is 411 and is not waited for", async () => {
@@ -219,6 +233,59 @@ describe("limits", () => {
   });
 });
 
+describe("X-Request-Id of a good reply", () => {
+  const idOf = async (url: string, headers = {}) =>
+    (await fetch(url, { headers })).headers.get("x-request-id");
+
+  test("is the client's, or that of the log line", async () => {
+    expect(await idOf(server.url, { "X-Request-Id": "mine" })).toBe("mine");
+    lines.length = 0;
+    const id = await idOf(server.url);
+    expect(logged()).toMatchObject([{ requestId: id }]);
+  });
+
+  test("is left out where nothing knows it: no log line, none sent; and the next reply has none of the one before", async () => {
+    expect(await idOf(silent.url, { "X-Request-Id": "mine" })).toBe("mine");
+    expect(await idOf(silent.url)).toBeNull();
+    expect(await idOf(new URL("/healthz", server.url).href)).toBeNull();
+  });
+});
+
+describe("what HTTP wants of every reply", () => {
+  const CLOSE = "Host: x\r\nConnection: close\r\n";
+
+  test.each([
+    ["HEAD", "/"],
+    ["HEAD", "/version"],
+    ["HEAD", "/nowhere"],
+    ["GET", "/"],
+    ["OPTIONS", "/"],
+  ])("%s %s has one Date", async (method, path) => {
+    const reply = await raw(`${method} ${path} HTTP/1.1\r\n${CLOSE}\r\n`);
+    const dates = [...reply.matchAll(/^date: (.*)\r$/gim)].map(([, date]) => date!);
+    expect(dates).toHaveLength(1);
+    expect(dates[0]).toMatch(/^\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT$/);
+  });
+
+  test.each(["close", "Close", "keep-alive, close", "close ,x"])(
+    "Connection: %s is answered in kind",
+    async (value) => {
+      const reply = await raw(`GET / HTTP/1.1\r\nHost: x\r\nConnection: ${value}\r\n\r\n`);
+      expect(reply).toMatch(/^connection: close\r$/im);
+    },
+  );
+
+  test.each(["keep-alive", "closed", "x-close"])("Connection: %s is not", async (value) => {
+    // A second request on the same connection shows that it goes on.
+    const reply = await raw(
+      `GET / HTTP/1.1\r\nHost: x\r\nConnection: ${value}\r\n\r\nGET / HTTP/1.1\r\n${CLOSE}\r\n`,
+    );
+    const [first, second] = reply.split("HTTP/1.1 200 OK").slice(1);
+    expect(first).not.toMatch(/^connection: close\r$/im);
+    expect(second).toMatch(/^connection: close\r$/im);
+  });
+});
+
 test("requests in one packet keep their own ids and traces", async () => {
   const trace = "4bf92f3577b34da6a3ce929d0e0e4736";
   const request = (id: string, more: string) =>
@@ -256,6 +323,25 @@ describe("/openapi.json", () => {
     expect((await get("/openapi.json", { headers: { "If-None-Match": '"other"' } })).status).toBe(200);
   });
 
+  test.each([
+    ["W/$", 304],
+    ['"other", $', 304],
+    ['W/"other" , W/$,"third"', 304],
+    ["*", 304],
+    [" * ", 304],
+    ['W/"other"', 200],
+    ["dev", 200],
+    ['"not $"', 200],
+    ["**", 200],
+  ])("If-None-Match: %s is %i", async (value, status) => {
+    const etag = (await get("/openapi.json")).headers.get("etag")!;
+    const headers = { "If-None-Match": value.replace("$", etag) };
+    for (const method of ["GET", "HEAD"]) {
+      const reply = await get("/openapi.json", { method, headers });
+      expect([reply.status, reply.headers.get("etag")]).toEqual([status, etag]);
+    }
+  });
+
   test("describes every path of the service, and what it says is true", async () => {
     const description = await (await get("/openapi.json")).json();
     expect(description.openapi).toBe("3.1.0");
@@ -279,23 +365,55 @@ describe("/openapi.json", () => {
         (Object.keys(properties).length === 0 || Object.keys(value).every((name) => name in properties))
       );
     };
-    for (const [path, { get: operation }] of Object.entries<any>(description.paths)) {
-      for (const accept of ["*/*", "application/json", "text/html", "image/png"]) {
-        for (const method of ["GET", "POST"]) {
-          const reply = await get(path, { method, headers: { Accept: accept } });
-          const described = operation.responses[reply.status];
-          expect(described, `${method} ${path} ${accept}: ${reply.status}`).toBeDefined();
-          const type = reply.headers.get("content-type")!.split(";")[0]!;
-          const { schema } = described.content[type];
-          const body = type.endsWith("json") ? await reply.json() : await reply.text();
-          expect(
-            valid(body, schema),
-            `${method} ${path} ${accept}: ${JSON.stringify(body).slice(0, 200)}`,
-          ).toBe(true);
-          for (const name of Object.keys(described.headers)) expect(reply.headers.get(name)).toBeString();
+    const requests = [
+      { method: "GET" },
+      { method: "HEAD" },
+      { method: "OPTIONS" },
+      { method: "POST" },
+      { method: "POST", body: "x".repeat(11) },
+      { method: "GET", headers: { "X-Request-Id": "mine", traceparent: TRACEPARENT } },
+      { method: "GET", headers: { "If-None-Match": "*" } },
+      ...["application/json", "text/html", "image/png"].map((Accept) => ({
+        method: "GET",
+        headers: { Accept },
+      })),
+    ];
+    const seen = new Set<string>();
+    for (const [path, item] of Object.entries<any>(description.paths)) {
+      for (const request of requests) {
+        const reply = await get(path, request);
+        const what = `${JSON.stringify(request)} ${path}: ${reply.status}`;
+        seen.add(`${request.method} ${reply.status}`);
+        const described = (item[request.method.toLowerCase()] ?? item.get).responses[reply.status];
+        expect(described, what).toBeDefined();
+        for (const [name, { required }] of Object.entries<any>(described.headers)) {
+          if (required) expect(reply.headers.get(name), `${what}: ${name}`).toBeString();
         }
+        const names = Object.keys(described.headers).map((name) => name.toLowerCase());
+        for (const name of reply.headers.keys()) expect([...names, "content-type"], what).toContain(name);
+        const body = await reply.text();
+        if (!described.content) {
+          expect(body, what).toBe("");
+          continue;
+        }
+        const type = reply.headers.get("content-type")!.split(";")[0]!;
+        const { schema } = described.content[type];
+        const value = type.endsWith("json") ? JSON.parse(body) : body;
+        expect(valid(value, schema), `${what}: ${body.slice(0, 200)}`).toBe(true);
+      }
+      for (const { $ref } of item.parameters) {
+        expect(description.components.parameters[$ref.split("/").at(-1)]).toBeDefined();
       }
     }
+    expect([...seen].sort()).toEqual([
+      "GET 200",
+      "GET 304",
+      "GET 406",
+      "HEAD 200",
+      "OPTIONS 204",
+      "POST 405",
+      "POST 413",
+    ]);
   });
 });
 
@@ -322,6 +440,59 @@ describe("access log", () => {
     ]);
   });
 
+  test.each([
+    ["GET /a/../version", "x", 200, "/version", "/version"],
+    ["GET /./version", "x", 200, "/version", "/version"],
+    ["GET /a/%2e%2e/%2E%2e/version?q", "x", 200, "/version", "/version"],
+    ["GET /\\a\\..\\nowhere", "x", 404, undefined, "//nowhere"],
+    ["GET /nowhere?q=://a/b", "x", 404, undefined, "/nowhere"],
+    ["GET http://x/version", "x", 200, "/version", "/version"],
+    // No URL can be made with such a Host, so that Bun tells the path as it was sent.
+    ["GET /a/../version?q", "x y", 404, undefined, "/a/../version"],
+    ["CONNECT constructor", "x", 405, undefined, "constructor"],
+  ] as const)(
+    "%s of host %p: reply, log and metrics are of one path",
+    async (line, host, status, route, path) => {
+      lines.length = 0;
+      const reply = await raw(`${line} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+      expect(reply).toStartWith(`HTTP/1.1 ${status} `);
+      const [entry] = logged();
+      expect([entry.status, entry.route, entry.path]).toEqual([status, route, path]);
+      if (route) expect(reply).toContain('"name":"helloapp"');
+    },
+  );
+
+  test("and metrics know nothing of what Bun refuses by itself, as src/README.md says", async () => {
+    lines.length = 0;
+    const count = async () =>
+      (await (await fetch(new URL("/metrics", server.adminUrl))).text())
+        .split("\n")
+        .filter((line) => line.includes("_duration_seconds_count") && !line.includes("/metrics"));
+    const before = await count();
+    const host = "Host: x\r\n\r\n";
+    const replies = await Promise.all(
+      [
+        "GET / HTTP/1.1\r\n\r\n",
+        `GET / HTTP/1.1\r\nHost : x\r\n\r\n`,
+        `GET / HTTP/1.1\r\nX: a\r\n b\r\n${host}`,
+        `POST / HTTP/1.1\r\nContent-Length: x\r\n${host}`,
+        `POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n${host}ab`,
+        `OPTIONS * HTTP/1.1\r\n${host}`,
+        `GET / HTTP/1.1\r\nX: ${"x".repeat(17_000)}\r\n${host}`,
+        `GET / HTTP/3.0\r\n${host}`,
+        `BREW / HTTP/1.1\r\n${host}`,
+      ].map(raw),
+    );
+    expect(replies.map((reply) => reply.split(" ")[1])).toEqual([
+      ...Array(6).fill("400"),
+      "431",
+      "505",
+      undefined,
+    ]);
+    expect(lines).toEqual([]);
+    expect(await count()).toEqual(before);
+  });
+
   test("leaves healthy probes out", async () => {
     lines.length = 0;
     await Promise.all([get("/healthz"), get("/readyz")]);
@@ -329,15 +500,20 @@ describe("access log", () => {
   });
 });
 
-test("metrics are on the admin port only", async () => {
-  const text = await (await fetch(new URL("/metrics", server.adminUrl))).text();
-  expect(text).toMatch(/http_requests_total\{route="\/version",method="GET",status="200"\} \d+/);
-  // A client cannot make series without end.
-  await get("/nowhere/1");
+test("metrics: of the admin port only, one series for one set of labels, none that a client can invent", async () => {
+  await Promise.all([server.url, server.adminUrl].map((url) => fetch(new URL("/nowhere/1", url))));
   await get("/", { method: "PROPFIND" });
-  const after = await (await fetch(new URL("/metrics", server.adminUrl))).text();
-  expect(after).not.toContain("nowhere");
-  expect(after).not.toContain("PROPFIND");
+  const text = await (await fetch(new URL("/metrics", server.adminUrl))).text();
+  expect(text).toMatch(
+    /^http_server_request_duration_seconds_count\{http_request_method="GET",http_route="\/version",http_response_status_code="200",url_scheme="http"\} \d+$/m,
+  );
+  const series = text
+    .split("\n")
+    .filter((line) => line !== "" && !line.startsWith("#"))
+    .map((line) => line.slice(0, line.lastIndexOf(" ")));
+  expect(series.filter((name, i) => series.indexOf(name) !== i)).toEqual([]);
+  expect(text).not.toContain("nowhere");
+  expect(text).not.toContain("PROPFIND");
 });
 
 test("draining: not ready, alive, and every reply says that the connection ends", async () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { bufferedOutput, createLogger } from "../../src/telemetry/log.ts";
 import { createMetrics } from "../../src/telemetry/metrics.ts";
-import { requestId, traceId, traceParent, traceResponse } from "../../src/telemetry/trace.ts";
+import { givenId, newId, traceId, traceParent, traceResponse } from "../../src/telemetry/trace.ts";
 
 describe("log", () => {
   test("writes one JSON object a line", () => {
@@ -32,33 +32,70 @@ describe("log", () => {
 });
 
 describe("metrics", () => {
-  test("count by route, method and status, and add durations up in buckets", () => {
+  test("count by method, route and status, and add durations up in buckets", () => {
     const metrics = createMetrics();
     const root = metrics.route("/");
-    for (const seconds of [0.0001, 0.3, 60]) root.observe("GET", 200, seconds);
-    root.observe("PUT", 405, 0.002);
-    root.observe("PROPFIND", 405, 0.002);
+    for (const seconds of [0.005, 0.3, 60]) root.begin("GET").end(200, seconds);
+    root.begin("PUT").end(405, 0.002);
+    root.begin("GET").end(503, 0.002);
     metrics.reject("url");
-    metrics.inFlight = 3;
     const text = metrics.render();
-    const labels = 'route="/",method="GET",status="200"';
-    expect(text).toContain(`http_requests_total{${labels}} 3\n`);
-    expect(text).toContain('http_requests_total{route="/",method="PUT",status="405"} 1\n');
-    expect(text).toContain(`http_request_duration_seconds_bucket{${labels},le="0.0001"} 1\n`);
-    expect(text).toContain(`http_request_duration_seconds_bucket{${labels},le="0.1"} 1\n`);
-    expect(text).toContain(`http_request_duration_seconds_bucket{${labels},le="0.5"} 2\n`);
-    expect(text).toContain(`http_request_duration_seconds_bucket{${labels},le="+Inf"} 3\n`);
-    expect(text).toContain(`http_request_duration_seconds_sum{${labels}} 60.3001\n`);
-    expect(text).toContain("http_requests_in_flight 3\n");
-    expect(text).toContain('method="other",status="405"} 1\n');
-    expect(text).not.toContain("PROPFIND");
+    const name = "http_server_request_duration_seconds";
+    const labels =
+      'http_request_method="GET",http_route="/",http_response_status_code="200",url_scheme="http"';
+    for (const [le, count] of [
+      ["0.005", 1],
+      ["0.25", 1],
+      ["0.5", 2],
+      ["10", 2],
+      ["+Inf", 3],
+    ]) {
+      expect(text).toContain(`${name}_bucket{${labels},le="${le}"} ${count}\n`);
+    }
+    expect(text).toContain(`${name}_sum{${labels}} 60.305\n`);
+    expect(text).toContain(`${name}_count{${labels}} 3\n`);
+    expect(text).toContain(`${name}_count{http_request_method="PUT",http_route="/",`);
+    expect(text).toContain(`http_response_status_code="503",url_scheme="http",error_type="503"} 1\n`);
+    expect(text.match(/error_type/g)).toHaveLength(17);
     expect(text).toContain('http_requests_rejected_total{reason="url"} 1\n');
     expect(text).toContain('http_requests_rejected_total{reason="body"} 0\n');
   });
 
+  test("an unknown method is _OTHER, and a name's case is part of it", () => {
+    const metrics = createMetrics();
+    for (const method of ["PROPFIND", "get", "QUERY"]) metrics.route("/").begin(method).end(405, 0);
+    const text = metrics.render();
+    expect(text).toContain('_count{http_request_method="_OTHER",http_route="/",');
+    expect(text).toContain('_count{http_request_method="QUERY",http_route="/",');
+    expect(text).not.toMatch(/PROPFIND|"get"/);
+  });
+
+  test("have one series for one set of labels, whoever counts; where no route matched there is no http_route", () => {
+    const metrics = createMetrics();
+    for (let server = 0; server < 2; server += 1) metrics.route(undefined).begin("GET").end(404, 0);
+    const lines = metrics.render().trimEnd().split("\n");
+    const names = lines.map((line) => line.slice(0, line.lastIndexOf(" ")));
+    expect(names.toSorted()).toEqual([...new Set(names)].toSorted());
+    expect(lines).toContain(
+      'http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="404",url_scheme="http"} 2',
+    );
+  });
+
+  test("know what is under way, by method", () => {
+    const metrics = createMetrics();
+    const [one] = [metrics.route("/").begin("GET"), metrics.route(undefined).begin("GET")];
+    const gauge = (count: number) =>
+      `http_server_active_requests{http_request_method="GET",url_scheme="http"} ${count}\n`;
+    expect(metrics.inFlight).toBe(2);
+    expect(metrics.render()).toContain(gauge(2));
+    one.end(200, 0);
+    expect(metrics.inFlight).toBe(1);
+    expect(metrics.render()).toContain(gauge(1));
+  });
+
   test("are well-formed: a type for every name, every line a sample", () => {
     const metrics = createMetrics();
-    metrics.route("/").observe("GET", 200, 1);
+    metrics.route("/").begin("GET").end(200, 1);
     const typed = new Set<string>();
     for (const line of metrics.render().trimEnd().split("\n")) {
       const type = /^# TYPE (\S+) (counter|gauge|histogram)$/.exec(line);
@@ -76,15 +113,16 @@ describe("metrics", () => {
 
 describe("request id", () => {
   test("is taken over when harmless", () => {
-    expect(requestId(new Headers({ "X-Request-Id": "abc-1.2_Z" }))).toBe("abc-1.2_Z");
+    expect(givenId(new Headers({ "X-Request-Id": "abc-1.2_Z" }))).toBe("abc-1.2_Z");
   });
 
-  test.each(["a b", 'a"b', "{}", "x".repeat(65)])("is made anew instead of %p", (given) => {
-    expect(requestId(new Headers({ "X-Request-Id": given }))).toMatch(/^[0-9a-f]{16}-\d+$/);
+  test.each(["a b", 'a"b', "{}", "", "x".repeat(65)])("%p is not taken over", (given) => {
+    expect(givenId(new Headers({ "X-Request-Id": given }))).toBeUndefined();
   });
 
   test("is another one each time", () => {
-    expect(requestId(new Headers())).not.toBe(requestId(new Headers()));
+    expect(newId()).toMatch(/^[0-9a-f]{16}-\d+$/);
+    expect(newId()).not.toBe(newId());
   });
 });
 
@@ -95,6 +133,7 @@ describe("trace", () => {
     expect(traceId(parent)).toBe(id);
     expect(traceResponse(parent)).toMatch(new RegExp(`^00-${id}-[0-9a-f]{16}-01$`));
     expect(traceResponse(parent)).not.toContain("00f067aa0ba902b7");
+    expect(traceResponse(parent)).not.toBe(traceResponse(parent));
   });
 
   test.each([

@@ -1,0 +1,56 @@
+/**
+ * The description of the API against the binary: schemathesis makes requests up by it, valid and not, and holds every
+ * reply to it. SCHEMATHESIS_SEED gives another run.
+ */
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import {
+  builtProject,
+  describeWith,
+  temporaryDirectory,
+  untilReady,
+} from "../../ci/slipway/test/e2e/setup.ts";
+
+setDefaultTimeout(1_200_000);
+
+/** The reply to a request that the description allows; 406 because any text may stand in Accept. */
+const config = `[checks.positive_data_acceptance]\nexpected-statuses = ["2xx", "3xx", "406"]\n`;
+
+describeWith(
+  "schemathesis",
+  [],
+  () => {
+    const directory = temporaryDirectory();
+
+    test("finds nothing in 1,000 requests or more", async () => {
+      const { dist } = await builtProject();
+      const env = { HOST: "127.0.0.1", PORT: "0", ADMIN_PORT: "0", DRAIN_DELAY_SECONDS: "0" };
+      const child = Bun.spawn([join(dist, "app/helloapp")], { env, stdout: "pipe", stderr: "inherit" });
+      try {
+        const { url } = await untilReady(child.stdout);
+        await Bun.write(join(directory, "schemathesis.toml"), config);
+        const options = {
+          seed: process.env.SCHEMATHESIS_SEED ?? "20260101",
+          "max-examples": "100",
+          "generation-database": "none",
+          // A busy machine is no finding.
+          "suppress-health-check": "all",
+          "request-timeout": "60",
+        };
+        const flags = Object.entries(options).map(([name, value]) => `--${name}=${value}`);
+        const run = Bun.spawn(
+          ["schemathesis", "--no-color", "run", new URL("/openapi.json", url).href, ...flags],
+          { cwd: directory, stdout: "pipe", stderr: "pipe" },
+        );
+        const output = await new Response(run.stdout).text();
+        expect(await run.exited, output.slice(-4000)).toBe(0);
+        // Its summary; with failures it would count them on the same line.
+        const [, count] = /^ +([\d,]+) generated, .*passed/m.exec(output) ?? [];
+        expect(Number(count?.replaceAll(",", "")), output.slice(-4000)).toBeGreaterThanOrEqual(1000);
+      } finally {
+        child.kill("SIGKILL");
+      }
+    });
+  },
+  { name: "schemathesis", answers: Boolean(Bun.which("schemathesis")) },
+);
