@@ -68,6 +68,7 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
   say(`undone, because of this: ${error.message}`);
   leaves(`${name} was being applied, and what failed in the middle was being undone.`);
   await wayBack(run, begun, error.output, error.message);
+  leaves(`${name} was undone.`);
   throw new PipelineError(error.fault, `${error.message}. It was undone: all is as it was`, {
     ...(error.hint && { hint: error.hint }),
     output: error.output,
