@@ -80,7 +80,7 @@ const NO_ROOM = "Make room in the cluster, or let it ask for less,";
 
 /** Whether there was no place for its pods, which no correction of the source makes. */
 function hasNoRoom({ reason, message }: Failure): boolean {
-  return reason === "Unschedulable" || /exceeded quota/.test(message);
+  return reason === "Unschedulable" || /exceeded quota|no space left on device/.test(message);
 }
 
 /** Whether what was there before is what served. */
