@@ -144,7 +144,7 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
     clearInterval(timer);
     lost.abort(
       new PipelineError("surroundings", "the deploy lock was lost: somebody else may be deploying now", {
-        hint: "`bun ci/pipeline.ts status` shows what the cluster is at.",
+        hint: "Wait until that has ended.",
       }),
     );
   };
@@ -225,7 +225,7 @@ export async function locked<T>(run: Deploy, purpose: string, work: (run: Deploy
     const { reason } = lock.lost as { reason?: PipelineError };
     if (!written || !reason || error !== reason) throw error;
     throw new PipelineError("halfway", `${reason.message}; until then this one was writing`, {
-      hint: `${reason.hint} The same command goes on from there.`,
+      hint: `${reason.hint} The same command goes on from there; \`bun ci/pipeline.ts status\` shows what the cluster is at.`,
     });
   } finally {
     target.api.fence = undefined;

@@ -79,6 +79,7 @@ export async function undo(run: Deploy, begun: Begun, error: unknown): Promise<n
   const way = await wayBack(run, begun, error.output, error.message);
   const left = [...begun.stays, ...way.left];
   const state = left.length > 0 ? "It was undone" : "It was undone: all is as it was";
+  leaves(`${name} was undone.`);
   const undone = new PipelineError(error.fault, `${error.message}. ${state}`, {
     ...(error.hint && { hint: error.hint }),
     output: error.output,
@@ -91,7 +92,7 @@ const NO_ROOM = "Make room in the cluster, or let it ask for less,";
 
 /** Whether there was no place for its pods, which no correction of the source makes. */
 function hasNoRoom({ reason, message }: Failure): boolean {
-  return reason === "Unschedulable" || /exceeded quota/.test(message);
+  return reason === "Unschedulable" || /exceeded quota|no space left on device/.test(message);
 }
 
 /** Whether what was there before is what served. */

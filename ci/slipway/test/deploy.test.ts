@@ -213,6 +213,16 @@ describe("a version that does not come up", () => {
     expect(error.hint).not.toContain("source");
   });
 
+  test("for want of space on the node: what to do is not to correct the source", async () => {
+    await bring("a");
+    const waiting = {
+      reason: "CreateContainerConfigError",
+      message: "write etc-hosts: no space left on device",
+    };
+    cluster.container = (image) => (image === "helloapp:b" ? { ready: false, state: { waiting } } : {});
+    expect((await failureOf(bring("b"))).hint).toContain("Make room in the cluster");
+  });
+
   test.each(["rolled back to another", "the first one"])(
     "because it writes to its root, %s: what to do",
     async (when) => {

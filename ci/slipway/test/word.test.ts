@@ -228,9 +228,13 @@ describe("what does not pass", () => {
       method === "PATCH" && path === deployment
         ? Response.json({ message: "webhook" }, { status: 500 })
         : undefined;
+    let left = "";
+    run.leaves = (state) => void (left = state);
     const error = await failureOf(deploy(run, planned, "x.tar"));
     expect(error.fault).toBe("surroundings");
     expect(error.message).toContain("It was undone: all is as it was");
+    // What is shown below the message.
+    expect(left).toContain("was undone");
     cluster.intercept = () => undefined;
     expect(state()).toEqual(before);
     await bring("b");
