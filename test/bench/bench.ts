@@ -95,7 +95,8 @@ async function candidates(): Promise<Record<string, Candidate>> {
   };
 }
 
-let nextPort = 20_000 + (process.pid % 20_000);
+/** Below those that Linux gives to clients: one of them may hold a port. */
+let nextPort = 10_000 + (process.pid % 20_000);
 
 /** Starts a candidate and waits for its first 200. Logs go to a file or a pipe: a terminal would be the slowest part. */
 async function start({ command, env, path, piped }: Candidate) {
@@ -121,7 +122,9 @@ async function start({ command, env, path, piped }: Candidate) {
       () => false,
     ))
   ) {
-    if (performance.now() > end) throw new Error(`${command(port).join(" ")} does not answer`);
+    if (child.exitCode !== null || performance.now() > end) {
+      throw new Error(`${command(port).join(" ")} does not answer`);
+    }
   }
   const milliseconds = performance.now() - began;
   const stop = async () => {
