@@ -144,7 +144,7 @@ interface Load {
 
 async function load(url: string, seconds: number, headers = JSON_PLEASE): Promise<Load> {
   const flags = headers.flatMap((header) => ["-H", header]);
-  const wrk = ["wrk", "-t1", "-c64", `-d${seconds}s`, "--latency", ...flags, url];
+  const wrk = ["wrk", "-t1", "-c64", `-d${seconds}s`, "--latency", "--timeout", "10s", ...flags, url];
   const autocannon = [
     "bun",
     "x",
