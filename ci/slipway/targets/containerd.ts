@@ -75,7 +75,11 @@ export function containerdRefusal(
   if (/permission denied|password is required|sudo/i.test(stderr))
     return refusal(`no permission on k3s's containerd (${words})`, permission);
   // One that ends, or starts anew, in the middle of an import takes the connection with it.
-  if (/no such file|refused|deadline|no answer|\bEOF\b|reset by peer|broken pipe|unavailable|while dialing/i.test(stderr)) {
+  if (
+    /no such file|refused|deadline|no answer|\bEOF\b|reset by peer|broken pipe|unavailable|while dialing/i.test(
+      stderr,
+    )
+  ) {
     const hint =
       "Is k3s running? `sudo systemctl status k3s` tells. When it does, run the same command again.";
     return refusal(`k3s's containerd does not answer (${words})`, hint);
