@@ -44,13 +44,19 @@ export interface Plan {
 /**
  * What a deploy of `id` would change. Nothing is changed by asking.
  *
+ * @param there how the manifests name its image, where that is asked already; default: the target is
+ *
  * @throws {PipelineError} "change" when the server refuses the manifests, or they are too large to be kept
  */
-export async function plan({ target, service, signal, say }: Deploy, id: string): Promise<Plan> {
+export async function plan(
+  { target, service, signal, say }: Deploy,
+  id: string,
+  there = target.find(id),
+): Promise<Plan> {
   const { api } = target;
   const [manifests, image, versions, commit] = await Promise.all([
     render(target, service, signal),
-    target.find(id),
+    there,
     listVersions(api, say),
     gitCommit(service.project, signal),
   ]);

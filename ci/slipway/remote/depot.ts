@@ -1,7 +1,7 @@
 /**
  * A node's containerd at the other end of a line, and images on their way to it: what the node has of one already is taken from
- * there, and the rest travels. What is put together there is compared by its SHA-256 before it is imported, so that the image
- * is the one that an import of the whole would give; whatever goes wrong with that, the whole goes.
+ * there, and the rest travels. What is put together there is compared by its SHA-256 before it can become an image, which is
+ * then the one that an import of the whole would give; whatever goes wrong with that, the whole goes.
  *
  * containerd keeps an imported layer as it came, a tar in its content store, and so a version of before has nearly all of the next.
  */
@@ -16,6 +16,8 @@ import { LineLost } from "./refusal.ts";
 export interface Delivered {
   /** Of the import. */
   result: Result;
+  /** Names of the images that are there now. */
+  names: Set<string>;
   /** Bytes that were sent, before the line's compression. */
   bytes: number;
   /** Why the whole was sent although there was something to take most of it from. */
@@ -38,11 +40,15 @@ const CTR = "k3s ctr -n k8s.io";
 const DIFFERS = 80;
 /** Seconds that the whole may take: 115 MB by 1 Mbit/s. */
 const LONGEST_SECONDS = 1200;
+/** Bytes that an archive may have after its layers: a pipe holds them. pipe(7) */
+const MOST_LAST = 1 << 15;
 /** Bytes that are sent at once. */
 const PIECE = 1 << 18;
 
 export class Depot {
   readonly #layers = new Map<string, Promise<Layer[]>>();
+  /** Whether ctr has to be asked to import by itself. */
+  #local: Promise<boolean> | undefined;
 
   /** @param memory a directory here for what is remembered of layers */
   constructor(
@@ -59,6 +65,7 @@ export class Depot {
   /** Begins to find out what an image there is like: a second that need not be waited for. @param manifest its digest */
   learn(manifest: string): void {
     this.#layersOf(manifest).catch(() => {});
+    this.#importing().catch(() => {});
   }
 
   /**
@@ -86,7 +93,7 @@ export class Depot {
     }
     const file = Bun.file(archive);
     const result = await this.#import(piecesOf(file, sent));
-    return { result, bytes: file.size, ...(whole !== undefined && { whole }) };
+    return { result, bytes: file.size, names: namesIn(result), ...(whole !== undefined && { whole }) };
   }
 
   /** @returns what went wrong, as a text */
@@ -125,9 +132,14 @@ export class Depot {
     parts.push({ put: bytes.subarray(at) });
     const put = Buffer.concat(parts.flatMap((part) => ("put" in part ? [part.put] : putsOf(part.orders))));
     const { directory } = await this.line.there();
+    const sum256 = sha256OfFile(archive);
+    // What says that it is an image comes last, and is held back until all of it is known to be right.
+    const last = bytes.length - Math.max(...found.layers.map(({ offset, size }) => offset + size));
+    if (last > MOST_LAST) return `it ends with ${last} bytes that are no layer`;
     const script = `${await this.#reading()}
-new=${directory}/new.$$
-trap 'rm -f "$new"' EXIT
+new=${directory}/new.$$ whole=${directory}/whole.$$ verdict=${directory}/verdict.$$
+trap 'rm -f "$new" "$whole" "$verdict"' EXIT
+mkfifo "$whole" "$verdict" && exec 5<>"$verdict" || exit
 head -c ${put.length} >"$new"
 p() { head -c "$1" <&4; }
 k() { head -c "$1"; }
@@ -135,9 +147,15 @@ s() { head -c "$1" >/dev/null; }
 make() {
 ${parts.map(linesOf).join("\n")}
 }
-sum=$(make 4<"$new" | sha256sum)
-[ "\${sum%% *}" = ${sha256OfFile(archive)} ] || exit ${DIFFERS}
-make 4<"$new" | ${await this.#importing()}`;
+{ head -c ${bytes.length - last}; read -r sum <&5; if [ "$sum" = ${sum256} ]; then cat; fi; } <"$whole" |
+  ${await this.#importing()} &
+sum=$(make 4<"$new" | tee -p "$whole" | sha256sum)
+echo "\${sum%% *}" >&5
+wait $!
+code=$?
+[ "\${sum%% *}" = ${sum256} ] || exit ${DIFFERS}
+[ $code = 0 ] || exit $code
+${await this.#listing()}`;
     sent(0, put.length);
     const result = await this.line.run(script, { input: put, timeoutSeconds: LONGEST_SECONDS });
     if (result.code === DIFFERS) return "what it has of an earlier version is not what it should be";
@@ -145,11 +163,17 @@ make 4<"$new" | ${await this.#importing()}`;
       return result.stderr.trim().split("\n").at(-1) || `the import has ended with ${result.code}`;
     for (const { digest, content, hashes, before } of changed)
       await rememberLayer(this.memory, digest, content, hashes, before.hashes).catch(() => {});
-    return { result, bytes: put.length };
+    return { result, bytes: put.length, names: namesIn(result) };
   }
 
   async #import(input: AsyncIterable<Uint8Array>): Promise<Result> {
-    return this.line.run(await this.#importing(), { input, timeoutSeconds: LONGEST_SECONDS });
+    const script = `${await this.#importing()} || exit\n${await this.#listing()}`;
+    return this.line.run(script, { input, timeoutSeconds: LONGEST_SECONDS });
+  }
+
+  async #listing(): Promise<string> {
+    const { sudo } = await this.line.there();
+    return `${sudo}${CTR} images ls -q`;
   }
 
   /**
@@ -157,9 +181,9 @@ make 4<"$new" | ${await this.#importing()}`;
    * which takes twice the time. Before that there was no such option.
    */
   async #importing(): Promise<string> {
-    const { sudo } = await this.line.there();
-    const ctr = `${sudo}${CTR} images import`;
-    return `{ case $(${ctr} --help </dev/null) in *--local*) ${ctr} --local -;; *) ${ctr} -;; esac; }`;
+    this.#local ??= this.ctr(["images", "import", "--help"]).then(({ stdout }) => /--local\b/.test(stdout));
+    const [{ sudo }, local] = await Promise.all([this.line.there(), this.#local]);
+    return `${sudo}${CTR} images import ${local ? "--local " : ""}-`;
   }
 
   /** Defines `blob DIGEST`, which writes it to stdout. */
@@ -226,6 +250,10 @@ blob ${digest} | { ${lines.join("; ")}; }`;
     let from = 0;
     return new Map(chunks.map((chunk, i) => [chunk, hashes.slice(from, (from += counts[i]!))]));
   }
+}
+
+function namesIn({ stdout }: Result): Set<string> {
+  return new Set(stdout.split("\n"));
 }
 
 /** A text as one word of sh. */

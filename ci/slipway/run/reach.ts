@@ -68,19 +68,24 @@ export async function deployHere(run: Run, to: Deploy, hurry?: AbortSignal): Pro
   // They need nothing of the cluster, and a plan takes its time.
   const proofs = [check(run), test(run)];
   for (const proof of proofs) proof.catch(() => {});
+  const id = run.id();
+  const there = id.then((known) => to.target.find(known));
   const planning = run.report.step("plan", async () => {
-    const value = await plan(to, await run.id());
+    const value = await plan(to, await id, there);
     const lines = describePlan(value);
     return { value, detail: lines.length > 0 ? `${value.name} changes this:` : "nothing would change" };
   });
+  const imaging = there.then(async (found) => {
+    // An id is its inputs: an image of that name is this one, in containerd. Who has named the archive wants the file, too.
+    if (!found || run.options.wantsArchive || isRegistryTarget(to.target)) await image(run, await id);
+  });
+  imaging.catch(() => {});
   const building = planning.then(async (found) => {
     for (const line of describePlan(found)) run.say(line);
-    const { wantsArchive } = run.options;
-    // An id is its inputs: an image of that name is this one, in containerd. Who has named the archive wants the file, too.
-    if (!found.delivered || wantsArchive || isRegistryTarget(to.target)) await image(run, found.id);
+    await imaging;
     return compared(run, to, found);
   });
-  const [, , built] = await sideBySide(run, [...proofs, building]);
+  const [, , built] = await sideBySide(run, [...proofs, building, imaging]);
   const change = built as Plan;
   const { url } = change.endpoint;
   if (upToDate(to, change)) {

@@ -133,6 +133,8 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name, signa
     );
     return found.filter(({ images }) => !images.has(containerdName(referenceOf(id))));
   };
+  /** What was found out last, which is new enough for the next step. */
+  let last: { id: string; due: Awaited<ReturnType<typeof lacking>> } | undefined;
 
   return {
     api,
@@ -170,6 +172,7 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name, signa
 
     async find(id) {
       const found = await lacking(id);
+      last = { id, due: found };
       running = undefined;
       // It will be brought there: what most of it can be taken from is looked at while it is built.
       for (const { place, images } of found)
@@ -184,7 +187,8 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name, signa
 
     async deliver(archive, id, show = () => {}) {
       const reference = referenceOf(id);
-      const due = await lacking(id);
+      const due = last?.id === id ? last.due : await lacking(id);
+      last = undefined;
       for (const { place } of due)
         await checkArchive(archive, reference, place.node.status.nodeInfo?.architecture);
       const start = performance.now();
@@ -196,23 +200,19 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name, signa
       const sent = await Promise.all(
         due.map(async ({ place, images }, i) => {
           const { depot, containerd } = place;
-          const { result, bytes, whole } = await depot.deliver(archive, await baseIn(images), (bytes, of) => {
-            progress[i] = { bytes, of };
-            tell();
-          });
+          const { result, names, bytes, whole } = await depot.deliver(
+            archive,
+            await baseIn(images),
+            (bytes, of) => {
+              progress[i] = { bytes, of };
+              tell();
+            },
+          );
           if (result.code !== 0) throw containerdRefusal(containerd, `importing ${archive}`, result.stderr);
+          if (!names.has(containerdName(reference))) throw vanished(containerd, archive, reference);
           return { place, bytes, whole };
         }),
       );
-      const still = await lacking(id);
-      if (still.length > 0) {
-        const { containerd } = still[0]!.place;
-        throw new PipelineError(
-          "surroundings",
-          `${containerd.who}${archive} was imported, but containerd has no ${reference} now`,
-          { hint: "Has something else removed it? `k3s ctr -n k8s.io images ls` there lists what it has." },
-        );
-      }
       const wholes = sent.flatMap(({ place, whole }) =>
         whole === undefined ? [] : [`the whole, because of ${place.line.host}: ${whole}`],
       );
@@ -228,6 +228,14 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name, signa
       return [...new Set(gone.flat())];
     },
   };
+}
+
+function vanished({ who }: Containerd, archive: string, reference: string): PipelineError {
+  return new PipelineError(
+    "surroundings",
+    `${who}${archive} was imported, but containerd has no ${reference} now`,
+    { hint: "Has something else removed it? `k3s ctr -n k8s.io images ls` there lists what it has." },
+  );
 }
 
 const sum = (numbers: number[]) => numbers.reduce((all, one) => all + one, 0);
