@@ -45,7 +45,8 @@ function removeAbandoned(target: string): void {
   }
 }
 
-function isRunning(pid: number): boolean {
+/** Whether there is such a process, whoever's. */
+export function isRunning(pid: number): boolean {
   try {
     return process.kill(pid, 0);
   } catch (error) {

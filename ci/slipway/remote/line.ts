@@ -6,10 +6,11 @@
  * it gets one command whose form all shells read alike. A directory there, which only that user can enter, holds what the line
  * needs; it goes with the line, and what a line has left that could not end so goes with the next one.
  */
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { run, type Result, type RunOptions } from "../ground/process.ts";
+import { isRunning } from "../ground/whole.ts";
 import {
   commandFor,
   connect,
@@ -43,7 +44,8 @@ export class Line {
    * @throws {PipelineError} "surroundings": no ssh, no way there, no k3s, no rights
    */
   static async open(host: string, signal: AbortSignal): Promise<Line> {
-    const line = new Line(host, await mkdtemp(join(tmpdir(), "slipway-")), signal);
+    await removeAbandoned();
+    const line = new Line(host, await mkdtemp(join(tmpdir(), `slipway-${process.pid}-`)), signal);
     try {
       await line.#connected(signal);
       return line;
@@ -122,6 +124,16 @@ export class Line {
     };
     this.#connecting ??= open().finally(() => (this.#connecting = undefined));
     return this.#connecting;
+  }
+}
+
+/** Sockets here that killed runs have left. */
+async function removeAbandoned(): Promise<void> {
+  for (const name of await readdir(tmpdir())) {
+    const [, pid] = /^slipway-(\d+)-\w{6}$/.exec(name) ?? [];
+    // What is another user's stays: it cannot be removed.
+    if (pid !== undefined && !isRunning(Number(pid)))
+      await rm(join(tmpdir(), name), { recursive: true, force: true }).catch(() => {});
   }
 }
 

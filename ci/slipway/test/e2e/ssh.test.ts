@@ -1,6 +1,7 @@
 /** Lines to a host, and images over them: a real sshd, and behind it a real containerd. The whole deploy: cluster.test.ts. */
 import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, cpSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeArchive } from "../../image/archive.ts";
 import { findRuntime } from "../../image/image.ts";
@@ -172,6 +173,12 @@ describeWith(
       expect(existsSync(held)).toBe(true);
       holder.kill("SIGKILL");
       await eventually(async () => !existsSync(held) || undefined);
+      const socketsOf = (pid: number) =>
+        readdirSync(tmpdir()).filter((name) => name.startsWith(`slipway-${pid}-`));
+      expect(socketsOf(holder.pid)).toHaveLength(1);
+      await open();
+      expect(socketsOf(holder.pid)).toEqual([]);
+      expect(socketsOf(process.pid)).not.toEqual([]);
     });
 
     test("takes away what another one has left, and not what one still holds", async () => {
