@@ -1,5 +1,5 @@
 /** Installed packages for a copy of the project, without installing them again. */
-import { mkdirSync, readdirSync, symlinkSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "./fixture.ts";
 
@@ -12,6 +12,14 @@ export function linkModules(copy: string): void {
   mkdirSync(modules);
   for (const name of readdirSync(join(root, "node_modules"))) {
     if (name === ".cache") continue;
+    // An installation writes there: of two copies at once neither is to meet the other's.
+    if (name === ".bin") {
+      cpSync(join(root, "node_modules", name), join(modules, name), {
+        recursive: true,
+        verbatimSymlinks: true,
+      });
+      continue;
+    }
     const target = name === "slipway" ? "../ci/slipway" : join(root, "node_modules", name);
     symlinkSync(target, join(modules, name));
   }

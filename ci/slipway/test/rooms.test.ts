@@ -66,6 +66,11 @@ const roomOf = (path: string) => {
 const isFace = (path: string) => path.endsWith(".d.ts") && roomOf(path) === "roof";
 
 describe("ci/slipway", () => {
+  test("is packed with all of its rooms", async () => {
+    const { files } = (await import("../package.json")) as { files: string[] };
+    expect(files).toEqual(expect.arrayContaining([...rooms.filter((room) => room !== "roof"), APART]));
+  });
+
   test("is looked at as a whole: imports of all forms are seen", () => {
     expect(files.length).toBeGreaterThan(50);
     const edges = files.flatMap((file) =>
