@@ -11,7 +11,7 @@ export interface Endpoint {
 }
 
 /** Requests at once to what is far. */
-const ABREAST = 5;
+const ABREAST = 10;
 
 export interface Verification {
   /** Whether `replies` in a row carried the id. */

@@ -19,7 +19,7 @@ export default {
       for await (const saved of savesIn(service.root, signal, () => hurry.abort())) {
         hurry = new AbortController();
         const one = new Run({ service, options, engine, signal, report: new Report(() => {}) });
-        const conclusion = await deployHere(one, deployOf(one, target), hurry.signal).catch(
+        const conclusion = await deployHere(one, deployOf(one, target), { hurry: hurry.signal }).catch(
           (error: unknown) => {
             run.left = one.left;
             signal.throwIfAborted();

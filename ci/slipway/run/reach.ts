@@ -58,16 +58,30 @@ export function deployOf(run: Run, target: Target): Deploy {
   };
 }
 
+/** Check and test, which need nothing of the cluster: they may begin before there is a way to it. */
+export function proofsOf(run: Run): Promise<void>[] {
+  const proofs = [check(run), test(run)];
+  for (const proof of proofs) proof.catch(() => {});
+  return proofs;
+}
+
+export interface Deploying {
+  /** Default: they begin now. */
+  proofs?: Promise<void>[];
+  /** Ends the wait for the last pods of the version before. */
+  hurry?: AbortSignal;
+}
+
 /**
  * Checks, tests, builds, deploys, verifies; what holds already is left out.
  *
- * @param hurry ends the wait for the last pods of the version before
  * @returns what holds now, as a sentence
  */
-export async function deployHere(run: Run, to: Deploy, hurry?: AbortSignal): Promise<string> {
-  // They need nothing of the cluster, and a plan takes its time.
-  const proofs = [check(run), test(run)];
-  for (const proof of proofs) proof.catch(() => {});
+export async function deployHere(
+  run: Run,
+  to: Deploy,
+  { proofs = proofsOf(run), hurry }: Deploying = {},
+): Promise<string> {
   const id = run.id();
   const there = id.then((known) => to.target.find(known));
   const planning = run.report.step("plan", async () => {
