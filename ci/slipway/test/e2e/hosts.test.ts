@@ -98,7 +98,7 @@ describeWith(
       good.restore();
       expect(code).toBe(1);
       expect(output).toContain("not today");
-      expect(output).toContain("rolled back");
+      expect(output).toContain("Rolled back");
       expect(await served()).toBe(second);
     });
 
