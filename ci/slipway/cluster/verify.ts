@@ -1,4 +1,5 @@
 /** What a client sees, not what the cluster says of itself. */
+import { PipelineError } from "../ground/errors.ts";
 
 /** Where the Service answers. */
 export interface Endpoint {
@@ -25,6 +26,7 @@ export interface Verification {
  *
  * @param replies default: 20
  * @param deadlineSeconds gives up after this long; default: 30
+ * @throws {PipelineError} what kept the last question from being asked at all, a line that has gone: nothing is said of the version then
  */
 export async function verify(
   endpoint: Endpoint,
@@ -48,14 +50,24 @@ export async function verify(
     } else {
       [inARow, last] = [0, other.id ?? other.failure];
       // Asked once at least, however little time there is.
-      if (performance.now() > end) return { ok: false, last };
+      if (performance.now() > end) {
+        if (other.unasked) throw other.unasked;
+        return { ok: false, last };
+      }
       await Bun.sleep(50);
     }
   }
   return { ok: true, last };
 }
 
-export type Answer = { id: string; failure?: undefined } | { id?: undefined; failure: string };
+export type Answer =
+  | { id: string; failure?: undefined; unasked?: undefined }
+  | {
+      id?: undefined;
+      failure: string;
+      /** What is between here and there, where that is at fault. */
+      unasked?: PipelineError;
+    };
 
 /** The id that answers, or what went wrong. */
 export async function ask(
@@ -72,6 +84,7 @@ export async function ask(
     if (!response.ok) return { failure: `status ${response.status}` };
     return { id: String((JSON.parse(text) as { id?: unknown }).id) };
   } catch (error) {
+    if (error instanceof PipelineError) return { failure: error.message, unasked: error };
     return { failure: error instanceof Error ? error.message : String(error) };
   }
 }

@@ -1,6 +1,7 @@
 /** What a client sees of a version: when it counts as served, and what is said of the requests meanwhile. */
 import { describe, expect, setSystemTime, test } from "bun:test";
 import { describeSamples, sample } from "../cluster/samples.ts";
+import { PipelineError } from "../ground/errors.ts";
 import { ask, verify, type Endpoint } from "../cluster/verify.ts";
 
 const { signal } = new AbortController();
@@ -30,6 +31,13 @@ describe("a version is served", () => {
     const service = endpoint("new", "new", "old", "new", new Error("reset"), "new", 503, "new");
     expect(await verify(service, "new", { replies: 3, signal })).toEqual({ ok: true, last: "status 503" });
     expect(service.asked).toHaveLength(7 + 3);
+  });
+
+  // A mistake once: a line that was silent while it was verified had a good version rolled back, as its own fault.
+  test("is not said to be not, where it could not be asked", async () => {
+    const gone = new PipelineError("surroundings", "shop is not reached");
+    const asking = verify(endpoint("old", gone), "new", { deadlineSeconds: 0.1, signal });
+    expect(await asking.catch((error: unknown) => error)).toBe(gone);
   });
 
   test.each([
