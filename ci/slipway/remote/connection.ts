@@ -117,20 +117,18 @@ export async function connect(host: string, control: string, signal?: AbortSigna
   // A line that was given up without an end, in a laptop that sleeps, is given up there as well.
   const beat = setInterval(() => {
     // Not a newline: the other side's sh drops those.
-    child.stdin.write(".");
-    void child.stdin.flush();
+    void send(child, ".");
   }, BEAT_SECONDS * 1000);
   beat.unref();
   const end = async () => {
     clearInterval(beat);
-    child.stdin.end();
+    await Promise.resolve(child.stdin.end()).catch(() => {});
     const grace = setTimeout(kill, GRACE_MS);
     await child.exited;
     clearTimeout(grace);
   };
   try {
-    child.stdin.write(scriptOf(script));
-    await child.stdin.flush();
+    await send(child, scriptOf(script));
     const facts = await factsIn(child.stdout);
     if (!facts) {
       const code = await child.exited;
@@ -224,6 +222,16 @@ function start(ssh: string[]) {
       hint: "Debian's package is openssh-client.",
       cause: error,
     });
+  }
+}
+
+/** Writes to what may have ended before it reads, as ssh does that gets nowhere: its own words say why. */
+async function send({ stdin }: ReturnType<typeof start>, text: string): Promise<void> {
+  try {
+    stdin.write(text);
+    await stdin.flush();
+  } catch {
+    // EPIPE
   }
 }
 
