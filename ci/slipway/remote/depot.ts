@@ -150,7 +150,7 @@ s() { head -c "$1" >/dev/null; }
 make() {
 ${parts.map(linesOf).join("\n")}
 }
-{ head -c ${bytes.length - last}; read -r sum <&5; if [ "$sum" = ${sum256} ]; then cat; fi; } <"$whole" |
+{ head -c ${bytes.length - last} && read -r sum <&5 && [ "$sum" = ${sum256} ] && cat; } <"$whole" |
   ${await this.#importing()} &
 sum=$(make 4<"$new" | tee -p "$whole" | sha256sum)
 echo "\${sum%% *}" >&5
