@@ -84,6 +84,11 @@ export function podTemplates(object: KubeObject): PodTemplate[] {
   ) as PodTemplate[];
 }
 
+/** All containers of a template, those that come first as well. */
+export function containersOf({ spec }: PodTemplate): { name: string; image: string }[] {
+  return [...spec.containers, ...(spec.initContainers ?? [])];
+}
+
 /**
  * The manifests of one version: its image wherever they name the service's, its id as a label of the pods that keep running.
  *
@@ -98,9 +103,8 @@ export function forVersion(
   const version = { "app.kubernetes.io/version": id };
   return cloneJson(manifests).map((object) => {
     const templates = podTemplates(object);
-    for (const { spec } of templates) {
-      const containers = [...spec.containers, ...(spec.initContainers ?? [])];
-      for (const container of containers) if (container.image === service.name) container.image = image;
+    for (const container of templates.flatMap(containersOf)) {
+      if (container.image === service.name) container.image = image;
     }
     if (!isWorkload(object)) return object;
     object.metadata.labels = { ...object.metadata.labels, ...version };

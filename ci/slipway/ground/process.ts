@@ -21,7 +21,8 @@ export interface RunOptions {
   signal?: AbortSignal;
 }
 
-const TIMED_OUT = 124;
+/** The code of what was ended because it took too long. */
+export const TIMED_OUT = 124;
 
 /** Milliseconds that an interrupted program has to end by itself. */
 const GRACE_MS = 5000;
@@ -88,6 +89,15 @@ export function endGroup(leader: number, signal: NodeJS.Signals): void {
   }
 }
 
+/** Whether there is such a process, whoever's. */
+export function isRunning(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
 /** What runs now. */
 const running = new Set<() => void>();
 process.on("exit", () => running.forEach((kill) => kill()));
@@ -138,7 +148,7 @@ function stdinOf(input: NonNullable<RunOptions["input"]>): Stdin {
 }
 
 /** Reads a stream to its end, or until it is told to stop. `text()` gives what has come so far. */
-function keep(stream: ReadableStream<Uint8Array>) {
+export function keep(stream: ReadableStream<Uint8Array>) {
   const parts: Uint8Array[] = [];
   const reader = stream.getReader();
   const read = async () => {

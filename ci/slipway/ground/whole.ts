@@ -2,6 +2,7 @@
 import { readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { explainDiskError } from "./errors.ts";
+import { isRunning } from "./process.ts";
 
 /** Milliseconds after which the part of a process that is gone is nobody's: another container's processes cannot be seen. */
 const ABANDONED_MS = 10 * 60_000;
@@ -42,14 +43,5 @@ function removeAbandoned(target: string): void {
     const path = join(dirname(target), name);
     const found = statSync(path, { throwIfNoEntry: false });
     if (found && Date.now() - found.mtimeMs > ABANDONED_MS) rmSync(path, { force: true });
-  }
-}
-
-/** Whether there is such a process, whoever's. */
-export function isRunning(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }

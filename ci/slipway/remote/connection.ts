@@ -1,6 +1,6 @@
 /** One connection of ssh to a host, and what is begun there with it: the API's proxy, and a directory that goes with the line. */
 import { PipelineError } from "../ground/errors.ts";
-import { endGroup } from "../ground/process.ts";
+import { endGroup, keep } from "../ground/process.ts";
 import { lastWords, refusalOf } from "./refusal.ts";
 
 /** Seconds that ssh may take to get there; and between two signs of life, three of which may be missing. */
@@ -108,7 +108,7 @@ export async function connect(host: string, control: string, signal?: AbortSigna
   signal?.throwIfAborted();
   const script = first(crypto.randomUUID().slice(0, 8));
   const child = start(["ssh", "-T", "-M", `-S${control}`, ...sshOptions, "--", host, commandFor(script)]);
-  const said = textOf(child.stderr);
+  const said = keep(child.stderr);
   let isGone = false;
   const gone = child.exited.then(() => (isGone = true));
   const kill = () => endGroup(child.pid, "SIGKILL");
@@ -233,13 +233,4 @@ async function send({ stdin }: ReturnType<typeof start>, text: string): Promise<
   } catch {
     // EPIPE
   }
-}
-
-function textOf(stream: ReadableStream<Uint8Array>) {
-  let text = "";
-  const read = async () => {
-    const decoder = new TextDecoder();
-    for await (const part of stream) text += decoder.decode(part, { stream: true });
-  };
-  return { whole: read(), text: () => text };
 }

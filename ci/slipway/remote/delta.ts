@@ -234,16 +234,3 @@ function joined(orders: Order[]): Order[] {
   flush();
   return all;
 }
-
-/** What orders make of a base: what the remote end does with head(1). */
-export function apply(orders: Order[], base: Uint8Array): Uint8Array {
-  let at = 0;
-  return Buffer.concat(
-    orders.map((order) => {
-      if ("put" in order) return order.put;
-      const length = "keep" in order ? order.keep : order.skip;
-      const bytes = base.subarray(at, (at += length));
-      return "keep" in order ? bytes : new Uint8Array();
-    }),
-  );
-}

@@ -6,7 +6,7 @@
  * containerd keeps an imported layer as it came, a tar in its content store, and so a version of before has nearly all of the next.
  */
 import { sha256OfFile } from "../ground/hash.ts";
-import type { Result, RunOptions } from "../ground/process.ts";
+import { TIMED_OUT, type Result, type RunOptions } from "../ground/process.ts";
 import { readArchive, type Archive } from "../image/reader.ts";
 import { BLOCK, CHUNK, deltaOf, DIGITS, hashesOf, unknownChunks, type Base, type Order } from "./delta.ts";
 import type { Line } from "./line.ts";
@@ -41,8 +41,6 @@ const DIFFERS = 80;
 /** Seconds that the whole may take, 115 MB by 1 Mbit/s; and a delta, most of which is read there. */
 const LONGEST_SECONDS = 1200;
 const DELTA_SECONDS = 180;
-/** run()'s code for what has taken longer. */
-const TIMED_OUT = 124;
 /** Bytes that an archive may have after its layers: a pipe holds them. pipe(7) */
 const MOST_LAST = 1 << 15;
 /** Bytes that are sent at once. */

@@ -9,8 +9,7 @@
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { run, type Result, type RunOptions } from "../ground/process.ts";
-import { isRunning } from "../ground/whole.ts";
+import { isRunning, run, type Result, type RunOptions } from "../ground/process.ts";
 import {
   commandFor,
   connect,

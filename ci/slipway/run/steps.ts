@@ -3,6 +3,7 @@ import { readdir, rm, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import { gitCommit } from "../ground/git.ts";
+import { isRunning } from "../ground/process.ts";
 import { cacheOf, type Service } from "../ground/service.ts";
 import { writeArchive } from "../image/archive.ts";
 import type { Architecture } from "../image/platform.ts";
@@ -120,7 +121,7 @@ async function removeLeftovers(service: Service): Promise<void> {
   const cache = cacheOf(service);
   for (const name of await readdir(cache).catch(() => [])) {
     const [, pid] = /^(?:dist|verify)-(\d+)/.exec(name) ?? [];
-    if (pid && !isAlive(Number(pid))) await rm(join(cache, name), { recursive: true, force: true });
+    if (pid && !isRunning(Number(pid))) await rm(join(cache, name), { recursive: true, force: true });
   }
   // The compiler's own, in its working directory. That is always the project: the binary depends on where it is.
   for (const name of await readdir(service.project)) {
@@ -128,14 +129,5 @@ async function removeLeftovers(service: Service): Promise<void> {
     const file = join(service.project, name);
     const { mtimeMs } = await stat(file).catch(() => ({ mtimeMs: Infinity }));
     if (Date.now() - mtimeMs > ABANDONED_MS) await rm(file, { force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    // Somebody else's.
-    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }

@@ -10,6 +10,8 @@ export interface Containerd {
   ctr(args: string[], timeoutSeconds: number): Promise<Result>;
   /** What to do when it does not let this user. */
   permission: string;
+  /** The command that lists its images, as a person types it. */
+  list: string;
 }
 
 /** Seconds for a list of the images: a machine that starts pods is a busy one. */
@@ -85,4 +87,13 @@ export function containerdRefusal(
     return refusal(`k3s's containerd does not answer (${words})`, hint);
   }
   return refusal(`containerd refused (${words})`);
+}
+
+/** What was imported and is not there: an archive without a name imports "successfully" and creates no image. */
+export function vanished({ who, list }: Containerd, archive: string, reference: string): PipelineError {
+  return new PipelineError(
+    "surroundings",
+    `${who}${archive} was imported, but containerd has no ${reference} now`,
+    { hint: `Has something else removed it? \`${list}\` lists what is there.` },
+  );
 }

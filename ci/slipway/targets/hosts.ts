@@ -16,9 +16,16 @@ import { destinationOf } from "../remote/host.ts";
 import { kustomizeThere } from "../remote/kustomize.ts";
 import { Line } from "../remote/line.ts";
 import { checkArchive } from "./check.ts";
-import { cleanIn, containerdName, containerdRefusal, imagesIn, type Containerd } from "./containerd.ts";
-import { takers } from "./nodes.ts";
-import { below, nodePortOf, nodePortUrl } from "./url.ts";
+import {
+  cleanIn,
+  containerdName,
+  containerdRefusal,
+  imagesIn,
+  vanished,
+  type Containerd,
+} from "./containerd.ts";
+import { addressOf, takers } from "./nodes.ts";
+import { below, hostPort, nodePortOf, nodePortUrl } from "./url.ts";
 
 export interface HostsOptions {
   service: Service;
@@ -88,6 +95,7 @@ function placeOf(node: Node, line: Line, memory: string): Place {
     who: `${line.host}: `,
     ctr: (args, timeoutSeconds) => depot.ctr(args, { timeoutSeconds }),
     permission: SUDOERS,
+    list: `ssh ${line.host} sudo k3s ctr -n k8s.io images ls`,
   };
   return { node, line, depot, containerd };
 }
@@ -159,9 +167,7 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name, signa
       if (url) return { url: below(url, service.versionPath) };
       const port = nodePortOf(service, manifests);
       const { node } = places.find(({ line }) => line === main)!;
-      const address =
-        node.status.addresses?.find(({ type }) => type === "InternalIP")?.address ?? "127.0.0.1";
-      const there = address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`;
+      const there = hostPort(addressOf(node), port);
       const asked = `http://localhost${service.versionPath}`;
       return {
         url: nodePortUrl(service, name, port),
@@ -228,14 +234,6 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name, signa
       return [...new Set(gone.flat())];
     },
   };
-}
-
-function vanished({ who }: Containerd, archive: string, reference: string): PipelineError {
-  return new PipelineError(
-    "surroundings",
-    `${who}${archive} was imported, but containerd has no ${reference} now`,
-    { hint: "Has something else removed it? `k3s ctr -n k8s.io images ls` there lists what it has." },
-  );
 }
 
 const sum = (numbers: number[]) => numbers.reduce((all, one) => all + one, 0);

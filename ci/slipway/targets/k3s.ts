@@ -14,7 +14,15 @@ import { connectApi } from "../cluster/connect.ts";
 import type { Node } from "../cluster/objects.ts";
 import type { Target } from "../cluster/target.ts";
 import { checkArchive } from "./check.ts";
-import { cleanIn, containerdName, containerdRefusal, imagesIn, type Containerd } from "./containerd.ts";
+import {
+  cleanIn,
+  containerdName,
+  containerdRefusal,
+  imagesIn,
+  vanished,
+  type Containerd,
+} from "./containerd.ts";
+import { addressOf } from "./nodes.ts";
 import { below, nodePortOf, nodePortUrl } from "./url.ts";
 
 /** Where k3s writes its kubeconfig. https://docs.k3s.io/cluster-access */
@@ -85,6 +93,7 @@ export async function connectK3s({
     who: "",
     ctr: (args, timeoutSeconds) => run([...ctr, ...args], { timeoutSeconds, signal }),
     permission: "Run `sudo -v` first, or run the pipeline as root.",
+    list: `${ctr.join(" ")} images ls`,
   };
   const images = (timeoutSeconds?: number) => imagesIn(containerd, timeoutSeconds);
 
@@ -95,7 +104,7 @@ export async function connectK3s({
     await (await connecting.catch(() => undefined))?.close();
     throw error;
   });
-  const address = node.status.addresses?.find(({ type }) => type === "InternalIP")?.address ?? "127.0.0.1";
+  const address = addressOf(node);
 
   return {
     api: await connecting,
@@ -123,13 +132,8 @@ export async function connectK3s({
       await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
       const { code, stderr } = await importArchive([...ctr, "images", "import"], archive, signal);
       if (code !== 0) throw containerdRefusal(containerd, `importing ${archive}`, stderr);
-      // An archive without a name imports "successfully" and creates no image.
       if ((await images()).has(containerdName(reference))) return reference;
-      throw new PipelineError(
-        "surroundings",
-        `${archive} was imported, but containerd has no ${reference} now`,
-        { hint: `Has something else removed it? \`${ctr.join(" ")} images ls\` lists what is there.` },
-      );
+      throw vanished(containerd, archive, reference);
     },
 
     clean: async (kept) => cleanIn(containerd, service.name, await kept()),

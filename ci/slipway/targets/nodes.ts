@@ -1,14 +1,19 @@
-/** Which nodes may run a service's pods, as far as manifests and nodes themselves say so. */
+/** What nodes say of themselves: which may run a service's pods, as far as the manifests say so too, and where they are. */
 import type { Service } from "../ground/service.ts";
 import type { KubeObject, Node, PodTemplate } from "../cluster/objects.ts";
-import { podTemplates } from "../cluster/render.ts";
+import { containersOf, podTemplates } from "../cluster/render.ts";
 
 /** The nodes that take a pod with the service's image: no nodeSelector and no taint keeps it away. */
 export function takers(service: Service, manifests: KubeObject[], nodes: Node[]): Node[] {
-  const templates = manifests.flatMap(podTemplates).filter(({ spec }) => {
-    return [...spec.containers, ...(spec.initContainers ?? [])].some(({ image }) => image === service.name);
-  });
+  const templates = manifests
+    .flatMap(podTemplates)
+    .filter((template) => containersOf(template).some(({ image }) => image === service.name));
   return nodes.filter((node) => templates.some((template) => takes(node, template)));
+}
+
+/** Where others reach it; this machine's own where it says nothing. */
+export function addressOf({ status }: Node): string {
+  return status.addresses?.find(({ type }) => type === "InternalIP")?.address ?? "127.0.0.1";
 }
 
 /** https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/ */

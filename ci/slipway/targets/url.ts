@@ -22,5 +22,10 @@ export function nodePortOf({ name, overlays }: Service, manifests: KubeObject[])
 }
 
 export function nodePortUrl({ versionPath }: Service, address: string, port: number): string {
-  return `http://${address.includes(":") ? `[${address}]` : address}:${port}${versionPath}`;
+  return `http://${hostPort(address, port)}${versionPath}`;
+}
+
+/** An address of IP's version 6 has colons of its own. */
+export function hostPort(address: string, port: number): string {
+  return `${address.includes(":") ? `[${address}]` : address}:${port}`;
 }

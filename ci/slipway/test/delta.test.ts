@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { apply, BLOCK, CHUNK, deltaOf, hashesOf, unknownChunks, type Base } from "../remote/delta.ts";
+import { BLOCK, CHUNK, deltaOf, hashesOf, unknownChunks, type Base, type Order } from "../remote/delta.ts";
 import { writeArchive } from "../image/archive.ts";
 import { findRuntime } from "../image/image.ts";
 import { first } from "../remote/connection.ts";
@@ -42,6 +42,19 @@ const knows = (bytes: Uint8Array, what: "bytes" | "blocks" | "hashes"): Base => 
     blocks: (i) => (what === "blocks" ? hashesOf(chunk(i), BLOCK) : undefined),
   };
 };
+
+/** What orders make of a base: what the remote end does with head(1). */
+function apply(orders: Order[], base: Uint8Array): Uint8Array {
+  let at = 0;
+  return Buffer.concat(
+    orders.map((order) => {
+      if ("put" in order) return order.put;
+      const length = "keep" in order ? order.keep : order.skip;
+      const bytes = base.subarray(at, (at += length));
+      return "keep" in order ? bytes : new Uint8Array();
+    }),
+  );
+}
 
 const sent = (orders: ReturnType<typeof deltaOf>) =>
   orders.reduce((sum, order) => sum + ("put" in order ? order.put.length : 0), 0);
