@@ -35,7 +35,8 @@ export async function localManifests(service: Service, signal: AbortSignal): Pro
   return { objects: await render({ kubectl: words, overlay }, service, signal) };
 }
 
-function kustomizationIn(directory: string): string | undefined {
+/** The path of a directory's kustomization. https://kubectl.docs.kubernetes.io/references/kustomize/kustomization/ */
+export function kustomizationIn(directory: string): string | undefined {
   return KUSTOMIZATIONS.map((name) => join(directory, name)).find((file) => existsSync(file));
 }
 

@@ -1,8 +1,9 @@
 /** Parts of the manifests that a service has only where it asks for them, as kustomize's components. */
-import { existsSync, readdirSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { isSeq, parseDocument, type Document, type Node, type YAMLSeq } from "yaml";
 import { PipelineError } from "../ground/errors.ts";
+import { kustomizationIn } from "../cluster/local.ts";
 import type { Service } from "../ground/service.ts";
 import { endOfLines } from "./merge.ts";
 
@@ -22,9 +23,7 @@ export function filesOf(component: string): string[] {
 /** The kustomization of the k3s overlay: the one that is there, else the one that would be written. */
 export function overlayOf({ project, overlays }: Pick<Service, "project" | "overlays">): string {
   const directory = join(project, overlays.k3s);
-  const names = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
-  const name = names.find((name) => existsSync(join(directory, name))) ?? names[0]!;
-  return join(directory, name);
+  return kustomizationIn(directory) ?? join(directory, "kustomization.yaml");
 }
 
 /** Those of slipway's components that a kustomization names, in its order. @param file where it is, absolute */

@@ -5,12 +5,11 @@
  *
  * containerd keeps an imported layer as it came, a tar in its content store, and so a version of before has nearly all of the next.
  */
-import { sha256OfFile } from "../ground/hash.ts";
 import { TIMED_OUT, type Result, type RunOptions } from "../ground/process.ts";
-import { readArchive, type Archive } from "../image/reader.ts";
-import { BLOCK, CHUNK, deltaOf, DIGITS, hashesOf, unknownChunks, type Base, type Order } from "./delta.ts";
+import { BLOCK, CHUNK, deltaOf, DIGITS, unknownChunks, type Base, type Order } from "./delta.ts";
 import type { Line } from "./line.ts";
 import { recallLayer, rememberLayer } from "./memory.ts";
+import type { PackedLayer, Parcel } from "./parcel.ts";
 import { LineLost } from "./refusal.ts";
 
 export interface Delivered {
@@ -77,65 +76,57 @@ export class Depot {
    * @throws {LineLost}
    */
   async deliver(
-    archive: string,
+    parcel: Parcel,
     base: string | undefined,
     sent: (bytes: number, of: number) => void,
   ): Promise<Delivered> {
-    const found = await readArchive(archive);
-    if (!found) throw new Error(`${archive} is not there`);
     let whole: string | undefined;
-    if (base !== undefined && !found.packed) {
-      const delta = await this.#delta(archive, found, base, sent).catch((error: Error) => {
+    if (base !== undefined && !parcel.isPacked) {
+      const delta = await this.#delta(parcel, base, sent).catch((error: Error) => {
         if (error instanceof LineLost) throw error;
         return error.message;
       });
       if (typeof delta !== "string") return delta;
       whole = delta;
     }
-    const file = Bun.file(archive);
+    const file = Bun.file(parcel.path);
     const result = await this.#import(piecesOf(file, sent));
     return { result, bytes: file.size, names: namesIn(result), ...(whole !== undefined && { whole }) };
   }
 
   /** @returns what went wrong, as a text */
   async #delta(
-    archive: string,
-    found: Archive,
+    parcel: Parcel,
     manifest: string,
     sent: (bytes: number, of: number) => void,
   ): Promise<Delivered | string> {
-    const bytes = Bun.mmap(archive);
-    const layers = await this.#layersOf(manifest);
+    const { bytes, layers } = parcel;
+    const there = await this.#layersOf(manifest);
     const parts: Part[] = [];
     let at = 0;
-    const changed: { digest: string; content: Uint8Array; hashes: string[]; before: Layer }[] = [];
-    const placed = found.layers.map((entry, i) => ({
-      entry,
-      id: found.config.rootfs.diff_ids[i]!.slice("sha256:".length),
-    }));
-    const once = placed.filter(({ entry }, i) => found.layers.indexOf(entry) === i);
-    for (const { entry, id } of once.toSorted((a, b) => a.entry.offset - b.entry.offset)) {
-      const content = bytes.subarray(entry.offset, entry.offset + entry.size);
-      const before = layers.find(({ digest }) => digest === id) ?? layers[found.layers.indexOf(entry)];
+    const changed: { layer: PackedLayer; before: Layer }[] = [];
+    for (const layer of layers) {
+      const { digest, index, offset, content } = layer;
+      const before = there.find((one) => one.digest === digest) ?? there[index];
       if (!before) continue;
-      parts.push({ put: bytes.subarray(at, entry.offset) });
-      at = entry.offset + entry.size;
-      if (before.digest === id) {
-        parts.push({ blob: id, orders: [{ keep: entry.size }] });
+      parts.push({ put: bytes.subarray(at, offset) });
+      at = offset + content.length;
+      if (before.digest === digest) {
+        parts.push({ blob: digest, orders: [{ keep: content.length }] });
         continue;
       }
-      const hashes = hashesOf(content, CHUNK);
+      const hashes = parcel.hashesOf(layer);
       const blocks = await this.#blocksOf(before, unknownChunks(hashes, before));
       const known = { ...before, blocks: (chunk: number) => blocks.get(chunk) };
       parts.push({ blob: before.digest, orders: deltaOf(content, known, hashes) });
-      changed.push({ digest: id, content, hashes, before });
+      changed.push({ layer, before });
     }
     parts.push({ put: bytes.subarray(at) });
     const put = Buffer.concat(parts.flatMap((part) => ("put" in part ? [part.put] : putsOf(part.orders))));
     const { directory } = await this.line.there();
-    const sum256 = sha256OfFile(archive);
+    const { sha256 } = parcel;
     // What says that it is an image comes last, and is held back until all of it is known to be right.
-    const last = bytes.length - Math.max(...found.layers.map(({ offset, size }) => offset + size));
+    const last = bytes.length - Math.max(...layers.map(({ offset, content }) => offset + content.length));
     if (last > MOST_LAST) return `it ends with ${last} bytes that are no layer`;
     const script = `${await this.#reading()}
 new=${directory}/new.$$ whole=${directory}/whole.$$ verdict=${directory}/verdict.$$
@@ -148,13 +139,13 @@ s() { head -c "$1" >/dev/null; }
 make() {
 ${parts.map(linesOf).join("\n")}
 }
-{ head -c ${bytes.length - last} && read -r sum <&5 && [ "$sum" = ${sum256} ] && cat; } <"$whole" |
+{ head -c ${bytes.length - last} && read -r sum <&5 && [ "$sum" = ${sha256} ] && cat; } <"$whole" |
   ${await this.#importing()} &
 sum=$(make 4<"$new" | tee -p "$whole" | sha256sum)
 echo "\${sum%% *}" >&5
 wait $!
 code=$?
-[ "\${sum%% *}" = ${sum256} ] || exit ${DIFFERS}
+[ "\${sum%% *}" = ${sha256} ] || exit ${DIFFERS}
 [ $code = 0 ] || exit $code
 ${await this.#listing()}`;
     sent(0, put.length);
@@ -164,8 +155,12 @@ ${await this.#listing()}`;
     if (result.code === DIFFERS) return "what it has of an earlier version is not what it should be";
     if (result.code !== 0)
       return result.stderr.trim().split("\n").at(-1) || `the import has ended with ${result.code}`;
-    for (const { digest, content, hashes, before } of changed)
-      await rememberLayer(this.memory, digest, content, hashes, before.hashes).catch(() => {});
+    for (const { layer, before } of changed) {
+      const { digest, content } = layer;
+      await rememberLayer(this.memory, digest, content, parcel.hashesOf(layer), before.hashes).catch(
+        () => {},
+      );
+    }
     return { result, bytes: put.length, names: namesIn(result) };
   }
 

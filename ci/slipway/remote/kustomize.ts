@@ -2,16 +2,15 @@
  * kustomize at the other end of a line, for who has none here: the files that a kustomization reads go there, and what it makes of
  * them comes back.
  */
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { parse } from "yaml";
+import { kustomizationIn } from "../cluster/local.ts";
 import { PipelineError } from "../ground/errors.ts";
 import type { Result } from "../ground/process.ts";
 import { quoted } from "./depot.ts";
 import type { Line } from "./line.ts";
 
-/** How kustomize's own file may be called. https://kubectl.docs.kubernetes.io/references/kustomize/kustomization/ */
-const KUSTOMIZATION = /^(kustomization\.ya?ml|Kustomization)$/;
 /** Bytes that manifests may have, all together: more are something else. */
 const MOST_BYTES = 8 << 20;
 
@@ -48,10 +47,8 @@ k3s kubectl kustomize ${quoted(relative(root, overlay) || ".")}`;
  * own kustomization, or all of it where it has none.
  */
 export function filesOf(directory: string, seen: Set<string> = new Set()): string[] {
-  const own = readdirSync(directory).find((name) => KUSTOMIZATION.test(name));
-  if (own === undefined) return [];
-  const file = join(directory, own);
-  if (seen.has(file)) return [];
+  const file = kustomizationIn(directory);
+  if (file === undefined || seen.has(file)) return [];
   seen.add(file);
   const found = [file];
   for (const text of textsIn(parse(readFileSync(file, "utf8"), { logLevel: "silent" }))) {

@@ -15,6 +15,7 @@ import { Depot } from "../remote/depot.ts";
 import { destinationOf } from "../remote/host.ts";
 import { kustomizeThere } from "../remote/kustomize.ts";
 import { Line } from "../remote/line.ts";
+import { Parcel } from "../remote/parcel.ts";
 import { checkArchive } from "./check.ts";
 import {
   cleanIn,
@@ -73,7 +74,7 @@ export async function connectHosts({ service, hosts, url, signal }: HostsOptions
       return placeOf(node, line, memory);
     });
     const { name } = await destinationOf(main.host, signal);
-    return targetOf({ service, url, api, kubectl, nodes, places, main, name, signal });
+    return targetOf({ service, url, api, kubectl, nodes, places, main, name });
   } catch (error) {
     await close();
     throw error;
@@ -110,10 +111,9 @@ interface Parts {
   main: Line;
   /** What the first host is called in an address. */
   name: string;
-  signal: AbortSignal;
 }
 
-function targetOf({ service, url, api, kubectl, nodes, places, main, name, signal }: Parts): Target {
+function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Parts): Target {
   const referenceOf = (id: string) => `${service.name}:${id}`;
   const own = new RegExp(`^${containerdName(service.name)}:[0-9a-f]{12}$`);
 
@@ -197,6 +197,7 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name, signa
       last = undefined;
       for (const { place } of due)
         await checkArchive(archive, reference, place.node.status.nodeInfo?.architecture);
+      const parcel = await Parcel.open(archive);
       const start = performance.now();
       const progress = due.map(() => ({ bytes: 0, of: 0 }));
       const tell = () => {
@@ -207,7 +208,7 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name, signa
         due.map(async ({ place, images }, i) => {
           const { depot, containerd } = place;
           const { result, names, bytes, whole } = await depot.deliver(
-            archive,
+            parcel,
             await baseIn(images),
             (bytes, of) => {
               progress[i] = { bytes, of };
@@ -230,7 +231,6 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name, signa
     async clean(kept) {
       const keep = await kept();
       const gone = await Promise.all(places.map(({ containerd }) => cleanIn(containerd, service.name, keep)));
-      signal.throwIfAborted();
       return [...new Set(gone.flat())];
     },
   };

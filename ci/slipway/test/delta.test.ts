@@ -9,6 +9,7 @@ import { findRuntime } from "../image/image.ts";
 import { first } from "../remote/connection.ts";
 import { Depot } from "../remote/depot.ts";
 import type { Line } from "../remote/line.ts";
+import { Parcel } from "../remote/parcel.ts";
 import { checkHost } from "../remote/host.ts";
 import { filesOf } from "../remote/kustomize.ts";
 import { recallLayer, rememberLayer } from "../remote/memory.ts";
@@ -253,8 +254,10 @@ test("what is run as root there is what README has for sudoers, and no more", as
   const { platform } = findRuntime();
   await writeArchive(archive, { service, platform, dist: join(directory, "dist"), names: ["helloapp:x"] });
   const depot = new Depot(line, join(directory, "none"));
-  expect((await depot.deliver(archive, `sha256:${"c".repeat(64)}`, () => {})).whole).toBeUndefined();
-  await depot.deliver(archive, undefined, () => {});
+  expect(
+    (await depot.deliver(await Parcel.open(archive), `sha256:${"c".repeat(64)}`, () => {})).whole,
+  ).toBeUndefined();
+  await depot.deliver(await Parcel.open(archive), undefined, () => {});
   await depot.ctr(["images", "ls"]);
   await depot.ctr(["images", "rm", "docker.io/library/helloapp:0123456789ab", "sha256:abc"]);
   const asRoot = scripts

@@ -16,6 +16,7 @@ import { writeArchive } from "../../image/archive.ts";
 import { findRuntime } from "../../image/image.ts";
 import { Depot, type Delivered } from "../../remote/depot.ts";
 import { Line } from "../../remote/line.ts";
+import { Parcel } from "../../remote/parcel.ts";
 import { containerdName } from "../../targets/containerd.ts";
 import { PipelineError } from "../../ground/errors.ts";
 import { describeWith, eventually, must, root, service, sh, temporaryDirectory } from "./setup.ts";
@@ -229,12 +230,12 @@ describeWith(
     const forget = (...tags: string[]) => {
       for (const tag of tags) sh([...ctr, "images", "rm", "--sync", containerdName(`helloapp:${tag}`)]);
     };
-    const deliver = (
+    const deliver = async (
       tag: string,
       base?: string,
       keep = memory,
       sent: (bytes: number) => void = () => {},
-    ): Promise<Delivered> => new Depot(line, keep).deliver(archives[tag]!, base, sent);
+    ): Promise<Delivered> => new Depot(line, keep).deliver(await Parcel.open(archives[tag]!), base, sent);
     /** The digest that an import of the whole by hand gives. */
     const byHand = (tag: string) => {
       forget(tag);
