@@ -11,8 +11,9 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Copy } from "../../ci/slipway/test/e2e/copies.ts";
 import { daggerEngine, eventually, sh } from "../../ci/slipway/test/e2e/setup.ts";
-import { ask, deleteNamespace, killMarked, kubectlIn, MARK, median, printTable } from "./common.ts";
+import { ask, deleteNamespace, kubectlIn, median, printTable } from "./common.ts";
 import { removeImages, say, secondsSince, servedFirst } from "./common.ts";
+import { causeOf, Programs } from "./programs.ts";
 
 const usage = `Measures the way from an edited line to a served version, and to an archive, by several flows in turn.
 
@@ -45,12 +46,7 @@ const kubectl = kubectlIn(place.namespace);
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-bench-"));
 process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
-/** Marks the processes of this run in their environment. */
-const run = crypto.randomUUID();
-const children = new Set<Bun.Subprocess>();
-/** Images that may be in containerd because of this run. */
-const images = new Set<string>();
-let stopping = false;
+const programs = new Programs("helloapp");
 let broke = false;
 
 const table: [measure: string, value: string, verdict: string][] = [];
@@ -83,41 +79,6 @@ interface Sample {
   steps: Record<string, number>;
 }
 
-interface Ended {
-  seconds: number;
-  stdout: string;
-}
-
-/** Runs a program to its end, while others go on. Anything other than exit 0 is an error that shows the output. */
-async function execute(command: string[], cwd: string, env: Record<string, string> = {}): Promise<Ended> {
-  if (stopping) throw new Error("interrupted");
-  const start = performance.now();
-  const child = Bun.spawn(command, {
-    cwd,
-    // In GitHub Actions each deploy would add a table to the summary.
-    env: { ...process.env, [MARK]: run, GITHUB_STEP_SUMMARY: undefined, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  children.add(child);
-  const read = async (stream: ReadableStream<Uint8Array>) => {
-    const decoder = new TextDecoder();
-    let text = "";
-    for await (const chunk of stream) {
-      text += decoder.decode(chunk, { stream: true });
-      // Taken down at once: after an interruption nobody knows any more what was delivered.
-      for (const [id] of text.matchAll(/\bhelloapp:[0-9a-f]{12}\b/g)) images.add(`docker.io/library/${id}`);
-    }
-    return text;
-  };
-  const [stdout, stderr, code] = await Promise.all([read(child.stdout), read(child.stderr), child.exited]);
-  children.delete(child);
-  if (code !== 0) {
-    const last = stderr.split("\n").slice(-60).join("\n");
-    throw new Error(`${command.join(" ")} ended with ${code}:\n${stdout}${last}`);
-  }
-  return { seconds: secondsSince(start), stdout };
-}
-
 const absent = (...programs: string[]) => programs.filter((program) => !Bun.which(program));
 
 /** README.md's commands, the first user's: tests run inside the image's build, and Kubernetes' defaults roll it out. */
@@ -143,8 +104,8 @@ function buildahFlow(): DeployFlow {
     },
     async run() {
       const image = `${byHand}:${(turn += 1)}`;
-      images.add(local).add(`docker.io/library/${image}`);
-      const step = (...command: string[]) => execute(command, copy.directory);
+      programs.images.add(local).add(`docker.io/library/${image}`);
+      const step = (...command: string[]) => programs.execute(command, copy.directory);
       const build = ["bud", "--layers", "--format", "docker", ...secret, "-t", byHand, "."];
       const built = await step(...buildah, ...build);
       // A docker-archive that is there is not replaced but refused.
@@ -186,7 +147,7 @@ function pipelineFlow(engine: "Dagger" | "host"): DeployFlow {
     ],
     edit: () => copy.edit(),
     async run() {
-      const { seconds, stdout } = await execute(command, copy.directory);
+      const { seconds, stdout } = await programs.execute(command, copy.directory);
       const steps = [...stdout.matchAll(/^ +(\w+) +ok +([\d.]+) s/gm)].map(
         ([, step, took]): [string, number] => [step!, Number(took)],
       );
@@ -212,7 +173,10 @@ function archiveFlow(name: string, grown = 0): Flow {
         ? copy.state(`if (process.env.BENCH === "${crypto.randomUUID()}") console.log(total([1]));`)
         : copy.edit(),
     async run() {
-      await execute([process.execPath, "ci/pipeline.ts", "image", "--engine", "host"], copy.directory);
+      await programs.execute(
+        [process.execPath, "ci/pipeline.ts", "image", "--engine", "host"],
+        copy.directory,
+      );
       return { steps: {} };
     },
   };
@@ -283,7 +247,7 @@ function koFlow(): Flow {
       const command = ["ko", "build", "--push=false", "--tarball=hello.tar", "--bare", "."];
       // The module has no dependencies: nothing is to be fetched, and no other Go either.
       const env = { KO_DOCKER_REPO: "hello", GOFLAGS: "-mod=mod", GOTOOLCHAIN: "local", GOWORK: "off" };
-      await execute(command, module, env);
+      await programs.execute(command, module, env);
       return { steps: {} };
     },
   };
@@ -315,12 +279,10 @@ function present<F extends Flow>(flows: F[]): F[] {
 
 /** Tells that a flow did not do what it should. */
 function reportBroken({ name }: Flow, error: Error): void {
-  if (stopping) return;
+  if (programs.stopping) return;
   broke = true;
   say(`${name} broke: ${error.message}`);
-  // A program that says what was wrong with it knows more than its exit code.
-  const cause = /^error: .*/m.exec(error.message)?.[0] ?? error.message.split("\n")[0]!;
-  table.push([name, `**broke**: ${cause.replaceAll("|", "\\|")}`, ""]);
+  table.push([name, `**broke**: ${causeOf(error)}`, ""]);
 }
 
 function sayTurn(turn: string, { name }: Flow, sample: Sample): void {
@@ -452,14 +414,10 @@ let cleaned: Promise<void> | undefined;
 /** Ends what runs and removes what was made, once. */
 function cleanUp(): Promise<void> {
   return (cleaned ??= (async () => {
-    stopping = true;
-    // The pipeline ends its own processes on SIGTERM; what others leave behind is ended here.
-    for (const child of children) child.kill("SIGTERM");
-    await Promise.all([...children].map(({ exited }) => exited));
-    killMarked(run);
+    await programs.end();
     if (Bun.which("k3s")) {
       deleteNamespace(place.namespace);
-      removeImages([...images]);
+      removeImages([...programs.images]);
     }
     if (Bun.which("buildah")) {
       // Unmounted by buildah itself, before the directory goes.

@@ -12,8 +12,9 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Copy } from "../../ci/slipway/test/e2e/copies.ts";
 import { eventually, must, startRegistry, stopRegistries } from "../../ci/slipway/test/e2e/setup.ts";
-import { ask, deleteNamespace, killMarked, kubectlIn, MARK, median, printTable } from "./common.ts";
+import { ask, deleteNamespace, kubectlIn, median, printTable } from "./common.ts";
 import { removeImages, say, servedFirst } from "./common.ts";
+import { causeOf, Programs, type Ended } from "./programs.ts";
 import { Line, type Count } from "./line.ts";
 
 const usage = `Measures deploys to a k3s behind a slow line: bytes on it, and seconds from an edited line to a served version.
@@ -47,12 +48,9 @@ const kubectl = kubectlIn(place.namespace);
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-bench-"));
 process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
-/** Marks the processes of this run in their environment. */
-const run = crypto.randomUUID();
-const children = new Set<Bun.Subprocess>();
-/** Images that may be in containerd because of this run. */
-const images = new Set<string>();
-let stopping = false;
+/** What all programs here get beside the environment: a PATH with ssh's wrapper. */
+const surroundings: Record<string, string> = {};
+const programs = new Programs(name, surroundings);
 let broke = false;
 
 const table: [measure: string, value: string, verdict: string][] = [];
@@ -81,48 +79,6 @@ interface Sample {
   /** What passed until the end of each step, and how long that took. */
   parts: Record<string, { bytes: number; seconds: number }>;
 }
-
-interface Ended {
-  stdout: string;
-  /** When each line of stdout came. */
-  lines: { at: number; line: string }[];
-}
-
-/** Runs a program to its end, while the line goes on. Anything other than exit 0 is an error that shows the output. */
-async function execute(command: string[], cwd: string, env: Record<string, string> = {}): Promise<Ended> {
-  if (stopping) throw new Error("interrupted");
-  const child = Bun.spawn(command, {
-    cwd,
-    // In GitHub Actions each deploy would add a table to the summary.
-    env: { ...process.env, ...surroundings, [MARK]: run, GITHUB_STEP_SUMMARY: undefined, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  children.add(child);
-  const lines: Ended["lines"] = [];
-  const read = async (stream: ReadableStream<Uint8Array>) => {
-    const decoder = new TextDecoder();
-    let [text, begun] = ["", ""];
-    for await (const chunk of stream) {
-      const part = decoder.decode(chunk, { stream: true });
-      text += part;
-      const whole = (begun + part).split("\n");
-      begun = whole.pop()!;
-      if (stream === child.stdout) lines.push(...whole.map((line) => ({ at: performance.now(), line })));
-      // Taken down at once: after an interruption nobody knows any more what was delivered.
-      for (const [image] of text.matchAll(imagesNamed)) images.add(`docker.io/library/${image}`);
-    }
-    return text;
-  };
-  const [stdout, stderr, code] = await Promise.all([read(child.stdout), read(child.stderr), child.exited]);
-  children.delete(child);
-  if (code === 0) return { stdout, lines };
-  const last = stderr.split("\n").slice(-60).join("\n");
-  throw new Error(`${command.join(" ")} ended with ${code}:\n${stdout}${last}`);
-}
-
-const imagesNamed = new RegExp(`\\b${name}:[0-9a-f]{12}\\b`, "g");
-/** What all programs here get beside the environment: a PATH with ssh's wrapper. */
-const surroundings: Record<string, string> = {};
 
 /** What the line's counters were, from when on. */
 class Looks {
@@ -185,7 +141,7 @@ function pipelineFlow(copy: Copy, name: string, target: string[], prepare: () =>
     missing: [],
     prepare,
     async run() {
-      const ended = await execute([...pipeline, "--engine", "host", ...target], copy.directory);
+      const ended = await programs.execute([...pipeline, "--engine", "host", ...target], copy.directory);
       const { stdout } = ended;
       const id = stdout.includes("nothing to deploy")
         ? undefined
@@ -209,7 +165,7 @@ function byHandFlow(
     async run() {
       const ran: Ran["steps"] = [];
       const step = async (name: string, command: string[]) => {
-        const ended = await execute(command, copy.directory);
+        const ended = await programs.execute(command, copy.directory);
         ran.push({ name, at: performance.now() });
         return ended;
       };
@@ -262,7 +218,7 @@ function connectionAlone(host: string): Flow {
     name: "a connection alone",
     missing: [],
     async run() {
-      await execute(["ssh", host, "true"], directory);
+      await programs.execute(["ssh", host, "true"], directory);
       return { id: undefined, steps: [] };
     },
   };
@@ -276,11 +232,10 @@ interface Registry {
 
 /** Tells that a flow did not do what it should. */
 function reportBroken({ name }: Flow, error: Error): void {
-  if (stopping) return;
+  if (programs.stopping) return;
   broke = true;
   say(`${name} broke: ${error.message}`);
-  const cause = /^error: .*/m.exec(error.message)?.[0] ?? error.message.split("\n")[0]!;
-  table.push([name, `**broke**: ${cause.replaceAll("|", "\\|")}`, ""]);
+  table.push([name, `**broke**: ${causeOf(error)}`, ""]);
 }
 
 const seconds = (value: number) => `${value.toFixed(2)} s`;
@@ -353,7 +308,7 @@ async function untilServed(line: Line, flow: Flow, copy: Copy): Promise<Sample> 
     seen = await servedFirst(url, isNew, patience);
     return seen?.at;
   });
-  if (stopping) throw new Error("interrupted");
+  if (programs.stopping) throw new Error("interrupted");
   if (!seen || seen.id !== ran.id)
     throw new Error(`${seen?.id ?? before} is served, and ${ran.id} was deployed`);
   return sample;
@@ -440,7 +395,7 @@ async function measure(line: Line, options: Options, registry: Registry | undefi
   sayTurn("the first", all.known!, first.sample);
 
   const measured = new Map(flows.map(([key]): [string, Sample[]] => [key, []]));
-  for (let edit = 1; edit <= edits && !stopping; edit += 1) {
+  for (let edit = 1; edit <= edits && !programs.stopping; edit += 1) {
     for (const [key, flow] of flows) {
       const samples = measured.get(key);
       if (!samples) continue;
@@ -449,7 +404,7 @@ async function measure(line: Line, options: Options, registry: Registry | undefi
         sayTurn(`edit ${edit} of ${edits}`, flow, sample);
         samples.push(sample);
       } catch (error) {
-        if (stopping) break;
+        if (programs.stopping) break;
         reportBroken(flow, error as Error);
         measured.delete(key);
       }
@@ -465,7 +420,7 @@ async function measure(line: Line, options: Options, registry: Registry | undefi
   for (const [key, samples] of measured)
     if (samples.length > 0) reportFlow(`edit to served, ${all[key]!.name}`, samples, limitsOf(key));
   reportFlow("the first deploy, the whole command", [first.sample], targets.first);
-  if (!only.includes("nothing") || stopping) return;
+  if (!only.includes("nothing") || programs.stopping) return;
   const samples = await whenUnchanged(line, all.known!).catch((error: Error) =>
     reportBroken(all.known!, error),
   );
@@ -492,22 +447,13 @@ function wrapSsh(line: Line, { host, config }: Options): void {
   surroundings.PATH = `${bin}:${process.env.PATH}`;
 }
 
-/** Ends what runs; what was measured until then is reported, for it took long. */
-function interrupt(): void {
-  stopping = true;
-  // The pipeline ends its own processes on SIGTERM, over the line.
-  for (const child of children) child.kill("SIGTERM");
-}
-
 /** Ends what was left behind, and removes what was made. */
 async function cleanUp(line: Line): Promise<void> {
-  interrupt();
-  await Promise.all([...children].map(({ exited }) => exited));
-  killMarked(run);
+  await programs.end();
   line.close();
   await stopRegistries();
   deleteNamespace(place.namespace);
-  removeImages([...images]);
+  removeImages([...programs.images]);
 }
 
 interface Options {
@@ -559,7 +505,8 @@ async function main(args: string[]): Promise<number> {
   const { mbits, roundTrip } = options;
   const line = new Line({ rate: (mbits * 1e6) / 8, delay: roundTrip / 2 });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-    process.on(signal, interrupt);
+    // What was measured until then is reported, for it took long.
+    process.on(signal, () => programs.interrupt());
   }
   let isWhole = false;
   try {
@@ -568,9 +515,9 @@ async function main(args: string[]): Promise<number> {
     const near = Bun.which("docker-registry") ? await startRegistry(join(directory, "registry")) : undefined;
     const far = near && `127.0.0.1:${line.listen("127.0.0.1", Number(near.split(":")[1]))}`;
     await measure(line, options, near && far ? { near, far } : undefined);
-    isWhole = !stopping;
+    isWhole = !programs.stopping;
   } catch (error) {
-    if (!stopping) throw error;
+    if (!programs.stopping) throw error;
   } finally {
     await cleanUp(line);
   }
