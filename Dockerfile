@@ -23,7 +23,7 @@ COPY --from=builder /src/dist/app/ /
 # What follows repeats what slipway knows of the image; a test compares the two.
 ENV NODE_ENV=production PORT=8080
 USER 65532:65532
-WORKDIR /
+WORKDIR /srv
 EXPOSE 8080/tcp
 LABEL org.opencontainers.image.title="helloapp" \
       org.opencontainers.image.version="0.1.0" \

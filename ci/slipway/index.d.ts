@@ -30,7 +30,7 @@ export interface Settings {
   /** Scripts of package.json that make what the source imports, like a front end: run in order before the build. Default: none. */
   before?: string[];
   /**
-   * Files and directories, as globs, that lie in the image: by their paths in the project, from its working directory `/`.
+   * Files and directories, as globs, that lie in the image: by their paths in the project, in its working directory `/srv`.
    * Default: none.
    */
   files?: string[];

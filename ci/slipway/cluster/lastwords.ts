@@ -41,7 +41,7 @@ function starts(output: string): string | undefined {
 /** Of what it looked for: something that lies in the project, and that the image would have at the same place. */
 function reads(output: string, project: string): string | undefined {
   for (const [, path = ""] of output.matchAll(missing)) {
-    const own = posix.normalize(path.replace(/^\/\$bunfs\/root\//, "/")).replace(/^\/|\/$/g, "");
+    const own = posix.normalize(path).replace(/^\/(?:\$bunfs\/root|srv)\/|^\/|\/$/g, "");
     if (own === "" || own === "." || own.startsWith("..") || !existsSync(join(project, own))) continue;
     return `It reads ${own}, which is in the project and not in the image: \`files: ["${own}"]\` in ci/pipeline.ts.`;
   }

@@ -13,6 +13,7 @@ import type { Built } from "./build.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { writeWhole } from "../ground/whole.ts";
 import { describeImage, layers } from "./image.ts";
+import { DIRECTORY } from "./place.ts";
 import { tarEnd, tarHeader, tarPadding } from "./tar.ts";
 
 /** How layers are packed: `none` for an import on this machine, `fast` and `high` for a way that costs per byte. */
@@ -120,7 +121,7 @@ async function writeContent(
       ExposedPorts: { [image.port]: {} },
       Env: Object.entries(image.env).map(([name, value]) => `${name}=${value}`),
       Entrypoint: [image.binary],
-      WorkingDir: "/",
+      WorkingDir: DIRECTORY,
       Labels: {
         ...image.labels,
         ...(revision && { "org.opencontainers.image.revision": revision }),

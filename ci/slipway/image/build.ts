@@ -2,7 +2,7 @@
  * Compiles the service and lays the image's files out under dist/, once for everyone.
  *
  *     dist/runtime/   the loader and the C library       layer 1
- *     dist/app/       the binary                         layer 2
+ *     dist/app/       the binary and the service's files layer 2
  *     dist/image.json id and platform
  *     dist/sbom.cdx.json  what the image is made of, see sbom.ts
  *     dist/NAME.map       the binary's source map, for debuggers; not in the image
@@ -15,6 +15,7 @@ import { dirname, join } from "node:path";
 import type { Service } from "../ground/service.ts";
 import { readElf } from "./elf.ts";
 import { compile, describeImage, findRuntime, layers, type Runtime } from "./image.ts";
+import { DIRECTORY } from "./place.ts";
 import { ownArchitecture, type Platform } from "./platform.ts";
 import { bundling, explain, type Given } from "./bundle.ts";
 import { imageId, inputsOf } from "./inputs.ts";
@@ -47,6 +48,7 @@ export async function build(service: Service, dist: string, runtime = findRuntim
     ]);
     built.warnings.push(...(inputs.pages?.styles?.warnings ?? []));
     await layOut(inputs.beside, join(part, "app"));
+    await mkdir(join(part, "app", DIRECTORY), { recursive: true });
     for (const layer of layers) await normalise(join(part, layer));
     const packages = [...bundled, ...(await packagesIn(inputs.packages.values()))];
     await Bun.write(join(part, SBOM), await makeSbom(service, { id, packages, runtime: inputs.runtime }));

@@ -5,6 +5,7 @@ import { PipelineError } from "../ground/errors.ts";
 import type { Service } from "../ground/service.ts";
 import { compile } from "./image.ts";
 import { stylesInOrder, type Pages } from "./pages.ts";
+import { placed, places } from "./place.ts";
 
 /** Stands for the id while it is not known. */
 const UNKNOWN_ID = "0".repeat(12);
@@ -17,6 +18,8 @@ const attachment = join(import.meta.dir, "../service/attach.ts");
 export interface Given {
   /** Default: not known yet. */
   id?: string;
+  /** Its own modules: file -> content. */
+  source?: Map<string, Buffer>;
   /** Paths that the service answers itself. */
   own?: string[];
   /** Packages that lie beside the binary. */
@@ -31,16 +34,32 @@ export interface Given {
 
 export async function bundling(
   service: Service,
-  { id = UNKNOWN_ID, own = [], external = [], absent = [], pages, alone = false }: Given = {},
+  {
+    id = UNKNOWN_ID,
+    source = new Map<string, Buffer>(),
+    own = [],
+    external = [],
+    absent = [],
+    pages,
+    alone = false,
+  }: Given = {},
 ) {
   const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compile;
   const { root, name, version, versionPath } = service;
   const { plugins = [], ...entry } = entrypoint(service, pages?.files ?? [], alone);
   const ordered = pages && !alone && stylesInOrder(pages);
+  const place = placed(source, service.project);
   return {
     ...options,
     ...entry,
-    plugins: [...(ordered ? [ordered] : []), ...plugins, ...(await pluginsOf(service))],
+    // The service's own come first: what one of them makes is taken as it is.
+    plugins: [
+      ...(ordered ? [ordered] : []),
+      ...plugins,
+      ...(await pluginsOf(service)),
+      ...(place ? [place.plugin] : []),
+    ],
+    ...(place && { banner: place.banner }),
     external: [...service.external, ...external, ...absent],
     metafile: true,
     root,
@@ -52,9 +71,8 @@ export async function bundling(
       BUILD_VERSION_PATH: JSON.stringify(versionPath),
       BUILD_OWN_PATHS: JSON.stringify(own),
       "process.env.NODE_ENV": '"production"',
-      // The bundler would write down where the module lies here. In the image it is the working directory that has files.
-      __dirname: '"/"',
-      __filename: '"/index.js"',
+      ...places,
+      ...place?.define,
       ...publicEnv(service),
       ...service.define,
     },

@@ -10,6 +10,7 @@ import { basename, dirname, join, relative } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import type { Service } from "../ground/service.ts";
 import { readElf } from "./elf.ts";
+import { DIRECTORY } from "./place.ts";
 import type { Platform } from "./platform.ts";
 
 export interface Image {
@@ -23,8 +24,16 @@ export interface Image {
   labels: Record<string, string>;
 }
 
-/** The image of a service. */
+/** Directories of the image's root, and those that a runtime mounts there. */
+const taken = [DIRECTORY, "/lib", "/lib64", "/usr", "/dev", "/etc", "/proc", "/sys", "/tmp"];
+
+/** The image of a service. @throws {PipelineError} "change" when its name is that of a directory there */
 export function describeImage({ name, version, license, port }: Service): Image {
+  if (taken.includes(`/${name}`)) {
+    throw new PipelineError("change", `the binary would be /${name}, which is a directory in the image`, {
+      hint: "`name` in ci/pipeline.ts gives the service another one.",
+    });
+  }
   return {
     name,
     binary: `/${name}`,

@@ -16,6 +16,7 @@ import { bundling, explain, hasPlugins, pluginModules, publicEnv, type Given } f
 import { compile, describeImage, withObjects, type Runtime } from "./image.ts";
 import { filesOfPackages, findNative } from "./native.ts";
 import { pagesIn, type Pages } from "./pages.ts";
+import { DIRECTORY } from "./place.ts";
 import { tsconfigsOf } from "./tsconfig.ts";
 import { absentIn, describeAbsent, unseenIn } from "./unseen.ts";
 
@@ -126,7 +127,8 @@ function filesFor({ project, files }: Service): [string, string][] {
     const isDirectory = statSync(join(project, pattern), { throwIfNoEntry: false })?.isDirectory() ?? false;
     const glob = new Bun.Glob(isDirectory ? join(pattern, "**") : pattern);
     const found = [...glob.scanSync({ cwd: project, dot: true })].filter((file) => !isInstalled(`/${file}`));
-    if (found.length > 0) return found.map((file): [string, string] => [file, join(project, file)]);
+    const inImage = (file: string) => join(DIRECTORY, file).slice(1);
+    if (found.length > 0) return found.map((file): [string, string] => [inImage(file), join(project, file)]);
     throw new PipelineError("change", `\`files\` names ${given}, and there is no such file in ${project}`);
   });
 }

@@ -33,6 +33,7 @@ test.each([
 
 test.each([
   ["ENOENT: no such file or directory, open '/test'", "test"],
+  ["ENOENT: no such file or directory, open '/srv/init/templates/Dockerfile'", "init/templates/Dockerfile"],
   ["ENOENT: no such file or directory, scandir './init/templates/'", "init/templates"],
   [
     "ENOENT: no such file or directory, open '/$bunfs/root/init/templates/Dockerfile'",

@@ -295,7 +295,7 @@ describe("push", () => {
     ["has a layer that was changed", () => changed("appapp", "Appapp"), "not what its config says"],
     [
       "has a config that was changed",
-      () => changed('"WorkingDir":"/"', '"WorkingDir":"."'),
+      () => changed('"WorkingDir":"/srv"', '"WorkingDir":"/sry"'),
       "digest that is its name",
     ],
     ["tells of other layers", () => changed('"diff_ids":["', '"Diff_ids":["'), "other layers than it has"],

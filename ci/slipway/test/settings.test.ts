@@ -72,6 +72,14 @@ async function runBundled(files: Files, settings: Settings = {}, args: string[] 
   return stdout.toString() + stderr.toString();
 }
 
+describe("its name", () => {
+  test.each(["srv", "lib64", "tmp"])("%s is a directory's in the image: refused", async (name) => {
+    const service = describeOwn({ "src/main.ts": "" }, { name });
+    const error = await failureOf(() => imageId(service, runtime));
+    expect(error).toMatchObject({ fault: "change", message: expect.stringContaining(`/${name}, which is`) });
+  });
+});
+
 describe("entries", () => {
   const files: Files = {
     "src/main.ts": 'console.log("main", process.argv.slice(2).join());\n',
@@ -120,7 +128,9 @@ describe("files", () => {
     LICENSE: "l",
   };
   const below = async (patterns: string[]) =>
-    [...(await inputs(files, { files: patterns })).beside.keys()].sort();
+    [...(await inputs(files, { files: patterns })).beside.keys()]
+      .map((path) => path.replace(/^srv\//, ""))
+      .sort();
 
   test.each([
     [["public"], ["public/.well-known/x", "public/a.txt", "public/deep/b c.txt"]],

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { appendFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/reader.ts";
+import { DIRECTORY } from "../../image/place.ts";
 import { pins } from "../../pins/pins.ts";
 import { image } from "../fixture.ts";
 import {
@@ -103,7 +104,7 @@ describeWith(
         User: image.user,
         Entrypoint: [image.binary],
         ExposedPorts: { [image.port]: {} },
-        WorkingDir: "/",
+        WorkingDir: DIRECTORY,
         Labels: image.labels,
       });
       expect(config.config.Env).toEqual(

@@ -129,11 +129,55 @@ test("a public variable and a definition are in the binary, wherever it runs", (
   expect(must([binary], { env: { PUBLIC_A: undefined, OTHER_A: undefined } })).toBe("first one undefined\n");
 });
 
-test("files lie in the image by their paths, and the binary reads them from its working directory", () => {
-  const main = 'console.log(await Bun.file("public/a.txt").text());\n';
-  const at = project({ "src/main.ts": main, "public/a.txt": "a" }, { attach: false, files: ["public"] });
+test("files lie in the image as in the project, and each way to find one from a module leads there", () => {
+  const files = {
+    "src/main.ts": `#!/usr/bin/env bun
+import { fileURLToPath } from "node:url";
+import paths from "./paths.ts";
+import { common } from "./common.cjs";
+import source from "./text.ts" with { type: "text" };
+import { words } from "../lib/words.ts";
+
+const isMain = import.meta.path === Bun.main && fileURLToPath(import.meta.url) === process.argv[1];
+console.log(JSON.stringify({ paths: { ...paths, common }, isMain, words, source, read: await Bun.file("public/a.txt").text() }));
+`,
+    "src/paths.ts": `import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const __filename = fileURLToPath(import.meta.url);
+const __dirname = dirname(__filename);
+export default {
+  dir: join(import.meta.dir, "../public/a.txt"),
+  dirname: \`\${import.meta.dirname}/views/b.txt\`,
+  url: new URL("./views/b.txt", import.meta.url).pathname,
+  own: join(__dirname, "views", "b.txt"),
+};
+`,
+    "src/common.cjs":
+      '"use strict";\nexports.common = require("path").join(__dirname, "..", "public", "a.txt");\n',
+    "src/text.ts": "export const here = import.meta.dir;\n",
+    "lib/words.ts": 'export const words = "import.meta.dir, __dirname";\n',
+    "src/views/b.txt": "b",
+    "public/a.txt": "a",
+  };
+  const at = project(files, { attach: false, files: ["public", "src/views"] });
   const binary = build(at);
-  expect(must([binary], { cwd: join(at, "dist/app") })).toBe("a\n");
+  const said = JSON.parse(must([binary], { cwd: join(at, "dist/app/srv") }));
+  expect(said).toEqual({
+    paths: {
+      dir: "/srv/public/a.txt",
+      dirname: "/srv/src/views/b.txt",
+      url: "/srv/src/views/b.txt",
+      own: "/srv/src/views/b.txt",
+      common: "/srv/public/a.txt",
+    },
+    isMain: true,
+    words: "import.meta.dir, __dirname",
+    source: files["src/text.ts"],
+    read: "a",
+  });
+  for (const path of Object.values<string>(said.paths))
+    expect(existsSync(join(at, "dist/app", path))).toBe(true);
 });
 
 test("a package's odd name makes a name for the binary", async () => {
