@@ -21,7 +21,7 @@ usage: bun run bench:deploy [--edits N] [--only deploys,archives]
 
   --edits N   edits of one source line that each flow is measured with (10)
   deploys     to this machine's k3s, as root: buildah by hand as in README.md, the pipeline on the Dagger engine and on
-              the host engine
+              the host engine, and under each its floor: what must be done, and nothing else
   archives    the archive alone, without checks and tests: the pipeline against ko with a hello in Go, and a service of
               20 modules against one of 2,000
 
@@ -155,6 +155,26 @@ function pipelineFlow(engine: "Dagger" | "host"): DeployFlow {
       return {
         id: nothing ? undefined : /\bhelloapp:([0-9a-f]{12}) serves at/.exec(stdout)?.[1],
         steps: { ...Object.fromEntries(steps), "the whole command": seconds },
+      };
+    },
+  };
+}
+
+/** What must be done, and nothing else; see floor.ts. What the flows before it have applied says how to roll out. */
+function floorFlow(engine: "Dagger" | "host"): DeployFlow {
+  const copy = new Copy(directory, `floor-${engine}`, place);
+  const floor = [process.execPath, "test/bench/floor.ts", engine.toLowerCase(), place.namespace];
+  const { missing } = pipelineFlow(engine);
+  return {
+    name: `the floor, ${engine}`,
+    missing,
+    edit: () => copy.edit(),
+    async run() {
+      const command = engine === "Dagger" ? ["dagger", "run", ...floor] : floor;
+      const { seconds, stdout } = await programs.execute(command, copy.directory);
+      return {
+        id: /^helloapp:([0-9a-f]{12})$/m.exec(stdout)?.[1],
+        steps: { "the whole command": seconds },
       };
     },
   };
@@ -377,14 +397,17 @@ async function whenUnchanged(flow: DeployFlow): Promise<Sample[]> {
 
 async function deploys(edits: number): Promise<void> {
   const [buildah, dagger, host] = [buildahFlow(), pipelineFlow("Dagger"), pipelineFlow("host")];
-  const flows = present([buildah, dagger, host]);
+  const [floorOfDagger, floorOfHost] = [floorFlow("Dagger"), floorFlow("host")];
+  const flows = present([buildah, dagger, floorOfDagger, host, floorOfHost]);
   if (flows.length > 0) deleteNamespace(place.namespace);
   const measured = await inTurn(flows, edits, untilServed);
   for (const [{ name }, samples] of measured)
     reportFlow(`from the edit until it is served: ${name}`, samples);
   const byHand = "buildah by hand (maxSurge and maxUnavailable: Kubernetes' 25%)";
-  reportRatio(`host engine / ${byHand}`, measured.get(host), measured.get(buildah), 0.45);
-  reportRatio(`Dagger engine / ${byHand}`, measured.get(dagger), measured.get(buildah), 0.7);
+  reportRatio(`host engine / ${byHand}`, measured.get(host), measured.get(buildah), 0.3);
+  reportRatio("host engine / its floor", measured.get(host), measured.get(floorOfHost), 1.15);
+  reportRatio(`Dagger engine / ${byHand}`, measured.get(dagger), measured.get(buildah), 0.45);
+  reportRatio("Dagger engine / its floor", measured.get(dagger), measured.get(floorOfDagger), 1.15);
   for (const flow of [dagger, host].filter((flow) => measured.has(flow))) {
     const samples = await whenUnchanged(flow).catch((error: Error) => reportBroken(flow, error));
     const limit = flow === dagger ? 2 : undefined;

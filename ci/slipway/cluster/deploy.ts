@@ -42,8 +42,9 @@ export async function deploy(
     // Before there is a namespace there is no lock, and nothing that could be left behind.
     const image = await deliver(run, plan, archive);
     const made = await makeNamespace(api, manifests);
+    const brought = Promise.resolve(image);
     try {
-      return await locked(run, `deploy of ${name}`, (underLock) => rollOut(underLock, plan, image, hurry));
+      return await locked(run, `deploy of ${name}`, (underLock) => rollOut(underLock, plan, brought, hurry));
     } catch (error) {
       throw leaving([made], error);
     }
@@ -54,8 +55,7 @@ export async function deploy(
     const kept = plan.versions.find((version) => version.name === plan.version.name);
     try {
       await keep(api, kept ?? plan.version);
-      const image = await deliver(run, plan, archive);
-      return await rollOut(underLock, plan, image, hurry);
+      return await rollOut(underLock, plan, deliver(underLock, plan, archive), hurry);
     } catch (error) {
       // What was not begun is not kept. Whatever came after that has its own way back.
       return unnote(underLock, kept || begun.has(plan) ? [] : [plan.version], error);
@@ -84,20 +84,49 @@ async function unnote({ target: { api }, signal }: Deploy, noted: Version[], err
 const begun = new WeakSet<Plan>();
 
 /** Brings a plan's image to where it is not yet. */
-export function deliver({ step, target }: Deploy, plan: Plan, archive: string): Promise<string> {
+export async function deliver({ step, target }: Deploy, plan: Plan, archive: string): Promise<string> {
+  // Somebody may have tidied up since. That this run brought it has been shown.
+  const fresh = plan.isFresh ? await target.find(plan.id) : undefined;
+  if (fresh) return fresh;
   return step("deliver", async (show) => {
     const there = plan.delivered ? await target.find(plan.id) : undefined;
     return there ? { value: there, reused: true } : { value: await target.deliver(archive, plan.id, show) };
   });
 }
 
-async function rollOut(run: Deploy, plan: Plan, image: string, hurry?: AbortSignal): Promise<Outcome> {
+/**
+ * Takes an image away that was brought for a deploy which did not begin.
+ *
+ * @param error why not
+ * @returns what is to be thrown: that, or "halfway" where the image could not be taken away
+ */
+export async function withdraw({ target, signal }: Deploy, { name }: Plan, error: unknown): Promise<unknown> {
+  try {
+    await target.clean(() => keptImages(target.api));
+    return error;
+  } catch (left) {
+    const why = error instanceof Error ? error.message : String(error);
+    return halfway(
+      `${why}. Nothing was rolled out, but the image ${name} could not be removed`,
+      left,
+      signal,
+    );
+  }
+}
+
+/** @param bringing how the manifests name the image, when it is where pods can take it from */
+async function rollOut(
+  run: Deploy,
+  plan: Plan,
+  bringing: Promise<string>,
+  hurry?: AbortSignal,
+): Promise<Outcome> {
   const { target, service, leaves, say, signal } = run;
   const { api } = target;
   const { id, name, manifests, endpoint } = plan;
   const workloads = workloadsIn(service, manifests);
   // Read again: somebody else may have deployed between the plan and the lock.
-  const [before, kept] = await Promise.all([observeAll(api, workloads), listVersions(api)]);
+  const [image, before, kept] = await Promise.all([bringing, observeAll(api, workloads), listVersions(api)]);
   const { version, objects } = newVersion(
     service,
     id,

@@ -30,6 +30,8 @@ export interface Plan {
   name: string;
   /** Whether the image is where pods can take it from. */
   delivered: boolean;
+  /** Whether this run has brought it there. */
+  isFresh?: boolean;
   /** As it would be kept; its image may get another name when it is delivered. */
   version: Version;
   /** The overlay's objects, before they are those of a version. */

@@ -3,7 +3,7 @@ import { PipelineError } from "../ground/errors.ts";
 import { Report } from "../ground/report.ts";
 import { savesIn } from "../ground/saves.ts";
 import { printError } from "../run/failure.ts";
-import { deployHere, deployOf, withCluster } from "../run/reach.ts";
+import { deployHere, deployOf, proofsOf, withCluster } from "../run/reach.ts";
 import { Run, type Command } from "../run/run.ts";
 import deploy from "./deploy.ts";
 
@@ -19,14 +19,19 @@ export default {
       for await (const saved of savesIn(service.root, signal, () => hurry.abort())) {
         hurry = new AbortController();
         const one = new Run({ service, options, engine, signal, report: new Report(() => {}) });
-        const conclusion = await deployHere(one, deployOf(one, target), { hurry: hurry.signal }).catch(
-          (error: unknown) => {
-            run.left = one.left;
-            signal.throwIfAborted();
-            printError(error, options.verbose, service);
-            return error instanceof PipelineError ? error.message : String(error);
-          },
-        );
+        const tell = (error: unknown) => signal.aborted || printError(error, options.verbose, service);
+        const proofs = proofsOf(one);
+        // A type error is known long before the tests have ended.
+        for (const proof of proofs) proof.catch(tell);
+        const conclusion = await deployHere(one, deployOf(one, target), {
+          proofs,
+          hurry: hurry.signal,
+        }).catch((error: unknown) => {
+          run.left = one.left;
+          signal.throwIfAborted();
+          tell(error);
+          return error instanceof PipelineError ? error.message : String(error);
+        });
         const seconds = ((one.servedAt ?? Date.now()) - saved) / 1000;
         const time = new Date(saved).toTimeString().slice(0, 8);
         console.log(`${time} after ${seconds.toFixed(1)} s: ${conclusion}`);

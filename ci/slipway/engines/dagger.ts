@@ -106,13 +106,12 @@ function daggerEngine(service: Service, known: string[]): Engine {
   }
   for (const name of before) builder = builder.withExec(["bun", "run", "--silent", name]);
 
-  /**
-   * Runs a container's steps. The engine does not tell which of them it had, but a clock that is read after them is cached
-   * with them: it shows when they ran.
-   */
+  /** A command that says when it has ended. The engine does not tell which steps it had, but what they said is cached with them. */
+  const timed = (container: Container, command: string[]) =>
+    container.withExec(["sh", "-c", '"$@" && date +%s%3N', "sh", ...command]);
   const wasThere = async (container: Container): Promise<boolean> => {
     const start = Date.now();
-    return Number(await container.withExec(["date", "+%s%3N"]).stdout()) < start;
+    return Number((await container.stdout()).trimEnd().split("\n").at(-1)) < start;
   };
 
   /** For another architecture its base image is only read from, never run: no emulation. */
@@ -122,21 +121,23 @@ function daggerEngine(service: Service, known: string[]): Engine {
     const base = dag.container({ platform }).from(image).rootfs();
     return { container: builder.withMountedDirectory(ROOT, base), args: ["--root", ROOT] };
   };
+  const build = (architecture?: Architecture): Container => {
+    const { container, args } = builderFor(architecture);
+    return timed(container, ["bun", "ci/pipeline.ts", "build", "dist", ...args]);
+  };
 
   return {
     name: "dagger",
     async script(name) {
-      const passed = builder.withExec(["bun", "run", "--silent", name]);
+      const passed = timed(builder, ["bun", "run", "--silent", name]);
       return { unchanged: await explain(`bun run ${name}`, wasThere(passed)) };
     },
     async id(architecture) {
-      const { container, args } = builderFor(architecture);
-      const command = ["bun", "ci/pipeline.ts", "build", "--id", ...args];
-      return (await explain("the id", container.withExec(command).stdout())).trim();
+      const made = build(architecture).file("dist/image.json").contents();
+      return (JSON.parse(await explain("the build", made)) as Built).id;
     },
     async build(dist, architecture) {
-      const { container, args } = builderFor(architecture);
-      const built = container.withExec(["bun", "ci/pipeline.ts", "build", "dist", ...args]);
+      const built = build(architecture);
       const exported = built.directory("dist").export(dist);
       const [reused] = await Promise.all([
         explain("the build", wasThere(built)),

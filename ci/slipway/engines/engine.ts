@@ -15,7 +15,8 @@ export interface Engine {
    */
   script(name: string): Promise<{ unchanged: boolean }>;
   /**
-   * The image's id, before anything is compiled.
+   * The image's id. The host engine knows it before anything is compiled; the dagger engine builds for it, which takes it no longer
+   * than a container in which only the id is made.
    *
    * @param architecture default: the engine's own
    * @throws {PipelineError} "change" when the source does not bundle; "surroundings" when it cannot build for that one

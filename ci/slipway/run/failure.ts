@@ -42,6 +42,9 @@ function cut(line: string): string {
  * @param service where the whole output is kept; default: it is not
  */
 export function printError(error: unknown, verbose: boolean, service?: Service): void {
+  // It may have been told while others still ran.
+  if (printed.has(error as object)) return;
+  if (typeof error === "object" && error !== null) printed.add(error);
   if (!(error instanceof PipelineError)) {
     console.error(error);
     return;
@@ -54,6 +57,7 @@ export function printError(error: unknown, verbose: boolean, service?: Service):
   if (verbose) console.error(error.stack);
 }
 
+const printed = new WeakSet<object>();
 let kept = 0;
 
 function keep(output: string, service: Service | undefined): string {

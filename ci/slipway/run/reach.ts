@@ -1,5 +1,5 @@
 /** The way to a cluster, and a deploy there: what `deploy`, `up` and `watch` do alike. */
-import { deliver, deploy } from "../cluster/deploy.ts";
+import { deliver, deploy, withdraw } from "../cluster/deploy.ts";
 import { describePlan, plan, upToDate, type Deploy, type Plan } from "../cluster/plan.ts";
 import { prove } from "../cluster/status.ts";
 import type { Target } from "../cluster/target.ts";
@@ -89,21 +89,34 @@ export async function deployHere(
     const lines = describePlan(value);
     return { value, detail: lines.length > 0 ? `${value.name} changes this:` : "nothing would change" };
   });
-  const imaging = there.then(async (found) => {
-    // An id is its inputs: an image of that name is this one, in containerd. Who has named the archive wants the file, too.
-    if (!found || run.options.wantsArchive || isRegistryTarget(to.target)) await image(run, await id);
-  });
+  // An id is its inputs: an image of that name is this one, in containerd. Who has named the archive wants the file, too.
+  const isNeeded = run.options.wantsArchive || isRegistryTarget(to.target);
+  const elsewhere = there.then((found) => (found && !isNeeded ? "there already" : undefined));
+  const imaging = image(run, id, { elsewhere });
   imaging.catch(() => {});
   const building = planning.then(async (found) => {
     for (const line of describePlan(found)) run.say(line);
     await imaging;
     return compared(run, to, found);
   });
-  const [, , built] = await sideBySide(run, [...proofs, building, imaging]);
-  const change = built as Plan;
+  // It takes as long as the tests, and an image that lies in the node serves nobody. From a registry none can be taken away.
+  let [isRed, brought]: [boolean, Plan | undefined] = [false, undefined];
+  for (const proof of proofs) proof.catch(() => void (isRed = true));
+  const bringing = building.then(async (found) => {
+    if (found.delivered || isRegistryTarget(to.target) || isRed) return found;
+    to.leaves(`${found.name} was being delivered; nothing was rolled out, what ran goes on running.`);
+    await deliver(to, found, run.options.output);
+    return (brought = { ...found, delivered: true, isFresh: true });
+  });
+  const change = await sideBySide(run, [...proofs, imaging, bringing]).then(
+    (results) => results.at(-1) as Plan,
+    async (error: unknown) => {
+      throw brought ? await withdraw(to, brought, error) : error;
+    },
+  );
   const { url } = change.endpoint;
   if (upToDate(to, change)) {
-    // A node has joined, or has lost it.
+    // A node may have joined, or lost the image.
     if (!change.delivered) await deliver(to, change, run.options.output);
     await run.report.step("verify", async () => {
       await prove(to, change.endpoint, change.id);

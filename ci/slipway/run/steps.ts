@@ -46,10 +46,18 @@ export async function images(run: Run): Promise<string> {
   const made: string[] = [];
   for (const architecture of architectures) {
     const own = architectures.length > 1 ? output.replace(/(\.tar)?$/, `-${architecture}$&`) : output;
-    const id = await image(run, await run.engine.id(architecture), architecture, own);
+    const id = await image(run, run.engine.id(architecture), { architecture, output: own });
     made.push(`${basename(own)} holds ${run.nameOf(id)}`);
   }
   return made.join(", ");
+}
+
+export interface Imaging {
+  architecture?: Architecture | undefined;
+  /** Default: the run's. */
+  output?: string;
+  /** Where it is already, in a few words, if that makes the archive unnecessary. */
+  elsewhere?: Promise<string | undefined>;
 }
 
 /**
@@ -59,12 +67,17 @@ export async function images(run: Run): Promise<string> {
  */
 export function image(
   run: Run,
-  id: string,
-  architecture: Architecture | undefined = run.options.architectures?.[0],
-  output = run.options.output,
+  identified: Promise<string>,
+  {
+    architecture = run.options.architectures?.[0],
+    output = run.options.output,
+    elsewhere = Promise.resolve(undefined),
+  }: Imaging = {},
 ): Promise<string> {
   const { service, engine, signal } = run;
   return run.report.step("image", async () => {
+    const [id, found] = [await identified, await elsewhere];
+    if (found !== undefined) return { value: id, detail: `${run.nameOf(id)} is ${found}`, reused: true };
     const { tags, compression = "none" } = run.options;
     const names = [id, ...tags].map((tag) => run.nameOf(tag));
     const done = (how: string, reused: boolean) => ({

@@ -1,5 +1,8 @@
 /** The deploy as a whole, against a cluster in memory: what it changes, in which order, and what it comes back to. */
 import { afterAll, beforeEach, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { deploy } from "../cluster/deploy.ts";
 import { describePlan, plan, upToDate, type Deploy } from "../cluster/plan.ts";
 import { rollback } from "../cluster/rollback.ts";
@@ -9,7 +12,12 @@ import { listVersions } from "../cluster/history.ts";
 import { processName, type Lease } from "../cluster/lock.ts";
 import { compare } from "../cluster/changes.ts";
 import type { Deployment, KubeObject, Pod } from "../cluster/objects.ts";
+import type { Engine } from "../engines/engine.ts";
 import { PipelineError } from "../ground/errors.ts";
+import { Report } from "../ground/report.ts";
+import { readOptions } from "../run/options.ts";
+import { deployHere } from "../run/reach.ts";
+import { Run } from "../run/run.ts";
 import { FakeCluster } from "./cluster.ts";
 import { service } from "./fixture.ts";
 
@@ -413,4 +421,102 @@ test("a difference is shown by its place", () => {
     "d: nothing -> true",
   ]);
   expect(compare([1], [1])).toEqual([]);
+});
+
+describe("the image, while check and test run", () => {
+  let red: Promise<never> | undefined;
+  /** Ends the tests. */
+  let pass: () => void;
+  async function here(id: string): Promise<string> {
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const tests = new Promise<void>((resolve) => (pass = resolve));
+    const engine: Engine = {
+      name: "host",
+      script: async () => ({ unchanged: true }),
+      id: async () => id,
+      async build(dist) {
+        for (const layer of ["runtime", "app"]) {
+          mkdirSync(join(dist, layer), { recursive: true });
+          writeFileSync(join(dist, layer, "file"), layer);
+        }
+        writeFileSync(join(dist, "sbom.cdx.json"), "{}");
+        const platform = { os: "linux", architecture: "amd64" } as const;
+        return { id, platform, warnings: [], reused: false };
+      },
+    };
+    const own = { ...service, scripts: { check: undefined, test: undefined } };
+    const options = readOptions({ output: archive }, [], own, {});
+    const report = new Report((line) => void said.push(line.trim().replace(/ +/g, " ")));
+    const whole = new Run({ service: own, options, signal: run.signal, report, engine });
+    const to = { ...run, step: report.step.bind(report) };
+    return deployHere(whole, to, { proofs: [red ?? tests] });
+  }
+
+  const directory = mkdtempSync(join(tmpdir(), "helloapp-deploy-"));
+  const archive = join(directory, "x.tar");
+  afterAll(() => rmSync(directory, { recursive: true }));
+
+  beforeEach(async () => {
+    red = undefined;
+    await bring("aaaaaaaaaaaa");
+  });
+
+  test("is brought, and nothing is rolled out before they have passed", async () => {
+    const deploying = here("bbbbbbbbbbbb");
+    while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
+    expect(left).toContain("was being delivered; nothing was rolled out");
+    expect(cluster.served()).toBe("aaaaaaaaaaaa");
+    expect(cluster.objects.has(lease) && cluster.get<Lease>(lease).spec.holderIdentity).toBeFalsy();
+    pass();
+    expect(await deploying).toContain("bbbbbbbbbbbb serves");
+    expect(said.filter((line) => line.startsWith("deliver"))).toHaveLength(1);
+  });
+
+  test("is brought again where somebody has taken it away meanwhile", async () => {
+    const deploying = here("bbbbbbbbbbbb");
+    while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
+    images.delete("bbbbbbbbbbbb");
+    pass();
+    await deploying;
+    expect(images.has("bbbbbbbbbbbb")).toBe(true);
+  });
+
+  describe("when they fail", () => {
+    let fail: (error: Error) => void;
+    beforeEach(() => void (red = new Promise((_, reject) => (fail = reject))));
+
+    test("is taken away again, and no version is kept", async () => {
+      const deploying = failureOf(here("bbbbbbbbbbbb"));
+      while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
+      fail(new PipelineError("change", "a red test"));
+      expect(await deploying).toMatchObject({ fault: "change", message: "a red test" });
+      expect([...images]).toEqual(["aaaaaaaaaaaa"]);
+      expect(await kept()).toEqual(["aaaaaaaaaaaa"]);
+    });
+
+    test("and it cannot be taken away, that is said, with a code of its own", async () => {
+      const deploying = failureOf(here("bbbbbbbbbbbb"));
+      while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
+      run.target.clean = () => Promise.reject(new PipelineError("surroundings", "containerd is gone"));
+      fail(new PipelineError("change", "a red test"));
+      const error = await deploying;
+      expect(error.fault).toBe("halfway");
+      expect(error.message).toMatch(
+        /a red test.*the image helloapp:bbbbbbbbbbbb could not be removed.*containerd is gone/,
+      );
+    });
+
+    test("before the image is there, it is not brought", async () => {
+      const find = run.target.find;
+      run.target.find = async (id) => {
+        await Bun.sleep(20);
+        return find(id);
+      };
+      const deploying = failureOf(here("bbbbbbbbbbbb"));
+      await Bun.sleep(1);
+      fail(new PipelineError("change", "a red test"));
+      expect(await deploying).toMatchObject({ message: "a red test" });
+      expect(said.join("\n")).not.toContain("deliver");
+    });
+  });
 });

@@ -177,7 +177,7 @@ describeWith(
         uid: 65532,
         gid: 65532,
         pid: 1,
-        cwd: "/",
+        cwd: "/srv",
         host: "shop-rehearsal-00000",
         passwd: false,
         addresses: expect.arrayContaining(["127.0.0.1", "10.42.0.2"]),
