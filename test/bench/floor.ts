@@ -19,7 +19,7 @@ import { describeService } from "../../ci/slipway/ground/service.ts";
 import { must } from "../../ci/slipway/test/e2e/setup.ts";
 
 const [engine, namespace = ""] = process.argv.slice(2);
-const service = describeService(process.cwd());
+const service = describeService(process.cwd(), { attach: false });
 const runtime = findRuntime();
 const dist = join(service.project, "floor");
 const archive = join(service.project, "floor.tar");

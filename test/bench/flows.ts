@@ -133,18 +133,20 @@ function buildahFlow(): DeployFlow {
 const storage = ["--root", join(directory, "storage"), "--runroot", join(directory, "storage-run")];
 const withoutStrategy = ["patch", "deployment", "helloapp", "--patch", '{"spec":{"strategy":null}}'];
 
+function missingFor(engine: "Dagger" | "host"): string[] {
+  const surroundings = engine === "Dagger" ? [daggerEngine()] : [];
+  const silent = surroundings.filter(({ answers }) => !answers);
+  return [...absent("k3s"), ...silent.map(({ name }) => name.replace(/^a /, ""))];
+}
+
 /** The whole pipeline. Its steps check, test and image go on side by side. */
 function pipelineFlow(engine: "Dagger" | "host"): DeployFlow {
   const copy = new Copy(directory, engine, place);
   const here = [process.execPath, "ci/pipeline.ts"];
   const command = engine === "Dagger" ? ["dagger", "run", ...here] : [...here, "--engine", "host"];
-  const surroundings = engine === "Dagger" ? [daggerEngine()] : [];
   return {
     name: `${engine} engine, checks and tests on`,
-    missing: [
-      ...absent("k3s"),
-      ...surroundings.filter(({ answers }) => !answers).map(({ name }) => name.replace(/^a /, "")),
-    ],
+    missing: missingFor(engine),
     edit: () => copy.edit(),
     async run() {
       const { seconds, stdout } = await programs.execute(command, copy.directory);
@@ -163,11 +165,11 @@ function pipelineFlow(engine: "Dagger" | "host"): DeployFlow {
 /** What must be done, and nothing else; see floor.ts. What the flows before it have applied says how to roll out. */
 function floorFlow(engine: "Dagger" | "host"): DeployFlow {
   const copy = new Copy(directory, `floor-${engine}`, place);
-  const floor = [process.execPath, "test/bench/floor.ts", engine.toLowerCase(), place.namespace];
-  const { missing } = pipelineFlow(engine);
+  const program = join(import.meta.dir, "floor.ts");
+  const floor = [process.execPath, program, engine.toLowerCase(), place.namespace];
   return {
     name: `the floor, ${engine}`,
-    missing,
+    missing: missingFor(engine),
     edit: () => copy.edit(),
     async run() {
       const command = engine === "Dagger" ? ["dagger", "run", ...floor] : floor;

@@ -109,8 +109,7 @@ function daggerEngine(service: Service, known: string[]): Engine {
   /** A command that says when it has ended. The engine does not tell which steps it had, but what they said is cached with them. */
   const timed = (container: Container, command: string[]) =>
     container.withExec(["sh", "-c", '"$@" && date +%s%3N', "sh", ...command]);
-  const wasThere = async (container: Container): Promise<boolean> => {
-    const start = Date.now();
+  const wasThere = async (container: Container, start = Date.now()): Promise<boolean> => {
     return Number((await container.stdout()).trimEnd().split("\n").at(-1)) < start;
   };
 
@@ -121,6 +120,8 @@ function daggerEngine(service: Service, known: string[]): Engine {
     const base = dag.container({ platform }).from(image).rootfs();
     return { container: builder.withMountedDirectory(ROOT, base), args: ["--root", ROOT] };
   };
+  /** When a build was asked for first: what it made since is not from before. */
+  let asked: number | undefined;
   const build = (architecture?: Architecture): Container => {
     const { container, args } = builderFor(architecture);
     return timed(container, ["bun", "ci/pipeline.ts", "build", "dist", ...args]);
@@ -133,6 +134,7 @@ function daggerEngine(service: Service, known: string[]): Engine {
       return { unchanged: await explain(`bun run ${name}`, wasThere(passed)) };
     },
     async id(architecture) {
+      asked = Date.now();
       const made = build(architecture).file("dist/image.json").contents();
       return (JSON.parse(await explain("the build", made)) as Built).id;
     },
@@ -140,7 +142,7 @@ function daggerEngine(service: Service, known: string[]): Engine {
       const built = build(architecture);
       const exported = built.directory("dist").export(dist);
       const [reused] = await Promise.all([
-        explain("the build", wasThere(built)),
+        explain("the build", wasThere(built, asked)),
         explain("the build", exported),
       ]);
       return { ...((await Bun.file(join(dist, "image.json")).json()) as Built), reused };
