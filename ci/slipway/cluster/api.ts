@@ -3,6 +3,7 @@ import { PipelineError } from "../ground/errors.ts";
 import { parseJson } from "../ground/json.ts";
 import type { Service } from "../ground/service.ts";
 import type { KubeObject } from "./objects.ts";
+import { pauseAsked } from "../ground/retryafter.ts";
 import { isPassing, PATIENCE_SECONDS, pause, pauseBefore } from "./patience.ts";
 
 /** Seconds that a first question to the cluster may take, and in which one that was refused is asked again. */
@@ -16,8 +17,8 @@ export class Refusal extends PipelineError {
     /** HTTP status; 0 when there was no answer, or none to its end. */
     readonly status: number,
     readonly reply: string,
-    /** The header Retry-After. */
-    readonly retryAfter?: string | null,
+    /** Seconds that it asks to be left alone for. */
+    readonly pauseSeconds?: number | undefined,
     way?: Way,
   ) {
     const words = reply.trim().split("\n").at(-1) ?? "";
@@ -153,7 +154,7 @@ export class Api {
     } catch (error) {
       signal?.throwIfAborted();
       const why = limit.aborted ? `no answer within ${timeoutSeconds} s` : (error as Error).message;
-      throw new Refusal(`${method} ${path}`, 0, why, null, this.way);
+      throw new Refusal(`${method} ${path}`, 0, why, undefined, this.way);
     }
   }
 
@@ -171,7 +172,7 @@ export class Api {
         return await this.#once<T>(path, request);
       } catch (error) {
         if (!(error instanceof Refusal) || !isPassing(error.status)) throw error;
-        const wait = pauseBefore(failed, error.retryAfter);
+        const wait = pauseBefore(failed, error.pauseSeconds);
         if (performance.now() + wait >= end) throw error;
         await pause(wait, signal);
       }
@@ -182,16 +183,16 @@ export class Api {
     const what = `${request.method ?? "GET"} ${path}`;
     const response = await this.fetch(path, request);
     const text = await response.text().catch((error: Error) => {
-      throw new Refusal(what, 0, `the reply ended before its end: ${error.message}`, null, this.way);
+      throw new Refusal(what, 0, `the reply ended before its end: ${error.message}`, undefined, this.way);
     });
     if (!response.ok) {
       const { status, headers } = response;
-      throw new Refusal(what, status, messageOf(text), headers.get("retry-after"), this.way);
+      throw new Refusal(what, status, messageOf(text), pauseAsked(headers), this.way);
     }
     try {
       return parseJson<T>(text);
     } catch {
-      throw new Refusal(what, 0, "the reply ended before its end", null, this.way);
+      throw new Refusal(what, 0, "the reply ended before its end", undefined, this.way);
     }
   }
 

@@ -42,9 +42,11 @@ export async function deploy(
     // Before there is a namespace there is no lock, and nothing that could be left behind.
     const image = await deliver(run, plan, archive);
     const made = await makeNamespace(api, manifests);
-    const brought = Promise.resolve(image);
+    const bringing = Promise.resolve(image);
     try {
-      return await locked(run, `deploy of ${name}`, (underLock) => rollOut(underLock, plan, brought, hurry));
+      return await locked(run, `deploy of ${name}`, (underLock) =>
+        rollOut(underLock, plan, { bringing, hurry }),
+      );
     } catch (error) {
       throw leaving([made], error);
     }
@@ -53,12 +55,15 @@ export async function deploy(
     leaves(`${name} was being delivered; nothing was rolled out, what ran goes on running.`);
     // Kept before it is there: whoever tidies the node for another namespace must not take it for one that nobody needs.
     const kept = plan.versions.find((version) => version.name === plan.version.name);
+    let hasBegun = false;
+    const begins = () => void (hasBegun = true);
     try {
       await keep(api, kept ?? plan.version);
-      return await rollOut(underLock, plan, deliver(underLock, plan, archive), hurry);
+      const bringing = deliver(underLock, plan, archive);
+      return await rollOut(underLock, plan, { bringing, hurry, begins });
     } catch (error) {
       // What was not begun is not kept. Whatever came after that has its own way back.
-      return unnote(underLock, kept || begun.has(plan) ? [] : [plan.version], error);
+      return unnote(underLock, kept || hasBegun ? [] : [plan.version], error);
     }
   });
 }
@@ -79,9 +84,6 @@ async function unnote({ target: { api }, signal }: Deploy, noted: Version[], err
   }
   throw error;
 }
-
-/** Plans of which something was written. */
-const begun = new WeakSet<Plan>();
 
 /** Brings a plan's image to where it is not yet. */
 export async function deliver({ step, target }: Deploy, plan: Plan, archive: string): Promise<string> {
@@ -114,17 +116,20 @@ export async function withdraw({ target, signal }: Deploy, { name }: Plan, error
   }
 }
 
-/** @param bringing how the manifests name the image, when it is where pods can take it from */
-async function rollOut(
-  run: Deploy,
-  plan: Plan,
-  bringing: Promise<string>,
-  hurry?: AbortSignal,
-): Promise<Outcome> {
+interface RollingOut {
+  /** How the manifests name the image, when it is where pods can take it from. */
+  bringing: Promise<string>;
+  hurry?: AbortSignal | undefined;
+  /** Is told before something is written that has its own way back. */
+  begins?(): void;
+}
+
+async function rollOut(run: Deploy, plan: Plan, { bringing, hurry, begins }: RollingOut): Promise<Outcome> {
   const { target, service, leaves, say, signal } = run;
   const { api } = target;
   const { id, name, manifests, endpoint } = plan;
   const workloads = workloadsIn(service, manifests);
+  if (!plan.isFresh) await bringing;
   // Read again: somebody else may have deployed between the plan and the lock.
   const [image, before, kept] = await Promise.all([bringing, observeAll(api, workloads), listVersions(api)]);
   const { version, objects } = newVersion(
@@ -152,7 +157,7 @@ async function rollOut(
   } catch (error) {
     return unnote(run, noted, error);
   }
-  begun.add(plan);
+  begins?.();
   leaves(
     `The rollout of ${name} was under way and goes on in the cluster; what ran serves until it is ready. ` +
       "The same command picks it up, `bun ci/pipeline.ts rollback` undoes it.",

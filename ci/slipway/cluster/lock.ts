@@ -181,7 +181,7 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
       for (let failed = 0; ; failed += 1) {
         lost.signal.throwIfAborted();
         if (millisecondsSince(renewed) < renewSeconds * 2 * 1000) return;
-        if (failed > 1) await Bun.sleep(pauseBefore(failed - 1, unheard?.retryAfter));
+        if (failed > 1) await Bun.sleep(pauseBefore(failed - 1, unheard?.pauseSeconds));
         if (failed > 1 && unheard && performance.now() >= end) throw unheard;
         await renew();
       }
@@ -250,7 +250,7 @@ async function unlessRaced(statuses: number[], attempt: Promise<Lease>): Promise
     if (!(error instanceof Refusal)) throw error;
     if (statuses.includes(error.status)) return undefined;
     if (!isPassing(error.status)) throw error;
-    await Bun.sleep(pauseBefore(1, error.retryAfter));
+    await Bun.sleep(pauseBefore(1, error.pauseSeconds));
     return undefined;
   });
 }

@@ -16,10 +16,9 @@ export function isPassing(status: number): boolean {
   return status === 0 || status === 429 || (status >= 500 && status !== 501);
 }
 
-/** Milliseconds to wait before a try. @param retryAfter the header's value, in seconds; https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3 */
-export function pauseBefore(failed: number, retryAfter: string | null | undefined): number {
-  const asked = /^\d+$/.test(retryAfter ?? "") ? Number(retryAfter) * 1000 : 0;
-  return Math.max(asked, Math.min(FIRST_PAUSE_MS * 2 ** (failed - 1), LONGEST_PAUSE_MS));
+/** Milliseconds to wait before a try. @param asked the seconds that the server asks for */
+export function pauseBefore(failed: number, asked = 0): number {
+  return Math.max(asked * 1000, Math.min(FIRST_PAUSE_MS * 2 ** (failed - 1), LONGEST_PAUSE_MS));
 }
 
 /** Sleeps, but not longer than the signal lets. @throws the signal's reason */

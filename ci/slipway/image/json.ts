@@ -4,7 +4,7 @@
 export const MOST_JSON = 1 << 20;
 
 /** @throws {Error} when it is no JSON, or has a key twice, in whatever case */
-export function parseJson(text: string): unknown {
+export function parseStrict(text: string): unknown {
   const value: unknown = JSON.parse(text);
   // JSON.parse() keeps the last of equal keys: then the text has more of them. A string with a colon after it is a key.
   const written = [...text.matchAll(/"(?:[^"\\]|\\.)*"(\s*:)?/g)].filter(([, colon]) => colon).length;

@@ -9,7 +9,7 @@
  */
 import { statSync } from "node:fs";
 import { posix } from "node:path";
-import { MOST_JSON, objectOf, parseJson, stringsOf } from "./json.ts";
+import { MOST_JSON, objectOf, parseStrict, stringsOf } from "./json.ts";
 import { blobName, checkLayout, isLegacyConfig } from "./layout.ts";
 import { MOST_BYTES, packingOf, Unpacker } from "./unpack.ts";
 import { readPlainTar, type TarEntry } from "./untar.ts";
@@ -62,7 +62,7 @@ export async function readArchive(path: string): Promise<Archive | undefined> {
   const json = async (entry: TarEntry) => {
     const content = await bytes(entry);
     try {
-      return parseJson(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(content));
+      return parseStrict(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(content));
     } catch (error) {
       throw wrong(`its ${entry.path} cannot be read: ${(error as Error).message}`, error);
     }

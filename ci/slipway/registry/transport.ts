@@ -10,7 +10,8 @@ import { PipelineError } from "../ground/errors.ts";
 import { parseChallenges } from "./challenge.ts";
 import { findCredentials } from "./credentials.ts";
 import { exchange, type Reply, type Request } from "./exchange.ts";
-import { pauseAsked, persist, TransientError } from "./patience.ts";
+import { pauseAsked } from "../ground/retryafter.ts";
+import { persist, TransientError } from "./patience.ts";
 import type { Reference } from "./reference.ts";
 
 /** Statuses of a moment: too many requests, a server that stumbled, and a proxy without the registry behind it. */
