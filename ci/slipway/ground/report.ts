@@ -109,7 +109,7 @@ export class Report {
     const note = critical.size > 0 ? "Bold: the critical path." : "";
     const more = [...this.#attached.values()].map(({ markdown }) => markdown);
     const end = `${conclusion} (${this.seconds.toFixed(1)} s). ${note}`;
-    return [...head, ...rows, "", end, "", ...more].join("\n");
+    return [...head, ...rows, "", end, "", ...timeline(this.#steps, critical), ...more].join("\n");
   }
 
   /**
@@ -137,6 +137,18 @@ export class Report {
     const written = writeFile(file, `${JSON.stringify(run, undefined, 2)}\n`);
     await written.catch(unwritten("report", file));
   }
+}
+
+/** The steps on a line of seconds, as GitHub draws it; https://mermaid.js.org/syntax/gantt.html */
+function timeline(steps: Step[], critical: Set<Step>): string[] {
+  const noticed = steps.filter(({ work }) => work >= NOTICED).toSorted((a, b) => a.wait - b.wait);
+  if (noticed.length < 2) return [];
+  const rows = noticed.map((step) => {
+    const [start, end] = [step.wait, step.wait + step.work].map((seconds) => Math.round(seconds * 1000));
+    const tags = [step.outcome === "failed" && "active", critical.has(step) && "crit"].filter(Boolean);
+    return `  ${step.name} ${step.work.toFixed(1)} s :${[...tags, start, end].join(", ")}`;
+  });
+  return ["```mermaid", "gantt", "  dateFormat x", "  axisFormat %S.%L", ...rows, "```", ""];
 }
 
 const unwritten = (what: string, file: string) => (error: NodeJS.ErrnoException) =>

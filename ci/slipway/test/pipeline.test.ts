@@ -325,6 +325,25 @@ describe("report", () => {
     expect(report.summary("done")).toMatch(/\n\ndone \(\d+\.\d s\)/);
   });
 
+  test("draws the steps over the seconds, the critical path in another colour", async () => {
+    const report = new Report(() => {});
+    const sleep = (milliseconds: number) => async () => ({ value: await Bun.sleep(milliseconds) });
+    await Promise.all([report.step("check", sleep(60)), report.step("image", sleep(120))]);
+    await report.step("rollout", sleep(60));
+    await report.step("settle", sleep(1));
+    const [, chart = ""] = /```mermaid\n(gantt\n.*?)```/s.exec(report.summary("done")) ?? [];
+    const rows = chart.trim().split("\n").slice(3);
+    const plain = rows.map((row) =>
+      row
+        .replace(/\d+\.\d s/, "N s")
+        .replace(/\d+, \d+$/, "A, B")
+        .trim(),
+    );
+    expect(plain).toEqual(["check N s :A, B", "image N s :crit, A, B", "rollout N s :crit, A, B"]);
+    const moments = rows.map((row) => /(\d+), (\d+)$/.exec(row)!.slice(1).map(Number));
+    expect(moments[2]![0]).toBeGreaterThanOrEqual(moments[1]![1]! - 1);
+  });
+
   test("writes the run as JSON", async () => {
     const file = join(tmpdir(), `helloapp-report-${process.pid}.json`);
     const report = new Report(() => {});
