@@ -120,8 +120,8 @@ function daggerEngine(service: Service, known: string[]): Engine {
     const base = dag.container({ platform }).from(image).rootfs();
     return { container: builder.withMountedDirectory(ROOT, base), args: ["--root", ROOT] };
   };
-  /** When a build was asked for first: what it made since is not from before. */
-  let asked: number | undefined;
+  /** Of the last id, what it was built in, and when that was asked for: what it made since is not from before. */
+  let last: { architecture: Architecture | undefined; built: Container; asked: number } | undefined;
   const build = (architecture?: Architecture): Container => {
     const { container, args } = builderFor(architecture);
     return timed(container, ["bun", "ci/pipeline.ts", "build", "dist", ...args]);
@@ -134,15 +134,19 @@ function daggerEngine(service: Service, known: string[]): Engine {
       return { unchanged: await explain(`bun run ${name}`, wasThere(passed)) };
     },
     async id(architecture) {
-      asked = Date.now();
-      const made = build(architecture).file("dist/image.json").contents();
-      return (JSON.parse(await explain("the build", made)) as Built).id;
+      const asked = Date.now();
+      // Named by what it is, so that the source is not read again for what is taken out of it.
+      const built = await explain("the build", build(architecture).sync());
+      last = { architecture, built, asked };
+      return (JSON.parse(await built.file("dist/image.json").contents()) as Built).id;
     },
     async build(dist, architecture) {
-      const built = build(architecture);
+      const known = last?.architecture === architecture ? last : undefined;
+      last = undefined;
+      const built = known?.built ?? build(architecture);
       const exported = built.directory("dist").export(dist);
       const [reused] = await Promise.all([
-        explain("the build", wasThere(built, asked)),
+        explain("the build", wasThere(built, known?.asked)),
         explain("the build", exported),
       ]);
       return { ...((await Bun.file(join(dist, "image.json")).json()) as Built), reused };
