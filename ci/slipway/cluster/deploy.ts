@@ -153,7 +153,9 @@ async function rollOut(run: Deploy, plan: Plan, { bringing, hurry, begins }: Rol
     back = adopted || earlier(kept, version.name);
     signal.throwIfAborted();
     if (version.name !== plan.version.name || image !== plan.version.image) await forget(api, plan.version);
-    await keep(api, known ?? version);
+    // Who tidied up for another namespace may have read what is kept before it was noted here.
+    const [, still] = await Promise.all([keep(api, known ?? version), !plan.delivered || target.find(id)]);
+    if (!still) throw takenAway(name);
   } catch (error) {
     return unnote(run, noted, error);
   }
@@ -181,6 +183,11 @@ async function rollOut(run: Deploy, plan: Plan, { bringing, hurry, begins }: Rol
     throw halfway(what, error, signal);
   }
   return outcome;
+}
+
+function takenAway(name: string): PipelineError {
+  const message = `the image ${name} was there and has been taken away since, by a deploy to another namespace`;
+  return new PipelineError("surroundings", message, { hint: "Run the command again: it is brought again." });
 }
 
 const isRecreated = ({ deployment: { spec } }: Observation) => spec.strategy?.type === "Recreate";

@@ -42,11 +42,18 @@ export async function imagesIn(
  *
  * @returns the names of those removed
  */
-export async function cleanIn(containerd: Containerd, service: string, kept: Set<string>): Promise<string[]> {
+export async function cleanIn(
+  containerd: Containerd,
+  service: string,
+  kept: () => Promise<Set<string>>,
+): Promise<string[]> {
   const there = await imagesIn(containerd);
   const own = new RegExp(`^${containerdName(service)}:[0-9a-f]{12}$`);
   const ours = [...there.keys()].filter((name) => own.test(name));
-  const gone = ours.filter((name) => !kept.has(name.slice(containerdName("").length)));
+  if (ours.length === 0) return [];
+  // Asked last: a deploy to another namespace notes what it wants to find here, and then looks for it.
+  const wanted = await kept();
+  const gone = ours.filter((name) => !wanted.has(name.slice(containerdName("").length)));
   if (gone.length === 0) return [];
   const left = [...there].filter(([name]) => !gone.includes(name) && !name.startsWith("sha256:"));
   const needed = new Set(left.map(([, digest]) => digest));

@@ -229,8 +229,9 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Par
     },
 
     async clean(kept) {
-      const keep = await kept();
-      const gone = await Promise.all(places.map(({ containerd }) => cleanIn(containerd, service.name, keep)));
+      let asked: ReturnType<typeof kept> | undefined;
+      const once = () => (asked ??= kept());
+      const gone = await Promise.all(places.map(({ containerd }) => cleanIn(containerd, service.name, once)));
       return [...new Set(gone.flat())];
     },
   };

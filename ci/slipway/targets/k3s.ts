@@ -136,7 +136,7 @@ export async function connectK3s({
       throw vanished(containerd, archive, reference);
     },
 
-    clean: async (kept) => cleanIn(containerd, service.name, await kept()),
+    clean: (kept) => cleanIn(containerd, service.name, kept),
   };
 }
 

@@ -423,6 +423,27 @@ test("a difference is shown by its place", () => {
   expect(compare([1], [1])).toEqual([]);
 });
 
+test("an image that was there and is taken away under the lock: nothing is rolled out, nothing kept, exit 3", async () => {
+  await bring("a");
+  images.add("b");
+  process.env.MANIFESTS = JSON.stringify(manifests);
+  const planned = await plan(run, "b");
+  const { find } = run.target;
+  // Somebody tidies up for another namespace, between the two looks.
+  run.target.find = async (id) => {
+    const found = await find(id);
+    images.delete(id);
+    return found;
+  };
+  const error = await failureOf(deploy(run, planned, "x.tar"));
+  expect(error).toMatchObject({ fault: "surroundings", hint: expect.stringContaining("again") });
+  expect(error.message).toContain("has been taken away since");
+  expect(await kept()).toEqual(["a"]);
+  expect(cluster.served()).toBe("a");
+  run.target.find = find;
+  expect((await bring("b")).servedAt).toBeGreaterThan(0);
+});
+
 describe("the image, while check and test run", () => {
   let red: Promise<never> | undefined;
   /** Ends the tests. */
