@@ -200,7 +200,11 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
         fenced: false,
         patienceSeconds: 2,
       } as const;
-      await api.json(`${collection}/${name}`, request).catch(() => {});
+      await api.json(`${collection}/${name}`, request).catch((error: unknown) => {
+        if (error instanceof Refusal && [404, 409].includes(error.status)) return;
+        const why = error instanceof Error ? error.message : String(error);
+        say(`the deploy lock could not be released, and ends by itself within ${leaseSeconds} s: ${why}`);
+      });
     },
   };
 }

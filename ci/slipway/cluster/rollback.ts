@@ -34,13 +34,15 @@ export async function rollback(run: Deploy, wanted?: string): Promise<string> {
     leaves(`The rollback to ${to.id} was under way and goes on in the cluster.`);
     const endpoint = target.endpoint(to.manifests);
     const write = () => applyAll(api, fitted);
+    // The version before is another one by now, or may be: without the id it could be the one that was left.
+    const goOn = `\`bun ci/pipeline.ts rollback ${to.id}\` goes on from there.`;
     try {
       await bring(underLock, { id: to.id, what: "rollback", workloads, write, endpoint, before });
     } catch (error) {
       const name = `${service.name}:${to.id}`;
       return undo(
         underLock,
-        { name, fitted, before, back: undefined, version: to, stays: [], noted: [] },
+        { name, fitted, before, back: undefined, version: to, stays: [], noted: [], goOn },
         error,
       );
     }
@@ -54,8 +56,6 @@ export async function rollback(run: Deploy, wanted?: string): Promise<string> {
       await keep(api, { ...to, verified: proofTime(versions), left: undefined });
     } catch (error) {
       const what = `${to.id} serves again, verified, but that could not be taken down`;
-      // The version before is another one by now: without the id it could be the one that was left.
-      const goOn = `\`bun ci/pipeline.ts rollback ${to.id}\` goes on from there.`;
       throw halfway(what, error, underLock.signal, goOn);
     }
     return to.id;

@@ -27,6 +27,8 @@ export interface Begun {
   stays: string[];
   /** Versions that are kept since this began, and forgotten when it is undone. */
   noted: Version[];
+  /** How to go on where even the way back fails, as a sentence; default: the same command. */
+  goOn?: string;
 }
 
 /**
@@ -109,7 +111,7 @@ async function wayBack(
 ): Promise<{ id: string; left: string[] }> {
   const { target, say } = run;
   const { api } = target;
-  const { fitted, before, back, version, noted, name } = begun;
+  const { fitted, before, back, version, noted, name, goOn } = begun;
   const asItWas = served(run, begun) || !back;
   const id = asItWas ? (before[0] ? idOf(before[0].deployment) : "nothing") : back.id;
   say(`back to ${id}`);
@@ -143,10 +145,10 @@ async function wayBack(
     if (error instanceof NotUp && !run.signal.aborted) {
       const message = `${why}. The rollback to ${id} failed as well: ${error.message}`;
       // Whether the old one serves, which is what a fault of the change promises, nobody knows now.
-      const hint = `${nextLine(target, error.failure)} The same command goes on from there.`;
+      const hint = `${nextLine(target, error.failure)} ${goOn ?? "The same command goes on from there."}`;
       throw new PipelineError("halfway", message, { hint, output });
     }
-    throw halfway(`${why}. The way back from ${name} failed as well`, error, run.signal);
+    throw halfway(`${why}. The way back from ${name} failed as well`, error, run.signal, goOn);
   }
 }
 

@@ -76,6 +76,25 @@ test("is gone when released, also after an interruption", async () => {
   expect(made.objects.has(path)).toBe(false);
 });
 
+test("that may not be taken back is told, with when it ends", async () => {
+  const made = cluster();
+  const { lock, said } = await take(made.api());
+  const refuse = (status: number) => {
+    made.intercept = (method) =>
+      method === "DELETE" ? Response.json({ message: "forbidden" }, { status }) : undefined;
+  };
+  // Somebody else's by now, or nobody's: then it is not ours to speak of.
+  for (const status of [404, 409]) {
+    refuse(status);
+    await lock.release();
+  }
+  expect(said).toEqual([]);
+  refuse(403);
+  await lock.release();
+  expect(said.join()).toMatch(/could not be released, and ends by itself within 0\.1 s: .*forbidden/);
+  made.intercept = () => undefined;
+});
+
 test("without a namespace it is an error, not a wait", async () => {
   const error = await failureOf(take(new FakeCluster().api()));
   expect(error.message).toContain("not found");

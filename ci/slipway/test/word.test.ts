@@ -460,6 +460,27 @@ test("a rollback that serves and could not be noted: the command that goes on na
   expect(cluster.served()).toBe("a");
 });
 
+test("a rollback whose way back fails as well, after it served: the command that goes on names the version", async () => {
+  for (const id of ["a", "b"]) await bring(id);
+  let isVerified = false;
+  const { step } = run;
+  run.step = async (name, work) => {
+    isVerified ||= name === "settle";
+    return step(name, work);
+  };
+  cluster.intercept = (_, path) =>
+    isVerified && path.startsWith("/apis/apps/")
+      ? Response.json({ message: 'user "x" cannot' }, { status: 403 })
+      : undefined;
+  const error = await failureOf(rollback(run));
+  cluster.intercept = () => undefined;
+  expect(error.fault).toBe("halfway");
+  expect(error.message).toContain("The way back from helloapp:a failed as well");
+  expect(error.hint).toContain("`bun ci/pipeline.ts rollback a` goes on from there");
+  expect(await rollback(run, "a")).toBe("a");
+  expect(cluster.served()).toBe("a");
+});
+
 describe("the undo", () => {
   test("brings back what somebody changed by hand, annotations too", async () => {
     await bring("a");
