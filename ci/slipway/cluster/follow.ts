@@ -6,7 +6,7 @@ import type { Done } from "../ground/report.ts";
 import type { Pod } from "./objects.ts";
 import { observeAll, otherPods, type Observation, type WorkloadName } from "./observe.ts";
 import type { Deploy } from "./plan.ts";
-import { assessAll, isAmong, Patience, type Failure, type Verdict } from "./rollout.ts";
+import { assessAll, endedSince, isAmong, Patience, type Failure, type Verdict } from "./rollout.ts";
 import { sample, type Samples } from "./samples.ts";
 import { verify, type Endpoint } from "./verify.ts";
 
@@ -61,11 +61,12 @@ export async function bring(run: Deploy, bringing: Bringing): Promise<Outcome> {
   const { id, what, write, endpoint, before, hurry } = bringing;
   const stop = before.length > 0 ? sample(endpoint, id) : undefined;
   const start = performance.now();
+  let up: Observation[] = [];
   const fail = async (failure: Failure) => new NotUp(failure, await stop?.());
   try {
     await step(what, async () => {
       await write();
-      const verdict = await watch(run, bringing);
+      const verdict = await watch(run, bringing, (seen) => void (up = seen));
       if (verdict.state === "failed") throw await fail(verdict);
       return { value: undefined };
     });
@@ -78,7 +79,7 @@ export async function bring(run: Deploy, bringing: Bringing): Promise<Outcome> {
       throw await fail({ reason: "NotServed", message });
     });
     await step("settle", async () => {
-      const failure = await settle(run, bringing);
+      const failure = await settle(run, bringing, up);
       if (failure) throw await fail(failure);
       return { value: undefined, detail: hurry?.aborted ? "" : "the pods before are gone" };
     });
@@ -103,7 +104,11 @@ async function follow<T>(
 }
 
 /** Follows the rollout until it is complete or cannot be. */
-function watch(run: Deploy, bringing: Bringing): Promise<Exclude<Verdict, { state: "progressing" }>> {
+function watch(
+  run: Deploy,
+  bringing: Bringing,
+  completed: (seen: Observation[]) => void,
+): Promise<Exclude<Verdict, { state: "progressing" }>> {
   const { service } = run;
   const end = performance.now() + service.rolloutSeconds * 1000;
   const patience = new Patience();
@@ -120,6 +125,7 @@ function watch(run: Deploy, bringing: Bringing): Promise<Exclude<Verdict, { stat
       return { state: "failed", reason: "Deleted", message };
     }
     const verdict = patience.judge(assessAll(seen, service), performance.now());
+    if (verdict.state === "complete") completed(seen);
     if (verdict.state !== "progressing") return verdict;
     if (verdict.detail !== shown) run.say((shown = verdict.detail));
     if (performance.now() < end) return undefined;
@@ -128,8 +134,8 @@ function watch(run: Deploy, bringing: Bringing): Promise<Exclude<Verdict, { stat
   });
 }
 
-/** Waits until the pods of the version before have left, and sees whether the new ones hold out meanwhile. */
-async function settle(run: Deploy, bringing: Bringing): Promise<Failure | undefined> {
+/** Waits until the pods of the version before have left, and sees whether the new ones hold out meanwhile. @param up how those were */
+async function settle(run: Deploy, bringing: Bringing, up: Observation[]): Promise<Failure | undefined> {
   const { service } = run;
   const patience = new Patience();
   const start = performance.now();
@@ -140,7 +146,8 @@ async function settle(run: Deploy, bringing: Bringing): Promise<Failure | undefi
   const ended = await follow(run, bringing, (seen): Failure | "settled" | undefined => {
     if (seen.length === 0 || bringing.hurry?.aborted) return "settled";
     const verdict = patience.judge(assessAll(seen, service), performance.now());
-    if (verdict.state === "failed") return verdict;
+    const failure = verdict.state === "failed" ? verdict : endedSince(up, seen);
+    if (failure) return failure;
     const others = seen.flatMap(otherPods).filter((pod: Pod) => !isAmong(hung, pod));
     if (others.length === 0 && verdict.state === "complete") return "settled";
     const graces = seen.map(

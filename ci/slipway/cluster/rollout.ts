@@ -110,6 +110,36 @@ export function assessAll(seen: Observation[], service: Service): Verdict {
   };
 }
 
+/**
+ * A container that has ended since the version was up. Kubernetes starts it again at once and sees a loop in it only after the
+ * second time, which may be when nobody looks any more.
+ *
+ * @param up how it was when it was complete
+ */
+export function endedSince(up: Observation[], seen: Observation[]): Failure | undefined {
+  const idOf = (pod: Pod, { name }: ContainerStatus) => `${pod.metadata.name} ${name}`;
+  const statuses = ({ status: { containerStatuses = [] } }: Pod) => containerStatuses;
+  const restarts = new Map(
+    up.flatMap(ownPods).flatMap((pod) => statuses(pod).map((one) => [idOf(pod, one), one.restartCount])),
+  );
+  // One that is evicted, or taken elsewhere, is no fault of the version.
+  const staying = seen
+    .flatMap(ownPods)
+    .filter((pod) => !pod.metadata.deletionTimestamp && pod.status.phase !== "Failed");
+  for (const pod of staying) {
+    for (const status of statuses(pod)) {
+      const { name, state, lastState, restartCount } = status;
+      const before = restarts.get(idOf(pod, status));
+      if (before === undefined) continue;
+      const exit = state?.terminated ?? (restartCount > before ? lastState?.terminated : undefined);
+      if (!exit) continue;
+      const message = `${name} exited with ${exit.exitCode} after it had been ready`;
+      return { reason: exit.reason ?? "Exited", message, pod: pod.metadata.name };
+    }
+  }
+  return undefined;
+}
+
 /** The condition outlives what it is about: the deadline of the version before says nothing of this one. */
 function isAboutCurrent({ message = "" }: Condition, { deployment, replicaSets }: Observation): boolean {
   const [, named] = /ReplicaSet "([^"]+)"/.exec(message) ?? [];

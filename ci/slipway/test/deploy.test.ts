@@ -423,6 +423,62 @@ test("a difference is shown by its place", () => {
   expect(compare([1], [1])).toEqual([]);
 });
 
+describe("a container that ends after it has been ready, while the pods before leave", () => {
+  /** What happens to one of the new pods when the last step begins. */
+  function atTheEnd(change: (pod: Pod) => void): void {
+    const { step } = run;
+    run.step = async (name, work) => {
+      const pods = [...cluster.objects.values()].filter(({ kind }) => kind === "Pod") as Pod[];
+      if (name === "settle") change(pods.find(({ spec }) => spec.containers[0]!.image === "helloapp:b")!);
+      if (name === "settle") run.step = step;
+      return step(name, work);
+    };
+  }
+  const exit = (status: object) => (pod: Pod) => Object.assign(pod.status.containerStatuses![0]!, status);
+  const ended = { terminated: { exitCode: 9 } };
+
+  test.each<[string, object]>([
+    ["and runs again", { restartCount: 1, state: { running: {} }, lastState: ended }],
+    ["and does not run yet", { state: ended }],
+    ["of itself, with 0", { restartCount: 1, lastState: { terminated: { exitCode: 0 } } }],
+  ])("%s: the version before is back", async (_, status) => {
+    await bring("a");
+    atTheEnd(exit(status));
+    const error = await failureOf(bring("b"));
+    expect(error.fault).toBe("change");
+    expect(error.message).toMatch(
+      /exited with [09] after it had been ready\. Rolled back: helloapp:a serves/,
+    );
+    expect(cluster.served()).toBe("a");
+  });
+
+  test.each<[string, (pod: Pod) => void]>([
+    [
+      "in a pod that is taken elsewhere",
+      (pod) => {
+        exit({ state: ended })(pod);
+        pod.metadata.deletionTimestamp = "2026-01-01T00:00:00Z";
+        const leave = () =>
+          cluster.objects.forEach((one, path) => one === pod && cluster.objects.delete(path));
+        setTimeout(leave, 50);
+      },
+    ],
+    [
+      "in one that was evicted",
+      (pod) => {
+        exit({ state: ended })(pod);
+        pod.status.phase = "Failed";
+      },
+    ],
+    ["before, and not since", exit({ lastState: ended })],
+  ])("%s is no fault of the version", async (_, change) => {
+    await bring("a");
+    atTheEnd(change);
+    await bring("b");
+    expect(cluster.served()).toBe("b");
+  });
+});
+
 test("an image that was there and is taken away under the lock: nothing is rolled out, nothing kept, exit 3", async () => {
   await bring("a");
   images.add("b");
