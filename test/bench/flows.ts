@@ -366,15 +366,22 @@ async function settled(): Promise<void> {
   );
 }
 
+const isId = (answer: string) => /^[0-9a-f]{12}$/.test(answer);
+
 /** From an edit to the first of the replies that show that its version serves alone. */
 async function untilServed(flow: DeployFlow): Promise<Sample> {
   await settled();
   flow.prepare?.();
-  const before = await ask(url);
+  let before = await ask(url);
+  // Of a flow that has not waited for it, the last pods may have left before the node's proxy has heard of it.
+  for (let again = 0; again < 5 && !isId(before); again += 1) {
+    await Bun.sleep(300);
+    before = await ask(url);
+  }
   flow.edit();
   const start = performance.now();
   const running = flow.run();
-  const isNew = (answer: string) => /^[0-9a-f]{12}$/.test(answer) && answer !== before;
+  const isNew = (answer: string) => isId(answer) && answer !== before;
   const patience = running.then(() => Bun.sleep(PATIENCE * 1000));
   const [{ id, steps }, seen] = await Promise.all([running, servedFirst(url, isNew, patience)]);
   if (!seen || seen.id !== id) throw new Error(`${seen?.id ?? before} is served, and ${id} was deployed`);
