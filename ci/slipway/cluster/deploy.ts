@@ -42,10 +42,9 @@ export async function deploy(
     // Before there is a namespace there is no lock, and nothing that could be left behind.
     const image = await deliver(run, plan, archive);
     const made = await makeNamespace(api, manifests);
-    const bringing = Promise.resolve(image);
     try {
       return await locked(run, `deploy of ${name}`, (underLock) =>
-        rollOut(underLock, plan, { bringing, hurry }),
+        rollOut(underLock, plan, { image, hurry }),
       );
     } catch (error) {
       throw leaving([made], error);
@@ -59,8 +58,8 @@ export async function deploy(
     const begins = () => void (hasBegun = true);
     try {
       await keep(api, kept ?? plan.version);
-      const bringing = deliver(underLock, plan, archive);
-      return await rollOut(underLock, plan, { bringing, hurry, begins });
+      const image = await deliver(underLock, plan, archive);
+      return await rollOut(underLock, plan, { image, hurry, begins });
     } catch (error) {
       // What was not begun is not kept. Whatever came after that has its own way back.
       return unnote(underLock, kept || hasBegun ? [] : [plan.version], error);
@@ -77,12 +76,16 @@ export async function deploy(
 async function unnote({ target: { api }, signal }: Deploy, noted: Version[], error: unknown): Promise<never> {
   for (const version of noted) {
     await forget(api, version).catch((left: unknown) => {
-      const why = error instanceof Error ? error.message : String(error);
-      const what = `${why}. Nothing was rolled out, but the note of it could not be removed, Secret/${version.name}`;
-      throw halfway(what, left, signal);
+      throw notBegun(error, `the note of it could not be removed, Secret/${version.name}`, left, signal);
     });
   }
   throw error;
+}
+
+/** Of what did not begin and could not be tidied up: why not, and what is left. */
+function notBegun(error: unknown, what: string, left: unknown, signal: AbortSignal): PipelineError {
+  const why = error instanceof Error ? error.message : String(error);
+  return halfway(`${why}. Nothing was rolled out, but ${what}`, left, signal);
 }
 
 /** Brings a plan's image to where it is not yet. */
@@ -107,31 +110,25 @@ export async function withdraw({ target, signal }: Deploy, { name }: Plan, error
     await target.clean(() => keptImages(target.api));
     return error;
   } catch (left) {
-    const why = error instanceof Error ? error.message : String(error);
-    return halfway(
-      `${why}. Nothing was rolled out, but the image ${name} could not be removed`,
-      left,
-      signal,
-    );
+    return notBegun(error, `the image ${name} could not be removed`, left, signal);
   }
 }
 
 interface RollingOut {
-  /** How the manifests name the image, when it is where pods can take it from. */
-  bringing: Promise<string>;
+  /** How the manifests name the image. */
+  image: string;
   hurry?: AbortSignal | undefined;
   /** Is told before something is written that has its own way back. */
   begins?(): void;
 }
 
-async function rollOut(run: Deploy, plan: Plan, { bringing, hurry, begins }: RollingOut): Promise<Outcome> {
+async function rollOut(run: Deploy, plan: Plan, { image, hurry, begins }: RollingOut): Promise<Outcome> {
   const { target, service, leaves, say, signal } = run;
   const { api } = target;
   const { id, name, manifests, endpoint } = plan;
   const workloads = workloadsIn(service, manifests);
-  if (!plan.isFresh) await bringing;
   // Read again: somebody else may have deployed between the plan and the lock.
-  const [image, before, kept] = await Promise.all([bringing, observeAll(api, workloads), listVersions(api)]);
+  const [before, kept] = await Promise.all([observeAll(api, workloads), listVersions(api)]);
   const { version, objects } = newVersion(
     service,
     id,

@@ -138,7 +138,8 @@ function daggerEngine(service: Service, known: string[]): Engine {
       // Named by what it is, so that the source is not read again for what is taken out of it.
       const built = await explain("the build", build(architecture).sync());
       last = { architecture, built, asked };
-      return (JSON.parse(await built.file("dist/image.json").contents()) as Built).id;
+      const told = await explain("the build", built.file("dist/image.json").contents());
+      return (JSON.parse(told) as Built).id;
     },
     async build(dist, architecture) {
       const known = last?.architecture === architecture ? last : undefined;

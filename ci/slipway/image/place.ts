@@ -12,7 +12,7 @@ import { basename, dirname, join, relative } from "node:path";
 export const DIRECTORY = "/srv";
 
 /** The path in the image of a file of the project, or of its workspace. */
-export const placeOf = (file: string, project: string): string => join(DIRECTORY, relative(project, file));
+const placeOf = (file: string, project: string): string => join(DIRECTORY, relative(project, file));
 
 /** What the bundler would fill in: where the module lies here. Of packages nothing is known but that they look for files. */
 export const places = { __dirname: `"${DIRECTORY}"`, __filename: `"${DIRECTORY}/index.js"` };

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { describeImage } from "../image/image.ts";
+import { DIRECTORY } from "../image/place.ts";
 import { pins } from "../pins/pins.ts";
 import { addComponents, filesOf } from "./components.ts";
 import type { Facts } from "./facts.ts";
@@ -120,6 +121,7 @@ function dockerfile(facts: Facts): Record<string, string> {
       .map(([name, value]) => `${name}=${value}`)
       .join(" "),
     USER: image.user,
+    DIRECTORY,
     EXPOSE: image.port,
     LABELS: labels.join(" \\\n      "),
     BINARY: image.binary,
