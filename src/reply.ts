@@ -1,6 +1,6 @@
 /**
  * What a route answers: a Response to copy, and what the log and the metrics have to know of it. A reply that is always
- * the same is made once: to copy a Response costs half of making one, and no copy can change another.
+ * the same is made once, see `once`: to copy a Response costs half of making one, and no copy can change another.
  */
 export interface Reply {
   status: number;
@@ -20,6 +20,12 @@ export const HTML = "text/html; charset=utf-8";
 export function reply(type: string, body: string, headers: Record<string, string> = {}, status = 200): Reply {
   const init = { status, headers: { "Content-Type": type, "Cache-Control": "no-store", ...headers } };
   return { status, response: new Response(body, init), bytes: Buffer.byteLength(body) };
+}
+
+/** A reply that is always the same. It is made when it is first asked for: no start waits for what nobody may ask. */
+export function once(make: () => Reply): () => Reply {
+  let made: Reply | undefined;
+  return () => (made ??= make());
 }
 
 /** A reply without a body: 204, 304. */

@@ -8,7 +8,7 @@
 import { Call } from "./call.ts";
 import { type Config, settings, urlHost } from "./config.ts";
 import type { Lifecycle, Stoppable } from "slipway/service";
-import { noContent, problem, reply, type Reply } from "./reply.ts";
+import { noContent, once, problem, reply, type Reply } from "./reply.ts";
 import { greeting } from "./routes/greeting.ts";
 import { healthz, readyz } from "./routes/health.ts";
 import { openapi } from "./routes/openapi.ts";
@@ -41,7 +41,7 @@ export interface RunningServer {
 }
 
 const ALLOW = "GET, HEAD, OPTIONS";
-const options = noContent(204, { Allow: ALLOW });
+const options = once(() => noContent(204, { Allow: ALLOW }));
 /** What is left of a refused body is on its way, so that the connection cannot be used again. */
 const CLOSE = { Connection: "close" };
 
@@ -129,7 +129,7 @@ export function startServer(
     if (refused) return refused;
     if (call.method === "GET" || call.method === "HEAD") return undefined;
     return call.method === "OPTIONS"
-      ? options
+      ? options()
       : problem(405, "Method Not Allowed", call.id, { headers: { Allow: ALLOW } });
   }
 

@@ -1,8 +1,8 @@
 import { build } from "../build.ts";
 import type { Call } from "../call.ts";
 import { negotiator } from "../negotiate.ts";
-import { HTML, json, problem, reply, TEXT, type Reply } from "../reply.ts";
-import source from "./page.html" with { type: "text" };
+import { HTML, json, once, problem, reply, TEXT, type Reply } from "../reply.ts";
+import file from "./page.html" with { type: "file" };
 
 const offers = ["text/plain", "application/json", "text/html"] as const;
 const vary = { Vary: "Accept" };
@@ -14,15 +14,15 @@ const vary = { Vary: "Accept" };
  */
 export function greeting(message: string, who: string): (call: Call) => Reply {
   const values = { message, version: build.version, build: build.id, pod: who };
-  const replies: Partial<Record<(typeof offers)[number], Reply>> = {
-    "text/plain": reply(TEXT, `${message}\n`, vary),
-    "application/json": json(values, vary),
+  const replies: Record<(typeof offers)[number], () => Reply> = {
+    "text/plain": once(() => reply(TEXT, `${message}\n`, vary)),
+    "application/json": once(() => json(values, vary)),
+    "text/html": once(() => page(values)),
   };
   const negotiate = negotiator(offers);
   return (call) => {
     const type = negotiate(call.headers.get("accept"));
-    // The page is made when a browser first asks for it.
-    if (type) return (replies[type] ??= page(values));
+    if (type) return replies[type]();
     return problem(406, "Not Acceptable", call.id, {
       detail: `available: ${offers.join(", ")}`,
       headers: vary,
@@ -32,10 +32,9 @@ export function greeting(message: string, who: string): (call: Call) => Reply {
 
 /** The page with its values filled in. It loads nothing: its one style and its one script are allowed by their hashes. */
 function page(values: Record<string, string>): Reply {
-  // Typed as a bundle, because that is what an import of HTML is without `type: "text"`.
-  const html = (source as unknown as string).replace(/\{\{(\w+)\}\}/g, (_, name) =>
-    Bun.escapeHTML(values[name]!),
-  );
+  // As text it would be read at every start. Typed as a bundle, because that is what an import of HTML is without `type: "file"`.
+  const source = process.getBuiltinModule("node:fs").readFileSync(file as unknown as string, "utf8");
+  const html = source.replace(/\{\{(\w+)\}\}/g, (_, name) => Bun.escapeHTML(values[name]!));
   const policy = [
     "default-src 'none'",
     `style-src ${hashOf("style", html)}`,

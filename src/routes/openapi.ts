@@ -1,6 +1,6 @@
 import { build } from "../build.ts";
 import type { Call } from "../call.ts";
-import { json, noContent, type Reply } from "../reply.ts";
+import { json, noContent, once, type Reply } from "../reply.ts";
 
 const ref = (kind: string, name: string) => ({ $ref: `#/components/${kind}/${name}` });
 const schema = (name: string) => ({ schema: ref("schemas", name) });
@@ -193,16 +193,14 @@ const describe = () => ({
 /**
  * `GET /openapi.json`: the service's API as OpenAPI 3.1; a test holds the server to it.
  *
- * Made when it is first asked for, because few ask and every start would wait for it. It changes with the build and
- * with nothing else, so the build's id is its ETag.
+ * It changes with the build and with nothing else, so the build's id is its ETag.
  */
 export function openapi(): (call: Call) => Reply {
   const etag = `"${build.id}"`;
   const headers = { "Cache-Control": "public, max-age=3600", ETag: etag };
-  const unchanged = noContent(304, headers);
-  let made: Reply | undefined;
-  return (call) =>
-    matches(call.headers.get("if-none-match"), etag) ? unchanged : (made ??= json(describe(), headers));
+  const whole = once(() => json(describe(), headers));
+  const unchanged = once(() => noContent(304, headers));
+  return (call) => (matches(call.headers.get("if-none-match"), etag) ? unchanged() : whole());
 }
 
 /** Whether an If-None-Match names this ETag, by weak comparison (RFC 9110, section 13.1.2). */
