@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { Engine } from "./engines/engine.ts";
 import { hostEngine } from "./engines/host.ts";
+import { withDagger } from "./engines/session.ts";
 import { exitCodes, PipelineError } from "./ground/errors.ts";
 import { describeService, type Service } from "./ground/service.ts";
 import { refuseOldBun, refuseOtherBun, requireBun } from "./run/bun.ts";
@@ -154,7 +155,7 @@ export async function main(words: string[], project: string, settings?: Settings
     // The first that an engine does; check and test see to it by themselves.
     if (takesEngine && service.before.length > 0) await refuseOtherBun(service, interrupted.signal);
     if (onHost) await execute(hostEngine(service, interrupted.signal));
-    else await (await loadDagger()).withDagger(service, interrupted.signal, execute);
+    else await withDagger(service, interrupted.signal, execute);
     return 0;
   } catch (error) {
     current?.report.settle();
@@ -176,25 +177,4 @@ export async function main(words: string[], project: string, settings?: Settings
 /** Of any directory, as much as a command needs that runs anywhere. */
 function bareService(project: string): Service {
   return { project, root: project, name: "service", hosts: [] as string[] } as Service;
-}
-
-/**
- * Imported only when it is asked for: the SDK takes a third of a second to load, and need not be installed.
- *
- * @throws {PipelineError} "surroundings" when it is not
- */
-async function loadDagger() {
-  try {
-    return await import("./engines/dagger.ts");
-  } catch (error) {
-    if (!/@dagger\.io\/dagger/.test((error as Error).message)) throw error;
-    throw new PipelineError(
-      "surroundings",
-      "the Dagger engine takes the package @dagger.io/dagger, which is not installed",
-      {
-        hint: "`bun add --dev --exact @dagger.io/dagger@0.21.9` adds it; --engine host needs no package.",
-        cause: error,
-      },
-    );
-  }
 }

@@ -7,7 +7,7 @@
  * local import does not have.
  */
 import { join, relative } from "node:path";
-import { connection, dag, ExecError, type Container, type Platform } from "@dagger.io/dagger";
+import type { Container, Platform } from "@dagger.io/dagger";
 import type { Built } from "../image/build.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { keptThoughIgnored } from "../ground/files.ts";
@@ -18,6 +18,9 @@ import { lockfiles } from "../image/inputs.ts";
 import type { Service } from "../ground/service.ts";
 import { pins } from "../pins/pins.ts";
 import type { Engine } from "./engine.ts";
+import { loadSdk } from "./sdk.ts";
+
+const { connection, dag, ExecError } = await loadSdk();
 
 const CA = "/run/secrets/ca.crt";
 /** Where another architecture's base image is mounted. */
@@ -39,33 +42,21 @@ const MADE = [
 /** A path as what matches it alone. */
 const asPattern = (path: string) => path.replace(/[\\*?[\]{}!]/g, "\\$&");
 
-/** Whether this process was started by `dagger run`. Without, the SDK would download a CLI. */
-export function inSession(): boolean {
-  return Boolean(process.env.DAGGER_SESSION_PORT && process.env.DAGGER_SESSION_TOKEN);
-}
-
 /**
  * Opens the session that `dagger run` has prepared, for as long as `use` takes.
  *
- * @throws {PipelineError} "surroundings" when there is no session
+ * @throws {PipelineError} "surroundings" when it cannot be used
  */
-export async function withDagger<T>(
+export async function openSession(
   service: Service,
   signal: AbortSignal,
-  use: (engine: Engine) => Promise<T>,
-): Promise<T> {
-  if (!inSession()) {
-    throw new PipelineError("surroundings", "--engine dagger was asked for, but there is no Dagger session", {
-      hint: "Start it with `dagger run bun ci/pipeline.ts`, or use --engine host.",
-    });
-  }
-  let result: { value: T } | undefined;
+  use: (engine: Engine) => Promise<void>,
+): Promise<void> {
   const kept = await keptThoughIgnored(service.root, signal);
-  const session = connection(async () => {
-    result = { value: await use(daggerEngine(service, kept)) };
-  });
-  await explain("the session", session);
-  return result!.value;
+  await explain(
+    "the session",
+    connection(() => use(daggerEngine(service, kept))),
+  );
 }
 
 /** @param known files that git knows although a .gitignore has them, which the engine would pass over */
@@ -86,25 +77,32 @@ function daggerEngine(service: Service, known: string[]): Engine {
     return added.withDirectory(".", directory({ include: others.map(asPattern) }));
   };
 
-  // Scripts of its own may read all of it.
-  const read = hasHooks ? undefined : [...MANIFESTS, ...files.map(asPattern)];
-  let installing = withSource(dag.container().from(image).withWorkdir("/src"), read);
-  const bundle = process.env.NODE_EXTRA_CA_CERTS;
-  if (bundle) {
-    installing = installing
-      .withMountedFile(CA, dag.host().file(bundle))
-      .withEnvVariable("NODE_EXTRA_CA_CERTS", CA);
-  }
-  const installed = installing
-    .withExec(["bun", "install", "--frozen-lockfile", "--no-progress", "--no-summary"])
-    .withoutMount(CA)
-    .withoutEnvVariable("NODE_EXTRA_CA_CERTS")
-    .withEnvVariable("NO_COLOR", "1");
-  let builder = withSource(installed).withWorkdir(join("/src", relative(root, project)));
-  for (const [name, value] of Object.entries(publicVariables(service))) {
-    builder = builder.withEnvVariable(name, value);
-  }
-  for (const name of before) builder = builder.withExec(["bun", "run", "--silent", name]);
+  /** Packages, source, and what scripts make of it. */
+  const prepare = (): Container => {
+    // Scripts of its own may read all of it.
+    const read = hasHooks ? undefined : [...MANIFESTS, ...files.map(asPattern)];
+    let installing = withSource(dag.container().from(image).withWorkdir("/src"), read);
+    const bundle = process.env.NODE_EXTRA_CA_CERTS;
+    if (bundle) {
+      installing = installing
+        .withMountedFile(CA, dag.host().file(bundle))
+        .withEnvVariable("NODE_EXTRA_CA_CERTS", CA);
+    }
+    const installed = installing
+      .withExec(["bun", "install", "--frozen-lockfile", "--no-progress", "--no-summary"])
+      .withoutMount(CA)
+      .withoutEnvVariable("NODE_EXTRA_CA_CERTS")
+      .withEnvVariable("NO_COLOR", "1");
+    let builder = withSource(installed).withWorkdir(join("/src", relative(root, project)));
+    for (const [name, value] of Object.entries(publicVariables(service))) {
+      builder = builder.withEnvVariable(name, value);
+    }
+    for (const name of before) builder = builder.withExec(["bun", "run", "--silent", name]);
+    return builder;
+  };
+  let prepared: Promise<Container> | undefined;
+  /** The same for all steps of a run, so that the source is read once. */
+  const builder = () => (prepared ??= explain(undefined, prepare().sync()));
 
   /** A command that says when it has ended. The engine does not tell which steps it had, but what they said is cached with them. */
   const timed = (container: Container, command: string[]) =>
@@ -114,29 +112,33 @@ function daggerEngine(service: Service, known: string[]): Engine {
   };
 
   /** For another architecture its base image is only read from, never run: no emulation. */
-  const builderFor = (architecture?: Architecture): { container: Container; args: string[] } => {
-    if (architecture === undefined) return { container: builder, args: [] };
+  const builderFor = async (
+    architecture?: Architecture,
+  ): Promise<{ container: Container; args: string[] }> => {
+    const container = await builder();
+    if (architecture === undefined) return { container, args: [] };
     const platform = `linux/${architecture}` as Platform;
     const base = dag.container({ platform }).from(image).rootfs();
-    return { container: builder.withMountedDirectory(ROOT, base), args: ["--root", ROOT] };
+    return { container: container.withMountedDirectory(ROOT, base), args: ["--root", ROOT] };
   };
   /** Of the last id, what it was built in, and when that was asked for: what it made since is not from before. */
   let last: { architecture: Architecture | undefined; built: Container; asked: number } | undefined;
-  const build = (architecture?: Architecture): Container => {
-    const { container, args } = builderFor(architecture);
+  const build = async (architecture?: Architecture): Promise<Container> => {
+    const { container, args } = await builderFor(architecture);
     return timed(container, ["bun", "ci/pipeline.ts", "build", "dist", ...args]);
   };
 
   return {
     name: "dagger",
+    begin: () => void (prepared = undefined),
     async script(name) {
-      const passed = timed(builder, ["bun", "run", "--silent", name]);
+      const passed = timed(await builder(), ["bun", "run", "--silent", name]);
       return { unchanged: await explain(`bun run ${name}`, wasThere(passed)) };
     },
     async id(architecture) {
       const asked = Date.now();
       // Named by what it is, so that the source is not read again for what is taken out of it.
-      const built = await explain("the build", build(architecture).sync());
+      const built = await explain("the build", (await build(architecture)).sync());
       last = { architecture, built, asked };
       const told = await explain("the build", built.file("dist/image.json").contents());
       return (JSON.parse(told) as Built).id;
@@ -144,7 +146,7 @@ function daggerEngine(service: Service, known: string[]): Engine {
     async build(dist, architecture) {
       const known = last?.architecture === architecture ? last : undefined;
       last = undefined;
-      const built = known?.built ?? build(architecture);
+      const built = known?.built ?? (await build(architecture));
       const exported = built.directory("dist").export(dist);
       const [reused] = await Promise.all([
         explain("the build", wasThere(built, known?.asked)),
@@ -155,22 +157,30 @@ function daggerEngine(service: Service, known: string[]): Engine {
   };
 }
 
-/** Gives an error of a step its own output, and one of the engine a hint. */
-async function explain<T>(what: string, step: Promise<T>): Promise<T> {
+/**
+ * Gives an error of a step its own output, and one of the engine a hint.
+ *
+ * @param what default: the command that failed
+ */
+async function explain<T>(what: string | undefined, step: Promise<T>): Promise<T> {
   try {
     return await step;
   } catch (error) {
     if (error instanceof PipelineError) throw error;
     if (error instanceof ExecError) {
-      throw new PipelineError("change", `${what} failed in its container`, {
+      throw new PipelineError("change", `${what ?? error.cmd.join(" ")} failed in its container`, {
         output: error.stdout + error.stderr,
         cause: error,
       });
     }
-    throw new PipelineError("surroundings", `${what}: the Dagger engine failed: ${messageOf(error)}`, {
-      hint: "Is the engine running and can it pull the base image? `dagger core version` asks it.",
-      cause: error,
-    });
+    throw new PipelineError(
+      "surroundings",
+      `${what ?? "the source"}: the Dagger engine failed: ${messageOf(error)}`,
+      {
+        hint: "Is the engine running and can it pull the base image? `dagger core version` asks it.",
+        cause: error,
+      },
+    );
   }
 }
 

@@ -7,6 +7,8 @@ import type { Architecture } from "../image/platform.ts";
 
 export interface Engine {
   readonly name: "dagger" | "host";
+  /** A run begins: what it reads of the source it reads anew, once for all of its steps. */
+  begin?(): void;
   /**
    * Runs a script of package.json, unless it passed before on the same files.
    *

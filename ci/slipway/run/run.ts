@@ -46,6 +46,7 @@ export class Run {
   constructor({ service, options, signal, report = new Report(), engine }: RunParts) {
     [this.service, this.options, this.signal] = [service, options, signal];
     [this.report, this.engine] = [report, engine];
+    engine.begin?.();
   }
 
   say(line: string): void {

@@ -76,7 +76,7 @@ describe("ci/slipway", () => {
     const edges = files.flatMap((file) =>
       filesImportedBy(file).map((to) => `${nameOf(file)} > ${nameOf(to)}`),
     );
-    expect(edges).toContain("main.ts > engines/dagger.ts");
+    expect(edges).toContain("engines/session.ts > engines/dagger.ts");
     expect(edges).toContain("ground/service.ts > index.d.ts");
     expect(edges).toContain("commands/up.ts > targets/k3s.ts");
     expect(edges).toContain("run/run.ts > engines/engine.ts");
