@@ -44,7 +44,7 @@ export interface Plan {
 }
 
 /**
- * What a deploy of `id` would change. Nothing is changed by asking.
+ * What a deploy of an id would change. Nothing is changed by asking; what does not depend on the id is asked while that is made.
  *
  * @param there how the manifests name its image, where that is asked already; default: the target is
  *
@@ -52,11 +52,12 @@ export interface Plan {
  */
 export async function plan(
   { target, service, signal, say }: Deploy,
-  id: string,
-  there = target.find(id),
+  identified: string | Promise<string>,
+  there = Promise.resolve(identified).then((id) => target.find(id)),
 ): Promise<Plan> {
   const { api } = target;
-  const [manifests, image, versions, commit] = await Promise.all([
+  const [id, manifests, image, versions, commit] = await Promise.all([
+    identified,
     render(target, service, signal),
     there,
     listVersions(api, say),

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { parseAllDocuments, visit } from "yaml";
 import { PipelineError } from "../ground/errors.ts";
 import { cloneJson, rawJson } from "../ground/json.ts";
-import { run } from "../ground/process.ts";
+import { run, type Result } from "../ground/process.ts";
 import type { Service } from "../ground/service.ts";
 import type { KubeObject, PodTemplate } from "./objects.ts";
 import { isWorkload } from "./observe.ts";
@@ -22,11 +22,7 @@ export async function render(
   service: Service,
   signal: AbortSignal,
 ): Promise<KubeObject[]> {
-  const here = () => {
-    const program = kubectl.filter((word) => word !== "sudo" && !word.startsWith("--"));
-    const command = [...program, "kustomize", join(service.project, overlay)];
-    return run(command, { signal, timeoutSeconds: 60 });
-  };
+  const here = () => kustomizeHere(kubectl, join(service.project, overlay), signal);
   const { code, stdout, stderr } = await (kustomize ? kustomize(overlay) : here());
   if (code !== 0) {
     throw new PipelineError("change", `${overlay} is no valid kustomization`, { output: stderr });
@@ -37,6 +33,12 @@ export async function render(
     return isWorkload(object) ? order.length + 1 : order.length;
   };
   return parseManifests(stdout, overlay).sort((a, b) => rank(a) - rank(b));
+}
+
+/** Runs kustomize on a directory, by the kubectl of these words. */
+export function kustomizeHere(kubectl: string[], directory: string, signal: AbortSignal): Promise<Result> {
+  const program = kubectl.filter((word) => word !== "sudo" && !word.startsWith("--"));
+  return run([...program, "kustomize", directory], { signal, timeoutSeconds: 60 });
 }
 
 /**

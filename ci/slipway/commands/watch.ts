@@ -3,7 +3,7 @@ import { PipelineError } from "../ground/errors.ts";
 import { Report } from "../ground/report.ts";
 import { savesIn } from "../ground/saves.ts";
 import { printError } from "../run/failure.ts";
-import { deployHere, deployOf, proofsOf, withCluster } from "../run/reach.ts";
+import { begin, deployHere, deployOf, withCluster } from "../run/reach.ts";
 import { Run, type Command } from "../run/run.ts";
 import deploy from "./deploy.ts";
 
@@ -20,11 +20,11 @@ export default {
         hurry = new AbortController();
         const one = new Run({ service, options, engine, signal, report: new Report(() => {}) });
         const tell = (error: unknown) => signal.aborted || printError(error, options.verbose, service);
-        const proofs = proofsOf(one);
+        const begun = begin(one);
         // A type error is known long before the tests have ended.
-        for (const proof of proofs) proof.catch(tell);
+        for (const proof of begun.proofs) proof.catch(tell);
         const conclusion = await deployHere(one, deployOf(one, target), {
-          proofs,
+          begun,
           hurry: hurry.signal,
         }).catch((error: unknown) => {
           run.left = one.left;

@@ -58,16 +58,23 @@ export function deployOf(run: Run, target: Target): Deploy {
   };
 }
 
-/** Check and test, which need nothing of the cluster: they may begin before there is a way to it. */
-export function proofsOf(run: Run): Promise<void>[] {
-  const proofs = [check(run), test(run)];
-  for (const proof of proofs) proof.catch(() => {});
-  return proofs;
+/** What needs nothing of the cluster. */
+export interface Begun {
+  /** Check and test. */
+  proofs: Promise<void>[];
+  id: Promise<string>;
+}
+
+/** Begins with what may go on before there is a way to the cluster. */
+export function begin(run: Run): Begun {
+  const begun = { proofs: [check(run), test(run)], id: run.id() };
+  for (const promise of [...begun.proofs, begun.id]) promise.catch(() => {});
+  return begun;
 }
 
 export interface Deploying {
-  /** Default: they begin now. */
-  proofs?: Promise<void>[];
+  /** Default: it begins now. */
+  begun?: Begun;
   /** Ends the wait for the last pods of the version before. */
   hurry?: AbortSignal;
 }
@@ -80,12 +87,11 @@ export interface Deploying {
 export async function deployHere(
   run: Run,
   to: Deploy,
-  { proofs = proofsOf(run), hurry }: Deploying = {},
+  { begun: { proofs, id } = begin(run), hurry }: Deploying = {},
 ): Promise<string> {
-  const id = run.id();
   const there = id.then((known) => to.target.find(known));
   const planning = run.report.step("plan", async () => {
-    const value = await plan(to, await id, there);
+    const value = await plan(to, id, there);
     const lines = describePlan(value);
     return { value, detail: lines.length > 0 ? `${value.name} changes this:` : "nothing would change" };
   });

@@ -6,11 +6,13 @@
  */
 import { constants } from "node:fs";
 import { access, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import { onPath, run, type Result } from "../ground/process.ts";
 import type { Service } from "../ground/service.ts";
 import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS, type Api } from "../cluster/api.ts";
 import { connectApi } from "../cluster/connect.ts";
+import { kustomizeHere } from "../cluster/render.ts";
 import type { Node } from "../cluster/objects.ts";
 import type { Target } from "../cluster/target.ts";
 import { checkArchive } from "./check.ts";
@@ -97,7 +99,11 @@ export async function connectK3s({
   };
   const images = (timeoutSeconds?: number) => imagesIn(containerd, timeoutSeconds);
 
+  const kustomize = (overlay: string) => kustomizeHere(words, join(service.project, overlay), signal);
   let first: ReturnType<typeof images> | undefined = images(patienceSeconds);
+  // What a plan begins with takes as long as the way to the API, and needs none.
+  let rendering: ReturnType<typeof kustomize> | undefined = kustomize(service.overlays.k3s);
+  rendering.catch(() => {});
   const connecting = connect({ service, kubectl: words, privilege: readable ? [] : sudo, signal });
   const checked = async () => onlyNode(await askForNodes(await connecting, patienceSeconds));
   const [node] = await Promise.all([checked(), first]).catch(async (error) => {
@@ -113,6 +119,11 @@ export async function connectK3s({
       ...(kubeconfig === KUBECONFIG && !context ? words.slice(0, 2) : words),
     ],
     overlay: service.overlays.k3s,
+    kustomize(overlay) {
+      const rendered = rendering ?? kustomize(overlay);
+      rendering = undefined;
+      return rendered;
+    },
     endpoint(manifests) {
       if (url) return { url: below(url, service.versionPath) };
       const nodePort = nodePortUrl(service, address, nodePortOf(service, manifests));

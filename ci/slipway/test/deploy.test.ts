@@ -529,7 +529,7 @@ describe("the image, while check and test run", () => {
     const report = new Report((line) => void said.push(line.trim().replace(/ +/g, " ")));
     const whole = new Run({ service: own, options, signal: run.signal, report, engine });
     const to = { ...run, step: report.step.bind(report) };
-    return deployHere(whole, to, { proofs: [red ?? tests] });
+    return deployHere(whole, to, { begun: { proofs: [red ?? tests], id: Promise.resolve(id) } });
   }
 
   const directory = mkdtempSync(join(tmpdir(), "helloapp-deploy-"));

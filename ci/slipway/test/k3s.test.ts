@@ -90,7 +90,9 @@ describe("this machine's k3s", () => {
 
   /** A `k3s kubectl` whose proxy serves what the cluster answers. */
   async function standInProxy() {
-    const bin = await standIn({ kubectl: `exec ${process.execPath} "\${0%/*}/proxy.ts" "$@"` });
+    const bin = await standIn({
+      kubectl: `[ "$2" = kustomize ] || exec ${process.execPath} "\${0%/*}/proxy.ts" "$@"`,
+    });
     const proxy = `const unix = process.argv.at(-1).replace("--unix-socket=", "");
 await Bun.write(import.meta.dir + "/args", process.argv.slice(2).join(" "));
 Bun.serve({ unix, fetch: () => new Response(Bun.file(import.meta.dir + "/reply.json")) });
@@ -158,6 +160,22 @@ console.log("Starting to serve");`;
     expect(existsSync(socket)).toBe(true);
     await target.api.close();
     expect(existsSync(dirname(socket))).toBe(false);
+  });
+
+  test("the overlay is rendered while the way is looked for, and anew for each question after the first", async () => {
+    const rendered = join(directory, "rendered");
+    await standIn({
+      kubectl: `[ "$2" = kustomize ] && echo "$3" >> ${rendered} && cat ${directory}/overlay`,
+      // The way is not found before it was.
+      ctr: `while ! [ -e ${rendered} ]; do sleep 0.01; done`,
+    });
+    await writeFile(join(directory, "overlay"), "first");
+    const { kustomize, overlay } = await connect();
+    expect((await kustomize!(overlay)).stdout).toBe("first");
+    await writeFile(join(directory, "overlay"), "edited");
+    expect((await kustomize!(overlay)).stdout).toBe("edited");
+    const path = join(service.project, overlay);
+    expect(await Bun.file(rendered).text()).toBe(`${path}\n${path}\n`);
   });
 
   const refusedWith = (code: number, message: string) => ({ status: code, nodes: [{ message }] });
