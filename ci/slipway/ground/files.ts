@@ -1,5 +1,5 @@
 /** The project's files: all that a check or a test may read, which is all that git would not ignore. */
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, type Dirent } from "node:fs";
 import { join } from "node:path";
 import { run } from "./process.ts";
 
@@ -8,12 +8,28 @@ const made = /(^|\/)(node_modules|dist|\.git)\/|\.tar(\.part)?$|\.cdx\.json(\.pa
 
 /** Paths below `root`, sorted: those that git knows or would add; without git, all but what is built or installed. */
 export async function projectFiles(root: string, signal: AbortSignal): Promise<string[]> {
-  const paths =
-    (await fromGit(root, signal)) ?? (await Array.fromAsync(files.scan({ cwd: root, dot: true })));
+  const paths = (await fromGit(root, signal)) ?? filesBelow(root, "");
   return [...new Set(paths)].filter((path) => !made.test(path)).sort();
 }
 
-const files = new Bun.Glob("**/*");
+/** Files, and links, below a directory: none of what is built or installed, which may come and go while this looks. */
+function filesBelow(root: string, directory: string): string[] {
+  return entriesOf(join(root, directory)).flatMap((entry) => {
+    const path = join(directory, entry.name);
+    if (!entry.isDirectory()) return path;
+    return made.test(`${path}/`) ? [] : filesBelow(root, path);
+  });
+}
+
+function entriesOf(directory: string): Dirent[] {
+  try {
+    return readdirSync(directory, { withFileTypes: true });
+  } catch (error) {
+    // Removed since it was listed, as a test's own directory may be.
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw error;
+  }
+}
 
 async function fromGit(root: string, signal: AbortSignal): Promise<string[] | undefined> {
   if (!Bun.which("git")) return undefined;

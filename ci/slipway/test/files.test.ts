@@ -1,7 +1,7 @@
 /** ELF, tar, the archive that is made of them, and the digest of a project's files. The id: inputs.test.ts. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { readdirSync } from "node:fs";
-import { cp, mkdir, mkdtemp, rename, rm, utimes, writeFile } from "node:fs/promises";
+import { existsSync, readdirSync } from "node:fs";
+import { cp, mkdir, mkdtemp, rename, rm, symlink, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { writeArchive } from "../image/archive.ts";
@@ -285,6 +285,45 @@ describe("the digest of what checks and tests read", () => {
     await write("test/x.test.ts", "ebefore");
     digests.push(await digest());
     expect(new Set(digests).size).toBe(digests.length);
+  });
+
+  test.each(ways)("%s: a link is what it points to, one to nothing is there", async (_, git) => {
+    const { at, write, digest } = await project(git);
+    await write("dist/target", "1");
+    await symlink("dist/target", join(at, "link"));
+    await symlink("nothing", join(at, "src/dangling"));
+    const before = await digest();
+    await write("dist/target", "2");
+    const after = await digest();
+    expect(after).not.toBe(before);
+    await rm(join(at, "src/dangling"));
+    expect(await digest()).not.toBe(after);
+  });
+
+  test("without git: directories that come and go while it looks are no failure", async () => {
+    const { at, digest } = await project(false);
+    // What a build and tests do beside it.
+    const code = `const { mkdirSync, rmSync, writeFileSync } = require("node:fs");
+process.chdir(process.env.AT);
+for (;;) for (const made of ["dist", "tmp"]) {
+  const inner = made + "/a/b/c";
+  mkdirSync(inner, { recursive: true });
+  for (let i = 0; i < 20; i += 1) writeFileSync(inner + "/" + i, "");
+  rmSync(made, { recursive: true });
+}`;
+    const busy = Bun.spawn([process.execPath, "-e", code], {
+      cwd: directory,
+      env: { ...process.env, AT: at },
+      stdio: ["ignore", "ignore", "inherit"],
+    });
+    try {
+      while (!existsSync(join(at, "dist")) && busy.exitCode === null) await Bun.sleep(1);
+      for (let i = 0; i < 300; i += 1) await digest();
+      expect(busy.exitCode).toBeNull();
+    } finally {
+      busy.kill();
+      await busy.exited;
+    }
   });
 
   test.skipIf(!Bun.which("git"))(
