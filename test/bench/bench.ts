@@ -3,6 +3,7 @@
  * that a noisy machine disturbs all of them alike. What counts are the ratios.
  *
  *     bun run bench [--rounds N] [--seconds N] [--json FILE] [--only load,start,memory,drain]
+ *     bun run bench --only soak [--minutes N]    a day's load in an hour, see soak.ts
  *
  * Load comes from wrk where it is installed, else from autocannon out of npm.
  */
@@ -16,11 +17,13 @@ import { image, service } from "../../ci/slipway/test/fixture.ts";
 import { machine, median, printTable, say } from "./common.ts";
 import { must } from "../../ci/slipway/test/e2e/setup.ts";
 import { drainUnderLoad, type Instance } from "./drain.ts";
+import { soak } from "./soak.ts";
 
 const { values: options } = parseArgs({
   options: {
     rounds: { type: "string", default: "11" },
     seconds: { type: "string", default: "3" },
+    minutes: { type: "string", default: "60" },
     json: { type: "string" },
     only: { type: "string", default: "load,start,memory,drain" },
   },
@@ -282,6 +285,29 @@ if (parts.has("drain")) {
   results.drain = total;
   const value = `${total.failed} of ${total.requests} requests`;
   table.push(["failed while one of two instances drains, 64 keep-alive clients, 20 runs", value, ""]);
+}
+
+if (parts.has("soak")) {
+  const adminPort = nextPort++;
+  const { logging } = all;
+  const server = await start({ ...logging!, env: { ...logging!.env, ADMIN_PORT: String(adminPort) } });
+  const found = await soak(
+    {
+      ...server,
+      adminUrl: `http://127.0.0.1:${adminPort}/`,
+      load: async (...asked) => (await load(...asked)).requests,
+    },
+    Number(options.minutes),
+  );
+  await server.stop();
+  results.soak = found;
+  const { minutes, requests, early, late } = found;
+  const value = `${early.toFixed(0)} MB early, ${late.toFixed(0)} late`;
+  table.push([
+    `resident memory, ${(requests / 1e6).toFixed(1)} million requests in ${minutes} minutes`,
+    value,
+    `${ratioOf(late / early)} × the earlier`,
+  ]);
 }
 
 printTable(table);

@@ -10,7 +10,7 @@
  */
 import { cpSync, existsSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { connection, dag } from "@dagger.io/dagger";
+import { loadSdk } from "../../ci/slipway/engines/sdk.ts";
 import { writeArchive } from "../../ci/slipway/image/archive.ts";
 import { bundling } from "../../ci/slipway/image/bundle.ts";
 import { compile, findRuntime } from "../../ci/slipway/image/image.ts";
@@ -40,6 +40,7 @@ if (engine === "host") {
   await Bun.build({ ...options, metafile: false, compile: { outfile, autoloadBunfig, autoloadDotenv } });
   rmSync(`${outfile}.map`, { force: true });
 } else {
+  const { connection, dag } = await loadSdk();
   await connection(async () => {
     const host = (include: string[]) => dag.host().directory(".", { include, noCache: true });
     const installed = dag
