@@ -1,6 +1,6 @@
 /** From the source to a verified version: the default command. */
 import { clusterOptions, imageOptions, stepOptions } from "../run/options.ts";
-import { begin, deployHere, withCluster } from "../run/reach.ts";
+import { reachAndDeploy } from "../run/reach.ts";
 import type { Command } from "../run/run.ts";
 import { archiveOnly } from "../run/steps.ts";
 
@@ -9,7 +9,6 @@ export default {
   options: [...stepOptions, ...imageOptions, ...clusterOptions],
   execute(run) {
     if (run.options.target === "none") return archiveOnly(run);
-    const begun = begin(run);
-    return withCluster(run, (to) => deployHere(run, to, { begun }));
+    return reachAndDeploy(run);
   },
 } satisfies Command;

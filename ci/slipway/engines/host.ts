@@ -20,10 +20,11 @@ const REMEMBERED = 20;
 export function hostEngine(service: Service, signal: AbortSignal): Engine {
   const { project } = service;
   const cache = cacheOf(service);
-  const bun = async (args: string[], what: string) => {
+  const bun = async (args: string[], what: string, standsBack = false) => {
     // A script runs in a shell, which would leave its child behind when the pipeline is interrupted.
     const command = [process.execPath, "--no-orphans", ...args];
-    const { code, stdout, stderr } = await run(command, { cwd: project, env: { NO_COLOR: "1" }, signal });
+    const options = { cwd: project, env: { NO_COLOR: "1" }, standsBack, signal };
+    const { code, stdout, stderr } = await run(command, options);
     if (code !== 0) throw new PipelineError("change", `${what} failed`, { output: stdout + stderr });
   };
   const roots = new Map<Architecture, Promise<string>>();
@@ -40,7 +41,8 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
   // A public variable decides what the source says, to tests as well as to the build.
   const environment = JSON.stringify(publicEnv(service));
   const digest = () => digestOfFiles(service.root, signal, environment);
-  const runScript = (name: string) => bun(["run", "--silent", name], `bun run ${name}`);
+  // The image is what a deploy waits for longest, because it is brought while these run.
+  const runScript = (name: string) => bun(["run", "--silent", name], `bun run ${name}`, true);
   const before = scriptsBefore(service, environment, runScript, signal);
   return {
     name: "host",

@@ -1,4 +1,6 @@
 /** Runs other programs: output kept, a deadline always, and none outlives the pipeline. */
+import { writeFileSync } from "node:fs";
+import { getPriority, setPriority } from "node:os";
 import { PipelineError } from "./errors.ts";
 
 export interface Result {
@@ -18,11 +20,16 @@ export interface RunOptions {
    * Default: 600.
    */
   timeoutSeconds?: number;
+  /** Whether others, which something waits for longer, get the processor first. Default: false. */
+  standsBack?: boolean;
   signal?: AbortSignal;
 }
 
 /** The code of what was ended because it took too long. */
 export const TIMED_OUT = 124;
+
+/** How far back: a third of what others get, where they want all of it. sched(7), the nice value. */
+const NICE = 5;
 
 /** Milliseconds that an interrupted program has to end by itself. */
 const GRACE_MS = 5000;
@@ -37,9 +44,10 @@ const GRACE_MS = 5000;
  * @throws the signal's reason when it was aborted
  */
 export async function run(command: string[], options: RunOptions = {}): Promise<Result> {
-  const { cwd, env = {}, input, timeoutSeconds = 600, signal } = options;
+  const { cwd, env = {}, input, timeoutSeconds = 600, standsBack = false, signal } = options;
   signal?.throwIfAborted();
   const child = spawn(command, { cwd, env, stdin: input === undefined ? "ignore" : stdinOf(input) });
+  if (standsBack) standBack(child.pid);
   const outputs = [keep(child.stdout), keep(child.stderr)] as const;
   const cut = Promise.withResolvers<"cut">();
   const end = () => {
@@ -122,11 +130,22 @@ function spawn(
     const end = (signal: NodeJS.Signals) => (detached ? endGroup(pid, signal) : void child.kill(signal));
     const kill = () => end("SIGKILL");
     running.add(kill);
-    return { stdout, stderr, exited, end, forget: () => running.delete(kill) };
+    return { pid, stdout, stderr, exited, end, forget: () => running.delete(kill) };
   } catch (error) {
     throw new PipelineError("surroundings", `cannot run ${command[0]}: there is no such program on PATH`, {
       cause: error,
     });
+  }
+}
+
+/** What it starts from now on stands back with it. */
+function standBack(pid: number): void {
+  try {
+    setPriority(pid, Math.min(19, getPriority() + NICE));
+    // Between sessions that alone says nothing where Linux shares the processor out by session. sched(7), autogroups.
+    writeFileSync(`/proc/${pid}/autogroup`, String(NICE));
+  } catch {
+    // It has ended, there are no such groups, or they may not be set: then all get the same.
   }
 }
 

@@ -25,6 +25,8 @@ export interface Done<T> {
   reused?: boolean;
   /** Whether there was nothing to do for it in this project. */
   absent?: boolean;
+  /** Whether nobody needs it any more: then nothing is said of it. */
+  givenUp?: boolean;
 }
 
 /** Seconds below which a step is no part of what one waits for. */
@@ -58,8 +60,9 @@ export class Report {
     const running = this.#progress.begin(name);
     const ended = (
       outcome: Step["outcome"],
-      { detail = running.detail ?? "", reused = false, absent }: Omit<Done<T>, "value">,
+      { detail = running.detail ?? "", reused = false, absent, givenUp }: Omit<Done<T>, "value">,
     ) => {
+      if (givenUp) return this.#progress.end(running);
       const step = { name, outcome, wait, work: this.seconds - wait, reused, detail };
       this.#steps.push(step);
       this.#progress.end(running);

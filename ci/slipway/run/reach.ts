@@ -9,7 +9,7 @@ import { connectK3s } from "../targets/k3s.ts";
 import { connectCluster, isRegistryTarget } from "../targets/registry.ts";
 import { forOnePlatform, wrong } from "./options.ts";
 import type { Run } from "./run.ts";
-import { check, image, sideBySide, test } from "./steps.ts";
+import { check, image, sideBySide, test, type Elsewhere } from "./steps.ts";
 
 /**
  * Connects to the target that the options name, for as long as `use` takes.
@@ -63,13 +63,31 @@ export interface Begun {
   /** Check and test. */
   proofs: Promise<void>[];
   id: Promise<string>;
+  /** The archive. It comes to an end when it is told whether it is needed. */
+  imaging: Promise<string>;
+  tell(elsewhere: Elsewhere | Promise<Elsewhere>): void;
 }
 
 /** Begins with what may go on before there is a way to the cluster. */
 export function begin(run: Run): Begun {
-  const begun = { proofs: [check(run), test(run)], id: run.id() };
-  for (const promise of [...begun.proofs, begun.id]) promise.catch(() => {});
-  return begun;
+  const proofs = [check(run), test(run)];
+  const id = run.id();
+  const { promise: elsewhere, resolve: tell } = Promise.withResolvers<Elsewhere>();
+  const imaging = image(run, id, { elsewhere });
+  for (const promise of [...proofs, id, elsewhere, imaging]) promise.catch(() => {});
+  return { proofs, id, imaging, tell };
+}
+
+/** Finds the way to the cluster while that begins, and deploys. */
+export async function reachAndDeploy(run: Run): Promise<string> {
+  const begun = begin(run);
+  try {
+    return await withCluster(run, (to) => deployHere(run, to, { begun }));
+  } finally {
+    // Where there was no way, what was built for it goes.
+    begun.tell({ givenUp: true });
+    await begun.imaging.catch(() => {});
+  }
 }
 
 export interface Deploying {
@@ -87,8 +105,9 @@ export interface Deploying {
 export async function deployHere(
   run: Run,
   to: Deploy,
-  { begun: { proofs, id } = begin(run), hurry }: Deploying = {},
+  { begun = begin(run), hurry }: Deploying = {},
 ): Promise<string> {
+  const { proofs, id, imaging, tell } = begun;
   const there = id.then((known) => to.target.find(known));
   const planning = run.report.step("plan", async () => {
     const value = await plan(to, id, there);
@@ -97,9 +116,7 @@ export async function deployHere(
   });
   // An id is its inputs: an image of that name is this one, in containerd. Who has named the archive wants the file, too.
   const isNeeded = run.options.wantsArchive || isRegistryTarget(to.target);
-  const elsewhere = there.then((found) => (found && !isNeeded ? "there already" : undefined));
-  const imaging = image(run, id, { elsewhere });
-  imaging.catch(() => {});
+  tell(there.then((found) => (found && !isNeeded ? { place: "there already" } : {})));
   const building = planning.then(async (found) => {
     for (const line of describePlan(found)) run.say(line);
     await imaging;

@@ -4,6 +4,7 @@ import { basename, join } from "node:path";
 import { PipelineError } from "../ground/errors.ts";
 import { gitCommit } from "../ground/git.ts";
 import { isRunning } from "../ground/process.ts";
+import type { Done } from "../ground/report.ts";
 import { cacheOf, type Service } from "../ground/service.ts";
 import { writeArchive } from "../image/archive.ts";
 import type { Architecture } from "../image/platform.ts";
@@ -52,16 +53,27 @@ export async function images(run: Run): Promise<string> {
   return made.join(", ");
 }
 
+/** Whether an archive is needed after all. */
+export interface Elsewhere {
+  /** Where the image is already, in a few words, if that makes the archive unnecessary. */
+  place?: string | undefined;
+  /** Nobody will need it: there is no way to where it would go. */
+  givenUp?: boolean;
+}
+
 export interface Imaging {
   architecture?: Architecture | undefined;
   /** Default: the run's. */
   output?: string;
-  /** Where it is already, in a few words, if that makes the archive unnecessary. */
-  elsewhere?: Promise<string | undefined>;
+  /** Default: it is nowhere. */
+  elsewhere?: Promise<Elsewhere>;
 }
 
+const PENDING = Symbol();
+
 /**
- * The archive of an id, unless it is there.
+ * The archive of an id, unless it is there. What is in it is built before it is known whether it is elsewhere, because to ask there
+ * takes as long.
  *
  * @throws {PipelineError} "change" when the source does not compile, or was edited meanwhile
  */
@@ -71,13 +83,12 @@ export function image(
   {
     architecture = run.options.architectures?.[0],
     output = run.options.output,
-    elsewhere = Promise.resolve(undefined),
+    elsewhere = Promise.resolve({}),
   }: Imaging = {},
 ): Promise<string> {
   const { service, engine, signal } = run;
   return run.report.step("image", async () => {
-    const [id, found] = [await identified, await elsewhere];
-    if (found !== undefined) return { value: id, detail: `${run.nameOf(id)} is ${found}`, reused: true };
+    const id = await identified;
     const { tags, compression = "none" } = run.options;
     const names = [id, ...tags].map((tag) => run.nameOf(tag));
     const done = (how: string, reused: boolean) => ({
@@ -85,15 +96,27 @@ export function image(
       detail: `${basename(output)} ${how}: ${names.join(", ")}`,
       reused,
     });
-    let reused = false;
+    const unneeded = ({ place, givenUp = false }: Elsewhere): Done<string> | undefined => {
+      if (place === undefined && !givenUp) return undefined;
+      return { value: id, detail: `${run.nameOf(id)} is ${place}`, reused: true, givenUp };
+    };
+    const known = await Promise.race([elsewhere, Promise.resolve(PENDING)]);
+    const early = typeof known === "symbol" ? undefined : unneeded(known);
+    if (early) return early;
     const there = await readArchive(output).catch(() => undefined);
     const same = there?.names.join() === names.join() && there.packed === (compression !== "none");
-    if (same && (await hasSbom(service, output, id))) return done("is there already", true);
+    const isThere = same && (await hasSbom(service, output, id));
+    if (isThere) return unneeded(await elsewhere) ?? done("is there already", true);
     // Where neither a check nor `watch` sees it come and go.
     const dist = join(cacheOf(service), `dist-${process.pid}`);
     await removeLeftovers(service);
+    const building = engine.build(dist, architecture);
+    building.catch(() => {});
+    let reused = false;
     try {
-      const built = await engine.build(dist, architecture);
+      const late = unneeded(await elsewhere);
+      if (late) return late;
+      const built = await building;
       reused = built.reused;
       for (const warning of built.warnings) run.say(warning);
       if (built.id !== id) {
@@ -104,6 +127,7 @@ export function image(
       await writeArchive(output, { service, dist, names, revision, platform: built.platform, compression });
       await placeSbom(dist, output);
     } finally {
+      await building.catch(() => {});
       await rm(dist, { recursive: true, force: true });
     }
     const { size } = await stat(output);

@@ -23,17 +23,25 @@ export function containerdName(name: string): string {
 }
 
 /** Names of the images, `docker.io/library/helloapp:<id>`, and the digest of each. @throws {PipelineError} "surroundings" */
-export async function imagesIn(
+export async function imagesIn(containerd: Containerd): Promise<Map<string, string>> {
+  const [, ...rows] = await list(containerd, ["images", "ls"]);
+  const words = rows.map((row) => row.split(/\s+/));
+  return new Map(words.flatMap(([name, , digest]) => (name && digest ? [[name, digest]] : [])));
+}
+
+/** Their names alone, in a quarter of the time: for the rest ctr reads into each image. @throws {PipelineError} "surroundings" */
+export async function namesIn(containerd: Containerd, timeoutSeconds?: number): Promise<Set<string>> {
+  return new Set(await list(containerd, ["images", "ls", "-q"], timeoutSeconds));
+}
+
+async function list(
   containerd: Containerd,
+  args: string[],
   timeoutSeconds = LIST_SECONDS,
-): Promise<Map<string, string>> {
-  const { code, stdout, stderr } = await containerd.ctr(["images", "ls"], timeoutSeconds);
+): Promise<string[]> {
+  const { code, stdout, stderr } = await containerd.ctr(args, timeoutSeconds);
   if (code !== 0) throw containerdRefusal(containerd, "listing images", stderr);
-  const rows = stdout
-    .split("\n")
-    .slice(1)
-    .map((row) => row.split(/\s+/));
-  return new Map(rows.flatMap(([name, , digest]) => (name && digest ? [[name, digest]] : [])));
+  return stdout.split("\n");
 }
 
 /**

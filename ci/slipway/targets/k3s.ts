@@ -20,7 +20,7 @@ import {
   cleanIn,
   containerdName,
   containerdRefusal,
-  imagesIn,
+  namesIn,
   vanished,
   type Containerd,
 } from "./containerd.ts";
@@ -97,7 +97,7 @@ export async function connectK3s({
     permission: "Run `sudo -v` first, or run the pipeline as root.",
     list: `${ctr.join(" ")} images ls`,
   };
-  const images = (timeoutSeconds?: number) => imagesIn(containerd, timeoutSeconds);
+  const images = (timeoutSeconds?: number) => namesIn(containerd, timeoutSeconds);
 
   const kustomize = (overlay: string) => kustomizeHere(words, join(service.project, overlay), signal);
   let first: ReturnType<typeof images> | undefined = images(patienceSeconds);

@@ -1,6 +1,6 @@
 /** The deploy as a whole, against a cluster in memory: what it changes, in which order, and what it comes back to. */
 import { afterAll, beforeEach, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deploy } from "../cluster/deploy.ts";
@@ -16,7 +16,7 @@ import type { Engine } from "../engines/engine.ts";
 import { PipelineError } from "../ground/errors.ts";
 import { Report } from "../ground/report.ts";
 import { readOptions } from "../run/options.ts";
-import { deployHere } from "../run/reach.ts";
+import { begin, deployHere } from "../run/reach.ts";
 import { Run } from "../run/run.ts";
 import { FakeCluster } from "./cluster.ts";
 import { service } from "./fixture.ts";
@@ -507,14 +507,16 @@ describe("the image, while check and test run", () => {
   let red: Promise<never> | undefined;
   /** Ends the tests. */
   let pass: () => void;
-  async function here(id: string): Promise<string> {
-    process.env.MANIFESTS = JSON.stringify(manifests);
-    const tests = new Promise<void>((resolve) => (pass = resolve));
+  /** Where the engine has built, and whether it shall fail to. */
+  let [built, breaks]: [string | undefined, boolean] = [undefined, false];
+  function runOf(id: string): { whole: Run; to: typeof run } {
     const engine: Engine = {
       name: "host",
       script: async () => ({ unchanged: true }),
       id: async () => id,
       async build(dist) {
+        built = dist;
+        if (breaks) throw new PipelineError("surroundings", "no space left");
         for (const layer of ["runtime", "app"]) {
           mkdirSync(join(dist, layer), { recursive: true });
           writeFileSync(join(dist, layer, "file"), layer);
@@ -528,8 +530,13 @@ describe("the image, while check and test run", () => {
     const options = readOptions({ output: archive }, [], own, {});
     const report = new Report((line) => void said.push(line.trim().replace(/ +/g, " ")));
     const whole = new Run({ service: own, options, signal: run.signal, report, engine });
-    const to = { ...run, step: report.step.bind(report) };
-    return deployHere(whole, to, { begun: { proofs: [red ?? tests], id: Promise.resolve(id) } });
+    return { whole, to: { ...run, step: report.step.bind(report) } };
+  }
+  async function here(id: string): Promise<string> {
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    const tests = new Promise<void>((resolve) => (pass = resolve));
+    const { whole, to } = runOf(id);
+    return deployHere(whole, to, { begun: { ...begin(whole), proofs: [red ?? tests] } });
   }
 
   const directory = mkdtempSync(join(tmpdir(), "helloapp-deploy-"));
@@ -538,7 +545,57 @@ describe("the image, while check and test run", () => {
 
   beforeEach(async () => {
     red = undefined;
+    [built, breaks] = [undefined, false];
+    rmSync(archive, { force: true });
     await bring("aaaaaaaaaaaa");
+  });
+
+  describe("is built before it is known whether it is needed", () => {
+    const begun = async (id: string) => {
+      const { imaging, tell } = begin(runOf(id).whole);
+      while (built === undefined) await Bun.sleep(1);
+      return { imaging, tell };
+    };
+    const left = () => [existsSync(built!), existsSync(archive)];
+    const imageLines = () => said.filter((line) => line.startsWith("image"));
+
+    test("and is written where it is", async () => {
+      const { imaging, tell } = await begun("bbbbbbbbbbbb");
+      tell({});
+      expect(await imaging).toBe("bbbbbbbbbbbb");
+      expect(left()).toEqual([false, true]);
+    });
+
+    test("and dropped where it is there already, also when it cannot be built here", async () => {
+      for (breaks of [false, true]) {
+        built = undefined;
+        const { imaging, tell } = await begun("bbbbbbbbbbbb");
+        tell({ place: "there already" });
+        expect(await imaging).toBe("bbbbbbbbbbbb");
+        expect(left()).toEqual([false, false]);
+        expect(imageLines().at(-1)).toMatch(/reused .*bbbbbbbbbbbb is there already/);
+      }
+    });
+
+    test("and dropped without a word where there is no way to the cluster", async () => {
+      const { imaging, tell } = await begun("bbbbbbbbbbbb");
+      tell({ givenUp: true });
+      await imaging;
+      expect(left()).toEqual([false, false]);
+      expect(imageLines()).toEqual([]);
+    });
+
+    test("and not even begun where that is known before the id", async () => {
+      const { whole } = runOf("bbbbbbbbbbbb");
+      const id = Promise.withResolvers<string>();
+      whole.engine.id = () => id.promise;
+      const { imaging, tell } = begin(whole);
+      tell({ place: "there already" });
+      await Bun.sleep(0);
+      id.resolve("bbbbbbbbbbbb");
+      expect(await imaging).toBe("bbbbbbbbbbbb");
+      expect(built).toBeUndefined();
+    });
   });
 
   test("is brought, and nothing is rolled out before they have passed", async () => {

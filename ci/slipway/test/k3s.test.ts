@@ -227,7 +227,7 @@ console.log("Starting to serve");`;
   test("a containerd that has answered may take its time: what is done by then would be halfway", async () => {
     const asked = join(directory, "asked");
     const slow = `[ -e ${asked} ] && sleep ${FIRST_SECONDS + 0.5}; : > ${asked}`;
-    await standIn({ ctr: `${slow}; echo REF; echo docker.io/library/helloapp:abc type sha256:1` });
+    await standIn({ ctr: `${slow}; echo docker.io/library/helloapp:abc` });
     const target = await connect();
     await target.find("abc");
     expect(await target.find("abc")).toBe("helloapp:abc");
@@ -249,7 +249,7 @@ console.log("Starting to serve");`;
     await standIn();
     const error = await failureOf((await connect()).deliver(archive, "abc"));
     expect(error.message).toContain("has no helloapp:abc");
-    await standIn({ ctr: "echo REF; echo docker.io/library/helloapp:abc type sha256:1" });
+    await standIn({ ctr: "echo docker.io/library/helloapp:abc" });
     expect(await (await connect()).deliver(archive, "abc")).toBe("helloapp:abc");
   });
 

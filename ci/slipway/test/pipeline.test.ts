@@ -1,7 +1,7 @@
 /** The command line, and what every command stands on: exit codes, programs that are run, the report. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { getPriority, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { exitCodes, explainDiskError, PipelineError } from "../ground/errors.ts";
 import { run } from "../ground/process.ts";
@@ -297,6 +297,16 @@ describe("running programs", () => {
     controller.abort(new PipelineError("interrupted", "stop"));
     expect(running).rejects.toThrow("stop");
     expect(run(["true"], { signal: controller.signal })).rejects.toThrow("stop");
+  });
+
+  test("stands back with what it starts, where it is told to", async () => {
+    // Which it is told when it has begun.
+    const script = 'for i in $(seq 200); do [ "$(nice)" = "$1" ] || break; sleep 0.05; done; nice';
+    const before = String(getPriority());
+    const command = ["sh", "-c", script, "sh", before];
+    const { stdout } = await run(command, { standsBack: true });
+    expect(Number(stdout)).toBe(Math.min(19, Number(before) + 5));
+    expect((await run(["nice"])).stdout.trim()).toBe(before);
   });
 
   test("a program that is not there is the surroundings' fault", async () => {
