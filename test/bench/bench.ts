@@ -14,7 +14,7 @@ import { parseArgs } from "node:util";
 import { build } from "../../ci/slipway/image/build.ts";
 import { compile } from "../../ci/slipway/image/image.ts";
 import { image, service } from "../../ci/slipway/test/fixture.ts";
-import { machine, median, printTable, say } from "./common.ts";
+import { JSON_PLEASE, machine, median, printTable, residentMegabytes, say, TRACED } from "./common.ts";
 import { must } from "../../ci/slipway/test/e2e/setup.ts";
 import { drainUnderLoad, type Instance } from "./drain.ts";
 import { soak } from "./soak.ts";
@@ -33,9 +33,6 @@ const seconds = Number(options.seconds);
 const parts = new Set(options.only.split(","));
 const directory = mkdtempSync(join(tmpdir(), "helloapp-bench-"));
 process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
-
-const JSON_PLEASE = ["Accept: application/json"];
-const TRACED = [...JSON_PLEASE, "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"];
 
 interface Candidate {
   name: string;
@@ -187,11 +184,6 @@ function cpuMicroseconds(pid: number): number {
   return readdirSync(`/proc/${pid}/task`).reduce((sum, task) => sum + nanoseconds(task), 0) / 1000;
 }
 
-async function residentMegabytes(pid: number): Promise<number> {
-  const status = await Bun.file(`/proc/${pid}/status`).text();
-  return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) / 1024;
-}
-
 const all = await candidates();
 const results: Record<string, unknown> = {};
 const table: [measure: string, value: string, ratio: string][] = [];
@@ -258,7 +250,7 @@ if (parts.has("start")) {
 if (parts.has("memory")) {
   say("memory");
   const server = await start(all.logging!);
-  const idle = await residentMegabytes(server.pid);
+  const idle = residentMegabytes(server.pid);
   let requests = 0;
   const until = async (count: number) => {
     while (requests < count) requests += (await load(server.url, 1)).requests;
@@ -289,8 +281,8 @@ if (parts.has("drain")) {
 
 if (parts.has("soak")) {
   const adminPort = nextPort++;
-  const { logging } = all;
-  const server = await start({ ...logging!, env: { ...logging!.env, ADMIN_PORT: String(adminPort) } });
+  const logging = all.logging!;
+  const server = await start({ ...logging, env: { ...logging.env, ADMIN_PORT: String(adminPort) } });
   const found = await soak(
     {
       ...server,

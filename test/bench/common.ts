@@ -16,6 +16,18 @@ export function median(values: number[]): number {
 /** Where and when something was measured. */
 export const machine = `${cpus().length} × ${cpus()[0]?.model.trim()}, ${new Date().toISOString().slice(0, 10)}, Bun ${Bun.version}`;
 
+/** Resident memory of a process, in megabytes. */
+export function residentMegabytes(pid: number): number {
+  return Number(/VmRSS:\s+(\d+)/.exec(readProc(pid, "status"))![1]) / 1024;
+}
+
+/** What a client sends that wants JSON, and one that traces as well. */
+export const JSON_PLEASE = ["Accept: application/json"];
+export const TRACED = [
+  ...JSON_PLEASE,
+  "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+];
+
 /** Prints a Markdown table: what was measured, its value, and what is to be said of that. */
 export function printTable(rows: [measure: string, value: string, verdict: string][], verdict = ""): void {
   console.log(`| | ${machine} | ${verdict} |\n|---|---|---|`);

@@ -1,10 +1,9 @@
 /**
  * A day's load in an hour: each minute has what a service of 100 requests a second gets in 24. It comes in bursts, so that the machine
- * is free between them, and holds what might be kept by mistake: ids, paths, methods and headers that come
- * once and never again, errors, the page, scrapes.
+ * is free between them, and holds what might be kept by mistake: ids, paths, methods and headers that come once and never again,
+ * errors, the page, scrapes.
  */
-import { readFileSync } from "node:fs";
-import { median, say } from "./common.ts";
+import { JSON_PLEASE, median, residentMegabytes, say, TRACED } from "./common.ts";
 
 /** A service under load, and how to bring it there. */
 export interface Soaked {
@@ -31,10 +30,9 @@ const SINGLE = 2000;
 /** Minutes after which what a service loads once has been loaded. */
 const WARM = 2;
 
-const TRACE = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const kinds: [path: string, headers: string[]][] = [
-  ["", ["Accept: application/json"]],
-  ["", ["Accept: application/json", TRACE]],
+  ["", JSON_PLEASE],
+  ["", TRACED],
   ["", ["Accept: text/html,application/xhtml+xml"]],
   ["version", []],
   ["openapi.json", []],
@@ -54,7 +52,7 @@ export async function soak({ url, adminUrl, pid, load }: Soaked, minutes: number
     }
     await (await fetch(`${adminUrl}metrics`)).text();
     await Bun.sleep(end - performance.now());
-    megabytes.push(Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))![1]) / 1024);
+    megabytes.push(residentMegabytes(pid));
     say(`soak, minute ${minute} of ${minutes}: ${requests} requests, ${megabytes.at(-1)!.toFixed(1)} MB`);
   }
   const warm = megabytes.slice(Math.min(WARM, minutes - 1));
