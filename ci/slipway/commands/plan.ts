@@ -10,7 +10,7 @@ export default {
   options: [...stepOptions, "platform", ...clusterOptions],
   execute: (run) =>
     withCluster(run, async (to) => {
-      const found = await plan(to, await run.id());
+      const found = await plan(to, run.id());
       const lines = describePlan(found);
       for (const line of lines) run.say(line);
       const isCompared = !isRegistryTarget(to.target);

@@ -14,10 +14,15 @@ import { check, image, sideBySide, test, type Elsewhere } from "./steps.ts";
 /**
  * Connects to the target that the options name, for as long as `use` takes.
  *
+ * @param options.deploys whether that begins with a deploy, see K3sOptions
  * @throws {PipelineError} "usage" when they name none; "surroundings" when it cannot be reached
  */
-export async function withCluster<T>(run: Run, use: (to: Deploy) => Promise<T>): Promise<T> {
-  const target = await connect(run);
+export async function withCluster<T>(
+  run: Run,
+  use: (to: Deploy) => Promise<T>,
+  options: { deploys?: boolean } = {},
+): Promise<T> {
+  const target = await connect(run, options);
   try {
     return await use(deployOf(run, target));
   } finally {
@@ -25,12 +30,15 @@ export async function withCluster<T>(run: Run, use: (to: Deploy) => Promise<T>):
   }
 }
 
-async function connect({ service, options, signal }: Run): Promise<Target> {
+async function connect(
+  { service, options, signal }: Run,
+  { deploys }: { deploys?: boolean },
+): Promise<Target> {
   const { target, hosts, registry, context, kubeconfig, url } = options;
   if (target === "none") throw wrong("this takes a cluster: not with --target none");
   forOnePlatform(options);
   if (hosts.length > 0) return connectHosts({ service, hosts, url, signal });
-  if (target === "k3s") return connectK3s({ service, kubeconfig, context, url, signal });
+  if (target === "k3s") return connectK3s({ service, kubeconfig, context, url, deploys, signal });
   return connectCluster({ service, kubeconfig, context: context!, repository: registry!, url, signal });
 }
 
@@ -82,7 +90,7 @@ export function begin(run: Run): Begun {
 export async function reachAndDeploy(run: Run): Promise<string> {
   const begun = begin(run);
   try {
-    return await withCluster(run, (to) => deployHere(run, to, { begun }));
+    return await withCluster(run, (to) => deployHere(run, to, { begun }), { deploys: true });
   } finally {
     // Where there was no way, what was built for it goes.
     begun.tell({ givenUp: true });

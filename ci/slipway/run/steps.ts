@@ -69,8 +69,6 @@ export interface Imaging {
   elsewhere?: Promise<Elsewhere>;
 }
 
-const PENDING = Symbol();
-
 /**
  * The archive of an id, unless it is there. What is in it is built before it is known whether it is elsewhere, because to ask there
  * takes as long.
@@ -100,8 +98,7 @@ export function image(
       if (place === undefined && !givenUp) return undefined;
       return { value: id, detail: `${run.nameOf(id)} is ${place}`, reused: true, givenUp };
     };
-    const known = await Promise.race([elsewhere, Promise.resolve(PENDING)]);
-    const early = typeof known === "symbol" ? undefined : unneeded(known);
+    const early = Bun.peek.status(elsewhere) === "pending" ? undefined : unneeded(await elsewhere);
     if (early) return early;
     const there = await readArchive(output).catch(() => undefined);
     const same = there?.names.join() === names.join() && there.packed === (compression !== "none");

@@ -43,6 +43,8 @@ export interface K3sOptions {
   context?: string | undefined;
   /** Where the Service answers from outside; default: its NodePort on this machine. */
   url?: string | undefined;
+  /** Whether a deploy comes next: then its overlay is rendered while the way is looked for. Default: false. */
+  deploys?: boolean | undefined;
   patienceSeconds?: number;
   signal: AbortSignal;
   /** Speaks to the cluster; default: `connectApi`. */
@@ -59,6 +61,7 @@ export async function connectK3s({
   kubeconfig = KUBECONFIG,
   context,
   url,
+  deploys = false,
   patienceSeconds = FIRST_SECONDS,
   signal,
   connect = connectApi,
@@ -101,9 +104,9 @@ export async function connectK3s({
 
   const kustomize = (overlay: string) => kustomizeHere(words, join(service.project, overlay), signal);
   let first: ReturnType<typeof images> | undefined = images(patienceSeconds);
-  // What a plan begins with takes as long as the way to the API, and needs none.
-  let rendering: ReturnType<typeof kustomize> | undefined = kustomize(service.overlays.k3s);
-  rendering.catch(() => {});
+  // It takes as long as the way to the API, and needs none.
+  let rendering = deploys ? kustomize(service.overlays.k3s) : undefined;
+  rendering?.catch(() => {});
   const connecting = connect({ service, kubectl: words, privilege: readable ? [] : sudo, signal });
   const checked = async () => onlyNode(await askForNodes(await connecting, patienceSeconds));
   const [node] = await Promise.all([checked(), first]).catch(async (error) => {

@@ -90,9 +90,7 @@ describe("this machine's k3s", () => {
 
   /** A `k3s kubectl` whose proxy serves what the cluster answers. */
   async function standInProxy() {
-    const bin = await standIn({
-      kubectl: `[ "$2" = kustomize ] || exec ${process.execPath} "\${0%/*}/proxy.ts" "$@"`,
-    });
+    const bin = await standIn({ kubectl: `exec ${process.execPath} "\${0%/*}/proxy.ts" "$@"` });
     const proxy = `const unix = process.argv.at(-1).replace("--unix-socket=", "");
 await Bun.write(import.meta.dir + "/args", process.argv.slice(2).join(" "));
 Bun.serve({ unix, fetch: () => new Response(Bun.file(import.meta.dir + "/reply.json")) });
@@ -162,7 +160,7 @@ console.log("Starting to serve");`;
     expect(existsSync(dirname(socket))).toBe(false);
   });
 
-  test("the overlay is rendered while the way is looked for, and anew for each question after the first", async () => {
+  test("the overlay of a deploy is rendered while the way is looked for, and anew for each question after the first", async () => {
     const rendered = join(directory, "rendered");
     await standIn({
       kubectl: `[ "$2" = kustomize ] && echo "$3" >> ${rendered} && cat ${directory}/overlay`,
@@ -170,7 +168,7 @@ console.log("Starting to serve");`;
       ctr: `while ! [ -e ${rendered} ]; do sleep 0.01; done`,
     });
     await writeFile(join(directory, "overlay"), "first");
-    const { kustomize, overlay } = await connect();
+    const { kustomize, overlay } = await connect({ deploys: true });
     expect((await kustomize!(overlay)).stdout).toBe("first");
     await writeFile(join(directory, "overlay"), "edited");
     expect((await kustomize!(overlay)).stdout).toBe("edited");
