@@ -1,5 +1,5 @@
 /** The service's entry: reads arguments and environment, starts, handles signals. The only file in src/ with side effects. */
-import { build } from "./build.ts";
+import { build } from "./build-info.ts";
 import { type Config, ConfigError, loadConfig, settings, urlHost } from "./config.ts";
 import { Lifecycle } from "slipway/service";
 import { startServer } from "./server.ts";

@@ -5,10 +5,10 @@
  * errors, metrics, access log. It is written for speed where that costs no clarity: no promise for a route that needs
  * none, and replies that are always the same are made once.
  */
-import { Call } from "./call.ts";
+import { Call } from "./request-context.ts";
 import { type Config, settings, urlHost } from "./config.ts";
 import type { Lifecycle, Stoppable } from "slipway/service";
-import { noContent, once, problem, reply, type Reply } from "./reply.ts";
+import { noContent, once, problem, reply, type Reply } from "./responses.ts";
 import { greeting } from "./routes/greeting.ts";
 import { healthz, readyz } from "./routes/health.ts";
 import { openapi } from "./routes/openapi.ts";

@@ -5,8 +5,8 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { describeService } from "../ci/slipway/ground/service.ts";
-import { describeImage } from "../ci/slipway/image/image.ts";
+import { describeService } from "../ci/slipway/core/service-config.ts";
+import { describeImage } from "../ci/slipway/image/image-config.ts";
 import { settings } from "../src/config.ts";
 
 const root = join(import.meta.dir, "..");

@@ -1,6 +1,6 @@
 /** The package's public face; index.d.ts explains it. */
 import { dirname } from "node:path";
-import { main } from "./main.ts";
+import { main } from "./cli/main.ts";
 import type * as face from "./index.d.ts";
 import type { Settings } from "./index.d.ts";
 

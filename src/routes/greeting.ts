@@ -1,7 +1,7 @@
-import { build } from "../build.ts";
-import type { Call } from "../call.ts";
-import { negotiator } from "../negotiate.ts";
-import { HTML, json, once, problem, reply, TEXT, type Reply } from "../reply.ts";
+import { build } from "../build-info.ts";
+import type { Call } from "../request-context.ts";
+import { negotiator } from "../content-negotiation.ts";
+import { HTML, json, once, problem, reply, TEXT, type Reply } from "../responses.ts";
 import file from "./page.html" with { type: "file" };
 
 const offers = ["text/plain", "application/json", "text/html"] as const;

@@ -1,6 +1,6 @@
 import type { Lifecycle } from "slipway/service";
-import type { Call } from "../call.ts";
-import { once, problem, reply, TEXT, type Reply } from "../reply.ts";
+import type { Call } from "../request-context.ts";
+import { once, problem, reply, TEXT, type Reply } from "../responses.ts";
 
 /** `GET /healthz`, liveness: 200 also while draining, or Kubernetes would kill what is finishing its work. */
 export const healthz = once(() => reply(TEXT, "ok\n"));

@@ -1,6 +1,6 @@
-import { build } from "../build.ts";
-import type { Call } from "../call.ts";
-import { json, noContent, once, type Reply } from "../reply.ts";
+import { build } from "../build-info.ts";
+import type { Call } from "../request-context.ts";
+import { json, noContent, once, type Reply } from "../responses.ts";
 
 const ref = (kind: string, name: string) => ({ $ref: `#/components/${kind}/${name}` });
 const schema = (name: string) => ({ schema: ref("schemas", name) });

@@ -9,7 +9,7 @@
  * request costs two look-ups and a few additions, and all formatting happens when somebody scrapes. `Metrics` is what a
  * library would have to offer to come back.
  */
-import { build } from "../build.ts";
+import { build } from "../build-info.ts";
 
 /** Why a request was refused before it reached its route. */
 export const reasons = ["body", "length", "url", "in-flight", "time"] as const;

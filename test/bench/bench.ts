@@ -12,9 +12,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "../../ci/slipway/image/build.ts";
-import { compile } from "../../ci/slipway/image/image.ts";
-import { image, service } from "../../ci/slipway/test/fixture.ts";
-import { JSON_PLEASE, machine, median, printTable, residentMegabytes, say, TRACED } from "./common.ts";
+import { compile } from "../../ci/slipway/image/image-config.ts";
+import { image, service } from "../../ci/slipway/test/helloapp-fixture.ts";
+import { JSON_PLEASE, machine, median, printTable, residentMegabytes, say, TRACED } from "./shared.ts";
 import { must } from "../../ci/slipway/test/e2e/setup.ts";
 import { drainUnderLoad, type Instance } from "./drain.ts";
 import { soak } from "./soak.ts";
@@ -53,7 +53,7 @@ async function candidates(): Promise<Record<string, Candidate>> {
   const { autoloadBunfig, autoloadDotenv, ...flags } = compile;
   await Bun.build({
     ...flags,
-    entrypoints: [join(import.meta.dir, "bare.ts")],
+    entrypoints: [join(import.meta.dir, "bare-server.ts")],
     target: "bun",
     compile: { outfile: bare, autoloadBunfig, autoloadDotenv },
   });
@@ -83,7 +83,11 @@ async function candidates(): Promise<Record<string, Candidate>> {
       path: "/version",
     },
     ...(Bun.which("node") && {
-      node: { name: "Node's http", command: () => ["node", join(import.meta.dir, "node.mjs")], path: "/" },
+      node: {
+        name: "Node's http",
+        command: () => ["node", join(import.meta.dir, "node-server.mjs")],
+        path: "/",
+      },
     }),
     ...(Bun.which("podinfo") && {
       podinfo: {

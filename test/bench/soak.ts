@@ -3,7 +3,7 @@
  * is free between them, and holds what might be kept by mistake: ids, paths, methods and headers that come once and never again,
  * errors, the page, scrapes.
  */
-import { JSON_PLEASE, median, residentMegabytes, say, TRACED } from "./common.ts";
+import { JSON_PLEASE, median, residentMegabytes, say, TRACED } from "./shared.ts";
 
 /** A service under load, and how to bring it there. */
 export interface Soaked {

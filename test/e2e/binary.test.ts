@@ -2,11 +2,11 @@
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { findRuntime } from "../../ci/slipway/image/image.ts";
+import { findRuntime } from "../../ci/slipway/image/image-config.ts";
 import { imageId } from "../../ci/slipway/image/inputs.ts";
 import { loadConfig, settings } from "../../src/config.ts";
 import { drainUnderLoad, type Instance } from "../bench/drain.ts";
-import { exchange } from "../exchange.ts";
+import { exchange } from "../raw-request.ts";
 import {
   builtProject,
   copyProject,

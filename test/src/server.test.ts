@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { loadConfig } from "../../src/config.ts";
 import { Lifecycle } from "slipway/service";
-import { reply } from "../../src/reply.ts";
+import { reply } from "../../src/responses.ts";
 import { startServer, type Route, type RunningServer } from "../../src/server.ts";
 import { createLogger } from "../../src/telemetry/log.ts";
-import { exchange } from "../exchange.ts";
+import { exchange } from "../raw-request.ts";
 
 const lines: string[] = [];
 const lifecycle = new Lifecycle();

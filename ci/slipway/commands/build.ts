@@ -1,11 +1,11 @@
 /** The image's files, laid out in a directory: what the Dockerfile copies and the engines pick up. */
 import { join, resolve } from "node:path";
 import { build } from "../image/build.ts";
-import { runtimeIn } from "../image/image.ts";
+import { runtimeIn } from "../image/image-config.ts";
 import { imageId } from "../image/inputs.ts";
-import { requireBun } from "../run/bun.ts";
-import { wrong } from "../run/options.ts";
-import type { Command } from "../run/run.ts";
+import { requireBun } from "../cli/bun-version.ts";
+import { wrong } from "../cli/options.ts";
+import type { Command } from "../cli/context.ts";
 
 export default {
   about: "the image's files, as trees in DIRECTORY (default: dist)",

@@ -1,7 +1,7 @@
 /** Types and format, by the service's own script. */
-import { stepOptions } from "../run/options.ts";
-import type { Command } from "../run/run.ts";
-import { check } from "../run/steps.ts";
+import { stepOptions } from "../cli/options.ts";
+import type { Command } from "../cli/context.ts";
+import { check } from "../cli/steps.ts";
 
 export default {
   about: "the service's script `check` alone: types and format",

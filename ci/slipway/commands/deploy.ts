@@ -1,8 +1,8 @@
 /** From the source to a verified version: the default command. */
-import { clusterOptions, imageOptions, stepOptions } from "../run/options.ts";
-import { reachAndDeploy } from "../run/reach.ts";
-import type { Command } from "../run/run.ts";
-import { archiveOnly } from "../run/steps.ts";
+import { clusterOptions, imageOptions, stepOptions } from "../cli/options.ts";
+import { reachAndDeploy } from "../cli/deploy-flow.ts";
+import type { Command } from "../cli/context.ts";
+import { archiveOnly } from "../cli/steps.ts";
 
 export default {
   about: "check, test, image, then deliver, roll out, verify (the default)",

@@ -1,7 +1,7 @@
 /** The docker-archive, without checks, tests or a cluster. */
-import { imageOptions, stepOptions } from "../run/options.ts";
-import type { Command } from "../run/run.ts";
-import { images } from "../run/steps.ts";
+import { imageOptions, stepOptions } from "../cli/options.ts";
+import type { Command } from "../cli/context.ts";
+import { images } from "../cli/steps.ts";
 
 export default {
   about: "the docker-archive alone",

@@ -4,16 +4,16 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join, normalize, relative } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import { run as execute } from "../ground/process.ts";
+import { PipelineError } from "../core/errors.ts";
+import { run as execute } from "../core/process.ts";
 import { addComponents, components, componentsIn, overlayOf } from "../init/components.ts";
-import { findFacts, type Facts } from "../init/facts.ts";
+import { findFacts, type Facts } from "../init/project-facts.ts";
 import { OVERLAY, ownFiles } from "../init/files.ts";
 import { addToDockerignore, addToGitignore, addToPackage, isAllowList } from "../init/merge.ts";
 import { writeAll, type Change } from "../init/write.ts";
-import { otherBun, RENEW, tooOld } from "../run/bun.ts";
-import { oneOf, wrong } from "../run/options.ts";
-import type { Command, Run } from "../run/run.ts";
+import { otherBun, RENEW, tooOld } from "../cli/bun-version.ts";
+import { oneOf, wrong } from "../cli/options.ts";
+import type { Command, Run } from "../cli/context.ts";
 
 export default {
   about: "write what a Bun service needs to be carried, beside what it has",

@@ -8,12 +8,12 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { download } from "../ground/download.ts";
-import { PipelineError } from "../ground/errors.ts";
-import { sha256 as sha256Of } from "../ground/hash.ts";
-import { run } from "../ground/process.ts";
+import { download } from "../core/download.ts";
+import { PipelineError } from "../core/errors.ts";
+import { sha256 as sha256Of } from "../core/hash.ts";
+import { run } from "../core/process.ts";
 import { pins } from "../pins/pins.ts";
-import type { Command } from "../run/run.ts";
+import type { Command } from "../cli/context.ts";
 
 export default {
   about: "k3s on this machine, by its install script, whose SHA-256 is checked first",

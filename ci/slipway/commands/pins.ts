@@ -8,12 +8,12 @@
  *     slipway pins action OWNER/NAME [TAG]
  */
 import { join } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import { findings, pinsOf, readProject, usesOf, type Project } from "../pins/places.ts";
-import { askRemote } from "../pins/remote.ts";
-import { renew, renewals } from "../pins/renew.ts";
-import { wrong } from "../run/options.ts";
-import type { Command } from "../run/run.ts";
+import { PipelineError } from "../core/errors.ts";
+import { findings, pinsOf, readProject, usesOf, type Project } from "../pins/locations.ts";
+import { askRemote } from "../pins/check-upstream.ts";
+import { renew, renewals } from "../pins/update.ts";
+import { wrong } from "../cli/options.ts";
+import type { Command } from "../cli/context.ts";
 
 export default {
   about: "each pin and where it stands; renew one in all its places",

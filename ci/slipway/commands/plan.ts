@@ -1,8 +1,8 @@
 /** What a deploy would change, by a dry run on the server. */
-import { describePlan, plan } from "../cluster/plan.ts";
-import { clusterOptions, stepOptions } from "../run/options.ts";
-import { withCluster } from "../run/reach.ts";
-import type { Command } from "../run/run.ts";
+import { describePlan, plan } from "../deploy/plan.ts";
+import { clusterOptions, stepOptions } from "../cli/options.ts";
+import { withCluster } from "../cli/deploy-flow.ts";
+import type { Command } from "../cli/context.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 
 export default {

@@ -1,8 +1,8 @@
 /** Archives that are there, into a registry. */
 import { sbomBeside } from "../image/sbom.ts";
 import { pushIndex } from "../registry/push.ts";
-import { wrong } from "../run/options.ts";
-import type { Command } from "../run/run.ts";
+import { wrong } from "../cli/options.ts";
+import type { Command } from "../cli/context.ts";
 
 export default {
   about: "push archives that are there, each under its id; --tag names an index of them",

@@ -9,14 +9,14 @@ import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { differences, filesOf, grouped, readImage, short, type ImageContent } from "../image/compare.ts";
-import { exitCodes, PipelineError } from "../ground/errors.ts";
-import { projectFiles } from "../ground/files.ts";
-import { sha256 } from "../ground/hash.ts";
-import { installationOf } from "../ground/installation.ts";
-import { describeImage } from "../image/image.ts";
-import { onPath, run } from "../ground/process.ts";
-import type { Service } from "../ground/service.ts";
-import type { Command, Run } from "../run/run.ts";
+import { exitCodes, PipelineError } from "../core/errors.ts";
+import { projectFiles } from "../core/project-files.ts";
+import { sha256 } from "../core/hash.ts";
+import { installationOf } from "../core/install-inputs.ts";
+import { describeImage } from "../image/image-config.ts";
+import { onPath, run } from "../core/process.ts";
+import type { Service } from "../core/service-config.ts";
+import type { Command, Run } from "../cli/context.ts";
 
 export default {
   about: "build it again in other surroundings: is it the same, bit for bit?",

@@ -1,8 +1,8 @@
 /** Back to an earlier version. */
-import { rollback } from "../cluster/rollback.ts";
-import { clusterOptions } from "../run/options.ts";
-import { withCluster } from "../run/reach.ts";
-import type { Command } from "../run/run.ts";
+import { rollback } from "../deploy/rollback.ts";
+import { clusterOptions } from "../cli/options.ts";
+import { withCluster } from "../cli/deploy-flow.ts";
+import type { Command } from "../cli/context.ts";
 
 export default {
   about: "go back to the version that served before, or to ID, and verify that",

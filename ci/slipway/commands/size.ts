@@ -5,12 +5,12 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { writeArchive } from "../image/archive.ts";
+import { writeArchive } from "../image/archive-writer.ts";
 import { build } from "../image/build.ts";
 import { filesOf, grouped, readImage, type ImageContent } from "../image/compare.ts";
-import { PipelineError } from "../ground/errors.ts";
-import type { Service } from "../ground/service.ts";
-import type { Command, Run } from "../run/run.ts";
+import { PipelineError } from "../core/errors.ts";
+import type { Service } from "../core/service-config.ts";
+import type { Command, Run } from "../cli/context.ts";
 
 export default {
   about: "what is in the image, or in FILE, and whether it has grown",

@@ -1,8 +1,8 @@
 /** What runs, and how it is. */
-import { status } from "../cluster/status.ts";
-import { clusterOptions } from "../run/options.ts";
-import { withCluster } from "../run/reach.ts";
-import type { Command } from "../run/run.ts";
+import { status } from "../deploy/status.ts";
+import { clusterOptions } from "../cli/options.ts";
+import { withCluster } from "../cli/deploy-flow.ts";
+import type { Command } from "../cli/context.ts";
 
 export default {
   about: "what runs, since when, by which commit, how healthy; which versions are kept",

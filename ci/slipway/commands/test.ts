@@ -1,7 +1,7 @@
 /** The service's tests, by its own script. */
-import { stepOptions } from "../run/options.ts";
-import type { Command } from "../run/run.ts";
-import { test } from "../run/steps.ts";
+import { stepOptions } from "../cli/options.ts";
+import type { Command } from "../cli/context.ts";
+import { test } from "../cli/steps.ts";
 
 export default {
   about: "the service's script `test:unit` or `test` alone",

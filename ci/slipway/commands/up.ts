@@ -1,9 +1,9 @@
 /** The first command that somebody types: as far as this machine lets it go. */
 import { basename } from "node:path";
-import { smoke } from "../rehearsal/smoke.ts";
-import { forOnePlatform } from "../run/options.ts";
-import type { Command, Run } from "../run/run.ts";
-import { archiveOnly } from "../run/steps.ts";
+import { smoke } from "../smoke-test/smoke-test.ts";
+import { forOnePlatform } from "../cli/options.ts";
+import type { Command, Run } from "../cli/context.ts";
+import { archiveOnly } from "../cli/steps.ts";
 import { hasK3s } from "../targets/k3s.ts";
 import deploy from "./deploy.ts";
 

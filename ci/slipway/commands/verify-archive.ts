@@ -1,7 +1,7 @@
 /** Proof that a saved archive is what the working tree makes: built again, and compared bit for bit. */
 import { mkdir, rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import { writeArchive } from "../image/archive.ts";
+import { writeArchive } from "../image/archive-writer.ts";
 import {
   differences,
   filesOf,
@@ -10,13 +10,13 @@ import {
   readImage,
   type ImageContent,
 } from "../image/compare.ts";
-import { PipelineError } from "../ground/errors.ts";
-import { gitCommit } from "../ground/git.ts";
-import { cacheOf } from "../ground/service.ts";
+import { PipelineError } from "../core/errors.ts";
+import { gitCommit } from "../core/git.ts";
+import { cacheOf } from "../core/service-config.ts";
 import { ownArchitecture, type Architecture } from "../image/platform.ts";
-import { readPlainTar } from "../image/untar.ts";
-import { stepOptions } from "../run/options.ts";
-import type { Command, Run } from "../run/run.ts";
+import { readPlainTar } from "../image/tar-reader.ts";
+import { stepOptions } from "../cli/options.ts";
+import type { Command, Run } from "../cli/context.ts";
 
 export default {
   about: "build again, and compare FILE with that bit for bit",

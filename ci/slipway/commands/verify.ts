@@ -1,8 +1,8 @@
 /** Whether the Service serves what is here. */
-import { endpointOf, prove } from "../cluster/status.ts";
-import { clusterOptions, stepOptions } from "../run/options.ts";
-import { withCluster } from "../run/reach.ts";
-import type { Command } from "../run/run.ts";
+import { endpointOf, prove } from "../deploy/status.ts";
+import { clusterOptions, stepOptions } from "../cli/options.ts";
+import { withCluster } from "../cli/deploy-flow.ts";
+import type { Command } from "../cli/context.ts";
 
 export default {
   about: "ask the Service whether it serves what is here",

@@ -1,10 +1,10 @@
 /** Deploys what is here, then at every save, until it is interrupted. One line for each. */
-import { PipelineError } from "../ground/errors.ts";
-import { Report } from "../ground/report.ts";
-import { savesIn } from "../ground/saves.ts";
-import { printError } from "../run/failure.ts";
-import { begin, deployHere, deployOf, withCluster } from "../run/reach.ts";
-import { Run, type Command } from "../run/run.ts";
+import { PipelineError } from "../core/errors.ts";
+import { Report } from "../core/report.ts";
+import { savesIn } from "../core/file-watcher.ts";
+import { printError } from "../cli/error-output.ts";
+import { begin, deployHere, deployOf, withCluster } from "../cli/deploy-flow.ts";
+import { Run, type Command } from "../cli/context.ts";
 import deploy from "./deploy.ts";
 
 export default {

@@ -9,13 +9,13 @@
 import { join, relative } from "node:path";
 import type { Container, Platform } from "@dagger.io/dagger";
 import type { Built } from "../image/build.ts";
-import { PipelineError } from "../ground/errors.ts";
-import { keptThoughIgnored } from "../ground/files.ts";
-import { installationOf } from "../ground/installation.ts";
+import { PipelineError } from "../core/errors.ts";
+import { keptThoughIgnored } from "../core/project-files.ts";
+import { installationOf } from "../core/install-inputs.ts";
 import type { Architecture } from "../image/platform.ts";
 import { publicVariables } from "../image/bundle.ts";
 import { lockfiles } from "../image/inputs.ts";
-import type { Service } from "../ground/service.ts";
+import type { Service } from "../core/service-config.ts";
 import { pins } from "../pins/pins.ts";
 import type { Engine } from "./engine.ts";
 import { loadSdk } from "./sdk.ts";

@@ -1,18 +1,18 @@
 /** The host engine: Bun and nothing else. The C library of the image is this machine's. */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import { digestOfFiles } from "../ground/files.ts";
-import { run } from "../ground/process.ts";
-import { cacheOf, type Service } from "../ground/service.ts";
+import { PipelineError } from "../core/errors.ts";
+import { digestOfFiles } from "../core/project-files.ts";
+import { run } from "../core/process.ts";
+import { cacheOf, type Service } from "../core/service-config.ts";
 import type { Built } from "../image/build.ts";
-import { runtimeIn } from "../image/image.ts";
+import { runtimeIn } from "../image/image-config.ts";
 import { ownArchitecture, type Architecture } from "../image/platform.ts";
 import { publicEnv } from "../image/bundle.ts";
 import { imageId, inputsOf } from "../image/inputs.ts";
-import { scriptsBefore } from "./before.ts";
+import { scriptsBefore } from "./prebuild.ts";
 import type { Engine } from "./engine.ts";
-import { foreignRoot } from "./foreign.ts";
+import { foreignRoot } from "./cross-sysroot.ts";
 
 /** How many states of the files are remembered to have passed: going back to one is as good as not having left it. */
 const REMEMBERED = 20;

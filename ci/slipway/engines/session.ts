@@ -1,6 +1,6 @@
 /** The session that `dagger run` has prepared, and its engine, which is there before the SDK that speaks to it. */
-import { PipelineError } from "../ground/errors.ts";
-import type { Service } from "../ground/service.ts";
+import { PipelineError } from "../core/errors.ts";
+import type { Service } from "../core/service-config.ts";
 import type { Engine } from "./engine.ts";
 
 /** Whether this process was started by `dagger run`. Without, the SDK would download a CLI. */

@@ -12,10 +12,10 @@
  */
 import { chmod, chown, copyFile, mkdir, readdir, rename, rm, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import type { Service } from "../ground/service.ts";
+import type { Service } from "../core/service-config.ts";
 import { readElf } from "./elf.ts";
-import { compile, describeImage, findRuntime, layers, type Runtime } from "./image.ts";
-import { DIRECTORY } from "./place.ts";
+import { compile, describeImage, findRuntime, layers, type Runtime } from "./image-config.ts";
+import { DIRECTORY } from "./module-paths.ts";
 import { ownArchitecture, type Platform } from "./platform.ts";
 import { bundling, explain, type Given } from "./bundle.ts";
 import { imageId, inputsOf } from "./inputs.ts";

@@ -1,11 +1,11 @@
 /** What the bundler is told of a service, for the id and for the binary alike. */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import type { Service } from "../ground/service.ts";
-import { compile } from "./image.ts";
-import { stylesInOrder, type Pages } from "./pages.ts";
-import { placed, places } from "./place.ts";
+import { PipelineError } from "../core/errors.ts";
+import type { Service } from "../core/service-config.ts";
+import { compile } from "./image-config.ts";
+import { stylesInOrder, type Pages } from "./html-order.ts";
+import { placed, places } from "./module-paths.ts";
 
 /** Stands for the id while it is not known. */
 const UNKNOWN_ID = "0".repeat(12);

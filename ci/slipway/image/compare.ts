@@ -2,11 +2,11 @@
  * How two images differ, in words: the layers' diffIDs, each file, the config. It reads docker-archives, whoever wrote
  * them: what counts is what a layer is without compression.
  */
-import { PipelineError } from "../ground/errors.ts";
-import { digestOf, sha256 } from "../ground/hash.ts";
-import { layers as layerNames } from "./image.ts";
-import { digestInName, familiarName, layerReader, readArchive, type Archive } from "./reader.ts";
-import { listTar, type TarEntry } from "./untar.ts";
+import { PipelineError } from "../core/errors.ts";
+import { digestOf, sha256 } from "../core/hash.ts";
+import { layers as layerNames } from "./image-config.ts";
+import { digestInName, familiarName, layerReader, readArchive, type Archive } from "./archive-reader.ts";
+import { listTar, type TarEntry } from "./tar-reader.ts";
 
 export interface Layer {
   /** What it is called in messages: `runtime`, `app`; in an image with another number of layers `layer 1`. */

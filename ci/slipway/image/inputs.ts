@@ -10,15 +10,15 @@
  */
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize, relative, resolve } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import type { Service } from "../ground/service.ts";
+import { PipelineError } from "../core/errors.ts";
+import type { Service } from "../core/service-config.ts";
 import { bundling, explain, hasPlugins, pluginModules, publicEnv, type Given } from "./bundle.ts";
-import { compile, describeImage, withObjects, type Runtime } from "./image.ts";
-import { filesOfPackages, findNative } from "./native.ts";
-import { pagesIn, type Pages } from "./pages.ts";
-import { DIRECTORY } from "./place.ts";
+import { compile, describeImage, withObjects, type Runtime } from "./image-config.ts";
+import { filesOfPackages, findNative } from "./native-packages.ts";
+import { pagesIn, type Pages } from "./html-order.ts";
+import { DIRECTORY } from "./module-paths.ts";
 import { tsconfigsOf } from "./tsconfig.ts";
-import { absentIn, describeAbsent, unseenIn } from "./unseen.ts";
+import { absentIn, describeAbsent, unseenIn } from "./dynamic-imports.ts";
 
 /** Lockfiles: Bun's, its former one, and those of others that Bun reads. */
 export const lockfiles = ["bun.lock", "bun.lockb", "package-lock.json", "yarn.lock", "pnpm-lock.yaml"];

@@ -4,10 +4,10 @@
  *
  * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md
  */
-import { sha256 } from "../ground/hash.ts";
-import { objectOf } from "./json.ts";
-import type { Packing } from "./unpack.ts";
-import type { TarEntry } from "./untar.ts";
+import { sha256 } from "../core/hash.ts";
+import { objectOf } from "./strict-json.ts";
+import type { Packing } from "./decompress.ts";
+import type { TarEntry } from "./tar-reader.ts";
 
 /** Path of a blob; its digest is the group. */
 export const blobName = /^blobs\/sha256\/([0-9a-f]{64})$/;

@@ -8,11 +8,11 @@
  */
 import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
-import { writeWhole } from "../ground/whole.ts";
-import { sha256OfFile } from "../ground/hash.ts";
-import type { Service } from "../ground/service.ts";
-import type { Runtime } from "./image.ts";
-import { identifyLibc, purl } from "./libc.ts";
+import { writeWhole } from "../core/atomic-write.ts";
+import { sha256OfFile } from "../core/hash.ts";
+import type { Service } from "../core/service-config.ts";
+import type { Runtime } from "./image-config.ts";
+import { identifyLibc, purl } from "./libc-version.ts";
 
 /** Name of the SBOM in the directory of a build. */
 export const SBOM = "sbom.cdx.json";

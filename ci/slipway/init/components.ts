@@ -2,9 +2,9 @@
 import { readdirSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { isSeq, parseDocument, type Document, type Node, type YAMLSeq } from "yaml";
-import { PipelineError } from "../ground/errors.ts";
-import { kustomizationIn } from "../cluster/local.ts";
-import type { Service } from "../ground/service.ts";
+import { PipelineError } from "../core/errors.ts";
+import { kustomizationIn } from "../kubernetes/offline-manifests.ts";
+import type { Service } from "../core/service-config.ts";
 import { endOfLines } from "./merge.ts";
 
 const PLACE = "k8s/components";

@@ -1,11 +1,11 @@
 /** The files that a service owns, as this version of slipway writes them. */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { describeImage } from "../image/image.ts";
-import { DIRECTORY } from "../image/place.ts";
+import { describeImage } from "../image/image-config.ts";
+import { DIRECTORY } from "../image/module-paths.ts";
 import { pins } from "../pins/pins.ts";
 import { addComponents, filesOf } from "./components.ts";
-import type { Facts } from "./facts.ts";
+import type { Facts } from "./project-facts.ts";
 
 const templates = join(import.meta.dir, "templates");
 /** Where the k3s overlay is written. */

@@ -1,7 +1,7 @@
 /** Additions to files that a service has already: what is there stays as it is, to the letter. */
 import { applyEdits, findNodeAtLocation, modify, parse, parseTree, type Node } from "jsonc-parser";
-import type { Package } from "../ground/service.ts";
-import type { Facts } from "./facts.ts";
+import type { Package } from "../core/service-config.ts";
+import type { Facts } from "./project-facts.ts";
 
 /** What the pipeline leaves behind, and what no image build needs. */
 const ignored = [

@@ -2,7 +2,7 @@
 import { realpathSync } from "node:fs";
 import { chmod, mkdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
+import { PipelineError } from "../core/errors.ts";
 
 export interface Change {
   /** Absolute. */

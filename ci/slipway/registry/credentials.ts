@@ -7,8 +7,8 @@
  */
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import { run } from "../ground/process.ts";
+import { PipelineError } from "../core/errors.ts";
+import { run } from "../core/process.ts";
 
 export type Credentials = { user: string; password: string } | { identityToken: string };
 

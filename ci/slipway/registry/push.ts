@@ -4,12 +4,18 @@
  * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md. Layers go
  * compressed with zstd: half the size of a layer, in a quarter of gzip's time.
  */
-import { levels } from "../image/archive.ts";
-import { PipelineError } from "../ground/errors.ts";
-import { digestOf as digestOfBytes, isDigest } from "../ground/hash.ts";
-import { digestInName, familiarName, layerReader, readArchive, type Archive } from "../image/reader.ts";
-import { packingOf } from "../image/unpack.ts";
-import type { TarEntry } from "../image/untar.ts";
+import { levels } from "../image/archive-writer.ts";
+import { PipelineError } from "../core/errors.ts";
+import { digestOf as digestOfBytes, isDigest } from "../core/hash.ts";
+import {
+  digestInName,
+  familiarName,
+  layerReader,
+  readArchive,
+  type Archive,
+} from "../image/archive-reader.ts";
+import { packingOf } from "../image/decompress.ts";
+import type { TarEntry } from "../image/tar-reader.ts";
 import { attachSbom } from "./referrer.ts";
 import { parseReference } from "./reference.ts";
 import { ociTypes, Repository, type Descriptor, type Manifest } from "./repository.ts";

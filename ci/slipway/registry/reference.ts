@@ -1,5 +1,5 @@
 /** An image's name in a registry, and what it is taken to mean. */
-import { PipelineError } from "../ground/errors.ts";
+import { PipelineError } from "../core/errors.ts";
 
 /** An image's name, taken apart. */
 export interface Reference {

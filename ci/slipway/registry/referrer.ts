@@ -6,8 +6,8 @@
  * for Artifact Usage". A registry that knows subjects says so when it takes one; for the others the client keeps the list:
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pushing-manifests-with-subject.
  */
-import { PipelineError } from "../ground/errors.ts";
-import { digestOf } from "../ground/hash.ts";
+import { PipelineError } from "../core/errors.ts";
+import { digestOf } from "../core/hash.ts";
 import { SBOM } from "../image/sbom.ts";
 import { ociTypes, type Descriptor, type Index, type Repository } from "./repository.ts";
 

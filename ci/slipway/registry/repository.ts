@@ -3,8 +3,8 @@
  *
  * Protocol: OCI distribution specification 1.1, https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
  */
-import { digestOf, isDigest } from "../ground/hash.ts";
-import type { Request } from "./exchange.ts";
+import { digestOf, isDigest } from "../core/hash.ts";
+import type { Request } from "./http.ts";
 import { isTransient, Transport } from "./transport.ts";
 
 /** Seconds that an upload may take. */

@@ -6,12 +6,12 @@
  * Credentials go to the registry and to the token endpoint that it names, over https or on this machine, and nowhere
  * else: not to where an upload's Location or a redirect to another origin points.
  */
-import { PipelineError } from "../ground/errors.ts";
+import { PipelineError } from "../core/errors.ts";
 import { parseChallenges } from "./challenge.ts";
 import { findCredentials } from "./credentials.ts";
-import { exchange, type Reply, type Request } from "./exchange.ts";
-import { pauseAsked } from "../ground/retryafter.ts";
-import { persist, TransientError } from "./patience.ts";
+import { exchange, type Reply, type Request } from "./http.ts";
+import { pauseAsked } from "../core/retry-after.ts";
+import { persist, TransientError } from "./retry.ts";
 import type { Reference } from "./reference.ts";
 
 /** Statuses of a moment: too many requests, a server that stumbled, and a proxy without the registry behind it. */

@@ -6,7 +6,7 @@
  * `serve` is as it would be without.
  */
 import { listen } from "./bun.ts";
-import { handOver } from "./drain.ts";
+import { handOver } from "./shutdown.ts";
 import { serve } from "./service.ts";
 import type { NodeServer, Path } from "./service.d";
 

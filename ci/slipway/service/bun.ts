@@ -1,5 +1,5 @@
 /** Bun's server, with the three paths and a drain. */
-import { answers, isFirst, now, type Leaver } from "./drain.ts";
+import { answers, isFirst, now, type Leaver } from "./shutdown.ts";
 import { built } from "./version.ts";
 
 /** Bun's own: slipway/attach puts another in its place. */

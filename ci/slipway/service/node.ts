@@ -1,5 +1,5 @@
 /** A server of node:http or node:https, with the three paths and a drain. */
-import { answers, now, type Leaver } from "./drain.ts";
+import { answers, now, type Leaver } from "./shutdown.ts";
 import type { NodeServer } from "./service.d";
 
 /** The parts of a Node request and reply that are used. */

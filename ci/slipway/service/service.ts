@@ -8,7 +8,7 @@
  * needs no handler (static replies) is exchanged for such that say `Connection: close` only when the drain begins.
  */
 import { serveBun, type BunOptions, type BunServer } from "./bun.ts";
-import { afterDrain, answers, takeOn } from "./drain.ts";
+import { afterDrain, answers, takeOn } from "./shutdown.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { isNodeServer, serveNode } from "./node.ts";
 import type * as face from "./service.d";

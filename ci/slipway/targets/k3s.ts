@@ -7,15 +7,15 @@
 import { constants } from "node:fs";
 import { access, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import { onPath, run, type Result } from "../ground/process.ts";
-import type { Service } from "../ground/service.ts";
-import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS, type Api } from "../cluster/api.ts";
-import { connectApi } from "../cluster/connect.ts";
-import { kustomizeHere } from "../cluster/render.ts";
-import type { Node } from "../cluster/objects.ts";
-import type { Target } from "../cluster/target.ts";
-import { checkArchive } from "./check.ts";
+import { PipelineError } from "../core/errors.ts";
+import { onPath, run, type Result } from "../core/process.ts";
+import type { Service } from "../core/service-config.ts";
+import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS, type Api } from "../kubernetes/api.ts";
+import { connectApi } from "../kubernetes/connect.ts";
+import { kustomizeHere } from "../kubernetes/render.ts";
+import type { Node } from "../kubernetes/objects.ts";
+import type { Target } from "../deploy/target.ts";
+import { checkArchive } from "./check-archive.ts";
 import {
   cleanIn,
   containerdName,
@@ -23,9 +23,9 @@ import {
   namesIn,
   vanished,
   type Containerd,
-} from "./containerd.ts";
+} from "./containerd-images.ts";
 import { addressOf } from "./nodes.ts";
-import { below, nodePortOf, nodePortUrl } from "./url.ts";
+import { below, nodePortOf, nodePortUrl } from "./service-url.ts";
 
 /** Where k3s writes its kubeconfig. https://docs.k3s.io/cluster-access */
 const KUBECONFIG = "/etc/rancher/k3s/k3s.yaml";

@@ -1,7 +1,7 @@
 /** What nodes say of themselves: which may run a service's pods, as far as the manifests say so too, and where they are. */
-import type { Service } from "../ground/service.ts";
-import type { KubeObject, Node, PodTemplate } from "../cluster/objects.ts";
-import { containersOf, podTemplates } from "../cluster/render.ts";
+import type { Service } from "../core/service-config.ts";
+import type { KubeObject, Node, PodTemplate } from "../kubernetes/objects.ts";
+import { containersOf, podTemplates } from "../kubernetes/render.ts";
 
 /** The nodes that take a pod with the service's image: no nodeSelector and no taint keeps it away. */
 export function takers(service: Service, manifests: KubeObject[], nodes: Node[]): Node[] {

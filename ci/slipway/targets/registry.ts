@@ -5,14 +5,14 @@
  * What a registry has under an id is taken for nothing more than a claim: the id can be computed from the source before anything is
  * built, so whoever may push a tag could decide what runs. A deploy compares it with what is built here.
  */
-import type { Service } from "../ground/service.ts";
+import type { Service } from "../core/service-config.ts";
 import { sbomBeside } from "../image/sbom.ts";
-import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS } from "../cluster/api.ts";
-import { connectApi } from "../cluster/connect.ts";
-import { checkArchive } from "./check.ts";
-import { below } from "./url.ts";
+import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS } from "../kubernetes/api.ts";
+import { connectApi } from "../kubernetes/connect.ts";
+import { checkArchive } from "./check-archive.ts";
+import { below } from "./service-url.ts";
 import { compareUnder, digestUnder, push } from "../registry/push.ts";
-import type { Target } from "../cluster/target.ts";
+import type { Target } from "../deploy/target.ts";
 
 export interface ClusterOptions {
   service: Service;

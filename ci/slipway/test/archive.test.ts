@@ -4,11 +4,11 @@ import { mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join as joinPath } from "node:path";
 import { gzipSync } from "node:zlib";
-import { sha256 } from "../ground/hash.ts";
+import { sha256 } from "../core/hash.ts";
 import { differences, readImage } from "../image/compare.ts";
-import { readArchive } from "../image/reader.ts";
-import { Unpacker } from "../image/unpack.ts";
-import { listTar } from "../image/untar.ts";
+import { readArchive } from "../image/archive-reader.ts";
+import { Unpacker } from "../image/decompress.ts";
+import { listTar } from "../image/tar-reader.ts";
 import {
   image,
   join,
@@ -21,8 +21,8 @@ import {
   replaced,
   split,
   withFields,
-} from "./tarball.ts";
-import type { Part } from "./tarball.ts";
+} from "./edit-tar.ts";
+import type { Part } from "./edit-tar.ts";
 
 let directory: string;
 beforeAll(async () => void (directory = await mkdtemp(joinPath(tmpdir(), "helloapp-archive-"))));

@@ -3,10 +3,10 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describeService } from "../ground/service.ts";
+import { describeService } from "../core/service-config.ts";
 import { build } from "../image/build.ts";
-import { root } from "./fixture.ts";
-import { Service } from "./service/client.ts";
+import { root } from "./helloapp-fixture.ts";
+import { Service } from "./service/harness.ts";
 
 /** Milliseconds: for a machine that is busy with other things, not what it takes. */
 const LONG = 60_000;

@@ -4,12 +4,12 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { differences, firstDifference, readImage, type ImageContent } from "../image/compare.ts";
-import { PipelineError } from "../ground/errors.ts";
+import { PipelineError } from "../core/errors.ts";
 import { compareEngines } from "../commands/reproduce.ts";
 import { contentSize, sizeFinding, sizeReport } from "../commands/size.ts";
-import { tarEnd, tarHeader, tarPadding } from "../image/tar.ts";
-import { sha256 } from "../ground/hash.ts";
-import { image, service } from "./fixture.ts";
+import { tarEnd, tarHeader, tarPadding } from "../image/tar-writer.ts";
+import { sha256 } from "../core/hash.ts";
+import { image, service } from "./helloapp-fixture.ts";
 
 let directory: string;
 beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "helloapp-test-"))));

@@ -3,11 +3,11 @@ import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import type { Api } from "../cluster/api.ts";
-import { connectApi } from "../cluster/connect.ts";
+import type { Api } from "../kubernetes/api.ts";
+import { connectApi } from "../kubernetes/connect.ts";
 import { ready } from "../commands/install-k3s.ts";
-import type { PipelineError } from "../ground/errors.ts";
-import { service } from "./fixture.ts";
+import type { PipelineError } from "../core/errors.ts";
+import { service } from "./helloapp-fixture.ts";
 
 // Programs are started, on a machine that may be busy with other things.
 setDefaultTimeout(60_000);

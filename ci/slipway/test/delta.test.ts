@@ -3,20 +3,20 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { BLOCK, CHUNK, deltaOf, hashesOf, unknownChunks, type Base, type Order } from "../remote/delta.ts";
-import { writeArchive } from "../image/archive.ts";
-import { findRuntime } from "../image/image.ts";
-import { first } from "../remote/connection.ts";
-import { Depot } from "../remote/depot.ts";
-import type { Line } from "../remote/line.ts";
-import { Parcel } from "../remote/parcel.ts";
-import { checkHost } from "../remote/host.ts";
-import { filesOf } from "../remote/kustomize.ts";
-import { recallLayer, rememberLayer } from "../remote/memory.ts";
-import { describeSending } from "../targets/hosts.ts";
+import { BLOCK, CHUNK, deltaOf, hashesOf, unknownChunks, type Base, type Order } from "../ssh/delta.ts";
+import { writeArchive } from "../image/archive-writer.ts";
+import { findRuntime } from "../image/image-config.ts";
+import { first } from "../ssh/connection.ts";
+import { Depot } from "../ssh/containerd.ts";
+import type { Line } from "../ssh/session.ts";
+import { Parcel } from "../ssh/image-upload.ts";
+import { checkHost } from "../ssh/host.ts";
+import { filesOf } from "../ssh/kustomize.ts";
+import { recallLayer, rememberLayer } from "../ssh/layer-cache.ts";
+import { describeSending } from "../targets/ssh.ts";
 import { takers } from "../targets/nodes.ts";
-import type { KubeObject, Node } from "../cluster/objects.ts";
-import { root, service } from "./fixture.ts";
+import type { KubeObject, Node } from "../kubernetes/objects.ts";
+import { root, service } from "./helloapp-fixture.ts";
 
 // Hashes of megabytes take a second, on a busy machine many.
 setDefaultTimeout(120_000);

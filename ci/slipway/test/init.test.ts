@@ -14,17 +14,17 @@ import {
 } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import { describeService } from "../ground/service.ts";
+import { PipelineError } from "../core/errors.ts";
+import { describeService } from "../core/service-config.ts";
 import { addComponents, components, componentsIn, filesOf } from "../init/components.ts";
-import { findFacts, type Facts } from "../init/facts.ts";
+import { findFacts, type Facts } from "../init/project-facts.ts";
 import { ownFiles } from "../init/files.ts";
 import { addPatterns, addToDockerignore, addToGitignore, addToPackage } from "../init/merge.ts";
-import { findPort, isFixed } from "../init/port.ts";
+import { findPort, isFixed } from "../init/port-detection.ts";
 import { writeAll } from "../init/write.ts";
 import { pins } from "../pins/pins.ts";
-import { options } from "../run/options.ts";
-import { root, service as helloapp } from "./fixture.ts";
+import { options } from "../cli/options.ts";
+import { root, service as helloapp } from "./helloapp-fixture.ts";
 
 let directory: string;
 let path: string | undefined;

@@ -3,9 +3,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import { describeService } from "../ground/service.ts";
-import { findRuntime, type Runtime } from "../image/image.ts";
+import { PipelineError } from "../core/errors.ts";
+import { describeService } from "../core/service-config.ts";
+import { findRuntime, type Runtime } from "../image/image-config.ts";
 import { imageId, inputsOf } from "../image/inputs.ts";
 import type { Settings } from "../index.d.ts";
 

@@ -4,14 +4,14 @@ import { existsSync } from "node:fs";
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { writeArchive } from "../image/archive.ts";
-import { Api, FIRST_SECONDS } from "../cluster/api.ts";
-import { connectApi } from "../cluster/connect.ts";
+import { writeArchive } from "../image/archive-writer.ts";
+import { Api, FIRST_SECONDS } from "../kubernetes/api.ts";
+import { connectApi } from "../kubernetes/connect.ts";
 import { connectK3s } from "../targets/k3s.ts";
-import type { Target } from "../cluster/target.ts";
-import { PipelineError } from "../ground/errors.ts";
+import type { Target } from "../deploy/target.ts";
+import { PipelineError } from "../core/errors.ts";
 import { fetchScript } from "../commands/install-k3s.ts";
-import { service } from "./fixture.ts";
+import { service } from "./helloapp-fixture.ts";
 
 const sha256 = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
 const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>

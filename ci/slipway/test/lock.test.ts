@@ -1,10 +1,10 @@
 /** One deploy at a time. */
 import { afterEach, describe, expect, setSystemTime, test } from "bun:test";
-import type { Api } from "../cluster/api.ts";
-import { processName, takeLock, type Lease, type Lock } from "../cluster/lock.ts";
-import type { PipelineError } from "../ground/errors.ts";
-import { FakeCluster } from "./cluster.ts";
-import { service } from "./fixture.ts";
+import type { Api } from "../kubernetes/api.ts";
+import { processName, takeLock, type Lease, type Lock } from "../deploy/lock.ts";
+import type { PipelineError } from "../core/errors.ts";
+import { FakeCluster } from "./fake-cluster.ts";
+import { service } from "./helloapp-fixture.ts";
 
 const path = `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`;
 const PROCESS = "helloapp-pipeline/process";

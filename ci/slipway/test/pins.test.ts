@@ -6,13 +6,13 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import { findings, pin, pinsOf, readProject, setPin, usesOf, valueOf } from "../pins/places.ts";
-import { askRemote } from "../pins/remote.ts";
-import { renew } from "../pins/renew.ts";
+import { PipelineError } from "../core/errors.ts";
+import { findings, pin, pinsOf, readProject, setPin, usesOf, valueOf } from "../pins/locations.ts";
+import { askRemote } from "../pins/check-upstream.ts";
+import { renew } from "../pins/update.ts";
 import { pins } from "../pins/pins.ts";
-import { root } from "./fixture.ts";
-import { linkModules } from "./modules.ts";
+import { root } from "./helloapp-fixture.ts";
+import { linkModules } from "./link-node-modules.ts";
 
 const [one, two] = ["1".repeat(40), "2".repeat(40)];
 const workflow = ".github/workflows/a.yml";

@@ -3,12 +3,12 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { getPriority, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { exitCodes, explainDiskError, PipelineError } from "../ground/errors.ts";
-import { run } from "../ground/process.ts";
-import { criticalPath, Report, type Step } from "../ground/report.ts";
-import { readOptions, type Values } from "../run/options.ts";
-import type { Command } from "../run/run.ts";
-import { root, service } from "./fixture.ts";
+import { exitCodes, explainDiskError, PipelineError } from "../core/errors.ts";
+import { run } from "../core/process.ts";
+import { criticalPath, Report, type Step } from "../core/report.ts";
+import { readOptions, type Values } from "../cli/options.ts";
+import type { Command } from "../cli/context.ts";
+import { root, service } from "./helloapp-fixture.ts";
 
 // Programs are started, on a machine that may be busy with other things.
 setDefaultTimeout(60_000);
@@ -205,7 +205,7 @@ describe("command line", () => {
     const place = mkdtempSync(join(tmpdir(), "helloapp-report-"));
     writeFileSync(join(place, "package.json"), '{"name":"clock","module":"main.ts"}');
     writeFileSync(join(place, "main.ts"), "");
-    const main = join(import.meta.dir, "../main.ts");
+    const main = join(import.meta.dir, "../cli/main.ts");
     for (const [command, exit] of Object.entries({ check: 0, rollback: 3 })) {
       const words = JSON.stringify([command, ...args]);
       const script = `import { main } from ${JSON.stringify(main)};
@@ -233,7 +233,7 @@ process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
     );
     writeFileSync(join(place, "main.ts"), "");
     const words = JSON.stringify(["check", "--report", report]);
-    const script = `import { main } from ${JSON.stringify(join(import.meta.dir, "../main.ts"))};
+    const script = `import { main } from ${JSON.stringify(join(import.meta.dir, "../cli/main.ts"))};
 process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
     const child = Bun.spawn([process.execPath, "-e", script], { env, stdout: "ignore", stderr: "ignore" });
     while (!existsSync(started)) await Bun.sleep(20);

@@ -3,7 +3,7 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { run } from "../ground/process.ts";
+import { run } from "../core/process.ts";
 
 // Nothing here takes seconds by itself; what is waited for in vain sleeps for longer than this.
 setDefaultTimeout(60_000);
@@ -68,7 +68,7 @@ describe("a program that will not end", () => {
 });
 
 test("a program that runs ends with the pipeline, whatever ends that", async () => {
-  const module = join(import.meta.dir, "../ground/process.ts");
+  const module = join(import.meta.dir, "../core/process.ts");
   const script = `import { run } from ${JSON.stringify(module)};
 void run(["sh", "-c", ${JSON.stringify(child("orphan"))}]);
 await Bun.sleep(1);

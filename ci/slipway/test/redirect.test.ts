@@ -3,10 +3,10 @@ import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, te
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { download } from "../ground/download.ts";
-import type { PipelineError } from "../ground/errors.ts";
-import { onPath } from "../ground/process.ts";
-import { serve, sha256, stopServers } from "./servers.ts";
+import { download } from "../core/download.ts";
+import type { PipelineError } from "../core/errors.ts";
+import { onPath } from "../core/process.ts";
+import { serve, sha256, stopServers } from "./fake-servers.ts";
 
 // Programs are started, on a machine that may be busy with other things.
 setDefaultTimeout(60_000);

@@ -6,20 +6,20 @@ import { afterAll, afterEach, beforeEach, expect, setDefaultTimeout, test } from
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Deployment, KubeObject } from "../cluster/objects.ts";
+import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
 import planCommand from "../commands/plan.ts";
-import { rollback } from "../cluster/rollback.ts";
+import { rollback } from "../deploy/rollback.ts";
 import type { Engine } from "../engines/engine.ts";
-import { Report } from "../ground/report.ts";
-import { writeArchive } from "../image/archive.ts";
+import { Report } from "../core/report.ts";
+import { writeArchive } from "../image/archive-writer.ts";
 import { push } from "../registry/push.ts";
-import { readOptions, type Values } from "../run/options.ts";
-import { deployHere, deployOf } from "../run/reach.ts";
-import { Run } from "../run/run.ts";
+import { readOptions, type Values } from "../cli/options.ts";
+import { deployHere, deployOf } from "../cli/deploy-flow.ts";
+import { Run } from "../cli/context.ts";
 import { connectCluster } from "../targets/registry.ts";
-import { FakeCluster } from "./cluster.ts";
-import { service as own } from "./fixture.ts";
-import { sha256, startRegistry, stopServers } from "./servers.ts";
+import { FakeCluster } from "./fake-cluster.ts";
+import { service as own } from "./helloapp-fixture.ts";
+import { sha256, startRegistry, stopServers } from "./fake-servers.ts";
 
 // Archives are written and read, on a machine that may be busy with other things.
 setDefaultTimeout(60_000);

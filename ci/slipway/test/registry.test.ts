@@ -4,16 +4,16 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { writeArchive } from "../image/archive.ts";
-import { readArchive } from "../image/reader.ts";
+import { writeArchive } from "../image/archive-writer.ts";
+import { readArchive } from "../image/archive-reader.ts";
 import { findCredentials } from "../registry/credentials.ts";
 import { digestUnder, push, pushIndex } from "../registry/push.ts";
 import { parseReference } from "../registry/reference.ts";
 import type { RegistryOptions } from "../registry/transport.ts";
-import { PipelineError } from "../ground/errors.ts";
-import { service } from "./fixture.ts";
-import { indexType, serve, sha256, startRegistry, stopServers, type Handler } from "./servers.ts";
-import { image, join as joinParts, layout, part, type Part } from "./tarball.ts";
+import { PipelineError } from "../core/errors.ts";
+import { service } from "./helloapp-fixture.ts";
+import { indexType, serve, sha256, startRegistry, stopServers, type Handler } from "./fake-servers.ts";
+import { image, join as joinParts, layout, part, type Part } from "./edit-tar.ts";
 
 const base64 = (text: string) => Buffer.from(text).toString("base64");
 const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>

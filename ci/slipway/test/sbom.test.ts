@@ -3,11 +3,11 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
-import type { Runtime } from "../image/image.ts";
-import { identifyLibc, purl } from "../image/libc.ts";
+import type { Runtime } from "../image/image-config.ts";
+import { identifyLibc, purl } from "../image/libc-version.ts";
 import { bundledPackages, hasSbom, makeSbom, placeSbom, sbomBeside } from "../image/sbom.ts";
-import { sha256OfFile } from "../ground/hash.ts";
-import { service } from "./fixture.ts";
+import { sha256OfFile } from "../core/hash.ts";
+import { service } from "./helloapp-fixture.ts";
 import packageJson from "../../../package.json";
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-sbom-"));

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Connection, Service } from "./service/client.ts";
+import { Connection, Service } from "./service/harness.ts";
 
 const here = join(import.meta.dir, "service");
 const work = mkdtempSync(join(tmpdir(), "service-"));
@@ -367,7 +367,7 @@ describe("in place of Bun.serve", () => {
   test(
     "routes of the service's own win",
     async () => {
-      const service = await start(source("own"));
+      const service = await start(source("custom-paths"));
       expect((await service.ask("/version")).body).toBe("own\n");
       expect((await service.ask("/readyz")).body).toBe("fetch /readyz\n");
       expect((await service.ask("/healthz")).body).toBe("ok");
@@ -381,12 +381,12 @@ describe("in place of Bun.serve", () => {
       const free = Bun.serve({ port: 0, reusePort: false, fetch: () => new Response() });
       const PORT = String(free.port);
       await free.stop(true);
-      const service = await start(source("port"), { PORT }, 2);
+      const service = await start(source("two-ports"), { PORT }, 2);
       expect(service.port).toBe(Number(PORT));
       expect((await service.ask("/")).body).toBe("one\n");
       expect((await service.ask("/", {}, service.ports[1])).body).toBe("two\n");
 
-      const second = start(source("port"), { PORT }, 2);
+      const second = start(source("two-ports"), { PORT }, 2);
       await expect(second).rejects.toThrow("EADDRINUSE");
     },
     LONG,
@@ -444,7 +444,7 @@ test(
 test(
   "several servers of one process become ready and drain as one",
   async () => {
-    const service = await start(source("several"), {}, 2);
+    const service = await start(source("several-servers"), {}, 2);
     const [one, two] = service.ports as [number, number];
     const states = async () =>
       Promise.all([one, two].map(async (port) => (await service.ask("/readyz", {}, port)).body));

@@ -3,8 +3,8 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdir, mkdtemp, realpath, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import { cacheOf, describeService } from "../ground/service.ts";
+import { PipelineError } from "../core/errors.ts";
+import { cacheOf, describeService } from "../core/service-config.ts";
 import type { Settings } from "../index.d.ts";
 
 let directory: string;

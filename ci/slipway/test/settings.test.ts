@@ -11,14 +11,14 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { PipelineError } from "../ground/errors.ts";
-import { describeService } from "../ground/service.ts";
+import { PipelineError } from "../core/errors.ts";
+import { describeService } from "../core/service-config.ts";
 import { bundling, explain } from "../image/bundle.ts";
-import { findRuntime, type Runtime } from "../image/image.ts";
+import { findRuntime, type Runtime } from "../image/image-config.ts";
 import { imageId, inputsOf } from "../image/inputs.ts";
-import { filesOfPackages, findNative } from "../image/native.ts";
+import { filesOfPackages, findNative } from "../image/native-packages.ts";
 import type { Settings } from "../index.d.ts";
-import { refuseOldBun, refuseOtherBun, requireBun } from "../run/bun.ts";
+import { refuseOldBun, refuseOtherBun, requireBun } from "../cli/bun-version.ts";
 
 type Files = Record<string, string>;
 

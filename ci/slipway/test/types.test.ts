@@ -1,6 +1,6 @@
 /** What the service's own check leaves alone: an edit of it must not stand between the service's and its deploy. */
 import { expect, test } from "bun:test";
-import { root } from "./fixture.ts";
+import { root } from "./helloapp-fixture.ts";
 
 const bun = (...args: string[]) => {
   const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, ...args], { cwd: root });

@@ -1,8 +1,8 @@
 /** What a client sees of a version: when it counts as served, and what is said of the requests meanwhile. */
 import { describe, expect, setSystemTime, test } from "bun:test";
-import { describeSamples, sample } from "../cluster/samples.ts";
-import { PipelineError } from "../ground/errors.ts";
-import { ask, verify, type Endpoint } from "../cluster/verify.ts";
+import { describeSamples, sample } from "../deploy/availability.ts";
+import { PipelineError } from "../core/errors.ts";
+import { ask, verify, type Endpoint } from "../deploy/verify.ts";
 
 const { signal } = new AbortController();
 

@@ -2,8 +2,8 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Api } from "../../cluster/api.ts";
-import { containerdName } from "../../targets/containerd.ts";
+import { Api } from "../../kubernetes/api.ts";
+import { containerdName } from "../../targets/containerd-images.ts";
 import { connectK3s } from "../../targets/k3s.ts";
 import { builtProject, describeWith, eventually, must, service, sh, temporaryDirectory } from "./setup.ts";
 

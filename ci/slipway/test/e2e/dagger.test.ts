@@ -2,7 +2,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/reader.ts";
+import { readArchive } from "../../image/archive-reader.ts";
 import { sbomBeside } from "../../image/sbom.ts";
 import {
   copyProject,
@@ -54,7 +54,7 @@ describeWith(
     });
 
     test("a type error is exit 1, with the message from the container", () => {
-      appendFileSync(join(project, "src/build.ts"), 'export const wrong: number = "text";\n');
+      appendFileSync(join(project, "src/build-info.ts"), 'export const wrong: number = "text";\n');
       const { code, output } = dagger("check");
       expect(output).toMatch(/src\/build\.ts.*TS2322/);
       expect(code).toBe(1);

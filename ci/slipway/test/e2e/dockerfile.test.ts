@@ -2,10 +2,10 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/reader.ts";
-import { DIRECTORY } from "../../image/place.ts";
+import { readArchive } from "../../image/archive-reader.ts";
+import { DIRECTORY } from "../../image/module-paths.ts";
 import { pins } from "../../pins/pins.ts";
-import { image } from "../fixture.ts";
+import { image } from "../helloapp-fixture.ts";
 import {
   copyProject,
   describeWith,
@@ -142,8 +142,8 @@ describeWith(
       test("an edit of the source installs nothing again, and has another id", () => {
         bud(tag, "--layers");
         // Another edit each time: buildah remembers what this machine has built before, and prints nothing of it.
-        appendFileSync(join(project, "src/build.ts"), `\n// edited ${crypto.randomUUID()}\n`);
-        must([process.execPath, "fmt", "--no-script", "src/build.ts"], { cwd: project });
+        appendFileSync(join(project, "src/build-info.ts"), `\n// edited ${crypto.randomUUID()}\n`);
+        must([process.execPath, "fmt", "--no-script", "src/build-info.ts"], { cwd: project });
         const again = bud(tag, "--layers");
         const setup = again.slice(again.indexOf("bun run setup"), again.indexOf("COPY . ."));
         expect(setup).toContain("Using cache");

@@ -2,13 +2,13 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive, type Archive } from "../../image/reader.ts";
+import { readArchive, type Archive } from "../../image/archive-reader.ts";
 import { build } from "../../image/build.ts";
-import { findRuntime } from "../../image/image.ts";
+import { findRuntime } from "../../image/image-config.ts";
 import { sbomBeside } from "../../image/sbom.ts";
-import { readTar } from "../../image/untar.ts";
-import { describeService } from "../../ground/service.ts";
-import { image, settings } from "../fixture.ts";
+import { readTar } from "../../image/tar-reader.ts";
+import { describeService } from "../../core/service-config.ts";
+import { image, settings } from "../helloapp-fixture.ts";
 import {
   builtProject,
   copyProject,
@@ -96,7 +96,7 @@ describeWith("archive of the host engine", [], () => {
     must([process.execPath, "ci/pipeline.ts", "size", path]);
   });
 
-  test("has the configuration that image/image.ts describes", () => {
+  test("has the configuration that image/image-config.ts describes", () => {
     expect(archive.config.config).toMatchObject({
       User: image.user,
       Entrypoint: [image.binary],

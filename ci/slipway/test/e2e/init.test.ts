@@ -5,9 +5,9 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive } from "../../image/reader.ts";
-import { findRuntime } from "../../image/image.ts";
-import { sha256 } from "../../ground/hash.ts";
+import { readArchive } from "../../image/archive-reader.ts";
+import { findRuntime } from "../../image/image-config.ts";
+import { sha256 } from "../../core/hash.ts";
 import { pins } from "../../pins/pins.ts";
 import manifest from "../../package.json";
 import { describeWith, fileTree, must, root, sh, temporaryDirectory } from "./setup.ts";
@@ -61,7 +61,7 @@ function commit(at: string): void {
 }
 
 const init = (cwd: string, ...args: string[]) =>
-  sh([process.execPath, join(tool, "node_modules/slipway/bin.ts"), "init", ...args], { cwd, env });
+  sh([process.execPath, join(tool, "node_modules/slipway/cli/bin.ts"), "init", ...args], { cwd, env });
 const up = (cwd: string) => sh([process.execPath, "run", "up"], { cwd, env });
 const read = (at: string, name: string) => readFileSync(join(at, name), "utf8");
 
@@ -570,7 +570,7 @@ describeWith(
   () => {
     test("exit 3 with a sentence, and nothing is written", () => {
       const at = makeService("read-only", plain({ name: "x" }));
-      const command = `mount --bind "${at}" "${at}" && mount -o remount,ro,bind "${at}" && cd "${at}" && PATH="${bin}" exec ${process.execPath} ${tool}/node_modules/slipway/bin.ts init`;
+      const command = `mount --bind "${at}" "${at}" && mount -o remount,ro,bind "${at}" && cd "${at}" && PATH="${bin}" exec ${process.execPath} ${tool}/node_modules/slipway/cli/bin.ts init`;
       const { code, output } = sh(["unshare", "--mount", "sh", "-c", command]);
       expect(code, output).toBe(3);
       expect(output).toMatch(/error: cannot write .*package\.json \(EROFS\)\. Nothing was changed\./);
@@ -694,7 +694,7 @@ describeWith(
     ] as const)("%s is deployed, and answers on a port of its own", async (name, files, greeting) => {
       const at = makeService(`deployed-${name}`, files);
       services.set(name, at);
-      const wrote = run(at, join(tool, "node_modules/slipway/bin.ts"), "init");
+      const wrote = run(at, join(tool, "node_modules/slipway/cli/bin.ts"), "init");
       expect(wrote.code, wrote.output).toBe(0);
       const { code, output } = run(at, "run", "up");
       expect(code, output).toBe(0);
@@ -720,7 +720,7 @@ describeWith(
       const name = "k8s/overlays/k3s/kustomization.yaml";
       const before = read(at, name);
       rmSync(join(at, name));
-      expect(run(at, join(tool, "node_modules/slipway/bin.ts"), "init").code).toBe(0);
+      expect(run(at, join(tool, "node_modules/slipway/cli/bin.ts"), "init").code).toBe(0);
       expect(read(at, name)).toBe(before);
     });
   },

@@ -2,7 +2,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/reader.ts";
+import { readArchive } from "../../image/archive-reader.ts";
 import { copyProject, describeWith, eventually, must, root, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
@@ -76,14 +76,14 @@ describeWith("pipeline on the host", [], () => {
 
   test("a type error and a red test: exit 1, both shown", () => {
     const broken = project("broken");
-    appendFileSync(join(broken, "src/build.ts"), "export const wrong: number = 'text';\n");
+    appendFileSync(join(broken, "src/build-info.ts"), "export const wrong: number = 'text';\n");
     writeFileSync(
       join(broken, "test/src/red.test.ts"),
       'import { test } from "bun:test";\ntest("red", () => { throw new Error("so red"); });\n',
     );
     const { code, output } = pipeline(["--target", "none", "--output", join(broken, "x.tar")], broken);
     expect(code).toBe(1);
-    expect(output).toContain("src/build.ts");
+    expect(output).toContain("src/build-info.ts");
     expect(output).toContain("TS2322");
     expect(output).toContain("so red");
     expect(output).not.toMatch(/^ {4}at .*pipeline\.ts/m);

@@ -2,12 +2,12 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { layerReader, readArchive } from "../../image/reader.ts";
+import { layerReader, readArchive } from "../../image/archive-reader.ts";
 import { readElf } from "../../image/elf.ts";
 import { ownArchitecture } from "../../image/platform.ts";
-import { smoke } from "../../rehearsal/smoke.ts";
-import { readTar } from "../../image/untar.ts";
-import { image } from "../fixture.ts";
+import { smoke } from "../../smoke-test/smoke-test.ts";
+import { readTar } from "../../image/tar-reader.ts";
+import { image } from "../helloapp-fixture.ts";
 import {
   builtProject,
   daggerEngine,

@@ -2,11 +2,11 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/reader.ts";
-import { tarEnd, tarHeader, tarPadding } from "../../image/tar.ts";
-import { readTar } from "../../image/untar.ts";
-import { image as described } from "../fixture.ts";
-import { image, join as joinParts, layout, nameOf, part, split, withFields, type Part } from "../tarball.ts";
+import { readArchive } from "../../image/archive-reader.ts";
+import { tarEnd, tarHeader, tarPadding } from "../../image/tar-writer.ts";
+import { readTar } from "../../image/tar-reader.ts";
+import { image as described } from "../helloapp-fixture.ts";
+import { image, join as joinParts, layout, nameOf, part, split, withFields, type Part } from "../edit-tar.ts";
 import manifest from "../../../../package.json";
 import { copyProject, daggerEngine, describeWith, must, root, sh, temporaryDirectory } from "./setup.ts";
 
@@ -53,7 +53,7 @@ describeWith("reproduce", ["git"], () => {
   test("an image that follows the user's mask: exit 1, with path and modes", () => {
     const project = copyProject(join(directory, "mask"));
     rewrite(
-      join(project, "ci/slipway/image/archive.ts"),
+      join(project, "ci/slipway/image/archive-writer.ts"),
       /type: "file", mode: 0o755/,
       'type: "file", mode: 0o777 & ~process.umask()',
     );
@@ -288,7 +288,7 @@ describeWith("verify-archive", ["git"], () => {
 
   test("from other source: exit 1, with the commit to check out", () => {
     const first = head();
-    rewrite(join(project, "src/build.ts"), /$/, "// edited\n");
+    rewrite(join(project, "src/build-info.ts"), /$/, "// edited\n");
     const dirty = verify(good);
     expect(dirty.output).toMatch(/^name: helloapp:[0-9a-f]{12}, helloapp:other, not helloapp:[0-9a-f]{12}$/m);
     expect(dirty.output).toContain(

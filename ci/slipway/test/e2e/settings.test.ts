@@ -12,10 +12,10 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { hostEngine } from "../../engines/host.ts";
-import { describeService } from "../../ground/service.ts";
+import { describeService } from "../../core/service-config.ts";
 import type { Settings } from "../../index.d.ts";
 import { describeWith, eventually, must, root, sh, temporaryDirectory } from "./setup.ts";
-import { layOut, type Files } from "./workspace.ts";
+import { layOut, type Files } from "./monorepo-fixture.ts";
 
 setDefaultTimeout(300_000);
 

@@ -9,9 +9,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { build, type Built } from "../../image/build.ts";
 import { filesOf, readImage, shapeOf as shapeOfFile, type ImageFile } from "../../image/compare.ts";
-import { sha256 } from "../../ground/hash.ts";
-import { root, service } from "../fixture.ts";
-import { linkModules } from "../modules.ts";
+import { sha256 } from "../../core/hash.ts";
+import { root, service } from "../helloapp-fixture.ts";
+import { linkModules } from "../link-node-modules.ts";
 
 export { root, service };
 

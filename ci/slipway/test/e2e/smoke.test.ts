@@ -3,12 +3,12 @@ import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { describeService, type Service } from "../../ground/service.ts";
-import { PipelineError } from "../../ground/errors.ts";
-import { writeArchive } from "../../image/archive.ts";
+import { describeService, type Service } from "../../core/service-config.ts";
+import { PipelineError } from "../../core/errors.ts";
+import { writeArchive } from "../../image/archive-writer.ts";
 import { build } from "../../image/build.ts";
 import { ownArchitecture } from "../../image/platform.ts";
-import { smoke } from "../../rehearsal/smoke.ts";
+import { smoke } from "../../smoke-test/smoke-test.ts";
 import { builtProject, describeWith, service as greeting, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
@@ -333,7 +333,7 @@ describeWith(
       () => {
         manifests(deployment(""));
         const script = join(directory, "smoke.ts");
-        const module = join(import.meta.dir, "../../rehearsal/smoke.ts");
+        const module = join(import.meta.dir, "../../smoke-test/smoke-test.ts");
         const call = `await smoke(${JSON.stringify(service)}, ${JSON.stringify({ archive, id })})`;
         writeFileSync(
           script,

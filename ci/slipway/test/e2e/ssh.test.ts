@@ -12,13 +12,13 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { writeArchive } from "../../image/archive.ts";
-import { findRuntime } from "../../image/image.ts";
-import { Depot, type Delivered } from "../../remote/depot.ts";
-import { Line } from "../../remote/line.ts";
-import { Parcel } from "../../remote/parcel.ts";
-import { containerdName } from "../../targets/containerd.ts";
-import { PipelineError } from "../../ground/errors.ts";
+import { writeArchive } from "../../image/archive-writer.ts";
+import { findRuntime } from "../../image/image-config.ts";
+import { Depot, type Delivered } from "../../ssh/containerd.ts";
+import { Line } from "../../ssh/session.ts";
+import { Parcel } from "../../ssh/image-upload.ts";
+import { containerdName } from "../../targets/containerd-images.ts";
+import { PipelineError } from "../../core/errors.ts";
 import { describeWith, eventually, must, root, service, sh, temporaryDirectory } from "./setup.ts";
 import { Sshd, SSHD } from "./sshd.ts";
 
@@ -175,7 +175,7 @@ describeWith(
     });
 
     test("of a process that was killed leaves nothing there", async () => {
-      const code = `const { Line } = await import(${JSON.stringify(join(root, "ci/slipway/remote/line.ts"))});
+      const code = `const { Line } = await import(${JSON.stringify(join(root, "ci/slipway/ssh/session.ts"))});
         const line = await Line.open("${sshd.host}", new AbortController().signal);
         console.log((await line.there()).directory);
         await Bun.sleep(60_000);`;

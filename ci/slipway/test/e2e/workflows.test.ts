@@ -18,7 +18,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive } from "../../image/reader.ts";
+import { readArchive } from "../../image/archive-reader.ts";
 import { digestUnder } from "../../registry/push.ts";
 import { ownArchitecture } from "../../image/platform.ts";
 import { pins } from "../../pins/pins.ts";
@@ -294,7 +294,7 @@ describeWith(
       );
       expect(called()).toContain("k3s kubectl get serviceaccount default -o name");
       expect(output.get("No failed request while versions change")).toContain(
-        "usage: bun test/bench/deploys.ts",
+        "usage: bun test/bench/rollouts.ts",
       );
       const { names } = (await readArchive(join(artifacts, "helloapp/helloapp.tar")))!;
       expect(summary).toMatch(/^\| \S*image\S* \| ok \|/m);

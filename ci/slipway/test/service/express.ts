@@ -1,7 +1,7 @@
 // @ts-expect-error Express brings no types.
 import express from "express";
 import { serve } from "../../service/service.ts";
-import { listening, slow } from "./common.ts";
+import { listening, slow } from "./lifecycle-helper.ts";
 
 interface Reply {
   type(name: string): Reply;

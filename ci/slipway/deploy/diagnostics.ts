@@ -1,0 +1,67 @@
+/** Why a version failed: what one would look up next, looked up. */
+import { Refusal, type Api } from "../kubernetes/api.ts";
+import type { Event, Pod } from "../kubernetes/objects.ts";
+import type { Failure } from "./rollout-status.ts";
+
+/** The failed pod's state, the warnings about it, and the last lines of its container. */
+export async function explain(api: Api, { pod }: Failure): Promise<string> {
+  try {
+    const fieldSelector = `type=Warning${pod ? `,involvedObject.name=${pod}` : ""}`;
+    const [state, events, log] = await Promise.all([
+      pod ? api.find<Pod>(api.collection("/api/v1", `pods/${pod}`)) : undefined,
+      api.list<Event>(api.collection("/api/v1", "events"), { fieldSelector }),
+      pod ? logOf(api, pod) : "",
+    ]);
+    const warnings = events
+      .sort((a, b) => timeOf(a).localeCompare(timeOf(b)))
+      .slice(-5)
+      .map(({ reason, message, involvedObject, count = 1 }) => {
+        const times = count > 1 ? ` (${count} times)` : "";
+        return `  ${involvedObject.kind}/${involvedObject.name}: ${reason}: ${message?.trim()}${times}`;
+      });
+    return [
+      state && `${pod}: ${containersOf(state)}`,
+      warnings.length > 0 && `warnings:\n${warnings.join("\n")}`,
+      log && `last lines of ${pod}:\n${log}`,
+    ]
+      .filter(Boolean)
+      .join("\n");
+  } catch (error) {
+    // What goes wrong here must not hide what went wrong there.
+    if (error instanceof Refusal) return error.message;
+    throw error;
+  }
+}
+
+function timeOf({ lastTimestamp, eventTime, metadata }: Event): string {
+  return lastTimestamp ?? eventTime ?? metadata.creationTimestamp ?? "";
+}
+
+function containersOf({ status: { phase = "Unknown", containerStatuses = [] } }: Pod): string {
+  const containers = containerStatuses.map(({ name, state = {}, restartCount }) => {
+    const { waiting, terminated } = state;
+    const how = waiting?.reason ?? (terminated ? `exited with ${terminated.exitCode}` : "running");
+    return `${name} ${how}, ${restartCount} restarts`;
+  });
+  return [phase, ...containers].join("; ");
+}
+
+/** The last lines of each container that has any. */
+async function logOf(api: Api, pod: string): Promise<string> {
+  const found = await api.find<Pod>(api.collection("/api/v1", `pods/${pod}`));
+  const containers = found?.spec.containers.map(({ name }) => name) ?? [];
+  const logs = await Promise.all(containers.map((container) => logOfContainer(api, pod, container)));
+  return logs.filter(Boolean).join("\n");
+}
+
+async function logOfContainer(api: Api, pod: string, container: string): Promise<string> {
+  // While a container waits for its restart, its own log is that of the crash; one that runs again has it in the one
+  // before, which the kubelet may have cleared away and then says so in the log's place.
+  for (const previous of ["false", "true"]) {
+    const query = { container, tailLines: "20", previous };
+    const response = await api.fetch(api.collection("/api/v1", `pods/${pod}/log`), { query });
+    const text = (await response.text()).trimEnd();
+    if (response.ok && text && !text.startsWith("unable to retrieve container logs")) return text;
+  }
+  return "";
+}

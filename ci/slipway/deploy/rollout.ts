@@ -1,0 +1,161 @@
+/**
+ * A version on its way: written, followed until it is up or will not be, verified from outside, and waited for until the
+ * pods of the version before have left.
+ */
+import type { Done } from "../core/report.ts";
+import type { Pod } from "../kubernetes/objects.ts";
+import { observeAll, otherPods, type Observation, type WorkloadName } from "../kubernetes/observe.ts";
+import type { Deploy } from "./plan.ts";
+import { assessAll, endedSince, isAmong, Patience, type Failure, type Verdict } from "./rollout-status.ts";
+import { sample, type Samples } from "./availability.ts";
+import { verify, type Endpoint } from "./verify.ts";
+
+/** Milliseconds between two looks at a rollout, and at one that is far. */
+const LOOK_MS = 100;
+const FAR_LOOK_MS = 300;
+/** Seconds that pods of the version before may take to leave, beyond their grace period. */
+const LEAVE_SECONDS = 15;
+
+/** What a deploy came to. */
+export interface Outcome {
+  /** Seconds from the apply until 20 replies in a row carried the id. */
+  servedAfter: number;
+  /** When that was, in milliseconds since 1970. */
+  servedAt: number;
+  /** What clients saw from the apply on; undefined at the first deploy. */
+  samples: Samples | undefined;
+}
+
+/** A version that did not come up, or does not answer. */
+export class NotUp extends Error {
+  constructor(
+    readonly failure: Failure,
+    readonly samples?: Samples,
+  ) {
+    super(`${failure.reason}${failure.message && `, ${failure.message}`}`);
+  }
+}
+
+export interface Bringing {
+  id: string;
+  /** What the step is called. */
+  what: "rollout" | "rollback";
+  /** The workloads that are waited for. */
+  workloads: WorkloadName[];
+  /** Writes it into the cluster. */
+  write(): Promise<void>;
+  endpoint: Endpoint;
+  /** What there was; none: nobody was served, whose requests could fail. */
+  before: Observation[];
+  /** Ends the wait for the last pods of the version before. */
+  hurry?: AbortSignal | undefined;
+}
+
+/**
+ * Writes a version, follows its rollout, verifies it, and waits for the pods of the version before to leave.
+ *
+ * @throws {NotUp}
+ */
+export async function bring(run: Deploy, bringing: Bringing): Promise<Outcome> {
+  const { signal, step } = run;
+  const { id, what, write, endpoint, before, hurry } = bringing;
+  const stop = before.length > 0 ? sample(endpoint, id) : undefined;
+  const start = performance.now();
+  let up: Observation[] = [];
+  const fail = async (failure: Failure) => new NotUp(failure, await stop?.());
+  try {
+    await step(what, async () => {
+      await write();
+      const verdict = await watch(run, bringing, (seen) => void (up = seen));
+      if (verdict.state === "failed") throw await fail(verdict);
+      return { value: undefined };
+    });
+    const [servedAt, servedAfter] = await step("verify", async (): Promise<Done<[number, number]>> => {
+      const { ok, last } = await verify(endpoint, id, { signal });
+      const seconds = (performance.now() - start) / 1000;
+      const detail = `20 replies in a row carry ${id}, ${seconds.toFixed(1)} s after the apply`;
+      if (ok) return { value: [Date.now(), seconds], detail };
+      const message = `pods are ready, but ${endpoint.url} does not answer with ${id} (last: ${last})`;
+      throw await fail({ reason: "NotServed", message });
+    });
+    await step("settle", async () => {
+      const failure = await settle(run, bringing, up);
+      if (failure) throw await fail(failure);
+      return { value: undefined, detail: hurry?.aborted ? "" : "the pods before are gone" };
+    });
+    return { servedAfter, servedAt, samples: await stop?.() };
+  } finally {
+    await stop?.();
+  }
+}
+
+/** Looks again and again until `decide` gives something. A server that is away for a moment is asked again by the API. */
+async function follow<T>(
+  { target, signal }: Deploy,
+  { workloads, endpoint }: Bringing,
+  decide: (seen: Observation[]) => T | undefined,
+): Promise<T> {
+  for (;;) {
+    signal.throwIfAborted();
+    const decision = decide(await observeAll(target.api, workloads));
+    if (decision !== undefined) return decision;
+    await Bun.sleep(endpoint.isFar ? FAR_LOOK_MS : LOOK_MS);
+  }
+}
+
+/** Follows the rollout until it is complete or cannot be. */
+function watch(
+  run: Deploy,
+  bringing: Bringing,
+  completed: (seen: Observation[]) => void,
+): Promise<Exclude<Verdict, { state: "progressing" }>> {
+  const { service } = run;
+  const end = performance.now() + service.rolloutSeconds * 1000;
+  const patience = new Patience();
+  let shown = "";
+  return follow(run, bringing, (seen) => {
+    const gone = bringing.workloads.find(
+      ({ kind, metadata }) =>
+        !seen.some(
+          ({ deployment }) => deployment.kind === kind && deployment.metadata.name === metadata.name,
+        ),
+    );
+    if (gone) {
+      const message = `the ${gone.kind} ${gone.metadata.name} was deleted meanwhile`;
+      return { state: "failed", reason: "Deleted", message };
+    }
+    const verdict = patience.judge(assessAll(seen, service), performance.now());
+    if (verdict.state === "complete") completed(seen);
+    if (verdict.state !== "progressing") return verdict;
+    if (verdict.detail !== shown) run.say((shown = verdict.detail));
+    if (performance.now() < end) return undefined;
+    const message = `not complete within ${service.rolloutSeconds} s (${shown})`;
+    return { state: "failed", reason: "Timeout", message };
+  });
+}
+
+/** Waits until the pods of the version before have left, and sees whether the new ones hold out meanwhile. @param up how those were */
+async function settle(run: Deploy, bringing: Bringing, up: Observation[]): Promise<Failure | undefined> {
+  const { service } = run;
+  const patience = new Patience();
+  const start = performance.now();
+  // What was on its way out, or hung there, before this began is not waited for.
+  const hung = bringing.before.flatMap(({ pods }) =>
+    pods.filter(({ metadata }) => metadata.deletionTimestamp),
+  );
+  const ended = await follow(run, bringing, (seen): Failure | "settled" | undefined => {
+    if (seen.length === 0 || bringing.hurry?.aborted) return "settled";
+    const verdict = patience.judge(assessAll(seen, service), performance.now());
+    const failure = verdict.state === "failed" ? verdict : endedSince(up, seen);
+    if (failure) return failure;
+    const others = seen.flatMap(otherPods).filter((pod: Pod) => !isAmong(hung, pod));
+    if (others.length === 0 && verdict.state === "complete") return "settled";
+    const graces = seen.map(
+      ({ deployment }) => deployment.spec.template.spec.terminationGracePeriodSeconds ?? 30,
+    );
+    if (performance.now() - start < (Math.max(...graces) + LEAVE_SECONDS) * 1000) return undefined;
+    run.say(`still there: ${others.map(({ metadata }) => metadata.name).join(", ")}`);
+    return "settled";
+  });
+  return ended === "settled" ? undefined : ended;
+}

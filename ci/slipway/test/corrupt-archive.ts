@@ -1,0 +1,275 @@
+/** Ways to alter an archive, at random but with a seed: what somebody would do who wants another image taken for it. */
+import { gzipSync } from "node:zlib";
+import { sha256 } from "../core/hash.ts";
+import {
+  join,
+  layout,
+  manifestOf,
+  named,
+  nameOf,
+  part,
+  pax,
+  replaced,
+  withFields,
+  type Part,
+} from "./edit-tar.ts";
+
+/** Numbers from 0 to below 1, the same for the same seed: mulberry32, https://github.com/bryc/code. */
+export function randomOf(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let value = Math.imul(state ^ (state >>> 15), 1 | state);
+    value = (value + Math.imul(value ^ (value >>> 7), 61 | value)) ^ value;
+    return ((value ^ (value >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+export interface Mutated {
+  /** What was done. */
+  how: string;
+  bytes: Uint8Array;
+}
+
+const zeros = Buffer.alloc(2 ** 28);
+const bombs = [
+  gzipSync(zeros),
+  Bun.zstdCompressSync(zeros),
+  Buffer.concat(Array(20).fill(Bun.zstdCompressSync(zeros))),
+];
+
+/** @param good the archive @param evil another image in the same form, under the same name */
+export function mutate(good: Part[], evil: Part[], random: () => number): Mutated {
+  const below = (end: number) => Math.floor(random() * end);
+  const pick = <T>(list: readonly T[]): T => list[below(list.length)]!;
+  const insert = (added: Part[], at = below(good.length + 1)) => good.toSpliced(at, 0, ...added);
+  const at = below(good.length);
+  const one = good[at]!;
+  const instead = (other: Part) => good.with(at, other);
+  const manifest = manifestOf(good);
+  const text = JSON.stringify([manifest]);
+  const withManifest = (json: string | Uint8Array) => replaced(good, { "manifest.json": json });
+  const name = (to: string) => ({ 0: to.padEnd(100, "\0").slice(0, 100) });
+  const noise = (length: number) => Buffer.from(Array.from({ length }, () => below(256)));
+  const digits = () =>
+    below(2 ** 30)
+      .toString(8)
+      .padStart(11, "0") + "\0";
+  const layer = pick(manifest.Layers);
+  /** Content of a layer, under the name that says so where the name is a digest. */
+  const withLayer = (content: Uint8Array) => {
+    const to = layer.startsWith("blobs/") ? `blobs/sha256/${sha256(content)}` : layer;
+    const parts = good.map((one) => (nameOf(one) === layer ? part(to, content) : one));
+    return replaced(parts, { "manifest.json": text.replaceAll(layer, to) });
+  };
+  const withConfig = (json: string) => {
+    const to = manifest.Config.startsWith("blobs/") ? `blobs/sha256/${sha256(json)}` : `${sha256(json)}.json`;
+    const parts = good.map((one) => (nameOf(one) === manifest.Config ? part(to, json) : one));
+    return replaced(parts, { "manifest.json": text.replace(manifest.Config, to) });
+  };
+  const config = named(good, manifest.Config).content.toString();
+  const stored = named(good, layer).content;
+
+  const ways: Record<string, () => Part[] | Uint8Array> = {
+    "an entry doubled": () => insert([one]),
+    "an entry doubled with another's content": () =>
+      insert([part(nameOf(one), pick([...good, ...evil]).content)]),
+    "an entry of the other image first": () => insert([pick(evil)], 0),
+    "an entry of the other image last": () => insert([pick(evil)], good.length),
+    "an entry left out": () => good.toSpliced(at, 1),
+    "an entry renamed": () => {
+      const own = nameOf(one);
+      const names = [
+        `./${own}`,
+        `/${own}`,
+        `${own}/`,
+        `x/../${own}`,
+        own.toUpperCase(),
+        `${own}\0x`,
+        `x${own}`,
+        "",
+      ];
+      return instead(withFields(one, name(pick(names))));
+    },
+    "an entry of the other image under another spelling": () => {
+      const other = pick(evil);
+      return insert([withFields(other, name(pick(["./", "/", "x/../", "//"]) + nameOf(other)))]);
+    },
+    "another order": () =>
+      good
+        .map((one) => [random(), one] as const)
+        .sort(([a], [b]) => a - b)
+        .map(([, one]) => one),
+    cut: () => join(good).subarray(0, below(join(good).length)),
+    "cut before the end": () => join(good).subarray(0, -pick([1, 512, 1024, 1025, 1536])),
+    "a size changed": () => {
+      const binary = noise(12).fill(0, 1, 6);
+      binary[0] = pick([0x80, 0xff]);
+      const sizes = ["-0000000001\0", "00000000008\0", "1 1\0\0\0\0\0\0\0\0\0", "\0".repeat(12), digits()];
+      const near = (one.content.length + pick([-1, 1, 512, -512])).toString(8).padStart(11, "0");
+      return instead(withFields(one, { 124: pick([...sizes, `${near}\0`, binary, noise(12)]) }));
+    },
+    "the same size, written in another way": () => {
+      const { length } = one.content;
+      const binary = Buffer.alloc(12);
+      binary.writeUInt32BE(length, 8);
+      binary[0] = 0x80;
+      const octal = length.toString(8);
+      return instead(
+        withFields(one, {
+          124: pick([binary, octal.padStart(11) + "\0", octal.padEnd(12), octal.padEnd(12, "\0")]),
+        }),
+      );
+    },
+    "two contents swapped": () => {
+      const other = below(good.length);
+      const swapped = instead(part(nameOf(one), good[other]!.content));
+      return swapped.with(other, part(nameOf(good[other]!), one.content));
+    },
+    "a field of a header changed": () => {
+      const [offset, width] = pick([
+        [0, 100],
+        [100, 8],
+        [108, 8],
+        [116, 8],
+        [136, 12],
+        [156, 1],
+        [157, 100],
+        [257, 6],
+        [263, 2],
+        [265, 32],
+        [297, 32],
+        [329, 8],
+        [337, 8],
+        [345, 155],
+        [500, 12],
+      ] as const);
+      const value = pick([
+        noise(width),
+        Buffer.alloc(width),
+        Buffer.from(digits().slice(-width)),
+        Buffer.of(below(256)),
+      ]);
+      return instead(withFields(one, { [offset]: value }));
+    },
+    "another type": () =>
+      instead(withFields(one, { 156: pick([..."01234567LKSxgV", "\0"]), 157: nameOf(pick(good)) })),
+    "a type in the mode": () =>
+      instead(withFields(one, { 100: `${pick(["012", "010", "004", "002", "016"])}0644\0` })),
+    "a name with a prefix": () => instead(withFields(one, { 345: pick(["x", ".", "blobs"]) })),
+    "a pax header": () => {
+      const [key, value] = pick([
+        ["path", nameOf(pick(good))],
+        ["path", "manifest.json"],
+        ["path", "x"],
+        ["size", String(below(9000))],
+        ["linkpath", "x"],
+        ["comment", "x"],
+        ["mtime", "1.5"],
+        ["GNU.sparse.major", "1"],
+        ["GNU.sparse.name", "x"],
+      ] as const);
+      return insert([part("pax", pax(key, value), { 156: pick(["x", "g"]) })], at);
+    },
+    "a long name of GNU's": () =>
+      insert([part("././@LongLink", `${nameOf(pick(good))}\0`, { 156: pick(["L", "K"]) })], at),
+    "a layout of the other image": () => {
+      const added = layout(evil).filter((one) => nameOf(one) !== "manifest.json");
+      return pick([
+        [...good, ...added],
+        [...added, ...good],
+      ]);
+    },
+    "a layout of the other image around this": () => layout(good, evil),
+    "part of a layout": () => insert([named(layout(pick([good, evil])), pick(["oci-layout", "index.json"]))]),
+    "a layout of its own": () => layout(good),
+    "a layout with layers of another type": () =>
+      layout(
+        good,
+        good,
+        pick([
+          ...["", "+gzip", "+zstd", "+x"].map((end) => `oci.image.layer.v1.tar${end}`),
+          ...["", ".gzip", ".zstd"].map((end) => `docker.image.rootfs.diff.tar${end}`),
+          "oci.empty.v1+json",
+        ]),
+      ),
+    "a bomb for a layer": () => withLayer(pick(bombs)),
+    "a bomb behind a layer": () => withLayer(Buffer.concat([stored, pick(bombs)])),
+    "something behind a layer": () =>
+      withLayer(Buffer.concat([stored, pick([noise(40), Buffer.alloc(600)])])),
+    "a layer cut": () => withLayer(stored.subarray(0, below(stored.length))),
+    "a layer packed": () => withLayer(pick([gzipSync(stored), Bun.zstdCompressSync(stored)])),
+    "the other image's layer under this name": () =>
+      replaced(good, { [layer]: named(evil, pick(manifestOf(evil).Layers)).content }),
+    "one bit": () => {
+      const bytes = join(good);
+      bytes[below(bytes.length)]! ^= 1 << below(8);
+      return bytes;
+    },
+    "manifest.json in another way": () => {
+      const theirs = manifestOf(evil);
+      const end = text.slice(0, -2);
+      const ways = [
+        `${text}\n`,
+        `\ufeff${text}`,
+        JSON.stringify([manifest], null, 2),
+        `${end},"config":"${theirs.Config}"}]`,
+        `${end},"Config":"${theirs.Config}"}]`,
+        `${end},"layers":${JSON.stringify(theirs.Layers)}}]`,
+        JSON.stringify([manifest, theirs]),
+        JSON.stringify([theirs]),
+        JSON.stringify([{ ...manifest, Layers: [] }]),
+        JSON.stringify([{ ...manifest, Layers: manifest.Layers.toReversed() }]),
+        `${end},"Parent":"x"}]`,
+        JSON.stringify([{ ...manifest, RepoTags: null }]),
+        `${end},"LayerSources":{}}]`,
+        "[null]",
+        "[",
+        "null",
+        `${end},"Layer\u017f":${JSON.stringify(theirs.Layers)}}]`,
+        JSON.stringify([{ ...manifest, Layers: [`./${layer}`] }]),
+      ];
+      return pick([
+        withManifest,
+        (json: string) => [...withManifest(json), ...evil.filter((other) => !named(good, nameOf(other)))],
+      ])(pick(ways));
+    },
+    "config in another way": () =>
+      withConfig(
+        pick([
+          JSON.stringify(JSON.parse(config), null, 2),
+          `${config}\n`,
+          config.replace(`"Entrypoint"`, `"entrypoint":[],"Entrypoint"`),
+          config.replace(`"os"`, `"OS":null,"os"`),
+          config.replace(/"sha256:/, `"sha256:0`),
+          config.replace("amd64", "arm64"),
+          config.replace(`"Labels"`, `"Cmd":null,"Labels"`),
+          config.replace(`"rootfs"`, `"rootfs":{"diff_ids":[]},"rootfs"`),
+        ]),
+      ),
+    "something after the end": () =>
+      Buffer.concat([
+        join(good),
+        pick([join(evil), noise(512), Buffer.alloc(9216), Buffer.alloc(2 ** 21), Buffer.of(0)]),
+      ]),
+    "the other image before the end": () => Buffer.concat([join(evil).subarray(0, -1024), join(good)]),
+    "an unknown entry": () =>
+      insert([
+        part(pick(["x", "layer.tar", "VERSION", `${"0".repeat(64)}/json`, "repositories"]), noise(30)),
+      ]),
+    "a link": () =>
+      insert([
+        part(pick([`${"0".repeat(64)}/layer.tar`, "x", layer]), "", {
+          156: "2",
+          157: pick(["../x", `../${layer}`, layer]),
+        }),
+      ]),
+    "a layer that is a link": () => {
+      const link = part(layer, "", { 156: "2", 157: pick(["moved", "./moved", "/moved"]) });
+      return [...good.map((one) => (nameOf(one) === layer ? withFields(one, name("moved")) : one)), link];
+    },
+  };
+  const how = pick(Object.keys(ways));
+  const made = ways[how]!();
+  return { how, bytes: Array.isArray(made) ? join(made) : made };
+}

@@ -1,0 +1,61 @@
+/** npm's Bun for another architecture is used only when it is the pinned one; a server in this file plays npm. */
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, statSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fetchBun } from "../engines/cross-sysroot.ts";
+import { PipelineError } from "../core/errors.ts";
+import { integrityOf } from "../pins/npm.ts";
+import { pins } from "../pins/pins.ts";
+
+const directory = await mkdtemp(join(tmpdir(), "helloapp-foreign-"));
+const target = join(directory, "bun");
+const tarball = await new Bun.Archive({ "package/bin/bun": "a Bun" }, { compress: "gzip" }).bytes();
+const { package: name } = pins.bunFor.arm64;
+const path = `/${name}/-/bun-linux-aarch64-${pins.bun}.tgz`;
+const npm = Bun.serve({
+  port: 0,
+  fetch: ({ url }) =>
+    new URL(url).pathname === path ? new Response(tarball) : new Response("no", { status: 404 }),
+});
+const before = process.env.npm_config_registry;
+process.env.npm_config_registry = npm.url.href;
+afterAll(async () => {
+  if (before === undefined) delete process.env.npm_config_registry;
+  else process.env.npm_config_registry = before;
+  await npm.stop(true);
+  await rm(directory, { recursive: true });
+});
+
+const { signal } = new AbortController();
+const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
+  promise.then(
+    () => expect.unreachable(),
+    (error: PipelineError) => error,
+  );
+
+test("one character of the integrity is another: refused, naming the pin, and nothing is left to run", async () => {
+  const integrity = integrityOf(tarball).replace(/.(?===$)/, (last) => (last === "A" ? "B" : "A"));
+  for (const pin of [{ package: name, integrity }, undefined]) {
+    const error = await failureOf(fetchBun("arm64", target, signal, pin));
+    expect(error.fault).toBe("surroundings");
+    expect(error.message).toContain("pins.bunFor.arm64.integrity");
+    expect(error.message).toContain(integrityOf(tarball));
+    expect(existsSync(target)).toBe(false);
+  }
+});
+
+test("the pinned one is taken out of its package, to be run", async () => {
+  await fetchBun("arm64", target, signal, { package: name, integrity: integrityOf(tarball) });
+  expect(await Bun.file(target).text()).toBe("a Bun");
+  expect(statSync(target).mode & 0o777).toBe(0o755);
+});
+
+test("one that cannot be fetched is said to be so, and an abort is no failure of the network", async () => {
+  const error = await failureOf(fetchBun("amd64", join(directory, "other"), signal));
+  expect(error.message).toMatch(/cannot fetch .*bun-linux-x64-.*status 404/);
+  const reason = new Error("enough");
+  const aborted = fetchBun("arm64", join(directory, "other"), AbortSignal.abort(reason));
+  expect(await failureOf(aborted)).toBe(reason as PipelineError);
+});

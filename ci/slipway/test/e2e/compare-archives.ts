@@ -1,0 +1,42 @@
+/**
+ * Reads an archive as verify-archive does, in a process of its own: `verdict.ts GOOD FILE`. Prints JSON: whether it is
+ * the image of GOOD, or why not; and what that took.
+ */
+import { readFileSync } from "node:fs";
+import { compareArchives } from "../../commands/verify-archive.ts";
+import { differences, readImage } from "../../image/compare.ts";
+import { sha256 } from "../../core/hash.ts";
+import { readArchive } from "../../image/archive-reader.ts";
+
+export interface Verdict {
+  genuine: boolean;
+  why: string;
+  /** The digest of the config, where it is genuine. */
+  config?: string;
+  milliseconds: number;
+  /** Bytes of memory at the most. */
+  memory: number;
+}
+
+const [good, file] = process.argv.slice(2) as [string, string];
+const expected = await readImage(good);
+const start = performance.now();
+let verdict: Pick<Verdict, "genuine" | "why" | "config">;
+try {
+  const found = await readImage(file);
+  const lines = [...found.damage, ...differences(expected, found)];
+  const { altered } = lines.length > 0 ? {} : await compareArchives(good, file);
+  const why = [...lines, ...(altered ? [altered] : [])].join("\n");
+  const { offset, size } = (await readArchive(file))!.configEntry;
+  const config = await Bun.file(file)
+    .slice(offset, offset + size)
+    .bytes();
+  verdict = { genuine: why === "", why, config: sha256(config) };
+} catch (error) {
+  verdict = { genuine: false, why: (error as Error).message };
+}
+const milliseconds = performance.now() - start;
+// Not resourceUsage().maxRSS: that begins with what the process had that has started this one. proc(5)
+const [, kilobytes] = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync("/proc/self/status", "utf8"))!;
+const memory = Number(kilobytes) * 1024;
+console.log(JSON.stringify({ ...verdict, milliseconds, memory } satisfies Verdict));

@@ -1,0 +1,186 @@
+/**
+ * Genuine archives, altered at random: what the reader calls genuine still is the same image for skopeo and containerd,
+ * and none takes it long or fills memory. MUTATIONS=1000 makes more of them; MUTATIONS_SEED others.
+ */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join as joinPath } from "node:path";
+import { gzipSync } from "node:zlib";
+import { mutate, randomOf } from "../corrupt-archive.ts";
+import { image, join, layout, part, split, type Part } from "../edit-tar.ts";
+import { describeWith, eventually, must, sh, temporaryDirectory } from "./setup.ts";
+import type { Verdict } from "./compare-archives.ts";
+
+setDefaultTimeout(1_200_000);
+
+const COUNT = Number(process.env.MUTATIONS ?? 200);
+const SEED = Number(process.env.MUTATIONS_SEED ?? 20261124);
+/** One in so many of those that are refused is shown to the tools too: to tell in the log how strict it is. */
+const SAMPLE = 20;
+const MOST_MILLISECONDS = 2_000;
+const MOST_MEMORY = 200e6;
+
+describeWith("altered archives", ["containerd", "ctr", "skopeo"], () => {
+  const directory = temporaryDirectory();
+  const socket = joinPath(directory, "containerd.sock");
+  const at = (name: string) => joinPath(directory, name);
+  let daemon: Bun.Subprocess;
+
+  beforeAll(async () => {
+    const config = at("config.toml");
+    writeFileSync(
+      config,
+      `version = 2
+root = "${directory}/root"
+state = "${directory}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "${socket}"
+`,
+    );
+    daemon = Bun.spawn(["containerd", "--config", config], { stdout: "ignore", stderr: Bun.file(at("log")) });
+    await eventually(async () => sh(["ctr", "--address", socket, "version"]).code === 0 || undefined);
+  });
+  afterAll(async () => {
+    daemon.kill();
+    await daemon.exited;
+  });
+
+  const binary = (text: string) => [[part("lib/libc", "libc")], [part("helloapp", text.repeat(500))]];
+  const [good, evil] = [binary("good"), binary("evil")];
+  const reference = at("good.tar");
+  const diffIds = () => {
+    const parts = image(good);
+    return JSON.parse(parts.at(-2)!.content.toString()).rootfs.diff_ids as string[];
+  };
+
+  /** The archives that are altered, each with the other image in the same form. */
+  function originals(): [Part[], Part[]][] {
+    const bySkopeo = (layers: Part[][], name: string) => {
+      writeFileSync(at("plain.tar"), join(image(layers)));
+      const target = `docker-archive:${at(name)}:helloapp:0123456789ab`;
+      must(["skopeo", "copy", "--quiet", "--insecure-policy", `docker-archive:${at("plain.tar")}`, target]);
+      return split(readFileSync(at(name)));
+    };
+    const zstd = { store: (tar: Uint8Array) => Bun.zstdCompressSync(tar) };
+    const gzip = { store: (tar: Uint8Array) => gzipSync(tar) };
+    return [
+      [image(good), image(evil)],
+      [image(good, zstd), image(evil, zstd)],
+      [image(good, gzip), image(evil, gzip)],
+      [layout(image(good)), layout(image(evil))],
+      [bySkopeo(good, "skopeo-good.tar"), bySkopeo(evil, "skopeo-evil.tar")],
+    ];
+  }
+
+  interface Image {
+    config: string;
+    layers: string[];
+  }
+
+  /** What skopeo takes it for; a text when it refuses it. Layers by their diffIDs: it unpacks them. */
+  function bySkopeo(file: string): Image | string {
+    const target = at("skopeo");
+    rmSync(target, { recursive: true, force: true });
+    const { code, output } = sh([
+      "skopeo",
+      "copy",
+      "--quiet",
+      "--insecure-policy",
+      `docker-archive:${file}`,
+      `dir:${target}`,
+    ]);
+    if (code !== 0) return output.trim();
+    const { config, layers } = JSON.parse(readFileSync(joinPath(target, "manifest.json"), "utf8"));
+    return { config: config.digest, layers: layers.map((layer: { digest: string }) => layer.digest) };
+  }
+
+  /** What containerd takes it for: it unpacks the layers, and compares them with the diffIDs of the config. */
+  function byContainerd(file: string, namespace: string): Image | string {
+    const ctr = (...args: string[]) => sh(["ctr", "--address", socket, "--namespace", namespace, ...args]);
+    const { code, output } = ctr("images", "import", file);
+    if (code !== 0) return output.trim();
+    const digests = ctr("images", "ls").stdout.match(/sha256:[0-9a-f]{64}/g) ?? [];
+    if (new Set(digests).size !== 1) return `${digests.length} images`;
+    const { config } = JSON.parse(ctr("content", "get", digests[0]!).stdout);
+    const { rootfs } = JSON.parse(ctr("content", "get", config.digest).stdout);
+    return { config: config.digest, layers: rootfs.diff_ids };
+  }
+
+  test(`${COUNT} with the seed ${SEED}`, async () => {
+    writeFileSync(reference, join(image(good)));
+    const verdictOf = async (file: string): Promise<Verdict> => {
+      const child = Bun.spawn(
+        [process.execPath, joinPath(import.meta.dir, "compare-archives.ts"), reference, file],
+        {
+          stdout: "pipe",
+          stderr: "pipe",
+          timeout: 30_000,
+          killSignal: "SIGKILL",
+        },
+      );
+      const text = await new Response(child.stdout).text();
+      await child.exited;
+      const message = async () => `exit ${child.exitCode}: ${await new Response(child.stderr).text()}`;
+      return text
+        ? JSON.parse(text)
+        : { genuine: false, why: await message(), milliseconds: Infinity, memory: Infinity };
+    };
+
+    const pairs = originals();
+    for (const [i, [parts]] of pairs.entries()) {
+      writeFileSync(at("original.tar"), join(parts));
+      expect(await verdictOf(at("original.tar")), `original ${i}`).toMatchObject({ genuine: true, why: "" });
+    }
+
+    const random = randomOf(SEED);
+    mkdirSync(at("altered"));
+    const wrong: string[] = [];
+    const count = {
+      genuine: 0,
+      refused: 0,
+      "refused, though both tools take it": 0,
+      "refused, of those asked": 0,
+    };
+    const most = { milliseconds: 0, memory: 0 };
+    const judge = async (i: number, how: string, file: string) => {
+      const verdict = await verdictOf(file);
+      const tell = (what: string) => wrong.push(`${i}, ${how}: ${what}`);
+      most.milliseconds = Math.max(most.milliseconds, verdict.milliseconds);
+      most.memory = Math.max(most.memory, verdict.memory);
+      if (verdict.milliseconds > MOST_MILLISECONDS) tell(`took ${verdict.milliseconds} ms: ${verdict.why}`);
+      if (verdict.memory > MOST_MEMORY) tell(`took ${verdict.memory} bytes of memory`);
+      count[verdict.genuine ? "genuine" : "refused"] += 1;
+      if (!verdict.genuine && i % SAMPLE !== 0) return;
+      const expected: Image = { config: `sha256:${verdict.config}`, layers: diffIds() };
+      const found = { skopeo: bySkopeo(file), containerd: byContainerd(file, `n${i}`) };
+      const same = Object.values(found).every((one) => Bun.deepEquals(one, expected));
+      if (verdict.genuine && !same)
+        tell(`genuine, but ${JSON.stringify(found)}, not ${JSON.stringify(expected)}`);
+      if (!verdict.genuine) {
+        count["refused, of those asked"] += 1;
+        if (same) count["refused, though both tools take it"] += 1;
+      }
+    };
+    // Two at once: the tools are processes.
+    let next = 0;
+    const worker = async () => {
+      while (next < COUNT) {
+        const i = next++;
+        const [own, other] = pairs[Math.floor(random() * pairs.length)]!;
+        const { how, bytes } = mutate(own, other, random);
+        const file = at(`altered/${i}.tar`);
+        writeFileSync(file, bytes);
+        await judge(i, how, file);
+        rmSync(file);
+      }
+    };
+    await Promise.all([worker(), worker()]);
+    console.log(
+      `${COUNT} altered archives: ${JSON.stringify(count)}; at most ${Math.round(most.milliseconds)} ms and ` +
+        `${Math.round(most.memory / 1e6)} MB`,
+    );
+    expect(wrong).toEqual([]);
+    expect(count.genuine).toBeGreaterThan(0);
+  });
+});

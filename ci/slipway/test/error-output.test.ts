@@ -1,0 +1,185 @@
+/** What of a failed tool's output reaches the screen, and where the rest is. */
+import { afterAll, afterEach, describe, expect, spyOn, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PipelineError } from "../core/errors.ts";
+import { cacheOf } from "../core/service-config.ts";
+import { excerpt, printError } from "../cli/error-output.ts";
+import { service } from "./helloapp-fixture.ts";
+
+const LINES = 30;
+const all = () => "all.log";
+const unasked = (): string => expect.unreachable("nothing was left out");
+const numbered = (count: number, line: (n: number) => string) =>
+  Array.from({ length: count }, (_, n) => line(n + 1));
+
+describe("excerpt", () => {
+  test("all of what is short, without its last line breaks", () => {
+    expect(excerpt("one\n\ntwo\n\n\n", unasked)).toBe("one\n\ntwo");
+    const most = numbered(LINES, (n) => `line ${n}`).join("\n");
+    expect(excerpt(`${most}\n`, unasked)).toBe(most);
+    expect(excerpt("", unasked)).toBe("");
+  });
+
+  test("of 458 type errors the first 30, how many more there are, and where", () => {
+    const errors = numbered(458, (n) => `src/a.ts(${n},1): error TS2322: Type 'string' is no number.`);
+    const lines = excerpt(`${errors.join("\n")}\n`, all).split("\n");
+    expect(lines).toEqual([...errors.slice(0, LINES), "… 428 more lines: all.log"]);
+  });
+
+  test("what comes before the first error is left out", () => {
+    const before = numbered(100, (n) => `(pass) test ${n}`);
+    const lines = excerpt([...before, "src/a.ts(1,1): error TS2322: no", ...before].join("\n"), all).split(
+      "\n",
+    );
+    // The lines above belong to it where no empty one is between; no more than a test runner shows of the code.
+    expect(lines.slice(0, 9)).toEqual([...before.slice(-8), "src/a.ts(1,1): error TS2322: no"]);
+    expect(lines).toHaveLength(LINES + 1);
+    expect(lines.at(-1)).toBe("… 171 more lines: all.log");
+  });
+
+  test("a failing assertion among hundreds that pass: with its code, what was expected, its place and name", () => {
+    const assertion = [
+      "241 |   test('sum', () => {",
+      "242 |     const x = 1 + 1;",
+      "243 |     expect(x).toBe(3);",
+      "                        ^",
+      "error: expect(received).toBe(expected)",
+      "",
+      "Expected: 3",
+      "Received: 2",
+      "",
+      "      at <anonymous> (/x/test/src/sum.test.ts:243:24)",
+      "(fail) sum > is three [0.12ms]",
+    ];
+    const passed = numbered(300, (n) => `(pass) is ${n} [0.01ms]`);
+    const text = [
+      "bun test v1.4.5",
+      "",
+      ...passed,
+      "",
+      "test/src/sum.test.ts:",
+      ...assertion,
+      ...passed,
+    ].join("\n");
+    const lines = excerpt(text, all).split("\n");
+    expect(lines.slice(0, assertion.length + 1)).toEqual(["test/src/sum.test.ts:", ...assertion]);
+    expect(lines).toHaveLength(LINES + 1);
+  });
+
+  // Found by this test: a test that passed and has "error" in its name is taken for where it begins.
+  test("a failing assertion below tests that pass and are about errors", () => {
+    const passed = numbered(100, (n) => `(pass) error ${n} is said to be so [0.01ms]`);
+    const text = [...passed, "", "error: expect(received).toBe(expected)", "(fail) sum", ...passed].join(
+      "\n",
+    );
+    expect(excerpt(text, all)).toContain("(fail) sum");
+  });
+
+  test("a real run of Bun's test runner: the assertion is on the screen", () => {
+    const directory = mkdtempSync(join(tmpdir(), "slipway-failure-"));
+    const good = numbered(60, (n) => `test("good ${n}", () => {});`).join("\n");
+    const red = 'test("sum is three", () => {\n  const sum = 1 + 1;\n  expect(sum).toBe(3);\n});';
+    writeFileSync(
+      join(directory, "a.test.ts"),
+      `import { expect, test } from "bun:test";\n${good}\n${red}\n${good}\n`,
+    );
+    const { stdout, stderr } = Bun.spawnSync([process.execPath, "test"], {
+      cwd: directory,
+      env: { ...process.env, NO_COLOR: "1", CLAUDECODE: undefined, AGENT: undefined },
+    });
+    rmSync(directory, { recursive: true });
+    const text = excerpt(stdout.toString() + stderr.toString(), all);
+    expect(text).toContain("expect(sum).toBe(3)");
+    expect(text).toContain("Received: 2");
+    expect(text).toContain("(fail) sum is three");
+  });
+
+  test.each([
+    ["an exception", "TypeError: undefined is not an object"],
+    ["an error of the bundler", "error: Could not resolve: ./nowhere.ts"],
+    ["a test of another runner", "✗ sum is three"],
+    ["what the formatter finds", "src/a.ts is not formatted"],
+    ["a crash of Bun's", "panic(main thread): Segmentation fault"],
+  ])("%s is where it begins", (_, line) => {
+    const before = [...numbered(60, (n) => `quiet line ${n}`), ""];
+    expect(excerpt([...before, line, ...before].join("\n"), all)).toStartWith(line);
+  });
+
+  test("of output that tells of no error, the beginning", () => {
+    const lines = numbered(100, (n) => `quiet line ${n}`);
+    expect(excerpt(lines.join("\n"), all).split("\n").slice(0, LINES)).toEqual(lines.slice(0, LINES));
+  });
+
+  test("an error in the last line is on the screen, whatever is above it", () => {
+    const text = [...numbered(100, (n) => `quiet line ${n}`), "error: the last word"].join("\n");
+    expect(excerpt(text, all)).toContain("error: the last word");
+  });
+
+  test("a long line is cut, and its length said; one line is no reason for a file", () => {
+    const text = excerpt(`error: ${"x".repeat(100_000)}`, unasked);
+    expect(text.length).toBeLessThan(300);
+    expect(text).toStartWith(`error: ${"x".repeat(100)}`);
+    expect(text).toEndWith("… (100007 characters)");
+  });
+});
+
+describe("an error on the screen", () => {
+  const project = mkdtempSync(join(tmpdir(), "slipway-failure-"));
+  const own = { ...service, project };
+  const printed = spyOn(console, "error").mockImplementation(() => {});
+  afterEach(() => printed.mockClear());
+  afterAll(() => {
+    printed.mockRestore();
+    rmSync(project, { recursive: true });
+  });
+  const text = () => printed.mock.calls.flat().join("\n");
+  const output = numbered(458, (n) => `src/a.ts(${n},1): error TS2322: no`).join("\n");
+
+  test("the output first, then what failed and what to do, as a paragraph", () => {
+    const error = new PipelineError("change", "bun run check failed", {
+      output: "a: no\n",
+      hint: "Correct it.",
+    });
+    printError(error, false, own);
+    expect(text()).toBe("a: no\n\nerror: bun run check failed. Correct it.");
+    printed.mockClear();
+    printError(new PipelineError("change", "is it so?"), false, own);
+    expect(text()).toBe("\nerror: is it so?");
+    expect(existsSync(cacheOf(own))).toBe(false);
+  });
+
+  test("long output is in a file as a whole, and that is named; a second one has another", () => {
+    const files = [1, 2].map(() => {
+      printed.mockClear();
+      printError(new PipelineError("change", "bun run check failed", { output }), false, own);
+      expect(text().split("\n")).toHaveLength(LINES + 1 + 2);
+      const [, file] = /^… 428 more lines: (.*)$/m.exec(text())!;
+      expect(file).toStartWith(`${cacheOf(own)}/`);
+      expect(readFileSync(file!, "utf8")).toBe(`${output}\n`);
+      return file!;
+    });
+    expect(files).toEqual(["failure.log", "failure-1.log"].map((name) => join(cacheOf(own), name)));
+  });
+
+  test("--verbose shows all of it, and the stack", () => {
+    printError(new PipelineError("change", "bun run check failed", { output }), true, own);
+    expect(text()).toStartWith(`${output}\n\nerror: bun run check failed.\n`);
+    expect(text()).toContain("    at ");
+  });
+
+  test("where no file can be written, --verbose is what is left", () => {
+    for (const given of [undefined, { ...service, project: "/dev/null" }]) {
+      printed.mockClear();
+      printError(new PipelineError("change", "x", { output }), false, given);
+      expect(text()).toContain("… 428 more lines: --verbose shows them");
+    }
+  });
+
+  test("an error that nobody foresaw is shown as it is", () => {
+    const error = new Error("unforeseen");
+    printError(error, false, own);
+    expect(printed.mock.calls).toEqual([[error]]);
+  });
+});

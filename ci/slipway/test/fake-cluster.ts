@@ -1,0 +1,207 @@
+/**
+ * A cluster in memory, as far as the deploy sees one: objects with resource versions, server-side apply, dry runs,
+ * preconditions, and a Deployment whose pods come up or do not. What it answers is held to a real one by
+ * test/e2e/cluster.test.ts, where the same deploy runs.
+ */
+import { Api } from "../kubernetes/api.ts";
+import type { ContainerStatus, Deployment, KubeObject, Pod, ReplicaSet } from "../kubernetes/objects.ts";
+import { revisionOf } from "../kubernetes/observe.ts";
+import { service } from "./helloapp-fixture.ts";
+
+const kinds: Record<string, Record<string, string>> = {
+  "/api/v1": {
+    Namespace: "namespaces",
+    Pod: "pods",
+    ConfigMap: "configmaps",
+    Secret: "secrets",
+    PersistentVolumeClaim: "persistentvolumeclaims",
+    Service: "services",
+    Event: "events",
+  },
+  "/apis/apps/v1": { Deployment: "deployments", ReplicaSet: "replicasets" },
+  "/apis/autoscaling/v2": { HorizontalPodAutoscaler: "horizontalpodautoscalers" },
+  "/apis/batch/v1": { Job: "jobs" },
+  "/apis/coordination.k8s.io/v1": { Lease: "leases" },
+};
+
+export class FakeCluster {
+  readonly objects = new Map<string, KubeObject>();
+  /** Every request that changed something, `PATCH /apis/…`. */
+  readonly changes: string[] = [];
+  /** State of the container in pods of an image; default: up and ready. */
+  container: (image: string) => Partial<ContainerStatus> = () => ({});
+  /** Called before each request: may throw as a connection does, or answer in the cluster's place. */
+  intercept: (method: string, path: string) => Response | undefined = () => undefined;
+  #version = 0;
+
+  api(signal: AbortSignal = new AbortController().signal): Api {
+    const api = new Api(service, async (path, init) => this.#answer(path, init), signal);
+    // What fails in a test fails for good, or is answered at the next try.
+    api.patienceSeconds = 0.5;
+    return api;
+  }
+
+  get<T extends KubeObject>(path: string): T {
+    return this.objects.get(path) as T;
+  }
+
+  /** What the pods of the current revision run, which is what the Service answers with. */
+  served(): string {
+    const ready = this.#of<Pod>("/pods/").filter(({ status }) => status.containerStatuses?.[0]?.ready);
+    return ready.at(-1)?.metadata.labels?.["app.kubernetes.io/version"] ?? "nothing";
+  }
+
+  #of<T extends KubeObject>(part: string): T[] {
+    return [...this.objects].filter(([path]) => path.includes(part)).map(([, object]) => object as T);
+  }
+
+  #answer(target: string, init: RequestInit): Response {
+    const { method = "GET" } = init;
+    const { pathname: path, searchParams } = new URL(target, "http://cluster");
+    const intercepted = this.intercept(method, path);
+    if (intercepted) return intercepted;
+    const body = init.body ? JSON.parse(init.body as string) : undefined;
+    const resources = kinds[path];
+    if (resources) {
+      const list = Object.entries(resources).map(([kind, name]) => ({
+        kind,
+        name,
+        namespaced: kind !== "Namespace",
+      }));
+      return Response.json({ resources: list });
+    }
+    const found = this.objects.get(path);
+    const conflict = (message: string) => Response.json({ message }, { status: 409 });
+    const missing = () => Response.json({ message: `${path} not found` }, { status: 404 });
+    const dryRun = searchParams.has("dryRun");
+    const namespace = /^(.*\/namespaces\/[^/]+)\/[^/]+/.exec(path)?.[1];
+    const inMissingNamespace = () =>
+      namespace && !this.objects.has(namespace.replace(/^\/apis\/[^/]+\/[^/]+/, "/api/v1"));
+    if (method !== "GET" && !dryRun) this.changes.push(`${method} ${path}`);
+    switch (method) {
+      case "GET": {
+        if (found) return Response.json(found);
+        if (!/\/(pods|replicasets|secrets|configmaps|events|nodes|horizontalpodautoscalers)$/.test(path))
+          return missing();
+        const selector = (searchParams.get("labelSelector") ?? "").split(",").filter(Boolean);
+        const collection = path.replace(/.*\//, "/");
+        const type = /^type=(.*)$/.exec(searchParams.get("fieldSelector") ?? "")?.[1];
+        const items = this.#of<KubeObject>(`${collection}/`).filter(({ metadata }) =>
+          selector.every((term) => metadata.labels?.[term.split("=")[0]!] === term.split("=")[1]),
+        );
+        const typed = items.filter((item) => type === undefined || (item as { type?: string }).type === type);
+        return Response.json({ items: typed });
+      }
+      case "POST": {
+        if (inMissingNamespace()) return missing();
+        const created = `${path}/${body.metadata.name}`;
+        if (this.objects.has(created)) return conflict("already exists");
+        return Response.json(this.#store(created, body));
+      }
+      case "PUT":
+        if (!found) return missing();
+        if (body.metadata.resourceVersion !== found.metadata.resourceVersion) return conflict("was modified");
+        return Response.json(this.#store(path, body));
+      case "PATCH": {
+        if (inMissingNamespace()) return missing();
+        // Who owns a field is not played here.
+        if (Array.isArray(body)) return Response.json(found);
+        const merged = { ...found, ...body, metadata: { ...found?.metadata, ...body.metadata } };
+        if (body.spec?.replicas < 0)
+          return Response.json({ message: "replicas: Invalid value" }, { status: 422 });
+        return Response.json(dryRun ? merged : this.#store(path, merged));
+      }
+      case "DELETE": {
+        if (path.endsWith("/")) {
+          // To the server that is the collection.
+          for (const one of this.objects.keys()) if (one.startsWith(path)) this.objects.delete(one);
+          return Response.json({});
+        }
+        if (!found) return missing();
+        const { uid, resourceVersion } = body?.preconditions ?? {};
+        if (uid && uid !== found.metadata.uid) return conflict("uid");
+        if (resourceVersion && resourceVersion !== found.metadata.resourceVersion) return conflict("version");
+        this.objects.delete(path);
+        return Response.json({});
+      }
+    }
+    return new Response("", { status: 405 });
+  }
+
+  #store(path: string, object: KubeObject): KubeObject {
+    const before = this.objects.get(path);
+    const { resourceVersion: _, ...own } = { ...before?.metadata, resourceVersion: "" };
+    // An apply that changes nothing leaves the object's version alone.
+    const { resourceVersion: __, ...metadata } = { resourceVersion: "", ...object.metadata };
+    const unchanged = before && Bun.deepEquals({ ...before, metadata: own }, { ...object, metadata });
+    if (unchanged) return before;
+    const stored = structuredClone(object);
+    stored.metadata.uid ??= crypto.randomUUID();
+    stored.metadata.resourceVersion = String(++this.#version);
+    this.objects.set(path, stored);
+    if (path.includes("/deployments/")) this.#roll(path, stored as Deployment);
+    return stored;
+  }
+
+  /** What the controllers would do, at once: a ReplicaSet for each template, its pods, and the old ones gone. */
+  #roll(path: string, deployment: Deployment): void {
+    const { template, replicas } = deployment.spec;
+    const image = template.spec.containers[0]!.image;
+    const base = path.replace(/\/deployments\/.*/, "");
+    const sets = this.#of<ReplicaSet>("/replicasets/");
+    const next = String(Math.max(0, ...sets.map(revisionOf)) + 1);
+    let own = sets.find((set) => Bun.deepEquals(set.spec.template, template));
+    own ??= {
+      apiVersion: "apps/v1",
+      kind: "ReplicaSet",
+      metadata: {
+        name: `app-${next}`,
+        labels: { "app.kubernetes.io/name": "helloapp" },
+        ownerReferences: [{ kind: "Deployment", name: deployment.metadata.name }],
+      },
+      spec: { replicas, template },
+      status: {},
+    };
+    const revision = { "deployment.kubernetes.io/revision": next };
+    own.metadata.annotations = revision;
+    const annotations = { ...deployment.metadata.annotations, ...revision };
+    this.objects.set(`${base}/replicasets/${own.metadata.name}`, own);
+    const state = this.container(image);
+    const ready = state.ready ?? Object.keys(state).length === 0;
+    const pods = base.replace("/apis/apps/v1", "/api/v1");
+    for (const pod of this.#of<Pod>("/pods/")) {
+      if (ready || pod.metadata.ownerReferences?.[0]?.name === own.metadata.name) {
+        this.objects.delete(`${pods}/pods/${pod.metadata.name}`);
+      }
+    }
+    for (let i = 0; i < replicas; i += 1) {
+      const name = `${own.metadata.name}-${i}`;
+      this.objects.set(`${pods}/pods/${name}`, {
+        apiVersion: "v1",
+        kind: "Pod",
+        metadata: {
+          name,
+          labels: { "app.kubernetes.io/name": "helloapp", ...template.metadata?.labels },
+          ownerReferences: [{ kind: "ReplicaSet", name: own.metadata.name }],
+        },
+        spec: template.spec,
+        status: {
+          conditions: [
+            { type: "PodScheduled", status: "True" },
+            { type: "Ready", status: ready ? "True" : "False" },
+          ],
+          containerStatuses: [{ name: "helloapp", ready, restartCount: 0, state: { running: {} }, ...state }],
+        },
+      } as Pod);
+    }
+    const generation = (deployment.metadata.generation ?? 0) + 1;
+    deployment.metadata = { ...deployment.metadata, generation, annotations };
+    const up = ready ? replicas : 0;
+    deployment.status = {
+      observedGeneration: generation,
+      replicas: ready ? replicas : replicas * 2,
+      updatedReplicas: replicas,
+      availableReplicas: up,
+    };
+  }
+}

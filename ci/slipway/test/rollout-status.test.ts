@@ -1,0 +1,304 @@
+import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { ContainerStatus, Deployment, Pod, ReplicaSet } from "../kubernetes/objects.ts";
+import { idOf, otherPods, type Observation } from "../kubernetes/observe.ts";
+import { assess as assessFor, Patience, type Verdict } from "../deploy/rollout-status.ts";
+import { service } from "./helloapp-fixture.ts";
+
+const assess = (seen: Observation) => assessFor(seen, service);
+const time = "2026-01-01T00:01:00Z";
+/** What a doubt comes to when nothing changes for so many seconds. */
+const after = (seconds: number, seen: Observation): Verdict => {
+  const patience = new Patience();
+  patience.judge(assess(seen), 0);
+  return patience.judge(assess(seen), seconds * 1000);
+};
+const revision = (n: number) => ({ "deployment.kubernetes.io/revision": String(n) });
+const template = (tag: string) => ({
+  spec: { containers: [{ name: "helloapp", image: `helloapp:${tag}` }] },
+});
+
+function deployment(status: Deployment["status"] = {}, generation = 2): Deployment {
+  return {
+    apiVersion: "apps/v1",
+    kind: "Deployment",
+    metadata: { name: "helloapp", generation, annotations: revision(2) },
+    spec: { replicas: 2, template: template("new") },
+    status: { observedGeneration: 2, replicas: 4, updatedReplicas: 2, availableReplicas: 2, ...status },
+  };
+}
+
+function replicaSet(n: number, tag: string, availableReplicas = 0): ReplicaSet {
+  const metadata = { name: `helloapp-${tag}`, annotations: revision(n) };
+  return {
+    apiVersion: "apps/v1",
+    kind: "ReplicaSet",
+    metadata,
+    spec: { replicas: 2, template: template(tag) },
+    status: { availableReplicas },
+  };
+}
+
+function pod(of: string, container: Partial<ContainerStatus>, status: Pod["status"] = {}): Pod {
+  return {
+    apiVersion: "v1",
+    kind: "Pod",
+    spec: template(of).spec,
+    metadata: {
+      name: `helloapp-${of}-abcde`,
+      ownerReferences: [{ kind: "ReplicaSet", name: `helloapp-${of}` }],
+    },
+    status: {
+      containerStatuses: [{ name: "helloapp", ready: false, restartCount: 0, ...container }],
+      ...status,
+    },
+  };
+}
+
+function observe(pods: Pod[], status?: Deployment["status"]): Observation {
+  return {
+    deployment: deployment(status),
+    replicaSets: [replicaSet(1, "old", 2), replicaSet(2, "new")],
+    pods,
+  };
+}
+
+describe("progressing", () => {
+  test("while the controller has not seen the change", () => {
+    const seen = { ...observe([]), deployment: deployment({ replicas: 2, updatedReplicas: 2 }, 3) };
+    expect(assess(seen).state).toBe("progressing");
+  });
+
+  test("while old pods are still there", () => {
+    expect(assess(observe([])).state).toBe("progressing");
+  });
+
+  test("counts the new pods that are ready", () => {
+    const ready = pod("new", { ready: true }, { conditions: [{ type: "Ready", status: "True" }] });
+    expect(assess(observe([ready, pod("new", {})]))).toEqual({
+      state: "progressing",
+      detail: "1 of 2 new pods ready, 4 in all",
+      doubts: [],
+    });
+  });
+
+  test.each<[string, Partial<ContainerStatus>]>([
+    ["being created", { state: { waiting: { reason: "ContainerCreating" } } }],
+    ["pulled for the first time", { state: { waiting: { reason: "ErrImagePull" } } }],
+    ["crashed once", { restartCount: 0, state: { terminated: { exitCode: 1 } } }],
+    ["that ended well", { restartCount: 1, state: { terminated: { exitCode: 0 } } }],
+    ["started a moment ago", { state: { running: { startedAt: time } } }],
+  ])("a container %s is no failure yet", (_, container) => {
+    expect(assess(observe([pod("new", container)])).state).toBe("progressing");
+  });
+
+  test("pods of the old version and those that are leaving do not matter", () => {
+    const crash = { restartCount: 5, state: { waiting: { reason: "CrashLoopBackOff" } } };
+    const leaving = pod("new", crash);
+    leaving.metadata.deletionTimestamp = time;
+    expect(assess(observe([pod("old", crash), leaving])).state).toBe("progressing");
+  });
+});
+
+test("complete when all replicas are new and available, and no others are left", () => {
+  expect(assess(observe([], { replicas: 2 }))).toEqual({ state: "complete" });
+  expect(assess(observe([], { replicas: 2, availableReplicas: 1 })).state).toBe("progressing");
+});
+
+test("a ConfigMap that the kubelet has not read yet is waited for, but not for ever", () => {
+  const message = "failed to sync configmap cache: timed out waiting for the condition";
+  const waiting = { reason: "CreateContainerConfigError", message };
+  const seen = observe([pod("new", { state: { waiting } })]);
+  expect(after(29, seen).state).toBe("progressing");
+  expect(after(30, seen)).toMatchObject({ state: "failed", ...waiting });
+});
+
+describe("failed", () => {
+  test.each([
+    "ErrImageNeverPull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+    "CrashLoopBackOff",
+  ])("%s", (reason) => {
+    const verdict = assess(observe([pod("new", { state: { waiting: { reason, message: "why" } } })]));
+    expect(verdict).toEqual({ state: "failed", reason, message: "why", pod: "helloapp-new-abcde" });
+  });
+
+  test("a crash loop says the exit code", () => {
+    const container = {
+      restartCount: 2,
+      state: { waiting: { reason: "CrashLoopBackOff", message: "back-off 10s" } },
+      lastState: { terminated: { exitCode: 2 } },
+    };
+    expect(assess(observe([pod("new", container)]))).toMatchObject({ message: "helloapp exits with 2" });
+  });
+
+  test("the second exit, before Kubernetes calls it a loop", () => {
+    const container = { restartCount: 1, state: { terminated: { exitCode: 1 } } };
+    expect(assess(observe([pod("new", container)]))).toMatchObject({
+      state: "failed",
+      reason: "CrashLoopBackOff",
+    });
+  });
+
+  test("a readiness probe that does not pass, after readySeconds by our own clock", () => {
+    const seen = observe([pod("new", { state: { running: { startedAt: time } } })]);
+    expect(after(service.readySeconds - 1, seen).state).toBe("progressing");
+    expect(after(service.readySeconds, seen)).toMatchObject({ state: "failed", reason: "NotReady" });
+  });
+
+  test("an init container may take its time", () => {
+    const initContainerStatuses = [
+      { name: "init", ready: false, restartCount: 0, state: { running: { startedAt: time } } },
+    ];
+    const seen = observe([pod("new", {}, { containerStatuses: [], initContainerStatuses })]);
+    expect(after(service.readySeconds, seen).state).toBe("progressing");
+  });
+
+  test("patience begins anew when a doubt has passed meanwhile", () => {
+    const patience = new Patience();
+    const doubt = assess(observe([pod("new", { state: { running: { startedAt: time } } })]));
+    const none = assess(observe([]));
+    patience.judge(doubt, 0);
+    patience.judge(none, 1000);
+    patience.judge(doubt, 2000);
+    expect(patience.judge(doubt, service.readySeconds * 1000 + 1000).state).toBe("progressing");
+    expect(patience.judge(doubt, service.readySeconds * 1000 + 2000).state).toBe("failed");
+  });
+
+  describe("no place for a pod", () => {
+    const condition = {
+      type: "PodScheduled",
+      status: "False",
+      reason: "Unschedulable",
+      message: "0/1 nodes are available: 1 Insufficient cpu.",
+    } as const;
+    const waiting = pod("new", {}, { conditions: [condition], containerStatuses: [] });
+
+    test("unless just now", () => {
+      expect(after(service.scheduleSeconds - 1, observe([waiting])).state).toBe("progressing");
+      expect(after(service.scheduleSeconds, observe([waiting]))).toMatchObject({
+        state: "failed",
+        reason: "Unschedulable",
+        message: condition.message,
+      });
+    });
+
+    test("is no concern while another new pod starts, or an old one leaves: either makes room", () => {
+      const placed = { type: "PodScheduled", status: "True" } as const;
+      const starting = pod("new", {}, { conditions: [placed] });
+      expect(after(60, observe([waiting, starting])).state).toBe("progressing");
+      const leaving = pod("old", {});
+      leaving.metadata.deletionTimestamp = time;
+      expect(after(60, observe([waiting, leaving])).state).toBe("progressing");
+    });
+
+    test("nor is a quota, then; without, it fails", () => {
+      const message = 'pods "x" is forbidden: exceeded quota: small';
+      const conditions = [
+        { type: "ReplicaFailure", status: "True", reason: "FailedCreate", message } as const,
+      ];
+      expect(after(service.scheduleSeconds, observe([], { conditions }))).toMatchObject({ message });
+      const placed = { type: "PodScheduled", status: "True" } as const;
+      const starting = pod("new", {}, { conditions: [placed] });
+      expect(after(60, observe([starting], { conditions })).state).toBe("progressing");
+    });
+
+    test("once a new pod is ready, the next try may take longer to come", () => {
+      const ready = [
+        { type: "PodScheduled", status: "True" },
+        { type: "Ready", status: "True" },
+      ] as const;
+      const first = pod("new", { ready: true }, { conditions: [...ready] });
+      expect(after(service.scheduleSeconds, observe([waiting, first])).state).toBe("progressing");
+      expect(after(service.scheduleSeconds * 4, observe([waiting, first])).state).toBe("failed");
+    });
+  });
+
+  test("pods refused by pod security, before there is any: at once", () => {
+    const condition = {
+      type: "ReplicaFailure",
+      status: "True",
+      reason: "FailedCreate",
+      message: "forbidden",
+    } as const;
+    const verdict = assess(observe([], { conditions: [condition] }));
+    expect(verdict).toEqual({ state: "failed", reason: "FailedCreate", message: "forbidden" });
+  });
+
+  test("the deadline of the Deployment itself", () => {
+    const condition = { type: "Progressing", status: "False", reason: "ProgressDeadlineExceeded" } as const;
+    expect(assess(observe([], { conditions: [condition] }))).toMatchObject({
+      reason: "ProgressDeadlineExceeded",
+    });
+  });
+});
+
+test("pods of other versions, and those that leave, are the others", () => {
+  const leaving = pod("new", {});
+  leaving.metadata.deletionTimestamp = time;
+  const [old, own] = [pod("old", {}), pod("new", {})];
+  expect(otherPods(observe([old, own, leaving]))).toEqual([old, leaving]);
+});
+
+test.each([
+  ["helloapp:abc", {}, "abc"],
+  ["localhost:5000/helloapp:abc", {}, "abc"],
+  ["r.example/helloapp@sha256:123", { "app.kubernetes.io/version": "abc" }, "abc"],
+])("the id of %s with labels %p is %s", (image, labels, id) => {
+  const spec = {
+    replicas: 1,
+    template: { metadata: { labels }, spec: { containers: [{ name: "helloapp", image }] } },
+  };
+  expect(idOf({ spec })).toBe(id);
+});
+
+/**
+ * States of a real cluster (k3s's Kubernetes 1.32.4), as they were when a deploy of each kind was given up, with the fields
+ * that kubernetes/objects.ts names. The moment is that of the verdict: what was to be patient about is there already.
+ */
+describe("recorded states", () => {
+  const lines = readFileSync(join(import.meta.dir, "states.jsonl"), "utf8")
+    .trimEnd()
+    .split("\n");
+  const states = lines.map((line) => JSON.parse(line) as Observation & { name: string });
+  const recorded = Object.fromEntries(states.map((state) => [state.name, state]));
+  const failures: [state: string, reason: string, message: string | RegExp][] = [
+    ["an image that is not there", "ErrImageNeverPull", 'image "missing:not-there" is not present'],
+    ["an image that cannot be pulled", "ImagePullBackOff", "127.0.0.1:1/missing:not-there"],
+    ["exits at start", "CrashLoopBackOff", "helloapp exits with 1"],
+    ["a ConfigMap that is not there", "CreateContainerConfigError", 'configmap "nowhere" not found'],
+    ["refused by pod security", "FailedCreate", "violates PodSecurity"],
+    ["refused by a quota", "FailedCreate", "exceeded quota"],
+    ["no room on the node", "Unschedulable", "Insufficient cpu"],
+    ["never ready", "NotReady", "has not passed its readiness probe"],
+  ];
+
+  test("each has its test", () => {
+    const others = ["starting", "complete, the old pods leaving"];
+    expect(Object.keys(recorded).sort()).toEqual([...failures.map(([name]) => name), ...others].sort());
+  });
+
+  test.each(failures)("%s: %s", (state, reason, message) => {
+    const patient = Math.max(service.readySeconds, service.scheduleSeconds);
+    const verdict = after(patient, recorded[state]!);
+    expect(verdict).toMatchObject({ state: "failed", reason });
+    expect(verdict.state === "failed" && verdict.message).toContain(message as string);
+  });
+
+  test("what only takes its time is not given up", () => {
+    const { state, ...rest } = after(60, recorded.starting!);
+    expect(state).toBe("progressing");
+    expect(rest).toMatchObject({ doubts: [] });
+  });
+
+  test("complete, while the old pods still serve their clients to the end", () => {
+    const seen = recorded["complete, the old pods leaving"]!;
+    expect(assess(seen).state).toBe("complete");
+    expect(otherPods(seen)).toHaveLength(2);
+  });
+});

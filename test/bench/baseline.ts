@@ -1,0 +1,75 @@
+/**
+ * The floor under a deploy: what must be done for an edit, and nothing else, by hand. No check, no test, no plan, lock or kept
+ * version, no look at what is there. bench:deploy runs it in a copy of the project, in turn with the flows that it is a floor to.
+ *
+ *     bun test/bench/baseline.ts host|dagger NAMESPACE
+ *
+ * host: compile, archive, import, set the image. dagger: a base, a cached install, check, test and build side by side in three
+ * containers, one export, then the same. When it ends the new version is set; who asks sees when it is served. The version that it
+ * deployed is the last line.
+ */
+import { cpSync, existsSync, mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { loadSdk } from "../../ci/slipway/engines/sdk.ts";
+import { writeArchive } from "../../ci/slipway/image/archive-writer.ts";
+import { bundling } from "../../ci/slipway/image/bundle.ts";
+import { compile, findRuntime } from "../../ci/slipway/image/image-config.ts";
+import { pins } from "../../ci/slipway/pins/pins.ts";
+import { describeService } from "../../ci/slipway/core/service-config.ts";
+import { must } from "../../ci/slipway/test/e2e/setup.ts";
+
+const [engine, namespace = ""] = process.argv.slice(2);
+const service = describeService(process.cwd(), { attach: false });
+const runtime = findRuntime();
+const dist = join(service.project, "floor");
+const archive = join(service.project, "floor.tar");
+const { autoloadBunfig, autoloadDotenv } = compile;
+
+let id = crypto.randomUUID().replaceAll("-", "").slice(0, 12);
+if (engine === "host") {
+  // The C library does not change with an edit.
+  if (!existsSync(dist)) {
+    for (const [path, file] of runtime.files) {
+      cpSync(file, join(dist, "runtime", path), { recursive: true, dereference: true });
+    }
+  }
+  rmSync(join(dist, "app"), { recursive: true, force: true });
+  mkdirSync(join(dist, "app"), { recursive: true });
+  const outfile = join(dist, "app", service.name);
+  const options = await bundling(service, { id });
+  await Bun.build({ ...options, metafile: false, compile: { outfile, autoloadBunfig, autoloadDotenv } });
+  rmSync(`${outfile}.map`, { force: true });
+} else {
+  const { connection, dag } = await loadSdk();
+  await connection(async () => {
+    const host = (include: string[]) => dag.host().directory(".", { include, noCache: true });
+    const installed = dag
+      .container()
+      .from(pins.baseImage)
+      .withWorkdir("/src")
+      .withDirectory(".", host(["package.json", "bun.lock", "bunfig.toml", "ci/slipway/package.json"]));
+    const bundle = process.env.NODE_EXTRA_CA_CERTS;
+    const withCa = bundle
+      ? installed
+          .withMountedFile("/ca.crt", dag.host().file(bundle))
+          .withEnvVariable("NODE_EXTRA_CA_CERTS", "/ca.crt")
+      : installed;
+    const source = dag
+      .host()
+      .directory(".", { exclude: ["**/node_modules", "**/*.tar", "floor", ".git"], noCache: true });
+    const builder = withCa.withExec(["bun", "install", "--frozen-lockfile"]).withDirectory(".", source);
+    rmSync(dist, { recursive: true, force: true });
+    await Promise.all([
+      builder.withExec(["bun", "run", "--silent", "check"]).sync(),
+      builder.withExec(["bun", "run", "--silent", service.scripts.test!]).sync(),
+      builder.withExec(["bun", "ci/pipeline.ts", "build", "dist"]).directory("dist").export(dist),
+    ]);
+  });
+  id = ((await Bun.file(join(dist, "image.json")).json()) as { id: string }).id;
+}
+const name = `${service.name}:${id}`;
+await writeArchive(archive, { service, dist, names: [name], platform: runtime.platform });
+must(["k3s", "ctr", "-n", "k8s.io", "images", "import", "--local", archive]);
+const container = `${service.name}=${name}`;
+must(["k3s", "kubectl", "-n", namespace, "set", "image", `deployment/${service.name}`, container]);
+console.log(name);
