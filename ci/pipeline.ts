@@ -5,6 +5,6 @@ await pipeline(import.meta, {
   // It answers and drains by itself.
   attach: false,
   // The greeting's own: it waits for nothing when it drains here.
-  smoke: { HOST: "127.0.0.1", ADMIN_PORT: "0", DRAIN_DELAY_SECONDS: "0" },
-  size: { amd64: 112_484_384 },
+  smokeEnv: { HOST: "127.0.0.1", ADMIN_PORT: "0", DRAIN_DELAY_SECONDS: "0" },
+  imageSize: { amd64: 112_484_384 },
 });

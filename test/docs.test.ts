@@ -5,13 +5,13 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { describeService } from "../ci/slipway/core/service-config.ts";
-import { describeImage } from "../ci/slipway/image/image-config.ts";
+import { resolveService } from "../ci/slipway/core/service-config.ts";
+import { createImageSpec } from "../ci/slipway/image/image-config.ts";
 import { settings } from "../src/config.ts";
 
 const root = join(import.meta.dir, "..");
-const service = describeService(root);
-const image = describeImage(service);
+const service = resolveService(root);
+const image = createImageSpec(service);
 const read = (path: string) => readFileSync(join(root, path), "utf8");
 const dockerfile = read("Dockerfile");
 

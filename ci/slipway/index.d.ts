@@ -28,14 +28,14 @@ export interface Settings {
    */
   entries?: Record<string, string>;
   /** Scripts of package.json that make what the source imports, like a front end: run in order before the build. Default: none. */
-  before?: string[];
+  prebuild?: string[];
   /**
    * Files and directories, as globs, that lie in the image: by their paths in the project, in its working directory `/srv`.
    * Default: none.
    */
   files?: string[];
   /** Packages that lie in the image beside the binary, with what they ask for. Default: those with an addon that is looked for at run time. */
-  native?: string[];
+  nativePackages?: string[];
   /** Packages that are not there: an optional dependency that the source imports and can do without. Default: none. */
   external?: string[];
   /** The bundler's definitions: an expression by what stands for it in the source. Default: none. */
@@ -66,25 +66,25 @@ export interface Settings {
    * machine has no namespaces for it, so that the service shares its network, what keeps addresses and ports apart.
    * Default: none.
    */
-  smoke?: Record<string, string>;
+  smokeEnv?: Record<string, string>;
   /**
    * Where its k3s is, `[USER@]HOST` as ssh takes it: one for each node that may run the pods. What the command line says of where it
    * goes (--host, --target, --context) wins. Default: this machine.
    */
   hosts?: string[];
   /** Versions that the cluster keeps, the one that serves included: what `rollback` can go back to. Default: 5. */
-  keep?: number;
+  keepVersions?: number;
   /** Seconds that a container may run without passing its readiness probe before its version counts as failed. Default: 6. */
-  readySeconds?: number;
+  readyTimeoutSeconds?: number;
   /**
    * Seconds that a pod may find no place while no other starts or leaves. Default: 4; more where a cluster adds nodes on
    * demand.
    */
-  scheduleSeconds?: number;
+  scheduleTimeoutSeconds?: number;
   /** Seconds that a whole rollout may take. Default: 120. */
-  rolloutSeconds?: number;
+  rolloutTimeoutSeconds?: number;
   /** Bytes of the image's files for each architecture, which `size` holds the image to. Default: none. */
-  size?: { amd64?: number; arm64?: number };
+  imageSize?: { amd64?: number; arm64?: number };
 }
 
 /**

@@ -12,18 +12,18 @@ import { cpSync, existsSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { loadSdk } from "../../ci/slipway/engines/sdk.ts";
 import { writeArchive } from "../../ci/slipway/image/archive-writer.ts";
-import { bundling } from "../../ci/slipway/image/bundle.ts";
-import { compile, findRuntime } from "../../ci/slipway/image/image-config.ts";
+import { bundleOptions } from "../../ci/slipway/image/bundle.ts";
+import { compileOptions, findSharedLibraries } from "../../ci/slipway/image/image-config.ts";
 import { pins } from "../../ci/slipway/pins/pins.ts";
-import { describeService } from "../../ci/slipway/core/service-config.ts";
+import { resolveService } from "../../ci/slipway/core/service-config.ts";
 import { must } from "../../ci/slipway/test/e2e/setup.ts";
 
 const [engine, namespace = ""] = process.argv.slice(2);
-const service = describeService(process.cwd(), { attach: false });
-const runtime = findRuntime();
+const service = resolveService(process.cwd(), { attach: false });
+const runtime = findSharedLibraries();
 const dist = join(service.project, "floor");
 const archive = join(service.project, "floor.tar");
-const { autoloadBunfig, autoloadDotenv } = compile;
+const { autoloadBunfig, autoloadDotenv } = compileOptions;
 
 let id = crypto.randomUUID().replaceAll("-", "").slice(0, 12);
 if (engine === "host") {
@@ -36,7 +36,7 @@ if (engine === "host") {
   rmSync(join(dist, "app"), { recursive: true, force: true });
   mkdirSync(join(dist, "app"), { recursive: true });
   const outfile = join(dist, "app", service.name);
-  const options = await bundling(service, { id });
+  const options = await bundleOptions(service, { id });
   await Bun.build({ ...options, metafile: false, compile: { outfile, autoloadBunfig, autoloadDotenv } });
   rmSync(`${outfile}.map`, { force: true });
 } else {

@@ -11,8 +11,8 @@ import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { build } from "../../ci/slipway/image/build.ts";
-import { compile } from "../../ci/slipway/image/image-config.ts";
+import { buildImage } from "../../ci/slipway/image/build.ts";
+import { compileOptions } from "../../ci/slipway/image/image-config.ts";
 import { image, service } from "../../ci/slipway/test/helloapp-fixture.ts";
 import { JSON_PLEASE, machine, median, printTable, residentMegabytes, say, TRACED } from "./shared.ts";
 import { must } from "../../ci/slipway/test/e2e/setup.ts";
@@ -48,9 +48,9 @@ interface Candidate {
 async function candidates(): Promise<Record<string, Candidate>> {
   say("building");
   const dist = join(directory, "dist");
-  await build(service, dist);
+  await buildImage(service, dist);
   const bare = join(directory, "bare");
-  const { autoloadBunfig, autoloadDotenv, ...flags } = compile;
+  const { autoloadBunfig, autoloadDotenv, ...flags } = compileOptions;
   await Bun.build({
     ...flags,
     entrypoints: [join(import.meta.dir, "bare-server.ts")],

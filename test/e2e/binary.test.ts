@@ -2,8 +2,8 @@
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { findRuntime } from "../../ci/slipway/image/image-config.ts";
-import { imageId } from "../../ci/slipway/image/inputs.ts";
+import { findSharedLibraries } from "../../ci/slipway/image/image-config.ts";
+import { computeImageId } from "../../ci/slipway/image/inputs.ts";
 import { loadConfig, settings } from "../../src/config.ts";
 import { drainUnderLoad, type Instance } from "../bench/drain.ts";
 import { exchange } from "../raw-request.ts";
@@ -63,7 +63,7 @@ describeWith("binary", [], () => {
 
   test("answers with the id that was known before it was built", async () => {
     const { url, id } = await start();
-    expect(id).toBe(await imageId(service, findRuntime()));
+    expect(id).toBe(await computeImageId(service, findSharedLibraries()));
     expect(await (await fetch(new URL("/version", url))).json()).toMatchObject({
       name: "helloapp",
       id,

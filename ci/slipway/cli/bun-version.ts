@@ -2,28 +2,28 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { run } from "../core/process.ts";
-import { findRoot, type Service } from "../core/service-config.ts";
+import { runProcess } from "../core/process.ts";
+import { findWorkspaceRoot, type Service } from "../core/service-config.ts";
 import { engines } from "../package.json";
 import { pins } from "../pins/pins.ts";
 
 /** What to do about a Bun that is too old. */
-export const RENEW = `Renew it there, or say \`bun: "${Bun.version}"\` in ci/pipeline.ts: the image has that one.`;
+export const UPGRADE_HINT = `Renew it there, or say \`bun: "${Bun.version}"\` in ci/pipeline.ts: the image has that one.`;
 
 /** Where the pinned Bun is older than what this needs, that as a sentence. */
-export function tooOld(bun: string | undefined): string | undefined {
+export function outdatedBunMessage(bun: string | undefined): string | undefined {
   if (bun === undefined || Bun.semver.satisfies(bun, engines.bun)) return undefined;
   return `the service pins Bun ${bun}, by .bun-version or package.json's packageManager, and slipway needs ${engines.bun}`;
 }
 
-/** @throws {PipelineError} "surroundings" when another Bun runs than the service pins */
-export function requireBun({ bun }: Service): void {
+/** @throws {PipelineError} "environment" when another Bun runs than the service pins */
+export function assertPinnedBun({ bun }: Service): void {
   if (bun === undefined || bun === Bun.version) return;
-  const old = tooOld(bun);
+  const old = outdatedBunMessage(bun);
   if (old !== undefined)
-    throw new PipelineError("surroundings", `${old}; nothing was changed`, { hint: RENEW });
+    throw new PipelineError("environment", `${old}; nothing was changed`, { hint: UPGRADE_HINT });
   throw new PipelineError(
-    "surroundings",
+    "environment",
     `the service pins Bun ${bun}, and this is ${Bun.version}; nothing was changed`,
     {
       hint: `\`npx -y bun@${bun} ci/pipeline.ts\` runs it with the pinned one.`,
@@ -35,14 +35,17 @@ export function requireBun({ bun }: Service): void {
  * `bun run` finds the Bun that a dependency brought before the one on PATH: `bun-plugin-tailwind` brings one.
  *
  * @param bun the one that runs this
- * @throws {PipelineError} "surroundings" when it is older than what this needs
+ * @throws {PipelineError} "environment" when it is older than what this needs
  */
-export function refuseOldBun(project: string, bun = { version: Bun.version, path: process.execPath }): void {
+export function assertSupportedBun(
+  project: string,
+  bun = { version: Bun.version, path: process.execPath },
+): void {
   if (Bun.semver.satisfies(bun.version, engines.bun)) return;
-  const isBrought = bun.path.startsWith(join(findRoot(project), "node_modules/"));
+  const isBrought = bun.path.startsWith(join(findWorkspaceRoot(project), "node_modules/"));
   const how = isBrought ? `, which a dependency brought to ${bun.path}` : "";
   throw new PipelineError(
-    "surroundings",
+    "environment",
     `this runs in Bun ${bun.version}${how}, and slipway needs ${engines.bun}; nothing was changed`,
     { hint: isBrought ? override(pins.bun) : "`bun upgrade` brings one." },
   );
@@ -56,17 +59,17 @@ const override = (version: string) =>
  *
  * @returns that there is one, as an error with what to do
  */
-export async function otherBun(
+export async function findShadowingBun(
   { project, root }: Service,
   signal: AbortSignal,
 ): Promise<PipelineError | undefined> {
   for (const directory of new Set([project, root])) {
     const other = join(directory, "node_modules/.bin/bun");
     if (!existsSync(other)) continue;
-    const { stdout } = await run([other, "--version"], { signal, timeoutSeconds: 10 });
+    const { stdout } = await runProcess([other, "--version"], { signal, timeoutSeconds: 10 });
     if (stdout.trim() === Bun.version) continue;
     return new PipelineError(
-      "surroundings",
+      "environment",
       `scripts would run Bun ${stdout.trim() || "of another kind"}, which a dependency brought to ${other}, and not ${Bun.version}`,
       { hint: override(Bun.version) },
     );
@@ -74,8 +77,8 @@ export async function otherBun(
   return undefined;
 }
 
-/** @throws {PipelineError} "surroundings" when there is another Bun */
-export async function refuseOtherBun(service: Service, signal: AbortSignal): Promise<void> {
-  const other = await otherBun(service, signal);
+/** @throws {PipelineError} "environment" when there is another Bun */
+export async function assertNoShadowingBun(service: Service, signal: AbortSignal): Promise<void> {
+  const other = await findShadowingBun(service, signal);
   if (other) throw other;
 }

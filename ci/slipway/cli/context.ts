@@ -19,12 +19,12 @@ export interface Command {
    */
   needs?: "package" | "nothing";
   /** @returns what holds now, as a sentence; empty: nothing is to be said */
-  execute(run: Run): Promise<string>;
+  execute(context: CommandContext): Promise<string>;
 }
 
 export const UNCHANGED = "Nothing was changed.";
 
-export interface RunParts {
+export interface CommandContextOptions {
   service: Service;
   options: Options;
   signal: AbortSignal;
@@ -32,39 +32,39 @@ export interface RunParts {
   engine: Engine;
 }
 
-export class Run {
+export class CommandContext {
   readonly service: Service;
   readonly options: Options;
   readonly signal: AbortSignal;
   readonly report: Report;
   readonly engine: Engine;
   /** What an interruption at this moment would leave behind. */
-  left = UNCHANGED;
+  interruptMessage = UNCHANGED;
   /** When the deployed version was served, in milliseconds since 1970; undefined: none was. */
   servedAt: number | undefined;
 
-  constructor({ service, options, signal, report = new Report(), engine }: RunParts) {
+  constructor({ service, options, signal, report = new Report(), engine }: CommandContextOptions) {
     [this.service, this.options, this.signal] = [service, options, signal];
     [this.report, this.engine] = [report, engine];
     engine.begin?.();
   }
 
-  say(line: string): void {
-    this.report.say(line);
+  log(line: string): void {
+    this.report.log(line);
   }
 
   /** The id of what is deployed, asked about, or tried. */
-  id(): Promise<string> {
+  imageId(): Promise<string> {
     return this.engine.id(this.options.architectures?.[0]);
   }
 
   /** What a person calls an id: `helloapp:<id>`. */
-  nameOf(id: string): string {
+  imageNameOf(id: string): string {
     return `${this.service.name}:${id}`;
   }
 }
 
 /** Whether the change is at fault; its message says itself what became of it. */
-export function isChange(error: unknown): boolean {
-  return error instanceof PipelineError && error.fault === "change";
+export function isProjectError(error: unknown): boolean {
+  return error instanceof PipelineError && error.kind === "project";
 }

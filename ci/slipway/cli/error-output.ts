@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { cacheOf, type Service } from "../core/service-config.ts";
+import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
 
 /** Lines of a tool's output that reach the screen, and characters of each. */
 const LINES = 30;
@@ -18,7 +18,7 @@ const wrong = /\berror\b|\bTS\d{4}\b|\(fail\)|^✗|^\s*\w*(Error|Exception)\b|no
  *
  * @param all names the file that has the rest; asked only when something is left out
  */
-export function excerpt(output: string, all: () => string): string {
+export function summarizeOutput(output: string, all: () => string): string {
   const lines = output.trimEnd().split("\n").map(cut);
   if (lines.length <= LINES) return lines.join("\n");
   const first = Math.max(
@@ -50,7 +50,7 @@ export function printError(error: unknown, verbose: boolean, service?: Service):
     return;
   }
   const output = error.output?.trimEnd();
-  if (output) console.error(verbose ? output : excerpt(output, () => keep(output, service)));
+  if (output) console.error(verbose ? output : summarizeOutput(output, () => keep(output, service)));
   console.error(
     `\nerror: ${error.message}${/[.!?]$/.test(error.message) ? "" : "."} ${error.hint ?? ""}`.trimEnd(),
   );
@@ -64,7 +64,7 @@ function keep(output: string, service: Service | undefined): string {
   const fallback = "--verbose shows them";
   if (!service) return fallback;
   try {
-    const directory = cacheOf(service);
+    const directory = cacheDirectoryOf(service);
     mkdirSync(directory, { recursive: true });
     const file = join(directory, kept === 0 ? "failure.log" : `failure-${kept}.log`);
     kept += 1;

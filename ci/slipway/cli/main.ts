@@ -10,12 +10,20 @@ import type { Engine } from "../engines/engine.ts";
 import { hostEngine } from "../engines/host.ts";
 import { withDagger } from "../engines/session.ts";
 import { exitCodes, PipelineError } from "../core/errors.ts";
-import { describeService, type Service } from "../core/service-config.ts";
-import { refuseOldBun, refuseOtherBun, requireBun } from "./bun-version.ts";
+import { resolveService, type Service } from "../core/service-config.ts";
+import { assertSupportedBun, assertNoShadowingBun, assertPinnedBun } from "./bun-version.ts";
 import { printError } from "./error-output.ts";
-import { checkTarget, common, describeOptions, options, readOptions, stepOptions, wrong } from "./options.ts";
-import type { Values } from "./options.ts";
-import { isChange, Run, UNCHANGED, type Command } from "./context.ts";
+import {
+  validateTargetOptions,
+  commonOptions,
+  describeOptions,
+  optionDefinitions,
+  readOptions,
+  stepOptions,
+  usageError,
+} from "./options.ts";
+import type { OptionValues } from "./options.ts";
+import { isProjectError, CommandContext, UNCHANGED, type Command } from "./context.ts";
 import type { Settings } from "../index.d.ts";
 
 const commands = join(import.meta.dir, "../commands");
@@ -23,7 +31,7 @@ const DEFAULT = "deploy";
 
 async function loadCommand(name: string): Promise<Command> {
   if (!/^[a-z][a-z0-9-]*$/.test(name) || !existsSync(join(commands, `${name}.ts`))) {
-    throw wrong(`unknown command "${name}": expected one of ${commandNames().join(", ")}`);
+    throw usageError(`unknown command "${name}": expected one of ${commandNames().join(", ")}`);
   }
   return (await import(join(commands, `${name}.ts`))).default as Command;
 }
@@ -45,7 +53,7 @@ async function usage(name?: string): Promise<string> {
       about,
       "",
       "options:",
-      ...describeOptions([...options, ...common]),
+      ...describeOptions([...options, ...commonOptions]),
       "",
     ].join("\n");
   }
@@ -74,26 +82,26 @@ exit codes: 0 what was asked for holds; 1 the change is at fault; 2 the command 
 async function parse(words: string[]) {
   const { values, positionals } = (() => {
     try {
-      const known = Object.entries(options).map(([name, option]) => {
+      const known = Object.entries(optionDefinitions).map(([name, option]) => {
         const { value, multiple = false } = option as { value?: string; multiple?: boolean };
         const type = value === undefined ? ("boolean" as const) : ("string" as const);
         return [name, { type, multiple, ...(name === "help" && { short: "h" }) }];
       });
       const parsed = parseArgs({ args: words, allowPositionals: true, options: Object.fromEntries(known) });
-      return { positionals: parsed.positionals, values: parsed.values as Values };
+      return { positionals: parsed.positionals, values: parsed.values as OptionValues };
     } catch (error) {
-      throw wrong((error as Error).message);
+      throw usageError((error as Error).message);
     }
   })();
   const [name = DEFAULT, ...args] = positionals;
   const command = await loadCommand(name);
-  const taken = new Set<string>([...command.options, ...common]);
+  const taken = new Set<string>([...command.options, ...commonOptions]);
   for (const option of Object.keys(values)) {
-    if (!taken.has(option)) throw wrong(`${name} takes no --${option}`);
+    if (!taken.has(option)) throw usageError(`${name} takes no --${option}`);
   }
   const { form = "", min = 0, max = 0 } = command.args ?? {};
   if (!values.help && (args.length < min || args.length > max)) {
-    throw wrong(`${name} takes ${form || "no further word"}, not ${args.join(" ") || "nothing"}`);
+    throw usageError(`${name} takes ${form || "no further word"}, not ${args.join(" ") || "nothing"}`);
   }
   return { name: positionals.length > 0 ? name : undefined, command, args, values };
 }
@@ -109,7 +117,7 @@ async function parse(words: string[]) {
 export async function main(words: string[], project: string, settings?: Settings): Promise<number> {
   const verbose = words.includes("--verbose");
   const interrupted = new AbortController();
-  let current: Run | undefined;
+  let current: CommandContext | undefined;
   let service: Service | undefined;
   try {
     const { name, command, args, values } = await parse(words);
@@ -117,52 +125,58 @@ export async function main(words: string[], project: string, settings?: Settings
       console.log(await usage(name));
       return 0;
     }
-    refuseOldBun(project);
+    assertSupportedBun(project);
     if (settings === undefined && command.needs === undefined) {
       if (existsSync(join(project, "ci/pipeline.ts"))) {
-        throw new PipelineError("surroundings", "the service's packages are not installed", {
+        throw new PipelineError("environment", "the service's packages are not installed", {
           hint: "`bun install` installs them.",
         });
       }
-      throw new PipelineError("change", `there is no ci/pipeline.ts in ${project}`, {
+      throw new PipelineError("project", `there is no ci/pipeline.ts in ${project}`, {
         hint: "`slipway init` writes what a service needs; run the command in the directory with its package.json.",
       });
     }
-    service = command.needs === "nothing" ? bareService(project) : describeService(project, settings);
+    service = command.needs === "nothing" ? bareService(project) : resolveService(project, settings);
     const parsed = readOptions(values, args, service, process.env);
-    if (command.options.includes("target")) checkTarget(parsed);
+    if (command.options.includes("target")) validateTargetOptions(parsed);
     const interrupt = () => interrupted.abort(new PipelineError("interrupted", "interrupted"));
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, interrupt);
 
     const execute = async (engine: Engine) => {
-      current = new Run({ service: service!, options: parsed, signal: interrupted.signal, engine });
+      current = new CommandContext({
+        service: service!,
+        options: parsed,
+        signal: interrupted.signal,
+        engine,
+      });
       const conclusion = await command.execute(current);
       await current.report.publish(conclusion, parsed.report);
-      if (conclusion) console.log(`${conclusion}${current.report.line()}`);
+      if (conclusion) console.log(`${conclusion}${current.report.summaryLine()}`);
     };
     const takesEngine = command.options.includes(stepOptions[0]);
     // The Dagger engine brings its own.
     const onHost = !takesEngine || parsed.engine === "host";
-    if (takesEngine && onHost) requireBun(service);
+    if (takesEngine && onHost) assertPinnedBun(service);
     // The first that an engine does; check and test see to it by themselves.
-    if (takesEngine && service.before.length > 0) await refuseOtherBun(service, interrupted.signal);
+    if (takesEngine && service.prebuild.length > 0) await assertNoShadowingBun(service, interrupted.signal);
     if (onHost) await execute(hostEngine(service, interrupted.signal));
     else await withDagger(service, interrupted.signal, execute);
     return 0;
   } catch (error) {
-    current?.report.settle();
+    current?.report.clearProgress();
     if (interrupted.signal.aborted) {
-      const left = current?.left ?? UNCHANGED;
+      const left = current?.interruptMessage ?? UNCHANGED;
       console.error(`\ninterrupted. ${left}`);
       await current?.report.publish(`**interrupted:** ${left}`, current.options.report);
       return exitCodes.interrupted;
     }
     printError(error, verbose, service);
-    if (current && current.left !== UNCHANGED && !isChange(error)) console.error(current.left);
-    if (!(error instanceof PipelineError)) return exitCodes.change;
-    if (error.fault === "usage") console.error(`\n${await usage()}`);
+    if (current && current.interruptMessage !== UNCHANGED && !isProjectError(error))
+      console.error(current.interruptMessage);
+    if (!(error instanceof PipelineError)) return exitCodes.project;
+    if (error.kind === "usage") console.error(`\n${await usage()}`);
     await current?.report.publish(`**failed:** ${error.message}`, current.options.report);
-    return exitCodes[error.fault];
+    return exitCodes[error.kind];
   }
 }
 

@@ -4,7 +4,7 @@ import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/service-config.ts";
 import { compressions, type Compression } from "../image/archive-writer.ts";
 import type { Architecture } from "../image/platform.ts";
-import { checkHost } from "../ssh/host.ts";
+import { parseHost } from "../ssh/host.ts";
 import { parseReference } from "../registry/reference.ts";
 
 interface Option {
@@ -14,7 +14,7 @@ interface Option {
   about: string;
 }
 
-export const options = {
+export const optionDefinitions = {
   engine: { value: "dagger|host", about: "where steps run (default: dagger under `dagger run`, else host)" },
   target: {
     value: "k3s|registry|none",
@@ -44,9 +44,9 @@ export const options = {
   kubeconfig: { value: "FILE", about: "another kubeconfig than k3s's own; with a registry: than kubectl's" },
   context: { value: "NAME", about: "which context of that file; --target registry always takes one" },
   report: { value: "FILE", about: "the steps and their times as JSON" },
-  times: { value: "N", about: "how often it is built, at least 2 (default: 2)" },
+  runs: { value: "N", about: "how often it is built, at least 2 (default: 2)" },
   id: { about: "print the id and build nothing" },
-  root: { value: "DIRECTORY", about: "a system of another architecture to take libraries and Bun from" },
+  sysroot: { value: "DIRECTORY", about: "a system of another architecture to take libraries and Bun from" },
   remote: { about: "also ask whether what is pinned is still there, and the same" },
   check: { about: "write nothing: say what differs, exit 1 if anything does" },
   with: { value: "LIST", about: "components to switch on: autoscaler, egress, ingress, monitoring" },
@@ -54,10 +54,10 @@ export const options = {
   help: { about: "this text" },
 } satisfies Record<string, Option>;
 
-export type OptionName = keyof typeof options;
+export type OptionName = keyof typeof optionDefinitions;
 
 /** Options that every command takes. */
-export const common = ["verbose", "help"] as const satisfies OptionName[];
+export const commonOptions = ["verbose", "help"] as const satisfies OptionName[];
 /** Of commands that run steps. */
 export const stepOptions = ["engine", "report"] as const satisfies OptionName[];
 /** Of commands that make an archive. */
@@ -73,7 +73,7 @@ export const clusterOptions = [
 ] as const satisfies OptionName[];
 
 /** Values as the command line has them, by name. */
-export type Values = { [Name in OptionName]?: string | boolean | string[] };
+export type OptionValues = { [Name in OptionName]?: string | boolean | string[] };
 
 /** What a command is run with. */
 export interface Options {
@@ -96,8 +96,8 @@ export interface Options {
   url: string | undefined;
   kubeconfig: string | undefined;
   context: string | undefined;
-  times: number;
-  root: string | undefined;
+  runs: number;
+  sysroot: string | undefined;
   id: boolean;
   remote: boolean;
   check: boolean;
@@ -106,24 +106,25 @@ export interface Options {
   verbose: boolean;
 }
 
-export function wrong(message: string): PipelineError {
+export function usageError(message: string): PipelineError {
   return new PipelineError("usage", message);
 }
 
 /** @throws {PipelineError} "usage" when a value cannot be, or two do not go together */
 export function readOptions(
-  values: Values,
+  values: OptionValues,
   args: string[],
   { name, hosts }: Pick<Service, "name" | "hosts">,
   env: Record<string, string | undefined>,
 ): Options {
   const text = (option: OptionName) => values[option] as string | undefined;
-  const target = oneOf("target", text("target") ?? "k3s", ["k3s", "registry", "none"]);
+  const target = parseChoice("target", text("target") ?? "k3s", ["k3s", "registry", "none"]);
   const [registry, context, url] = [text("registry"), text("context"), text("url")];
   if (registry) parseReference(`${registry}:tag`);
   if (target === "registry") {
     // No deploy follows whatever context happens to be current.
-    if (!registry || !context) throw wrong("--target registry takes --registry HOST/PATH and --context NAME");
+    if (!registry || !context)
+      throw usageError("--target registry takes --registry HOST/PATH and --context NAME");
   }
   if (url !== undefined) checkUrl(url);
   const named = values.host as string[] | undefined;
@@ -131,32 +132,34 @@ export function readOptions(
   const elsewhere = [values.target, values.kubeconfig, context].some((value) => value !== undefined);
   const tags = (values.tag as string[] | undefined) ?? [];
   for (const tag of tags) {
-    if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw wrong(`--tag "${tag}" is no image tag`);
+    if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw usageError(`--tag "${tag}" is no image tag`);
   }
   const architectures = text("platform")
     ?.split(",")
-    .map((platform) => oneOf("platform", platform, ["linux/amd64", "linux/arm64"]).slice("linux/".length));
-  const times = Number(text("times") ?? 2);
-  if (!Number.isInteger(times) || times < 2) throw wrong("--times takes a whole number, 2 or more");
+    .map((platform) =>
+      parseChoice("platform", platform, ["linux/amd64", "linux/arm64"]).slice("linux/".length),
+    );
+  const runs = Number(text("runs") ?? 2);
+  if (!Number.isInteger(runs) || runs < 2) throw usageError("--runs takes a whole number, 2 or more");
   const inSession = env.DAGGER_SESSION_PORT !== undefined;
   const [compress, report] = [text("compress"), text("report")];
   return {
     args,
-    engine: oneOf("engine", text("engine") ?? (inSession ? "dagger" : "host"), ["dagger", "host"]),
+    engine: parseChoice("engine", text("engine") ?? (inSession ? "dagger" : "host"), ["dagger", "host"]),
     target,
-    hosts: (named ?? (elsewhere ? [] : hosts)).map(checkHost),
+    hosts: (named ?? (elsewhere ? [] : hosts)).map(parseHost),
     output: resolve(text("output") ?? `${name}.tar`),
     wantsArchive: text("output") !== undefined || compress !== undefined || tags.length > 0,
     architectures: architectures && ([...new Set(architectures)] as Architecture[]),
-    compression: compress === undefined ? undefined : oneOf("level", compress, compressions),
+    compression: compress === undefined ? undefined : parseChoice("level", compress, compressions),
     tags,
     registry,
     report: report && resolve(report),
     url,
     kubeconfig: text("kubeconfig"),
     context,
-    times,
-    root: text("root"),
+    runs,
+    sysroot: text("sysroot"),
     id: values.id === true,
     remote: values.remote === true,
     check: values.check === true,
@@ -170,24 +173,24 @@ export function readOptions(
  *
  * @throws {PipelineError} "usage" when an option would have no effect with the one that is chosen
  */
-export function checkTarget(given: Options): void {
+export function validateTargetOptions(given: Options): void {
   const { target, registry, hosts } = given;
-  if (hosts.length > 0 && target !== "k3s") throw wrong(`--host is a k3s: not with --target ${target}`);
+  if (hosts.length > 0 && target !== "k3s") throw usageError(`--host is a k3s: not with --target ${target}`);
   for (const name of ["kubeconfig", "context"] as const) {
     if (hosts.length > 0 && given[name] !== undefined)
-      throw wrong(`--${name} is of this machine: not with --host`);
+      throw usageError(`--${name} is of this machine: not with --host`);
   }
-  if (registry && target !== "registry") throw wrong("--registry goes with --target registry");
+  if (registry && target !== "registry") throw usageError("--registry goes with --target registry");
   if (target !== "none") return;
   for (const name of ["url", "kubeconfig", "context"] as const) {
-    if (given[name] !== undefined) throw wrong(`--${name} is of a cluster: not with --target none`);
+    if (given[name] !== undefined) throw usageError(`--${name} is of a cluster: not with --target none`);
   }
 }
 
 /** @throws {PipelineError} "usage" where a version runs, which is for one platform */
-export function forOnePlatform({ architectures = [] }: Options): void {
+export function assertSinglePlatform({ architectures = [] }: Options): void {
   if (architectures.length > 1)
-    throw wrong("a deploy is for one platform: several go with `image` or --target none");
+    throw usageError("a deploy is for one platform: several go with `image` or --target none");
 }
 
 /** @throws {PipelineError} "usage" for what no client could ask: `localhost:30080` has the form of a URL, with a scheme of that name */
@@ -195,19 +198,19 @@ function checkUrl(given: string): void {
   const url = URL.parse(given);
   const isWeb = url !== null && /^https?:\/\//i.test(given);
   if (!isWeb || url.search || url.hash)
-    throw wrong(`--url "${given}" is no URL of the form http(s)://HOST[:PORT][/PATH]`);
+    throw usageError(`--url "${given}" is no URL of the form http(s)://HOST[:PORT][/PATH]`);
 }
 
-export function oneOf<const T extends string>(what: string, given: string, known: readonly T[]): T {
+export function parseChoice<const T extends string>(what: string, given: string, known: readonly T[]): T {
   const found = known.find((value) => value === given);
-  if (!found) throw wrong(`unknown ${what} "${given}": expected one of ${known.join(", ")}`);
+  if (!found) throw usageError(`unknown ${what} "${given}": expected one of ${known.join(", ")}`);
   return found;
 }
 
 /** The lines of a usage about these options. */
 export function describeOptions(names: readonly OptionName[]): string[] {
   return names.map((name) => {
-    const { value, about }: Option = options[name];
+    const { value, about }: Option = optionDefinitions[name];
     return `  ${`--${name}${value ? ` ${value}` : ""}`.padEnd(29)} ${about}`;
   });
 }

@@ -4,37 +4,37 @@ import { basename, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { gitCommit } from "../core/git.ts";
 import { isRunning } from "../core/process.ts";
-import type { Done } from "../core/report.ts";
-import { cacheOf, type Service } from "../core/service-config.ts";
+import type { StepResult } from "../core/report.ts";
+import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
 import { writeArchive } from "../image/archive-writer.ts";
 import type { Architecture } from "../image/platform.ts";
 import { readArchive } from "../image/archive-reader.ts";
-import { hasSbom, placeSbom } from "../image/sbom.ts";
-import { refuseOtherBun } from "./bun-version.ts";
+import { hasSbom, writeSbom } from "../image/sbom.ts";
+import { assertNoShadowingBun } from "./bun-version.ts";
 import { printError } from "./error-output.ts";
-import { isChange, type Run } from "./context.ts";
+import { isProjectError, type CommandContext } from "./context.ts";
 
 /** Milliseconds after which nobody works on a half-written binary any more. */
 const ABANDONED_MS = 600_000;
 
-export function check(run: Run): Promise<void> {
-  return script(run, "check", run.service.scripts.check);
+export function runCheck(context: CommandContext): Promise<void> {
+  return script(context, "check", context.service.scripts.check);
 }
 
-export function test(run: Run): Promise<void> {
-  return script(run, "test", run.service.scripts.test);
+export function runTests(context: CommandContext): Promise<void> {
+  return script(context, "test", context.service.scripts.test);
 }
 
 function script(
-  { report, engine, service, signal }: Run,
+  { report, engine, service, signal }: CommandContext,
   step: string,
   name: string | undefined,
 ): Promise<void> {
   return report.step(step, async () => {
     if (name === undefined) {
-      return { value: undefined, absent: true, detail: "package.json has no script for it" };
+      return { value: undefined, skipped: true, detail: "package.json has no script for it" };
     }
-    await refuseOtherBun(service, signal);
+    await assertNoShadowingBun(service, signal);
     const { unchanged } = await engine.script(name);
     const detail = unchanged ? "passed before, on these files" : "";
     return { value: undefined, reused: unchanged, detail };
@@ -42,61 +42,61 @@ function script(
 }
 
 /** An archive for each platform, named after it where there are several. @returns what was made, as a sentence */
-export async function images(run: Run): Promise<string> {
-  const { architectures = [undefined], output } = run.options;
+export async function buildArchives(context: CommandContext): Promise<string> {
+  const { architectures = [undefined], output } = context.options;
   const made: string[] = [];
   for (const architecture of architectures) {
     const own = architectures.length > 1 ? output.replace(/(\.tar)?$/, `-${architecture}$&`) : output;
-    const id = await image(run, run.engine.id(architecture), { architecture, output: own });
-    made.push(`${basename(own)} holds ${run.nameOf(id)}`);
+    const id = await buildArchive(context, context.engine.id(architecture), { architecture, output: own });
+    made.push(`${basename(own)} holds ${context.imageNameOf(id)}`);
   }
   return made.join(", ");
 }
 
 /** Whether an archive is needed after all. */
-export interface Elsewhere {
+export interface DeliveryState {
   /** Where the image is already, in a few words, if that makes the archive unnecessary. */
   place?: string | undefined;
   /** Nobody will need it: there is no way to where it would go. */
-  givenUp?: boolean;
+  cancelled?: boolean;
 }
 
-export interface Imaging {
+export interface BuildArchiveOptions {
   architecture?: Architecture | undefined;
   /** Default: the run's. */
   output?: string;
   /** Default: it is nowhere. */
-  elsewhere?: Promise<Elsewhere>;
+  elsewhere?: Promise<DeliveryState>;
 }
 
 /**
  * The archive of an id, unless it is there. What is in it is built before it is known whether it is elsewhere, because to ask there
  * takes as long.
  *
- * @throws {PipelineError} "change" when the source does not compile, or was edited meanwhile
+ * @throws {PipelineError} "project" when the source does not compile, or was edited meanwhile
  */
-export function image(
-  run: Run,
+export function buildArchive(
+  context: CommandContext,
   identified: Promise<string>,
   {
-    architecture = run.options.architectures?.[0],
-    output = run.options.output,
+    architecture = context.options.architectures?.[0],
+    output = context.options.output,
     elsewhere = Promise.resolve({}),
-  }: Imaging = {},
+  }: BuildArchiveOptions = {},
 ): Promise<string> {
-  const { service, engine, signal } = run;
-  return run.report.step("image", async () => {
+  const { service, engine, signal } = context;
+  return context.report.step("image", async () => {
     const id = await identified;
-    const { tags, compression = "none" } = run.options;
-    const names = [id, ...tags].map((tag) => run.nameOf(tag));
+    const { tags, compression = "none" } = context.options;
+    const names = [id, ...tags].map((tag) => context.imageNameOf(tag));
     const done = (how: string, reused: boolean) => ({
       value: id,
       detail: `${basename(output)} ${how}: ${names.join(", ")}`,
       reused,
     });
-    const unneeded = ({ place, givenUp = false }: Elsewhere): Done<string> | undefined => {
-      if (place === undefined && !givenUp) return undefined;
-      return { value: id, detail: `${run.nameOf(id)} is ${place}`, reused: true, givenUp };
+    const unneeded = ({ place, cancelled = false }: DeliveryState): StepResult<string> | undefined => {
+      if (place === undefined && !cancelled) return undefined;
+      return { value: id, detail: `${context.imageNameOf(id)} is ${place}`, reused: true, cancelled };
     };
     const early = Bun.peek.status(elsewhere) === "pending" ? undefined : unneeded(await elsewhere);
     if (early) return early;
@@ -105,7 +105,7 @@ export function image(
     const isThere = same && (await hasSbom(service, output, id));
     if (isThere) return unneeded(await elsewhere) ?? done("is there already", true);
     // Where neither a check nor `watch` sees it come and go.
-    const dist = join(cacheOf(service), `dist-${process.pid}`);
+    const dist = join(cacheDirectoryOf(service), `dist-${process.pid}`);
     await removeLeftovers(service);
     const building = engine.build(dist, architecture);
     building.catch(() => {});
@@ -115,14 +115,14 @@ export function image(
       if (late) return late;
       const built = await building;
       reused = built.reused;
-      for (const warning of built.warnings) run.say(warning);
+      for (const warning of built.warnings) context.log(warning);
       if (built.id !== id) {
         const message = `the source changed while it was built (${id} became ${built.id})`;
-        throw new PipelineError("change", message, { hint: "Run the command again." });
+        throw new PipelineError("project", message, { hint: "Run the command again." });
       }
       const revision = await gitCommit(service.project, signal);
       await writeArchive(output, { service, dist, names, revision, platform: built.platform, compression });
-      await placeSbom(dist, output);
+      await writeSbom(dist, output);
     } finally {
       await building.catch(() => {});
       await rm(dist, { recursive: true, force: true });
@@ -133,18 +133,25 @@ export function image(
 }
 
 /** Check, test and the archives, side by side. @returns what was made, as a sentence */
-export async function archiveOnly(run: Run): Promise<string> {
-  const [, , made] = await sideBySide(run, [check(run), test(run), images(run)]);
+export async function checkTestAndBuild(context: CommandContext): Promise<string> {
+  const [, , made] = await runInParallel(context, [
+    runCheck(context),
+    runTests(context),
+    buildArchives(context),
+  ]);
   return made as string;
 }
 
 /** Waits for all, then reports every failure: a person wants to hear of the type error and of the red test. */
-export async function sideBySide({ options, service, signal }: Run, steps: unknown[]): Promise<unknown[]> {
+export async function runInParallel(
+  { options, service, signal }: CommandContext,
+  steps: unknown[],
+): Promise<unknown[]> {
   const results = await Promise.allSettled(steps);
   signal.throwIfAborted();
   const failures = results.flatMap((result) => (result.status === "rejected" ? [result.reason] : []));
   // The one that is thrown decides the exit code: the change's fault, where it is at fault too.
-  const decisive = failures.find(isChange) ?? failures[0];
+  const decisive = failures.find(isProjectError) ?? failures[0];
   for (const other of failures) if (other !== decisive) printError(other, options.verbose, service);
   if (decisive) throw decisive;
   return results.map((result) => (result.status === "fulfilled" ? result.value : undefined));
@@ -152,7 +159,7 @@ export async function sideBySide({ options, service, signal }: Run, steps: unkno
 
 /** Removes what runs that were killed have left half-built: each is over 100 MB. */
 async function removeLeftovers(service: Service): Promise<void> {
-  const cache = cacheOf(service);
+  const cache = cacheDirectoryOf(service);
   for (const name of await readdir(cache).catch(() => [])) {
     const [, pid] = /^(?:dist|verify)-(\d+)/.exec(name) ?? [];
     if (pid && !isRunning(Number(pid))) await rm(join(cache, name), { recursive: true, force: true });

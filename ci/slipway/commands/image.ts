@@ -1,10 +1,10 @@
 /** The docker-archive, without checks, tests or a cluster. */
 import { imageOptions, stepOptions } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
-import { images } from "../cli/steps.ts";
+import { buildArchives } from "../cli/steps.ts";
 
 export default {
   about: "the docker-archive alone",
   options: [...stepOptions, ...imageOptions],
-  execute: images,
+  execute: buildArchives,
 } satisfies Command;

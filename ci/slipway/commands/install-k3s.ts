@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { download } from "../core/download.ts";
 import { PipelineError } from "../core/errors.ts";
 import { sha256 as sha256Of } from "../core/hash.ts";
-import { run } from "../core/process.ts";
+import { runProcess } from "../core/process.ts";
 import { pins } from "../pins/pins.ts";
 import type { Command } from "../cli/context.ts";
 
@@ -31,14 +31,14 @@ const serverOptions = "--disable=traefik,servicelb,metrics-server --write-kubeco
 /**
  * Fetches the install script and checks it.
  *
- * @throws {PipelineError} "surroundings" when it cannot be fetched, or is not the one that is pinned
+ * @throws {PipelineError} "environment" when it cannot be fetched, or is not the one that is pinned
  */
-export async function fetchScript(url: string, sha256: string): Promise<Uint8Array> {
+export async function fetchInstallScript(url: string, sha256: string): Promise<Uint8Array> {
   const script = await download(url);
   const actual = sha256Of(script);
   if (actual !== sha256) {
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `k3s's install script is not the pinned one, it was not run: pins.k3s.installScriptSha256 is ${sha256}, ` +
         `${url} has ${actual}`,
       {
@@ -51,7 +51,7 @@ export async function fetchScript(url: string, sha256: string): Promise<Uint8Arr
 
 async function install(signal: AbortSignal): Promise<void> {
   const { version, installScript, installScriptSha256 } = pins.k3s;
-  const script = await fetchScript(installScript, installScriptSha256);
+  const script = await fetchInstallScript(installScript, installScriptSha256);
   const directory = await mkdtemp(join(tmpdir(), "slipway-k3s-"));
   try {
     const file = join(directory, "install.sh");
@@ -62,11 +62,11 @@ async function install(signal: AbortSignal): Promise<void> {
       stdio: ["inherit", "inherit", "inherit"],
     });
     if ((await child.exited) !== 0) {
-      throw new PipelineError("surroundings", "k3s's install script failed", {
+      throw new PipelineError("environment", "k3s's install script failed", {
         hint: "Its last lines above say why; `sudo journalctl -u k3s -n 50` may say more.",
       });
     }
-    await ready({ sudo, signal });
+    await waitUntilReady({ sudo, signal });
   } finally {
     await rm(directory, { recursive: true });
   }
@@ -83,10 +83,10 @@ const PAUSE_SECONDS = 1;
  *
  * @param sudo what to run kubectl with; default: nothing
  * @param seconds that it may take in all, whatever the server does. Default: 120
- * @throws {PipelineError} "surroundings" when that takes longer
+ * @throws {PipelineError} "environment" when that takes longer
  * @throws the signal's reason when it was aborted
  */
-export async function ready({
+export async function waitUntilReady({
   sudo = [],
   seconds = READY_SECONDS,
   signal,
@@ -99,7 +99,10 @@ export async function ready({
   const left = () => (end - performance.now()) / 1000;
   const kubectl = async (...args: string[]) => {
     const timeoutSeconds = Math.max(0, Math.min(ASK_SECONDS, left()));
-    const { code, stdout } = await run([...sudo, "k3s", "kubectl", ...args], { timeoutSeconds, signal });
+    const { code, stdout } = await runProcess([...sudo, "k3s", "kubectl", ...args], {
+      timeoutSeconds,
+      signal,
+    });
     return code === 0 ? stdout.trim() : "";
   };
   const conditions = 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}';
@@ -110,7 +113,7 @@ export async function ready({
     await Bun.sleep(Math.max(0, Math.min(PAUSE_SECONDS, left())) * 1000);
     signal.throwIfAborted();
   }
-  throw new PipelineError("surroundings", `k3s is installed, but its node is not ready after ${seconds} s`, {
+  throw new PipelineError("environment", `k3s is installed, but its node is not ready after ${seconds} s`, {
     hint: "`sudo journalctl -u k3s -n 50` tells why.",
   });
 }

@@ -9,10 +9,10 @@
  */
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { findings, pinsOf, readProject, usesOf, type Project } from "../pins/locations.ts";
-import { askRemote } from "../pins/check-upstream.ts";
-import { renew, renewals } from "../pins/update.ts";
-import { wrong } from "../cli/options.ts";
+import { pinErrors, pinsOf, readProject, locationsOf, type Project } from "../pins/locations.ts";
+import { checkUpstream } from "../pins/check-upstream.ts";
+import { updatePin, updaters } from "../pins/update.ts";
+import { usageError } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
 
 export default {
@@ -27,50 +27,50 @@ export default {
       if (options.remote) await showRemote(project);
     } else if (
       !options.remote &&
-      Object.hasOwn(renewals, name) &&
+      Object.hasOwn(updaters, name) &&
       args.length <= (name === "action" ? 2 : 1)
     ) {
-      await write(root, project, name as keyof typeof renewals, args);
-    } else throw wrong("pins takes --remote, or the name of a pin and what it becomes");
+      await write(root, project, name as keyof typeof updaters, args);
+    } else throw usageError("pins takes --remote, or the name of a pin and what it becomes");
     return "";
   },
 } satisfies Command;
 
-/** Shows all pins. @throws {PipelineError} "change" when places do not agree */
+/** Shows all pins. @throws {PipelineError} "project" when places do not agree */
 function show(project: Project): void {
   for (const pin of pinsOf(project)) {
-    const found = usesOf(pin, project);
+    const found = locationsOf(pin, project);
     if (found.length === 0) continue;
     const values = new Set(found.map(({ value }) => value ?? "(missing)"));
     console.log(`${pin.name}  ${[...values].join(" | ")}\n    ${found.map(({ place }) => place).join("  ")}`);
   }
-  const wrong = findings(project);
+  const wrong = pinErrors(project);
   if (wrong.length > 0) {
-    throw new PipelineError("change", wrong.join("\nerror: "), {
+    throw new PipelineError("project", wrong.join("\nerror: "), {
       hint: "`bun ci/pipeline.ts pins NAME VERSION` writes all places.",
     });
   }
 }
 
-/** @throws {PipelineError} "change" when a pin does not hold, "surroundings" when one could not be asked */
+/** @throws {PipelineError} "project" when a pin does not hold, "environment" when one could not be asked */
 async function showRemote(project: Project): Promise<void> {
-  const answers = await askRemote(project);
+  const answers = await checkUpstream(project);
   const words = { true: "holds", false: "does not hold", unknown: "not asked" };
   for (const { name, holds, text } of answers) console.log(`${words[`${holds}`]}: ${name}: ${text}`);
   const named = (state: false | "unknown") =>
     answers.flatMap(({ name, holds }) => (holds === state ? [name] : [])).join(", ");
-  if (named(false)) throw new PipelineError("change", `no longer what is pinned: ${named(false)}`);
-  if (named("unknown")) throw new PipelineError("surroundings", `could not be asked: ${named("unknown")}`);
+  if (named(false)) throw new PipelineError("project", `no longer what is pinned: ${named(false)}`);
+  if (named("unknown")) throw new PipelineError("environment", `could not be asked: ${named("unknown")}`);
 }
 
 async function write(
   root: string,
   project: Project,
-  name: keyof typeof renewals,
+  name: keyof typeof updaters,
   args: string[],
 ): Promise<void> {
   const before = new Map(project);
-  const values = await renew(project, name, args);
+  const values = await updatePin(project, name, args);
   const changed = [...project].filter(([path, text]) => text !== before.get(path));
   for (const [path, text] of changed) await Bun.write(join(root, path), text);
   for (const [pin, value] of values) console.log(`${pin.name}  ${value}`);

@@ -1,5 +1,5 @@
 /** What a deploy would change, by a dry run on the server. */
-import { describePlan, plan } from "../deploy/plan.ts";
+import { describePlan, createPlan } from "../deploy/plan.ts";
 import { clusterOptions, stepOptions } from "../cli/options.ts";
 import { withCluster } from "../cli/deploy-flow.ts";
 import type { Command } from "../cli/context.ts";
@@ -8,12 +8,12 @@ import { isRegistryTarget } from "../targets/registry.ts";
 export default {
   about: "what a deploy would change",
   options: [...stepOptions, "platform", ...clusterOptions],
-  execute: (run) =>
-    withCluster(run, async (to) => {
-      const found = await plan(to, run.id());
+  execute: (context) =>
+    withCluster(context, async (deployContext) => {
+      const found = await createPlan(deployContext, context.imageId());
       const lines = describePlan(found);
-      for (const line of lines) run.say(line);
-      const isCompared = !isRegistryTarget(to.target);
+      for (const line of lines) context.log(line);
+      const isCompared = !isRegistryTarget(deployContext.target);
       const there = isCompared ? "whose image is there" : "whose image is there, but not compared yet";
       const image = found.delivered ? there : "whose image is not there yet";
       return `a deploy of ${found.name}, ${image}, would change ${lines.length > 0 ? "this" : "nothing"}`;

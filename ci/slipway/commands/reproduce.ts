@@ -1,31 +1,27 @@
-/**
- * Proof that the image depends on nothing but its inputs. Builds it N times (default 2) from copies of the project, each in
- * other surroundings, and compares layers and archives bit for bit; where a Dagger engine answers, with what that one
- * makes too.
- */
+/** Builds the image several times from copies of the project in different environments and compares the bytes. */
 import { chmod, chown, constants, copyFile, cp, lchown, mkdir, mkdtemp } from "node:fs/promises";
 import { lutimes, readdir, rm } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
-import { differences, filesOf, grouped, readImage, short, type ImageContent } from "../image/compare.ts";
+import * as compare from "../image/compare.ts";
 import { exitCodes, PipelineError } from "../core/errors.ts";
 import { projectFiles } from "../core/project-files.ts";
 import { sha256 } from "../core/hash.ts";
-import { installationOf } from "../core/install-inputs.ts";
-import { describeImage } from "../image/image-config.ts";
-import { onPath, run } from "../core/process.ts";
+import { findInstallInputs } from "../core/install-inputs.ts";
+import { createImageSpec } from "../image/image-config.ts";
+import { isOnPath, runProcess } from "../core/process.ts";
 import type { Service } from "../core/service-config.ts";
-import type { Command, Run } from "../cli/context.ts";
+import type { Command, CommandContext } from "../cli/context.ts";
 
 export default {
   about: "build it again in other surroundings: is it the same, bit for bit?",
-  options: ["times"],
-  async execute(run) {
-    const { equal, same } = await reproduce(run, run.options.times);
-    const conclusion = `${equal} of ${run.options.times} equal`;
-    if (equal === run.options.times && same) return conclusion;
-    throw new PipelineError("change", conclusion);
+  options: ["runs"],
+  async execute(context) {
+    const { equal, same } = await reproduce(context, context.options.runs);
+    const conclusion = `${equal} of ${context.options.runs} equal`;
+    if (equal === context.options.runs && same) return conclusion;
+    throw new PipelineError("project", conclusion);
   },
 } satisfies Command;
 
@@ -50,7 +46,7 @@ const STRANGER = 54_321;
 interface Build {
   /** What it is called in messages. */
   name: string;
-  image: ImageContent;
+  image: compare.ImageContent;
   /** SHA-256 of the archive. */
   archive: string;
 }
@@ -68,7 +64,7 @@ interface Means {
 async function findMeans(directory: string, signal: AbortSignal): Promise<Means> {
   const leftOut: string[] = [];
   const works = async (command: string[]) =>
-    onPath(command[0]!) && (await run(command, { cwd: "/", signal, timeoutSeconds: 20 })).code === 0;
+    isOnPath(command[0]!) && (await runProcess(command, { cwd: "/", signal, timeoutSeconds: 20 })).code === 0;
   const oneCpu = ["taskset", "--cpu-list", "0"];
   const pinned = await works([...oneCpu, "true"]);
   if (!pinned) leftOut.push("one CPU instead of all: taskset cannot do it here");
@@ -116,7 +112,7 @@ async function buildOnHost(
   ];
   const env = { ...quiet(directory), TZ, LC_ALL, LANG: LC_ALL, ...(odd.another && { HOME: home }) };
   const cwd = join(copy, relative(service.root, service.project));
-  const { code, stdout, stderr } = await run(command, { cwd, env, signal });
+  const { code, stdout, stderr } = await runProcess(command, { cwd, env, signal });
   if (code !== 0) throw failed(`build ${index + 1}`, code, stdout + stderr);
   const where = [
     `umask ${umask}`,
@@ -141,31 +137,31 @@ async function buildWithDagger(
   const start = ["dagger", "--progress=plain", "run"];
   const inSession = process.env.DAGGER_SESSION_PORT !== undefined;
   if (!inSession) {
-    if (!onPath("dagger")) return "there is no dagger on PATH";
-    const { code } = await run([...start, "true"], { cwd: "/", signal, timeoutSeconds: 20 });
+    if (!isOnPath("dagger")) return "there is no dagger on PATH";
+    const { code } = await runProcess([...start, "true"], { cwd: "/", signal, timeoutSeconds: 20 });
     if (code !== 0) return "no engine answers";
   }
   const copy = join(directory, "dagger");
   await copyProject(service, copy, signal);
   // All of it is the project's, also what its .gitignore has: the engine would pass over that.
   const all = ["add", "--force", "--all", "--", ".", ":(exclude,glob)**/node_modules/**"];
-  for (const args of onPath("git") ? [["init", "--quiet"], all] : [])
-    await run(["git", ...args], { cwd: copy, signal, timeoutSeconds: 60 });
+  for (const args of isOnPath("git") ? [["init", "--quiet"], all] : [])
+    await runProcess(["git", ...args], { cwd: copy, signal, timeoutSeconds: 60 });
   const output = join(directory, "dagger.tar");
   const command = [process.execPath, "ci/pipeline.ts", "image", "--engine", "dagger", "--output", output];
-  const { code, stdout, stderr } = await run([...(inSession ? [] : start), ...command], {
+  const { code, stdout, stderr } = await runProcess([...(inSession ? [] : start), ...command], {
     cwd: join(copy, relative(service.root, service.project)),
     env: quiet(directory),
     signal,
   });
-  if (code === exitCodes.surroundings)
+  if (code === exitCodes.environment)
     return /^error: (.*)$/m.exec(stderr + stdout)?.[1] ?? "the engine failed";
   if (code !== 0) throw failed("the Dagger engine's build", code, stdout + stderr);
   return keep("dagger", output);
 }
 
 function failed(what: string, code: number, output: string): PipelineError {
-  return new PipelineError("change", `${what} ended with ${code}`, { output });
+  return new PipelineError("project", `${what} ended with ${code}`, { output });
 }
 
 /** Environment of all builds: no commit for the label, which is no part of the proof, and no report. */
@@ -176,7 +172,7 @@ function quiet(directory: string): Record<string, string> {
 /** Copies the project's files and what is installed: linked, the packages would be built from another place. */
 async function copyProject({ root, project }: Service, target: string, signal: AbortSignal): Promise<void> {
   // What is installed from belongs to it even where git ignores it: an engine may install again.
-  for (const file of new Set([...(await projectFiles(root, signal)), ...installationOf(root).files])) {
+  for (const file of new Set([...(await projectFiles(root, signal)), ...findInstallInputs(root).files])) {
     // Deleted, but git still knows it.
     if (!existsSync(join(root, file))) continue;
     await mkdir(dirname(join(target, file)), { recursive: true });
@@ -204,17 +200,17 @@ async function prepare(path: string, modified: Date, uid: number | undefined): P
 }
 
 async function keep(name: string, output: string): Promise<Build> {
-  return { name, image: await readImage(output), archive: sha256(await Bun.file(output).bytes()) };
+  return { name, image: await compare.readImage(output), archive: sha256(await Bun.file(output).bytes()) };
 }
 
 function line({ name, image, archive }: Build): string {
-  const layers = image.layers.map(({ name, diffId }) => `${name} ${short(diffId)}`);
-  return [name.padEnd(8), ...image.names, ...layers, `archive ${short(archive)}`].join("  ");
+  const layers = image.layers.map(({ name, diffId }) => `${name} ${compare.shortDigest(diffId)}`);
+  return [name.padEnd(8), ...image.names, ...layers, `archive ${compare.shortDigest(archive)}`].join("  ");
 }
 
 /** What another build of the same source has that the first has not, in words; an empty list: they are the same. */
 function compareBuilds(first: Build, other: Build): string[] {
-  const lines = [...other.image.damage, ...differences(first.image, other.image)];
+  const lines = [...other.image.damage, ...compare.diffImages(first.image, other.image)];
   if (lines.length === 0 && other.archive !== first.archive)
     lines.push("the image is the same, the archive around it is not");
   return lines;
@@ -228,17 +224,17 @@ function compareBuilds(first: Build, other: Build): string[] {
  */
 export function compareEngines(
   service: Service,
-  host: ImageContent,
-  contained: ImageContent,
+  host: compare.ImageContent,
+  contained: compare.ImageContent,
 ): { lines: string[]; compared: string } {
   if (host.names.join() === contained.names.join())
-    return { lines: differences(host, contained), compared: "equal, bit for bit" };
-  const [ours, theirs] = [filesOf(host.layers), filesOf(contained.layers)];
+    return { lines: compare.diffImages(host, contained), compared: "equal, bit for bit" };
+  const [ours, theirs] = [compare.filesInLayers(host.layers), compare.filesInLayers(contained.layers)];
   const changed = [...ours].flatMap(([path, { content }]) => {
     const other = theirs.get(path);
     return other && Buffer.compare(content, other.content) !== 0 ? [path] : [];
   });
-  const { binary } = describeImage(service);
+  const { binary } = createImageSpec(service);
   const libraries = changed.filter((path) => path !== binary);
   const why =
     libraries.length > 0
@@ -249,9 +245,9 @@ export function compareEngines(
   const difference =
     bytes === undefined
       ? "the binary has another size"
-      : `the binary, which holds the id, differs in ${grouped(bytes)} of ${grouped(one!.length)} bytes`;
+      : `the binary, which holds the id, differs in ${compare.formatThousands(bytes)} of ${compare.formatThousands(one!.length)} bytes`;
   return {
-    lines: differences(host, contained, { content: false }),
+    lines: compare.diffImages(host, contained, { content: false }),
     compared: `same paths, types, modes, owners, times and config; bytes were not to be the same: ${why}, so the id is another, and ${difference}`,
   };
 }
@@ -264,7 +260,10 @@ function bytesThatDiffer(one: Uint8Array, other: Uint8Array): number {
 }
 
 /** @returns how many builds are equal to the first, itself included, and whether the engines agree */
-async function reproduce({ service, signal }: Run, times: number): Promise<{ equal: number; same: boolean }> {
+async function reproduce(
+  { service, signal }: CommandContext,
+  times: number,
+): Promise<{ equal: number; same: boolean }> {
   const directory = await mkdtemp(join(tmpdir(), `${service.name}-reproduce-`));
   try {
     await chmod(directory, 0o755);

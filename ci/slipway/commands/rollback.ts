@@ -8,9 +8,9 @@ export default {
   about: "go back to the version that served before, or to ID, and verify that",
   args: { form: "[ID]", min: 0, max: 1 },
   options: [...clusterOptions, "report"],
-  execute: (run) =>
-    withCluster(run, async (to) => {
-      const id = await rollback(to, run.options.args[0]);
-      return `${run.nameOf(id)} serves again, verified`;
+  execute: (context) =>
+    withCluster(context, async (deployContext) => {
+      const id = await rollback(deployContext, context.options.args[0]);
+      return `${context.imageNameOf(id)} serves again, verified`;
     }),
 } satisfies Command;

@@ -7,10 +7,10 @@ import type { Command } from "../cli/context.ts";
 export default {
   about: "what runs, since when, by which commit, how healthy; which versions are kept",
   options: clusterOptions,
-  execute: (run) =>
-    withCluster(run, async (to) => {
-      const [first, ...lines] = await status(to);
-      for (const line of lines) run.say(line);
+  execute: (context) =>
+    withCluster(context, async (deployContext) => {
+      const [first, ...lines] = await status(deployContext);
+      for (const line of lines) context.log(line);
       return first!;
     }),
 } satisfies Command;

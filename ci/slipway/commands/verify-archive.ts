@@ -3,29 +3,29 @@ import { mkdir, rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { writeArchive } from "../image/archive-writer.ts";
 import {
-  differences,
-  filesOf,
+  diffImages,
+  filesInLayers,
   firstDifference,
-  grouped,
+  formatThousands,
   readImage,
   type ImageContent,
 } from "../image/compare.ts";
 import { PipelineError } from "../core/errors.ts";
 import { gitCommit } from "../core/git.ts";
-import { cacheOf } from "../core/service-config.ts";
+import { cacheDirectoryOf } from "../core/service-config.ts";
 import { ownArchitecture, type Architecture } from "../image/platform.ts";
 import { readPlainTar } from "../image/tar-reader.ts";
 import { stepOptions } from "../cli/options.ts";
-import type { Command, Run } from "../cli/context.ts";
+import type { Command, CommandContext } from "../cli/context.ts";
 
 export default {
   about: "build again, and compare FILE with that bit for bit",
   args: { form: "FILE", min: 1, max: 1 },
   options: stepOptions,
-  execute: (run) =>
-    run.report.step("rebuild", async () => {
-      const value = await verifyArchive(resolve(run.options.args[0]!), run);
-      return { value, detail: `and compared, by the ${run.engine.name} engine` };
+  execute: (context) =>
+    context.report.step("rebuild", async () => {
+      const value = await verifyArchive(resolve(context.options.args[0]!), context);
+      return { value, detail: `and compared, by the ${context.engine.name} engine` };
     }),
 } satisfies Command;
 
@@ -37,42 +37,42 @@ export default {
  * in another form: then the image counts.
  *
  * @returns what holds, as a sentence
- * @throws {PipelineError} "change" when they differ, with the differences as output; "surroundings" when there is no
+ * @throws {PipelineError} "project" when they differ, with the differences as output; "environment" when there is no
  * archive at `path` or none that can be read
  */
-async function verifyArchive(path: string, run: Run): Promise<string> {
-  const { service, engine } = run;
+async function verifyArchive(path: string, context: CommandContext): Promise<string> {
+  const { service, engine } = context;
   const saved = await readImage(path);
   const name = basename(path);
   // Where neither `bun check` nor `watch` sees it come and go.
-  const place = join(cacheOf(service), `verify-${process.pid}`);
+  const place = join(cacheDirectoryOf(service), `verify-${process.pid}`);
   try {
     await mkdir(place, { recursive: true });
     const [dist, again] = [join(place, "dist"), join(place, "again.tar")];
     const { architecture } = saved.config;
     const foreign = architecture === ownArchitecture ? undefined : (architecture as Architecture);
     const { id, platform } = await engine.build(dist, foreign);
-    const wanted = run.nameOf(id);
+    const wanted = context.imageNameOf(id);
     const sameId = saved.names.includes(wanted);
     const revision = revisionOf(saved);
     await writeArchive(again, { service, dist, platform, revision, names: sameId ? saved.names : [wanted] });
 
     const built = await readImage(again);
-    const lines = [...saved.damage, ...differences(built, saved)];
+    const lines = [...saved.damage, ...diffImages(built, saved)];
     const around = lines.length === 0 ? await compareArchives(again, path) : undefined;
     if (around?.altered) lines.push(around.altered);
     if (lines.length === 0)
       return `${name} is ${wanted}, ${around!.same ? "bit for bit" : "layer by layer"} what the working tree makes`;
 
     const damaged = saved.damage.length > 0 || around?.altered !== undefined;
-    const files = filesOf(saved.layers);
-    const sameRuntime = [...filesOf([built.layers[0]!])].every(
+    const files = filesInLayers(saved.layers);
+    const sameRuntime = [...filesInLayers([built.layers[0]!])].every(
       ([path, { content }]) => Buffer.compare(content, files.get(path)?.content ?? Buffer.of()) === 0,
     );
     const message = damaged ? `${name} is damaged` : `${name} is not what the working tree makes`;
-    throw new PipelineError("change", message, {
+    throw new PipelineError("project", message, {
       output: lines.join("\n"),
-      hint: await advise({ sameId, sameRuntime, damaged, revision, run }),
+      hint: await advise({ sameId, sameRuntime, damaged, revision, run: context }),
     });
   } finally {
     await rm(place, { recursive: true, force: true });
@@ -97,7 +97,7 @@ export async function compareArchives(
   if (form(again).join("\n") !== form(path).join("\n")) return { same: false };
   return {
     same: false,
-    altered: `the image is whole, the archive around it is not: from byte ${grouped(at)} on`,
+    altered: `the image is whole, the archive around it is not: from byte ${formatThousands(at)} on`,
   };
 }
 
@@ -107,7 +107,7 @@ async function advise(found: {
   sameRuntime: boolean;
   damaged: boolean;
   revision: string | undefined;
-  run: Run;
+  run: CommandContext;
 }): Promise<string> {
   const { sameId, sameRuntime, damaged, revision, run } = found;
   if (sameId) {

@@ -1,33 +1,33 @@
 /** Deploys what is here, then at every save, until it is interrupted. One line for each. */
 import { PipelineError } from "../core/errors.ts";
 import { Report } from "../core/report.ts";
-import { savesIn } from "../core/file-watcher.ts";
+import { watchForSaves } from "../core/file-watcher.ts";
 import { printError } from "../cli/error-output.ts";
-import { begin, deployHere, deployOf, withCluster } from "../cli/deploy-flow.ts";
-import { Run, type Command } from "../cli/context.ts";
+import { startBuild, runDeploy, createDeployContext, withCluster } from "../cli/deploy-flow.ts";
+import { CommandContext, type Command } from "../cli/context.ts";
 import deploy from "./deploy.ts";
 
 export default {
   about: "deploy at every save",
   // Each save is a run of its own, whose line is all of it; and a cluster it takes.
   options: deploy.options.filter((name) => name !== "report"),
-  execute: (run) =>
-    withCluster(run, async ({ target }) => {
-      const { service, options, engine, signal } = run;
+  execute: (context) =>
+    withCluster(context, async ({ target }) => {
+      const { service, options, engine, signal } = context;
       console.log(`deploys at every save in ${service.root}; Ctrl-C ends it`);
       let hurry = new AbortController();
-      for await (const saved of savesIn(service.root, signal, () => hurry.abort())) {
+      for await (const saved of watchForSaves(service.root, signal, () => hurry.abort())) {
         hurry = new AbortController();
-        const one = new Run({ service, options, engine, signal, report: new Report(() => {}) });
+        const one = new CommandContext({ service, options, engine, signal, report: new Report(() => {}) });
         const tell = (error: unknown) => signal.aborted || printError(error, options.verbose, service);
-        const begun = begin(one);
+        const begun = startBuild(one);
         // A type error is known long before the tests have ended.
-        for (const proof of begun.proofs) proof.catch(tell);
-        const conclusion = await deployHere(one, deployOf(one, target), {
+        for (const proof of begun.checks) proof.catch(tell);
+        const conclusion = await runDeploy(one, createDeployContext(one, target), {
           begun,
           hurry: hurry.signal,
         }).catch((error: unknown) => {
-          run.left = one.left;
+          context.interruptMessage = one.interruptMessage;
           signal.throwIfAborted();
           tell(error);
           return error instanceof PipelineError ? error.message : String(error);

@@ -13,9 +13,9 @@ let parts = 0;
  * Has a file written. Of two runs with one target each publishes its own, and the later one stays.
  *
  * @param write gets the path to write to
- * @throws {PipelineError} "surroundings" when the disk is full or the place cannot be written
+ * @throws {PipelineError} "environment" when the disk is full or the place cannot be written
  */
-export async function writeWhole(
+export async function writeFileAtomically(
   target: string,
   write: (part: string) => void | Promise<void>,
 ): Promise<void> {

@@ -16,7 +16,7 @@ export interface DownloadOptions {
 /** "There is no such thing." GitHub says 422 of a commit that it does not have. */
 const absent = new Set([404, 422]);
 
-/** @throws {PipelineError} "surroundings" when it is not there or cannot be fetched */
+/** @throws {PipelineError} "environment" when it is not there or cannot be fetched */
 export async function download(url: string, options: DownloadOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
   return (await ask(url, options, () => false))!;
 }
@@ -25,9 +25,9 @@ export async function download(url: string, options: DownloadOptions = {}): Prom
  * The same for what need not be there.
  *
  * @returns undefined when the server says that it is not
- * @throws {PipelineError} "surroundings" when it cannot be asked
+ * @throws {PipelineError} "environment" when it cannot be asked
  */
-export async function downloadIfThere(
+export async function tryDownload(
   url: string,
   options: DownloadOptions = {},
 ): Promise<Uint8Array<ArrayBuffer> | undefined> {
@@ -49,7 +49,7 @@ async function ask(url: string, options: DownloadOptions, mayBe: (status: number
     signal?.throwIfAborted();
     const message = `cannot fetch ${url}: ${(error as Error).message}`;
     const shown = withoutPasswords(message);
-    throw new PipelineError("surroundings", shown, {
+    throw new PipelineError("environment", shown, {
       hint: options.hint ?? "Does it exist, and can this machine reach it?",
       // What fetch() throws has the whole address.
       ...(shown === message && { cause: error }),

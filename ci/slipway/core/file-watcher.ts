@@ -1,7 +1,7 @@
 /** Saves of the project's files, for `watch`. */
 import { readdirSync, statSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
-import { digestOfFiles } from "./project-files.ts";
+import { projectFilesDigest } from "./project-files.ts";
 
 /** Milliseconds without a further change after which a save counts as ended: editors write in several steps. */
 const QUIET_MS = 40;
@@ -16,7 +16,7 @@ const ignored =
  * @param root what is below it is watched, but for what is built or installed
  * @param onSave called at once, also while the one before is still worked on
  */
-export async function* savesIn(
+export async function* watchForSaves(
   root: string,
   signal: AbortSignal,
   onSave: () => void,
@@ -48,7 +48,7 @@ export async function* savesIn(
       } else {
         const saved = first;
         first = undefined;
-        const now = await digestOfFiles(root, signal);
+        const now = await projectFilesDigest(root, signal);
         if (now === digest) continue;
         digest = now;
         yield saved;

@@ -1,9 +1,9 @@
 /** What `bun install` reads of a project, beside package.json of the root and of its members. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { isMember, readPackage, workspacesOf, type Package } from "./service-config.ts";
+import { isWorkspaceMember, readPackage, workspacePatternsOf, type PackageJson } from "./service-config.ts";
 
-export interface Installation {
+export interface InstallInputs {
   /** Directories of the workspace's members, from its root; none where there is no workspace. */
   members: string[];
   /** Files, from the root: settings, packages that are files, patches. */
@@ -12,7 +12,7 @@ export interface Installation {
   hasHooks: boolean;
 }
 
-export function installationOf(root: string): Installation {
+export function findInstallInputs(root: string): InstallInputs {
   const members = membersOf(root);
   const packages = new Map(["", ...members].map((member) => [member, readPackage(join(root, member))]));
   return {
@@ -26,7 +26,7 @@ export function installationOf(root: string): Installation {
 const hooks = ["preinstall", "install", "postinstall", "preprepare", "prepare", "postprepare"];
 
 /** Packages that are files in the workspace (`file:vendor/x.tgz`), and patches of others; from its root. */
-function localFiles(packages: Map<string, Package>): string[] {
+function localFiles(packages: Map<string, PackageJson>): string[] {
   const found = [...packages].flatMap(([member, own]) => {
     const all = { ...own.dependencies, ...own.devDependencies, ...own.optionalDependencies };
     const archives = Object.values(all).flatMap(
@@ -39,7 +39,7 @@ function localFiles(packages: Map<string, Package>): string[] {
 }
 
 function membersOf(root: string): string[] {
-  const patterns = workspacesOf(root);
+  const patterns = workspacePatternsOf(root);
   const found = patterns
     .filter((pattern) => !pattern.startsWith("!"))
     .flatMap((pattern) => {
@@ -49,6 +49,6 @@ function membersOf(root: string): string[] {
   return [...new Set(found)]
     .filter((path) => !path.includes("node_modules/"))
     .map((path) => path.slice(0, -"/package.json".length))
-    .filter((path) => isMember(path, patterns))
+    .filter((path) => isWorkspaceMember(path, patterns))
     .sort();
 }

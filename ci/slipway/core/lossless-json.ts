@@ -4,8 +4,8 @@
 const raw = JSON as unknown as { rawJSON(text: string): object; isRawJSON(value: unknown): boolean };
 
 /** A number as it is written, for JSON.stringify(). */
-export const rawJson = (text: string): object => raw.rawJSON(text);
-export const isRawJson = (value: unknown): boolean => raw.isRawJSON(value);
+export const rawJsonNumber = (text: string): object => raw.rawJSON(text);
+export const isRawJsonNumber = (value: unknown): boolean => raw.isRawJSON(value);
 
 /** @throws {SyntaxError} */
 export function parseJson<T>(text: string): T {
@@ -14,7 +14,7 @@ export function parseJson<T>(text: string): T {
   const keep = (_: string, value: unknown, context?: { source?: string }): unknown => {
     const source = context?.source ?? "";
     const isLost = typeof value === "number" && /^-?\d+$/.test(source) && !Number.isSafeInteger(value);
-    return isLost ? rawJson(source) : value;
+    return isLost ? rawJsonNumber(source) : value;
   };
   return JSON.parse(text, keep) as T;
 }

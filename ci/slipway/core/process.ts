@@ -3,13 +3,13 @@ import { writeFileSync } from "node:fs";
 import { getPriority, setPriority } from "node:os";
 import { PipelineError } from "./errors.ts";
 
-export interface Result {
+export interface ProcessResult {
   code: number;
   stdout: string;
   stderr: string;
 }
 
-export interface RunOptions {
+export interface ProcessOptions {
   cwd?: string;
   /** Added to the environment of the pipeline. */
   env?: Record<string, string>;
@@ -21,7 +21,7 @@ export interface RunOptions {
    */
   timeoutSeconds?: number;
   /** Whether others, which something waits for longer, get the processor first. Default: false. */
-  standsBack?: boolean;
+  lowPriority?: boolean;
   signal?: AbortSignal;
 }
 
@@ -40,15 +40,15 @@ const GRACE_MS = 5000;
  * The deadline holds whatever the program has started: its whole session is killed, and what still holds its output open is
  * not waited for.
  *
- * @throws {PipelineError} "surroundings" when there is no such program
+ * @throws {PipelineError} "environment" when there is no such program
  * @throws the signal's reason when it was aborted
  */
-export async function run(command: string[], options: RunOptions = {}): Promise<Result> {
-  const { cwd, env = {}, input, timeoutSeconds = 600, standsBack = false, signal } = options;
+export async function runProcess(command: string[], options: ProcessOptions = {}): Promise<ProcessResult> {
+  const { cwd, env = {}, input, timeoutSeconds = 600, lowPriority = false, signal } = options;
   signal?.throwIfAborted();
   const child = spawn(command, { cwd, env, stdin: input === undefined ? "ignore" : stdinOf(input) });
-  if (standsBack) standBack(child.pid);
-  const outputs = [keep(child.stdout), keep(child.stderr)] as const;
+  if (lowPriority) standBack(child.pid);
+  const outputs = [collectOutput(child.stdout), collectOutput(child.stderr)] as const;
   const cut = Promise.withResolvers<"cut">();
   const end = () => {
     child.end("SIGKILL");
@@ -79,7 +79,7 @@ export async function run(command: string[], options: RunOptions = {}): Promise<
 }
 
 /** Whether there is such a program. */
-export function onPath(program: string): boolean {
+export function isOnPath(program: string): boolean {
   // Bun.which() by itself looks at the PATH of the start.
   return Bun.which(program, { PATH: process.env.PATH ?? "" }) !== null;
 }
@@ -89,7 +89,7 @@ export function onPath(program: string): boolean {
  *
  * @param leader the process that the group is named after, one that was started with `detached`
  */
-export function endGroup(leader: number, signal: NodeJS.Signals): void {
+export function signalProcessGroup(leader: number, signal: NodeJS.Signals): void {
   try {
     process.kill(-leader, signal);
   } catch {
@@ -127,12 +127,13 @@ function spawn(
       detached,
     });
     const { pid, stdout, stderr, exited } = child;
-    const end = (signal: NodeJS.Signals) => (detached ? endGroup(pid, signal) : void child.kill(signal));
+    const end = (signal: NodeJS.Signals) =>
+      detached ? signalProcessGroup(pid, signal) : void child.kill(signal);
     const kill = () => end("SIGKILL");
     running.add(kill);
     return { pid, stdout, stderr, exited, end, forget: () => running.delete(kill) };
   } catch (error) {
-    throw new PipelineError("surroundings", `cannot run ${command[0]}: there is no such program on PATH`, {
+    throw new PipelineError("environment", `cannot run ${command[0]}: there is no such program on PATH`, {
       cause: error,
     });
   }
@@ -151,7 +152,7 @@ function standBack(pid: number): void {
 
 type Stdin = Buffer | ReadableStream<Uint8Array>;
 
-function stdinOf(input: NonNullable<RunOptions["input"]>): Stdin {
+function stdinOf(input: NonNullable<ProcessOptions["input"]>): Stdin {
   if (typeof input === "string" || input instanceof Uint8Array) return Buffer.from(input);
   const pieces = input[Symbol.asyncIterator]();
   return new ReadableStream({
@@ -167,7 +168,7 @@ function stdinOf(input: NonNullable<RunOptions["input"]>): Stdin {
 }
 
 /** Reads a stream to its end, or until it is told to stop. `text()` gives what has come so far. */
-export function keep(stream: ReadableStream<Uint8Array>) {
+export function collectOutput(stream: ReadableStream<Uint8Array>) {
   const parts: Uint8Array[] = [];
   const reader = stream.getReader();
   const read = async () => {

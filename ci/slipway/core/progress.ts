@@ -43,7 +43,7 @@ export class Progress {
 
   end(running: Running): void {
     this.#running.delete(running);
-    if (this.#running.size === 0) this.settle();
+    if (this.#running.size === 0) this.clear();
   }
 
   /** A line that stays. */
@@ -54,7 +54,7 @@ export class Progress {
   }
 
   /** Takes the running steps off the screen, for good or until the next line. */
-  settle(): void {
+  clear(): void {
     clearInterval(this.#timer);
     this.#timer = undefined;
     this.#clear();

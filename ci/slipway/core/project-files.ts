@@ -1,7 +1,7 @@
 /** The project's files: all that a check or a test may read, which is all that git would not ignore. */
 import { readdirSync, readFileSync, type Dirent } from "node:fs";
 import { join } from "node:path";
-import { run } from "./process.ts";
+import { runProcess } from "./process.ts";
 
 /** What slipway itself writes, where no .gitignore says so; and what nobody's tests read. */
 const made = /(^|\/)(node_modules|dist|\.git)\/|\.tar(\.part)?$|\.cdx\.json(\.part)?$|\.bun-build$/;
@@ -34,20 +34,24 @@ function entriesOf(directory: string): Dirent[] {
 async function fromGit(root: string, signal: AbortSignal): Promise<string[] | undefined> {
   if (!Bun.which("git")) return undefined;
   const command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-  const { code, stdout } = await run(command, { cwd: root, signal, timeoutSeconds: 20 });
+  const { code, stdout } = await runProcess(command, { cwd: root, signal, timeoutSeconds: 20 });
   return code === 0 ? stdout.split("\0").filter(Boolean) : undefined;
 }
 
 /** Paths that git knows although a .gitignore has them; none without git. */
-export async function keptThoughIgnored(root: string, signal: AbortSignal): Promise<string[]> {
+export async function trackedButIgnored(root: string, signal: AbortSignal): Promise<string[]> {
   if (!Bun.which("git")) return [];
   const command = ["git", "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"];
-  const { code, stdout } = await run(command, { cwd: root, signal, timeoutSeconds: 20 });
+  const { code, stdout } = await runProcess(command, { cwd: root, signal, timeoutSeconds: 20 });
   return code === 0 ? stdout.split("\0").filter((path) => path !== "" && !made.test(path)) : [];
 }
 
 /** SHA-256 over those files, which Bun reads them, and what else they are read with. */
-export async function digestOfFiles(root: string, signal: AbortSignal, environment = ""): Promise<string> {
+export async function projectFilesDigest(
+  root: string,
+  signal: AbortSignal,
+  environment = "",
+): Promise<string> {
   const hash = new Bun.CryptoHasher("sha256").update(`${Bun.version_with_sha}\0${environment}`);
   for (const path of await projectFiles(root, signal)) {
     const content = read(join(root, path));

@@ -18,15 +18,15 @@ export interface Step {
 }
 
 /** What a step tells of itself when it has ended. */
-export interface Done<T> {
+export interface StepResult<T> {
   value: T;
   /** A few words. */
   detail?: string;
   reused?: boolean;
   /** Whether there was nothing to do for it in this project. */
-  absent?: boolean;
+  skipped?: boolean;
   /** Whether nobody needs it any more: then nothing is said of it. */
-  givenUp?: boolean;
+  cancelled?: boolean;
 }
 
 /** Seconds below which a step is no part of what one waits for. */
@@ -45,7 +45,7 @@ export class Report {
   }
 
   /** A line about what goes on inside a step. */
-  say(line: string): void {
+  log(line: string): void {
     this.#progress.print(`  ${" ".repeat(8)} ${line}`);
   }
 
@@ -55,19 +55,19 @@ export class Report {
   }
 
   /** Runs one step and shows how it ended. @param work may show how far it is; what it showed last stands for a detail */
-  async step<T>(name: string, work: (show: (text: string) => void) => Promise<Done<T>>): Promise<T> {
+  async step<T>(name: string, work: (show: (text: string) => void) => Promise<StepResult<T>>): Promise<T> {
     const wait = this.seconds;
     const running = this.#progress.begin(name);
     const ended = (
       outcome: Step["outcome"],
-      { detail = running.detail ?? "", reused = false, absent, givenUp }: Omit<Done<T>, "value">,
+      { detail = running.detail ?? "", reused = false, skipped, cancelled }: Omit<StepResult<T>, "value">,
     ) => {
-      if (givenUp) return this.#progress.end(running);
+      if (cancelled) return this.#progress.end(running);
       const step = { name, outcome, wait, work: this.seconds - wait, reused, detail };
       this.#steps.push(step);
       this.#progress.end(running);
       const seconds = step.work.toFixed(1).padStart(5);
-      const how = absent ? "none" : outcome === "ok" && reused ? "reused" : outcome;
+      const how = skipped ? "none" : outcome === "ok" && reused ? "reused" : outcome;
       this.#progress.print(`  ${name.padEnd(8)} ${how.padEnd(6)} ${seconds} s  ${detail}`.trimEnd());
     };
     try {
@@ -86,12 +86,12 @@ export class Report {
   }
 
   /** Takes what is shown of running steps off the screen, for somebody else's words. */
-  settle(): void {
-    this.#progress.settle();
+  clearProgress(): void {
+    this.#progress.clear();
   }
 
   /** The run in brackets: its seconds, and its critical path, whose sum no faster step elsewhere would shorten. */
-  line(): string {
+  summaryLine(): string {
     if (this.#steps.length === 0) return "";
     const path = criticalPath(this.#steps.filter(({ work }) => work >= NOTICED)).map(
       ({ name, work }) => `${name} ${work.toFixed(1)}`,

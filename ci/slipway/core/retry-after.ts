@@ -5,7 +5,7 @@
  *
  * https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
  */
-export function pauseAsked(headers: Headers, now = Date.now()): number | undefined {
+export function parseRetryAfter(headers: Headers, now = Date.now()): number | undefined {
   const after = headers.get("retry-after")?.trim() ?? "";
   if (/^\d+$/.test(after)) return Number(after);
   // A date has letters; "-5" would be a year to Date.parse().

@@ -26,25 +26,25 @@ export interface Service {
   overlays: { k3s: string; registry: string };
   versionPath: string;
   entries: Record<string, string>;
-  before: string[];
+  prebuild: string[];
   files: string[];
-  native: string[];
+  nativePackages: string[];
   external: string[];
   define: Record<string, string>;
   publicEnv: string;
   plugins: unknown[];
   bun: string | undefined;
-  smoke: Record<string, string>;
+  smokeEnv: Record<string, string>;
   hosts: string[];
-  keep: number;
-  readySeconds: number;
-  scheduleSeconds: number;
-  rolloutSeconds: number;
-  size: { amd64?: number; arm64?: number };
+  keepVersions: number;
+  readyTimeoutSeconds: number;
+  scheduleTimeoutSeconds: number;
+  rolloutTimeoutSeconds: number;
+  imageSize: { amd64?: number; arm64?: number };
 }
 
 /** The parts of package.json that matter here. */
-export interface Package {
+export interface PackageJson {
   name?: string;
   version?: string;
   description?: string;
@@ -72,13 +72,13 @@ const entries = ["src/main", "src/index", "src/server", "index", "main", "server
 
 /**
  * @param directory the one with package.json
- * @throws {PipelineError} "change" when a setting cannot be, or what has no setting cannot be found out
+ * @throws {PipelineError} "project" when a setting cannot be, or what has no setting cannot be found out
  */
-export function describeService(directory: string, settings: Settings = {}): Service {
+export function resolveService(directory: string, settings: Settings = {}): Service {
   // The bundler sees through links.
   const project = existsSync(directory) ? realpathSync(directory) : directory;
   const own = readPackage(project);
-  const name = settings.name ?? nameOf(own, project);
+  const name = settings.name ?? serviceNameOf(own, project);
   const { namespace = name } = settings;
   for (const [what, value] of Object.entries({ name, namespace })) {
     if (!LABEL.test(value))
@@ -92,7 +92,7 @@ export function describeService(directory: string, settings: Settings = {}): Ser
   }
   return {
     project,
-    root: findRoot(project),
+    root: findWorkspaceRoot(project),
     name,
     version: own.version ?? "0.0.0",
     description: own.description,
@@ -105,21 +105,21 @@ export function describeService(directory: string, settings: Settings = {}): Ser
     overlays: { k3s: "k8s/overlays/k3s", registry: "k8s/overlays/registry", ...settings.overlays },
     versionPath: settings.versionPath ?? "/version",
     entries: settings.entries ?? {},
-    before: settings.before ?? [],
+    prebuild: settings.prebuild ?? [],
     files: settings.files ?? [],
-    native: settings.native ?? [],
+    nativePackages: settings.nativePackages ?? [],
     external: settings.external ?? [],
     define: settings.define ?? {},
     publicEnv: settings.publicEnv ?? "",
     plugins: settings.plugins ?? [],
-    bun: settings.bun ?? findBun(project, own),
-    smoke: settings.smoke ?? {},
+    bun: settings.bun ?? findPinnedBun(project, own),
+    smokeEnv: settings.smokeEnv ?? {},
     hosts: settings.hosts ?? [],
-    keep: settings.keep ?? 5,
-    readySeconds: settings.readySeconds ?? 6,
-    scheduleSeconds: settings.scheduleSeconds ?? 4,
-    rolloutSeconds: settings.rolloutSeconds ?? 120,
-    size: settings.size ?? {},
+    keepVersions: settings.keepVersions ?? 5,
+    readyTimeoutSeconds: settings.readyTimeoutSeconds ?? 6,
+    scheduleTimeoutSeconds: settings.scheduleTimeoutSeconds ?? 4,
+    rolloutTimeoutSeconds: settings.rolloutTimeoutSeconds ?? 120,
+    imageSize: settings.imageSize ?? {},
   };
 }
 
@@ -130,8 +130,8 @@ const hints = {
   missing: "Run the command in the directory with the service's package.json.",
 };
 
-/** @throws {PipelineError} "change" when there is none, or it is not JSON */
-export function readPackage(project: string): Package {
+/** @throws {PipelineError} "project" when there is none, or it is not JSON */
+export function readPackage(project: string): PackageJson {
   const file = join(project, "package.json");
   let text: string;
   try {
@@ -152,12 +152,12 @@ export function readPackage(project: string): Package {
   throw wrong(`${file} holds no object`, hint);
 }
 
-function licenseOf({ license }: Package): string | undefined {
+function licenseOf({ license }: PackageJson): string | undefined {
   return typeof license === "object" ? license?.type : license;
 }
 
 /** A DNS label, made of package.json's name or, where that has none, of the directory's. */
-export function nameOf({ name = "" }: Package, project: string): string {
+export function serviceNameOf({ name = "" }: PackageJson, project: string): string {
   const bare = name.replace(/^@[^/]*\//, "") || basename(project);
   const label = bare.toLowerCase().replace(/[^a-z0-9-]+/g, "-");
   return label
@@ -167,15 +167,15 @@ export function nameOf({ name = "" }: Package, project: string): string {
 }
 
 /** The nearest directory above, or the project's own, that is a workspace with the project as a member. */
-export function findRoot(project: string): string {
+export function findWorkspaceRoot(project: string): string {
   for (let at = project; ; at = dirname(at)) {
-    if (isMember(project.slice(at.length + 1), workspacesOf(at))) return at;
+    if (isWorkspaceMember(project.slice(at.length + 1), workspacePatternsOf(at))) return at;
     if (at === dirname(at)) return project;
   }
 }
 
 /** Patterns of a workspace's members; what is above may be nobody's: one that cannot be read has none. */
-export function workspacesOf(directory: string): string[] {
+export function workspacePatternsOf(directory: string): string[] {
   try {
     const { workspaces = [] } = readPackage(directory);
     return (Array.isArray(workspaces) ? workspaces : workspaces.packages) ?? [];
@@ -185,7 +185,7 @@ export function workspacesOf(directory: string): string[] {
 }
 
 /** A pattern that begins with ! takes members away. */
-export function isMember(path: string, patterns: string[]): boolean {
+export function isWorkspaceMember(path: string, patterns: string[]): boolean {
   const matches = (pattern: string) => new Bun.Glob(pattern.replace(/^\.\/|\/$/g, "")).match(path);
   const isLess = (pattern: string) => pattern.startsWith("!");
   const [less, more] = [patterns.filter(isLess), patterns.filter((pattern) => !isLess(pattern))];
@@ -196,7 +196,7 @@ export function isMember(path: string, patterns: string[]): boolean {
 const LOADED = /\s(?:-r|--(?:preload|require|import))[= ]\S+/g;
 
 /** The module that starts the service, relative to the project; undefined: none was found. */
-export function findEntry(project: string, { scripts = {}, module, main }: Package): string | undefined {
+export function findEntry(project: string, { scripts = {}, module, main }: PackageJson): string | undefined {
   const runBy = (runner: string) => {
     const file = new RegExp(`\\b(?:${runner})\\b.*?\\s((?:\\./)?[\\w@./-]+\\.[cm]?[jt]sx?)(?=\\s|$)`);
     return [scripts.start, scripts.dev].map((script = "") => file.exec(script.replace(LOADED, ""))?.[1]);
@@ -216,8 +216,8 @@ const BUILT = /^(dist|build|out)\//;
 const NONE = /no test specified|\s--(watch|watchAll|hot)\b(?!=false)|\btsc\b.*\s-w\b/;
 
 /** The version of Bun that the service pins; undefined: none. @param own its package.json */
-export function findBun(project: string, own: Package): string | undefined {
-  for (const directory of new Set([project, findRoot(project)])) {
+export function findPinnedBun(project: string, own: PackageJson): string | undefined {
+  for (const directory of new Set([project, findWorkspaceRoot(project)])) {
     const file = join(directory, ".bun-version");
     const { packageManager = "" } = directory === project ? own : readPackage(directory);
     const pinned = existsSync(file)
@@ -228,7 +228,7 @@ export function findBun(project: string, own: Package): string | undefined {
   return undefined;
 }
 
-function findScripts({ scripts = {} }: Package): Service["scripts"] {
+function findScripts({ scripts = {} }: PackageJson): Service["scripts"] {
   const first = (...names: string[]) =>
     names.find((name) => scripts[name] !== undefined && !NONE.test(scripts[name]));
   return { check: first("check", "typecheck"), test: first("test:unit", "test") };
@@ -238,10 +238,10 @@ function wrong(
   message: string,
   hint = "ci/pipeline.ts has the service's settings; those of `index.d.ts` are explained there.",
 ): PipelineError {
-  return new PipelineError("change", message, { hint });
+  return new PipelineError("project", message, { hint });
 }
 
 /** Where slipway keeps what it can do without: built trees, what passed, whole outputs of what failed. */
-export function cacheOf({ project }: Service): string {
+export function cacheDirectoryOf({ project }: Service): string {
   return join(project, "node_modules/.cache/slipway");
 }

@@ -1,15 +1,15 @@
 /** What clients see while versions change: one that keeps its connection, and one that opens new ones, all the time. */
-import { ask, type Endpoint } from "./verify.ts";
+import { fetchVersion, type Endpoint } from "./verify.ts";
 
 /** What was answered within a tenth of a second. */
-export interface Moment {
+export interface TimeBucket {
   /** The version before, or any other. */
   old: number;
   new: number;
   failed: number;
 }
 
-export interface Samples {
+export interface AvailabilityReport {
   requests: number;
   failed: number;
   /** What the first failure was. */
@@ -20,7 +20,7 @@ export interface Samples {
   /** Seconds of the longest time in which no request was answered; 0 where none failed. */
   gap: number;
   /** By tenths of a second from the start. */
-  moments: Moment[];
+  buckets: TimeBucket[];
 }
 
 /** Milliseconds between two requests of one client. */
@@ -29,17 +29,17 @@ const FAR_PAUSE = 150;
 const TENTH = 100;
 
 /** @param id of the new version @returns ends it, and gives what was seen */
-export function sample(endpoint: Endpoint, id: string): () => Promise<Samples> {
+export function monitorAvailability(endpoint: Endpoint, id: string): () => Promise<AvailabilityReport> {
   let over = false;
   const ended = Promise.withResolvers<void>();
   const start = performance.now();
   const times: number[] = [];
-  const moments: Moment[] = [];
+  const moments: TimeBucket[] = [];
   let failed = 0;
   let first: string | undefined;
   let answered = start;
   let gap = 0;
-  const momentAt = (time: number): Moment => {
+  const momentAt = (time: number): TimeBucket => {
     const at = Math.floor((time - start) / TENTH);
     while (moments.length <= at) moments.push({ old: 0, new: 0, failed: 0 });
     return moments[at]!;
@@ -48,7 +48,7 @@ export function sample(endpoint: Endpoint, id: string): () => Promise<Samples> {
     while (!over) {
       const asked = performance.now();
       // Not ended with the others: a request that we cut ourselves would look like a failed one.
-      const answer = await ask(endpoint, { keepalive, signal: new AbortController().signal });
+      const answer = await fetchVersion(endpoint, { keepalive, signal: new AbortController().signal });
       const now = performance.now();
       const moment = momentAt(now);
       if (answer.failure === undefined) {
@@ -61,11 +61,11 @@ export function sample(endpoint: Endpoint, id: string): () => Promise<Samples> {
         first ??= answer.failure;
         gap = Math.max(gap, now - answered);
       }
-      await Promise.race([Bun.sleep(endpoint.isFar ? FAR_PAUSE : PAUSE), ended.promise]);
+      await Promise.race([Bun.sleep(endpoint.isRemote ? FAR_PAUSE : PAUSE), ended.promise]);
     }
   };
   const clients = [client(true), client(false)];
-  let result: Promise<Samples> | undefined;
+  let result: Promise<AvailabilityReport> | undefined;
   return () =>
     (result ??= (async () => {
       over = true;
@@ -74,12 +74,19 @@ export function sample(endpoint: Endpoint, id: string): () => Promise<Samples> {
       times.sort((a, b) => a - b);
       const at = (quantile: number) => times[Math.floor(times.length * quantile)] ?? 0;
       const requests = times.length + failed;
-      return { requests, failed, first, median: at(0.5), p99: at(0.99), gap: gap / 1000, moments };
+      return { requests, failed, first, median: at(0.5), p99: at(0.99), gap: gap / 1000, buckets: moments };
     })());
 }
 
 /** What they saw, as a line for a person. */
-export function describeSamples({ requests, failed, first, median, p99, gap }: Samples): string {
+export function describeAvailability({
+  requests,
+  failed,
+  first,
+  median,
+  p99,
+  gap,
+}: AvailabilityReport): string {
   const times = `median ${median.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms`;
   const silence = failed > 0 ? `, none answered for ${gap.toFixed(1)} s` : "";
   return `meanwhile ${failed} of ${requests} requests failed${first ? ` (${first}${silence})` : ""}, ${times}`;
@@ -90,12 +97,12 @@ const WIDTH = 60;
 const blocks = { old: "░", both: "▒", new: "█", failed: "✗", none: " " };
 
 /** The rollout as a picture, a character for each while: old ░, both ▒, new █, a failed request ✗. */
-export function drawMoments(moments: Moment[]): string {
+export function renderTimeline(moments: TimeBucket[]): string {
   if (moments.length === 0) return "";
   const each = Math.ceil(moments.length / WIDTH);
   const drawn = Array.from({ length: Math.ceil(moments.length / each) }, (_, i) => {
     const seen = moments.slice(i * each, (i + 1) * each);
-    const sum = (key: keyof Moment) => seen.reduce((all, one) => all + one[key], 0);
+    const sum = (key: keyof TimeBucket) => seen.reduce((all, one) => all + one[key], 0);
     if (sum("failed") > 0) return blocks.failed;
     if (sum("old") > 0) return sum("new") > 0 ? blocks.both : blocks.old;
     return sum("new") > 0 ? blocks.new : blocks.none;
@@ -105,11 +112,11 @@ export function drawMoments(moments: Moment[]): string {
 }
 
 /** The same as a chart that GitHub draws in Markdown. https://mermaid.js.org/syntax/xyChart.html */
-export function chartMoments(moments: Moment[]): string {
+export function renderMermaidChart(moments: TimeBucket[]): string {
   const seconds = Array.from({ length: Math.ceil(moments.length / 10) }, (_, i) =>
     moments.slice(i * 10, i * 10 + 10),
   );
-  const row = (key: keyof Moment) =>
+  const row = (key: keyof TimeBucket) =>
     seconds.map((tenths) => tenths.reduce((all, one) => all + one[key], 0)).join(", ");
   return [
     "```mermaid",

@@ -1,10 +1,10 @@
 /** Why a version failed: what one would look up next, looked up. */
-import { Refusal, type Api } from "../kubernetes/api.ts";
+import { ApiError, type ApiClient } from "../kubernetes/api.ts";
 import type { Event, Pod } from "../kubernetes/objects.ts";
-import type { Failure } from "./rollout-status.ts";
+import type { RolloutFailure } from "./rollout-status.ts";
 
 /** The failed pod's state, the warnings about it, and the last lines of its container. */
-export async function explain(api: Api, { pod }: Failure): Promise<string> {
+export async function collectDiagnostics(api: ApiClient, { pod }: RolloutFailure): Promise<string> {
   try {
     const fieldSelector = `type=Warning${pod ? `,involvedObject.name=${pod}` : ""}`;
     const [state, events, log] = await Promise.all([
@@ -28,7 +28,7 @@ export async function explain(api: Api, { pod }: Failure): Promise<string> {
       .join("\n");
   } catch (error) {
     // What goes wrong here must not hide what went wrong there.
-    if (error instanceof Refusal) return error.message;
+    if (error instanceof ApiError) return error.message;
     throw error;
   }
 }
@@ -47,14 +47,14 @@ function containersOf({ status: { phase = "Unknown", containerStatuses = [] } }:
 }
 
 /** The last lines of each container that has any. */
-async function logOf(api: Api, pod: string): Promise<string> {
+async function logOf(api: ApiClient, pod: string): Promise<string> {
   const found = await api.find<Pod>(api.collection("/api/v1", `pods/${pod}`));
   const containers = found?.spec.containers.map(({ name }) => name) ?? [];
   const logs = await Promise.all(containers.map((container) => logOfContainer(api, pod, container)));
   return logs.filter(Boolean).join("\n");
 }
 
-async function logOfContainer(api: Api, pod: string, container: string): Promise<string> {
+async function logOfContainer(api: ApiClient, pod: string, container: string): Promise<string> {
   // While a container waits for its restart, its own log is that of the crash; one that runs again has it in the one
   // before, which the kubelet may have cleared away and then says so in the log's place.
   for (const previous of ["false", "true"]) {

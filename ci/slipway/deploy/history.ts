@@ -11,10 +11,10 @@ import { PipelineError } from "../core/errors.ts";
 import { sha256 } from "../core/hash.ts";
 import { cloneJson, parseJson } from "../core/lossless-json.ts";
 import type { Service } from "../core/service-config.ts";
-import type { Api } from "../kubernetes/api.ts";
+import type { ApiClient } from "../kubernetes/api.ts";
 import type { KubeObject, Pod } from "../kubernetes/objects.ts";
 import { isWorkload } from "../kubernetes/observe.ts";
-import { apart } from "../kubernetes/render.ts";
+import { splitPreDeployJobs } from "../kubernetes/render.ts";
 
 export interface Version {
   /** Name of its Secret: two versions of one id are possible, with other manifests. */
@@ -46,7 +46,7 @@ const NAME = "slipway/version";
 const MOST_BYTES = 1024 * 1024 - 16_384;
 
 /** Selects the versions of a service. */
-const versionsOf = ({ selector }: Api) => ({
+const versionsOf = ({ selector }: ApiClient) => ({
   labelSelector: `${selector},app.kubernetes.io/component=version`,
   fieldSelector: `type=${TYPE}`,
 });
@@ -56,7 +56,7 @@ const versionsOf = ({ selector }: Api) => ({
  *
  * @returns it, and the manifests to apply: with the values of Secrets
  */
-export function newVersion(
+export function createVersion(
   service: Service,
   id: string,
   image: string,
@@ -65,24 +65,24 @@ export function newVersion(
 ): { version: Version; objects: KubeObject[] } {
   const digest = sha256(JSON.stringify(withoutValues(manifests))).slice(0, 8);
   const name = `${service.name}-version-${id}-${digest}`;
-  const { first } = apart(manifests);
+  const { jobs } = splitPreDeployJobs(manifests);
   const objects = cloneJson(manifests).map((object, i) => {
     if (isWorkload(object)) object.metadata.annotations = { ...object.metadata.annotations, [NAME]: name };
     // A Job's pods cannot be changed: each version has one of its own.
-    if (first.includes(manifests[i]!)) object.metadata.name += `-${id}-${digest}`;
+    if (jobs.includes(manifests[i]!)) object.metadata.name += `-${id}-${digest}`;
     return object;
   });
   const version = { name, id, image, commit, verified: undefined, manifests: withoutValues(objects) };
   return { version, objects };
 }
 
-/** @throws {PipelineError} "change" when a version is more than one object of the cluster can hold */
-export function assertFits(api: Api, version: Version): void {
+/** @throws {PipelineError} "project" when a version is more than one object of the cluster can hold */
+export function assertFitsInSecret(api: ApiClient, version: Version): void {
   const { data = {} } = secretOf(api, version);
   const bytes = Object.values(data).reduce((sum, value) => sum + (value.length * 3) / 4, 0);
   if (bytes <= MOST_BYTES) return;
   throw new PipelineError(
-    "change",
+    "project",
     `the manifests are too large to be kept as a version: ${Math.ceil(bytes / 1024)} KiB compressed, of ${MOST_BYTES / 1024} that one Secret holds`,
     {
       hint: "What is large and not the service's own (dashboards, definitions) belongs into an apply of its own.",
@@ -103,12 +103,15 @@ function withoutValues(manifests: KubeObject[]): KubeObject[] {
 }
 
 /** The version that a workload is; undefined: the pipeline has not deployed it. */
-export function nameOfVersion({ metadata }: KubeObject): string | undefined {
+export function versionNameOf({ metadata }: KubeObject): string | undefined {
   return metadata.annotations?.[NAME];
 }
 
 /** The kept versions, the one that was proven last first. One that is none is left out, and told to `say`. */
-export async function listVersions(api: Api, say: (line: string) => void = () => {}): Promise<Version[]> {
+export async function listVersions(
+  api: ApiClient,
+  say: (line: string) => void = () => {},
+): Promise<Version[]> {
   const found = await api.list<Kept>(api.collection("/api/v1", "secrets"), versionsOf(api));
   const versions = found.flatMap((kept): Version[] => {
     try {
@@ -124,7 +127,7 @@ export async function listVersions(api: Api, say: (line: string) => void = () =>
 }
 
 /** Images of the service that any namespace keeps a version of, or runs: one node may serve several. */
-export async function keptImages(api: Api): Promise<Set<string>> {
+export async function referencedImages(api: ApiClient): Promise<Set<string>> {
   const [versions, pods] = await Promise.all([
     api.list<Kept>("/api/v1/secrets", versionsOf(api)),
     api.list<Pod>("/api/v1/pods", { labelSelector: api.selector }),
@@ -149,7 +152,7 @@ function parse({ metadata, data = {} }: Kept): Version {
   };
 }
 
-function secretOf({ service }: Api, version: Version): Kept {
+function secretOf({ service }: ApiClient, version: Version): Kept {
   const { name, id, image, commit = "", verified = "", left = "" } = version;
   const manifests = JSON.stringify(version.manifests);
   const values = { id, image, commit, verified, left, digest: sha256(manifests) };
@@ -168,11 +171,11 @@ function secretOf({ service }: Api, version: Version): Kept {
 }
 
 /** Keeps a version, or what is new about one that is kept. */
-export async function keep(api: Api, version: Version): Promise<void> {
+export async function saveVersion(api: ApiClient, version: Version): Promise<void> {
   await api.apply(secretOf(api, version));
 }
 
-export async function forget(api: Api, version: Version): Promise<void> {
+export async function deleteVersion(api: ApiClient, version: Version): Promise<void> {
   await api.delete(secretOf(api, version));
 }
 
@@ -180,7 +183,7 @@ export async function forget(api: Api, version: Version): Promise<void> {
  * The time of a proof that is made now: later than every other one, whatever this machine's clock says. Which version was
  * proven last is what a rollback goes by, and the one before may have been proven by another machine.
  */
-export function proofTime(versions: Version[]): string {
+export function nextVerifiedAt(versions: Version[]): string {
   const others = versions.map(({ verified }) => (verified ? Date.parse(verified) : 0));
   return new Date(Math.max(Date.now(), ...others.map((time) => time + 1))).toISOString();
 }
@@ -191,7 +194,11 @@ export function proofTime(versions: Version[]): string {
  * @param from name of the version that is there
  * @param wanted a certain one, by its name or id: then also one that somebody went back from
  */
-export function earlier(versions: Version[], from: string | undefined, wanted?: string): Version | undefined {
+export function findRollbackTarget(
+  versions: Version[],
+  from: string | undefined,
+  wanted?: string,
+): Version | undefined {
   const proven = versions.filter(({ verified }) => verified);
   if (wanted === undefined) return proven.find(({ name, left }) => name !== from && !left);
   const asked = proven.filter(
@@ -201,14 +208,14 @@ export function earlier(versions: Version[], from: string | undefined, wanted?: 
 }
 
 /** Versions that nothing needs any more: those never proven, and the oldest beyond `count`. */
-export function superfluous(versions: Version[], current: Version, count: number): Version[] {
+export function prunableVersions(versions: Version[], current: Version, count: number): Version[] {
   const others = versions.filter(({ name }) => name !== current.name);
   const proven = others.filter(({ verified }) => verified);
   return [...others.filter(({ verified }) => !verified), ...proven.slice(count - 1)];
 }
 
 /** Names of the Secrets that versions need, `Secret/name`. */
-export function secretsOf(versions: Version[]): Set<string> {
+export function referencedSecrets(versions: Version[]): Set<string> {
   const all = versions.flatMap(({ manifests }) => manifests.filter(({ kind }) => kind === "Secret"));
   return new Set(all.map(({ metadata }) => `Secret/${metadata.name}`));
 }
@@ -219,7 +226,7 @@ export function secretsOf(versions: Version[]): Set<string> {
  *
  * @returns `Kind/name in namespace` of the first; undefined: nothing
  */
-export function foreignTo(
+export function findUnexpectedObject(
   { namespace }: Service,
   version: Version,
   overlay: KubeObject[],
@@ -239,6 +246,6 @@ export function foreignTo(
 const grants = new Set(["Role", "RoleBinding", "ServiceAccount", "Secret"]);
 
 /** Of a version, what is not applied when one goes back to it: Secrets, whose values are not kept, and Jobs that come first. */
-export function isKeptApart(object: KubeObject): boolean {
-  return object.kind === "Secret" || apart([object]).first.length > 0;
+export function isExcludedFromRollback(object: KubeObject): boolean {
+  return object.kind === "Secret" || splitPreDeployJobs([object]).jobs.length > 0;
 }

@@ -8,10 +8,10 @@
 import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 import { PipelineError } from "../core/errors.ts";
-import { Refusal, type Api } from "../kubernetes/api.ts";
+import { ApiError, type ApiClient } from "../kubernetes/api.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
-import { isPassing, pauseBefore } from "../kubernetes/retry.ts";
-import type { Deploy } from "./plan.ts";
+import { isTransientStatus, backoffMs } from "../kubernetes/retry.ts";
+import type { DeployContext } from "./plan.ts";
 
 /** Seconds after its last renewal until a Lease is anybody's. */
 export const LEASE_SECONDS = 15;
@@ -34,14 +34,14 @@ export interface Lock {
   /**
    * Makes sure, before something is written, that the Lease is still ours: one that was not renewed for a while is renewed first.
    *
-   * @throws {PipelineError} "surroundings" when it is not, or the server stays away
+   * @throws {PipelineError} "environment" when it is not, or the server stays away
    */
-  hold(): Promise<void>;
+  ensureHeld(): Promise<void>;
   release(): Promise<void>;
 }
 
 /** The Lease's collection, name, and the annotation that names its holder's process. */
-function placeOf(api: Api) {
+function placeOf(api: ApiClient) {
   return {
     collection: api.collection("/apis/coordination.k8s.io/v1", "leases"),
     name: `${api.service.name}-deploy`,
@@ -50,7 +50,7 @@ function placeOf(api: Api) {
 }
 
 /** Who holds the lock now; undefined: nobody. */
-export function readLock(api: Api): Promise<Lease | undefined> {
+export function readLock(api: ApiClient): Promise<Lease | undefined> {
   const { collection, name } = placeOf(api);
   return api.find<Lease>(`${collection}/${name}`);
 }
@@ -68,15 +68,15 @@ export interface LockOptions {
 /**
  * Takes the lock. The app's namespace must be there.
  *
- * @throws {PipelineError} "surroundings", naming the holder, when somebody else deploys
+ * @throws {PipelineError} "environment", naming the holder, when somebody else deploys
  */
-export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
+export async function acquireLock(api: ApiClient, options: LockOptions): Promise<Lock> {
   const { purpose, say, leaseSeconds = LEASE_SECONDS, renewSeconds = RENEW_SECONDS } = options;
   const { collection, name, annotation } = placeOf(api);
   const { USER, LOGNAME } = process.env;
   const identity = `${USER ?? LOGNAME ?? `uid ${process.getuid?.()}`}@${hostname()} (${purpose})`;
   // One process may hold the locks of two services, and try one twice.
-  const token = `${processName()}#${crypto.randomUUID()}`;
+  const token = `${processIdentity()}#${crypto.randomUUID()}`;
   const now = () => new Date().toISOString().replace("Z", "000Z");
   const wanted = (): Lease => ({
     apiVersion: "coordination.k8s.io/v1",
@@ -139,11 +139,11 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
   let renewed = instant();
   let renewing: Promise<void> | undefined;
   /** Why the last renewal was not answered. */
-  let unheard: Refusal | undefined;
+  let unheard: ApiError | undefined;
   const lose = () => {
     clearInterval(timer);
     lost.abort(
-      new PipelineError("surroundings", "the deploy lock was lost: somebody else may be deploying now", {
+      new PipelineError("environment", "the deploy lock was lost: somebody else may be deploying now", {
         hint: "Wait until that has ended.",
       }),
     );
@@ -154,7 +154,7 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
       current = await replace({ ...wanted(), spec: { ...current.spec, renewTime: now() } }, current.metadata);
       renewed = asked;
     } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
+      if (!(error instanceof ApiError)) throw error;
       if ([404, 409].includes(error.status)) {
         // Also after a renewal of our own whose answer was lost: who holds it is looked up before anybody is called a thief.
         const found = await readLock(api).catch(() => "unheard" as const);
@@ -176,12 +176,12 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
   const timer = setInterval(() => void renew(), renewSeconds * 1000);
   return {
     lost: lost.signal,
-    async hold() {
-      const end = performance.now() + api.patienceSeconds * 1000;
+    async ensureHeld() {
+      const end = performance.now() + api.retryBudgetSeconds * 1000;
       for (let failed = 0; ; failed += 1) {
         lost.signal.throwIfAborted();
         if (millisecondsSince(renewed) < renewSeconds * 2 * 1000) return;
-        if (failed > 1) await Bun.sleep(pauseBefore(failed - 1, unheard?.pauseSeconds));
+        if (failed > 1) await Bun.sleep(backoffMs(failed - 1, unheard?.pauseSeconds));
         if (failed > 1 && unheard && performance.now() >= end) throw unheard;
         await renew();
       }
@@ -201,7 +201,7 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
         patienceSeconds: 2,
       } as const;
       await api.json(`${collection}/${name}`, request).catch((error: unknown) => {
-        if (error instanceof Refusal && [404, 409].includes(error.status)) return;
+        if (error instanceof ApiError && [404, 409].includes(error.status)) return;
         const why = error instanceof Error ? error.message : String(error);
         say(`the deploy lock could not be released, and ends by itself within ${leaseSeconds} s: ${why}`);
       });
@@ -212,27 +212,31 @@ export async function takeLock(api: Api, options: LockOptions): Promise<Lock> {
 /**
  * Runs `work` while this process holds the lock, whose signal then also ends when it is lost. Nothing is written after that.
  *
- * @throws {PipelineError} "halfway" when it was lost after something had been written
+ * @throws {PipelineError} "partial" when it was lost after something had been written
  */
-export async function locked<T>(run: Deploy, purpose: string, work: (run: Deploy) => Promise<T>): Promise<T> {
-  const { target, say } = run;
-  const lock: Lock = await takeLock(target.api, { purpose, say });
-  const signal = AbortSignal.any([run.signal, lock.lost]);
+export async function withLock<T>(
+  context: DeployContext,
+  purpose: string,
+  work: (context: DeployContext) => Promise<T>,
+): Promise<T> {
+  const { target, log } = context;
+  const lock: Lock = await acquireLock(target.api, { purpose, say: log });
+  const signal = AbortSignal.any([context.signal, lock.lost]);
   let written = false;
-  target.api.fence = async () => {
-    await lock.hold();
+  target.api.beforeWrite = async () => {
+    await lock.ensureHeld();
     written = true;
   };
   try {
-    return await work({ ...run, signal });
+    return await work({ ...context, signal });
   } catch (error) {
     const { reason } = lock.lost as { reason?: PipelineError };
     if (!written || !reason || error !== reason) throw error;
-    throw new PipelineError("halfway", `${reason.message}; until then this one was writing`, {
+    throw new PipelineError("partial", `${reason.message}; until then this one was writing`, {
       hint: `${reason.hint} The same command goes on from there; \`bun ci/pipeline.ts status\` shows what the cluster is at.`,
     });
   } finally {
-    target.api.fence = undefined;
+    target.api.beforeWrite = undefined;
     await lock.release();
   }
 }
@@ -251,16 +255,16 @@ function millisecondsSince({ steady, wall }: ReturnType<typeof instant>): number
 /** Undefined where another one was quicker, or the answer was lost: reading shows which. */
 async function unlessRaced(statuses: number[], attempt: Promise<Lease>): Promise<Lease | undefined> {
   return attempt.catch(async (error: unknown) => {
-    if (!(error instanceof Refusal)) throw error;
+    if (!(error instanceof ApiError)) throw error;
     if (statuses.includes(error.status)) return undefined;
-    if (!isPassing(error.status)) throw error;
-    await Bun.sleep(pauseBefore(1, error.pauseSeconds));
+    if (!isTransientStatus(error.status)) throw error;
+    await Bun.sleep(backoffMs(1, error.pauseSeconds));
     return undefined;
   });
 }
 
 function held(holder: string): PipelineError {
-  return new PipelineError("surroundings", `another deploy is under way: ${holder} holds the lock`, {
+  return new PipelineError("environment", `another deploy is under way: ${holder} holds the lock`, {
     hint: "Run the command again when it has ended; `bun ci/pipeline.ts status` shows it.",
   });
 }
@@ -269,7 +273,7 @@ function held(holder: string): PipelineError {
  * A process as nothing else on earth is called: the boot, the namespace of process ids (a container has its own), the
  * id, and when it started, because ids come round again. Empty where there is no such process, or no /proc.
  */
-export function processName(pid: number | "self" = "self"): string {
+export function processIdentity(pid: number | "self" = "self"): string {
   try {
     const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
     const namespace = readlinkSync("/proc/self/ns/pid");
@@ -289,7 +293,7 @@ export function processName(pid: number | "self" = "self"): string {
 function stateOf(name = ""): "alive" | "dead" | "unknown" {
   const [process = ""] = name.split("#");
   const [boot, namespace, pid] = process.split("/");
-  const [ownBoot, ownNamespace] = processName().split("/");
+  const [ownBoot, ownNamespace] = processIdentity().split("/");
   if (!process || boot !== ownBoot || namespace !== ownNamespace) return "unknown";
-  return processName(Number(pid)) === process ? "alive" : "dead";
+  return processIdentity(Number(pid)) === process ? "alive" : "dead";
 }

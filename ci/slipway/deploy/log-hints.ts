@@ -23,7 +23,7 @@ const unreached =
 const loopback = /(connect|REFUSED|address:|path:|hostname:)[^\n]*(\b127\.\d|\blocalhost\b|::1\b)/i;
 
 /** @returns what to do, as sentences; undefined: it has something else to say */
-export function lastWords(output: string, { project }: Pick<Service, "project">): string | undefined {
+export function diagnoseLogs(output: string, { project }: Pick<Service, "project">): string | undefined {
   return writes(output) ?? starts(output) ?? reads(output, project);
 }
 
@@ -49,7 +49,7 @@ function reads(output: string, project: string): string | undefined {
 }
 
 /** Of a service that runs and does not answer: that it is asked on another port than the image tells it. */
-export function otherPort({ name, port }: Service, manifests: KubeObject[]): string | undefined {
+export function diagnosePortMismatch({ name, port }: Service, manifests: KubeObject[]): string | undefined {
   const own = manifests.find(({ kind, metadata }) => kind === "Deployment" && metadata.name === name);
   const containers = own ? podTemplates(own).flatMap(({ spec }) => spec.containers) : [];
   const container = containers.find((one) => one.name === name) ?? containers[0];
@@ -73,7 +73,7 @@ interface NetworkPolicy extends KubeObject {
  * @param isSilent it runs and does not answer, as one does that waits for somebody: this is said of it even where its words are
  * none, or others
  */
-export function closedEgress(
+export function diagnoseBlockedEgress(
   output: string,
   { name }: Pick<Service, "name">,
   manifests: KubeObject[],

@@ -2,30 +2,30 @@
 import { gitCommit } from "../core/git.ts";
 import type { Report } from "../core/report.ts";
 import type { Service } from "../core/service-config.ts";
-import { differences, type Difference } from "../kubernetes/diff.ts";
-import { assertFits, listVersions, newVersion, type Version } from "./history.ts";
+import { diffManifests, type Difference } from "../kubernetes/diff.ts";
+import { assertFitsInSecret, listVersions, createVersion, type Version } from "./history.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import {
   isWorkload,
-  mainOf,
-  observeAll,
-  type Observation,
+  defaultWorkload,
+  observeWorkloads,
+  type WorkloadState,
   type WorkloadName,
 } from "../kubernetes/observe.ts";
-import { forVersion, render } from "../kubernetes/render.ts";
-import { assessAll } from "./rollout-status.ts";
+import { withVersion, renderManifests } from "../kubernetes/render.ts";
+import { assessWorkloads } from "./rollout-status.ts";
 import type { Target } from "./target.ts";
 import type { Endpoint } from "./verify.ts";
 
 /** What all of a run's dealings with the cluster share. */
-export interface Deploy {
+export interface DeployContext {
   target: Target;
   service: Service;
   signal: AbortSignal;
   /** Takes down, for the case of an interruption, what state things would be left in now. */
-  leaves(state: string): void;
+  recordState(state: string): void;
   /** Tells a person what goes on. */
-  say(line: string): void;
+  log(line: string): void;
   /** Runs a part of it that is worth a line and a time of its own. */
   step: Report["step"];
 }
@@ -45,7 +45,7 @@ export interface Plan {
   differences: Difference[];
   endpoint: Endpoint;
   /** What the cluster has; none before the first deploy. */
-  before: Observation[];
+  before: WorkloadState[];
   versions: Version[];
 }
 
@@ -54,34 +54,34 @@ export interface Plan {
  *
  * @param there how the manifests name its image, where that is asked already; default: the target is
  *
- * @throws {PipelineError} "change" when the server refuses the manifests, or they are too large to be kept
+ * @throws {PipelineError} "project" when the server refuses the manifests, or they are too large to be kept
  */
-export async function plan(
-  { target, service, signal, say }: Deploy,
+export async function createPlan(
+  { target, service, signal, log }: DeployContext,
   identified: string | Promise<string>,
   there = Promise.resolve(identified).then((id) => target.find(id)),
 ): Promise<Plan> {
   const { api } = target;
   const [id, manifests, image, versions, commit] = await Promise.all([
     identified,
-    render(target, service, signal),
+    renderManifests(target, service, signal),
     there,
-    listVersions(api, say),
+    listVersions(api, log),
     gitCommit(service.project, signal),
   ]);
   target.admit?.(manifests);
   const name = `${service.name}:${id}`;
-  const { version, objects } = newVersion(
+  const { version, objects } = createVersion(
     service,
     id,
     image ?? name,
-    forVersion(service, manifests, id, image ?? name),
+    withVersion(service, manifests, id, image ?? name),
     commit,
   );
-  assertFits(api, version);
+  assertFitsInSecret(api, version);
   const [found, before] = await Promise.all([
-    differences(api, objects),
-    observeAll(api, workloadsIn(service, manifests)),
+    diffManifests(api, objects),
+    observeWorkloads(api, workloadsIn(service, manifests)),
   ]);
   return {
     id,
@@ -108,16 +108,19 @@ export function workloadsIn({ name }: Service, manifests: KubeObject[]): Workloa
 }
 
 /** What runs of a service, before any manifests are known: of whatever kind the main workload is. */
-export async function observeMain(api: Target["api"]): Promise<Observation | undefined> {
-  const { metadata } = mainOf(api);
+export async function observeMainWorkload(api: Target["api"]): Promise<WorkloadState | undefined> {
+  const { metadata } = defaultWorkload(api);
   const kinds = ["Deployment", "StatefulSet", "DaemonSet"].map((kind) => ({ kind, metadata }));
-  return (await observeAll(api, kinds))[0];
+  return (await observeWorkloads(api, kinds))[0];
 }
 
 /** Whether there is nothing to do: the server would change nothing, and what it has is up and was proven. */
-export function upToDate({ service }: Deploy, { differences, before, versions, version }: Plan): boolean {
+export function isUpToDate(
+  { service }: DeployContext,
+  { differences, before, versions, version }: Plan,
+): boolean {
   const proven = versions.some(({ name, verified }) => name === version.name && verified);
-  const up = before.length > 0 && assessAll(before, service).state === "complete";
+  const up = before.length > 0 && assessWorkloads(before, service).state === "complete";
   return differences.length === 0 && up && proven;
 }
 

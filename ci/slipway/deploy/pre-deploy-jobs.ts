@@ -1,9 +1,9 @@
 /** Jobs that have to end well before the pods change, like a migration of the database. */
 import { applyAll } from "../kubernetes/apply.ts";
-import { fit } from "../kubernetes/prepare-apply.ts";
-import { NotUp } from "./rollout.ts";
+import { prepareForApply } from "../kubernetes/prepare-apply.ts";
+import { RolloutFailed } from "./rollout.ts";
 import type { Condition, KubeObject, Pod } from "../kubernetes/objects.ts";
-import type { Deploy } from "./plan.ts";
+import type { DeployContext } from "./plan.ts";
 
 const LOOK_MS = 250;
 
@@ -15,22 +15,26 @@ interface Job extends KubeObject {
  * Runs Jobs one after the other; one that has run for this version is not run again.
  *
  * @param made is told each that was not there before
- * @throws {NotUp} when one fails, or does not end within the service's `rolloutSeconds`
+ * @throws {RolloutFailed} when one fails, or does not end within the service's `rolloutSeconds`
  */
-export async function runFirst(run: Deploy, jobs: KubeObject[], made: (job: string) => void): Promise<void> {
-  const { target, service, signal, step } = run;
+export async function runPreDeployJobs(
+  context: DeployContext,
+  jobs: KubeObject[],
+  made: (job: string) => void,
+): Promise<void> {
+  const { target, service, signal, step } = context;
   const { api } = target;
-  for (const [fitted] of await Promise.all(jobs.map((job) => fit(api, [job])))) {
+  for (const [fitted] of await Promise.all(jobs.map((job) => prepareForApply(api, [job])))) {
     const { name } = fitted!.object.metadata;
     await step("first", async () => {
       const ended = outcomeOf(fitted!.live as Job | undefined);
       if (ended === "Complete") return { value: undefined, reused: true, detail: `Job/${name} has run` };
       // What failed is tried again: with the same name it could not be.
       if (ended === "Failed") await api.delete(fitted!.object);
-      await untilGone(run, fitted!.path);
+      await untilGone(context, fitted!.path);
       await applyAll(api, [fitted!]);
       made(`Job/${name}`);
-      const end = performance.now() + service.rolloutSeconds * 1000;
+      const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
       for (;;) {
         signal.throwIfAborted();
         const job = await api.find<Job>(fitted!.path!);
@@ -38,9 +42,13 @@ export async function runFirst(run: Deploy, jobs: KubeObject[], made: (job: stri
         if (outcome === "Complete") return { value: undefined, detail: `Job/${name} has run` };
         const late = performance.now() > end;
         if (!job || outcome === "Failed" || late) {
-          const pod = await lastPod(run, name);
-          const message = late ? `has not ended within ${service.rolloutSeconds} s` : "failed";
-          throw new NotUp({ reason: "JobFailed", message: `Job/${name} ${message}`, ...(pod && { pod }) });
+          const pod = await lastPod(context, name);
+          const message = late ? `has not ended within ${service.rolloutTimeoutSeconds} s` : "failed";
+          throw new RolloutFailed({
+            reason: "JobFailed",
+            message: `Job/${name} ${message}`,
+            ...(pod && { pod }),
+          });
         }
         await Bun.sleep(LOOK_MS);
       }
@@ -49,7 +57,7 @@ export async function runFirst(run: Deploy, jobs: KubeObject[], made: (job: stri
 }
 
 /** Until a Job that failed before is gone: it is deleted in the background. */
-async function untilGone({ target, signal }: Deploy, path: string | undefined): Promise<void> {
+async function untilGone({ target, signal }: DeployContext, path: string | undefined): Promise<void> {
   const isFailed = async () => path !== undefined && outcomeOf(await target.api.find<Job>(path)) === "Failed";
   for (let i = 0; i < 100 && (await isFailed()); i += 1) {
     signal.throwIfAborted();
@@ -64,7 +72,7 @@ function outcomeOf(job: Job | undefined): "Complete" | "Failed" | undefined {
   return met?.type as "Complete" | "Failed" | undefined;
 }
 
-async function lastPod({ target: { api } }: Deploy, job: string): Promise<string | undefined> {
+async function lastPod({ target: { api } }: DeployContext, job: string): Promise<string | undefined> {
   const pods = await api.list<Pod>(api.collection("/api/v1", "pods"), { labelSelector: `job-name=${job}` });
   return pods
     .sort((a, b) => (a.metadata.creationTimestamp ?? "").localeCompare(b.metadata.creationTimestamp ?? ""))

@@ -6,9 +6,9 @@
  */
 import type { Service } from "../core/service-config.ts";
 import type { Condition, ContainerStatus, Pod, Workload } from "../kubernetes/objects.ts";
-import { isReady, otherPods, ownPods, revisionOf, type Observation } from "../kubernetes/observe.ts";
+import { isReady, oldPods, currentPods, revisionOf, type WorkloadState } from "../kubernetes/observe.ts";
 
-export interface Failure {
+export interface RolloutFailure {
   reason: string;
   message: string;
   /** The one whose logs and events tell more; some failures come before there is any. */
@@ -16,14 +16,14 @@ export interface Failure {
 }
 
 /** What does not look as if it passed by itself, and how many seconds it may go on before it counts as a failure. */
-export interface Doubt extends Failure {
+export interface SuspectedFailure extends RolloutFailure {
   patienceSeconds: number;
 }
 
-export type Verdict =
+export type RolloutVerdict =
   | { state: "complete" }
-  | { state: "progressing"; detail: string; doubts: Doubt[] }
-  | ({ state: "failed" } & Failure);
+  | { state: "progressing"; detail: string; doubts: SuspectedFailure[] }
+  | ({ state: "failed" } & RolloutFailure);
 
 /** Reasons for which a container waits and that do not pass by themselves. */
 const hopeless = new Set([
@@ -42,7 +42,7 @@ const UNREAD = /failed to sync (configmap|secret) cache/;
 const UNREAD_SECONDS = 30;
 
 /** How far a workload is, in numbers that all kinds have. */
-export interface Numbers {
+export interface ReplicaCounts {
   desired: number;
   updated: number;
   /** All pods, of whatever version. */
@@ -50,7 +50,7 @@ export interface Numbers {
   available: number;
 }
 
-export function numbersOf({ kind, spec, status }: Workload): Numbers {
+export function replicaCountsOf({ kind, spec, status }: Workload): ReplicaCounts {
   if (kind === "DaemonSet") {
     const { desiredNumberScheduled = 0, updatedNumberScheduled = 0 } = status;
     const { currentNumberScheduled = 0, numberAvailable = 0 } = status;
@@ -71,12 +71,12 @@ export function numbersOf({ kind, spec, status }: Workload): Numbers {
 }
 
 /** What the rollout of one workload is at: done, going on and with what doubts, or never to be done and why. */
-export function assess(seen: Observation, service: Service): Verdict {
+export function assessWorkload(seen: WorkloadState, service: Service): RolloutVerdict {
   const { metadata, status } = seen.deployment;
   if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) {
     return { state: "progressing", detail: "waiting for the controller", doubts: [] };
   }
-  const { desired, updated, all, available } = numbersOf(seen.deployment);
+  const { desired, updated, all, available } = replicaCountsOf(seen.deployment);
   if (updated === desired && all === desired && available === desired) return { state: "complete" };
   const late = condition(status.conditions, "Progressing", "False");
   if (late?.reason === "ProgressDeadlineExceeded" && isAboutCurrent(late, seen)) {
@@ -88,14 +88,17 @@ export function assess(seen: Observation, service: Service): Verdict {
     const { patienceSeconds: _, ...failure } = certain;
     return { state: "failed", ...failure };
   }
-  const ready = ownPods(seen).filter(isReady).length;
+  const ready = currentPods(seen).filter(isReady).length;
   const detail = `${ready} of ${desired} new pods ready, ${all} in all`;
   return { state: "progressing", detail, doubts };
 }
 
 /** What several workloads are at together: failed as soon as one is, complete when all are. */
-export function assessAll(seen: Observation[], service: Service): Verdict {
-  const verdicts = seen.map((one) => ({ name: one.deployment.metadata.name, verdict: assess(one, service) }));
+export function assessWorkloads(seen: WorkloadState[], service: Service): RolloutVerdict {
+  const verdicts = seen.map((one) => ({
+    name: one.deployment.metadata.name,
+    verdict: assessWorkload(one, service),
+  }));
   const failed = verdicts.find(({ verdict }) => verdict.state === "failed");
   if (failed) return failed.verdict;
   const going = verdicts.flatMap(({ name, verdict }) =>
@@ -116,15 +119,15 @@ export function assessAll(seen: Observation[], service: Service): Verdict {
  *
  * @param up how it was when it was complete
  */
-export function endedSince(up: Observation[], seen: Observation[]): Failure | undefined {
+export function findRestartSince(up: WorkloadState[], seen: WorkloadState[]): RolloutFailure | undefined {
   const idOf = (pod: Pod, { name }: ContainerStatus) => `${pod.metadata.name} ${name}`;
   const statuses = ({ status: { containerStatuses = [] } }: Pod) => containerStatuses;
   const restarts = new Map(
-    up.flatMap(ownPods).flatMap((pod) => statuses(pod).map((one) => [idOf(pod, one), one.restartCount])),
+    up.flatMap(currentPods).flatMap((pod) => statuses(pod).map((one) => [idOf(pod, one), one.restartCount])),
   );
   // One that is evicted, or taken elsewhere, is no fault of the version.
   const staying = seen
-    .flatMap(ownPods)
+    .flatMap(currentPods)
     .filter((pod) => !pod.metadata.deletionTimestamp && pod.status.phase !== "Failed");
   for (const pod of staying) {
     for (const status of statuses(pod)) {
@@ -141,18 +144,18 @@ export function endedSince(up: Observation[], seen: Observation[]): Failure | un
 }
 
 /** The condition outlives what it is about: the deadline of the version before says nothing of this one. */
-function isAboutCurrent({ message = "" }: Condition, { deployment, replicaSets }: Observation): boolean {
+function isAboutCurrent({ message = "" }: Condition, { deployment, replicaSets }: WorkloadState): boolean {
   const [, named] = /ReplicaSet "([^"]+)"/.exec(message) ?? [];
   const current = replicaSets.find((set) => revisionOf(set) === revisionOf(deployment));
   return named === undefined || current === undefined || named === current.metadata.name;
 }
 
 /** Remembers how long each doubt has lasted, by this machine's clock: the cluster's may be another. */
-export class Patience {
+export class FailureTimer {
   readonly #since = new Map<string, number>();
 
   /** @param now milliseconds of any steady clock */
-  judge(verdict: Verdict, now: number): Verdict {
+  evaluate(verdict: RolloutVerdict, now: number): RolloutVerdict {
     if (verdict.state !== "progressing") return verdict;
     const lasting = new Set(verdict.doubts.map(keyOf));
     for (const key of this.#since.keys()) if (!lasting.has(key)) this.#since.delete(key);
@@ -166,26 +169,29 @@ export class Patience {
   }
 }
 
-function keyOf({ reason, pod = "" }: Doubt): string {
+function keyOf({ reason, pod = "" }: SuspectedFailure): string {
   return `${reason} ${pod}`;
 }
 
-function doubtsAbout(seen: Observation, { readySeconds, scheduleSeconds }: Service): Doubt[] {
-  const own = ownPods(seen);
+function doubtsAbout(
+  seen: WorkloadState,
+  { readyTimeoutSeconds, scheduleTimeoutSeconds }: Service,
+): SuspectedFailure[] {
+  const own = currentPods(seen);
   const containers = own.flatMap((pod) => {
     const { containerStatuses = [], initContainerStatuses = [] } = pod.status;
     const doubts = [
       ...initContainerStatuses.map(stuck),
-      ...containerStatuses.map((one) => stuck(one) ?? unready(one, readySeconds)),
+      ...containerStatuses.map((one) => stuck(one) ?? unready(one, readyTimeoutSeconds)),
     ];
     return doubts.flatMap((doubt) => (doubt ? [{ ...doubt, pod: pod.metadata.name }] : []));
   });
 
   const refused = condition(seen.deployment.status.conditions, "ReplicaFailure", "True");
   // Room that old pods make when they leave is found at the next try, and tries come ever more seldom.
-  const patience = own.some(isReady) ? scheduleSeconds * 4 : scheduleSeconds;
+  const patience = own.some(isReady) ? scheduleTimeoutSeconds * 4 : scheduleTimeoutSeconds;
   const unscheduled = own.filter((pod) => condition(pod.status.conditions, "PodScheduled", "False"));
-  const without: Doubt[] = unscheduled.map(({ metadata, status }) => {
+  const without: SuspectedFailure[] = unscheduled.map(({ metadata, status }) => {
     const { reason = "Unschedulable", message = "" } = condition(status.conditions, "PodScheduled", "False")!;
     return { reason, message, pod: metadata.name, patienceSeconds: patience };
   });
@@ -198,12 +204,12 @@ function doubtsAbout(seen: Observation, { readySeconds, scheduleSeconds }: Servi
   // Where there is no room for all new pods at once, each old one that leaves makes some, and it leaves when a new one is
   // ready: so a pod without a place is of no concern while others still start or leave.
   const moving =
-    otherPods(seen).some(({ metadata }) => metadata.deletionTimestamp) ||
+    oldPods(seen).some(({ metadata }) => metadata.deletionTimestamp) ||
     own.some((pod) => !isReady(pod) && condition(pod.status.conditions, "PodScheduled", "True"));
   return [...containers, ...without.filter(({ patienceSeconds }) => patienceSeconds === 0 || !moving)];
 }
 
-function stuck({ name, state, lastState, restartCount }: ContainerStatus): Doubt | undefined {
+function stuck({ name, state, lastState, restartCount }: ContainerStatus): SuspectedFailure | undefined {
   const { waiting, terminated } = state ?? {};
   if (waiting?.reason && hopeless.has(waiting.reason)) {
     const exit = lastState?.terminated;
@@ -223,7 +229,10 @@ function stuck({ name, state, lastState, restartCount }: ContainerStatus): Doubt
   return undefined;
 }
 
-function unready({ name, ready, state }: ContainerStatus, readySeconds: number): Doubt | undefined {
+function unready(
+  { name, ready, state }: ContainerStatus,
+  readySeconds: number,
+): SuspectedFailure | undefined {
   if (ready || !state?.running) return undefined;
   const message = `${name} runs and has not passed its readiness probe for ${readySeconds} s`;
   return { reason: "NotReady", message, patienceSeconds: readySeconds };
@@ -238,6 +247,6 @@ function condition(
 }
 
 /** Whether a pod is one of the pods: by its name, which none that comes after it has. */
-export function isAmong(pods: Pod[], { metadata }: Pod): boolean {
+export function includesPod(pods: Pod[], { metadata }: Pod): boolean {
   return pods.some((pod) => pod.metadata.name === metadata.name);
 }

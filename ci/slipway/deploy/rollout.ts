@@ -2,13 +2,20 @@
  * A version on its way: written, followed until it is up or will not be, verified from outside, and waited for until the
  * pods of the version before have left.
  */
-import type { Done } from "../core/report.ts";
+import type { StepResult } from "../core/report.ts";
 import type { Pod } from "../kubernetes/objects.ts";
-import { observeAll, otherPods, type Observation, type WorkloadName } from "../kubernetes/observe.ts";
-import type { Deploy } from "./plan.ts";
-import { assessAll, endedSince, isAmong, Patience, type Failure, type Verdict } from "./rollout-status.ts";
-import { sample, type Samples } from "./availability.ts";
-import { verify, type Endpoint } from "./verify.ts";
+import { observeWorkloads, oldPods, type WorkloadState, type WorkloadName } from "../kubernetes/observe.ts";
+import type { DeployContext } from "./plan.ts";
+import {
+  assessWorkloads,
+  findRestartSince,
+  includesPod,
+  FailureTimer,
+  type RolloutFailure,
+  type RolloutVerdict,
+} from "./rollout-status.ts";
+import { monitorAvailability, type AvailabilityReport } from "./availability.ts";
+import { verifyVersion, type Endpoint } from "./verify.ts";
 
 /** Milliseconds between two looks at a rollout, and at one that is far. */
 const LOOK_MS = 100;
@@ -17,61 +24,61 @@ const FAR_LOOK_MS = 300;
 const LEAVE_SECONDS = 15;
 
 /** What a deploy came to. */
-export interface Outcome {
+export interface RolloutResult {
   /** Seconds from the apply until 20 replies in a row carried the id. */
   servedAfter: number;
   /** When that was, in milliseconds since 1970. */
   servedAt: number;
   /** What clients saw from the apply on; undefined at the first deploy. */
-  samples: Samples | undefined;
+  samples: AvailabilityReport | undefined;
 }
 
 /** A version that did not come up, or does not answer. */
-export class NotUp extends Error {
+export class RolloutFailed extends Error {
   constructor(
-    readonly failure: Failure,
-    readonly samples?: Samples,
+    readonly failure: RolloutFailure,
+    readonly samples?: AvailabilityReport,
   ) {
     super(`${failure.reason}${failure.message && `, ${failure.message}`}`);
   }
 }
 
-export interface Bringing {
+export interface RolloutOptions {
   id: string;
   /** What the step is called. */
-  what: "rollout" | "rollback";
+  stepName: "rollout" | "rollback";
   /** The workloads that are waited for. */
   workloads: WorkloadName[];
   /** Writes it into the cluster. */
   write(): Promise<void>;
   endpoint: Endpoint;
   /** What there was; none: nobody was served, whose requests could fail. */
-  before: Observation[];
+  before: WorkloadState[];
   /** Ends the wait for the last pods of the version before. */
-  hurry?: AbortSignal | undefined;
+  skipWait?: AbortSignal | undefined;
 }
 
 /**
  * Writes a version, follows its rollout, verifies it, and waits for the pods of the version before to leave.
  *
- * @throws {NotUp}
+ * @throws {RolloutFailed}
  */
-export async function bring(run: Deploy, bringing: Bringing): Promise<Outcome> {
-  const { signal, step } = run;
-  const { id, what, write, endpoint, before, hurry } = bringing;
-  const stop = before.length > 0 ? sample(endpoint, id) : undefined;
+export async function rollOut(context: DeployContext, bringing: RolloutOptions): Promise<RolloutResult> {
+  const { signal, step } = context;
+  const { id, stepName, write, endpoint, before, skipWait } = bringing;
+  const stop = before.length > 0 ? monitorAvailability(endpoint, id) : undefined;
   const start = performance.now();
-  let up: Observation[] = [];
-  const fail = async (failure: Failure) => new NotUp(failure, await stop?.());
+  let up: WorkloadState[] = [];
+  const fail = async (failure: RolloutFailure) => new RolloutFailed(failure, await stop?.());
   try {
-    await step(what, async () => {
+    await step(stepName, async () => {
       await write();
-      const verdict = await watch(run, bringing, (seen) => void (up = seen));
+      const verdict = await watch(context, bringing, (seen) => void (up = seen));
       if (verdict.state === "failed") throw await fail(verdict);
       return { value: undefined };
     });
-    const [servedAt, servedAfter] = await step("verify", async (): Promise<Done<[number, number]>> => {
-      const { ok, last } = await verify(endpoint, id, { signal });
+    const [servedAt, servedAfter] = await step("verify", async (): Promise<StepResult<[number, number]>> => {
+      const { ok, last } = await verifyVersion(endpoint, id, { signal });
       const seconds = (performance.now() - start) / 1000;
       const detail = `20 replies in a row carry ${id}, ${seconds.toFixed(1)} s after the apply`;
       if (ok) return { value: [Date.now(), seconds], detail };
@@ -79,9 +86,9 @@ export async function bring(run: Deploy, bringing: Bringing): Promise<Outcome> {
       throw await fail({ reason: "NotServed", message });
     });
     await step("settle", async () => {
-      const failure = await settle(run, bringing, up);
+      const failure = await settle(context, bringing, up);
       if (failure) throw await fail(failure);
-      return { value: undefined, detail: hurry?.aborted ? "" : "the pods before are gone" };
+      return { value: undefined, detail: skipWait?.aborted ? "" : "the pods before are gone" };
     });
     return { servedAfter, servedAt, samples: await stop?.() };
   } finally {
@@ -91,29 +98,29 @@ export async function bring(run: Deploy, bringing: Bringing): Promise<Outcome> {
 
 /** Looks again and again until `decide` gives something. A server that is away for a moment is asked again by the API. */
 async function follow<T>(
-  { target, signal }: Deploy,
-  { workloads, endpoint }: Bringing,
-  decide: (seen: Observation[]) => T | undefined,
+  { target, signal }: DeployContext,
+  { workloads, endpoint }: RolloutOptions,
+  decide: (seen: WorkloadState[]) => T | undefined,
 ): Promise<T> {
   for (;;) {
     signal.throwIfAborted();
-    const decision = decide(await observeAll(target.api, workloads));
+    const decision = decide(await observeWorkloads(target.api, workloads));
     if (decision !== undefined) return decision;
-    await Bun.sleep(endpoint.isFar ? FAR_LOOK_MS : LOOK_MS);
+    await Bun.sleep(endpoint.isRemote ? FAR_LOOK_MS : LOOK_MS);
   }
 }
 
 /** Follows the rollout until it is complete or cannot be. */
 function watch(
-  run: Deploy,
-  bringing: Bringing,
-  completed: (seen: Observation[]) => void,
-): Promise<Exclude<Verdict, { state: "progressing" }>> {
-  const { service } = run;
-  const end = performance.now() + service.rolloutSeconds * 1000;
-  const patience = new Patience();
+  context: DeployContext,
+  bringing: RolloutOptions,
+  completed: (seen: WorkloadState[]) => void,
+): Promise<Exclude<RolloutVerdict, { state: "progressing" }>> {
+  const { service } = context;
+  const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
+  const patience = new FailureTimer();
   let shown = "";
-  return follow(run, bringing, (seen) => {
+  return follow(context, bringing, (seen) => {
     const gone = bringing.workloads.find(
       ({ kind, metadata }) =>
         !seen.some(
@@ -124,37 +131,41 @@ function watch(
       const message = `the ${gone.kind} ${gone.metadata.name} was deleted meanwhile`;
       return { state: "failed", reason: "Deleted", message };
     }
-    const verdict = patience.judge(assessAll(seen, service), performance.now());
+    const verdict = patience.evaluate(assessWorkloads(seen, service), performance.now());
     if (verdict.state === "complete") completed(seen);
     if (verdict.state !== "progressing") return verdict;
-    if (verdict.detail !== shown) run.say((shown = verdict.detail));
+    if (verdict.detail !== shown) context.log((shown = verdict.detail));
     if (performance.now() < end) return undefined;
-    const message = `not complete within ${service.rolloutSeconds} s (${shown})`;
+    const message = `not complete within ${service.rolloutTimeoutSeconds} s (${shown})`;
     return { state: "failed", reason: "Timeout", message };
   });
 }
 
 /** Waits until the pods of the version before have left, and sees whether the new ones hold out meanwhile. @param up how those were */
-async function settle(run: Deploy, bringing: Bringing, up: Observation[]): Promise<Failure | undefined> {
-  const { service } = run;
-  const patience = new Patience();
+async function settle(
+  context: DeployContext,
+  bringing: RolloutOptions,
+  up: WorkloadState[],
+): Promise<RolloutFailure | undefined> {
+  const { service } = context;
+  const patience = new FailureTimer();
   const start = performance.now();
   // What was on its way out, or hung there, before this began is not waited for.
   const hung = bringing.before.flatMap(({ pods }) =>
     pods.filter(({ metadata }) => metadata.deletionTimestamp),
   );
-  const ended = await follow(run, bringing, (seen): Failure | "settled" | undefined => {
-    if (seen.length === 0 || bringing.hurry?.aborted) return "settled";
-    const verdict = patience.judge(assessAll(seen, service), performance.now());
-    const failure = verdict.state === "failed" ? verdict : endedSince(up, seen);
+  const ended = await follow(context, bringing, (seen): RolloutFailure | "settled" | undefined => {
+    if (seen.length === 0 || bringing.skipWait?.aborted) return "settled";
+    const verdict = patience.evaluate(assessWorkloads(seen, service), performance.now());
+    const failure = verdict.state === "failed" ? verdict : findRestartSince(up, seen);
     if (failure) return failure;
-    const others = seen.flatMap(otherPods).filter((pod: Pod) => !isAmong(hung, pod));
+    const others = seen.flatMap(oldPods).filter((pod: Pod) => !includesPod(hung, pod));
     if (others.length === 0 && verdict.state === "complete") return "settled";
     const graces = seen.map(
       ({ deployment }) => deployment.spec.template.spec.terminationGracePeriodSeconds ?? 30,
     );
     if (performance.now() - start < (Math.max(...graces) + LEAVE_SECONDS) * 1000) return undefined;
-    run.say(`still there: ${others.map(({ metadata }) => metadata.name).join(", ")}`);
+    context.log(`still there: ${others.map(({ metadata }) => metadata.name).join(", ")}`);
     return "settled";
   });
   return ended === "settled" ? undefined : ended;

@@ -2,14 +2,14 @@
  * A target is where images and versions go: the k3s of this machine (k3s.ts), one on other machines (hosts.ts), or a cluster and
  * the registry that it pulls from (registry.ts), all in targets/. The deploy itself is the same for all.
  */
-import type { Api } from "../kubernetes/api.ts";
+import type { ApiClient } from "../kubernetes/api.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import type { ManifestSource } from "../kubernetes/render.ts";
 import type { Endpoint } from "./verify.ts";
 
 export interface Target extends ManifestSource {
-  api: Api;
-  /** @throws {PipelineError} "surroundings" when pods of these manifests could run where no image is brought */
+  api: ApiClient;
+  /** @throws {PipelineError} "environment" when pods of these manifests could run where no image is brought */
   admit?(manifests: KubeObject[]): void;
   /** Names of the nodes that could run pods of these manifests and lack the image of an id; default: none. */
   lacking?(manifests: KubeObject[], id: string): Promise<string[]>;
@@ -20,7 +20,7 @@ export interface Target extends ManifestSource {
    *
    * @param show is told, again and again, how far it is, and in the end what it came to
    * @returns how the manifests name it
-   * @throws {PipelineError} "surroundings"; nothing was rolled out then
+   * @throws {PipelineError} "environment"; nothing was rolled out then
    */
   deliver(archive: string, id: string, show?: (text: string) => void): Promise<string>;
   /** Where the Service of these manifests answers from outside. */

@@ -8,13 +8,13 @@ export interface Endpoint {
   /** Asks for `url`; default: fetch(), which goes through HTTP_PROXY where that is set. */
   open?: ((init: RequestInit) => Promise<Response>) | undefined;
   /** Whether a request takes a while and every byte counts: it is asked for side by side, and seldom. Default: false. */
-  isFar?: boolean;
+  isRemote?: boolean;
 }
 
 /** Requests at once to what is far. */
 const ABREAST = 10;
 
-export interface Verification {
+export interface VerificationResult {
   /** Whether `replies` in a row carried the id. */
   ok: boolean;
   /** What came last that was not it: another id, or an error. */
@@ -28,7 +28,7 @@ export interface Verification {
  * @param deadlineSeconds gives up after this long; default: 30
  * @throws {PipelineError} what kept the last question from being asked at all, a line that has gone: nothing is said of the version then
  */
-export async function verify(
+export async function verifyVersion(
   endpoint: Endpoint,
   id: string,
   {
@@ -36,14 +36,16 @@ export async function verify(
     deadlineSeconds = 30,
     signal,
   }: { replies?: number; deadlineSeconds?: number; signal: AbortSignal },
-): Promise<Verification> {
+): Promise<VerificationResult> {
   const end = performance.now() + deadlineSeconds * 1000;
   let inARow = 0;
   let last = "no reply";
   while (inARow < replies) {
     signal.throwIfAborted();
-    const count = endpoint.isFar ? Math.min(ABREAST, replies - inARow) : 1;
-    const answers = await Promise.all(Array.from({ length: count }, () => ask(endpoint, { signal })));
+    const count = endpoint.isRemote ? Math.min(ABREAST, replies - inARow) : 1;
+    const answers = await Promise.all(
+      Array.from({ length: count }, () => fetchVersion(endpoint, { signal })),
+    );
     const other = answers.find((answer) => answer.id !== id);
     if (other === undefined) {
       inARow += count;
@@ -60,7 +62,7 @@ export async function verify(
   return { ok: true, last };
 }
 
-export type Answer =
+export type VersionReply =
   | { id: string; failure?: undefined; unasked?: undefined }
   | {
       id?: undefined;
@@ -70,10 +72,10 @@ export type Answer =
     };
 
 /** The id that answers, or what went wrong. */
-export async function ask(
+export async function fetchVersion(
   { url, open = (init) => fetch(url, init) }: Endpoint,
   { keepalive = false, signal }: { keepalive?: boolean; signal: AbortSignal },
-): Promise<Answer> {
+): Promise<VersionReply> {
   try {
     const response = await open({
       keepalive,

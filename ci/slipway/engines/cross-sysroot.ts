@@ -20,16 +20,16 @@ const debian: Record<Architecture, { triplet: string; package: string; loader: s
  * A root with /usr/local/bin/bun and the C library of `architecture`.
  *
  * @param directory where it is made, and found the next time
- * @throws {PipelineError} "surroundings" when the cross package is not installed, or npm's Bun is not the pinned one
+ * @throws {PipelineError} "environment" when the cross package is not installed, or npm's Bun is not the pinned one
  */
-export async function foreignRoot(
+export async function crossSysroot(
   architecture: Architecture,
   directory: string,
   signal: AbortSignal,
 ): Promise<string> {
   if (Bun.version !== pins.bun) {
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `the host engine builds for ${architecture} with Bun ${pins.bun} alone, whose checksum it has`,
       {
         hint: "The Dagger engine takes any from the base image.",
@@ -39,7 +39,7 @@ export async function foreignRoot(
   const { triplet, package: name, loader } = debian[architecture];
   const libraries = join("/usr", triplet, "lib");
   if (!existsSync(libraries)) {
-    throw new PipelineError("surroundings", `the host engine has no C library for ${architecture} here`, {
+    throw new PipelineError("environment", `the host engine has no C library for ${architecture} here`, {
       hint: `\`apt-get install ${name}\` brings one; the Dagger engine takes it from the base image instead.`,
     });
   }
@@ -70,7 +70,7 @@ export async function foreignRoot(
  * Fetches npm's package of the pinned Bun, checks it, and takes the executable out of it.
  *
  * @param pin default: that of `architecture`
- * @throws {PipelineError} "surroundings" when it cannot be fetched or is not the pinned one; there is no `target` then
+ * @throws {PipelineError} "environment" when it cannot be fetched or is not the pinned one; there is no `target` then
  */
 export async function fetchBun(
   architecture: Architecture,
@@ -82,14 +82,14 @@ export async function fetchBun(
   const got = integrityOf(bytes);
   if (got !== integrity) {
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `${url} is not the pinned one (pins.bunFor.${architecture}.integrity): it has ${got}`,
       { hint: `Compare with \`npm view ${name}@${pins.bun} dist.integrity\`. It was not used.` },
     );
   }
   const files = await new Bun.Archive(bytes).files("package/bin/bun");
   const bun = files.get("package/bin/bun");
-  if (!bun) throw new PipelineError("surroundings", `${url} has no package/bin/bun`);
+  if (!bun) throw new PipelineError("environment", `${url} has no package/bin/bun`);
   await Bun.write(target, bun);
   await chmod(target, 0o755);
 }

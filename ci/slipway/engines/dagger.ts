@@ -8,10 +8,10 @@
  */
 import { join, relative } from "node:path";
 import type { Container, Platform } from "@dagger.io/dagger";
-import type { Built } from "../image/build.ts";
+import type { BuildResult } from "../image/build.ts";
 import { PipelineError } from "../core/errors.ts";
-import { keptThoughIgnored } from "../core/project-files.ts";
-import { installationOf } from "../core/install-inputs.ts";
+import { trackedButIgnored } from "../core/project-files.ts";
+import { findInstallInputs } from "../core/install-inputs.ts";
 import type { Architecture } from "../image/platform.ts";
 import { publicVariables } from "../image/bundle.ts";
 import { lockfiles } from "../image/inputs.ts";
@@ -45,14 +45,14 @@ const asPattern = (path: string) => path.replace(/[\\*?[\]{}!]/g, "\\$&");
 /**
  * Opens the session that `dagger run` has prepared, for as long as `use` takes.
  *
- * @throws {PipelineError} "surroundings" when it cannot be used
+ * @throws {PipelineError} "environment" when it cannot be used
  */
 export async function openSession(
   service: Service,
   signal: AbortSignal,
   use: (engine: Engine) => Promise<void>,
 ): Promise<void> {
-  const kept = await keptThoughIgnored(service.root, signal);
+  const kept = await trackedButIgnored(service.root, signal);
   await explain(
     "the session",
     connection(() => use(daggerEngine(service, kept))),
@@ -61,8 +61,8 @@ export async function openSession(
 
 /** @param known files that git knows although a .gitignore has them, which the engine would pass over */
 function daggerEngine(service: Service, known: string[]): Engine {
-  const { root, project, before, bun = pins.bun } = service;
-  const { files, hasHooks } = installationOf(root);
+  const { root, project, prebuild, bun = pins.bun } = service;
+  const { files, hasHooks } = findInstallInputs(root);
   // What is installed from is needed whether git knows it or not: an archive, where `*.tgz` is ignored.
   const kept = [...new Set([...known, ...files])];
   const image = pins.baseImage.replace(/:[^:]*$/, `:${bun}`);
@@ -97,7 +97,7 @@ function daggerEngine(service: Service, known: string[]): Engine {
     for (const [name, value] of Object.entries(publicVariables(service))) {
       builder = builder.withEnvVariable(name, value);
     }
-    for (const name of before) builder = builder.withExec(["bun", "run", "--silent", name]);
+    for (const name of prebuild) builder = builder.withExec(["bun", "run", "--silent", name]);
     return builder;
   };
   let prepared: Promise<Container> | undefined;
@@ -119,7 +119,7 @@ function daggerEngine(service: Service, known: string[]): Engine {
     if (architecture === undefined) return { container, args: [] };
     const platform = `linux/${architecture}` as Platform;
     const base = dag.container({ platform }).from(image).rootfs();
-    return { container: container.withMountedDirectory(ROOT, base), args: ["--root", ROOT] };
+    return { container: container.withMountedDirectory(ROOT, base), args: ["--sysroot", ROOT] };
   };
   /** Of the last id, what it was built in, and when that was asked for: what it made since is not from before. */
   let last: { architecture: Architecture | undefined; built: Container; asked: number } | undefined;
@@ -141,7 +141,7 @@ function daggerEngine(service: Service, known: string[]): Engine {
       const built = await explain("the build", (await build(architecture)).sync());
       last = { architecture, built, asked };
       const told = await explain("the build", built.file("dist/image.json").contents());
-      return (JSON.parse(told) as Built).id;
+      return (JSON.parse(told) as BuildResult).id;
     },
     async build(dist, architecture) {
       const known = last?.architecture === architecture ? last : undefined;
@@ -152,7 +152,7 @@ function daggerEngine(service: Service, known: string[]): Engine {
         explain("the build", wasThere(built, known?.asked)),
         explain("the build", exported),
       ]);
-      return { ...((await Bun.file(join(dist, "image.json")).json()) as Built), reused };
+      return { ...((await Bun.file(join(dist, "image.json")).json()) as BuildResult), reused };
     },
   };
 }
@@ -168,13 +168,13 @@ async function explain<T>(what: string | undefined, step: Promise<T>): Promise<T
   } catch (error) {
     if (error instanceof PipelineError) throw error;
     if (error instanceof ExecError) {
-      throw new PipelineError("change", `${what ?? error.cmd.join(" ")} failed in its container`, {
+      throw new PipelineError("project", `${what ?? error.cmd.join(" ")} failed in its container`, {
         output: error.stdout + error.stderr,
         cause: error,
       });
     }
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `${what ?? "the source"}: the Dagger engine failed: ${messageOf(error)}`,
       {
         hint: "Is the engine running and can it pull the base image? `dagger core version` asks it.",

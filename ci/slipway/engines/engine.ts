@@ -2,7 +2,7 @@
  * An engine is where the steps run: in containers (dagger.ts) or on this machine (host.ts). Same steps, same scripts
  * of package.json, same image.
  */
-import type { Built } from "../image/build.ts";
+import type { BuildResult } from "../image/build.ts";
 import type { Architecture } from "../image/platform.ts";
 
 export interface Engine {
@@ -13,7 +13,7 @@ export interface Engine {
    * Runs a script of package.json, unless it passed before on the same files.
    *
    * @returns whether it was left out, for that reason
-   * @throws {PipelineError} "change", with the script's output, when it fails
+   * @throws {PipelineError} "project", with the script's output, when it fails
    */
   script(name: string): Promise<{ unchanged: boolean }>;
   /**
@@ -21,7 +21,7 @@ export interface Engine {
    * than a container in which only the id is made.
    *
    * @param architecture default: the engine's own
-   * @throws {PipelineError} "change" when the source does not bundle; "surroundings" when it cannot build for that one
+   * @throws {PipelineError} "project" when the source does not bundle; "environment" when it cannot build for that one
    */
   id(architecture?: Architecture): Promise<string>;
   /**
@@ -29,8 +29,8 @@ export interface Engine {
    *
    * @param architecture default: the engine's own
    * @returns what was built, and whether the engine had it from before
-   * @throws {PipelineError} "change", with the compiler's output, when the source does not compile; "surroundings" when it
+   * @throws {PipelineError} "project", with the compiler's output, when the source does not compile; "environment" when it
    * cannot build for that architecture
    */
-  build(dist: string, architecture?: Architecture): Promise<Built & { reused: boolean }>;
+  build(dist: string, architecture?: Architecture): Promise<BuildResult & { reused: boolean }>;
 }

@@ -2,30 +2,30 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { digestOfFiles } from "../core/project-files.ts";
-import { run } from "../core/process.ts";
-import { cacheOf, type Service } from "../core/service-config.ts";
-import type { Built } from "../image/build.ts";
-import { runtimeIn } from "../image/image-config.ts";
+import { projectFilesDigest } from "../core/project-files.ts";
+import { runProcess } from "../core/process.ts";
+import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
+import type { BuildResult } from "../image/build.ts";
+import { findSharedLibrariesIn } from "../image/image-config.ts";
 import { ownArchitecture, type Architecture } from "../image/platform.ts";
 import { publicEnv } from "../image/bundle.ts";
-import { imageId, inputsOf } from "../image/inputs.ts";
-import { scriptsBefore } from "./prebuild.ts";
+import { computeImageId, collectInputs } from "../image/inputs.ts";
+import { createPrebuild } from "./prebuild.ts";
 import type { Engine } from "./engine.ts";
-import { foreignRoot } from "./cross-sysroot.ts";
+import { crossSysroot } from "./cross-sysroot.ts";
 
 /** How many states of the files are remembered to have passed: going back to one is as good as not having left it. */
 const REMEMBERED = 20;
 
 export function hostEngine(service: Service, signal: AbortSignal): Engine {
   const { project } = service;
-  const cache = cacheOf(service);
+  const cache = cacheDirectoryOf(service);
   const bun = async (args: string[], what: string, standsBack = false) => {
     // A script runs in a shell, which would leave its child behind when the pipeline is interrupted.
     const command = [process.execPath, "--no-orphans", ...args];
     const options = { cwd: project, env: { NO_COLOR: "1" }, standsBack, signal };
-    const { code, stdout, stderr } = await run(command, options);
-    if (code !== 0) throw new PipelineError("change", `${what} failed`, { output: stdout + stderr });
+    const { code, stdout, stderr } = await runProcess(command, options);
+    if (code !== 0) throw new PipelineError("project", `${what} failed`, { output: stdout + stderr });
   };
   const roots = new Map<Architecture, Promise<string>>();
   /** Where libraries and Bun for another architecture are; undefined for this machine's own. */
@@ -33,17 +33,17 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
     if (architecture === ownArchitecture) return undefined;
     let root = roots.get(architecture);
     if (!root) {
-      root = foreignRoot(architecture, join(cache, architecture), signal);
+      root = crossSysroot(architecture, join(cache, architecture), signal);
       roots.set(architecture, root);
     }
     return root;
   };
   // A public variable decides what the source says, to tests as well as to the build.
   const environment = JSON.stringify(publicEnv(service));
-  const digest = () => digestOfFiles(service.root, signal, environment);
+  const digest = () => projectFilesDigest(service.root, signal, environment);
   // The image is what a deploy waits for longest, because it is brought while these run.
   const runScript = (name: string) => bun(["run", "--silent", name], `bun run ${name}`, true);
-  const before = scriptsBefore(service, environment, runScript, signal);
+  const before = createPrebuild(service, environment, runScript, signal);
   return {
     name: "host",
     async script(name) {
@@ -63,16 +63,16 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
       return { unchanged };
     },
     async id(architecture = ownArchitecture) {
-      const runtime = runtimeIn(await rootFor(architecture));
-      return imageId(service, runtime, await before.inputs(() => inputsOf(service, runtime)));
+      const runtime = findSharedLibrariesIn(await rootFor(architecture));
+      return computeImageId(service, runtime, await before.inputs(() => collectInputs(service, runtime)));
     },
     async build(dist, architecture = ownArchitecture) {
       const root = await rootFor(architecture);
       await before.prepare();
       // A process of its own, so that an interrupted pipeline can end it; and where it works, the binary depends on.
-      const command = ["ci/pipeline.ts", "build", dist, ...(root === undefined ? [] : ["--root", root])];
+      const command = ["ci/pipeline.ts", "build", dist, ...(root === undefined ? [] : ["--sysroot", root])];
       await bun(command, "the build");
-      return { ...((await Bun.file(join(dist, "image.json")).json()) as Built), reused: false };
+      return { ...((await Bun.file(join(dist, "image.json")).json()) as BuildResult), reused: false };
     },
   };
 }

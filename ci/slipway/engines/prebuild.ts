@@ -6,11 +6,11 @@
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { digestOfFiles, projectFiles } from "../core/project-files.ts";
-import { cacheOf, type Service } from "../core/service-config.ts";
-import type { Inputs } from "../image/inputs.ts";
+import { projectFilesDigest, projectFiles } from "../core/project-files.ts";
+import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
+import type { ImageInputs } from "../image/inputs.ts";
 
-export interface Before {
+export interface PrebuildScripts {
   /** Runs the scripts, unless they ran on these files last. */
   prepare(): Promise<void>;
   /**
@@ -18,22 +18,22 @@ export interface Before {
    *
    * @param look finds the inputs; fails where one that they make is not there
    */
-  inputs(look: () => Promise<Inputs>): Promise<Inputs>;
+  inputs(look: () => Promise<ImageInputs>): Promise<ImageInputs>;
 }
 
 /**
  * @param environment what the scripts may depend on beside the files
  * @param script runs one; throws when it fails
  */
-export function scriptsBefore(
+export function createPrebuild(
   service: Service,
   environment: string,
   script: (name: string) => Promise<void>,
   signal: AbortSignal,
-): Before {
-  const { root, before } = service;
-  const file = join(cacheOf(service), "before.passed");
-  const state = () => digestOfFiles(root, signal, environment);
+): PrebuildScripts {
+  const { root, prebuild } = service;
+  const file = join(cacheDirectoryOf(service), "before.passed");
+  const state = () => projectFilesDigest(root, signal, environment);
   /** What the scripts ran on, and what the build took of theirs. */
   const memory = async () => (await readFile(file, "utf8").catch(() => "")).split("\n");
   const remember = async (...lines: string[]) => {
@@ -47,7 +47,7 @@ export function scriptsBefore(
     if (!again && ranOn === (await state())) return true;
     // One that fails half-way leaves nothing to rely on.
     await rm(file, { force: true });
-    for (const name of before) await script(name);
+    for (const name of prebuild) await script(name);
     // They may write what git does not ignore: then that is what they ran on, the next time.
     await remember(await state());
     return false;
@@ -63,10 +63,10 @@ export function scriptsBefore(
 
   return {
     async prepare() {
-      if (before.length > 0) await prepare();
+      if (prebuild.length > 0) await prepare();
     },
     async inputs(look) {
-      if (before.length === 0) return look();
+      if (prebuild.length === 0) return look();
       const reused = await prepare();
       const left = (await memory())[1];
       let found = await look().catch((error: unknown) => {
@@ -87,7 +87,11 @@ export function scriptsBefore(
 }
 
 /** Over the inputs that are neither the project's own files nor installed. */
-async function digestOfMade(root: string, { files, beside }: Inputs, signal: AbortSignal): Promise<string> {
+async function digestOfMade(
+  root: string,
+  { files, beside }: ImageInputs,
+  signal: AbortSignal,
+): Promise<string> {
   const own = new Set(await projectFiles(root, signal));
   const hash = new Bun.CryptoHasher("sha256");
   const isMade = (file: string) => !own.has(relative(root, file)) && !file.includes("/node_modules/");

@@ -12,7 +12,7 @@ function inSession(): boolean {
  * Opens the session for as long as `use` takes. That begins at once: the SDK takes a third of a second to load, in which the way to
  * the cluster is looked for. What it asks of the engine waits.
  *
- * @throws {PipelineError} "surroundings" when there is no session, or the SDK is not installed
+ * @throws {PipelineError} "environment" when there is no session, or the SDK is not installed
  */
 export async function withDagger<T>(
   service: Service,
@@ -20,7 +20,7 @@ export async function withDagger<T>(
   use: (engine: Engine) => Promise<T>,
 ): Promise<T> {
   if (!inSession()) {
-    throw new PipelineError("surroundings", "--engine dagger was asked for, but there is no Dagger session", {
+    throw new PipelineError("environment", "--engine dagger was asked for, but there is no Dagger session", {
       hint: "Start it with `dagger run bun ci/pipeline.ts`, or use --engine host.",
     });
   }
@@ -54,7 +54,7 @@ function onceThere(there: Promise<Engine>): Engine {
 /**
  * Imported only when it is asked for: the SDK need not be installed.
  *
- * @throws {PipelineError} "surroundings" when it is not
+ * @throws {PipelineError} "environment" when it is not
  */
 async function loadDagger() {
   try {
@@ -62,7 +62,7 @@ async function loadDagger() {
   } catch (error) {
     if (!/@dagger\.io\/dagger/.test((error as Error).message)) throw error;
     throw new PipelineError(
-      "surroundings",
+      "environment",
       "the Dagger engine takes the package @dagger.io/dagger, which is not installed",
       {
         hint: "`bun add --dev --exact @dagger.io/dagger@0.21.9` adds it; --engine host needs no package.",

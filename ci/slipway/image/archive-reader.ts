@@ -9,9 +9,9 @@
  */
 import { statSync } from "node:fs";
 import { posix } from "node:path";
-import { MOST_JSON, objectOf, parseStrict, stringsOf } from "./strict-json.ts";
+import { MAX_JSON_BYTES, expectObject, parseStrictJson, expectStrings } from "./strict-json.ts";
 import { blobName, checkLayout, isLegacyConfig } from "./layout.ts";
-import { MOST_BYTES, packingOf, Unpacker } from "./decompress.ts";
+import { MAX_UNPACKED_BYTES, detectCompression, Decompressor } from "./decompress.ts";
 import { readPlainTar, type TarEntry } from "./tar-reader.ts";
 
 export interface Archive {
@@ -54,15 +54,15 @@ export async function readArchive(path: string): Promise<Archive | undefined> {
   const entries = namedEntries(path, wrong);
   const file = Bun.file(path);
   const bytes = ({ path, offset, size }: TarEntry) => {
-    if (size > MOST_JSON) throw wrong(`its ${path} has more than ${MOST_JSON} bytes`);
+    if (size > MAX_JSON_BYTES) throw wrong(`its ${path} has more than ${MAX_JSON_BYTES} bytes`);
     return file.slice(offset, offset + size).bytes();
   };
   const packing = async ({ offset, size }: TarEntry) =>
-    packingOf(await file.slice(offset, offset + Math.min(size, 4)).bytes());
+    detectCompression(await file.slice(offset, offset + Math.min(size, 4)).bytes());
   const json = async (entry: TarEntry) => {
     const content = await bytes(entry);
     try {
-      return parseStrict(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(content));
+      return parseStrictJson(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(content));
     } catch (error) {
       throw wrong(`its ${entry.path} cannot be read: ${(error as Error).message}`, error);
     }
@@ -81,7 +81,8 @@ export async function readArchive(path: string): Promise<Archive | undefined> {
     if (reserved.includes(name)) throw wrong(`${name} is neither a config nor a layer`);
   const configEntry = fileNamed(Config);
   const layers = Layers.map(layerNamed);
-  if (sizeOf(layers) > MOST_BYTES) throw wrong(`its layers have more than ${MOST_BYTES} bytes`);
+  if (sizeOf(layers) > MAX_UNPACKED_BYTES)
+    throw wrong(`its layers have more than ${MAX_UNPACKED_BYTES} bytes`);
   const config = configOf(await json(configEntry), layers.length, wrong);
   const archive = { names: RepoTags, config, configEntry, layers };
   const known = new Set([configEntry, ...layers]);
@@ -102,7 +103,7 @@ export async function readArchive(path: string): Promise<Archive | undefined> {
 }
 
 /** A name without what other tools put in front of it: skopeo docker.io/library/, podman and buildah localhost/. */
-export function familiarName(name: string): string {
+export function shortImageName(name: string): string {
   return name.replace(/^(docker\.io\/library|localhost)\//, "");
 }
 
@@ -140,31 +141,34 @@ function isUsual(name: string, entry: TarEntry, known: Set<TarEntry>): boolean {
     return /^[0-9a-f]{64}\/layer\.tar$/.test(name) && [...known].some(({ path }) => path === target);
   }
   const isDocument = /^(manifest\.json|repositories|[0-9a-f]{64}\/(VERSION|json))$/.test(name);
-  return entry.type === "file" && isDocument && entry.size <= MOST_JSON;
+  return entry.type === "file" && isDocument && entry.size <= MAX_JSON_BYTES;
 }
 
 function manifestOf(value: unknown, wrong: Wrong) {
   if (!Array.isArray(value) || value.length !== 1)
     throw wrong("its manifest.json is not of one image, and one only");
-  const image = objectOf(value[0], "the image in manifest.json");
+  const image = expectObject(value[0], "the image in manifest.json");
   const unknown = Object.keys(image).find(
     (key) => !["Config", "RepoTags", "Layers", "LayerSources", "Parent"].includes(key),
   );
   if (unknown !== undefined) throw wrong(`its manifest.json has ${unknown}, which is no part of one`);
   const { Config } = image;
   if (typeof Config !== "string") throw wrong("its manifest.json names no config");
-  const Layers = stringsOf(image.Layers, "Layers of manifest.json");
+  const Layers = expectStrings(image.Layers, "Layers of manifest.json");
   if (Layers.length > MOST_LAYERS) throw wrong(`it has more than ${MOST_LAYERS} layers`);
-  return { Config, Layers, RepoTags: stringsOf(image.RepoTags, "RepoTags of manifest.json") };
+  return { Config, Layers, RepoTags: expectStrings(image.RepoTags, "RepoTags of manifest.json") };
 }
 
 function configOf(value: unknown, layers: number, wrong: Wrong): Archive["config"] {
-  const config = objectOf(value, "the config");
+  const config = expectObject(value, "the config");
   for (const key of ["architecture", "os"]) {
     const text = config[key];
     if (typeof text !== "string" || !/^[a-z0-9]+$/.test(text)) throw wrong(`its config has no ${key}`);
   }
-  const ids = stringsOf(objectOf(config.rootfs, "rootfs of the config").diff_ids, "diff_ids of the config");
+  const ids = expectStrings(
+    expectObject(config.rootfs, "rootfs of the config").diff_ids,
+    "diff_ids of the config",
+  );
   if (ids.length !== layers) throw wrong("its config tells of other layers than it has");
   const other = ids.find((id) => !/^sha256:[0-9a-f]{64}$/.test(id));
   if (other !== undefined) throw wrong(`its config has the diffID ${other}, which is no digest`);
@@ -185,7 +189,7 @@ export function layerReader(
   /** The tar. @throws {Error} when it is damaged, or larger than an image may be */
   unpacked(entry: TarEntry): Promise<Uint8Array<ArrayBuffer>>;
 } {
-  const unpacker = new Unpacker(sizeOf([...new Set(layers)]));
+  const unpacker = new Decompressor(sizeOf([...new Set(layers)]));
   const memoize = <T>(make: (entry: TarEntry) => Promise<T>) => {
     const made = new Map<number, Promise<T>>();
     return (entry: TarEntry) => {

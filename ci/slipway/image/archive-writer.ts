@@ -9,12 +9,12 @@ import { closeSync, existsSync, openSync, readdirSync, readSync, statSync, write
 import { join } from "node:path";
 import { sha256 } from "../core/hash.ts";
 import type { Service } from "../core/service-config.ts";
-import type { Built } from "./build.ts";
+import type { BuildResult } from "./build.ts";
 import { PipelineError } from "../core/errors.ts";
-import { writeWhole } from "../core/atomic-write.ts";
-import { describeImage, layers } from "./image-config.ts";
-import { DIRECTORY } from "./module-paths.ts";
-import { tarEnd, tarHeader, tarPadding } from "./tar-writer.ts";
+import { writeFileAtomically } from "../core/atomic-write.ts";
+import { createImageSpec, layers } from "./image-config.ts";
+import { APP_DIRECTORY } from "./module-paths.ts";
+import { TAR_END, tarHeader, tarPadding } from "./tar-writer.ts";
 
 /** How layers are packed: `none` for an import on this machine, `fast` and `high` for a way that costs per byte. */
 export const compressions = ["none", "fast", "high"] as const;
@@ -24,9 +24,9 @@ export type Compression = (typeof compressions)[number];
  * zstd's level for each. 22 with its window of the layer's whole size packs some 20 % tighter than 3 and takes a minute
  * for it. https://facebook.github.io/zstd/zstd_manual.html
  */
-export const levels = { fast: 3, high: 22 } as const;
+export const zstdLevels = { fast: 3, high: 22 } as const;
 
-export interface ArchiveOptions extends Pick<Built, "platform"> {
+export interface ArchiveOptions extends Pick<BuildResult, "platform"> {
   service: Service;
   /** The directory with a tree for each layer. */
   dist: string;
@@ -41,10 +41,10 @@ export interface ArchiveOptions extends Pick<Built, "platform"> {
 /**
  * Writes the archive beside `output` and renames it, so that no half archive is ever left.
  *
- * @throws {PipelineError} "surroundings" when the disk is full, `output` cannot be written, or a tree is gone
+ * @throws {PipelineError} "environment" when the disk is full, `output` cannot be written, or a tree is gone
  */
 export async function writeArchive(output: string, options: ArchiveOptions): Promise<void> {
-  await writeWhole(output, async (part) => {
+  await writeFileAtomically(output, async (part) => {
     const file = openSync(part, "w");
     try {
       await writeContent(file, options);
@@ -58,11 +58,11 @@ async function writeContent(
   file: number,
   { service, platform, dist, names, revision, compression = "none" }: ArchiveOptions,
 ): Promise<void> {
-  const image = describeImage(service);
+  const image = createImageSpec(service);
   const missing = layers.find((layer) => !existsSync(join(dist, layer)));
   if (missing !== undefined) {
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `${join(dist, missing)} is not there: something has removed what was built`,
       {
         hint: "Run the command again: it will be built anew.",
@@ -89,7 +89,7 @@ async function writeContent(
     digests = layers.map((layer) => {
       // The header holds the layer's digest, which is known when the layer is written: it is filled in afterwards.
       const start = at;
-      at += tarEnd.length / 2;
+      at += TAR_END.length / 2;
       const contentStart = at;
       const digest = writeLayer(join(dist, layer), write);
       const end = at;
@@ -99,7 +99,7 @@ async function writeContent(
       return digest;
     });
   } else {
-    const level = levels[compression];
+    const level = zstdLevels[compression];
     const packed = await Promise.all(
       layers.map(async (layer) => {
         const chunks: Uint8Array[] = [];
@@ -121,7 +121,7 @@ async function writeContent(
       ExposedPorts: { [image.port]: {} },
       Env: Object.entries(image.env).map(([name, value]) => `${name}=${value}`),
       Entrypoint: [image.binary],
-      WorkingDir: DIRECTORY,
+      WorkingDir: APP_DIRECTORY,
       Labels: {
         ...image.labels,
         ...(revision && { "org.opencontainers.image.revision": revision }),
@@ -137,7 +137,7 @@ async function writeContent(
   add(configName, config);
   const manifest = [{ Config: configName, RepoTags: names, Layers: digests.map(nameOf) }];
   add("manifest.json", JSON.stringify(manifest));
-  write(tarEnd);
+  write(TAR_END);
 }
 
 /** Writes one tree as a layer and returns its digest: of a layer that is not compressed, the diffID. */
@@ -163,7 +163,7 @@ function writeLayer(tree: string, write: (bytes: Uint8Array) => void): string {
     }
     emit(tarPadding(size));
   }
-  emit(tarEnd);
+  emit(TAR_END);
   return hash.digest("hex");
 }
 

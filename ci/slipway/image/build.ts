@@ -14,14 +14,20 @@ import { chmod, chown, copyFile, mkdir, readdir, rename, rm, utimes } from "node
 import { dirname, join } from "node:path";
 import type { Service } from "../core/service-config.ts";
 import { readElf } from "./elf.ts";
-import { compile, describeImage, findRuntime, layers, type Runtime } from "./image-config.ts";
-import { DIRECTORY } from "./module-paths.ts";
+import {
+  compileOptions,
+  createImageSpec,
+  findSharedLibraries,
+  layers,
+  type RuntimeLibraries,
+} from "./image-config.ts";
+import { APP_DIRECTORY } from "./module-paths.ts";
 import { ownArchitecture, type Platform } from "./platform.ts";
-import { bundling, explain, type Given } from "./bundle.ts";
-import { imageId, inputsOf } from "./inputs.ts";
-import { bundledPackages, loadLibrary, makeSbom, packagesIn, SBOM, type BundledPackage } from "./sbom.ts";
+import { bundleOptions, explainBundleError, type BundleInputs } from "./bundle.ts";
+import { computeImageId, collectInputs } from "./inputs.ts";
+import { bundledPackages, loadCycloneDx, createSbom, packagesIn, SBOM, type BundledPackage } from "./sbom.ts";
 
-export interface Built {
+export interface BuildResult {
   id: string;
   platform: Platform;
   /** What the bundler has to say of source that it takes. */
@@ -32,26 +38,30 @@ export interface Built {
  * Builds into `dist`, which is replaced as a whole: a build that fails leaves the one before.
  *
  * @param runtime what to build for; default: this machine
- * @throws {PipelineError} "change", with the compiler's messages as output, when the source does not compile
+ * @throws {PipelineError} "project", with the compiler's messages as output, when the source does not compile
  */
-export async function build(service: Service, dist: string, runtime = findRuntime()): Promise<Built> {
-  const inputs = await inputsOf(service, runtime);
-  const id = await imageId(service, runtime, inputs);
+export async function buildImage(
+  service: Service,
+  dist: string,
+  runtime = findSharedLibraries(),
+): Promise<BuildResult> {
+  const inputs = await collectInputs(service, runtime);
+  const id = await computeImageId(service, runtime, inputs);
   const built = { id, platform: runtime.platform, warnings: inputs.warnings };
   const part = `${dist}.part-${process.pid}`;
   try {
     const [bundled] = await Promise.all([
       compileBinary(service, { ...inputs, id }, runtime, part),
       // While the compiler is at work in threads of its own.
-      loadLibrary(),
+      loadCycloneDx(),
       layOut(inputs.runtime.files, join(part, "runtime")),
     ]);
     built.warnings.push(...(inputs.pages?.styles?.warnings ?? []));
     await layOut(inputs.beside, join(part, "app"));
-    await mkdir(join(part, "app", DIRECTORY), { recursive: true });
+    await mkdir(join(part, "app", APP_DIRECTORY), { recursive: true });
     for (const layer of layers) await normalise(join(part, layer));
     const packages = [...bundled, ...(await packagesIn(inputs.packages.values()))];
-    await Bun.write(join(part, SBOM), await makeSbom(service, { id, packages, runtime: inputs.runtime }));
+    await Bun.write(join(part, SBOM), await createSbom(service, { id, packages, runtime: inputs.runtime }));
     await Bun.write(join(part, "image.json"), JSON.stringify(built) + "\n");
     await rm(dist, { recursive: true, force: true });
     await rename(part, dist);
@@ -64,15 +74,15 @@ export async function build(service: Service, dist: string, runtime = findRuntim
 /** @returns the packages that the binary bundles */
 async function compileBinary(
   service: Service,
-  given: Given,
-  { bun, platform: { architecture } }: Runtime,
+  given: BundleInputs,
+  { bun, platform: { architecture } }: RuntimeLibraries,
   part: string,
 ): Promise<BundledPackage[]> {
-  const { autoloadBunfig, autoloadDotenv } = compile;
-  const { binary } = describeImage(service);
+  const { autoloadBunfig, autoloadDotenv } = compileOptions;
+  const { binary } = createImageSpec(service);
   const outfile = join(part, "app", binary);
-  const options = await bundling(service, given);
-  const { metafile } = await explain(() =>
+  const options = await bundleOptions(service, given);
+  const { metafile } = await explainBundleError(() =>
     Bun.build({
       ...options,
       compile: {

@@ -3,9 +3,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/service-config.ts";
-import { compile } from "./image-config.ts";
-import { stylesInOrder, type Pages } from "./html-order.ts";
-import { placed, places } from "./module-paths.ts";
+import { compileOptions } from "./image-config.ts";
+import { stylesInOrder, type HtmlImports } from "./html-order.ts";
+import { rewriteModulePaths, bundlerDefines } from "./module-paths.ts";
 
 /** Stands for the id while it is not known. */
 const UNKNOWN_ID = "0".repeat(12);
@@ -15,7 +15,7 @@ const ATTACH = "slipway:attach";
 const attachment = join(import.meta.dir, "../service/attach.ts");
 
 /** What is known of a service only when its source has been looked at. */
-export interface Given {
+export interface BundleInputs {
   /** Default: not known yet. */
   id?: string;
   /** Its own modules: file -> content. */
@@ -27,12 +27,12 @@ export interface Given {
   /** Packages that are not there at all. */
   absent?: string[];
   /** Where there are several: in which order they come. */
-  pages?: Pages | undefined;
+  pages?: HtmlImports | undefined;
   /** Whether the pages are all that is bundled. */
   alone?: boolean;
 }
 
-export async function bundling(
+export async function bundleOptions(
   service: Service,
   {
     id = UNKNOWN_ID,
@@ -42,13 +42,13 @@ export async function bundling(
     absent = [],
     pages,
     alone = false,
-  }: Given = {},
+  }: BundleInputs = {},
 ) {
-  const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compile;
+  const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compileOptions;
   const { root, name, version, versionPath } = service;
   const { plugins = [], ...entry } = entrypoint(service, pages?.files ?? [], alone);
   const ordered = pages && !alone && stylesInOrder(pages);
-  const place = placed(source, service.project);
+  const place = rewriteModulePaths(source, service.project);
   return {
     ...options,
     ...entry,
@@ -71,7 +71,7 @@ export async function bundling(
       BUILD_VERSION_PATH: JSON.stringify(versionPath),
       BUILD_OWN_PATHS: JSON.stringify(own),
       "process.env.NODE_ENV": '"production"',
-      ...places,
+      ...bundlerDefines,
       ...place?.define,
       ...publicEnv(service),
       ...service.define,
@@ -102,7 +102,7 @@ async function pluginsOf(service: Service): Promise<Bun.BunPlugin[]> {
   const named = bunfigPlugins(service).map(async ({ name, file }) => {
     const loaded = (await import(file)) as { default?: Bun.BunPlugin };
     if (loaded.default) return loaded.default;
-    throw new PipelineError("change", `bunfig.toml's plugin ${name} has no default export`);
+    throw new PipelineError("project", `bunfig.toml's plugin ${name} has no default export`);
   });
   return [...(await Promise.all(named)), ...(service.plugins as Bun.BunPlugin[])];
 }
@@ -121,14 +121,14 @@ export function pluginModules(service: Service): string[] {
 /**
  * https://bun.sh/docs/bundler/fullstack#plugins
  *
- * @throws {PipelineError} "change" when one is not there
+ * @throws {PipelineError} "project" when one is not there
  */
 function bunfigPlugins({ project }: Service): { name: string; file: string }[] {
   return bunfigPluginNames(project).map((name) => {
     try {
       return { name, file: Bun.resolveSync(name, project) };
     } catch (error) {
-      throw new PipelineError("change", `bunfig.toml's plugin ${name} is not there`, { cause: error });
+      throw new PipelineError("project", `bunfig.toml's plugin ${name} is not there`, { cause: error });
     }
   });
 }
@@ -220,13 +220,13 @@ const missing =
   "What a script makes before the build is named by `before` in ci/pipeline.ts, a package that the service can do without by `external`.";
 
 /** Turns the bundler's error into one with all of its messages, each with its place. */
-export async function explain<T>(work: () => Promise<T>): Promise<T> {
+export async function explainBundleError<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
     if (!(error instanceof AggregateError)) throw error;
     const isMissing = error.errors.some(({ name }: Error) => name === "ResolveMessage");
-    throw new PipelineError("change", "the source does not compile", {
+    throw new PipelineError("project", "the source does not compile", {
       output: error.errors.map((one) => Bun.inspect(one, { colors: false })).join("\n"),
       ...(isMissing && { hint: missing }),
       cause: error,

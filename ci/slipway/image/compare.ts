@@ -5,7 +5,7 @@
 import { PipelineError } from "../core/errors.ts";
 import { digestOf, sha256 } from "../core/hash.ts";
 import { layers as layerNames } from "./image-config.ts";
-import { digestInName, familiarName, layerReader, readArchive, type Archive } from "./archive-reader.ts";
+import { digestInName, shortImageName, layerReader, readArchive, type Archive } from "./archive-reader.ts";
 import { listTar, type TarEntry } from "./tar-reader.ts";
 
 export interface Layer {
@@ -36,14 +36,14 @@ export interface ImageContent extends Pick<Archive, "config"> {
 /**
  * Reads a whole image into memory.
  *
- * @throws {PipelineError} "surroundings" when there is no docker-archive at `path`, or none that can be read
+ * @throws {PipelineError} "environment" when there is no docker-archive at `path`, or none that can be read
  */
 export async function readImage(path: string): Promise<ImageContent> {
   try {
     const archive = await readArchive(path);
     if (!archive) throw new Error(`there is no ${path}`);
     const { config, configEntry } = archive;
-    const names = [...new Set(archive.names.map(familiarName))];
+    const names = [...new Set(archive.names.map(shortImageName))];
     const content = layerReader(path, archive.layers);
     const layers: Layer[] = [];
     for (const [i, entry] of archive.layers.entries()) {
@@ -56,7 +56,7 @@ export async function readImage(path: string): Promise<ImageContent> {
       if (diffId === promised) return lines;
       return [
         ...lines,
-        `${name} is damaged: its bytes have the diffID ${short(diffId)}, its config promises ${short(promised)}`,
+        `${name} is damaged: its bytes have the diffID ${shortDigest(diffId)}, its config promises ${shortDigest(promised)}`,
       ];
     });
     for (const [what, entry] of [["the config", configEntry] as const, ...archive.layers.map(named)]) {
@@ -67,7 +67,7 @@ export async function readImage(path: string): Promise<ImageContent> {
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     const named = message.includes(path) ? message : `${path} is no docker-archive: ${message}`;
-    throw new PipelineError("surroundings", `cannot read the image: ${named}`, { cause: error });
+    throw new PipelineError("environment", `cannot read the image: ${named}`, { cause: error });
   }
 }
 
@@ -96,7 +96,7 @@ export interface ImageFile extends TarEntry {
 }
 
 /** The files of layers, the later over the earlier, by their path from the root, sorted; without the root itself. */
-export function filesOf(layers: Layer[]): Map<string, ImageFile> {
+export function filesInLayers(layers: Layer[]): Map<string, ImageFile> {
   const files = layers.flatMap(({ bytes, entries }) =>
     entries.map((entry): [string, ImageFile] => [
       // Dialects of tar differ in how they start, and whether a directory ends in a slash.
@@ -108,7 +108,7 @@ export function filesOf(layers: Layer[]): Map<string, ImageFile> {
 }
 
 /** Of a file, what is the same also where its content is another: type, mode, owner and time. */
-export function shapeOf({ type, link, mode, uid, gid, mtime }: TarEntry): Record<string, string> {
+export function metadataOf({ type, link, mode, uid, gid, mtime }: TarEntry): Record<string, string> {
   return {
     type: link === undefined ? type : `${type} to ${link}`,
     mode: mode.toString(8).padStart(4, "0"),
@@ -123,7 +123,7 @@ export interface CompareOptions {
 }
 
 /** Says what `found` has that `expected` has not, a line for each; an empty list when they are equal. */
-export function differences(
+export function diffImages(
   expected: ImageContent,
   found: ImageContent,
   { content = true }: CompareOptions = {},
@@ -136,7 +136,7 @@ export function differences(
       lines.push(...layerDifferences(expected.layers[i]!, layer, content));
   } else {
     lines.push(`${count(found.layers.length, "layer")}, not ${expected.layers.length}`);
-    lines.push(...treeDifferences(filesOf(expected.layers), filesOf(found.layers), content));
+    lines.push(...treeDifferences(filesInLayers(expected.layers), filesInLayers(found.layers), content));
   }
   lines.push(...configDifferences(expected.config, found.config));
   return lines;
@@ -145,11 +145,11 @@ export function differences(
 function layerDifferences(expected: Layer, found: Layer, content: boolean): string[] {
   const named = (lines: string[]) => lines.map((line) => `${found.name}: ${line}`);
   const differ = content && found.diffId !== expected.diffId;
-  const id = differ ? [`diffID ${short(found.diffId)}, not ${short(expected.diffId)}`] : [];
+  const id = differ ? [`diffID ${shortDigest(found.diffId)}, not ${shortDigest(expected.diffId)}`] : [];
   if (found.damage || expected.damage) {
     return named([...id, ...(differ ? [`differs ${firstByte(expected, found)}`] : [])]);
   }
-  const tree = treeDifferences(filesOf([expected]), filesOf([found]), content);
+  const tree = treeDifferences(filesInLayers([expected]), filesInLayers([found]), content);
   // Two tars of the same files: another order, another dialect, or a bit in what nobody reads.
   if (differ && tree.length === 0)
     tree.push(`its files are the same, the tar is not: ${firstByte(expected, found)}`);
@@ -172,13 +172,13 @@ function treeDifferences(
 }
 
 function fileDifferences(expected: ImageFile, found: ImageFile, content: boolean): string[] {
-  const [one, other] = [shapeOf(expected), shapeOf(found)];
+  const [one, other] = [metadataOf(expected), metadataOf(found)];
   const lines = Object.keys(one).flatMap((key) =>
     one[key] === other[key] ? [] : [`${key} ${other[key]}, not ${one[key]}`],
   );
   if (!content) return lines;
   if (found.size !== expected.size)
-    lines.push(`size ${count(found.size, "byte")}, not ${grouped(expected.size)}`);
+    lines.push(`size ${count(found.size, "byte")}, not ${formatThousands(expected.size)}`);
   const at = firstDifference(expected.content, found.content);
   if (at !== undefined) lines.push(`bytes differ, the first at offset ${at}`);
   return lines;
@@ -230,15 +230,15 @@ export function firstDifference(one: Uint8Array, other: Uint8Array): number | un
 }
 
 /** A digest as people read it: without the algorithm, 12 hex digits. */
-export function short(digest: string): string {
+export function shortDigest(digest: string): string {
   return digest.replace(/^sha256:/, "").slice(0, 12);
 }
 
 /** 1234567 -> 1,234,567, whatever the locale. */
-export function grouped(value: number): string {
+export function formatThousands(value: number): string {
   return value.toLocaleString("en-US");
 }
 
 function count(value: number, what: string): string {
-  return `${grouped(value)} ${what}${value === 1 ? "" : "s"}`;
+  return `${formatThousands(value)} ${what}${value === 1 ? "" : "s"}`;
 }

@@ -8,25 +8,25 @@ import { gunzip, zstdDecompress } from "node:zlib";
  */
 const MOST_TIMES = 100;
 const LEAST_LIMIT = 16 * 2 ** 20;
-export const MOST_BYTES = 2 * 2 ** 30;
+export const MAX_UNPACKED_BYTES = 2 * 2 ** 30;
 
-export type Packing = "none" | "gzip" | "zstd";
+export type CompressionFormat = "none" | "gzip" | "zstd";
 
 const ZSTD_MAGIC = 0xfd2fb528;
 
 /** How bytes are packed. RFC 1952, 2.3.1; RFC 8878, 3.1.1 */
-export function packingOf(bytes: Uint8Array): Packing {
+export function detectCompression(bytes: Uint8Array): CompressionFormat {
   if (bytes[0] === 0x1f && bytes[1] === 0x8b) return "gzip";
   return bytes.length >= 4 && view(bytes).getUint32(0, true) === ZSTD_MAGIC ? "zstd" : "none";
 }
 
 /** Unpacks the layers of one image, which share a limit. */
-export class Unpacker {
+export class Decompressor {
   #left: number;
 
   /** @param stored bytes of the image's layers as they are stored, each once */
   constructor(stored: number) {
-    this.#left = Math.min(MOST_BYTES, Math.max(LEAST_LIMIT, MOST_TIMES * stored));
+    this.#left = Math.min(MAX_UNPACKED_BYTES, Math.max(LEAST_LIMIT, MOST_TIMES * stored));
   }
 
   /**
@@ -34,7 +34,7 @@ export class Unpacker {
    * @throws {Error} when they are damaged or cut, something follows them, or they are larger than an image may be
    */
   async unpack(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
-    const packing = packingOf(bytes);
+    const packing = detectCompression(bytes);
     if (packing === "none") return bytes;
     if (packing === "zstd" && !isWholeZstd(bytes)) throw new Error("it is cut, or more than zstd");
     const limit = this.#left;

@@ -16,7 +16,7 @@ interface Missing {
  * @param error what the bundler ended with
  * @returns name -> the package that asks for it
  */
-export function absentIn(error: unknown): Map<string, string> {
+export function findMissingPackages(error: unknown): Map<string, string> {
   const errors = error instanceof AggregateError ? (error.errors as Missing[]) : [];
   const found = errors.flatMap(({ name, specifier, importKind, position }): [string, string][] => {
     const [, by] = /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(position?.file ?? "") ?? [];
@@ -28,7 +28,7 @@ export function absentIn(error: unknown): Map<string, string> {
 }
 
 /** The packages that were left out, as a sentence. */
-export function describeAbsent(absent: Map<string, string>): string[] {
+export function describeMissing(absent: Map<string, string>): string[] {
   if (absent.size === 0) return [];
   const asking = [...new Set(absent.values())].sort().join(", ");
   return [`not installed, and left out: ${[...absent.keys()].sort().join(", ")} (${asking} can load them)`];
@@ -42,7 +42,7 @@ const unseen = /(?<![.\w$#])(?:import|require)\(\s*(?:`[^`]*\$\{|[^"'`\s)/])[^\n
  *
  * @param root the directory that files are named from
  */
-export function unseenIn(source: Map<string, Buffer>, root: string): string[] {
+export function findDynamicLoads(source: Map<string, Buffer>, root: string): string[] {
   return [...source].flatMap(([file, text]) => {
     if (!["import(", "require(", "Bun.build("].some((word) => text.includes(word))) return [];
     const code = withoutComments(text.toString());

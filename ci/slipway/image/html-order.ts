@@ -15,7 +15,7 @@ interface Call {
   path: string;
 }
 
-export interface Pages {
+export interface HtmlImports {
   /** The pages, sorted by their path from the root. */
   files: string[];
   /** The last parts of what they are imported as. Bun takes no page for one whose path a plugin was asked for. */
@@ -46,11 +46,11 @@ const UNORDERED =
  * @param record bundles the pages alone, with this plugin
  * @returns undefined where there are no two pages
  */
-export async function pagesIn(
+export async function findHtmlImports(
   bundle: Bun.BuildOutput,
   root: string,
-  record: (pages: Pages, plugin: Bun.BunPlugin) => Promise<unknown>,
-): Promise<Pages | undefined> {
+  record: (pages: HtmlImports, plugin: Bun.BunPlugin) => Promise<unknown>,
+): Promise<HtmlImports | undefined> {
   const inputs = Object.entries(bundle.metafile!.inputs);
   const imported = inputs.flatMap(([, { imports }]) => imports);
   // Of the imports of a page, one at least is called so; one that is taken as text never is.
@@ -62,7 +62,7 @@ export async function pagesIn(
   const names = imported.flatMap(({ path, original }) =>
     found.includes(path) ? [basename(path), basename(original ?? path)] : [],
   );
-  const pages: Pages = { files, names: new Set(names), styles: undefined };
+  const pages: HtmlImports = { files, names: new Set(names), styles: undefined };
   if (bundle.outputs.filter(({ path }) => path.endsWith(".css")).length < 2) return pages;
 
   const calls: Call[] = [];
@@ -104,7 +104,10 @@ export async function pagesIn(
 const MADE = /\.slipway\.ts$/;
 
 /** A plugin that is asked for each import but of pages and of what is made for the entry, and changes none. */
-function asked({ names }: Pick<Pages, "names">, ask: (call: Call) => void | Promise<void>): Bun.BunPlugin {
+function asked(
+  { names }: Pick<HtmlImports, "names">,
+  ask: (call: Call) => void | Promise<void>,
+): Bun.BunPlugin {
   const escaped = [...names].map((name) => name.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"));
   const filter = new RegExp(`^(?!(?:.*/)?(?:${escaped.join("|")})$|.*${MADE.source})`);
   return {
@@ -116,7 +119,7 @@ function asked({ names }: Pick<Pages, "names">, ask: (call: Call) => void | Prom
 }
 
 /** Has the bundler number the pages' files, then their stylesheets in one order, then the service's own. */
-export function stylesInOrder({ styles, ...pages }: Pages): Bun.BunPlugin | undefined {
+export function stylesInOrder({ styles, ...pages }: HtmlImports): Bun.BunPlugin | undefined {
   if (!styles) return undefined;
   const { order, isStyle, targetOf } = styles;
   let { others } = styles;

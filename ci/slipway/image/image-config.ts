@@ -10,10 +10,10 @@ import { basename, dirname, join, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/service-config.ts";
 import { readElf } from "./elf.ts";
-import { DIRECTORY } from "./module-paths.ts";
+import { APP_DIRECTORY } from "./module-paths.ts";
 import type { Platform } from "./platform.ts";
 
-export interface Image {
+export interface ImageSpec {
   name: string;
   /** Where the binary stands in the image. */
   binary: string;
@@ -25,12 +25,12 @@ export interface Image {
 }
 
 /** Directories of the image's root, and those that a runtime mounts there. */
-const taken = [DIRECTORY, "/lib", "/lib64", "/usr", "/dev", "/etc", "/proc", "/sys", "/tmp"];
+const taken = [APP_DIRECTORY, "/lib", "/lib64", "/usr", "/dev", "/etc", "/proc", "/sys", "/tmp"];
 
-/** The image of a service. @throws {PipelineError} "change" when its name is that of a directory there */
-export function describeImage({ name, version, license, port }: Service): Image {
+/** The image of a service. @throws {PipelineError} "project" when its name is that of a directory there */
+export function createImageSpec({ name, version, license, port }: Service): ImageSpec {
   if (taken.includes(`/${name}`)) {
-    throw new PipelineError("change", `the binary would be /${name}, which is a directory in the image`, {
+    throw new PipelineError("project", `the binary would be /${name}, which is a directory in the image`, {
       hint: "`name` in ci/pipeline.ts gives the service another one.",
     });
   }
@@ -54,7 +54,7 @@ export function describeImage({ name, version, license, port }: Service): Image 
  *
  * Dotenv and bunfig are off because either would run code that stands in the working directory.
  */
-export const compile = {
+export const compileOptions = {
   minify: true,
   bytecode: true,
   // An uncaught error then prints a line of the source, not kilobytes of minified text.
@@ -68,7 +68,7 @@ export const compile = {
 /** The layers, in order. The first changes with the base system, the second with the source. */
 export const layers = ["runtime", "app"] as const;
 
-export interface Runtime {
+export interface RuntimeLibraries {
   platform: Platform;
   /** Path in the image -> file to take it from: the loader and every library that Bun links. */
   files: Map<string, string>;
@@ -90,7 +90,7 @@ export interface Runtime {
  * @param root the directory of the system that its libraries are taken from; default: this one
  * @throws {Error} when a library cannot be found, naming it
  */
-export function findRuntime(bun: string = process.execPath, root = "/"): Runtime {
+export function findSharedLibraries(bun: string = process.execPath, root = "/"): RuntimeLibraries {
   const { architecture, interpreter, needed, buildId } = readElf(bun);
   if (!interpreter) throw new Error(`${bun} is linked statically: there is no runtime to put into the image`);
   const inRoot = (path: string) => realpathSync(join(root, path));
@@ -102,7 +102,7 @@ export function findRuntime(bun: string = process.execPath, root = "/"): Runtime
 }
 
 /** As findRuntime() has it, with what native addons link, too. @param objects addons and the libraries that come with them */
-export function withObjects(runtime: Runtime, objects: string[]): Runtime {
+export function withAddonLibraries(runtime: RuntimeLibraries, objects: string[]): RuntimeLibraries {
   const extended = { ...runtime, files: new Map(runtime.files) };
   const brought = new Set(objects.map((object) => basename(object)));
   for (const object of objects) {
@@ -116,7 +116,7 @@ export function withObjects(runtime: Runtime, objects: string[]): Runtime {
 }
 
 /** Adds libraries, and those that they link, from beside the loader. @throws {Error} when one is not there, naming it */
-function addLibraries({ platform, files, root }: Runtime, by: string, needed: string[]): void {
+function addLibraries({ platform, files, root }: RuntimeLibraries, by: string, needed: string[]): void {
   const [interpreter = ""] = files.keys();
   const inRoot = (path: string) => realpathSync(join(root, path));
   const beside = join("/", relative(root, dirname(inRoot(interpreter))));
@@ -127,7 +127,7 @@ function addLibraries({ platform, files, root }: Runtime, by: string, needed: st
     const path = places.map((place) => join(place, library)).find((path) => existsSync(join(root, path)));
     if (!path) {
       const message = `${library}, which ${by} links, is in none of ${places.map((at) => join(root, at)).join(", ")}`;
-      throw new PipelineError("surroundings", message, {
+      throw new PipelineError("environment", message, {
         hint: "The image has the libraries of the system that it is built on.",
       });
     }
@@ -144,6 +144,8 @@ function addLibraries({ platform, files, root }: Runtime, by: string, needed: st
 }
 
 /** The runtime of another system, laid out as the base image is; without `root`, this machine's. */
-export function runtimeIn(root: string | undefined): Runtime {
-  return root === undefined ? findRuntime() : findRuntime(join(root, "usr/local/bin/bun"), root);
+export function findSharedLibrariesIn(root: string | undefined): RuntimeLibraries {
+  return root === undefined
+    ? findSharedLibraries()
+    : findSharedLibraries(join(root, "usr/local/bin/bun"), root);
 }

@@ -12,18 +12,30 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize, relative, resolve } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/service-config.ts";
-import { bundling, explain, hasPlugins, pluginModules, publicEnv, type Given } from "./bundle.ts";
-import { compile, describeImage, withObjects, type Runtime } from "./image-config.ts";
-import { filesOfPackages, findNative } from "./native-packages.ts";
-import { pagesIn, type Pages } from "./html-order.ts";
-import { DIRECTORY } from "./module-paths.ts";
-import { tsconfigsOf } from "./tsconfig.ts";
-import { absentIn, describeAbsent, unseenIn } from "./dynamic-imports.ts";
+import {
+  bundleOptions,
+  explainBundleError,
+  hasPlugins,
+  pluginModules,
+  publicEnv,
+  type BundleInputs,
+} from "./bundle.ts";
+import {
+  compileOptions,
+  createImageSpec,
+  withAddonLibraries,
+  type RuntimeLibraries,
+} from "./image-config.ts";
+import { filesOfPackages, findNativePackages } from "./native-packages.ts";
+import { findHtmlImports, type HtmlImports } from "./html-order.ts";
+import { APP_DIRECTORY } from "./module-paths.ts";
+import { findTsconfigs } from "./tsconfig.ts";
+import { findMissingPackages, describeMissing, findDynamicLoads } from "./dynamic-imports.ts";
 
 /** Lockfiles: Bun's, its former one, and those of others that Bun reads. */
 export const lockfiles = ["bun.lock", "bun.lockb", "package-lock.json", "yarn.lock", "pnpm-lock.yaml"];
 
-export interface Inputs {
+export interface ImageInputs {
   /** Every file that decides what the binary is: the path that counts -> where it is. */
   files: Map<string, string>;
   /** Of those, the service's own modules as they were when they were looked at: file -> content. */
@@ -31,7 +43,7 @@ export interface Inputs {
   /** What lies beside the binary: path in the image, without a slash in front -> where it is. */
   beside: Map<string, string>;
   /** The runtime, with what native addons link. */
-  runtime: Runtime;
+  runtime: RuntimeLibraries;
   /** Of the paths that would be attached, those that stand in the service's source: it answers them itself. */
   own: string[];
   /** Packages that are loaded from beside the binary, and where they are. */
@@ -40,32 +52,32 @@ export interface Inputs {
   absent: string[];
   packages: Map<string, string>;
   /** Where there are several pages: in which order they come. */
-  pages: Pages | undefined;
+  pages: HtmlImports | undefined;
   /** Where there are macros or plugins: SHA-256 of what is bundled, because what they read is not seen in any other way. */
   output: string | undefined;
   /** What the bundler has to say of source that it takes. */
   warnings: string[];
 }
 
-/** @throws {PipelineError} "change", with the bundler's messages as output, when the source does not bundle */
-export async function inputsOf(service: Service, runtime: Runtime): Promise<Inputs> {
+/** @throws {PipelineError} "project", with the bundler's messages as output, when the source does not bundle */
+export async function collectInputs(service: Service, runtime: RuntimeLibraries): Promise<ImageInputs> {
   const { project, root } = service;
   const { bundle, absent } = await bundleOf(service);
   // Its paths are relative to the working directory; a plugin's own modules, `namespace:name`, are no files.
   const opened = Object.keys(bundle.metafile!.inputs).map((path) => resolve(path));
   const files = new Set(opened.filter((path) => existsSync(path)));
   const source = new Map(ownSource(files).map((file) => [file, readFileSync(file)]));
-  const native = findNative(files, service.native, runtime.platform.architecture);
+  const native = findNativePackages(files, service.nativePackages, runtime.platform.architecture);
   const [external, without] = [[...native.packages.keys()], [...absent.keys()]];
-  const again = (given: Given, ...plugins: Bun.BunPlugin[]) =>
-    explain(() => bundleWith(service, { external, absent: without, ...given }, plugins));
-  const pages = await pagesIn(bundle, root, (pages, plugin) => again({ pages, alone: true }, plugin));
+  const again = (given: BundleInputs, ...plugins: Bun.BunPlugin[]) =>
+    explainBundleError(() => bundleWith(service, { external, absent: without, ...given }, plugins));
+  const pages = await findHtmlImports(bundle, root, (pages, plugin) => again({ pages, alone: true }, plugin));
   const isMade = hasMacros(source.values()) || hasPlugins(service);
-  const output = isMade ? await digestOf((pages ? await again({ pages }) : bundle).outputs) : undefined;
+  const output = isMade ? await bundleDigest((pages ? await again({ pages }) : bundle).outputs) : undefined;
   const own = service.attach ? findOwnPaths(service, source.values()) : [];
 
   for (const directory of new Set([...files].filter((file) => !isInstalled(file)).map(dirname))) {
-    for (const file of tsconfigsOf(directory, root)) files.add(file);
+    for (const file of findTsconfigs(directory, root)) files.add(file);
     const manifest = nearest("package.json", directory, root);
     if (manifest) files.add(manifest);
   }
@@ -81,7 +93,7 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
     files: new Map([...files].map((file) => [nameIn(root, file), file])),
     source,
     beside: new Map([...filesOfPackages(native), ...filesFor(service)]),
-    runtime: withObjects(runtime, native.objects),
+    runtime: withAddonLibraries(runtime, native.objects),
     own,
     external,
     absent: without,
@@ -90,8 +102,8 @@ export async function inputsOf(service: Service, runtime: Runtime): Promise<Inpu
     output,
     warnings: [
       ...bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
-      ...describeAbsent(absent),
-      ...unseenIn(source, project),
+      ...describeMissing(absent),
+      ...findDynamicLoads(source, project),
     ],
   };
 }
@@ -103,33 +115,33 @@ async function bundleOf(service: Service) {
     try {
       return { bundle: await bundleWith(service, { absent: [...absent.keys()] }), absent };
     } catch (error) {
-      const more = [...absentIn(error)].filter(([name]) => !absent.has(name));
-      if (more.length === 0) return explain(() => Promise.reject(error));
+      const more = [...findMissingPackages(error)].filter(([name]) => !absent.has(name));
+      if (more.length === 0) return explainBundleError(() => Promise.reject(error));
       for (const [name, by] of more) absent.set(name, by);
     }
   }
 }
 
 /** In milliseconds: without compiling. */
-async function bundleWith(service: Service, given: Given, first: Bun.BunPlugin[] = []) {
-  const options = await bundling(service, given);
+async function bundleWith(service: Service, given: BundleInputs, first: Bun.BunPlugin[] = []) {
+  const options = await bundleOptions(service, given);
   const plugins = [...first, ...options.plugins];
   return Bun.build({ ...options, plugins, bytecode: false, sourcemap: "none" });
 }
 
-/** The files that the service wants in the image, by their paths in the project. @throws {PipelineError} "change": there are none */
+/** The files that the service wants in the image, by their paths in the project. @throws {PipelineError} "project": there are none */
 function filesFor({ project, files }: Service): [string, string][] {
   return files.flatMap((given) => {
     const pattern = normalize(given).replace(/\/$/, "");
     if (pattern === ".." || pattern.startsWith("../") || isAbsolute(pattern)) {
-      throw new PipelineError("change", `\`files\` names ${given}, which is not in ${project}`);
+      throw new PipelineError("project", `\`files\` names ${given}, which is not in ${project}`);
     }
     const isDirectory = statSync(join(project, pattern), { throwIfNoEntry: false })?.isDirectory() ?? false;
     const glob = new Bun.Glob(isDirectory ? join(pattern, "**") : pattern);
     const found = [...glob.scanSync({ cwd: project, dot: true })].filter((file) => !isInstalled(`/${file}`));
-    const inImage = (file: string) => join(DIRECTORY, file).slice(1);
+    const inImage = (file: string) => join(APP_DIRECTORY, file).slice(1);
     if (found.length > 0) return found.map((file): [string, string] => [inImage(file), join(project, file)]);
-    throw new PipelineError("change", `\`files\` names ${given}, and there is no such file in ${project}`);
+    throw new PipelineError("project", `\`files\` names ${given}, and there is no such file in ${project}`);
   });
 }
 
@@ -148,7 +160,7 @@ async function pluginCode(service: Service): Promise<string[]> {
       });
     },
   };
-  const { metafile } = await explain(() =>
+  const { metafile } = await explainBundleError(() =>
     Bun.build({ entrypoints, plugins: [external], target: "bun", metafile: true }),
   );
   return Object.keys(metafile!.inputs).map((path) => resolve(path));
@@ -163,7 +175,7 @@ function resolveFrom(name: string, importer: string): string | undefined {
 }
 
 /** The bundler has the files of several pages in one order here and in another there. */
-export async function digestOf(outputs: Bun.BuildArtifact[]): Promise<string> {
+export async function bundleDigest(outputs: Bun.BuildArtifact[]): Promise<string> {
   const hash = new Bun.CryptoHasher("sha256");
   for (const output of outputs.toSorted((a, b) => (a.path < b.path ? -1 : 1)))
     hash.update(`\n${output.size}\0`).update(await output.arrayBuffer());
@@ -212,10 +224,10 @@ function findOwnPaths({ versionPath }: Service, source: Iterable<Buffer>): strin
  * @param inputs default: they are looked up
  * @throws {PipelineError} as inputsOf()
  */
-export async function imageId(
+export async function computeImageId(
   service: Service,
-  runtime: Runtime,
-  inputs: Promise<Inputs> | Inputs = inputsOf(service, runtime),
+  runtime: RuntimeLibraries,
+  inputs: Promise<ImageInputs> | ImageInputs = collectInputs(service, runtime),
 ): Promise<string> {
   const found = await inputs;
   const files: [path: string, file: string][] = [
@@ -227,12 +239,12 @@ export async function imageId(
   const hash = new Bun.CryptoHasher("sha256");
   const { entry, entries, external, define, attach, versionPath } = service;
   const settings = {
-    compile,
+    compileOptions,
     service: { entry, entries, external, define: { ...publicEnv(service), ...define } },
     attach: attach && versionPath,
     beside: found.external,
     absent: found.absent.toSorted(),
-    image: describeImage(service),
+    image: createImageSpec(service),
     platform: runtime.platform,
     bun: [Bun.version, runtime.bunBuildId],
     output: found.output,

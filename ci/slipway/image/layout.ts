@@ -5,8 +5,8 @@
  * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md
  */
 import { sha256 } from "../core/hash.ts";
-import { objectOf } from "./strict-json.ts";
-import type { Packing } from "./decompress.ts";
+import { expectObject } from "./strict-json.ts";
+import type { CompressionFormat } from "./decompress.ts";
 import type { TarEntry } from "./tar-reader.ts";
 
 /** Path of a blob; its digest is the group. */
@@ -25,7 +25,7 @@ interface Access {
   fileNamed(name: string): TarEntry;
   json(entry: TarEntry): Promise<unknown>;
   bytes(entry: TarEntry): Promise<Uint8Array>;
-  packing(entry: TarEntry): Promise<Packing>;
+  packing(entry: TarEntry): Promise<CompressionFormat>;
   wrong(what: string): Error;
 }
 
@@ -38,7 +38,7 @@ const configTypes = [
   "application/vnd.docker.container.image.v1+json",
 ];
 /** containerd takes OCI's types at their word, and looks itself where it is docker's. */
-const layerTypes: Record<string, Packing | "any"> = {
+const layerTypes: Record<string, CompressionFormat | "any"> = {
   "application/vnd.oci.image.layer.v1.tar": "none",
   "application/vnd.oci.image.layer.v1.tar+gzip": "gzip",
   "application/vnd.oci.image.layer.v1.tar+zstd": "zstd",
@@ -53,10 +53,10 @@ const layerTypes: Record<string, Packing | "any"> = {
 export async function checkLayout(image: Image, access: Access): Promise<TarEntry[]> {
   const { fileNamed, json, bytes, wrong } = access;
   const [layout, index] = ["oci-layout", "index.json"].map(fileNamed);
-  const version = objectOf(await json(layout!), "oci-layout").imageLayoutVersion;
+  const version = expectObject(await json(layout!), "oci-layout").imageLayoutVersion;
   if (version !== "1.0.0") throw wrong("its oci-layout is of no version that is known");
 
-  const manifests = descriptorsOf(objectOf(await json(index!), "index.json").manifests, "index.json");
+  const manifests = descriptorsOf(expectObject(await json(index!), "index.json").manifests, "index.json");
   const [first] = manifests;
   if (!first || manifests.some(({ digest }) => digest !== first.digest))
     throw wrong("its index.json is not of one image, and one only");
@@ -72,7 +72,7 @@ export async function checkLayout(image: Image, access: Access): Promise<TarEntr
   const manifestEntry = fileNamed(blobOf(first));
   if (`sha256:${sha256(await bytes(manifestEntry))}` !== first.digest || manifestEntry.size !== first.size)
     throw wrong(`its ${manifestEntry.path} does not have the digest that is its name`);
-  const manifest = objectOf(await json(manifestEntry), "the image manifest");
+  const manifest = expectObject(await json(manifestEntry), "the image manifest");
   const [config] = descriptorsOf([manifest.config], manifestEntry.path);
   const layers = descriptorsOf(manifest.layers, manifestEntry.path);
   const same =
@@ -121,7 +121,7 @@ export async function isLegacyConfig(
 ): Promise<boolean> {
   const [, digest] = blobName.exec(entry.path) ?? [];
   if (entry.type !== "file" || sha256(await bytes(entry)) !== digest) return false;
-  const { id } = objectOf(await json(entry), entry.path);
+  const { id } = expectObject(await json(entry), entry.path);
   return typeof id === "string" && /^[0-9a-f]{64}$/.test(id);
 }
 
@@ -141,7 +141,7 @@ function blobOf({ digest }: Descriptor): string {
 function descriptorsOf(value: unknown, where: string): Descriptor[] {
   if (!Array.isArray(value)) throw new Error(`${where} has no list of descriptors`);
   return value.map((item) => {
-    const { mediaType, digest, size, annotations, platform, ...more } = objectOf(
+    const { mediaType, digest, size, annotations, platform, ...more } = expectObject(
       item,
       `a descriptor of ${where}`,
     );
@@ -155,8 +155,8 @@ function descriptorsOf(value: unknown, where: string): Descriptor[] {
       mediaType,
       digest,
       size,
-      annotations: objectOf(annotations ?? {}, `annotations of ${where}`),
-      platform: platform == null ? undefined : objectOf(platform, `a platform of ${where}`),
+      annotations: expectObject(annotations ?? {}, `annotations of ${where}`),
+      platform: platform == null ? undefined : expectObject(platform, `a platform of ${where}`),
     };
   });
 }

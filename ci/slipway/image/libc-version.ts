@@ -3,7 +3,7 @@
  * to the revision that a fix came with; elsewhere the library itself names its release, and no more than that.
  */
 import { basename, join, relative } from "node:path";
-import type { Runtime } from "./image-config.ts";
+import type { RuntimeLibraries } from "./image-config.ts";
 
 export interface CLibrary {
   /** The package, `libc6`; where that is not known, `glibc`. */
@@ -20,7 +20,7 @@ export interface CLibrary {
 const PACKAGE = "libc6";
 
 /** @returns undefined when neither a package manager nor the files tell, as with musl */
-export async function identifyLibc(runtime: Runtime): Promise<CLibrary | undefined> {
+export async function identifyLibc(runtime: RuntimeLibraries): Promise<CLibrary | undefined> {
   const distribution = await readDistribution(runtime.root);
   return (await fromDpkg(runtime, distribution)) ?? (await fromItself(runtime, distribution));
 }
@@ -45,7 +45,7 @@ async function readDistribution(system: string): Promise<Distribution> {
  * that was put there by other means is not passed off as the package.
  */
 async function fromDpkg(
-  { platform: { architecture }, files, root: system }: Runtime,
+  { platform: { architecture }, files, root: system }: RuntimeLibraries,
   { id, release }: Distribution,
 ): Promise<CLibrary | undefined> {
   const dpkg = join(system, "var/lib/dpkg");
@@ -87,7 +87,10 @@ async function fromDpkg(
 }
 
 /** glibc's libc.so.6 holds the line that it prints when it is run, `GNU C Library (…) stable release version 2.36.` */
-async function fromItself({ files }: Runtime, { release }: Distribution): Promise<CLibrary | undefined> {
+async function fromItself(
+  { files }: RuntimeLibraries,
+  { release }: Distribution,
+): Promise<CLibrary | undefined> {
   const [path, source] = [...files].find(([path]) => basename(path) === "libc.so.6") ?? [];
   if (!path || !source) return undefined;
   const text = Buffer.from(await Bun.file(source).bytes()).toString("latin1");

@@ -9,13 +9,13 @@ import { readFileSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 
 /** The working directory. More services are called `app` than this. */
-export const DIRECTORY = "/srv";
+export const APP_DIRECTORY = "/srv";
 
 /** The path in the image of a file of the project, or of its workspace. */
-const placeOf = (file: string, project: string): string => join(DIRECTORY, relative(project, file));
+const placeOf = (file: string, project: string): string => join(APP_DIRECTORY, relative(project, file));
 
 /** What the bundler would fill in: where the module lies here. Of packages nothing is known but that they look for files. */
-export const places = { __dirname: `"${DIRECTORY}"`, __filename: `"${DIRECTORY}/index.js"` };
+export const bundlerDefines = { __dirname: `"${APP_DIRECTORY}"`, __filename: `"${APP_DIRECTORY}/index.js"` };
 
 /**
  * Tells those of the service's own modules that ask for their place the one in the image: `__dirname`, import.meta.dir, and
@@ -25,7 +25,7 @@ export const places = { __dirname: `"${DIRECTORY}"`, __filename: `"${DIRECTORY}/
  * @param source the service's own modules: file -> content
  * @returns options for the bundler
  */
-export function placed(source: Map<string, Buffer>, project: string) {
+export function rewriteModulePaths(source: Map<string, Buffer>, project: string) {
   const files = new Map<string, string>();
   const otherwise = new Set<string>();
   for (const [file, bytes] of source) {
@@ -58,7 +58,7 @@ export function placed(source: Map<string, Buffer>, project: string) {
       "import.meta.url": "urlInImage",
     },
     // For the modules that have none of their own, packages for example.
-    banner: `var directoryInImage="${DIRECTORY}",urlInImage=import.meta.url;`,
+    banner: `var directoryInImage="${APP_DIRECTORY}",urlInImage=import.meta.url;`,
   };
 }
 

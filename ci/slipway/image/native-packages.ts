@@ -11,7 +11,7 @@ import { PipelineError } from "../core/errors.ts";
 import { readElf } from "./elf.ts";
 import type { Architecture } from "./platform.ts";
 
-export interface Native {
+export interface NativePackages {
   /** Packages that lie beside the binary: name -> directory here. */
   packages: Map<string, string>;
   /** Addons and libraries that are loaded at run time: what they link has to be in the image. */
@@ -38,9 +38,13 @@ const finders = ["bindings", "node-gyp-build", "prebuild-install", "@mapbox/node
  * @param opened the files that the bundler opened
  * @param carried names of packages that the service wants beside the binary
  * @param architecture of the image
- * @throws {PipelineError} "change" when an addon cannot be carried, with the reason
+ * @throws {PipelineError} "project" when an addon cannot be carried, with the reason
  */
-export function findNative(opened: Iterable<string>, carried: string[], architecture: Architecture): Native {
+export function findNativePackages(
+  opened: Iterable<string>,
+  carried: string[],
+  architecture: Architecture,
+): NativePackages {
   const files = [...opened];
   const embedded = files.filter((file) => file.endsWith(".node"));
   const owners = new Map<string, string>();
@@ -54,7 +58,7 @@ export function findNative(opened: Iterable<string>, carried: string[], architec
   }
   const missing = carried.find((name) => !packages.has(name));
   if (missing)
-    throw new PipelineError("change", `the service imports no package ${missing}, which \`native\` names`);
+    throw new PipelineError("project", `the service imports no package ${missing}, which \`native\` names`);
   // One for musl may have come into the binary beside the other, and is never loaded.
   const own = embedded.filter(isForGlibc);
   for (const object of own) if (!isFor(architecture)(object)) throw misfit(object, architecture);
@@ -75,7 +79,7 @@ const isFor = (architecture: Architecture) => (object: string) =>
 function misfit(object: string, architecture: Architecture): PipelineError {
   const what = isElf(object) ? readElf(object).architecture : "another system";
   return new PipelineError(
-    "change",
+    "project",
     `the native addon ${object} is for ${what}, and the image for ${architecture}`,
     {
       hint: `\`bun install --cpu=${architecture === "arm64" ? "arm64" : "x64"}\` installs that of another architecture, where its package has one.`,
@@ -84,7 +88,7 @@ function misfit(object: string, architecture: Architecture): PipelineError {
 }
 
 /** What of the packages belongs into the image: not their documentation, types, sources and builds' leftovers. */
-export function filesOfPackages({ packages, others }: Native): [path: string, file: string][] {
+export function filesOfPackages({ packages, others }: NativePackages): [path: string, file: string][] {
   return [...packages].flatMap(([name, directory]) =>
     [...contents.scanSync({ cwd: directory, dot: false })]
       .filter(
@@ -116,7 +120,7 @@ function carry(name: string, directory: string, packages: Map<string, string>): 
   const other = packages.get(name);
   if (other !== undefined && other !== directory && versionOf(other) !== versionOf(directory)) {
     throw new PipelineError(
-      "change",
+      "project",
       `two versions of ${name} would have to lie in the image: ${other} and ${directory}`,
     );
   }
@@ -127,7 +131,7 @@ function carry(name: string, directory: string, packages: Map<string, string>): 
     const found = find(wanted, directory);
     if (found && fits(found)) carry(wanted, found, packages);
     else if (!found && wanted in dependencies) {
-      throw new PipelineError("change", `${wanted}, which ${name} needs in the image, is not installed`);
+      throw new PipelineError("project", `${wanted}, which ${name} needs in the image, is not installed`);
     }
   }
 }

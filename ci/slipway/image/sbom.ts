@@ -8,10 +8,10 @@
  */
 import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
-import { writeWhole } from "../core/atomic-write.ts";
+import { writeFileAtomically } from "../core/atomic-write.ts";
 import { sha256OfFile } from "../core/hash.ts";
 import type { Service } from "../core/service-config.ts";
-import type { Runtime } from "./image-config.ts";
+import type { RuntimeLibraries } from "./image-config.ts";
 import { identifyLibc, purl } from "./libc-version.ts";
 
 /** Name of the SBOM in the directory of a build. */
@@ -29,19 +29,19 @@ export interface BundledPackage {
 }
 
 /** What the SBOM is made of; the same input gives the same text. */
-export interface Materials {
+export interface SbomInput {
   /** The image's id. */
   id: string;
   packages: BundledPackage[];
-  runtime: Runtime;
+  runtime: RuntimeLibraries;
 }
 
 /** @returns the SBOM as JSON */
-export async function makeSbom(service: Service, { id, packages, runtime }: Materials): Promise<string> {
+export async function createSbom(service: Service, { id, packages, runtime }: SbomInput): Promise<string> {
   // No hash of the binary: it would take as long again as the rest, and the id says which one it is.
   // Loaded only here: it takes some 30 ms, in parts. As a whole it would take three times that.
   const [{ Enums, Models, Spec, SPDX, Serialize }, tool, libc] = await Promise.all([
-    loadLibrary(),
+    loadCycloneDx(),
     import("@cyclonedx/cyclonedx-library/package.json"),
     identifyLibc(runtime),
   ]);
@@ -133,7 +133,7 @@ export async function makeSbom(service: Service, { id, packages, runtime }: Mate
 }
 
 /** Loads what makeSbom() needs of the library, so that it can be done while something else goes on. */
-export async function loadLibrary() {
+export async function loadCycloneDx() {
   const [Enums, Models, Spec, SPDX, Serialize] = await Promise.all([
     import("@cyclonedx/cyclonedx-library/Enums"),
     import("@cyclonedx/cyclonedx-library/Models"),
@@ -177,7 +177,7 @@ export async function packagesIn(directories: Iterable<string>): Promise<Bundled
 }
 
 /** Where the SBOM of an archive lies: beside it, `helloapp.cdx.json` of `helloapp.tar`. */
-export function sbomBeside(archive: string): string {
+export function sbomPathFor(archive: string): string {
   return `${archive.replace(/\.tar$/, "")}.cdx.json`;
 }
 
@@ -185,15 +185,15 @@ export function sbomBeside(archive: string): string {
  * Lays the SBOM of a build beside its archive.
  *
  * @param dist the directory of the build
- * @throws {PipelineError} "surroundings" when the disk is full or the place cannot be written
+ * @throws {PipelineError} "environment" when the disk is full or the place cannot be written
  */
-export async function placeSbom(dist: string, archive: string): Promise<void> {
-  await writeWhole(sbomBeside(archive), (part) => copyFile(join(dist, SBOM), part));
+export async function writeSbom(dist: string, archive: string): Promise<void> {
+  await writeFileAtomically(sbomPathFor(archive), (part) => copyFile(join(dist, SBOM), part));
 }
 
 /** Whether an SBOM lies beside an archive and is the one of this id. */
 export async function hasSbom(service: Service, archive: string, id: string): Promise<boolean> {
-  const found = await Bun.file(sbomBeside(archive))
+  const found = await Bun.file(sbomPathFor(archive))
     .json()
     .catch(() => undefined);
   return found?.serialNumber === serialNumber(service, id);

@@ -1,10 +1,10 @@
 /** JSON that everybody reads alike: Go takes `config` for `Config`, and merges a key that is there twice. */
 
 /** Bytes of a document in an archive. skopeo takes no larger manifest.json. */
-export const MOST_JSON = 1 << 20;
+export const MAX_JSON_BYTES = 1 << 20;
 
 /** @throws {Error} when it is no JSON, or has a key twice, in whatever case */
-export function parseStrict(text: string): unknown {
+export function parseStrictJson(text: string): unknown {
   const value: unknown = JSON.parse(text);
   // JSON.parse() keeps the last of equal keys: then the text has more of them. A string with a colon after it is a key.
   const written = [...text.matchAll(/"(?:[^"\\]|\\.)*"(\s*:)?/g)].filter(([, colon]) => colon).length;
@@ -22,14 +22,14 @@ function countKeys(value: unknown): number {
 }
 
 /** A value that has to be an object. @throws {Error} */
-export function objectOf(value: unknown, what: string): Record<string, unknown> {
+export function expectObject(value: unknown, what: string): Record<string, unknown> {
   if (typeof value !== "object" || value === null || Array.isArray(value))
     throw new Error(`${what} is no object`);
   return value as Record<string, unknown>;
 }
 
 /** A value that has to be a list of strings; null and undefined are an empty one, as Go writes it. @throws {Error} */
-export function stringsOf(value: unknown, what: string): string[] {
+export function expectStrings(value: unknown, what: string): string[] {
   const list = value ?? [];
   if (!Array.isArray(list) || !list.every((item) => typeof item === "string"))
     throw new Error(`${what} is no list of strings`);

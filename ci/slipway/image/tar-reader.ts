@@ -7,7 +7,7 @@
  * containerd, podman, skopeo and docker use.
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { checksum, tarPadding, type TarHeader } from "./tar-writer.ts";
+import { tarChecksum, tarPadding, type TarHeader } from "./tar-writer.ts";
 
 export interface TarEntry extends Omit<TarHeader, "type"> {
   type: TarHeader["type"] | "symbolic link" | "hard link" | "special file";
@@ -203,7 +203,7 @@ class Reader {
   private checkHeader(header: Buffer, at: number): void {
     const magic = header.toString("latin1", 257, 265);
     if (!magic.startsWith("ustar")) throw new Error(`${this.name} is not a tar file`);
-    if (octal(header, 148, 8) !== checksum(header)) {
+    if (octal(header, 148, 8) !== tarChecksum(header)) {
       throw new Error(
         `${this.name} is damaged: the header at byte ${at - this.start} does not have its own checksum`,
       );

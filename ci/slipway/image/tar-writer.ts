@@ -28,7 +28,7 @@ export function tarHeader({ path, type, mode, size }: TarHeader): Uint8Array {
   header.write(type === "file" ? "0" : "5", 156);
   header.write("ustar\x0000", 257, "latin1");
   header.write(prefix, 345);
-  header.write(checksum(header).toString(8).padStart(6, "0") + "\0 ", 148, "latin1");
+  header.write(tarChecksum(header).toString(8).padStart(6, "0") + "\0 ", 148, "latin1");
   return header;
 }
 
@@ -49,9 +49,9 @@ export function tarPadding(size: number): Uint8Array {
 }
 
 /** The end of an archive: two blocks of zeros. */
-export const tarEnd = new Uint8Array(2 * BLOCK);
+export const TAR_END = new Uint8Array(2 * BLOCK);
 
 /** The sum of a header's bytes, with the field of the checksum full of spaces. */
-export function checksum(header: Buffer): number {
+export function tarChecksum(header: Buffer): number {
   return header.reduce((sum, byte, at) => sum + (at >= 148 && at < 156 ? 0x20 : byte), 0);
 }

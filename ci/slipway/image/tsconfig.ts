@@ -3,7 +3,7 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 
 /** The tsconfig that holds for a directory, the nearest upwards, and those that it extends. */
-export function tsconfigsOf(directory: string, root: string): string[] {
+export function findTsconfigs(directory: string, root: string): string[] {
   for (let at = directory; ; at = dirname(at)) {
     const found = ["tsconfig.json", "jsconfig.json"].map((name) => join(at, name)).find(existsSync);
     if (found) return withBases(found);

@@ -5,7 +5,7 @@ import { isSeq, parseDocument, type Document, type Node, type YAMLSeq } from "ya
 import { PipelineError } from "../core/errors.ts";
 import { kustomizationIn } from "../kubernetes/offline-manifests.ts";
 import type { Service } from "../core/service-config.ts";
-import { endOfLines } from "./merge.ts";
+import { detectLineEnding } from "./merge.ts";
 
 const PLACE = "k8s/components";
 const templates = join(import.meta.dir, "templates", PLACE);
@@ -14,7 +14,7 @@ const templates = join(import.meta.dir, "templates", PLACE);
 export const components = readdirSync(templates).sort();
 
 /** Paths of a component's files, from the service's directory. */
-export function filesOf(component: string): string[] {
+export function componentFiles(component: string): string[] {
   return readdirSync(join(templates, component))
     .sort()
     .map((file) => `${PLACE}/${component}/${file}`);
@@ -36,7 +36,7 @@ export function componentsIn(text: string, file: string, project: string): strin
 /**
  * A kustomization with the components that it lacks; what is there stays as it is, to the letter.
  *
- * @throws {PipelineError} "change" where it is written in a way that no line can be added to
+ * @throws {PipelineError} "project" where it is written in a way that no line can be added to
  */
 export function addComponents(text: string, file: string, project: string, wanted: string[]): string {
   const named = componentsIn(text, file, project);
@@ -50,9 +50,13 @@ export function addComponents(text: string, file: string, project: string, wante
   const expected = { ...before.toJS(), components: [...(isSeq(list) ? list.toJSON() : []), ...missing] };
   const made = parseDocument(after);
   if (made.errors.length > 0 || !Bun.deepEquals(made.toJS(), expected)) {
-    throw new PipelineError("change", `${file} has no place where a line could be added to \`components:\``, {
-      hint: `Nothing was changed. By hand: components: [${missing.join(", ")}]`,
-    });
+    throw new PipelineError(
+      "project",
+      `${file} has no place where a line could be added to \`components:\``,
+      {
+        hint: `Nothing was changed. By hand: components: [${missing.join(", ")}]`,
+      },
+    );
   }
   return after;
 }
@@ -61,14 +65,14 @@ function read(text: string, file: string): Document.Parsed {
   const document = parseDocument(text);
   const [error] = document.errors;
   if (error)
-    throw new PipelineError("change", `${file} is no valid YAML: ${error.message}`, {
+    throw new PipelineError("project", `${file} is no valid YAML: ${error.message}`, {
       hint: "Nothing was changed.",
     });
   return document;
 }
 
 function insert(text: string, document: Document.Parsed, paths: string[]): string {
-  const end = endOfLines(text);
+  const end = detectLineEnding(text);
   const list = document.get("components", true) as YAMLSeq<Node> | undefined;
   const [last, resources] = [
     isSeq(list) ? list.items.at(-1) : undefined,

@@ -1,11 +1,11 @@
 /** The files that a service owns, as this version of slipway writes them. */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { describeImage } from "../image/image-config.ts";
-import { DIRECTORY } from "../image/module-paths.ts";
+import { createImageSpec } from "../image/image-config.ts";
+import { APP_DIRECTORY } from "../image/module-paths.ts";
 import { pins } from "../pins/pins.ts";
-import { addComponents, filesOf } from "./components.ts";
-import type { Facts } from "./project-facts.ts";
+import { addComponents, componentFiles } from "./components.ts";
+import type { ProjectFacts } from "./project-facts.ts";
 
 const templates = join(import.meta.dir, "templates");
 /** Where the k3s overlay is written. */
@@ -26,9 +26,9 @@ const manifests = [
  *
  * @param components those that its overlay names
  */
-export function ownFiles(facts: Facts, components: string[] = []): Map<string, string> {
+export function generatedFiles(facts: ProjectFacts, components: string[] = []): Map<string, string> {
   const { project } = facts.service;
-  const filled = [...manifests, ...components.flatMap(filesOf)];
+  const filled = [...manifests, ...components.flatMap(componentFiles)];
   const overlay = fill(OVERLAY, values(facts));
   return new Map([
     ["ci/pipeline.ts", pipeline(facts)],
@@ -45,16 +45,16 @@ export function ownFiles(facts: Facts, components: string[] = []): Map<string, s
 }
 
 /** The service's directory, from the repository's root. */
-function fromTop({ workspace, directory }: Facts): string {
+function fromTop({ workspace, directory }: ProjectFacts): string {
   return join(workspace, directory);
 }
 
-function workflowName(facts: Facts): string {
+function workflowName(facts: ProjectFacts): string {
   return fromTop(facts) === "." ? "slipway" : `slipway-${facts.service.name}`;
 }
 
 /** Without it, a service of CommonJS modules that TypeScript reads as Node does would make one of ci/pipeline.ts. */
-function moduleType({ service, package: own }: Facts): [string, string][] {
+function moduleType({ service, package: own }: ProjectFacts): [string, string][] {
   const file = join(service.project, "tsconfig.json");
   if (own.type === "module" || !existsSync(file)) return [];
   // As Bun's own reads it, the import says what a module is.
@@ -72,7 +72,7 @@ function fill(path: string, words: Record<string, string>): string {
   });
 }
 
-function values(facts: Facts): Record<string, string> {
+function values(facts: ProjectFacts): Record<string, string> {
   const { service, nodePort, hasDagger } = facts;
   return {
     NAME: service.name,
@@ -91,7 +91,7 @@ function values(facts: Facts): Record<string, string> {
 }
 
 /** Settings that differ from what is found out anyway. */
-function pipeline({ service, port }: Facts): string {
+function pipeline({ service, port }: ProjectFacts): string {
   const settings = [...(port === undefined || port === 8080 ? [] : [`port: ${port}`])];
   const given = settings.length > 0 ? `, { ${settings.join(", ")} }` : "";
   return `/** What ${service.name} is to its pipeline: \`slipway --help\` has the commands, the types the settings. */
@@ -101,13 +101,13 @@ await pipeline(import.meta${given});
 `;
 }
 
-function dockerfile(facts: Facts): Record<string, string> {
+function dockerfile(facts: ProjectFacts): Record<string, string> {
   const { service, directory } = facts;
-  const image = describeImage(service);
+  const image = createImageSpec(service);
   const inRoot = directory === ".";
   const work = inRoot ? "/src" : `/src/${directory}`;
-  const { before, scripts: own } = service;
-  const scripts = [...before, own.check, own.test].filter((name) => name !== undefined);
+  const { prebuild, scripts: own } = service;
+  const scripts = [...prebuild, own.check, own.test].filter((name) => name !== undefined);
   const labels = Object.entries(image.labels).map(([label, value]) => `${label}=${JSON.stringify(value)}`);
   return {
     FROM_ROOT: inRoot ? "" : ", in the workspace's root",
@@ -121,7 +121,7 @@ function dockerfile(facts: Facts): Record<string, string> {
       .map(([name, value]) => `${name}=${value}`)
       .join(" "),
     USER: image.user,
-    DIRECTORY,
+    APP_DIRECTORY,
     EXPOSE: image.port,
     LABELS: labels.join(" \\\n      "),
     BINARY: image.binary,
@@ -129,7 +129,7 @@ function dockerfile(facts: Facts): Record<string, string> {
 }
 
 /** What the installation reads, so that an edit of the source does not run it again. */
-function copyFirst({ members, installs, lockfile, hasHooks }: Facts): string[] {
+function copyFirst({ members, installs, lockfile, hasHooks }: ProjectFacts): string[] {
   if (hasHooks) return ["# All of it: the installation runs scripts of the project's own.", "COPY . ."];
   const atTop = installs.filter((path) => !path.includes("/"));
   const deeper = installs.filter((path) => path.includes("/"));

@@ -1,7 +1,7 @@
 /** Additions to files that a service has already: what is there stays as it is, to the letter. */
 import { applyEdits, findNodeAtLocation, modify, parse, parseTree, type Node } from "jsonc-parser";
-import type { Package } from "../core/service-config.ts";
-import type { Facts } from "./project-facts.ts";
+import type { PackageJson } from "../core/service-config.ts";
+import type { ProjectFacts } from "./project-facts.ts";
 
 /** What the pipeline leaves behind, and what no image build needs. */
 const ignored = [
@@ -20,13 +20,13 @@ export function addPatterns(text: string | undefined, patterns: string[]): strin
   const has = new Set(text?.split("\n").map(bare));
   const missing = patterns.filter((pattern) => !has.has(bare(pattern)));
   if (missing.length === 0) return text ?? "";
-  const end = endOfLines(text);
+  const end = detectLineEnding(text);
   const before = text && !text.endsWith("\n") ? `${text}${end}` : (text ?? "");
   return `${before}${missing.join(end)}${end}`;
 }
 
 /** As the file's own lines end. */
-export function endOfLines(text = ""): string {
+export function detectLineEnding(text = ""): string {
   return text.includes("\r\n") ? "\r\n" : "\n";
 }
 
@@ -37,19 +37,19 @@ function bare(pattern: string): string {
 
 export const addToGitignore = (text: string | undefined) => addPatterns(text, ignored);
 
-export function isAllowList(text: string): boolean {
+export function isAllowlistGitignore(text: string): boolean {
   return text.split("\n").some((line) => /^(\*|\*\*|\*\/\*)\s*$/.test(line));
 }
 
 /** An allow-list, which begins with a `*`, is left alone: it says what is sent. */
 export function addToDockerignore(text: string | undefined): string {
-  if (text !== undefined && isAllowList(text)) return text;
+  if (text !== undefined && isAllowlistGitignore(text)) return text;
   return addPatterns(text, notSent);
 }
 
 /** package.json with the scripts and the dependency that it lacks. */
-export function addToPackage(text: string, { hasTests, service, slipway }: Facts): string {
-  const own = (parse(text.replace(/^\uFEFF/, "")) ?? {}) as Package;
+export function addToPackage(text: string, { hasTests, service, slipway }: ProjectFacts): string {
+  const own = (parse(text.replace(/^\uFEFF/, "")) ?? {}) as PackageJson;
   const scripts: Record<string, string> = {
     dev: `bun --watch ${service.entry}`,
     ...(hasTests && { test: "bun test" }),
@@ -96,11 +96,11 @@ function addLines(text: string, { children = [] }: Node, lines: string[]): strin
   const indent = last && /\n([\t ]*)$/.exec(text.slice(0, last.offset))?.[1];
   if (!last || indent === undefined) return undefined;
   const at = last.offset + last.length;
-  const end = endOfLines(text);
+  const end = detectLineEnding(text);
   return `${text.slice(0, at)},${lines.map((line) => `${end}${indent}${line}`).join("")}${text.slice(at)}`;
 }
 
 /** What the file is indented with, and how its lines end. */
 function formatOf(text: string): { unit: string; end: string } {
-  return { unit: /^\{\s*?\n([\t ]+)/.exec(text)?.[1] ?? "  ", end: endOfLines(text) };
+  return { unit: /^\{\s*?\n([\t ]+)/.exec(text)?.[1] ?? "  ", end: detectLineEnding(text) };
 }

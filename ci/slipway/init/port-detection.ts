@@ -21,7 +21,7 @@ const property = new RegExp(`(?<![.\\w])["']?port["']?\\s*:\\s*${NUMBER}`, "gi")
 const stringOrComment = /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/.*|\/\*[^]*?\*\//g;
 
 /** Whether a server of node:http listens on a number and nothing asks for $PORT. */
-export function isFixed(source: string): boolean {
+export function hasHardcodedPort(source: string): boolean {
   const code = withoutComments(source);
   return (
     /["'](node:https?|https?|express|fastify|koa)["']/.test(code) &&

@@ -2,14 +2,14 @@
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
 import { projectFiles } from "../core/project-files.ts";
-import { onPath, run } from "../core/process.ts";
-import { installationOf } from "../core/install-inputs.ts";
-import { readPackage, type Package, type Service } from "../core/service-config.ts";
-import { findPort, isFixed } from "./port-detection.ts";
+import { isOnPath, runProcess } from "../core/process.ts";
+import { findInstallInputs } from "../core/install-inputs.ts";
+import { readPackage, type PackageJson, type Service } from "../core/service-config.ts";
+import { findPort, hasHardcodedPort } from "./port-detection.ts";
 
-export interface Facts {
+export interface ProjectFacts {
   service: Service;
-  package: Package;
+  package: PackageJson;
   /** The port that the source names; undefined: none, so that $PORT decides. */
   port: number | undefined;
   /** Whether it is one of node:http that no $PORT changes; Bun's servers take $PORT in any case. */
@@ -35,20 +35,20 @@ export interface Facts {
   slipway: { name: string; version: string };
 }
 
-export async function findFacts(service: Service, signal: AbortSignal): Promise<Facts> {
+export async function findFacts(service: Service, signal: AbortSignal): Promise<ProjectFacts> {
   const { root, project } = service;
   const files = await projectFiles(root, signal);
   const own = files.filter((path) => join(root, path).startsWith(`${project}/`));
   const manifest = readPackage(project);
   const source = readFileSync(join(project, service.entry), "utf8");
-  const { members, files: installs, hasHooks } = installationOf(root);
+  const { members, files: installs, hasHooks } = findInstallInputs(root);
   const hasTests = own.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
   return {
     // With the script that is added for them.
     service: hasTests && manifest.scripts?.test === undefined ? withTests(service) : service,
     package: manifest,
     port: findPort(source),
-    isFixed: isFixed(source),
+    isFixed: hasHardcodedPort(source),
     hasTests,
     hasDagger: "@dagger.io/dagger" in { ...manifest.dependencies, ...manifest.devDependencies },
     lockfile:
@@ -68,9 +68,9 @@ function withTests(service: Service): Service {
 }
 
 async function findWorkspace(root: string, signal: AbortSignal): Promise<string> {
-  if (!onPath("git")) return ".";
+  if (!isOnPath("git")) return ".";
   const command = ["git", "rev-parse", "--show-toplevel"];
-  const { code, stdout } = await run(command, { cwd: root, signal, timeoutSeconds: 20 });
+  const { code, stdout } = await runProcess(command, { cwd: root, signal, timeoutSeconds: 20 });
   const top = stdout.replace(/\n$/, "");
   return (code === 0 && existsSync(top) && relative(realpathSync(top), root)) || ".";
 }
@@ -117,7 +117,7 @@ async function clusterNodePorts(
   { name, namespace }: Pick<Service, "name" | "namespace">,
   signal: AbortSignal,
 ): Promise<{ own: number | undefined; taken: Set<number> }> {
-  if (!onPath("k3s")) return { own: undefined, taken: new Set() };
+  if (!isOnPath("k3s")) return { own: undefined, taken: new Set() };
   const line = "{.metadata.namespace}/{.metadata.name} {.spec.ports[*].nodePort}";
   const query = [
     "get",
@@ -127,7 +127,7 @@ async function clusterNodePorts(
     `jsonpath={range .items[*]}${line}{"\\n"}{end}`,
   ];
   const command = ["k3s", "kubectl", "--request-timeout=3s", ...query];
-  const { code, stdout } = await run(command, { signal, timeoutSeconds: 5 }).catch(() => ({
+  const { code, stdout } = await runProcess(command, { signal, timeoutSeconds: 5 }).catch(() => ({
     code: 1,
     stdout: "",
   }));

@@ -4,7 +4,7 @@ import { chmod, mkdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 
-export interface Change {
+export interface FileChange {
   /** Absolute. */
   path: string;
   /** undefined: there is none yet. */
@@ -15,9 +15,9 @@ export interface Change {
 /**
  * Every file is written beside its place first, so that what can fail has failed before anything is there.
  *
- * @throws {PipelineError} "surroundings" when one cannot be written; nothing is left then
+ * @throws {PipelineError} "environment" when one cannot be written; nothing is left then
  */
-export async function writeAll(changes: Change[]): Promise<void> {
+export async function writeAll(changes: FileChange[]): Promise<void> {
   const parts: string[] = [];
   const directories: string[] = [];
   let at = "";
@@ -40,7 +40,7 @@ export async function writeAll(changes: Change[]): Promise<void> {
     for (const part of parts) await rm(part, { force: true }).catch(() => undefined);
     for (const directory of directories.reverse()) await rm(directory, { recursive: true, force: true });
     const { code, message } = error as NodeJS.ErrnoException;
-    throw new PipelineError("surroundings", `cannot write ${at} (${code ?? message})`, {
+    throw new PipelineError("environment", `cannot write ${at} (${code ?? message})`, {
       hint: "Nothing was changed.",
       cause: error,
     });

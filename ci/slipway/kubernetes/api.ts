@@ -3,15 +3,15 @@ import { PipelineError } from "../core/errors.ts";
 import { parseJson } from "../core/lossless-json.ts";
 import type { Service } from "../core/service-config.ts";
 import type { KubeObject } from "./objects.ts";
-import { pauseAsked } from "../core/retry-after.ts";
-import { isPassing, PATIENCE_SECONDS, pause, pauseBefore } from "./retry.ts";
+import { parseRetryAfter } from "../core/retry-after.ts";
+import { isTransientStatus, RETRY_BUDGET_SECONDS, sleep, backoffMs } from "./retry.ts";
 
 /** Seconds that a first question to the cluster may take, and in which one that was refused is asked again. */
-export const FIRST_SECONDS = 6;
-export const FIRST_PATIENCE_SECONDS = 1;
+export const CONNECT_TIMEOUT_SECONDS = 6;
+export const CONNECT_RETRY_SECONDS = 1;
 
 /** An answer of the API server other than success. */
-export class Refusal extends PipelineError {
+export class ApiError extends PipelineError {
   constructor(
     what: string,
     /** HTTP status; 0 when there was no answer, or none to its end. */
@@ -19,12 +19,12 @@ export class Refusal extends PipelineError {
     readonly reply: string,
     /** Seconds that it asks to be left alone for. */
     readonly pauseSeconds?: number | undefined,
-    way?: Way,
+    way?: ConnectionInfo,
   ) {
     const words = reply.trim().split("\n").at(-1) ?? "";
-    const told = isUnheard(status, reply) ? (way?.words() ?? "") : "";
+    const told = isUnheard(status, reply) ? (way?.stderrTail() ?? "") : "";
     const output = told ? `${reply.trimEnd()}\nkubectl says:\n${told}` : reply;
-    super("surroundings", `${what}: ${words}`, { hint: hintFor(status, reply, way, told), output });
+    super("environment", `${what}: ${words}`, { hint: hintFor(status, reply, way, told), output });
   }
 
   /** Whether it is the object that the server does not take, rather than who asks or the server that is unwell. */
@@ -37,11 +37,11 @@ export class Refusal extends PipelineError {
 const missingRights = /user "[^"]*" cannot/i;
 
 /** How the API is reached. */
-export interface Way {
+export interface ConnectionInfo {
   /** Program and options that select the cluster. */
   kubectl: string[];
   /** The last of what it has said, its credential plugin's words among it; empty: nothing. */
-  words(): string;
+  stderrTail(): string;
 }
 
 /** Whether a refusal is not the API server's word about the object: it does not know who asks, or did not answer. */
@@ -56,7 +56,7 @@ function isUnanswered(reply: string): boolean {
   );
 }
 
-function hintFor(status: number, reply: string, way: Way | undefined, told: string): string {
+function hintFor(status: number, reply: string, way: ConnectionInfo | undefined, told: string): string {
   const kubectl = way?.kubectl.join(" ") ?? "kubectl";
   if (/getting credentials|exec plugin/i.test(`${reply}\n${told}`))
     return `The kubeconfig's credential plugin gives no credentials: log in where it says. \`${kubectl} version\` shows when it does.`;
@@ -76,7 +76,7 @@ function hintFor(status: number, reply: string, way: Way | undefined, told: stri
   return "Run the command again with --verbose to see all of it.";
 }
 
-export interface Request {
+export interface ApiRequest {
   method?: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
   query?: Record<string, string>;
   body?: unknown;
@@ -88,18 +88,18 @@ export interface Request {
    * Seconds in which it is asked again when the failure may pass; default: those of patience.ts for what can be said twice
    * (GET, PATCH, DELETE), none for the rest.
    */
-  patienceSeconds?: number;
+  retryBudgetSeconds?: number;
   /** Default: the run's. A change that must not stop half-way takes none. */
   signal?: AbortSignal | undefined;
   /** Whether the fence is asked before it, where it changes something; default: true. */
   fenced?: boolean;
 }
 
-export class Api {
+export class ApiClient {
   /** Seconds of patience, where a request has none of its own. */
-  patienceSeconds = PATIENCE_SECONDS;
+  retryBudgetSeconds = RETRY_BUDGET_SECONDS;
   /** Asked before each try of a request that changes something: throws where nothing may be written any more. */
-  fence: (() => Promise<void>) | undefined;
+  beforeWrite: (() => Promise<void>) | undefined;
   /** Plural names by `apiVersion/Kind`, as the server lists them. */
   readonly #resources = new Map<string, Promise<Map<string, { name: string; namespaced: boolean }>>>();
 
@@ -114,7 +114,7 @@ export class Api {
     readonly open: (path: string, init: RequestInit) => Promise<Response>,
     readonly signal: AbortSignal,
     private readonly end: () => Promise<void> = async () => {},
-    private readonly way?: Way,
+    private readonly way?: ConnectionInfo,
   ) {}
 
   /** Name under which the pipeline owns, on the server, what the manifests say; also after a manual edit. */
@@ -132,8 +132,8 @@ export class Api {
     return `${group}/namespaces/${this.service.namespace}/${resources}`;
   }
 
-  /** The reply as it comes. @throws {Refusal} with status 0 when there is none */
-  async fetch(path: string, request: Request = {}): Promise<Response> {
+  /** The reply as it comes. @throws {ApiError} with status 0 when there is none */
+  async fetch(path: string, request: ApiRequest = {}): Promise<Response> {
     const {
       method = "GET",
       query = {},
@@ -154,54 +154,54 @@ export class Api {
     } catch (error) {
       signal?.throwIfAborted();
       const why = limit.aborted ? `no answer within ${timeoutSeconds} s` : (error as Error).message;
-      throw new Refusal(`${method} ${path}`, 0, why, undefined, this.way);
+      throw new ApiError(`${method} ${path}`, 0, why, undefined, this.way);
     }
   }
 
-  /** The reply's JSON; what fails in passing is asked again. @throws {Refusal} for every status but success */
-  async json<T>(path: string, request: Request = {}): Promise<T> {
+  /** The reply's JSON; what fails in passing is asked again. @throws {ApiError} for every status but success */
+  async json<T>(path: string, request: ApiRequest = {}): Promise<T> {
     const { method = "GET", fenced = true, query = {} } = request;
     const changes = method !== "GET" && !("dryRun" in query);
     const again = ["GET", "PATCH", "DELETE"].includes(method);
-    const { patienceSeconds = again ? this.patienceSeconds : 0 } = request;
+    const { retryBudgetSeconds = again ? this.retryBudgetSeconds : 0 } = request;
     const signal = "signal" in request ? request.signal : this.signal;
-    const end = performance.now() + patienceSeconds * 1000;
+    const end = performance.now() + retryBudgetSeconds * 1000;
     for (let failed = 1; ; failed += 1) {
-      if (changes && fenced) await this.fence?.();
+      if (changes && fenced) await this.beforeWrite?.();
       try {
         return await this.#once<T>(path, request);
       } catch (error) {
-        if (!(error instanceof Refusal) || !isPassing(error.status)) throw error;
-        const wait = pauseBefore(failed, error.pauseSeconds);
+        if (!(error instanceof ApiError) || !isTransientStatus(error.status)) throw error;
+        const wait = backoffMs(failed, error.pauseSeconds);
         if (performance.now() + wait >= end) throw error;
-        await pause(wait, signal);
+        await sleep(wait, signal);
       }
     }
   }
 
-  async #once<T>(path: string, request: Request): Promise<T> {
+  async #once<T>(path: string, request: ApiRequest): Promise<T> {
     const what = `${request.method ?? "GET"} ${path}`;
     const response = await this.fetch(path, request);
     const text = await response.text().catch((error: Error) => {
-      throw new Refusal(what, 0, `the reply ended before its end: ${error.message}`, undefined, this.way);
+      throw new ApiError(what, 0, `the reply ended before its end: ${error.message}`, undefined, this.way);
     });
     if (!response.ok) {
       const { status, headers } = response;
-      throw new Refusal(what, status, messageOf(text), pauseAsked(headers), this.way);
+      throw new ApiError(what, status, messageOf(text), parseRetryAfter(headers), this.way);
     }
     try {
       return parseJson<T>(text);
     } catch {
-      throw new Refusal(what, 0, "the reply ended before its end", undefined, this.way);
+      throw new ApiError(what, 0, "the reply ended before its end", undefined, this.way);
     }
   }
 
   /** As `json`, but undefined for what is not there. */
-  async find<T>(path: string, request: Request = {}): Promise<T | undefined> {
+  async find<T>(path: string, request: ApiRequest = {}): Promise<T | undefined> {
     try {
       return await this.json<T>(path, request);
     } catch (error) {
-      if (error instanceof Refusal && error.status === 404) return undefined;
+      if (error instanceof ApiError && error.status === 404) return undefined;
       throw error;
     }
   }
@@ -210,16 +210,16 @@ export class Api {
   async list<T extends KubeObject>(
     path: string,
     query: Record<string, string> = {},
-    request: Request = {},
+    request: ApiRequest = {},
   ): Promise<T[]> {
     return (await this.json<{ items: T[] }>(path, { ...request, query })).items;
   }
 
-  /** Path of an object by what its manifest says. @throws {PipelineError} "change" for a kind that the server does not know */
+  /** Path of an object by what its manifest says. @throws {PipelineError} "project" for a kind that the server does not know */
   async pathOf(object: KubeObject): Promise<string> {
     const path = await this.findPath(object);
     if (path !== undefined) return path;
-    throw new PipelineError("change", `the cluster knows no ${object.kind} of ${object.apiVersion}`);
+    throw new PipelineError("project", `the cluster knows no ${object.kind} of ${object.apiVersion}`);
   }
 
   /** As pathOf(); undefined for a kind that the server does not know, or not yet. */

@@ -1,9 +1,9 @@
 /** Manifests into the cluster, and out of it again: what was there before comes back, to the letter. */
 import { PipelineError } from "../core/errors.ts";
-import { Refusal, type Api } from "./api.ts";
-import { refused } from "./diff.ts";
-import { CREATED_BY, fit, type Fitted } from "./prepare-apply.ts";
-import { nameOf, type KubeObject, type Workload } from "./objects.ts";
+import { ApiError, type ApiClient } from "./api.ts";
+import { explainRejection } from "./diff.ts";
+import { CREATED_BY, prepareForApply, type PreparedObject } from "./prepare-apply.ts";
+import { objectName, type KubeObject, type Workload } from "./objects.ts";
 
 /** Kinds whose end takes with it what is not ours: they are never deleted unasked. */
 const precious = new Set([
@@ -19,20 +19,20 @@ const DEFINED_SECONDS = 20;
 /**
  * Applies all of it, in order. It is not interrupted: half of a version is none.
  *
- * @throws {PipelineError} "change" when the server refuses one of them; the ones before it are applied then
+ * @throws {PipelineError} "project" when the server refuses one of them; the ones before it are applied then
  */
-export async function applyAll(api: Api, fitted: Fitted[]): Promise<void> {
+export async function applyAll(api: ApiClient, fitted: PreparedObject[]): Promise<void> {
   for (const { object, path, scaled } of fitted) {
     if (path === undefined) await untilKnown(api, object);
     // An autoscaler may have decided anew while a Job ran before.
-    const [now = { object }] = scaled ? await fit(api, [object]) : [];
+    const [now = { object }] = scaled ? await prepareForApply(api, [object]) : [];
     await api.apply(now.object).catch((error: unknown) => {
-      throw refused("applying", object, error);
+      throw explainRejection("applying", object, error);
     });
   }
 }
 
-async function untilKnown(api: Api, object: KubeObject): Promise<void> {
+async function untilKnown(api: ApiClient, object: KubeObject): Promise<void> {
   const end = performance.now() + DEFINED_SECONDS * 1000;
   while ((await api.findPath(object)) === undefined && performance.now() < end) await Bun.sleep(200);
 }
@@ -43,14 +43,14 @@ async function untilKnown(api: Api, object: KubeObject): Promise<void> {
  * @param before what was there, as fit() has found it
  * @returns what was left, because it is not deleted unasked
  */
-export async function restore(api: Api, before: Fitted[]): Promise<string[]> {
+export async function restoreObjects(api: ApiClient, before: PreparedObject[]): Promise<string[]> {
   const left: string[] = [];
   // What came last goes first: pods before what they need.
   for (const { object, live, scaled } of [...before].reverse()) {
     const path = await api.findPath(object);
     if (path === undefined) continue;
     if (live) await putBack(api, path, live, scaled);
-    else if (precious.has(object.kind)) left.push(nameOf(object));
+    else if (precious.has(object.kind)) left.push(objectName(object));
     else await api.delete(object);
   }
   return left;
@@ -65,7 +65,7 @@ const TRIES = 5;
  *
  * @param scaled whether its number of pods is an autoscaler's, which may have decided anew meanwhile
  */
-async function putBack(api: Api, path: string, live: KubeObject, scaled: boolean): Promise<void> {
+async function putBack(api: ApiClient, path: string, live: KubeObject, scaled: boolean): Promise<void> {
   for (let tried = 1; ; tried += 1) {
     const now = await api.find<KubeObject>(path);
     if (now && now.metadata.resourceVersion === live.metadata.resourceVersion) return;
@@ -73,7 +73,7 @@ async function putBack(api: Api, path: string, live: KubeObject, scaled: boolean
       const request = {
         query: { fieldManager: api.fieldManager },
         signal: undefined,
-        patienceSeconds: api.patienceSeconds,
+        patienceSeconds: api.retryBudgetSeconds,
       };
       if (!now) {
         const collection = path.slice(0, path.lastIndexOf("/"));
@@ -90,7 +90,7 @@ async function putBack(api: Api, path: string, live: KubeObject, scaled: boolean
       await api.json(path, { ...request, method: "PATCH", contentType, body: patch });
       return;
     } catch (error) {
-      const overtaken = error instanceof Refusal && [404, 409].includes(error.status);
+      const overtaken = error instanceof ApiError && [404, 409].includes(error.status);
       if (!overtaken || tried === TRIES) throw error;
     }
   }
@@ -125,21 +125,21 @@ function asItWas(live: KubeObject, now?: KubeObject): KubeObject {
  * @returns what was deleted; and what was left, because somebody else made it or it is not deleted unasked
  */
 export async function prune(
-  api: Api,
+  api: ApiClient,
   before: KubeObject[],
   after: KubeObject[],
   kept: ReadonlySet<string> = new Set(),
 ): Promise<{ deleted: string[]; left: string[] }> {
   const wanted = new Set(after.map(keyOf));
-  const gone = before.filter((object) => !wanted.has(keyOf(object)) && !kept.has(nameOf(object)));
+  const gone = before.filter((object) => !wanted.has(keyOf(object)) && !kept.has(objectName(object)));
   const [deleted, left]: [string[], string[]] = [[], []];
-  for (const { object, live } of await fit(api, gone)) {
+  for (const { object, live } of await prepareForApply(api, gone)) {
     if (!live) continue;
     const isOurs = live.metadata.annotations?.[CREATED_BY] === api.service.name;
     if (isOurs && !precious.has(object.kind)) {
       await api.delete(object);
-      deleted.push(nameOf(object));
-    } else left.push(nameOf(object));
+      deleted.push(objectName(object));
+    } else left.push(objectName(object));
   }
   return { deleted, left };
 }
@@ -150,8 +150,8 @@ function keyOf({ apiVersion, kind, metadata: { namespace = "", name } }: KubeObj
 }
 
 /** Objects as the server has them, as manifests to come back to: without what the server itself writes. */
-export async function snapshot(api: Api, manifests: KubeObject[]): Promise<KubeObject[]> {
-  const found = await fit(api, manifests);
+export async function snapshotObjects(api: ApiClient, manifests: KubeObject[]): Promise<KubeObject[]> {
+  const found = await prepareForApply(api, manifests);
   return found.flatMap(({ live }) => {
     if (!live) return [];
     const { metadata, status: _, ...rest } = live as KubeObject & { status?: unknown };
@@ -179,23 +179,28 @@ export async function snapshot(api: Api, manifests: KubeObject[]): Promise<KubeO
  * @param goOn how, as a sentence; default: the same command
  * @throws what was not the pipeline's own to fail at, as it is: an interruption, or a mistake in its code
  */
-export function halfway(what: string, error: unknown, signal: AbortSignal, goOn = GO_ON): PipelineError {
+export function partialFailure(
+  what: string,
+  error: unknown,
+  signal: AbortSignal,
+  goOn = GO_ON,
+): PipelineError {
   // Of a lock that was lost, too, what state it has left things in is to be said.
   const reason: unknown = signal.aborted ? signal.reason : error;
-  if (!(reason instanceof PipelineError) || reason.fault === "interrupted") throw reason;
+  if (!(reason instanceof PipelineError) || reason.kind === "interrupted") throw reason;
   const { message, hint = "", cause } = reason;
-  return new PipelineError("halfway", `${what}: ${message}`, { hint: `${hint} ${goOn}`.trim(), cause });
+  return new PipelineError("partial", `${what}: ${message}`, { hint: `${hint} ${goOn}`.trim(), cause });
 }
 
 /**
  * An error that says what is left of what was undone, because it is not deleted unasked: then it is not so that nothing was
  * changed.
  */
-export function leaving(left: string[], error: unknown): unknown {
-  if (left.length === 0 || !(error instanceof PipelineError) || error.fault !== "surroundings") return error;
+export function withLeftovers(left: string[], error: unknown): unknown {
+  if (left.length === 0 || !(error instanceof PipelineError) || error.kind !== "environment") return error;
   const { message, hint = "", output } = error;
   const what = `${message}. Left, because it is not deleted unasked: ${left.join(", ")}`;
-  return new PipelineError("halfway", what, { hint: `${hint} ${GO_ON}`.trim(), output, cause: error });
+  return new PipelineError("partial", what, { hint: `${hint} ${GO_ON}`.trim(), output, cause: error });
 }
 
 /** What to do where something was left. */

@@ -9,9 +9,9 @@ import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { endGroup, onPath, run } from "../core/process.ts";
+import { signalProcessGroup, isOnPath, runProcess } from "../core/process.ts";
 import type { Service } from "../core/service-config.ts";
-import { Api, FIRST_SECONDS } from "./api.ts";
+import { ApiClient, CONNECT_TIMEOUT_SECONDS } from "./api.ts";
 
 export interface ApiOptions {
   service: Service;
@@ -39,13 +39,13 @@ wait $proxy; code=$?; rm -rf "$DIRECTORY"; exit $code`;
 /**
  * Starts kubectl's proxy and speaks through it.
  *
- * @throws {PipelineError} "surroundings": no kubectl, no such context, a kubeconfig that cannot be read, no word from kubectl
+ * @throws {PipelineError} "environment": no kubectl, no such context, a kubeconfig that cannot be read, no word from kubectl
  * @throws the signal's reason when it was aborted
  */
-export async function connectApi(options: ApiOptions): Promise<Api> {
-  const { service, kubectl, privilege = [], firstSeconds = FIRST_SECONDS, signal } = options;
-  if (!onPath(kubectl[0]!)) {
-    throw new PipelineError("surroundings", `there is no ${kubectl[0]} on PATH`, {
+export async function connectApi(options: ApiOptions): Promise<ApiClient> {
+  const { service, kubectl, privilege = [], firstSeconds = CONNECT_TIMEOUT_SECONDS, signal } = options;
+  if (!isOnPath(kubectl[0]!)) {
+    throw new PipelineError("environment", `there is no ${kubectl[0]} on PATH`, {
       hint: "https://kubernetes.io/docs/tasks/tools/ tells how to install kubectl.",
     });
   }
@@ -55,7 +55,7 @@ export async function connectApi(options: ApiOptions): Promise<Api> {
     if (privilege.length > 0) {
       // The credentials are read with privilege, used without: a socket of root's would not open to this user.
       const view = [...privilege, ...kubectl, "config", "view", "--raw", "--flatten", "--minify"];
-      const { code, stdout, stderr } = await run(view, { timeoutSeconds: firstSeconds, signal });
+      const { code, stdout, stderr } = await runProcess(view, { timeoutSeconds: firstSeconds, signal });
       if (code !== 0) throw unreadable(stderr);
       const copy = join(directory, "kubeconfig");
       await writeFile(copy, stdout, { mode: 0o600 });
@@ -73,7 +73,7 @@ export async function connectApi(options: ApiOptions): Promise<Api> {
     });
     const end = async () => {
       proxy.stdin.end();
-      const kill = setTimeout(() => endGroup(proxy.pid, "SIGKILL"), GRACE_MS);
+      const kill = setTimeout(() => signalProcessGroup(proxy.pid, "SIGKILL"), GRACE_MS);
       await proxy.exited;
       clearTimeout(kill);
       words.close();
@@ -82,12 +82,12 @@ export async function connectApi(options: ApiOptions): Promise<Api> {
     proxy.unref();
     const reader = proxy.stdout.getReader();
     const greeting = await first(reader.read(), firstSeconds, signal).catch(async (error: unknown) => {
-      endGroup(proxy.pid, "SIGKILL");
+      signalProcessGroup(proxy.pid, "SIGKILL");
       await end();
       throw error;
     });
     if (greeting === undefined || greeting.done) {
-      if (greeting === undefined) endGroup(proxy.pid, "SIGKILL");
+      if (greeting === undefined) signalProcessGroup(proxy.pid, "SIGKILL");
       const said = words.last();
       await end();
       throw greeting ? unreadable(said) : silent(kubectl, firstSeconds, said);
@@ -96,7 +96,7 @@ export async function connectApi(options: ApiOptions): Promise<Api> {
     // HTTP_PROXY is not asked: the socket is this machine's.
     const open = (path: string, init: RequestInit) =>
       fetch(`http://localhost${path}`, { ...init, unix: socket, proxy: false });
-    return new Api(service, open, signal, end, { kubectl, words: words.last });
+    return new ApiClient(service, open, signal, end, { kubectl, stderrTail: words.last });
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;
@@ -148,7 +148,7 @@ function wordsIn(path: string) {
 
 function silent(kubectl: string[], seconds: number, said: string): PipelineError {
   const command = kubectl.join(" ");
-  return new PipelineError("surroundings", `kubectl has not started its proxy within ${seconds} s`, {
+  return new PipelineError("environment", `kubectl has not started its proxy within ${seconds} s`, {
     hint: `Does \`${command} version\` answer? It may wait for somebody: a password, a login.`,
     output: said,
   });
@@ -159,7 +159,7 @@ function unreadable(stderr: string): PipelineError {
   const hint = /password is required|permission denied/i.test(stderr)
     ? "This user may not read the kubeconfig: run `sudo -v` first, or run the pipeline as root."
     : "`kubectl config get-contexts` lists the contexts that there are; --kubeconfig and --context choose.";
-  return new PipelineError("surroundings", `kubectl cannot use the kubeconfig: ${words}`, {
+  return new PipelineError("environment", `kubectl cannot use the kubeconfig: ${words}`, {
     hint,
     output: stderr,
   });

@@ -1,10 +1,10 @@
 /** What the server would change with manifests, in words; a Secret's values are in none of them. */
 import { PipelineError } from "../core/errors.ts";
-import { isRawJson } from "../core/lossless-json.ts";
-import { Refusal, type Api } from "./api.ts";
-import { CREATED_BY, fit } from "./prepare-apply.ts";
-import { nameOf, type KubeObject } from "./objects.ts";
-import { apart } from "./render.ts";
+import { isRawJsonNumber } from "../core/lossless-json.ts";
+import { ApiError, type ApiClient } from "./api.ts";
+import { CREATED_BY, prepareForApply } from "./prepare-apply.ts";
+import { objectName, type KubeObject } from "./objects.ts";
+import { splitPreDeployJobs } from "./render.ts";
 
 export interface Difference {
   /** `Deployment/helloapp` */
@@ -18,36 +18,36 @@ export interface Difference {
  * What an apply would change. The server checks and merges as it would for a real one and keeps nothing, so what others
  * have set, or a default, is no difference.
  *
- * @throws {PipelineError} "change" when the server refuses the manifests, or knows no such kind
+ * @throws {PipelineError} "project" when the server refuses the manifests, or knows no such kind
  */
-export async function differences(api: Api, manifests: KubeObject[]): Promise<Difference[]> {
-  const { first, rest } = apart(manifests);
+export async function diffManifests(api: ApiClient, manifests: KubeObject[]): Promise<Difference[]> {
+  const { jobs: preDeployJobs, rest } = splitPreDeployJobs(manifests);
   const defined = definitions(manifests);
-  const fitted = await fit(api, rest);
+  const fitted = await prepareForApply(api, rest);
   const compared = await Promise.all(
     fitted.map(async ({ object, live, path }): Promise<Difference[]> => {
-      const isNew = [{ object: nameOf(object), lines: [], isNew: true }];
+      const isNew = [{ object: objectName(object), lines: [], isNew: true }];
       if (path === undefined) {
         // Its definition comes with it, and is not there before.
         if (defined.has(kindOf(object))) return isNew;
-        throw new PipelineError("change", `the cluster knows no ${object.kind} of ${object.apiVersion}`, {
+        throw new PipelineError("project", `the cluster knows no ${object.kind} of ${object.apiVersion}`, {
           hint: "What defines it comes first, an operator for example; or take it out of the overlay.",
         });
       }
       const merged = await api.apply(object, { dryRun: true }).catch((error: unknown) => {
         // A dry run cannot put anything into a namespace that is not there yet.
-        if (error instanceof Refusal && error.status === 404 && !live) return object;
-        throw refused("the dry run of", object, error);
+        if (error instanceof ApiError && error.status === 404 && !live) return object;
+        throw explainRejection("the dry run of", object, error);
       });
       if (!live) return isNew;
       const lines = describe(object, live, merged);
-      return lines.length > 0 ? [{ object: nameOf(object), lines, isNew: false }] : [];
+      return lines.length > 0 ? [{ object: objectName(object), lines, isNew: false }] : [];
     }),
   );
   // A Job that comes first has the version in its name, and has run if it is there.
-  const jobs = await fit(api, first);
+  const jobs = await prepareForApply(api, preDeployJobs);
   const due = jobs.flatMap(({ object, live }) =>
-    live ? [] : [{ object: nameOf(object), lines: [], isNew: true }],
+    live ? [] : [{ object: objectName(object), lines: [], isNew: true }],
   );
   return [...due, ...compared.flat()];
 }
@@ -66,18 +66,18 @@ function definitions(manifests: KubeObject[]): Set<string> {
 const kindOf = ({ apiVersion, kind }: KubeObject) => `${apiVersion.replace(/\/[^/]*$/, "")}/${kind}`;
 
 /** Objects that the server calls invalid are the change's fault; a server that cannot be asked is not. */
-export function refused(what: string, object: KubeObject, error: unknown): unknown {
-  if (!(error instanceof Refusal) || !error.isInvalid) return error;
+export function explainRejection(what: string, object: KubeObject, error: unknown): unknown {
+  if (!(error instanceof ApiError) || !error.isInvalid) return error;
   // The server quotes what it does not take.
   const words =
     object.kind === "Secret" ? `status ${error.status}; its words could hold a value` : error.reply;
-  const message = `${what} ${nameOf(object)}: the cluster refuses it: ${words}`;
+  const message = `${what} ${objectName(object)}: the cluster refuses it: ${words}`;
   const cause = object.kind === "Secret" ? undefined : error;
-  return new PipelineError("change", message, { hint: "Correct the manifests under k8s/.", cause });
+  return new PipelineError("project", message, { hint: "Correct the manifests under k8s/.", cause });
 }
 
 function describe(object: KubeObject, live: KubeObject, merged: KubeObject): string[] {
-  const lines = compare(significant(live), significant(merged));
+  const lines = compareFields(significant(live), significant(merged));
   if (object.kind !== "Secret") return lines;
   // Which key is another, and not what it was or is.
   return lines.map((line) => line.replace(/^((?:data|stringData)(?:\.[^:]+)?): .*$/s, "$1 is another"));
@@ -96,16 +96,16 @@ const written = new RegExp(
 );
 
 /** The places where two values differ, one line each. */
-export function compare(before: unknown, after: unknown, path = ""): string[] {
+export function compareFields(before: unknown, after: unknown, path = ""): string[] {
   if (Bun.deepEquals(before, after)) return [];
   if (isTree(before) && isTree(after) && Array.isArray(before) === Array.isArray(after)) {
     const keys = new Set([...Object.keys(before), ...Object.keys(after)]);
-    return [...keys].flatMap((key) => compare(before[key], after[key], path ? `${path}.${key}` : key));
+    return [...keys].flatMap((key) => compareFields(before[key], after[key], path ? `${path}.${key}` : key));
   }
   const show = (value: unknown) => (value === undefined ? "nothing" : JSON.stringify(value));
   return [`${path}: ${show(before)} -> ${show(after)}`];
 }
 
 function isTree(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !isRawJson(value);
+  return typeof value === "object" && value !== null && !isRawJsonNumber(value);
 }

@@ -119,6 +119,6 @@ export interface KubeService extends KubeObject {
 }
 
 /** Where an object is, for a person and as a key: `Deployment/helloapp`. */
-export function nameOf({ kind, metadata }: KubeObject): string {
+export function objectName({ kind, metadata }: KubeObject): string {
   return `${kind}/${metadata.name}`;
 }

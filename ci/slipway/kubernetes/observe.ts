@@ -1,9 +1,9 @@
 /** What the cluster has of a service: its workloads, and which pods are whose. */
-import type { Api } from "./api.ts";
+import type { ApiClient } from "./api.ts";
 import type { KubeObject, Pod, ReplicaSet, Workload } from "./objects.ts";
 
 /** One workload, the sets of pods that it has made, and the pods. */
-export interface Observation {
+export interface WorkloadState {
   /** A Deployment; a StatefulSet or a DaemonSet as well. */
   deployment: Workload;
   /** Of a Deployment; others have none. */
@@ -31,12 +31,15 @@ export function isWorkload(object: KubeObject): object is Workload {
 export type WorkloadName = Pick<KubeObject, "kind"> & { metadata: Pick<KubeObject["metadata"], "name"> };
 
 /** What a service is deployed as, where no manifest says more. */
-export function mainOf({ service }: Api): WorkloadName {
+export function defaultWorkload({ service }: ApiClient): WorkloadName {
   return { kind: "Deployment", metadata: { name: service.name } };
 }
 
 /** The workloads that are there, in the order of their names' list; the first is the one whose id counts. */
-export async function observeAll(api: Api, names: WorkloadName[] = [mainOf(api)]): Promise<Observation[]> {
+export async function observeWorkloads(
+  api: ApiClient,
+  names: WorkloadName[] = [defaultWorkload(api)],
+): Promise<WorkloadState[]> {
   const all = { labelSelector: api.selector };
   const find = ({ kind, metadata: { name } }: WorkloadName) =>
     api.find<Workload>(api.collection("/apis/apps/v1", `${workloads[kind]}/${name}`));
@@ -56,8 +59,11 @@ export async function observeAll(api: Api, names: WorkloadName[] = [mainOf(api)]
 }
 
 /** As observeAll(), of one; undefined when it is not there. */
-export async function observe(api: Api, name: WorkloadName = mainOf(api)): Promise<Observation | undefined> {
-  return (await observeAll(api, [name]))[0];
+export async function observeWorkload(
+  api: ApiClient,
+  name: WorkloadName = defaultWorkload(api),
+): Promise<WorkloadState | undefined> {
+  return (await observeWorkloads(api, [name]))[0];
 }
 
 /** By the owner's uid, where it is known; a namesake of before had another. */
@@ -73,7 +79,7 @@ export function revisionOf({ metadata }: Pick<KubeObject, "metadata">): number {
 }
 
 /** The id that a workload runs: its label, or the image's tag where others deployed it. */
-export function idOf({ spec }: Pick<Workload, "spec">): string {
+export function runningId({ spec }: Pick<Workload, "spec">): string {
   const { metadata, spec: pod } = spec.template;
   const image = pod.containers[0]?.image ?? "";
   return metadata?.labels?.[VERSION] ?? image.slice(image.lastIndexOf(":") + 1);
@@ -83,12 +89,12 @@ export function idOf({ spec }: Pick<Workload, "spec">): string {
  * Pods of the version that the workload asks for now, without those that are leaving, and those that have ended: a pod that
  * was evicted is replaced, and says nothing of its version.
  */
-export function ownPods(seen: Observation): Pod[] {
+export function currentPods(seen: WorkloadState): Pod[] {
   return seen.pods.filter((pod) => isLive(pod) && isCurrent(pod, seen));
 }
 
 /** Pods of other versions, and those that are leaving; what has ended is of no concern to anybody. */
-export function otherPods(seen: Observation): Pod[] {
+export function oldPods(seen: WorkloadState): Pod[] {
   return seen.pods.filter((pod) => !hasEnded(pod) && !(isLive(pod) && isCurrent(pod, seen)));
 }
 
@@ -96,7 +102,7 @@ const hasEnded = ({ metadata, status }: Pod) =>
   !metadata.deletionTimestamp && (status.phase === "Failed" || status.phase === "Succeeded");
 const isLive = (pod: Pod) => !pod.metadata.deletionTimestamp && !hasEnded(pod);
 
-function isCurrent(pod: Pod, { deployment, replicaSets }: Observation): boolean {
+function isCurrent(pod: Pod, { deployment, replicaSets }: WorkloadState): boolean {
   const { labels = {}, ownerReferences } = pod.metadata;
   if (deployment.kind === "StatefulSet") {
     return labels["controller-revision-hash"] === deployment.status.updateRevision;

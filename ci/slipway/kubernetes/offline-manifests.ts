@@ -1,12 +1,12 @@
 /** The manifests where there is no cluster to ask. */
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { onPath } from "../core/process.ts";
+import { isOnPath } from "../core/process.ts";
 import type { Service } from "../core/service-config.ts";
-import { parseManifests, render } from "./render.ts";
+import { parseManifests, renderManifests } from "./render.ts";
 import type { KubeObject } from "./objects.ts";
 
-export interface LocalManifests {
+export interface OfflineManifests {
   objects: KubeObject[];
   /** What is to be said of them; undefined: they are as the cluster would get them. */
   note?: string;
@@ -17,14 +17,14 @@ const KUSTOMIZATIONS = ["kustomization.yaml", "kustomization.yml", "Kustomizatio
 /**
  * What the overlay for this machine's k3s holds: by kubectl, or without one by its `resources` alone.
  *
- * @throws {PipelineError} "change" when a file is not valid
+ * @throws {PipelineError} "project" when a file is not valid
  */
-export async function localManifests(service: Service, signal: AbortSignal): Promise<LocalManifests> {
+export async function renderOffline(service: Service, signal: AbortSignal): Promise<OfflineManifests> {
   const overlay = service.overlays.k3s;
   if (!kustomizationIn(join(service.project, overlay))) {
     return { objects: [], note: `${overlay} is not there: the image's environment alone` };
   }
-  const kubectl = ["kubectl", "k3s"].find(onPath);
+  const kubectl = ["kubectl", "k3s"].find(isOnPath);
   if (kubectl === undefined) {
     return {
       objects: resourcesOf(join(service.project, overlay)),
@@ -32,7 +32,7 @@ export async function localManifests(service: Service, signal: AbortSignal): Pro
     };
   }
   const words = kubectl === "k3s" ? ["k3s", "kubectl"] : [kubectl];
-  return { objects: await render({ kubectl: words, overlay }, service, signal) };
+  return { objects: await renderManifests({ kubectl: words, overlay }, service, signal) };
 }
 
 /** The path of a directory's kustomization. https://kubectl.docs.kubernetes.io/references/kustomize/kustomization/ */

@@ -3,10 +3,10 @@
  * container runtime make of the manifests. https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
  */
 import type { Service } from "../core/service-config.ts";
-import { environmentOf, expand, POD_ADDRESS, type Variables } from "./resolve-env.ts";
-import { nameOf, type KubeObject } from "./objects.ts";
-import { checkOf, type Ask, type Probe } from "./probe-spec.ts";
-import { bytesOf } from "./quantity.ts";
+import { resolveEnv, expandReferences, POD_ADDRESS, type EnvSpec } from "./resolve-env.ts";
+import { objectName, type KubeObject } from "./objects.ts";
+import { toProbeCheck, type ScheduledProbe, type KubeProbe } from "./probe-spec.ts";
+import { parseByteQuantity } from "./quantity.ts";
 
 /** What the image's own configuration says. */
 export interface ImageConfig {
@@ -19,7 +19,7 @@ export interface ImageConfig {
 }
 
 /** One pod, in words that need no cluster. It is handed to another process as JSON. */
-export interface Pod {
+export interface PodSpec {
   name: string;
   address: string;
   argv: string[];
@@ -28,9 +28,9 @@ export interface Pod {
   uid: number;
   gid: number;
   volumes: { name: string; bytes?: number }[];
-  mounts: Mount[];
+  mounts: PodMount[];
   /** In the order in which they are asked. */
-  asks: Ask[];
+  asks: ScheduledProbe[];
   /** Where the build's id is asked for. */
   version: { port: number; path: string };
   /** Seconds from SIGTERM to SIGKILL. */
@@ -41,14 +41,14 @@ export interface Pod {
   unknown: string[];
 }
 
-export interface Mount {
+export interface PodMount {
   volume: string;
   path: string;
   subPath?: string;
   readOnly: boolean;
 }
 
-interface Container extends Variables {
+interface Container extends EnvSpec {
   name: string;
   image: string;
   command?: string[];
@@ -63,9 +63,9 @@ interface Container extends Variables {
     subPathExpr?: string;
     readOnly?: boolean;
   }[];
-  startupProbe?: Probe;
-  readinessProbe?: Probe;
-  livenessProbe?: Probe;
+  startupProbe?: KubeProbe;
+  readinessProbe?: KubeProbe;
+  livenessProbe?: KubeProbe;
   lifecycle?: { preStop?: { sleep?: { seconds: number } } };
   securityContext?: Security;
 }
@@ -97,8 +97,9 @@ const GRACE_SECONDS = 30;
 const NOBODY = 65532;
 
 /** The Deployment of the service's name, if there is one. */
-export function deploymentOf(service: Service, manifests: KubeObject[]): Workload | undefined {
-  return manifests.find((object) => nameOf(object) === `Deployment/${service.name}`) as Workload | undefined;
+export function findWorkload(service: Service, manifests: KubeObject[]): Workload | undefined {
+  return manifests.find((object) => objectName(object) === `Deployment/${service.name}`) as
+    Workload | undefined;
 }
 
 /**
@@ -106,15 +107,15 @@ export function deploymentOf(service: Service, manifests: KubeObject[]): Workloa
  *
  * A variable from a Secret or ConfigMap has its value where that is among the manifests, or else from `service.smoke`.
  */
-export function podOf(service: Service, image: ImageConfig, manifests: KubeObject[]): Pod {
-  const deployment = deploymentOf(service, manifests);
+export function resolvePodSpec(service: Service, image: ImageConfig, manifests: KubeObject[]): PodSpec {
+  const deployment = findWorkload(service, manifests);
   const template = deployment?.spec.template;
   const spec = template?.spec;
   const container = containerOf(service, spec?.containers ?? []);
-  const { env, unknown, untried } = environmentOf(container ?? {}, {
+  const { env, unknown, untried } = resolveEnv(container ?? {}, {
     image: image.Env ?? [],
     manifests,
-    stated: service.smoke,
+    overrides: service.smokeEnv,
     pod: {
       name: podName(service),
       namespace: service.namespace,
@@ -125,9 +126,11 @@ export function podOf(service: Service, image: ImageConfig, manifests: KubeObjec
   });
   const volumes = (spec?.volumes ?? []).flatMap(({ name, emptyDir }) => {
     if (emptyDir === undefined) return [];
-    return [{ name, ...(emptyDir?.sizeLimit !== undefined && { bytes: bytesOf(emptyDir.sizeLimit) }) }];
+    return [
+      { name, ...(emptyDir?.sizeLimit !== undefined && { bytes: parseByteQuantity(emptyDir.sizeLimit) }) },
+    ];
   });
-  const mounts: Mount[] = [];
+  const mounts: PodMount[] = [];
   for (const mount of container?.volumeMounts ?? []) {
     const { name: volume, mountPath: path, subPath, subPathExpr, readOnly = false } = mount;
     if (subPathExpr === undefined && volumes.some(({ name }) => name === volume)) {
@@ -140,7 +143,7 @@ export function podOf(service: Service, image: ImageConfig, manifests: KubeObjec
       : container?.ports?.find(({ name }) => name === port)?.containerPort;
   const asks = (["startup", "readiness", "liveness"] as const).flatMap((kind) => {
     const probe = container?.[`${kind}Probe`];
-    const check = probe && checkOf(probe, portOf);
+    const check = probe && toProbeCheck(probe, portOf);
     if (!probe) return [];
     if (check) return [{ kind, check, ...timesOf(kind, probe, service) }];
     untried.push(`the ${kind} probe`);
@@ -158,7 +161,7 @@ export function podOf(service: Service, image: ImageConfig, manifests: KubeObjec
   // Never root, whatever they say: it may be the host's.
   const uid = context.runAsUser || user || NOBODY;
   if (context.runAsUser === 0) untried.push("runAsUser 0");
-  const filled = (word: string) => expand(word, env);
+  const filled = (word: string) => expandReferences(word, env);
   return {
     name: podName(service),
     address: POD_ADDRESS,
@@ -207,14 +210,14 @@ function servicePort(
   manifests: KubeObject[],
   portOf: (port: number | string) => number | undefined,
 ): number {
-  const found = manifests.find((object) => nameOf(object) === `Service/${service.name}`) as
+  const found = manifests.find((object) => objectName(object) === `Service/${service.name}`) as
     (KubeObject & { spec?: { ports?: { port: number; targetPort?: number | string }[] } }) | undefined;
   const [first] = found?.spec?.ports ?? [];
   return (first && portOf(first.targetPort ?? first.port)) ?? service.port;
 }
 
 /** Seconds that an answer may take, and until it must be the right one. */
-function timesOf(kind: Ask["kind"], probe: Probe, { readySeconds }: Service) {
+function timesOf(kind: ScheduledProbe["kind"], probe: KubeProbe, { readyTimeoutSeconds }: Service) {
   const {
     initialDelaySeconds = 0,
     periodSeconds = 10,
@@ -224,7 +227,7 @@ function timesOf(kind: Ask["kind"], probe: Probe, { readySeconds }: Service) {
   const patience = {
     startup: periodSeconds * failureThreshold,
     // What a deploy waits for a pod as well, see the settings.
-    readiness: readySeconds,
+    readiness: readyTimeoutSeconds,
     // A service that is ready lives: what does not now will not in three periods.
     liveness: 1,
   }[kind];

@@ -3,14 +3,14 @@
  * pods that an autoscaler has chosen, and with a note on what the pipeline itself has made.
  */
 import { cloneJson } from "../core/lossless-json.ts";
-import { Refusal, type Api } from "./api.ts";
-import { nameOf, type KubeObject, type Workload } from "./objects.ts";
+import { ApiError, type ApiClient } from "./api.ts";
+import { objectName, type KubeObject, type Workload } from "./objects.ts";
 import { isWorkload } from "./observe.ts";
 
 /** Says which pipeline made an object, and so may delete it. */
 export const CREATED_BY = "slipway/created-by";
 
-export interface Fitted {
+export interface PreparedObject {
   /** What is applied. */
   object: KubeObject;
   /** What the cluster has of it; undefined: nothing. */
@@ -26,7 +26,7 @@ interface Autoscaler extends KubeObject {
 }
 
 /** Looks each object up. Nothing is changed by it. */
-export async function fit(api: Api, manifests: KubeObject[]): Promise<Fitted[]> {
+export async function prepareForApply(api: ApiClient, manifests: KubeObject[]): Promise<PreparedObject[]> {
   const [found, there] = await Promise.all([
     Promise.all(
       manifests.map(async (object) => {
@@ -50,25 +50,25 @@ export async function fit(api: Api, manifests: KubeObject[]): Promise<Fitted[]> 
 }
 
 /** Those that the cluster has beside these workloads, whoever made them. */
-async function autoscalers(api: Api, manifests: KubeObject[]): Promise<Autoscaler[]> {
+async function autoscalers(api: ApiClient, manifests: KubeObject[]): Promise<Autoscaler[]> {
   if (!manifests.some(isWorkload)) return [];
   const path = api.collection("/apis/autoscaling/v2", "horizontalpodautoscalers");
   return api.list<Autoscaler>(path).catch((error: unknown) => {
     // Who may not list them, or has no such kind, has none to mind. From a server that is unwell that does not follow.
-    if (error instanceof Refusal && [403, 404].includes(error.status)) return [];
+    if (error instanceof ApiError && [403, 404].includes(error.status)) return [];
     throw error;
   });
 }
 
 function scalerOf(object: KubeObject, scalers: Autoscaler[]): Autoscaler | undefined {
   return scalers.find(
-    ({ spec: { scaleTargetRef: target } }) => nameOf(object) === `${target.kind}/${target.name}`,
+    ({ spec: { scaleTargetRef: target } }) => objectName(object) === `${target.kind}/${target.name}`,
   );
 }
 
 /** An autoscaler's number stays what it is; before its first decision it is its least. */
 function keepReplicas(
-  { fieldManager }: Api,
+  { fieldManager }: ApiClient,
   own: Workload,
   live: Workload | undefined,
   scaler: Autoscaler | undefined,

@@ -1,6 +1,6 @@
 /** What the manifests have the kubelet ask a container. */
 
-export interface Probe {
+export interface KubeProbe {
   httpGet?: {
     path?: string;
     port: number | string;
@@ -16,14 +16,14 @@ export interface Probe {
 }
 
 /** A probe whose port is a number. */
-export type Check =
+export type ProbeCheck =
   | { how: "http"; scheme: "http" | "https"; port: number; path: string; headers: [string, string][] }
   | { how: "tcp"; port: number }
   | { how: "exec"; command: string[] };
 
-export interface Ask {
+export interface ScheduledProbe {
   kind: "startup" | "readiness" | "liveness";
-  check: Check;
+  check: ProbeCheck;
   /** Seconds for one answer. */
   seconds: number;
   /** Seconds until it must have been the right one. */
@@ -31,10 +31,10 @@ export interface Ask {
 }
 
 /** undefined: one of another kind, or of a port that the container does not name. */
-export function checkOf(
-  { httpGet, tcpSocket, exec }: Probe,
+export function toProbeCheck(
+  { httpGet, tcpSocket, exec }: KubeProbe,
   portOf: (port: number | string) => number | undefined,
-): Check | undefined {
+): ProbeCheck | undefined {
   if (exec) return { how: "exec", command: exec.command };
   const asked = httpGet?.port ?? tcpSocket?.port;
   const port = asked === undefined ? undefined : portOf(asked);
@@ -51,7 +51,7 @@ export function checkOf(
 }
 
 /** `GET :8080/readyz` */
-export function describeCheck(check: Check): string {
+export function describeProbeCheck(check: ProbeCheck): string {
   if (check.how === "exec") return check.command.join(" ");
   if (check.how === "tcp") return `TCP :${check.port}`;
   return `GET ${check.scheme === "https" ? "https://" : ""}:${check.port}${check.path}`;

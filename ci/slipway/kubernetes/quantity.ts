@@ -7,7 +7,7 @@ for (const [i, letter] of ["K", "M", "G", "T", "P", "E"].entries()) {
 }
 
 /** `64Mi` in bytes, rounded up. @throws {RangeError} when it is no quantity */
-export function bytesOf(quantity: string | number): number {
+export function parseByteQuantity(quantity: string | number): number {
   const [, number, unit = ""] =
     /^(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)([a-zA-Z]*)$/.exec(String(quantity)) ?? [];
   const factor = factors[unit];

@@ -2,8 +2,8 @@
 import { join } from "node:path";
 import { parseAllDocuments, visit } from "yaml";
 import { PipelineError } from "../core/errors.ts";
-import { cloneJson, rawJson } from "../core/lossless-json.ts";
-import { run, type Result } from "../core/process.ts";
+import { cloneJson, rawJsonNumber } from "../core/lossless-json.ts";
+import { runProcess, type ProcessResult } from "../core/process.ts";
 import type { Service } from "../core/service-config.ts";
 import type { KubeObject, PodTemplate } from "./objects.ts";
 import { isWorkload } from "./observe.ts";
@@ -18,23 +18,23 @@ export interface ManifestSource {
   /** The kustomize overlay, a directory relative to the project. */
   overlay: string;
   /** Runs kustomize on the overlay. Default: `kubectl kustomize` on this machine. */
-  kustomize?(overlay: string): Promise<Result>;
+  kustomize?(overlay: string): Promise<ProcessResult>;
 }
 
 /**
  * What the overlay holds, as kustomize has it.
  *
- * @throws {PipelineError} "change" when it is not valid
+ * @throws {PipelineError} "project" when it is not valid
  */
-export async function render(
+export async function renderManifests(
   { kubectl, overlay, kustomize }: ManifestSource,
   service: Service,
   signal: AbortSignal,
 ): Promise<KubeObject[]> {
-  const here = () => kustomizeHere(kubectl, join(service.project, overlay), signal);
+  const here = () => kustomizeLocally(kubectl, join(service.project, overlay), signal);
   const { code, stdout, stderr } = await (kustomize ? kustomize(overlay) : here());
   if (code !== 0) {
-    throw new PipelineError("change", `${overlay} is no valid kustomization`, { output: stderr });
+    throw new PipelineError("project", `${overlay} is no valid kustomization`, { output: stderr });
   }
   const rank = (object: KubeObject) => {
     const place = order.indexOf(object.kind);
@@ -45,9 +45,13 @@ export async function render(
 }
 
 /** Runs kustomize on a directory, by the kubectl of these words. */
-export function kustomizeHere(kubectl: string[], directory: string, signal: AbortSignal): Promise<Result> {
+export function kustomizeLocally(
+  kubectl: string[],
+  directory: string,
+  signal: AbortSignal,
+): Promise<ProcessResult> {
   const program = kubectl.filter((word) => word !== "sudo" && !word.startsWith("--"));
-  return run([...program, "kustomize", directory], { signal, timeoutSeconds: 60 });
+  return runProcess([...program, "kustomize", directory], { signal, timeoutSeconds: 60 });
 }
 
 /**
@@ -55,19 +59,19 @@ export function kustomizeHere(kubectl: string[], directory: string, signal: Abor
  * keeps all of its digits. https://pkg.go.dev/sigs.k8s.io/yaml
  *
  * @param from what the text is, for the error
- * @throws {PipelineError} "change" when it is no YAML
+ * @throws {PipelineError} "project" when it is no YAML
  */
 export function parseManifests(text: string, from: string): KubeObject[] {
   return parseAllDocuments(text, { merge: true }).flatMap((document) => {
     const [error] = document.errors;
-    if (error) throw new PipelineError("change", `${from} is no valid YAML: ${error.message}`);
+    if (error) throw new PipelineError("project", `${from} is no valid YAML: ${error.message}`);
     visit(document, {
       Scalar(_, scalar) {
         if (typeof scalar.value !== "number" || scalar.source === undefined) return;
         if (!Number.isFinite(scalar.value)) scalar.value = scalar.source;
         else if (/^[-+]?\d+$/.test(scalar.source) && !Number.isSafeInteger(scalar.value)) {
           // Written into JSON as it stands.
-          scalar.value = rawJson(scalar.source.replace(/^\+/, ""));
+          scalar.value = rawJsonNumber(scalar.source.replace(/^\+/, ""));
         }
       },
     });
@@ -105,7 +109,7 @@ export function containersOf({ spec }: PodTemplate): { name: string; image: stri
  *
  * @param image how pods name it
  */
-export function forVersion(
+export function withVersion(
   service: Service,
   manifests: KubeObject[],
   id: string,
@@ -126,12 +130,18 @@ export function forVersion(
   });
 }
 
-/** An annotation of a Job that has to end well before the pods change, like a migration. */
-export const FIRST = "slipway/first";
+/** Annotation of a Job that has to succeed before the pods change, for example a migration. */
+export const PRE_DEPLOY_ANNOTATION = "slipway/pre-deploy";
+/** The same annotation in versions that a cluster stored before 0.2.0. */
+const LEGACY_PRE_DEPLOY_ANNOTATION = "slipway/first";
 
-/** Jobs that come first, and the rest. */
-export function apart(manifests: KubeObject[]): { first: KubeObject[]; rest: KubeObject[] } {
-  const isFirst = ({ kind, metadata }: KubeObject) =>
-    kind === "Job" && metadata.annotations?.[FIRST] === "true";
-  return { first: manifests.filter(isFirst), rest: manifests.filter((object) => !isFirst(object)) };
+/** Separates the Jobs that run before the rollout from the other objects. */
+export function splitPreDeployJobs(manifests: KubeObject[]): { jobs: KubeObject[]; rest: KubeObject[] } {
+  const names = [PRE_DEPLOY_ANNOTATION, LEGACY_PRE_DEPLOY_ANNOTATION];
+  const isPreDeployJob = ({ kind, metadata }: KubeObject) =>
+    kind === "Job" && names.some((name) => metadata.annotations?.[name] === "true");
+  return {
+    jobs: manifests.filter(isPreDeployJob),
+    rest: manifests.filter((object) => !isPreDeployJob(object)),
+  };
 }

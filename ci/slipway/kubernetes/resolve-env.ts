@@ -7,7 +7,7 @@ interface Reference {
 }
 
 /** The part of a container that says them. */
-export interface Variables {
+export interface EnvSpec {
   env?: {
     name: string;
     value?: string;
@@ -21,13 +21,13 @@ export interface Variables {
   envFrom?: { prefix?: string; secretRef?: Reference; configMapRef?: Reference }[];
 }
 
-export interface Surroundings {
+export interface EnvContext {
   /** The image's own, `NAME=value`. */
   image: string[];
   /** Where ConfigMaps and Secrets may be. */
   manifests: KubeObject[];
   /** Values for variables that only the cluster knows. */
-  stated: Record<string, string>;
+  overrides: Record<string, string>;
   pod: {
     name: string;
     namespace: string;
@@ -50,9 +50,9 @@ const NODE_ADDRESS = "10.42.0.1";
  * The image's variables, what a container runtime adds (PATH, HOME, HOSTNAME), and the manifests', which win in that order:
  * of `envFrom`, then of `env`, where `$(NAME)` is one from before.
  */
-export function environmentOf(
-  { env = [], envFrom = [] }: Variables,
-  { image, manifests, stated, pod }: Surroundings,
+export function resolveEnv(
+  { env = [], envFrom = [] }: EnvSpec,
+  { image, manifests, overrides, pod }: EnvContext,
 ): { env: Record<string, string>; unknown: string[]; untried: string[] } {
   const all: Record<string, string> = {
     PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -72,20 +72,20 @@ export function environmentOf(
     if (!keys) untried.push(`${kind}/${reference.name}`);
     for (const [name, value] of Object.entries(keys ?? {})) all[prefix + name] = value;
     // Which variables it has is not known: all that is stated may be meant.
-    if (!keys) Object.assign(all, stated);
+    if (!keys) Object.assign(all, overrides);
   }
   for (const { name, value, valueFrom } of env) {
     const { fieldRef, secretKeyRef, configMapKeyRef } = valueFrom ?? {};
     const reference = secretKeyRef ?? configMapKeyRef;
     if (!valueFrom) {
-      all[name] = expand(value ?? "", all);
+      all[name] = expandReferences(value ?? "", all);
       continue;
     }
     const kind = secretKeyRef ? "Secret" : "ConfigMap";
     const known = fieldRef
       ? fieldOf(fieldRef.fieldPath, pod)
       : reference && keysOf(manifests, kind, reference.name)?.[reference.key];
-    const taken = known ?? stated[name];
+    const taken = known ?? overrides[name];
     if (taken !== undefined) all[name] = taken;
     else if (!reference?.optional) unknown.push(name);
   }
@@ -108,10 +108,7 @@ function mapValues(object: Record<string, string>, map: (value: string) => strin
 }
 
 /** https://kubernetes.io/docs/concepts/workloads/pods/downward-api/ */
-function fieldOf(
-  path: string,
-  { name, namespace, labels, annotations, serviceAccount }: Surroundings["pod"],
-) {
+function fieldOf(path: string, { name, namespace, labels, annotations, serviceAccount }: EnvContext["pod"]) {
   const [, group, key] = /^metadata\.(labels|annotations)\['(.*)'\]$/.exec(path) ?? [];
   if (group) return (group === "labels" ? labels : annotations)[key!] ?? "";
   const fields: Record<string, string> = {
@@ -132,7 +129,7 @@ function fieldOf(
  * `$(NAME)` is a variable from before, one that is not there stays as it is, and `$$` is a dollar sign.
  * https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/
  */
-export function expand(text: string, env: Record<string, string>): string {
+export function expandReferences(text: string, env: Record<string, string>): string {
   return text.replace(/\$\$|\$\(([^)]+)\)/g, (whole, name?: string) =>
     name === undefined ? "$" : (env[name] ?? whole),
   );

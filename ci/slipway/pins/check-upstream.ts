@@ -3,16 +3,24 @@
  *
  * npm packages are not among them: `bun install --frozen-lockfile` compares each with bun.lock wherever it installs.
  */
-import { digestUnder } from "../registry/push.ts";
-import { downloadIfThere, type DownloadOptions } from "../core/download.ts";
+import { resolveDigest } from "../registry/push.ts";
+import { tryDownload, type DownloadOptions } from "../core/download.ts";
 import { PipelineError } from "../core/errors.ts";
 import { sha256 as sha256Of } from "../core/hash.ts";
 import { commitOf, hasRelease } from "./github.ts";
 import { packageVersion } from "./npm.ts";
 import { pins } from "./pins.ts";
-import { actionPins, pin, usesOf, valueOf, type ActionPin, type Pin, type Project } from "./locations.ts";
+import {
+  actionPins,
+  pin,
+  locationsOf,
+  valueOf,
+  type ActionPin,
+  type Pin,
+  type Project,
+} from "./locations.ts";
 
-export interface Answer {
+export interface PinCheck {
   name: string;
   /** `unknown`: it could not be asked. */
   holds: boolean | "unknown";
@@ -21,14 +29,14 @@ export interface Answer {
 }
 
 /** Asks for every pin that can be asked for; none of them keeps another from being asked. */
-export async function askRemote(project: Project, options: DownloadOptions = {}): Promise<Answer[]> {
+export async function checkUpstream(project: Project, options: DownloadOptions = {}): Promise<PinCheck[]> {
   const of = (each: Pin) => valueOf(each, project);
   const npm = async (integrity: Pin, name: string) => {
     const found = await packageVersion(name, of(pin.bun), options);
     return compare(found?.dist.integrity, of(integrity));
   };
-  const checks: [Pin, () => Promise<Pick<Answer, "holds" | "text">>][] = [
-    [pin.baseImage, async () => compare(await digestUnder(of(pin.baseImage), registryOptions(options)))],
+  const checks: [Pin, () => Promise<Pick<PinCheck, "holds" | "text">>][] = [
+    [pin.baseImage, async () => compare(await resolveDigest(of(pin.baseImage), registryOptions(options)))],
     [pin.bunForAmd64, () => npm(pin.bunForAmd64, pins.bunFor.amd64.package)],
     [pin.bunForArm64, () => npm(pin.bunForArm64, pins.bunFor.arm64.package)],
     [
@@ -49,7 +57,7 @@ export async function askRemote(project: Project, options: DownloadOptions = {})
     [
       pin.k3sScriptSha256,
       async () => {
-        const script = await downloadIfThere(of(pin.k3sScript), options);
+        const script = await tryDownload(of(pin.k3sScript), options);
         const sha256 = script && sha256Of(script);
         return compare(sha256, of(pin.k3sScriptSha256));
       },
@@ -60,12 +68,12 @@ export async function askRemote(project: Project, options: DownloadOptions = {})
     ]),
   ];
   return Promise.all(
-    checks.map(async ([{ name }, check]): Promise<Answer> => {
+    checks.map(async ([{ name }, check]): Promise<PinCheck> => {
       try {
         return { name, ...(await check()) };
       } catch (error) {
         if (!(error instanceof PipelineError)) throw error;
-        if (error.fault !== "surroundings") return { name, holds: false, text: error.message };
+        if (error.kind !== "environment") return { name, holds: false, text: error.message };
         return { name, holds: "unknown", text: `${error.message}. ${error.hint ?? ""}`.trimEnd() };
       }
     }),
@@ -77,7 +85,7 @@ export async function askRemote(project: Project, options: DownloadOptions = {})
  * any fork. A tag like v2 moves on with each release; then the commit has to exist.
  */
 async function askAction(action: ActionPin, project: Project, options: DownloadOptions) {
-  const used = new Set(usesOf(action, project).map(({ value }) => value!));
+  const used = new Set(locationsOf(action, project).map(({ value }) => value!));
   const answers = [];
   for (const value of used) {
     const [, sha, tag] = /^([\da-f]{40})\s+# (\S+)$/.exec(value) ?? [];
@@ -89,7 +97,7 @@ async function askAction(action: ActionPin, project: Project, options: DownloadO
 }
 
 /** @param pinned what it has to be; default: anything, as long as it is there */
-function compare(there: string | undefined, pinned = there): Pick<Answer, "holds" | "text"> {
+function compare(there: string | undefined, pinned = there): Pick<PinCheck, "holds" | "text"> {
   if (there === undefined) return { holds: false, text: "is no longer there" };
   return there === pinned
     ? { holds: true, text: there }

@@ -4,7 +4,7 @@
  * GITHUB_TOKEN is sent along where it is set: without one, GitHub answers 60 requests an hour to an address, and a hosted
  * runner shares its address.
  */
-import { download, downloadIfThere, type DownloadOptions } from "../core/download.ts";
+import { download, tryDownload, type DownloadOptions } from "../core/download.ts";
 
 const api = (repository: string, path: string) => `https://api.github.com/repos/${repository}/${path}`;
 
@@ -20,7 +20,7 @@ function request({ headers, ...options }: DownloadOptions, accept: string): Down
 /** A tag's path in a URL: `+` stays one character, a slash stays a slash. */
 const inPath = (tag: string) => tag.split("/").map(encodeURIComponent).join("/");
 
-/** The tag of the newest release that is no draft and no prerelease. @throws {PipelineError} "surroundings" */
+/** The tag of the newest release that is no draft and no prerelease. @throws {PipelineError} "environment" */
 export async function newestRelease(repository: string, options: DownloadOptions = {}): Promise<string> {
   const bytes = await download(
     api(repository, "releases/latest"),
@@ -29,14 +29,14 @@ export async function newestRelease(repository: string, options: DownloadOptions
   return (JSON.parse(new TextDecoder().decode(bytes)) as { tag_name: string }).tag_name;
 }
 
-/** Whether a tag has a release. @throws {PipelineError} "surroundings" when GitHub cannot be asked */
+/** Whether a tag has a release. @throws {PipelineError} "environment" when GitHub cannot be asked */
 export async function hasRelease(
   repository: string,
   tag: string,
   options: DownloadOptions = {},
 ): Promise<boolean> {
   const url = api(repository, `releases/tags/${inPath(tag)}`);
-  return (await downloadIfThere(url, request(options, "application/vnd.github+json"))) !== undefined;
+  return (await tryDownload(url, request(options, "application/vnd.github+json"))) !== undefined;
 }
 
 /**
@@ -44,7 +44,7 @@ export async function hasRelease(
  *
  * @param reference `tags/TAG` (which no branch of the same name can answer for) or a commit
  * @returns its SHA; undefined when there is no such thing
- * @throws {PipelineError} "surroundings" when GitHub cannot be asked
+ * @throws {PipelineError} "environment" when GitHub cannot be asked
  */
 export async function commitOf(
   repository: string,
@@ -52,11 +52,11 @@ export async function commitOf(
   options: DownloadOptions = {},
 ): Promise<string | undefined> {
   const url = api(repository, `commits/${inPath(reference)}`);
-  const bytes = await downloadIfThere(url, request(options, "application/vnd.github.sha"));
+  const bytes = await tryDownload(url, request(options, "application/vnd.github.sha"));
   return bytes && new TextDecoder().decode(bytes).trim();
 }
 
 /** Where a file of a repository can be fetched as it was at a commit. */
-export function fileAt(repository: string, commit: string, path: string): string {
+export function rawFileUrl(repository: string, commit: string, path: string): string {
   return `https://raw.githubusercontent.com/${repository}/${commit}/${path}`;
 }

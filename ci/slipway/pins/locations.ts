@@ -33,7 +33,7 @@ export interface ActionPin extends Pin {
 }
 
 /** A pin at one place. */
-export interface Use {
+export interface PinLocation {
   /** `file:line`, or the file alone when the pin is missing in it. */
   place: string;
   file: string;
@@ -196,13 +196,13 @@ export function actionPin(name: string): ActionPin {
 }
 
 /** Where a pin stands, and as what; the places that should have it and do not are among them. */
-export function usesOf({ places }: Pin, project: Project): Use[] {
+export function locationsOf({ places }: Pin, project: Project): PinLocation[] {
   return places.flatMap(({ file, pattern }) =>
-    [...project].flatMap(([path, text]): Use[] => {
+    [...project].flatMap(([path, text]): PinLocation[] => {
       if (typeof file === "string" ? path !== file : !file.test(path)) return [];
       const matches = [...text.matchAll(new RegExp(pattern, "dgm"))];
       // What a workflow computes, ${{ … }}, is no pin; nor is what `init` will fill in.
-      const found = matches.flatMap((match): Use[] => {
+      const found = matches.flatMap((match): PinLocation[] => {
         if (/^(\$\{\{|__)/.test(match[1] ?? "")) return [];
         const start = match.indices![1]?.[0];
         const line = text.slice(0, start ?? match.index).split("\n").length;
@@ -214,17 +214,17 @@ export function usesOf({ places }: Pin, project: Project): Use[] {
   );
 }
 
-/** The value that a pin has where it is copied from. @throws {PipelineError} "change" when it is not there */
+/** The value that a pin has where it is copied from. @throws {PipelineError} "project" when it is not there */
 export function valueOf(wanted: Pin, project: Project): string {
-  const [first] = usesOf(wanted, project);
+  const [first] = locationsOf(wanted, project);
   if (first?.value !== undefined) return first.value;
-  throw new PipelineError("change", `${wanted.name} is not pinned${first ? ` in ${first.place}` : ""}`);
+  throw new PipelineError("project", `${wanted.name} is not pinned${first ? ` in ${first.place}` : ""}`);
 }
 
 /** What is wrong with the project's pins, a sentence for each; an empty list: all places agree. */
-export function findings(project: Project): string[] {
+export function pinErrors(project: Project): string[] {
   return pinsOf(project).flatMap((one) => {
-    const uses = usesOf(one, project);
+    const uses = locationsOf(one, project);
     // A service has not all that slipway's own repository has.
     if (uses.length === 0) return [];
     const places = Map.groupBy(uses, ({ value }) => value?.replace(/\s+/g, " "));
@@ -242,13 +242,13 @@ export function findings(project: Project): string[] {
   });
 }
 
-/** Writes a value to all places of a pin. @throws {PipelineError} "change" when one of them is not there */
+/** Writes a value to all places of a pin. @throws {PipelineError} "project" when one of them is not there */
 export function setPin(project: Project, wanted: Pin, value: string): void {
   // From the last to the first: what is written does not move what is still to come.
-  const found = usesOf(wanted, project).sort((a, b) => (b.start ?? 0) - (a.start ?? 0));
+  const found = locationsOf(wanted, project).sort((a, b) => (b.start ?? 0) - (a.start ?? 0));
   for (const use of found) {
     if (use.start === undefined)
-      throw new PipelineError("change", `${wanted.name} is missing in ${use.place}`);
+      throw new PipelineError("project", `${wanted.name} is missing in ${use.place}`);
     const text = project.get(use.file)!;
     const after = text.slice(use.start + use.value!.length);
     project.set(use.file, text.slice(0, use.start) + value + after);

@@ -1,6 +1,6 @@
 /** The npm registry, as far as pins need it. */
 import { PipelineError } from "../core/errors.ts";
-import { download, downloadIfThere, type DownloadOptions } from "../core/download.ts";
+import { download, tryDownload, type DownloadOptions } from "../core/download.ts";
 
 /** One version of a package. https://github.com/npm/registry/blob/main/docs/responses/package-metadata.md */
 export interface PackageVersion {
@@ -12,7 +12,7 @@ export interface PackageVersion {
  * The registry that Bun asks, without a slash at its end: npm_config_registry, else what .npmrc or bunfig.toml say, else npm's
  * own. Bun is asked for it, by the address of a package.
  *
- * @throws {PipelineError} "surroundings" when Bun does not reach it
+ * @throws {PipelineError} "environment" when Bun does not reach it
  */
 export function npmRegistry(): string {
   const { npm_config_registry } = process.env;
@@ -21,7 +21,7 @@ export function npmRegistry(): string {
   const [registry, rest] = stdout.toString().split("/bun/-/");
   if (registry && rest) return registry.trim();
   const words = stderr.toString().trim().split("\n").at(-1);
-  throw new PipelineError("surroundings", `Bun does not reach its package registry: ${words}`, {
+  throw new PipelineError("environment", `Bun does not reach its package registry: ${words}`, {
     hint: "`bun pm view bun version` asks it the same.",
   });
 }
@@ -29,18 +29,18 @@ export function npmRegistry(): string {
 /**
  * @param version a version or a tag such as `latest`
  * @returns undefined when the registry has no such version
- * @throws {PipelineError} "surroundings" when it cannot be asked
+ * @throws {PipelineError} "environment" when it cannot be asked
  */
 export async function packageVersion(
   name: string,
   version: string,
   options?: DownloadOptions,
 ): Promise<PackageVersion | undefined> {
-  const bytes = await downloadIfThere(`${npmRegistry()}/${name}/${encodeURIComponent(version)}`, options);
+  const bytes = await tryDownload(`${npmRegistry()}/${name}/${encodeURIComponent(version)}`, options);
   return bytes && (JSON.parse(new TextDecoder().decode(bytes)) as PackageVersion);
 }
 
-/** The package's tarball. @throws {PipelineError} "surroundings" when it cannot be fetched */
+/** The package's tarball. @throws {PipelineError} "environment" when it cannot be fetched */
 export async function downloadPackage(name: string, version: string, options?: DownloadOptions) {
   const url = `${npmRegistry()}/${name}/-/${name.slice(name.indexOf("/") + 1)}-${version}.tgz`;
   return { url, bytes: await download(url, options) };

@@ -6,13 +6,13 @@ import type { DownloadOptions } from "../core/download.ts";
 import { download } from "../core/download.ts";
 import { PipelineError } from "../core/errors.ts";
 import { sha256 as sha256Of } from "../core/hash.ts";
-import { commitOf, fileAt, hasRelease, newestRelease } from "./github.ts";
+import { commitOf, rawFileUrl, hasRelease, newestRelease } from "./github.ts";
 import { packageVersion } from "./npm.ts";
 import { pins } from "./pins.ts";
-import { actionPin, pin, setPin, usesOf, type Pin, type Project } from "./locations.ts";
+import { actionPin, pin, setPin, locationsOf, type Pin, type Project } from "./locations.ts";
 
 /** What can be renewed, and the arguments that it takes. */
-export const renewals = {
+export const updaters = {
   k3s: renewK3s,
   bun: renewBun,
   dagger: renewDagger,
@@ -25,15 +25,15 @@ type Values = [pin: Pin, value: string][];
  * Renews one pin in all its places.
  *
  * @param args version or tag, default the newest; of an action first which, OWNER/NAME
- * @throws {PipelineError} "usage": arguments; "surroundings": not there, not reached; the project is as it was
+ * @throws {PipelineError} "usage": arguments; "environment": not there, not reached; the project is as it was
  */
-export async function renew(
+export async function updatePin(
   project: Project,
-  name: keyof typeof renewals,
+  name: keyof typeof updaters,
   args: string[],
   options: DownloadOptions = {},
 ): Promise<Values> {
-  const values = await renewals[name](args, options, project);
+  const values = await updaters[name](args, options, project);
   for (const [each, value] of values) setPin(project, each, value);
   return values;
 }
@@ -42,14 +42,14 @@ async function renewK3s([given]: string[], options: DownloadOptions): Promise<Va
   const repository = "k3s-io/k3s";
   const tag = wellFormed(pin.k3s, given ?? (await newestRelease(repository, options)));
   const commit = await commitAt(repository, tag, options);
-  const url = fileAt(repository, commit, "install.sh");
+  const url = rawFileUrl(repository, commit, "install.sh");
   const sha256 = sha256Of(await download(url, options));
   const published = new TextDecoder().decode(
-    await download(fileAt(repository, commit, "install.sh.sha256sum"), options),
+    await download(rawFileUrl(repository, commit, "install.sh.sha256sum"), options),
   );
   if (!published.split("\n").includes(`${sha256}  install.sh`)) {
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `k3s's install.sh at ${tag} has the SHA-256 ${sha256}, which is not that of install.sh.sha256sum beside it: ` +
         published.trim(),
       { hint: "Nothing was written. One of the two is not k3s's." },
@@ -95,7 +95,7 @@ async function renewAction(
   project: Project,
 ): Promise<Values> {
   const action = actionPin(repository ?? "");
-  if (!repository || usesOf(action, project).length === 0)
+  if (!repository || locationsOf(action, project).length === 0)
     throw new PipelineError("usage", `no workflow uses an action "${repository ?? ""}": OWNER/NAME`);
   const tag = given ?? (await newestRelease(repository, options));
   return [[action, wellFormed(action, `${await commitAt(repository, tag, options)} # ${tag}`)]];
@@ -114,7 +114,7 @@ function wellFormed(wanted: Pin, value: string): string {
 }
 
 function notThere(message: string): PipelineError {
-  return new PipelineError("surroundings", message, {
+  return new PipelineError("environment", message, {
     hint: "Nothing was written. Is it spelled as it was published?",
   });
 }

@@ -8,7 +8,7 @@
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { run } from "../core/process.ts";
+import { runProcess } from "../core/process.ts";
 
 export type Credentials = { user: string; password: string } | { identityToken: string };
 
@@ -54,7 +54,7 @@ function authFiles(): string[] {
  *
  * @param registry `host` or `host:port`; Docker Hub is docker.io
  * @param path the repository's path, for entries that hold for a part of a registry
- * @throws {PipelineError} "surroundings" when a file is not JSON or may not be read, or a credential helper fails
+ * @throws {PipelineError} "environment" when a file is not JSON or may not be read, or a credential helper fails
  */
 export async function findCredentials(
   registry: string,
@@ -75,13 +75,9 @@ async function readAuthFile(path: string): Promise<AuthFile> {
     const code = error instanceof Error && "code" in error ? error.code : undefined;
     if (code === "ENOENT" || code === "ENOTDIR") return {};
     // Without the cause: a parser's message quotes what it could not parse.
-    throw new PipelineError(
-      "surroundings",
-      `cannot read the credentials in ${path} (${code ?? "not JSON"})`,
-      {
-        hint: "Correct or remove that file; `podman login` and `docker login` write a new one.",
-      },
-    );
+    throw new PipelineError("environment", `cannot read the credentials in ${path} (${code ?? "not JSON"})`, {
+      hint: "Correct or remove that file; `podman login` and `docker login` write a new one.",
+    });
   }
 }
 
@@ -119,7 +115,7 @@ const isWord = (value: unknown): value is string => typeof value === "string" &&
 /** Asks a credential helper. Protocol: https://github.com/docker/docker-credential-helpers#development */
 async function ask(helper: string, server: string, signal: AbortSignal): Promise<Credentials | undefined> {
   const program = `docker-credential-${helper}`;
-  const { code, stdout } = await run([program, "get"], { input: server, timeoutSeconds: 30, signal });
+  const { code, stdout } = await runProcess([program, "get"], { input: server, timeoutSeconds: 30, signal });
   if (code !== 0 && /credentials not found/i.test(stdout)) return undefined;
   try {
     if (code !== 0) throw new Error();
@@ -129,7 +125,7 @@ async function ask(helper: string, server: string, signal: AbortSignal): Promise
     return user === "<token>" ? { identityToken: password } : { user, password };
   } catch {
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `${program} gives no credentials for ${server} (exit code ${code})`,
       {
         hint: `\`echo ${server} | ${program} get\` shows what it says.`,

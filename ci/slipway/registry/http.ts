@@ -11,7 +11,7 @@ import { isLoopback } from "./reference.ts";
 const MOST_REDIRECTS = 5;
 const redirects = new Set([301, 302, 303, 307, 308]);
 
-export interface Request {
+export interface HttpRequest {
   method?: "GET" | "HEAD" | "POST" | "PUT";
   headers?: Record<string, string>;
   body?: Uint8Array<ArrayBuffer> | URLSearchParams;
@@ -20,13 +20,13 @@ export interface Request {
   seconds?: number;
 }
 
-export interface Reply extends Pick<Response, "status" | "ok" | "headers"> {
+export interface HttpReply extends Pick<Response, "status" | "ok" | "headers"> {
   /** Of the last one that was asked. */
   url: string;
   body: Uint8Array;
 }
 
-export interface Terms {
+export interface RequestPolicy {
   /** As a person calls it. */
   registry: string;
   /** Whether all of it has to be https, on this machine too: it began so. */
@@ -37,10 +37,10 @@ export interface Terms {
 }
 
 /**
- * @throws {PipelineError} "surroundings" when nobody answers, or the way would go on without TLS: nothing is sent there then
+ * @throws {PipelineError} "environment" when nobody answers, or the way would go on without TLS: nothing is sent there then
  * @throws the signal's reason when it was aborted
  */
-export async function exchange(from: URL, request: Request, terms: Terms): Promise<Reply> {
+export async function sendRequest(from: URL, request: HttpRequest, terms: RequestPolicy): Promise<HttpReply> {
   const { redirect, seconds: _, ...first } = request;
   const limit = AbortSignal.timeout(terms.seconds * 1000);
   let [url, init] = [from, first];
@@ -60,14 +60,14 @@ function isAllowed({ protocol, hostname }: URL, secure: boolean): boolean {
   return protocol === "https:" || (!secure && protocol === "http:" && isLoopback(hostname));
 }
 
-function targetOf({ status, headers, url }: Reply): URL | undefined {
+function targetOf({ status, headers, url }: HttpReply): URL | undefined {
   const location = headers.get("location");
   if (!redirects.has(status) || location === null) return undefined;
   return URL.parse(location, url) ?? undefined;
 }
 
 /** What is asked at a redirect's target. Authorization is for the origin that it was meant for. */
-function redirected(request: Request, status: number, sameOrigin: boolean): Request {
+function redirected(request: HttpRequest, status: number, sameOrigin: boolean): HttpRequest {
   const { method = "GET", headers = {}, body } = request;
   const { Authorization: _, ...others } = headers;
   const kept = sameOrigin ? headers : others;
@@ -78,7 +78,12 @@ function redirected(request: Request, status: number, sameOrigin: boolean): Requ
   return { method: "GET", headers: bare };
 }
 
-async function once(url: URL, init: Request, limit: AbortSignal, terms: Terms): Promise<Reply> {
+async function once(
+  url: URL,
+  init: HttpRequest,
+  limit: AbortSignal,
+  terms: RequestPolicy,
+): Promise<HttpReply> {
   try {
     const response = await fetch(url, {
       ...init,
@@ -95,29 +100,29 @@ async function once(url: URL, init: Request, limit: AbortSignal, terms: Terms): 
   }
 }
 
-function unencrypted({ origin }: URL, { registry }: Terms): PipelineError {
+function unencrypted({ origin }: URL, { registry }: RequestPolicy): PipelineError {
   const message = `${registry} sends us on to ${origin}, which is not encrypted; nothing was sent there`;
-  return new PipelineError("surroundings", message, {
+  return new PipelineError("environment", message, {
     hint: "Does a proxy in front of the registry tell it X-Forwarded-Proto? Registries make their addresses of that.",
   });
 }
 
-function astray({ host }: URL, { registry }: Terms): PipelineError {
+function astray({ host }: URL, { registry }: RequestPolicy): PipelineError {
   const message = `${registry} sends us on more than ${MOST_REDIRECTS} times, from ${host}`;
-  return new PipelineError("surroundings", message, { hint: "The registry's log should say more." });
+  return new PipelineError("environment", message, { hint: "The registry's log should say more." });
 }
 
 /** Why there was no reply at all. */
 function noReply(host: string, seconds: number, error: unknown): PipelineError {
   const { name, code = name } = error as { name: string; code?: string };
   if (name === "TimeoutError") {
-    return new TransientError("surroundings", `${host} gave no answer within ${seconds} s`, {
+    return new TransientError("environment", `${host} gave no answer within ${seconds} s`, {
       hint: "Is the registry overloaded, or the way to it slow? Run the command again.",
       cause: error,
     });
   }
   if (/CERT|TLS|SSL|SIGNATURE|EPROTO/.test(code)) {
-    return new PipelineError("surroundings", `${host} has no TLS that this machine trusts (${code})`, {
+    return new PipelineError("environment", `${host} has no TLS that this machine trusts (${code})`, {
       hint:
         "NODE_EXTRA_CA_CERTS names a file with the certificate of an authority of your own; " +
         "without TLS a registry is used on localhost alone.",
@@ -125,14 +130,14 @@ function noReply(host: string, seconds: number, error: unknown): PipelineError {
     });
   }
   if (/ECONNRESET|EPIPE/.test(code)) {
-    return new TransientError("surroundings", `${host} broke off the connection (${code})`, {
+    return new TransientError("environment", `${host} broke off the connection (${code})`, {
       hint: "A registry or proxy does that when a request is too large for it, or when it restarts.",
       cause: error,
     });
   }
   // Nobody listens while it restarts; a name that nobody knows stays unknown.
   const Kind = /ECONNREFUSED|ETIMEDOUT|EAI_AGAIN/.test(code) ? TransientError : PipelineError;
-  return new Kind("surroundings", `${host} cannot be reached (${code})`, {
+  return new Kind("environment", `${host} cannot be reached (${code})`, {
     hint: "Is the registry's name right, does it run, and does this machine reach it?",
     cause: error,
   });

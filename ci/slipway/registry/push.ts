@@ -4,17 +4,17 @@
  * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md. Layers go
  * compressed with zstd: half the size of a layer, in a quarter of gzip's time.
  */
-import { levels } from "../image/archive-writer.ts";
+import { zstdLevels } from "../image/archive-writer.ts";
 import { PipelineError } from "../core/errors.ts";
 import { digestOf as digestOfBytes, isDigest } from "../core/hash.ts";
 import {
   digestInName,
-  familiarName,
+  shortImageName,
   layerReader,
   readArchive,
   type Archive,
 } from "../image/archive-reader.ts";
-import { packingOf } from "../image/decompress.ts";
+import { detectCompression } from "../image/decompress.ts";
 import type { TarEntry } from "../image/tar-reader.ts";
 import { attachSbom } from "./referrer.ts";
 import { parseReference } from "./reference.ts";
@@ -38,11 +38,11 @@ export interface PushOptions extends RegistryOptions {
  *
  * @param reference `registry[:port]/path:tag`
  * @returns the manifest's digest, `sha256:…`
- * @throws {PipelineError} "surroundings": no such archive, registry not reached, credentials, space; "usage": reference
+ * @throws {PipelineError} "environment": no such archive, registry not reached, credentials, space; "usage": reference
  * @throws the signal's reason when it was aborted
  */
-export async function push(archive: string, reference: string, options: PushOptions): Promise<string> {
-  return (await pushImage(archive, await read(archive), reference, options)).digest;
+export async function pushImage(archive: string, reference: string, options: PushOptions): Promise<string> {
+  return (await pushArchive(archive, await read(archive), reference, options)).digest;
 }
 
 /**
@@ -86,7 +86,7 @@ export async function pushIndex(
     const { path, archive, id } = images.get(platform)!;
     const sbom = sbomOf?.(path);
     const { os, architecture } = archive.config;
-    const image = await pushImage(path, archive, `${repository}:${id}`, {
+    const image = await pushArchive(path, archive, `${repository}:${id}`, {
       ...options,
       ...(sbom && { sbom }),
     });
@@ -109,11 +109,11 @@ export async function pushIndex(
 /** The id in an archive's names. */
 function idIn(name: string, { names }: Archive): string | undefined {
   const own = new RegExp(`^${name}:([0-9a-f]{12})$`);
-  return names.flatMap((name) => own.exec(familiarName(name))?.[1] ?? [])[0];
+  return names.flatMap((name) => own.exec(shortImageName(name))?.[1] ?? [])[0];
 }
 
 /** @returns the manifest, as an index names it */
-async function pushImage(
+async function pushArchive(
   archive: string,
   { configEntry, layers, config }: Archive,
   reference: string,
@@ -140,8 +140,8 @@ async function pushImage(
     if (digestOfBytes(bytes) !== config.rootfs.diff_ids[index])
       throw notAnArchive(archive, `its layer ${layer.path} is not what its config says`);
     // What came with gzip goes with zstd as well.
-    const isZstd = packingOf(stored) === "zstd";
-    const compressed = isZstd ? stored : await Bun.zstdCompress(bytes, { level: levels.fast });
+    const isZstd = detectCompression(stored) === "zstd";
+    const compressed = isZstd ? stored : await Bun.zstdCompress(bytes, { level: zstdLevels.fast });
     const what = `layer ${index + 1} of ${layers.length}`;
     return send(what, types.layer, compressed as Uint8Array<ArrayBuffer>);
   };
@@ -185,10 +185,13 @@ async function pushImage(
  *
  * @param reference `registry[:port]/path:tag`
  * @returns the manifest's digest, `sha256:…`; undefined when there is none
- * @throws {PipelineError} "surroundings": registry not reached, credentials; "usage": reference
+ * @throws {PipelineError} "environment": registry not reached, credentials; "usage": reference
  * @throws the signal's reason when it was aborted
  */
-export async function digestUnder(reference: string, options: RegistryOptions): Promise<string | undefined> {
+export async function resolveDigest(
+  reference: string,
+  options: RegistryOptions,
+): Promise<string | undefined> {
   return new Repository(parseReference(reference), "pull", options).digest();
 }
 
@@ -200,7 +203,7 @@ export async function digestUnder(reference: string, options: RegistryOptions): 
  * @returns the manifest's digest, and whether it is the same image, whole; undefined when there is nothing
  * @throws {PipelineError} as push()
  */
-export async function compareUnder(
+export async function compareWithRemote(
   archive: string,
   reference: string,
   options: RegistryOptions,
@@ -252,7 +255,7 @@ async function read(path: string): Promise<Archive> {
 }
 
 function notAnArchive(path: string, why: string, cause?: unknown): PipelineError {
-  return new PipelineError("surroundings", `${path} is no docker-archive that could be pushed: ${why}`, {
+  return new PipelineError("environment", `${path} is no docker-archive that could be pushed: ${why}`, {
     hint: `\`bun ci/pipeline.ts image --output ${path}\` makes one.`,
     cause,
   });

@@ -23,7 +23,7 @@ const emptyType = "application/vnd.oci.empty.v1+json";
  * @param subject the image's manifest, which is in the repository
  * @param path the SBOM, CycloneDX in JSON
  * @returns the digest of its manifest, and whether it was sent
- * @throws {PipelineError} "surroundings": no such file, registry not reached, credentials, space
+ * @throws {PipelineError} "environment": no such file, registry not reached, credentials, space
  */
 export async function attachSbom(
   repository: Repository,
@@ -33,7 +33,7 @@ export async function attachSbom(
   const content = await Bun.file(path)
     .bytes()
     .catch((cause: unknown) => {
-      throw new PipelineError("surroundings", `there is no SBOM at ${path}`, {
+      throw new PipelineError("environment", `there is no SBOM at ${path}`, {
         hint: "`bun ci/pipeline.ts image` writes the archive, and the SBOM beside it.",
         cause,
       });
@@ -87,7 +87,7 @@ async function fallbackList(repository: Repository, subject: Descriptor): Promis
   const { manifests } = found.content;
   if (!manifests)
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `the registry's tag ${tag} is no list of what refers to the image`,
       {
         hint: "Who put it there? Without that tag the SBOM can be attached.",

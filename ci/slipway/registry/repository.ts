@@ -4,7 +4,7 @@
  * Protocol: OCI distribution specification 1.1, https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
  */
 import { digestOf, isDigest } from "../core/hash.ts";
-import type { Request } from "./http.ts";
+import type { HttpRequest } from "./http.ts";
 import { isTransient, Transport } from "./transport.ts";
 
 /** Seconds that an upload may take. */
@@ -43,7 +43,7 @@ export interface Manifest extends Partial<Index> {
   layers?: { digest: string }[];
 }
 
-/** Every method throws a PipelineError "surroundings" when the registry cannot be reached, refuses, or is wrong. */
+/** Every method throws a PipelineError "environment" when the registry cannot be reached, refuses, or is wrong. */
 export class Repository extends Transport {
   /** The digest under the reference's tag; undefined when there is none. */
   async digest(): Promise<string | undefined> {
@@ -81,7 +81,7 @@ export class Repository extends Transport {
     name?: string,
   ): Promise<{ digest: string; linked: boolean }> {
     const digest = digestOf(manifest);
-    const request: Request = { method: "PUT", headers: { "Content-Type": type }, body: manifest };
+    const request: HttpRequest = { method: "PUT", headers: { "Content-Type": type }, body: manifest };
     const reply = await this.persist(() => this.must(this.manifestUrl(name), request));
     this.compare(digest, reply);
     return { digest, linked: reply.headers.has("oci-subject") };

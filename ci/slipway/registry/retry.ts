@@ -14,7 +14,7 @@ export class TransientError extends PipelineError {
   pauseSeconds: number | undefined;
 }
 
-export interface Patience {
+export interface RetryOptions {
   signal: AbortSignal;
   say?: ((line: string) => void) | undefined;
   /** Seconds within which the last try begins; pauses that the registry asks for come on top. Default: 60. */
@@ -28,7 +28,7 @@ export interface Patience {
  *
  * @throws what the last attempt has thrown; the signal's reason when it was aborted
  */
-export async function persist<T>(attempt: () => Promise<T>, patience: Patience): Promise<T> {
+export async function withRetry<T>(attempt: () => Promise<T>, patience: RetryOptions): Promise<T> {
   const { signal, say, seconds = PATIENCE_SECONDS, pauseSeconds = 1 } = patience;
   let end = performance.now() + seconds * 1000;
   for (let tried = 1; ; tried++) {
@@ -50,7 +50,7 @@ export async function persist<T>(attempt: () => Promise<T>, patience: Patience):
 
 function tooLong({ message }: TransientError, seconds: number): PipelineError {
   return new PipelineError(
-    "surroundings",
+    "environment",
     `${message}, and asks for a pause of ${seconds} s, which is longer than is waited for here`,
     { hint: "Run the command again then." },
   );

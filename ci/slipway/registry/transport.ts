@@ -9,9 +9,9 @@
 import { PipelineError } from "../core/errors.ts";
 import { parseChallenges } from "./challenge.ts";
 import { findCredentials } from "./credentials.ts";
-import { exchange, type Reply, type Request } from "./http.ts";
-import { pauseAsked } from "../core/retry-after.ts";
-import { persist, TransientError } from "./retry.ts";
+import { sendRequest, type HttpReply, type HttpRequest } from "./http.ts";
+import { parseRetryAfter } from "../core/retry-after.ts";
+import { withRetry, TransientError } from "./retry.ts";
 import type { Reference } from "./reference.ts";
 
 /** Statuses of a moment: too many requests, a server that stumbled, and a proxy without the registry behind it. */
@@ -32,7 +32,7 @@ export interface RegistryOptions {
 /** Seconds that a request may take. */
 const REQUEST_SECONDS = 30;
 
-/** Every method throws a PipelineError "surroundings" when the registry cannot be reached, refuses, or is wrong. */
+/** Every method throws a PipelineError "environment" when the registry cannot be reached, refuses, or is wrong. */
 export class Transport {
   private authorization: Promise<string> | undefined;
   /** Whether credentials were found, for the sentence about a refusal. */
@@ -49,14 +49,14 @@ export class Transport {
   }
 
   /** A request whose answer may be that there is no such thing: then undefined. */
-  protected async ask(url: URL, request: Request): Promise<Reply | undefined> {
+  protected async ask(url: URL, request: HttpRequest): Promise<HttpReply | undefined> {
     const reply = await this.authorized(url, request);
     if (reply.status === 404) return undefined;
     if (!reply.ok) throw this.refusal(url.host, reply);
     return reply;
   }
 
-  protected async must(url: URL, request: Request): Promise<Reply> {
+  protected async must(url: URL, request: HttpRequest): Promise<HttpReply> {
     const reply = await this.authorized(url, request);
     if (!reply.ok) throw this.refusal(url.host, reply);
     return reply;
@@ -69,7 +69,7 @@ export class Transport {
    */
   protected persist<T>(attempt: () => Promise<T>, seconds = this.requestSeconds): Promise<T> {
     const { signal, say, pauseSeconds } = this.options;
-    return persist(attempt, { signal, say, pauseSeconds, seconds: seconds * 2 });
+    return withRetry(attempt, { signal, say, pauseSeconds, seconds: seconds * 2 });
   }
 
   private get requestSeconds(): number {
@@ -77,7 +77,7 @@ export class Transport {
   }
 
   /** A request with what authorizes it. A challenge is answered once: at the start, and when a token has expired. */
-  protected async authorized(url: URL, request: Request): Promise<Reply> {
+  protected async authorized(url: URL, request: HttpRequest): Promise<HttpReply> {
     if (url.origin !== this.reference.origin) return this.send(url, request);
     const used = this.authorization;
     const reply = await this.send(url, await authorize(request, used));
@@ -93,7 +93,7 @@ export class Transport {
   }
 
   /** The Authorization that a challenge asks for. */
-  private async answer(reply: Reply): Promise<string> {
+  private async answer(reply: HttpReply): Promise<string> {
     const { registry, path } = this.reference;
     const challenge = reply.headers.get("www-authenticate") ?? "";
     const credentials = await findCredentials(registry, path, this.signal);
@@ -118,7 +118,7 @@ export class Transport {
       scope: `repository:${path}:${this.actions}`,
     };
     // Redirects are not followed: what is sent here is meant for this endpoint.
-    const request: Request = { redirect: "manual" };
+    const request: HttpRequest = { redirect: "manual" };
     if (credentials && "identityToken" in credentials) {
       request.method = "POST";
       request.body = new URLSearchParams({
@@ -141,9 +141,9 @@ export class Transport {
   }
 
   /** One request and its whole reply, over https or to this machine. */
-  private send(url: URL, request: Request): Promise<Reply> {
+  private send(url: URL, request: HttpRequest): Promise<HttpReply> {
     const { registry, origin } = this.reference;
-    return exchange(url, request, {
+    return sendRequest(url, request, {
       registry,
       secure: origin.startsWith("https:"),
       seconds: request.seconds ?? this.requestSeconds,
@@ -152,7 +152,7 @@ export class Transport {
   }
 
   /** What the registry says that it has must be what we know it by. */
-  protected compare(digest: string, reply: Reply): void {
+  protected compare(digest: string, reply: HttpReply): void {
     const given = reply.headers.get("docker-content-digest");
     if (given === null || given === digest) return;
     throw this.error(`says ${given} of what is ${digest}`, {
@@ -160,7 +160,7 @@ export class Transport {
     });
   }
 
-  protected json<T>({ body, url }: Reply): T {
+  protected json<T>({ body, url }: HttpReply): T {
     try {
       return Object(JSON.parse(Buffer.from(body).toString()));
     } catch {
@@ -170,11 +170,11 @@ export class Transport {
   }
 
   protected error(message: string, options: { hint?: string } = {}): PipelineError {
-    return new PipelineError("surroundings", `${this.reference.registry} ${message}`, options);
+    return new PipelineError("environment", `${this.reference.registry} ${message}`, options);
   }
 
   /** Says what was refused, by whom, in the registry's own words, and what to do about it. */
-  protected refusal(host: string, { status, headers, body }: Reply): PipelineError {
+  protected refusal(host: string, { status, headers, body }: HttpReply): PipelineError {
     const { path, tag } = this.reference;
     const text = Buffer.from(body).toString();
     const words = [String(status), ...registryErrors(text)].join(", ");
@@ -183,11 +183,11 @@ export class Transport {
     if (transient.has(status) && !isFull(status, text)) {
       const busy = "The registry is busy or restarts: run the command again in a while.";
       const hint = status === 500 ? this.wayOut(status, text) : busy;
-      const error = new TransientError("surroundings", message, { hint });
-      error.pauseSeconds = pauseAsked(headers);
+      const error = new TransientError("environment", message, { hint });
+      error.pauseSeconds = parseRetryAfter(headers);
       return error;
     }
-    return new PipelineError("surroundings", message, { hint: this.wayOut(status, text) });
+    return new PipelineError("environment", message, { hint: this.wayOut(status, text) });
   }
 
   private wayOut(status: number, text: string): string {
@@ -211,7 +211,10 @@ function isFull(status: number, text: string): boolean {
   return status === 413 || status === 507 || /no space left|quota/i.test(text);
 }
 
-async function authorize(request: Request, authorization: Promise<string> | undefined): Promise<Request> {
+async function authorize(
+  request: HttpRequest,
+  authorization: Promise<string> | undefined,
+): Promise<HttpRequest> {
   if (!authorization) return request;
   return { ...request, headers: { ...request.headers, Authorization: await authorization } };
 }

@@ -6,14 +6,14 @@
  * `serve` is as it would be without.
  */
 import { listen } from "./bun.ts";
-import { handOver } from "./shutdown.ts";
+import { runAfterDrain } from "./shutdown.ts";
 import { serve } from "./service.ts";
 import type { NodeServer, Path } from "./service.d";
 
 declare const BUILD_OWN_PATHS: readonly Path[];
 
 /** Those that the build has found in the source: a router answers them, which cannot be seen from outside. */
-const how = { own: BUILD_OWN_PATHS };
+const how = { customPaths: BUILD_OWN_PATHS };
 
 type Options = Parameters<typeof serve>[0] & object;
 
@@ -52,7 +52,7 @@ for (const method of ["on", "once", "addListener", "prependListener", "prependOn
   process[method] = ((event: string, handler: (signal: string) => unknown) => {
     if (!signals.has(event)) return own(event, handler);
     // One for both signals is called once.
-    if (!handlers.has(handler)) handOver(() => handler(event));
+    if (!handlers.has(handler)) runAfterDrain(() => handler(event));
     handlers.add(handler);
     return process;
   }) as never;

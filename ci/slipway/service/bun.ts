@@ -1,6 +1,6 @@
 /** Bun's server, with the three paths and a drain. */
-import { answers, isFirst, now, type Leaver } from "./shutdown.ts";
-import { built } from "./version.ts";
+import { builtInRoutes, isFirstServer, drainState, type DrainableServer } from "./shutdown.ts";
+import { isBuild } from "./version.ts";
 
 /** Bun's own: slipway/attach puts another in its place. */
 export const listen = Bun.serve;
@@ -12,8 +12,11 @@ export type BunServer = Bun.Server<unknown>;
 export type BunOptions = Bun.Serve.Options<unknown, string>;
 type Handler = (this: unknown, request: Request, server: BunServer) => unknown;
 
-export function serveBun(options: BunOptions, paths: string[]): { server: BunServer; leaver: Leaver } {
-  const ours = Object.fromEntries(paths.map((path) => [path, { GET: answers[path]! }]));
+export function serveBun(
+  options: BunOptions,
+  paths: string[],
+): { server: BunServer; leaver: DrainableServer } {
+  const ours = Object.fromEntries(paths.map((path) => [path, { GET: builtInRoutes[path]! }]));
   /** The options with our routes, and with replies that say when they are the last ones. */
   const dress = (options: BunOptions, last: boolean) => {
     const { fetch, error, routes: given } = options as { fetch?: Handler; error?: OnError; routes?: object };
@@ -34,7 +37,7 @@ export function serveBun(options: BunOptions, paths: string[]): { server: BunSer
   const given = options as { port?: number | string; unix?: string };
   const server = listen({
     ...(given.unix === undefined && { hostname: "0.0.0.0", reusePort: false }),
-    ...((built || env.NODE_ENV === "production") && { development: false }),
+    ...((isBuild || env.NODE_ENV === "production") && { development: false }),
     ...dress(options, false),
     ...(given.unix === undefined && { port: port(given.port) }),
   } as BunOptions);
@@ -44,11 +47,11 @@ export function serveBun(options: BunOptions, paths: string[]): { server: BunSer
   let current = options;
   server.reload = ((changed: BunOptions) => {
     current = { ...current, ...changed } as BunOptions;
-    reload(dress(current, now.leaving));
+    reload(dress(current, drainState.leaving));
     return server;
   }) as BunServer["reload"];
-  const leave = () => void reload(dress(current, true));
-  return { server, leaver: { stop: (force) => server.stop(force), leave } };
+  const startDraining = () => void reload(dress(current, true));
+  return { server, leaver: { stop: (force) => server.stop(force), startDraining } };
 }
 
 type OnError = (this: BunServer, error: unknown) => unknown;
@@ -85,7 +88,7 @@ function marked(handler: Handler): Handler {
 
 /** A handler that has upgraded to a websocket replies nothing. */
 function mark(reply: unknown): unknown {
-  if (now.leaving && reply instanceof Response) reply.headers.set("Connection", "close");
+  if (drainState.leaving && reply instanceof Response) reply.headers.set("Connection", "close");
   return reply;
 }
 
@@ -98,7 +101,7 @@ const failed: OnError = (error) => {
 
 /** The port to listen on: a platform that sets PORT knocks there. Only one server can have it: the first. */
 function port(given: number | string | undefined): number | string {
-  if (!isFirst() || !env.PORT) return given ?? 8080;
+  if (!isFirstServer() || !env.PORT) return given ?? 8080;
   const port = Number(env.PORT);
   if (Number.isInteger(port) && port >= 0 && port <= 65535) return port;
   throw new Error(`PORT is ${JSON.stringify(env.PORT)}, which is no port: 0 to 65535`);

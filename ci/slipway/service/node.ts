@@ -1,5 +1,5 @@
 /** A server of node:http or node:https, with the three paths and a drain. */
-import { answers, now, type Leaver } from "./shutdown.ts";
+import { builtInRoutes, drainState, type DrainableServer } from "./shutdown.ts";
 import type { NodeServer } from "./service.d";
 
 /** The parts of a Node request and reply that are used. */
@@ -18,7 +18,7 @@ export function isNodeServer(target: object): target is NodeServer {
   return "closeAllConnections" in target && "emit" in target;
 }
 
-export function serveNode(server: NodeServer, paths: string[]): Leaver {
+export function serveNode(server: NodeServer, paths: string[]): DrainableServer {
   /** What the server's replies have in common. */
   let replies: NodeReply | undefined;
   const emit = server.emit as (this: unknown, event: string, ...values: unknown[]) => boolean;
@@ -28,17 +28,17 @@ export function serveNode(server: NodeServer, paths: string[]): Leaver {
     const [request, reply] = values as [NodeRequest, NodeReply];
     if (!replies) {
       replies = Object.getPrototypeOf(reply) as NodeReply;
-      if (now.leaving) endConnections(replies);
+      if (drainState.leaving) endConnections(replies);
     }
     const path = pathOf(request.url);
     if (!paths.includes(path) || (request.method !== "GET" && request.method !== "HEAD")) {
       return emit.call(this, event, ...values);
     }
-    void send(reply, answers[path]!());
+    void send(reply, builtInRoutes[path]!());
     return true;
   };
   return {
-    leave: () => replies && endConnections(replies),
+    startDraining: () => replies && endConnections(replies),
     async stop(force) {
       if (force) return server.closeAllConnections();
       const { promise, resolve } = Promise.withResolvers<void>();

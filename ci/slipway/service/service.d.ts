@@ -31,14 +31,14 @@ export interface ServiceOptions {
    * Seconds from the signal until no connection is accepted any more: load balancers need them to take notice. 2 unless
    * given; the environment's DRAIN_DELAY_SECONDS wins. Of several servers' the longest holds for all.
    */
-  delaySeconds?: number | undefined;
+  drainDelaySeconds?: number | undefined;
   /**
    * Seconds that requests in flight then have to finish before they are cut. 10 unless given; the environment's
    * DRAIN_TIMEOUT_SECONDS wins. Of several servers' the longest holds for all.
    */
-  timeoutSeconds?: number | undefined;
+  drainTimeoutSeconds?: number | undefined;
   /** Those of the three paths that the service answers itself. None unless given. */
-  own?: readonly Path[] | undefined;
+  customPaths?: readonly Path[] | undefined;
 }
 
 /** What this build is. */

@@ -8,7 +8,7 @@
  * needs no handler (static replies) is exchanged for such that say `Connection: close` only when the drain begins.
  */
 import { serveBun, type BunOptions, type BunServer } from "./bun.ts";
-import { afterDrain, answers, takeOn } from "./shutdown.ts";
+import { afterDrain, builtInRoutes, registerServer } from "./shutdown.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { isNodeServer, serveNode } from "./node.ts";
 import type * as face from "./service.d";
@@ -24,17 +24,17 @@ export function serve<Data = undefined, R extends string = never>(
 ): Bun.Server<Data>;
 export function serve(target: NodeServer | BunOptions, how: ServiceOptions = {}): NodeServer | BunServer {
   const life = {
-    delaySeconds: seconds("DRAIN_DELAY_SECONDS", how.delaySeconds ?? 2),
-    timeoutSeconds: seconds("DRAIN_TIMEOUT_SECONDS", how.timeoutSeconds ?? 10),
+    delaySeconds: seconds("DRAIN_DELAY_SECONDS", how.drainDelaySeconds ?? 2),
+    timeoutSeconds: seconds("DRAIN_TIMEOUT_SECONDS", how.drainTimeoutSeconds ?? 10),
     ready: how.ready,
   };
-  const paths = Object.keys(answers).filter((path) => !how.own?.includes(path as Path));
+  const paths = Object.keys(builtInRoutes).filter((path) => !how.customPaths?.includes(path as Path));
   if (isNodeServer(target)) {
-    takeOn(serveNode(target, paths), life);
+    registerServer(serveNode(target, paths), life);
     return target;
   }
   const { server, leaver } = serveBun(target, paths);
-  takeOn(leaver, life);
+  registerServer(leaver, life);
   return server;
 }
 

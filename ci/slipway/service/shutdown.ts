@@ -1,22 +1,22 @@
 /** One process has one life, however many servers it has: this is it. */
 import { Lifecycle } from "./lifecycle.ts";
 import type { Stoppable } from "./service.d";
-import { FRESH, version, VERSION_PATH } from "./version.ts";
+import { NO_STORE_HEADERS, version, VERSION_PATH } from "./version.ts";
 
 /** A server that can also tell its clients to leave. */
-export interface Leaver extends Stoppable {
+export interface DrainableServer extends Stoppable {
   /** From now on every reply says `Connection: close`. */
-  leave(): void;
+  startDraining(): void;
 }
 
-const servers: Leaver[] = [];
+const servers: DrainableServer[] = [];
 /** What is done between the drain and the end. */
 const endings: (() => unknown)[] = [];
 /** The lifecycle's, where it costs nothing to look at it with every reply. */
-export const now = { leaving: false };
+export const drainState = { leaving: false };
 const lifecycle = new Lifecycle((state) => {
-  now.leaving = lifecycle.leaving;
-  if (state === "draining") for (const server of servers) server.leave();
+  drainState.leaving = lifecycle.leaving;
+  if (state === "draining") for (const server of servers) server.startDraining();
 });
 /** Promises of readiness that are not resolved yet. */
 let awaited = 0;
@@ -26,20 +26,23 @@ const times = { delaySeconds: 0, timeoutSeconds: 0 };
 const ENDING_SECONDS = 5;
 
 /** What is answered beside the service's own. */
-export const answers: Record<string, () => Response> = {
+export const builtInRoutes: Record<string, () => Response> = {
   [VERSION_PATH]: version,
   "/readyz": () =>
-    new Response(lifecycle.state, { status: lifecycle.state === "ready" ? 200 : 503, headers: FRESH }),
+    new Response(lifecycle.state, {
+      status: lifecycle.state === "ready" ? 200 : 503,
+      headers: NO_STORE_HEADERS,
+    }),
   // Also while draining, or Kubernetes would kill what is finishing its work.
-  "/healthz": () => new Response("ok", { headers: FRESH }),
+  "/healthz": () => new Response("ok", { headers: NO_STORE_HEADERS }),
 };
 
 /** Whether no server was taken on yet. */
-export const isFirst = (): boolean => servers.length === 0;
+export const isFirstServer = (): boolean => servers.length === 0;
 
 /** Takes a server on, which drains with the others from now on. */
-export function takeOn(
-  server: Leaver,
+export function registerServer(
+  server: DrainableServer,
   { delaySeconds, timeoutSeconds, ready }: { delaySeconds: number; timeoutSeconds: number; ready?: unknown },
 ): void {
   times.delaySeconds = Math.max(times.delaySeconds, delaySeconds);
@@ -59,7 +62,7 @@ export function afterDrain(ending: () => unknown): void {
 }
 
 /** As afterDrain(), for a signal handler of the service's own, which may go on after it has returned and ends the process itself. */
-export function handOver(handler: () => unknown): void {
+export function runAfterDrain(handler: () => unknown): void {
   handedOver = true;
   afterDrain(handler);
   hear();

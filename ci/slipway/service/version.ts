@@ -7,12 +7,12 @@ declare const BUILD_VERSION: string | undefined;
 declare const BUILD_VERSION_PATH: string | undefined;
 
 /** Whether this is a build, and not the source. */
-export const built = typeof BUILD_ID === "string";
+export const isBuild = typeof BUILD_ID === "string";
 
 export const build: Build = {
   ...(typeof BUILD_NAME === "string" && { name: BUILD_NAME }),
   ...(typeof BUILD_VERSION === "string" && { version: BUILD_VERSION }),
-  id: built ? (BUILD_ID as string) : "dev",
+  id: isBuild ? (BUILD_ID as string) : "dev",
   bun: Bun.version,
 };
 
@@ -20,7 +20,7 @@ export const build: Build = {
 export const VERSION_PATH = typeof BUILD_VERSION_PATH === "string" ? BUILD_VERSION_PATH : "/version";
 
 /** An answer kept by a cache says nothing about now. */
-export const FRESH = { "Cache-Control": "no-store" };
+export const NO_STORE_HEADERS = { "Cache-Control": "no-store" };
 
 /** The reply to `GET /version`: `build` as JSON. */
-export const version = (): Response => Response.json(build, { headers: FRESH });
+export const version = (): Response => Response.json(build, { headers: NO_STORE_HEADERS });

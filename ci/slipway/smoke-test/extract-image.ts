@@ -9,7 +9,7 @@ import { listTar, readTar } from "../image/tar-reader.ts";
  *
  * @throws {Error} when it holds something else, a link for example, or a path that leads out of it
  */
-export async function unpack(archive: string, root: string): Promise<Archive> {
+export async function extractImage(archive: string, root: string): Promise<Archive> {
   const read = (await readArchive(archive))!;
   const { layers, packed } = read;
   await mkdir(root, { recursive: true });

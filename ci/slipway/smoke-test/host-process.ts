@@ -1,13 +1,13 @@
 /** What a machine without namespaces can do: the image's binary and libraries as a process of the host. */
 import { chmod, mkdir, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import type { Pod } from "../kubernetes/pod-spec.ts";
+import type { PodSpec } from "../kubernetes/pod-spec.ts";
 import { PipelineError } from "../core/errors.ts";
-import { onPath } from "../core/process.ts";
+import { isOnPath } from "../core/process.ts";
 import { readElf } from "../image/elf.ts";
-import { endingOf, Failure, live, type Outcome } from "./scenario.ts";
-import type { Place } from "./sandbox.ts";
-import { Words } from "./output-buffer.ts";
+import { exitResultOf, SmokeTestFailure, runScenario, type SmokeTestResult } from "./scenario.ts";
+import type { SandboxPaths } from "./sandbox.ts";
+import { OutputBuffer } from "./output-buffer.ts";
 
 /**
  * Starts the binary with the image's libraries by the host's loader, on a free port, with the directory of
@@ -18,26 +18,26 @@ import { Words } from "./output-buffer.ts";
  *
  * @param stated variables for where addresses and ports are the host's
  * @returns what came of it, and what of the pod was not to be had
- * @throws {PipelineError} "surroundings" when the image was made for another system
+ * @throws {PipelineError} "environment" when the image was made for another system
  */
-export async function unconfined(
-  pod: Pod,
+export async function runOnHost(
+  pod: PodSpec,
   id: string,
-  { directory, root, signal }: Place,
+  { directory, root, signal }: SandboxPaths,
   { archive, stated }: { archive: string; stated: Record<string, string> },
-): Promise<Outcome & { untried: string[] }> {
+): Promise<SmokeTestResult & { untried: string[] }> {
   const [entry, ...args] = pod.argv;
   const binary = join(root, entry!);
   const loader = readElf(binary).interpreter!;
   if (!(await sameFile(loader, join(root, loader)))) {
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `the image brings another C library than this machine's: not run here`,
       { hint: `\`podman load -i ${archive}\` and \`podman run\` try it.` },
     );
   }
   const isRoot = process.getuid?.() === 0;
-  const setpriv = isRoot && onPath("setpriv");
+  const setpriv = isRoot && isOnPath("setpriv");
   // What the image's own root would be: its files are where they are looked for, and nobody but root writes there.
   const cwd = join(root, pod.cwd);
   await mkdir(cwd, { recursive: true });
@@ -65,7 +65,7 @@ export async function unconfined(
     stdout: "pipe",
     stderr: "pipe",
   });
-  const words = new Words();
+  const words = new OutputBuffer();
   words.hear(child.stdout);
   words.hear(child.stderr);
   const abort = () => child.kill("SIGKILL");
@@ -75,11 +75,11 @@ export async function unconfined(
     const running = {
       host: "127.0.0.1",
       words,
-      ended: endingOf(child),
+      ended: exitResultOf(child),
       signal: (name: "SIGTERM" | "SIGKILL") => child.kill(name),
       exec: async () => "not run here",
     };
-    const outcome = await live(reduced, running, id, () => checkLibraries(child.pid, root, loader));
+    const outcome = await runScenario(reduced, running, id, () => checkLibraries(child.pid, root, loader));
     signal.throwIfAborted();
     if (!setpriv) untried.unshift(isRoot ? "another user than root" : "another user");
     return { ...outcome, untried: ["a read-only root without this machine's files", ...untried] };
@@ -92,7 +92,7 @@ export async function unconfined(
 }
 
 /** What of the pod can be asked of a process whose one port is another. */
-function reduce(pod: Pod, port: number): { pod: Pod; untried: string[] } {
+function reduce(pod: PodSpec, port: number): { pod: PodSpec; untried: string[] } {
   const untried = pod.mounts.map(({ path }) => `the mount ${path}`);
   const asks = pod.asks.filter(({ kind, check }) => {
     const can = check.how !== "exec" && check.port === pod.version.port;
@@ -103,7 +103,7 @@ function reduce(pod: Pod, port: number): { pod: Pod; untried: string[] } {
   return { pod: { ...pod, asks: moved, version: { ...pod.version, port } }, untried };
 }
 
-/** @throws {Failure} when the process has loaded a library that is not in the image */
+/** @throws {SmokeTestFailure} when the process has loaded a library that is not in the image */
 async function checkLibraries(pid: number, root: string, loader: string): Promise<void> {
   const maps = await readFile(`/proc/${pid}/maps`, "utf8");
   const loaded = [...maps.matchAll(/\/\S+\.so[.\d]*$/gm)].map(([path]) => path);
@@ -111,7 +111,9 @@ async function checkLibraries(pid: number, root: string, loader: string): Promis
     (path) => !path.startsWith(root) && !path.endsWith(loader.slice(loader.lastIndexOf("/"))),
   );
   if (missing.length > 0) {
-    throw new Failure(`the binary loads what the image does not hold: ${[...new Set(missing)].join(", ")}`);
+    throw new SmokeTestFailure(
+      `the binary loads what the image does not hold: ${[...new Set(missing)].join(", ")}`,
+    );
   }
 }
 

@@ -4,7 +4,7 @@
 const FIRST = 16_384;
 const LAST = 49_152;
 
-export class Words {
+export class OutputBuffer {
   #first = "";
   #last = "";
   #left = 0;

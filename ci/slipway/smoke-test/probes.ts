@@ -1,9 +1,9 @@
 /** Asks as the kubelet does. https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/ */
 import { connect } from "node:net";
-import type { Check } from "../kubernetes/probe-spec.ts";
+import type { ProbeCheck } from "../kubernetes/probe-spec.ts";
 
 /** Runs a command in the container. @returns what is wrong; undefined: it ended with 0 */
-export type Exec = (command: string[], seconds: number) => Promise<string | undefined>;
+export type ExecProbe = (command: string[], seconds: number) => Promise<string | undefined>;
 
 /**
  * Asks once.
@@ -11,11 +11,11 @@ export type Exec = (command: string[], seconds: number) => Promise<string | unde
  * @param seconds within which it has to be answered
  * @returns what is wrong; undefined: it passes
  */
-export async function probe(
+export async function runProbe(
   host: string,
-  check: Check,
+  check: ProbeCheck,
   seconds: number,
-  exec: Exec,
+  exec: ExecProbe,
 ): Promise<string | undefined> {
   if (check.how === "exec") return exec(check.command, seconds);
   if (check.how === "tcp") return knock(host, check.port, seconds);
@@ -51,7 +51,7 @@ function reason(error: unknown, seconds: number): string {
 }
 
 /** A request that has begun: it is in flight until finish(). */
-export interface Flight {
+export interface PendingRequest {
   /** Sends the rest. @returns what is wrong with the reply; undefined: it is whole and says what is expected */
   finish(): Promise<string | undefined>;
 }
@@ -65,10 +65,10 @@ const REPLY_SECONDS = 5;
  *
  * @param expected what the reply has to contain
  */
-export async function depart(
+export async function beginRequest(
   { host, port, path }: { host: string; port: number; path: string },
   expected: string,
-): Promise<Flight> {
+): Promise<PendingRequest> {
   let reply = "";
   const ended = Promise.withResolvers<string>();
   const socket = connect({ host, port });

@@ -8,14 +8,14 @@
  */
 import { chmodSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Pod } from "../kubernetes/pod-spec.ts";
-import { endingOf, live, type Outcome, type Running } from "./scenario.ts";
-import { bringUp, flags, listeningPorts, makeReadOnly, mount, nameHost } from "./syscalls.ts";
-import { Words } from "./output-buffer.ts";
+import type { PodSpec } from "../kubernetes/pod-spec.ts";
+import { exitResultOf, runScenario, type SmokeTestResult, type ServiceProcess } from "./scenario.ts";
+import { configureLoopback, flags, listeningPorts, makeReadOnly, mount, setHostname } from "./syscalls.ts";
+import { OutputBuffer } from "./output-buffer.ts";
 
 /** What it is given. */
-export interface Stage {
-  pod: Pod;
+export interface SandboxConfig {
+  pod: PodSpec;
   id: string;
   /** The image's files. */
   root: string;
@@ -38,9 +38,9 @@ const HOSTNAME_BYTES = 64;
 const SHM_BYTES = 64 * 2 ** 20;
 
 /** What the kubelet puts into /etc; there is no name server. */
-const hosts = ({ address, name }: Pod) => `127.0.0.1 localhost\n::1 localhost\n${address} ${name}\n`;
+const hosts = ({ address, name }: PodSpec) => `127.0.0.1 localhost\n::1 localhost\n${address} ${name}\n`;
 
-function layOut({ pod, root, volumes }: Stage): void {
+function layOut({ pod, root, volumes }: SandboxConfig): void {
   const { nosuid, nodev, noexec } = flags;
   for (const path of ["/proc", "/dev", "/etc", pod.cwd, ...pod.mounts.map(({ path }) => path)]) {
     mkdirSync(join(root, path), { recursive: true });
@@ -79,7 +79,7 @@ function layOut({ pod, root, volumes }: Stage): void {
 }
 
 /** Starts it as process 1 of a further process namespace, as which it gets no signal that it does not handle. */
-function start({ pod, root, user, programs }: Stage): Running {
+function start({ pod, root, user, programs }: SandboxConfig): ServiceProcess {
   // In a user namespace, whose one user is root, another name for that one; or else another one.
   const as = user
     ? ["--user", `--map-user=${pod.uid}`, `--map-group=${pod.gid}`]
@@ -94,13 +94,13 @@ function start({ pod, root, user, programs }: Stage): Running {
     ],
     { env: pod.env, stdin: "ignore", stdout: "pipe", stderr: "pipe" },
   );
-  const words = new Words();
+  const words = new OutputBuffer();
   words.hear(child.stdout);
   words.hear(child.stderr);
   return {
     host: pod.address,
     words,
-    ended: endingOf(child).then(async (ending) =>
+    ended: exitResultOf(child).then(async (ending) =>
       KILLED.test(await words.all()) ? { how: "SIGKILL", ok: false } : ending,
     ),
     signal(name) {
@@ -159,21 +159,21 @@ async function outliveNobody(): Promise<never> {
 }
 
 /** @returns the outcome; a string: why this machine cannot do it */
-async function rehearse(stage: Stage): Promise<Outcome | string> {
+async function rehearse(stage: SandboxConfig): Promise<SmokeTestResult | string> {
   try {
     layOut(stage);
-    bringUp(stage.pod.address);
-    nameHost(stage.pod.name.slice(0, HOSTNAME_BYTES));
+    configureLoopback(stage.pod.address);
+    setHostname(stage.pod.name.slice(0, HOSTNAME_BYTES));
   } catch (error) {
     return (error as Error).message;
   }
-  const outcome = await live(stage.pod, start(stage), stage.id);
+  const outcome = await runScenario(stage.pod, start(stage), stage.id);
   return { ...outcome, output: outcome.output.replace(KILLED, "") };
 }
 
 if (import.meta.main) {
   void outliveNobody();
-  const outcome = await rehearse((await Bun.file(process.argv[2]!).json()) as Stage);
+  const outcome = await rehearse((await Bun.file(process.argv[2]!).json()) as SandboxConfig);
   await Bun.write(Bun.stdout, JSON.stringify(outcome));
   process.exit(0);
 }

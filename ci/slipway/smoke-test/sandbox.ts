@@ -4,11 +4,11 @@
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import type { Pod } from "../kubernetes/pod-spec.ts";
-import type { Stage } from "./sandbox-init.ts";
-import type { Outcome } from "./scenario.ts";
+import type { PodSpec } from "../kubernetes/pod-spec.ts";
+import type { SandboxConfig } from "./sandbox-init.ts";
+import type { SmokeTestResult } from "./scenario.ts";
 
-export interface Place {
+export interface SandboxPaths {
   /** A directory of this run alone. */
   directory: string;
   /** In it, the image's files. */
@@ -24,7 +24,11 @@ const SLACK_SECONDS = 30;
  *
  * @returns what came of it; a string: why this machine cannot do that
  */
-export async function confined(pod: Pod, id: string, place: Place): Promise<Outcome | string> {
+export async function runInSandbox(
+  pod: PodSpec,
+  id: string,
+  place: SandboxPaths,
+): Promise<SmokeTestResult | string> {
   const unshare = which("unshare");
   if (!unshare) return "no unshare on PATH";
   const isRoot = process.getuid?.() === 0;
@@ -34,7 +38,7 @@ export async function confined(pod: Pod, id: string, place: Place): Promise<Outc
     const volumes = join(directory, "volumes");
     await mkdir(volumes, { recursive: true });
     const programs = { unshare, nsenter: which("nsenter") ?? undefined };
-    const stage: Stage = { pod, id, root: place.root, volumes, user, programs };
+    const stage: SandboxConfig = { pod, id, root: place.root, volumes, user, programs };
     const result = await enter(stage, directory, place.signal);
     if (typeof result !== "string") return result;
     // The first reason is that of the way that was to be expected.
@@ -43,7 +47,11 @@ export async function confined(pod: Pod, id: string, place: Place): Promise<Outc
   return refused;
 }
 
-async function enter(stage: Stage, directory: string, signal: AbortSignal): Promise<Outcome | string> {
+async function enter(
+  stage: SandboxConfig,
+  directory: string,
+  signal: AbortSignal,
+): Promise<SmokeTestResult | string> {
   const file = join(directory, "stage.json");
   await Bun.write(file, JSON.stringify(stage), { mode: 0o600 });
   const namespaces = [
@@ -85,7 +93,7 @@ async function enter(stage: Stage, directory: string, signal: AbortSignal): Prom
       child.exited,
     ]);
     signal.throwIfAborted();
-    if (stdout) return JSON.parse(stdout) as Outcome | string;
+    if (stdout) return JSON.parse(stdout) as SmokeTestResult | string;
     return reasonIn(stderr) ?? `unshare ended with ${child.signalCode ?? child.exitCode}`;
   } finally {
     signal.removeEventListener("abort", abort);

@@ -58,7 +58,7 @@ export function makeReadOnly(target: string): void {
 }
 
 /** Brings the loopback interface up, with a further address that is not a loopback's. */
-export function bringUp(address: string): void {
+export function configureLoopback(address: string): void {
   const socket = must(c.socket(AF_INET, SOCK_DGRAM, 0), "a socket");
   const request = (code: number, name: string, fill: (request: Buffer) => void) => {
     const bytes = Buffer.alloc(IFREQ_BYTES);
@@ -77,7 +77,7 @@ export function bringUp(address: string): void {
 }
 
 /** Names this UTS namespace. */
-export function nameHost(name: string): void {
+export function setHostname(name: string): void {
   must(c.sethostname(text(name), Buffer.byteLength(name)), "naming the host");
 }
 

@@ -1,7 +1,7 @@
 /** One connection of ssh to a host, and what is begun there with it: the API's proxy, and a directory that goes with the line. */
 import { PipelineError } from "../core/errors.ts";
-import { endGroup, keep } from "../core/process.ts";
-import { lastWords, refusalOf } from "./errors.ts";
+import { signalProcessGroup, collectOutput } from "../core/process.ts";
+import { lastReason, explainSshError } from "./errors.ts";
 
 /** Seconds that ssh may take to get there; and between two signs of life, three of which may be missing. */
 const CONNECT_SECONDS = 10;
@@ -14,7 +14,7 @@ const SILENT_SECONDS = 45;
 /** Milliseconds that ssh has to end by itself. */
 const GRACE_MS = 2000;
 /** What a script's output begins with: all before it is some login shell's greeting. */
-export const MARK = "slipway:";
+export const OUTPUT_MARKER = "slipway:";
 
 const settings = {
   BatchMode: "yes",
@@ -42,7 +42,7 @@ const codes = { noK3s: 70, noSudo: 71 } as const;
 const READY = "Starting";
 
 // An agent of k3s has no kubeconfig: an image can be brought there, and nothing asked. `test -O` is not in POSIX, but in every sh that Linux has. The pid in a directory's name tells whether its line still is.
-export const first = (nonce: string) => `
+export const bootstrapScript = (nonce: string) => `
 for old in /tmp/slipway-*.*; do
   pid=\${old#/tmp/slipway-}; pid=\${pid%%.*}
   case $pid in ''|*[!0-9]*) continue;; esac
@@ -76,7 +76,7 @@ fi
 `;
 
 /** What is at the other end. */
-export interface There {
+export interface RemoteHostInfo {
   /** The id of the boot of what runs there. */
   boot: string;
   /** For what a script has to lay down; only that user can enter it. */
@@ -87,8 +87,8 @@ export interface There {
   api: string | undefined;
 }
 
-export interface Connection {
-  there: There;
+export interface HostConnection {
+  there: RemoteHostInfo;
   /** The socket that other calls of ssh reach it by. */
   control: string;
   isGone(): boolean;
@@ -102,16 +102,20 @@ export interface Connection {
 /**
  * @param control a path for the socket
  * @param signal ends the attempt, not what comes of it: an interruption still has a word to say to the cluster
- * @throws {PipelineError} "surroundings": no ssh, no way there, no k3s, no rights
+ * @throws {PipelineError} "environment": no ssh, no way there, no k3s, no rights
  */
-export async function connect(host: string, control: string, signal?: AbortSignal): Promise<Connection> {
+export async function connectHost(
+  host: string,
+  control: string,
+  signal?: AbortSignal,
+): Promise<HostConnection> {
   signal?.throwIfAborted();
-  const script = first(crypto.randomUUID().slice(0, 8));
-  const child = start(["ssh", "-T", "-M", `-S${control}`, ...sshOptions, "--", host, commandFor(script)]);
-  const said = keep(child.stderr);
+  const script = bootstrapScript(crypto.randomUUID().slice(0, 8));
+  const child = start(["ssh", "-T", "-M", `-S${control}`, ...sshOptions, "--", host, remoteCommand(script)]);
+  const said = collectOutput(child.stderr);
   let isGone = false;
   const gone = child.exited.then(() => (isGone = true));
-  const kill = () => endGroup(child.pid, "SIGKILL");
+  const kill = () => signalProcessGroup(child.pid, "SIGKILL");
   const limit = setTimeout(kill, FIRST_SECONDS * 1000);
   signal?.addEventListener("abort", kill);
   // A line that was given up without an end, in a laptop that sleeps, is given up there as well.
@@ -128,12 +132,12 @@ export async function connect(host: string, control: string, signal?: AbortSigna
     clearTimeout(grace);
   };
   try {
-    await send(child, scriptOf(script));
+    await send(child, wrapScript(script));
     const facts = await factsIn(child.stdout);
     if (!facts) {
       const code = await child.exited;
       await said.whole;
-      throw refusal(host, code, said.text()) ?? (await refusalOf(host, said.text(), signal));
+      throw refusal(host, code, said.text()) ?? (await explainSshError(host, said.text(), signal));
     }
     const [boot = "", directory = "", sudo = ""] = ["boot", "directory", "sudo"].map((key) => facts.get(key));
     // kubectl's is "Starting to serve on …".
@@ -172,7 +176,7 @@ async function factsIn(stdout: ReadableStream<Uint8Array>): Promise<Map<string, 
     for (const line of lines) {
       const [word = "", ...words] = line.split(" ");
       if (isHeard) facts.set(word, words.join(" "));
-      else isHeard = line === MARK;
+      else isHeard = line === OUTPUT_MARKER;
     }
   }
   // What else comes is nobody's.
@@ -185,7 +189,7 @@ async function factsIn(stdout: ReadableStream<Uint8Array>): Promise<Map<string, 
 /** Of the first script. */
 function refusal(host: string, code: number, said: string): PipelineError | undefined {
   const wrong = (message: string, hint: string) =>
-    new PipelineError("surroundings", `${host}: ${message}; nothing was changed`, { hint, output: said });
+    new PipelineError("environment", `${host}: ${message}; nothing was changed`, { hint, output: said });
   if (code === codes.noK3s) {
     const hint =
       "https://docs.k3s.io/quick-start installs it there; it has to be on that user's PATH, or in /usr/local/bin.";
@@ -193,7 +197,7 @@ function refusal(host: string, code: number, said: string): PipelineError | unde
   }
   if (code !== codes.noSudo) return undefined;
   return wrong(
-    `this user may not read k3s's kubeconfig, and sudo does not let it (${lastWords(said)})`,
+    `this user may not read k3s's kubeconfig, and sudo does not let it (${lastReason(said)})`,
     SUDOERS,
   );
 }
@@ -203,13 +207,13 @@ export const SUDOERS =
   "README has the lines for /etc/sudoers.d that let this user do it; or name root, `--host root@HOST`.";
 
 /** The one command that a login shell gets for a script, of a form that fish and csh read as sh does. */
-export function commandFor(script: string): string {
-  return `exec sh -c 'eval "$(head -c ${Buffer.byteLength(scriptOf(script))})"'`;
+export function remoteCommand(script: string): string {
+  return `exec sh -c 'eval "$(head -c ${Buffer.byteLength(wrapScript(script))})"'`;
 }
 
 /** What is sent for a script. A shell that is not a login's may lack the place where k3s is; split(1) runs what it is given in $SHELL. */
-export function scriptOf(script: string): string {
-  return `umask 077; LC_ALL=C PATH=$PATH:/usr/local/bin SHELL=/bin/sh; export LC_ALL PATH SHELL; echo ${MARK}\n${script}`;
+export function wrapScript(script: string): string {
+  return `umask 077; LC_ALL=C PATH=$PATH:/usr/local/bin SHELL=/bin/sh; export LC_ALL PATH SHELL; echo ${OUTPUT_MARKER}\n${script}`;
 }
 
 function start(ssh: string[]) {
@@ -218,7 +222,7 @@ function start(ssh: string[]) {
     const env = { ...process.env };
     return Bun.spawn(ssh, { env, stdin: "pipe", stdout: "pipe", stderr: "pipe", detached: true });
   } catch (error) {
-    throw new PipelineError("surroundings", "there is no ssh on PATH", {
+    throw new PipelineError("environment", "there is no ssh on PATH", {
       hint: "Debian's package is openssh-client.",
       cause: error,
     });

@@ -5,16 +5,25 @@
  *
  * containerd keeps an imported layer as it came, a tar in its content store, and so a version of before has nearly all of the next.
  */
-import { TIMED_OUT, type Result, type RunOptions } from "../core/process.ts";
-import { BLOCK, CHUNK, deltaOf, DIGITS, unknownChunks, type Base, type Order } from "./delta.ts";
-import type { Line } from "./session.ts";
-import { recallLayer, rememberLayer } from "./layer-cache.ts";
-import type { PackedLayer, Parcel } from "./image-upload.ts";
-import { LineLost } from "./errors.ts";
+import { TIMED_OUT, type ProcessResult, type ProcessOptions } from "../core/process.ts";
+import {
+  BLOCK_BYTES,
+  CHUNK_BYTES,
+  computeDelta,
+  HASH_PREFIX_LENGTH,
+  unknownChunks,
+  type DeltaBase,
+  type DeltaOp,
+} from "./delta.ts";
+import type { SshSession } from "./session.ts";
+import { loadCachedLayer, saveCachedLayer } from "./layer-cache.ts";
+import type { PackedLayer, ImageUpload } from "./image-upload.ts";
+import { SshConnectionLost } from "./errors.ts";
+import { shellQuote } from "./shell-quote.ts";
 
-export interface Delivered {
+export interface DeliveryResult {
   /** Of the import. */
-  result: Result;
+  result: ProcessResult;
   /** Names of the images that are there now. */
   names: Set<string>;
   /** Bytes that were sent, before the line's compression. */
@@ -24,13 +33,13 @@ export interface Delivered {
 }
 
 /** A layer of an image that is there. */
-interface Layer extends Base {
+interface Layer extends DeltaBase {
   /** In hex. */
   digest: string;
 }
 
 /** What an archive is put together of: bytes that are sent, and what orders make of a blob that is there. */
-type Part = { put: Uint8Array } | { blob: string; orders: Order[] };
+type Part = { put: Uint8Array } | { blob: string; orders: DeltaOp[] };
 
 /** Where k3s's containerd has its blobs; with another --data-dir they are asked for, which is slow. https://docs.k3s.io/cli/agent */
 const BLOBS = "/var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content/blobs/sha256";
@@ -45,21 +54,21 @@ const MOST_LAST = 1 << 15;
 /** Bytes that are sent at once. */
 const PIECE = 1 << 18;
 
-export class Depot {
+export class RemoteContainerd {
   readonly #layers = new Map<string, Promise<Layer[]>>();
   /** Whether ctr has to be asked to import by itself. */
   #local: Promise<boolean> | undefined;
 
   /** @param memory a directory here for what is remembered of layers */
   constructor(
-    readonly line: Line,
+    readonly line: SshSession,
     private readonly memory: string,
   ) {}
 
   /** Runs ctr for the kubelet's images. */
-  async ctr(args: string[], options: RunOptions = {}): Promise<Result> {
+  async ctr(args: string[], options: ProcessOptions = {}): Promise<ProcessResult> {
     const { sudo } = await this.line.there();
-    return this.line.run(`${sudo}${CTR} ${args.map(quoted).join(" ")}`, options);
+    return this.line.run(`${sudo}${CTR} ${args.map(shellQuote).join(" ")}`, options);
   }
 
   /** Begins to find out what an image there is like: a second that need not be waited for. @param manifest its digest */
@@ -73,17 +82,17 @@ export class Depot {
    *
    * @param base the digest of an image that is there, to take most of it from; undefined: there is none
    * @param sent is told how many bytes have been sent, of how many
-   * @throws {LineLost}
+   * @throws {SshConnectionLost}
    */
   async deliver(
-    parcel: Parcel,
+    parcel: ImageUpload,
     base: string | undefined,
     sent: (bytes: number, of: number) => void,
-  ): Promise<Delivered> {
+  ): Promise<DeliveryResult> {
     let whole: string | undefined;
     if (base !== undefined && !parcel.isPacked) {
       const delta = await this.#delta(parcel, base, sent).catch((error: Error) => {
-        if (error instanceof LineLost) throw error;
+        if (error instanceof SshConnectionLost) throw error;
         return error.message;
       });
       if (typeof delta !== "string") return delta;
@@ -96,10 +105,10 @@ export class Depot {
 
   /** @returns what went wrong, as a text */
   async #delta(
-    parcel: Parcel,
+    parcel: ImageUpload,
     manifest: string,
     sent: (bytes: number, of: number) => void,
-  ): Promise<Delivered | string> {
+  ): Promise<DeliveryResult | string> {
     const { bytes, layers } = parcel;
     const there = await this.#layersOf(manifest);
     const parts: Part[] = [];
@@ -118,7 +127,7 @@ export class Depot {
       const hashes = parcel.hashesOf(layer);
       const blocks = await this.#blocksOf(before, unknownChunks(hashes, before));
       const known = { ...before, blocks: (chunk: number) => blocks.get(chunk) };
-      parts.push({ blob: before.digest, orders: deltaOf(content, known, hashes) });
+      parts.push({ blob: before.digest, orders: computeDelta(content, known, hashes) });
       changed.push({ layer, before });
     }
     parts.push({ put: bytes.subarray(at) });
@@ -157,14 +166,14 @@ ${await this.#listing()}`;
       return result.stderr.trim().split("\n").at(-1) || `the import has ended with ${result.code}`;
     for (const { layer, before } of changed) {
       const { digest, content } = layer;
-      await rememberLayer(this.memory, digest, content, parcel.hashesOf(layer), before.hashes).catch(
+      await saveCachedLayer(this.memory, digest, content, parcel.hashesOf(layer), before.hashes).catch(
         () => {},
       );
     }
     return { result, bytes: put.length, names: namesIn(result) };
   }
 
-  async #import(input: AsyncIterable<Uint8Array>): Promise<Result> {
+  async #import(input: AsyncIterable<Uint8Array>): Promise<ProcessResult> {
     const script = `${await this.#importing()} || exit\n${await this.#listing()}`;
     return this.line.run(script, { input, timeoutSeconds: LONGEST_SECONDS });
   }
@@ -211,7 +220,7 @@ ${await this.#listing()}`;
     return Promise.all(
       layers.map(async ({ digest: whole, size }) => {
         const digest = whole.slice("sha256:".length);
-        const { hashes, content = () => undefined } = (await recallLayer(this.memory, digest)) ?? {
+        const { hashes, content = () => undefined } = (await loadCachedLayer(this.memory, digest)) ?? {
           hashes: await this.#chunksOf(digest, size),
         };
         return { digest, size, hashes, content, blocks: () => undefined };
@@ -222,8 +231,8 @@ ${await this.#listing()}`;
   /** Hashes of a blob's chunks. */
   async #chunksOf(digest: string, size: number): Promise<string[]> {
     const script = `${await this.#reading()}
-blob ${digest} | split -b ${CHUNK} --filter='sha256sum | cut -c1-${DIGITS}'`;
-    return hashesIn(await this.line.run(script), Math.ceil(size / CHUNK));
+blob ${digest} | split -b ${CHUNK_BYTES} --filter='sha256sum | cut -c1-${HASH_PREFIX_LENGTH}'`;
+    return hashesIn(await this.line.run(script), Math.ceil(size / CHUNK_BYTES));
   }
 
   /** Hashes of the blocks of some chunks of a blob. */
@@ -232,35 +241,32 @@ blob ${digest} | split -b ${CHUNK} --filter='sha256sum | cut -c1-${DIGITS}'`;
     const { directory } = await this.line.there();
     let at = 0;
     const lines = chunks.map((chunk) => {
-      const skipped = chunk * CHUNK - at;
-      at = Math.min(size, (chunk + 1) * CHUNK);
-      return `head -c ${skipped} >/dev/null; head -c ${at - chunk * CHUNK} | hashes`;
+      const skipped = chunk * CHUNK_BYTES - at;
+      at = Math.min(size, (chunk + 1) * CHUNK_BYTES);
+      return `head -c ${skipped} >/dev/null; head -c ${at - chunk * CHUNK_BYTES} | hashes`;
     });
     const script = `${await this.#reading()}
 d=${directory}/blocks.$$
 trap 'rm -rf "$d"' EXIT
 hashes() {
-  mkdir "$d" && split -b ${BLOCK} -a 4 - "$d/" && (cd "$d" && sha256sum -- * | cut -c1-${DIGITS}) && rm -rf "$d"
+  mkdir "$d" && split -b ${BLOCK_BYTES} -a 4 - "$d/" && (cd "$d" && sha256sum -- * | cut -c1-${HASH_PREFIX_LENGTH}) && rm -rf "$d"
 }
 blob ${digest} | { ${lines.join("; ")}; }`;
-    const counts = chunks.map((chunk) => Math.ceil(Math.min(CHUNK, size - chunk * CHUNK) / BLOCK));
+    const counts = chunks.map((chunk) =>
+      Math.ceil(Math.min(CHUNK_BYTES, size - chunk * CHUNK_BYTES) / BLOCK_BYTES),
+    );
     const hashes = hashesIn(await this.line.run(script), sum(counts));
     let from = 0;
     return new Map(chunks.map((chunk, i) => [chunk, hashes.slice(from, (from += counts[i]!))]));
   }
 }
 
-function namesIn({ stdout }: Result): Set<string> {
+function namesIn({ stdout }: ProcessResult): Set<string> {
   return new Set(stdout.split("\n"));
 }
 
-/** A text as one word of sh. */
-export function quoted(text: string): string {
-  return `'${text.replaceAll("'", `'\\''`)}'`;
-}
-
 /** @param count how many there are to be: a blob that is gone has none, and nothing else says so */
-function hashesIn({ stdout, stderr }: Result, count: number): string[] {
+function hashesIn({ stdout, stderr }: ProcessResult, count: number): string[] {
   const hashes = stdout.split("\n").filter(Boolean);
   if (hashes.length === count) return hashes;
   throw new Error(`what it has of an earlier version cannot be read (${stderr.trim().split("\n").at(-1)})`);
@@ -268,7 +274,7 @@ function hashesIn({ stdout, stderr }: Result, count: number): string[] {
 
 const sum = (numbers: number[]) => numbers.reduce((all, one) => all + one, 0);
 
-function putsOf(orders: Order[]): Uint8Array[] {
+function putsOf(orders: DeltaOp[]): Uint8Array[] {
   return orders.flatMap((order) => ("put" in order ? [order.put] : []));
 }
 

@@ -10,16 +10,16 @@
 import { sha256 } from "../core/hash.ts";
 
 /** Bytes of a chunk, and of a block of one. */
-export const CHUNK = 1 << 20;
-export const BLOCK = 1 << 10;
+export const CHUNK_BYTES = 1 << 20;
+export const BLOCK_BYTES = 1 << 10;
 /** Hex digits of a hash that are told: what is put together is compared by all of SHA-256 in the end. */
-export const DIGITS = 12;
+export const HASH_PREFIX_LENGTH = 12;
 
 /** In order: bytes of the base that stay, bytes of it that are passed over, bytes that are new. */
-export type Order = { keep: number } | { skip: number } | { put: Uint8Array };
+export type DeltaOp = { keep: number } | { skip: number } | { put: Uint8Array };
 
 /** As much of a base as is known here. */
-export interface Base {
+export interface DeltaBase {
   size: number;
   /** Of each chunk, as `hashOf` gives it. */
   hashes: string[];
@@ -29,13 +29,13 @@ export interface Base {
   blocks(chunk: number): string[] | undefined;
 }
 
-export function hashOf(bytes: Uint8Array): string {
-  return sha256(bytes).slice(0, DIGITS);
+export function blockHash(bytes: Uint8Array): string {
+  return sha256(bytes).slice(0, HASH_PREFIX_LENGTH);
 }
 
 /** Hashes of all pieces of that size; the last one may be shorter. */
-export function hashesOf(bytes: Uint8Array, size: number): string[] {
-  return piecesOf(bytes, size).map(hashOf);
+export function blockHashes(bytes: Uint8Array, size: number): string[] {
+  return piecesOf(bytes, size).map(blockHash);
 }
 
 function piecesOf(bytes: Uint8Array, size: number): Uint8Array[] {
@@ -45,7 +45,7 @@ function piecesOf(bytes: Uint8Array, size: number): Uint8Array[] {
 }
 
 /** Chunks of the base that differ and of which nothing but that is known. @param own hashes of the target's chunks */
-export function unknownChunks(own: string[], base: Base): number[] {
+export function unknownChunks(own: string[], base: DeltaBase): number[] {
   return [...base.hashes.keys()].filter(
     (chunk) => own[chunk] !== base.hashes[chunk] && !base.content(chunk) && !base.blocks(chunk),
   );
@@ -56,10 +56,14 @@ export function unknownChunks(own: string[], base: Base): number[] {
  *
  * @param own hashes of the target's chunks: over 100 MB they take a moment, and others want them, too
  */
-export function deltaOf(target: Uint8Array, base: Base, own = hashesOf(target, CHUNK)): Order[] {
-  const orders: Order[] = [];
-  const chunks = piecesOf(target, CHUNK);
-  const sizeOf = (chunk: number) => Math.max(0, Math.min(CHUNK, base.size - chunk * CHUNK));
+export function computeDelta(
+  target: Uint8Array,
+  base: DeltaBase,
+  own = blockHashes(target, CHUNK_BYTES),
+): DeltaOp[] {
+  const orders: DeltaOp[] = [];
+  const chunks = piecesOf(target, CHUNK_BYTES);
+  const sizeOf = (chunk: number) => Math.max(0, Math.min(CHUNK_BYTES, base.size - chunk * CHUNK_BYTES));
   for (let chunk = 0; chunk < chunks.length; chunk += 1) {
     const [bytes, size] = [chunks[chunk]!, sizeOf(chunk)];
     if (size === bytes.length && own[chunk] === base.hashes[chunk]) {
@@ -85,10 +89,10 @@ export function deltaOf(target: Uint8Array, base: Base, own = hashesOf(target, C
 }
 
 /** Blocks that stand where they stood, and the rest anew. */
-function byBlocks(target: Uint8Array, hashes: string[], size: number): Order[] {
-  return piecesOf(target, BLOCK).flatMap((block, i): Order[] => {
-    const before = Math.max(0, Math.min(BLOCK, size - i * BLOCK));
-    if (before === block.length && hashOf(block) === hashes[i]) return [{ keep: before }];
+function byBlocks(target: Uint8Array, hashes: string[], size: number): DeltaOp[] {
+  return piecesOf(target, BLOCK_BYTES).flatMap((block, i): DeltaOp[] => {
+    const before = Math.max(0, Math.min(BLOCK_BYTES, size - i * BLOCK_BYTES));
+    if (before === block.length && blockHash(block) === hashes[i]) return [{ keep: before }];
     return [{ put: block }, { skip: before }];
   });
 }
@@ -103,7 +107,7 @@ const MOST_ORDERS = 400;
 const TRIES = 16;
 
 /** Matches at any place, as long as they do not go back; fewer and longer ones where they would be too many. */
-function byBytes(target: Uint8Array, base: Uint8Array): Order[] {
+function byBytes(target: Uint8Array, base: Uint8Array): DeltaOp[] {
   const index = indexOf(base);
   for (let shortest = SHORTEST; ; shortest *= 4) {
     const orders = matches(target, base, new Places(base, index, shortest));
@@ -112,8 +116,8 @@ function byBytes(target: Uint8Array, base: Uint8Array): Order[] {
 }
 
 /** undefined: they would be too many. */
-function matches(target: Uint8Array, base: Uint8Array, places: Places): Order[] | undefined {
-  const orders: Order[] = [];
+function matches(target: Uint8Array, base: Uint8Array, places: Places): DeltaOp[] | undefined {
+  const orders: DeltaOp[] = [];
   let [from, at] = [0, 0];
   for (let i = 0; i + SEED <= target.length;) {
     const match = places.longest(target, i, from, at);
@@ -209,8 +213,8 @@ function keyOf(bytes: Uint8Array, at: number): number {
 }
 
 /** The same in as few orders as it takes. */
-function joined(orders: Order[]): Order[] {
-  const all: Order[] = [];
+function joined(orders: DeltaOp[]): DeltaOp[] {
+  const all: DeltaOp[] = [];
   // A skip may change places with what is put beside it: between two keeps one of each is left.
   let [puts, skip]: [Uint8Array[], number] = [[], 0];
   const flush = () => {

@@ -3,17 +3,21 @@ import { PipelineError } from "../core/errors.ts";
 import { destinationOf } from "./host.ts";
 
 /** The line to a host has gone, or did not come about. It may the next time. */
-export class LineLost extends PipelineError {
+export class SshConnectionLost extends PipelineError {
   constructor(host: string, words: string, options: { hint?: string; output?: string } = {}) {
-    super("surroundings", `${host} is not reached: ${words}`, options);
+    super("environment", `${host} is not reached: ${words}`, options);
   }
 }
 
 /** @param said what ssh has written to stderr */
-export async function refusalOf(host: string, said: string, signal?: AbortSignal): Promise<PipelineError> {
-  const words = lastWords(said);
+export async function explainSshError(
+  host: string,
+  said: string,
+  signal?: AbortSignal,
+): Promise<PipelineError> {
+  const words = lastReason(said);
   const wrong = (message: string, hint: string) =>
-    new PipelineError("surroundings", `${host}: ${message}; nothing was changed`, { hint, output: said });
+    new PipelineError("environment", `${host}: ${message}; nothing was changed`, { hint, output: said });
   const isChanged = /IDENTIFICATION HAS CHANGED/.test(said);
   if (isChanged || /Host key verification failed|host key is known for/i.test(said)) {
     const keys = await keyCommands(host, isChanged, signal);
@@ -26,11 +30,11 @@ export async function refusalOf(host: string, said: string, signal?: AbortSignal
     return wrong(`it does not let this user in (${words})`, hint);
   }
   const hint = `\`ssh ${host} true\` shows more.`;
-  return new LineLost(host, words || "ssh has ended without a word", { hint, output: said });
+  return new SshConnectionLost(host, words || "ssh has ended without a word", { hint, output: said });
 }
 
 /** Of all that ssh has said, the last line that is a reason. */
-export function lastWords(said: string): string {
+export function lastReason(said: string): string {
   const lines = said.split("\n").map((line) => line.trim());
   return lines.findLast((line) => line !== "" && !/^\*\*\*|^Warning: Permanently/.test(line)) ?? "";
 }

@@ -1,6 +1,6 @@
 /** A host as the command line names it, and as ssh takes it. */
 import { PipelineError } from "../core/errors.ts";
-import { run } from "../core/process.ts";
+import { runProcess } from "../core/process.ts";
 
 /**
  * `[USER@]HOST`, or the same as a URL, `ssh://[USER@]HOST[:PORT]`; HOST may be a name of ssh's configuration. What ssh would take for
@@ -10,7 +10,7 @@ const FORM =
   /^(?:ssh:\/\/)?(?:[A-Za-z0-9_][\w.+-]*@)?(?:[A-Za-z0-9_][\w.:%-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\](?::\d+)?)$/;
 
 /** @throws {PipelineError} "usage" */
-export function checkHost(given: string): string {
+export function parseHost(given: string): string {
   if (FORM.test(given) && given.length <= 255) return given;
   throw new PipelineError("usage", `${JSON.stringify(given)} is no host of the form [USER@]HOST`);
 }
@@ -25,7 +25,10 @@ export interface Destination {
 
 /** Asks ssh itself. */
 export async function destinationOf(host: string, signal?: AbortSignal): Promise<Destination> {
-  const { stdout } = await run(["ssh", "-G", "--", host], { timeoutSeconds: 5, ...(signal && { signal }) });
+  const { stdout } = await runProcess(["ssh", "-G", "--", host], {
+    timeoutSeconds: 5,
+    ...(signal && { signal }),
+  });
   const settings = new Map(
     stdout.split("\n").map((line): [string, string] => {
       const space = line.indexOf(" ");

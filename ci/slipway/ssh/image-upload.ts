@@ -1,7 +1,7 @@
 /** An archive on its way to one node or to several: what each of them asks about it is worked out once. */
 import { sha256OfFile } from "../core/hash.ts";
 import { readArchive, type Archive } from "../image/archive-reader.ts";
-import { CHUNK, hashesOf } from "./delta.ts";
+import { CHUNK_BYTES, blockHashes } from "./delta.ts";
 
 /** A layer in an archive. */
 export interface PackedLayer {
@@ -13,7 +13,7 @@ export interface PackedLayer {
   content: Uint8Array;
 }
 
-export class Parcel {
+export class ImageUpload {
   readonly bytes: Uint8Array;
   /** In the order of the archive; one that the image has twice is there once. */
   readonly layers: PackedLayer[];
@@ -40,10 +40,10 @@ export class Parcel {
   }
 
   /** @throws {Error} when there is no archive at `path` */
-  static async open(path: string): Promise<Parcel> {
+  static async open(path: string): Promise<ImageUpload> {
     const found = await readArchive(path);
     if (!found) throw new Error(`${path} is not there`);
-    return new Parcel(path, found);
+    return new ImageUpload(path, found);
   }
 
   get sha256(): string {
@@ -53,7 +53,7 @@ export class Parcel {
   /** Hashes of a layer's chunks. */
   hashesOf(layer: PackedLayer): string[] {
     let hashes = this.#hashes.get(layer);
-    if (!hashes) this.#hashes.set(layer, (hashes = hashesOf(layer.content, CHUNK)));
+    if (!hashes) this.#hashes.set(layer, (hashes = blockHashes(layer.content, CHUNK_BYTES)));
     return hashes;
   }
 }

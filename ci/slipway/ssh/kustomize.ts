@@ -7,9 +7,9 @@ import { basename, dirname, join, relative } from "node:path";
 import { parse } from "yaml";
 import { kustomizationIn } from "../kubernetes/offline-manifests.ts";
 import { PipelineError } from "../core/errors.ts";
-import type { Result } from "../core/process.ts";
-import { quoted } from "./containerd.ts";
-import type { Line } from "./session.ts";
+import type { ProcessResult } from "../core/process.ts";
+import { shellQuote } from "./shell-quote.ts";
+import type { SshSession } from "./session.ts";
 
 /** Bytes that manifests may have, all together: more are something else. */
 const MOST_BYTES = 8 << 20;
@@ -17,28 +17,32 @@ const MOST_BYTES = 8 << 20;
 /**
  * @param root what all of it lies below
  * @param overlay the directory of the kustomization
- * @throws {PipelineError} "change" when it reads what is not below `root`, or too much
+ * @throws {PipelineError} "project" when it reads what is not below `root`, or too much
  */
-export async function kustomizeThere(line: Line, root: string, overlay: string): Promise<Result> {
-  const files = filesOf(overlay);
+export async function kustomizeRemotely(
+  line: SshSession,
+  root: string,
+  overlay: string,
+): Promise<ProcessResult> {
+  const files = kustomizationFiles(overlay);
   const outside = files.find((file) => relative(root, file).startsWith(".."));
   if (outside !== undefined)
     throw new PipelineError(
-      "change",
+      "project",
       `the manifests read ${outside}, which is not below ${root}: a host gets those alone`,
     );
   const contents = files.map((file) => readFileSync(file));
   if (contents.reduce((sum, { length }) => sum + length, 0) > MOST_BYTES)
-    throw new PipelineError("change", `the manifests in ${overlay} have more than ${MOST_BYTES} bytes`);
+    throw new PipelineError("project", `the manifests in ${overlay} have more than ${MOST_BYTES} bytes`);
   const { directory } = await line.there();
   const paths = files.map((file) => relative(root, file));
   const directories = [...new Set(paths.map(dirname))];
   const script = `d=${directory}/manifests.$$
 trap 'rm -rf "$d"' EXIT
 mkdir "$d" && cd "$d" || exit
-mkdir -p -- ${directories.map(quoted).join(" ")} || exit
-${paths.map((path, i) => `head -c ${contents[i]!.length} >${quoted(path)}`).join("\n")}
-k3s kubectl kustomize ${quoted(relative(root, overlay) || ".")}`;
+mkdir -p -- ${directories.map(shellQuote).join(" ")} || exit
+${paths.map((path, i) => `head -c ${contents[i]!.length} >${shellQuote(path)}`).join("\n")}
+k3s kubectl kustomize ${shellQuote(relative(root, overlay) || ".")}`;
   return line.run(script, { input: Buffer.concat(contents), timeoutSeconds: 60 });
 }
 
@@ -46,7 +50,7 @@ k3s kubectl kustomize ${quoted(relative(root, overlay) || ".")}`;
  * All files that a kustomization may read: whatever there is of the paths that it names, in whichever of its fields, and a directory's
  * own kustomization, or all of it where it has none.
  */
-export function filesOf(directory: string, seen: Set<string> = new Set()): string[] {
+export function kustomizationFiles(directory: string, seen: Set<string> = new Set()): string[] {
   const file = kustomizationIn(directory);
   if (file === undefined || seen.has(file)) return [];
   seen.add(file);
@@ -58,7 +62,8 @@ export function filesOf(directory: string, seen: Set<string> = new Set()): strin
       const path = join(directory, named);
       if (!existsSync(path) || path === directory) continue;
       if (statSync(path).isFile()) found.push(path);
-      else if (basename(path) !== "" && statSync(path).isDirectory()) found.push(...filesOf(path, seen));
+      else if (basename(path) !== "" && statSync(path).isDirectory())
+        found.push(...kustomizationFiles(path, seen));
     }
   }
   return [...new Set(found)];

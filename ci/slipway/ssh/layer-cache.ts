@@ -5,19 +5,19 @@
  */
 import { mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { writeWhole } from "../core/atomic-write.ts";
-import { CHUNK, hashOf } from "./delta.ts";
+import { writeFileAtomically } from "../core/atomic-write.ts";
+import { CHUNK_BYTES, blockHash } from "./delta.ts";
 
 /** How many are kept. */
 const KEPT = 8;
 
-export interface Remembered {
+export interface CachedLayer {
   hashes: string[];
   content(chunk: number): Uint8Array | undefined;
 }
 
 /** @param digest in hex */
-export async function recallLayer(directory: string, digest: string): Promise<Remembered | undefined> {
+export async function loadCachedLayer(directory: string, digest: string): Promise<CachedLayer | undefined> {
   try {
     const bytes = await Bun.file(join(directory, digest)).bytes();
     const end = bytes.indexOf(10);
@@ -27,7 +27,7 @@ export async function recallLayer(directory: string, digest: string): Promise<Re
     for (const { chunk, size } of chunks) {
       const content = bytes.subarray(from, (from += size));
       // What a crash has left is no memory.
-      if (hashOf(content) !== hashes[chunk]) return undefined;
+      if (blockHash(content) !== hashes[chunk]) return undefined;
       at.set(chunk, content);
     }
     return { hashes, content: (chunk) => at.get(chunk) };
@@ -42,7 +42,7 @@ interface Head {
 }
 
 /** @param hashes of its chunks @param before of those that the version before had */
-export async function rememberLayer(
+export async function saveCachedLayer(
   directory: string,
   digest: string,
   layer: Uint8Array,
@@ -50,13 +50,13 @@ export async function rememberLayer(
   before: string[],
 ): Promise<void> {
   const differing = [...hashes.keys()].filter((chunk) => hashes[chunk] !== before[chunk]);
-  const contents = differing.map((chunk) => layer.subarray(chunk * CHUNK, (chunk + 1) * CHUNK));
+  const contents = differing.map((chunk) => layer.subarray(chunk * CHUNK_BYTES, (chunk + 1) * CHUNK_BYTES));
   const head: Head = {
     hashes,
     chunks: differing.map((chunk, i) => ({ chunk, size: contents[i]!.length })),
   };
   mkdirSync(directory, { recursive: true });
-  await writeWhole(join(directory, digest), async (part) => {
+  await writeFileAtomically(join(directory, digest), async (part) => {
     await Bun.write(part, Buffer.concat([Buffer.from(`${JSON.stringify(head)}\n`), ...contents]));
   });
   const all = readdirSync(directory)

@@ -9,26 +9,26 @@
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { isRunning, run, type Result, type RunOptions } from "../core/process.ts";
+import { isRunning, runProcess, type ProcessResult, type ProcessOptions } from "../core/process.ts";
 import {
-  commandFor,
-  connect,
-  MARK,
-  scriptOf,
+  remoteCommand,
+  connectHost,
+  OUTPUT_MARKER,
+  wrapScript,
   sshOptions,
-  type Connection,
-  type There,
+  type HostConnection,
+  type RemoteHostInfo,
 } from "./connection.ts";
-import { lastWords, LineLost } from "./errors.ts";
+import { lastReason, SshConnectionLost } from "./errors.ts";
 
 /** ssh's own code for what is not the script's. */
 const LOST = 255;
 /** Milliseconds that ssh may take to end once its line is cut. */
 const CUT_MS = 500;
 
-export class Line {
-  #connection: Connection | undefined;
-  #connecting: Promise<Connection> | undefined;
+export class SshSession {
+  #connection: HostConnection | undefined;
+  #connecting: Promise<HostConnection> | undefined;
   readonly #forwarded = new Map<string, Promise<string>>();
   #count = 0;
 
@@ -40,11 +40,11 @@ export class Line {
 
   /**
    * @param signal ends the attempt, and scripts; a line that was opened once is opened again even so
-   * @throws {PipelineError} "surroundings": no ssh, no way there, no k3s, no rights
+   * @throws {PipelineError} "environment": no ssh, no way there, no k3s, no rights
    */
-  static async open(host: string, signal: AbortSignal): Promise<Line> {
+  static async open(host: string, signal: AbortSignal): Promise<SshSession> {
     await removeAbandoned();
-    const line = new Line(host, await mkdtemp(join(tmpdir(), `slipway-${process.pid}-`)), signal);
+    const line = new SshSession(host, await mkdtemp(join(tmpdir(), `slipway-${process.pid}-`)), signal);
     try {
       await line.#connected(signal);
       return line;
@@ -54,34 +54,43 @@ export class Line {
     }
   }
 
-  /** What is there; a line that has gone is opened again. @throws {LineLost} */
-  async there(): Promise<There> {
+  /** What is there; a line that has gone is opened again. @throws {SshConnectionLost} */
+  async there(): Promise<RemoteHostInfo> {
     return (await this.#connected()).there;
   }
 
   /** The last of what ssh has said. */
   words(): string {
-    return lastWords(this.#connection?.said() ?? "");
+    return lastReason(this.#connection?.said() ?? "");
   }
 
   /**
    * Runs a script of sh there. A code other than 0 is a result, not an error.
    *
-   * @throws {LineLost} when the line has gone meanwhile
+   * @throws {SshConnectionLost} when the line has gone meanwhile
    */
-  async run(script: string, options: Omit<RunOptions, "cwd" | "env"> = {}): Promise<Result> {
+  async run(script: string, options: Omit<ProcessOptions, "cwd" | "env"> = {}): Promise<ProcessResult> {
     const { control, gone } = await this.#connected();
     // Over the one connection or not at all: where that has gone, ssh would open one of its own.
     const alone = ["-oControlMaster=no", "-oProxyCommand=false"];
-    const ssh = ["ssh", "-T", `-S${control}`, ...sshOptions, ...alone, "--", this.host, commandFor(script)];
+    const ssh = [
+      "ssh",
+      "-T",
+      `-S${control}`,
+      ...sshOptions,
+      ...alone,
+      "--",
+      this.host,
+      remoteCommand(script),
+    ];
     const input = inputOf(script, options.input ?? "");
-    const result = await run(ssh, { signal: this.signal, ...options, input });
-    const marked = result.stdout.indexOf(`${MARK}\n`);
+    const result = await runProcess(ssh, { signal: this.signal, ...options, input });
+    const marked = result.stdout.indexOf(`${OUTPUT_MARKER}\n`);
     if (result.code === LOST) {
       const isCut = marked < 0 || (await Promise.race([gone.then(() => true), Bun.sleep(CUT_MS)]));
-      if (isCut) throw new LineLost(this.host, "the line has gone meanwhile");
+      if (isCut) throw new SshConnectionLost(this.host, "the line has gone meanwhile");
     }
-    return { ...result, stdout: result.stdout.slice(marked < 0 ? 0 : marked + MARK.length + 1) };
+    return { ...result, stdout: result.stdout.slice(marked < 0 ? 0 : marked + OUTPUT_MARKER.length + 1) };
   }
 
   /**
@@ -105,9 +114,9 @@ export class Line {
   async #forward(control: string, to: string): Promise<string> {
     const socket = join(this.here, `f${(this.#count += 1)}`);
     const ssh = ["ssh", `-S${control}`, "-oStreamLocalBindMask=0177", "-Oforward", `-L${socket}:${to}`];
-    const { code, stderr } = await run([...ssh, "--", this.host], { timeoutSeconds: 5 });
+    const { code, stderr } = await runProcess([...ssh, "--", this.host], { timeoutSeconds: 5 });
     if (code === 0) return socket;
-    throw new LineLost(this.host, lastWords(stderr) || "nothing is forwarded");
+    throw new SshConnectionLost(this.host, lastReason(stderr) || "nothing is forwarded");
   }
 
   async close(): Promise<void> {
@@ -115,11 +124,11 @@ export class Line {
     await rm(this.here, { recursive: true, force: true });
   }
 
-  #connected(signal?: AbortSignal): Promise<Connection> {
+  #connected(signal?: AbortSignal): Promise<HostConnection> {
     if (this.#connection && !this.#connection.isGone()) return Promise.resolve(this.#connection);
     const open = async () => {
       const control = join(this.here, `c${(this.#count += 1)}`);
-      return (this.#connection = await connect(this.host, control, signal));
+      return (this.#connection = await connectHost(this.host, control, signal));
     };
     this.#connecting ??= open().finally(() => (this.#connecting = undefined));
     return this.#connecting;
@@ -136,8 +145,11 @@ async function removeAbandoned(): Promise<void> {
   }
 }
 
-function inputOf(script: string, input: NonNullable<RunOptions["input"]>): NonNullable<RunOptions["input"]> {
-  const text = Buffer.from(scriptOf(script));
+function inputOf(
+  script: string,
+  input: NonNullable<ProcessOptions["input"]>,
+): NonNullable<ProcessOptions["input"]> {
+  const text = Buffer.from(wrapScript(script));
   if (typeof input === "string" || input instanceof Uint8Array)
     return Buffer.concat([text, Buffer.from(input)]);
   return (async function* () {

@@ -3,12 +3,12 @@ import { PipelineError } from "../core/errors.ts";
 import { readArchive } from "../image/archive-reader.ts";
 
 /**
- * @throws {PipelineError} "surroundings" when `archive` is none, holds another image, or one for another architecture
+ * @throws {PipelineError} "environment" when `archive` is none, holds another image, or one for another architecture
  */
 export async function checkArchive(archive: string, name: string, architecture?: string): Promise<void> {
   const found = await readArchive(archive).catch((error: Error) => error);
   const wrong = (what: string) =>
-    new PipelineError("surroundings", `${archive} ${what}; nothing was changed`, {
+    new PipelineError("environment", `${archive} ${what}; nothing was changed`, {
       hint: "Remove the file and run the command again: it will be built anew.",
     });
   if (!found) throw wrong("is not there");

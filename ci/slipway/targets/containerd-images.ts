@@ -1,13 +1,13 @@
 /** A node's containerd, as far as a deploy deals with it: which images it has, and the ones that go. */
 import { PipelineError } from "../core/errors.ts";
-import type { Result } from "../core/process.ts";
+import type { ProcessResult } from "../core/process.ts";
 
 /** What is needed of it. */
-export interface Containerd {
+export interface ContainerdNode {
   /** What a person calls the node, as the beginning of a sentence: `n1: `. Empty: it is this machine. */
   who: string;
   /** Runs `ctr` for the kubelet's images. */
-  ctr(args: string[], timeoutSeconds: number): Promise<Result>;
+  ctr(args: string[], timeoutSeconds: number): Promise<ProcessResult>;
   /** What to do when it does not let this user. */
   permission: string;
   /** The command that lists its images, as a person types it. */
@@ -22,25 +22,28 @@ export function containerdName(name: string): string {
   return `docker.io/library/${name}`;
 }
 
-/** Names of the images, `docker.io/library/helloapp:<id>`, and the digest of each. @throws {PipelineError} "surroundings" */
-export async function imagesIn(containerd: Containerd): Promise<Map<string, string>> {
+/** Names of the images, `docker.io/library/helloapp:<id>`, and the digest of each. @throws {PipelineError} "environment" */
+export async function listImages(containerd: ContainerdNode): Promise<Map<string, string>> {
   const [, ...rows] = await list(containerd, ["images", "ls"]);
   const words = rows.map((row) => row.split(/\s+/));
   return new Map(words.flatMap(([name, , digest]) => (name && digest ? [[name, digest]] : [])));
 }
 
-/** Their names alone, in a quarter of the time: for the rest ctr reads into each image. @throws {PipelineError} "surroundings" */
-export async function namesIn(containerd: Containerd, timeoutSeconds?: number): Promise<Set<string>> {
+/** Their names alone, in a quarter of the time: for the rest ctr reads into each image. @throws {PipelineError} "environment" */
+export async function listImageNames(
+  containerd: ContainerdNode,
+  timeoutSeconds?: number,
+): Promise<Set<string>> {
   return new Set(await list(containerd, ["images", "ls", "-q"], timeoutSeconds));
 }
 
 async function list(
-  containerd: Containerd,
+  containerd: ContainerdNode,
   args: string[],
   timeoutSeconds = LIST_SECONDS,
 ): Promise<string[]> {
   const { code, stdout, stderr } = await containerd.ctr(args, timeoutSeconds);
-  if (code !== 0) throw containerdRefusal(containerd, "listing images", stderr);
+  if (code !== 0) throw explainContainerdError(containerd, "listing images", stderr);
   return stdout.split("\n");
 }
 
@@ -50,12 +53,12 @@ async function list(
  *
  * @returns the names of those removed
  */
-export async function cleanIn(
-  containerd: Containerd,
+export async function removeUnusedImages(
+  containerd: ContainerdNode,
   service: string,
   kept: () => Promise<Set<string>>,
 ): Promise<string[]> {
-  const there = await imagesIn(containerd);
+  const there = await listImages(containerd);
   const own = new RegExp(`^${containerdName(service)}:[0-9a-f]{12}$`);
   const ours = [...there.keys()].filter((name) => own.test(name));
   if (ours.length === 0) return [];
@@ -72,19 +75,19 @@ export async function cleanIn(
     ["images", "rm", ...gone, ...aliases.map(([name]) => name)],
     60,
   );
-  if (code !== 0) throw containerdRefusal(containerd, "removing images", stderr);
+  if (code !== 0) throw explainContainerdError(containerd, "removing images", stderr);
   return gone;
 }
 
 /** The sentence for what containerd, or who stands before it, has said. */
-export function containerdRefusal(
-  { who, permission }: Containerd,
+export function explainContainerdError(
+  { who, permission }: ContainerdNode,
   what: string,
   stderr: string,
 ): PipelineError {
   const words = stderr.trim().split("\n").at(-1) ?? "";
   const refusal = (message: string, hint?: string) =>
-    new PipelineError("surroundings", `${who}${what}: ${message}`, { ...(hint && { hint }), output: stderr });
+    new PipelineError("environment", `${who}${what}: ${message}`, { ...(hint && { hint }), output: stderr });
   if (/no space left/i.test(stderr)) {
     const hint = "Remove images that nothing uses: `sudo k3s crictl rmi --prune`. What runs was not touched.";
     return refusal("the node's disk is full", hint);
@@ -105,9 +108,13 @@ export function containerdRefusal(
 }
 
 /** What was imported and is not there: an archive without a name imports "successfully" and creates no image. */
-export function vanished({ who, list }: Containerd, archive: string, reference: string): PipelineError {
+export function imageVanishedError(
+  { who, list }: ContainerdNode,
+  archive: string,
+  reference: string,
+): PipelineError {
   return new PipelineError(
-    "surroundings",
+    "environment",
     `${who}${archive} was imported, but containerd has no ${reference} now`,
     { hint: `Has something else removed it? \`${list}\` lists what is there.` },
   );

@@ -8,31 +8,31 @@ import { constants } from "node:fs";
 import { access, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { onPath, run, type Result } from "../core/process.ts";
+import { isOnPath, runProcess, type ProcessResult } from "../core/process.ts";
 import type { Service } from "../core/service-config.ts";
-import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS, type Api } from "../kubernetes/api.ts";
+import { CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS, type ApiClient } from "../kubernetes/api.ts";
 import { connectApi } from "../kubernetes/connect.ts";
-import { kustomizeHere } from "../kubernetes/render.ts";
+import { kustomizeLocally } from "../kubernetes/render.ts";
 import type { Node } from "../kubernetes/objects.ts";
 import type { Target } from "../deploy/target.ts";
 import { checkArchive } from "./check-archive.ts";
 import {
-  cleanIn,
+  removeUnusedImages,
   containerdName,
-  containerdRefusal,
-  namesIn,
-  vanished,
-  type Containerd,
+  explainContainerdError,
+  listImageNames,
+  imageVanishedError,
+  type ContainerdNode,
 } from "./containerd-images.ts";
 import { addressOf } from "./nodes.ts";
-import { below, nodePortOf, nodePortUrl } from "./service-url.ts";
+import { joinUrl, nodePortOf, nodePortUrl } from "./service-url.ts";
 
 /** Where k3s writes its kubeconfig. https://docs.k3s.io/cluster-access */
 const KUBECONFIG = "/etc/rancher/k3s/k3s.yaml";
 
 /** Whether k3s is installed here; it may still not run. */
 export function hasK3s(): boolean {
-  return onPath("k3s");
+  return isOnPath("k3s");
 }
 
 export interface K3sOptions {
@@ -54,27 +54,27 @@ export interface K3sOptions {
 /**
  * Finds this machine's k3s and makes sure that it can be deployed to, within ten seconds and without changing anything.
  *
- * @throws {PipelineError} "surroundings": no k3s, no permission, no answer, more than one node, not this machine
+ * @throws {PipelineError} "environment": no k3s, no permission, no answer, more than one node, not this machine
  */
-export async function connectK3s({
+export async function connectK3sTarget({
   service,
   kubeconfig = KUBECONFIG,
   context,
   url,
   deploys = false,
-  patienceSeconds = FIRST_SECONDS,
+  patienceSeconds = CONNECT_TIMEOUT_SECONDS,
   signal,
   connect = connectApi,
 }: K3sOptions): Promise<Target> {
   if (!hasK3s()) {
-    throw new PipelineError("surroundings", "there is no k3s on this machine (no `k3s` on PATH)", {
+    throw new PipelineError("environment", "there is no k3s on this machine (no `k3s` on PATH)", {
       hint: "Install it with `slipway install-k3s`, or make the archive alone with --target none.",
     });
   }
   const root = process.getuid?.() === 0;
-  if (!root && !onPath("sudo")) {
+  if (!root && !isOnPath("sudo")) {
     throw new PipelineError(
-      "surroundings",
+      "environment",
       "k3s's containerd takes root, and there is no sudo on this machine",
       {
         hint: "Run the pipeline as root.",
@@ -85,7 +85,7 @@ export async function connectK3s({
     () => true,
     (error: NodeJS.ErrnoException) => {
       if (error.code === "EACCES" && !root) return false;
-      throw new PipelineError("surroundings", `there is no kubeconfig at ${kubeconfig} (${error.code})`, {
+      throw new PipelineError("environment", `there is no kubeconfig at ${kubeconfig} (${error.code})`, {
         hint: "k3s writes its own when it starts: `sudo systemctl status k3s` tells whether it did.",
         cause: error,
       });
@@ -94,15 +94,15 @@ export async function connectK3s({
   const words = ["k3s", "kubectl", `--kubeconfig=${kubeconfig}`];
   if (context !== undefined) words.push(`--context=${context}`);
   const ctr = [...(root ? [] : sudo), "k3s", "ctr", "-n", "k8s.io"];
-  const containerd: Containerd = {
+  const containerd: ContainerdNode = {
     who: "",
-    ctr: (args, timeoutSeconds) => run([...ctr, ...args], { timeoutSeconds, signal }),
+    ctr: (args, timeoutSeconds) => runProcess([...ctr, ...args], { timeoutSeconds, signal }),
     permission: "Run `sudo -v` first, or run the pipeline as root.",
     list: `${ctr.join(" ")} images ls`,
   };
-  const images = (timeoutSeconds?: number) => namesIn(containerd, timeoutSeconds);
+  const images = (timeoutSeconds?: number) => listImageNames(containerd, timeoutSeconds);
 
-  const kustomize = (overlay: string) => kustomizeHere(words, join(service.project, overlay), signal);
+  const kustomize = (overlay: string) => kustomizeLocally(words, join(service.project, overlay), signal);
   let first: ReturnType<typeof images> | undefined = images(patienceSeconds);
   // It takes as long as the way to the API, and needs none.
   let rendering = deploys ? kustomize(service.overlays.k3s) : undefined;
@@ -128,7 +128,7 @@ export async function connectK3s({
       return rendered;
     },
     endpoint(manifests) {
-      if (url) return { url: below(url, service.versionPath) };
+      if (url) return { url: joinUrl(url, service.versionPath) };
       const nodePort = nodePortUrl(service, address, nodePortOf(service, manifests));
       return { url: nodePort, open: (init) => fetch(nodePort, { ...init, proxy: false }) };
     },
@@ -145,12 +145,12 @@ export async function connectK3s({
       const reference = `${service.name}:${id}`;
       await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
       const { code, stderr } = await importArchive([...ctr, "images", "import"], archive, signal);
-      if (code !== 0) throw containerdRefusal(containerd, `importing ${archive}`, stderr);
+      if (code !== 0) throw explainContainerdError(containerd, `importing ${archive}`, stderr);
       if ((await images()).has(containerdName(reference))) return reference;
-      throw vanished(containerd, archive, reference);
+      throw imageVanishedError(containerd, archive, reference);
     },
 
-    clean: (kept) => cleanIn(containerd, service.name, kept),
+    clean: (kept) => removeUnusedImages(containerd, service.name, kept),
   };
 }
 
@@ -158,16 +158,20 @@ export async function connectK3s({
  * Imports by ctr itself where that has to be asked for: containerd 2's sends the archive through a service by default, which
  * takes twice the time. Before that there was no such option.
  */
-async function importArchive(command: string[], archive: string, signal: AbortSignal): Promise<Result> {
+async function importArchive(
+  command: string[],
+  archive: string,
+  signal: AbortSignal,
+): Promise<ProcessResult> {
   const options = { timeoutSeconds: 120, signal };
-  const result = await run([...command, "--local", archive], options);
+  const result = await runProcess([...command, "--local", archive], options);
   const unknown = /not defined: -+local/.test(result.stdout + result.stderr);
-  return unknown ? run([...command, archive], options) : result;
+  return unknown ? runProcess([...command, archive], options) : result;
 }
 
-async function askForNodes(api: Api, timeoutSeconds: number): Promise<Node[]> {
+async function askForNodes(api: ApiClient, timeoutSeconds: number): Promise<Node[]> {
   // A cluster that is not there has to be known within seconds.
-  return api.list<Node>("/api/v1/nodes", {}, { timeoutSeconds, patienceSeconds: FIRST_PATIENCE_SECONDS });
+  return api.list<Node>("/api/v1/nodes", {}, { timeoutSeconds, retryBudgetSeconds: CONNECT_RETRY_SECONDS });
 }
 
 // Without a password prompt: a pipeline that waits at one looks as if it hung.
@@ -176,14 +180,14 @@ const sudo = ["sudo", "-n"];
 async function onlyNode(nodes: Node[]): Promise<Node> {
   const [node, ...others] = nodes;
   if (!node) {
-    throw new PipelineError("surroundings", "the cluster has no node yet", {
+    throw new PipelineError("environment", "the cluster has no node yet", {
       hint: "k3s registers its node some seconds after its start: run the command again.",
     });
   }
   if (others.length > 0) {
     const names = nodes.map(({ metadata }) => metadata.name).join(", ");
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `the cluster has ${nodes.length} nodes (${names}), and an import reaches the containerd of one; nothing was changed`,
       {
         hint: "Go to each of them over SSH, --host HOST for each; or through a registry that all reach: --target registry.",
@@ -194,7 +198,7 @@ async function onlyNode(nodes: Node[]): Promise<Node> {
   const boot = (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
   if (node.status.nodeInfo?.bootID !== boot) {
     throw new PipelineError(
-      "surroundings",
+      "environment",
       `the cluster's node ${node.metadata.name} is not this machine, so an import here would not reach it; nothing was changed`,
       { hint: "Run the pipeline on that machine, or check --kubeconfig and --context." },
     );

@@ -4,7 +4,7 @@ import type { KubeObject, Node, PodTemplate } from "../kubernetes/objects.ts";
 import { containersOf, podTemplates } from "../kubernetes/render.ts";
 
 /** The nodes that take a pod with the service's image: no nodeSelector and no taint keeps it away. */
-export function takers(service: Service, manifests: KubeObject[], nodes: Node[]): Node[] {
+export function schedulableNodes(service: Service, manifests: KubeObject[], nodes: Node[]): Node[] {
   const templates = manifests
     .flatMap(podTemplates)
     .filter((template) => containersOf(template).some(({ image }) => image === service.name));

@@ -6,15 +6,15 @@
  * built, so whoever may push a tag could decide what runs. A deploy compares it with what is built here.
  */
 import type { Service } from "../core/service-config.ts";
-import { sbomBeside } from "../image/sbom.ts";
-import { FIRST_PATIENCE_SECONDS, FIRST_SECONDS } from "../kubernetes/api.ts";
+import { sbomPathFor } from "../image/sbom.ts";
+import { CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
 import { connectApi } from "../kubernetes/connect.ts";
 import { checkArchive } from "./check-archive.ts";
-import { below } from "./service-url.ts";
-import { compareUnder, digestUnder, push } from "../registry/push.ts";
+import { joinUrl } from "./service-url.ts";
+import { compareWithRemote, resolveDigest, pushImage } from "../registry/push.ts";
 import type { Target } from "../deploy/target.ts";
 
-export interface ClusterOptions {
+export interface RegistryTargetOptions {
   service: Service;
   /** Default: kubectl's own, $KUBECONFIG or ~/.kube/config. */
   kubeconfig?: string | undefined;
@@ -34,7 +34,7 @@ export interface RegistryTarget extends Target {
    * and nothing else.
    *
    * @returns whether it is the same; undefined when there is nothing
-   * @throws {PipelineError} "surroundings" when the registry cannot be asked
+   * @throws {PipelineError} "environment" when the registry cannot be asked
    */
   compare(archive: string, id: string): Promise<boolean | undefined>;
 }
@@ -43,13 +43,16 @@ export function isRegistryTarget(target: Target): target is RegistryTarget {
   return "compare" in target;
 }
 
-/** @throws {PipelineError} "surroundings": no kubectl, no such context, no answer, no rights */
-export async function connectCluster(options: ClusterOptions): Promise<RegistryTarget> {
+/** @throws {PipelineError} "environment": no kubectl, no such context, no answer, no rights */
+export async function connectRegistryTarget(options: RegistryTargetOptions): Promise<RegistryTarget> {
   const { service, kubeconfig, context, repository, url, signal, connect = connectApi } = options;
   const kubectl = ["kubectl", ...(kubeconfig ? [`--kubeconfig=${kubeconfig}`] : []), `--context=${context}`];
   const api = await connect({ service, kubectl, signal });
   try {
-    await api.json("/version", { timeoutSeconds: FIRST_SECONDS, patienceSeconds: FIRST_PATIENCE_SECONDS });
+    await api.json("/version", {
+      timeoutSeconds: CONNECT_TIMEOUT_SECONDS,
+      retryBudgetSeconds: CONNECT_RETRY_SECONDS,
+    });
   } catch (error) {
     await api.close();
     throw error;
@@ -65,24 +68,24 @@ export async function connectCluster(options: ClusterOptions): Promise<RegistryT
     overlay: service.overlays.registry,
     endpoint: () =>
       url
-        ? { url: below(url, service.versionPath) }
+        ? { url: joinUrl(url, service.versionPath) }
         : { url: `the API server's ${path}`, open: (init) => api.open(path, init) },
 
     async find(id) {
-      const digest = await digestUnder(reference(id), { signal });
+      const digest = await resolveDigest(reference(id), { signal });
       const isOther = compared.has(id) && compared.get(id) !== digest;
       return digest && !isOther ? byDigest(digest) : undefined;
     },
 
     async compare(archive, id) {
-      const found = await compareUnder(archive, reference(id), { signal });
+      const found = await compareWithRemote(archive, reference(id), { signal });
       compared.set(id, found?.same ? found.digest : undefined);
       return found?.same;
     },
 
     async deliver(archive, id) {
       await checkArchive(archive, `${service.name}:${id}`);
-      const digest = await push(archive, reference(id), { signal, sbom: sbomBeside(archive) });
+      const digest = await pushImage(archive, reference(id), { signal, sbom: sbomPathFor(archive) });
       compared.set(id, digest);
       return byDigest(digest);
     },

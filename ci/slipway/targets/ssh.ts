@@ -4,31 +4,31 @@
  */
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { cacheOf, type Service } from "../core/service-config.ts";
-import { Api, FIRST_PATIENCE_SECONDS, FIRST_SECONDS } from "../kubernetes/api.ts";
+import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
+import { ApiClient, CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
 import type { KubeObject, Node } from "../kubernetes/objects.ts";
-import { idOf } from "../kubernetes/observe.ts";
-import { observeMain } from "../deploy/plan.ts";
+import { runningId } from "../kubernetes/observe.ts";
+import { observeMainWorkload } from "../deploy/plan.ts";
 import type { Target } from "../deploy/target.ts";
 import { SUDOERS } from "../ssh/connection.ts";
-import { Depot } from "../ssh/containerd.ts";
+import { RemoteContainerd } from "../ssh/containerd.ts";
 import { destinationOf } from "../ssh/host.ts";
-import { kustomizeThere } from "../ssh/kustomize.ts";
-import { Line } from "../ssh/session.ts";
-import { Parcel } from "../ssh/image-upload.ts";
+import { kustomizeRemotely } from "../ssh/kustomize.ts";
+import { SshSession } from "../ssh/session.ts";
+import { ImageUpload } from "../ssh/image-upload.ts";
 import { checkArchive } from "./check-archive.ts";
 import {
-  cleanIn,
+  removeUnusedImages,
   containerdName,
-  containerdRefusal,
-  imagesIn,
-  vanished,
-  type Containerd,
+  explainContainerdError,
+  listImages,
+  imageVanishedError,
+  type ContainerdNode,
 } from "./containerd-images.ts";
-import { addressOf, takers } from "./nodes.ts";
-import { below, hostPort, nodePortOf, nodePortUrl } from "./service-url.ts";
+import { addressOf, schedulableNodes } from "./nodes.ts";
+import { joinUrl, hostPort, nodePortOf, nodePortUrl } from "./service-url.ts";
 
-export interface HostsOptions {
+export interface SshTargetOptions {
   service: Service;
   /** As ssh takes them; of a cluster of several nodes, one for each that may run the pods. */
   hosts: string[];
@@ -40,18 +40,18 @@ export interface HostsOptions {
 /** A node, and the way to it. */
 interface Place {
   node: Node;
-  line: Line;
-  depot: Depot;
-  containerd: Containerd;
+  line: SshSession;
+  depot: RemoteContainerd;
+  containerd: ContainerdNode;
 }
 
 /**
  * Opens the lines and finds out which nodes they go to, without changing anything.
  *
- * @throws {PipelineError} "surroundings": no ssh, no way there, no k3s, no rights, a host that is no node of the first one's cluster
+ * @throws {PipelineError} "environment": no ssh, no way there, no k3s, no rights, a host that is no node of the first one's cluster
  */
-export async function connectHosts({ service, hosts, url, signal }: HostsOptions): Promise<Target> {
-  const opening = [...new Set(hosts)].map((host) => Line.open(host, signal));
+export async function connectSshTarget({ service, hosts, url, signal }: SshTargetOptions): Promise<Target> {
+  const opening = [...new Set(hosts)].map((host) => SshSession.open(host, signal));
   const opened = await Promise.allSettled(opening);
   const lines = opened.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
   const close = async () => void (await Promise.all(lines.map((line) => line.close())));
@@ -61,13 +61,16 @@ export async function connectHosts({ service, hosts, url, signal }: HostsOptions
     const main = lines[theres.findIndex(({ api }) => api !== undefined)];
     if (!main) throw withoutApi(lines);
     const kubectl = ["ssh", main.host, "sudo", "k3s", "kubectl"];
-    const api = new Api(service, over(main), signal, close, { kubectl, words: () => main.words() });
+    const api = new ApiClient(service, over(main), signal, close, {
+      kubectl,
+      stderrTail: () => main.words(),
+    });
     const nodes = await api.list<Node>(
       "/api/v1/nodes",
       {},
-      { timeoutSeconds: FIRST_SECONDS, patienceSeconds: FIRST_PATIENCE_SECONDS },
+      { timeoutSeconds: CONNECT_TIMEOUT_SECONDS, retryBudgetSeconds: CONNECT_RETRY_SECONDS },
     );
-    const memory = join(cacheOf(service), "layers");
+    const memory = join(cacheDirectoryOf(service), "layers");
     const places = lines.map((line, i): Place => {
       const node = nodes.find(({ status }) => status.nodeInfo?.bootID === theres[i]!.boot);
       if (!node) throw noNode(line, main, nodes);
@@ -82,7 +85,7 @@ export async function connectHosts({ service, hosts, url, signal }: HostsOptions
 }
 
 /** Asks the API server at the other end; a line that has gone is opened again. */
-function over(line: Line): Api["open"] {
+function over(line: SshSession): ApiClient["open"] {
   return async (path, init) => {
     const { api } = await line.there();
     if (api === undefined) throw new Error(`${line.host} has no API server any more`);
@@ -90,9 +93,9 @@ function over(line: Line): Api["open"] {
   };
 }
 
-function placeOf(node: Node, line: Line, memory: string): Place {
-  const depot = new Depot(line, memory);
-  const containerd: Containerd = {
+function placeOf(node: Node, line: SshSession, memory: string): Place {
+  const depot = new RemoteContainerd(line, memory);
+  const containerd: ContainerdNode = {
     who: `${line.host}: `,
     ctr: (args, timeoutSeconds) => depot.ctr(args, { timeoutSeconds }),
     permission: SUDOERS,
@@ -104,11 +107,11 @@ function placeOf(node: Node, line: Line, memory: string): Place {
 interface Parts {
   service: Service;
   url: string | undefined;
-  api: Api;
+  api: ApiClient;
   kubectl: string[];
   nodes: Node[];
   places: Place[];
-  main: Line;
+  main: SshSession;
   /** What the first host is called in an address. */
   name: string;
 }
@@ -119,15 +122,15 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Par
 
   /** Of those that take pods of these manifests, the ones that no host was named for. */
   const unreached = (manifests: KubeObject[]) =>
-    takers(service, manifests, nodes).filter(
+    schedulableNodes(service, manifests, nodes).filter(
       (node) => !places.some((place) => place.node.metadata.name === node.metadata.name),
     );
 
   let running: Promise<string | undefined> | undefined;
   /** The digest of the image there that has most of the next one: of the version that runs, or else any. */
   const baseIn = async (images: Map<string, string>) => {
-    running ??= observeMain(api).then(
-      (seen) => seen && containerdName(referenceOf(idOf(seen.deployment))),
+    running ??= observeMainWorkload(api).then(
+      (seen) => seen && containerdName(referenceOf(runningId(seen.deployment))),
       () => undefined,
     );
     const current = await running;
@@ -137,7 +140,7 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Par
 
   const lacking = async (id: string) => {
     const found = await Promise.all(
-      places.map(async (place) => ({ place, images: await imagesIn(place.containerd) })),
+      places.map(async (place) => ({ place, images: await listImages(place.containerd) })),
     );
     return found.filter(({ images }) => !images.has(containerdName(referenceOf(id))));
   };
@@ -148,14 +151,14 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Par
     api,
     kubectl,
     overlay: service.overlays.k3s,
-    kustomize: (overlay) => kustomizeThere(main, service.root, join(service.project, overlay)),
+    kustomize: (overlay) => kustomizeRemotely(main, service.root, join(service.project, overlay)),
 
     admit(manifests) {
       const [node, ...others] = unreached(manifests).map(({ metadata }) => metadata.name);
       if (node === undefined) return;
       const names = [node, ...others].join(", ");
       throw new PipelineError(
-        "surroundings",
+        "environment",
         `pods may run on ${names}, and no --host goes there: the image would be missing; nothing was changed`,
         {
           hint: "Name a host for each node, or keep pods away from it: a taint, or a nodeSelector in the manifests.",
@@ -164,14 +167,14 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Par
     },
 
     endpoint(manifests) {
-      if (url) return { url: below(url, service.versionPath) };
+      if (url) return { url: joinUrl(url, service.versionPath) };
       const port = nodePortOf(service, manifests);
       const { node } = places.find(({ line }) => line === main)!;
       const there = hostPort(addressOf(node), port);
       const asked = `http://localhost${service.versionPath}`;
       return {
         url: nodePortUrl(service, name, port),
-        isFar: true,
+        isRemote: true,
         open: async (init) => fetch(asked, { ...init, unix: await main.forward(there), proxy: false }),
       };
     },
@@ -197,12 +200,12 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Par
       last = undefined;
       for (const { place } of due)
         await checkArchive(archive, reference, place.node.status.nodeInfo?.architecture);
-      const parcel = await Parcel.open(archive);
+      const parcel = await ImageUpload.open(archive);
       const start = performance.now();
       const progress = due.map(() => ({ bytes: 0, of: 0 }));
       const tell = () => {
         const [bytes, of] = [sum(progress.map(({ bytes }) => bytes)), sum(progress.map(({ of }) => of))];
-        show(describeSending(bytes, of, (performance.now() - start) / 1000));
+        show(formatTransferProgress(bytes, of, (performance.now() - start) / 1000));
       };
       const sent = await Promise.all(
         due.map(async ({ place, images }, i) => {
@@ -215,8 +218,9 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Par
               tell();
             },
           );
-          if (result.code !== 0) throw containerdRefusal(containerd, `importing ${archive}`, result.stderr);
-          if (!names.has(containerdName(reference))) throw vanished(containerd, archive, reference);
+          if (result.code !== 0)
+            throw explainContainerdError(containerd, `importing ${archive}`, result.stderr);
+          if (!names.has(containerdName(reference))) throw imageVanishedError(containerd, archive, reference);
           return { place, bytes, whole };
         }),
       );
@@ -231,7 +235,9 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Par
     async clean(kept) {
       let asked: ReturnType<typeof kept> | undefined;
       const once = () => (asked ??= kept());
-      const gone = await Promise.all(places.map(({ containerd }) => cleanIn(containerd, service.name, once)));
+      const gone = await Promise.all(
+        places.map(({ containerd }) => removeUnusedImages(containerd, service.name, once)),
+      );
       return [...new Set(gone.flat())];
     },
   };
@@ -244,16 +250,16 @@ function amount(bytes: number): string {
 }
 
 /** Bytes, rate and time left, for who waits. */
-export function describeSending(bytes: number, of: number, seconds: number): string {
+export function formatTransferProgress(bytes: number, of: number, seconds: number): string {
   const rate = seconds > 0 ? bytes / seconds : 0;
   const left = rate > 0 ? `, ${Math.ceil((of - bytes) / rate)} s left` : "";
   return `${amount(bytes)} of ${amount(of)}, ${amount(rate)}/s${left}`;
 }
 
-function withoutApi(lines: Line[]): PipelineError {
+function withoutApi(lines: SshSession[]): PipelineError {
   const hosts = lines.map(({ host }) => host).join(", ");
   return new PipelineError(
-    "surroundings",
+    "environment",
     `no API server at ${hosts}: there is no /etc/rancher/k3s/k3s.yaml; nothing was changed`,
     {
       hint: "k3s writes it on a server, not on an agent, when it starts: `systemctl status k3s` there tells whether it did.",
@@ -261,10 +267,10 @@ function withoutApi(lines: Line[]): PipelineError {
   );
 }
 
-function noNode({ host }: Line, main: Line, nodes: Node[]): PipelineError {
+function noNode({ host }: SshSession, main: SshSession, nodes: Node[]): PipelineError {
   const names = nodes.map(({ metadata }) => metadata.name).join(", ") || "none yet";
   return new PipelineError(
-    "surroundings",
+    "environment",
     `${host} is none of the nodes (${names}) of ${main.host}'s cluster; nothing was changed`,
     {
       hint: "k3s registers a node some seconds after its start. Each --host is to be a node of one cluster.",

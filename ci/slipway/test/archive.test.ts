@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join as joinPath } from "node:path";
 import { gzipSync } from "node:zlib";
 import { sha256 } from "../core/hash.ts";
-import { differences, readImage } from "../image/compare.ts";
+import { diffImages, readImage } from "../image/compare.ts";
 import { readArchive } from "../image/archive-reader.ts";
-import { Unpacker } from "../image/decompress.ts";
+import { Decompressor } from "../image/decompress.ts";
 import { listTar } from "../image/tar-reader.ts";
 import {
   image,
@@ -241,7 +241,7 @@ describe("unpacking", () => {
   const zeros = Buffer.alloc(2 ** 26);
   const tar = join([part("a", "x".repeat(5000))]);
   const [gzip, zstd] = [gzipSync(tar), Bun.zstdCompressSync(tar)];
-  const unpack = (bytes: Uint8Array) => new Unpacker(bytes.length).unpack(new Uint8Array(bytes));
+  const unpack = (bytes: Uint8Array) => new Decompressor(bytes.length).unpack(new Uint8Array(bytes));
 
   test.each<[string, Uint8Array]>([
     ["gzip", gzipSync(zeros)],
@@ -255,7 +255,7 @@ describe("unpacking", () => {
   });
 
   test("layers share what an image may be", async () => {
-    const unpacker = new Unpacker(0);
+    const unpacker = new Decompressor(0);
     const ten = new Uint8Array(Bun.zstdCompressSync(zeros.subarray(0, 10e6)));
     await unpacker.unpack(ten);
     expect(await failure(unpacker.unpack(ten))).toContain("larger than 6777216 bytes");
@@ -324,7 +324,7 @@ describe("taken, whoever wrote it", () => {
     const expected = await readImage(await write(join(good)));
     const found = await readImage(await write(join(parts)));
     expect(found.damage).toEqual([]);
-    expect(differences(expected, found)).toEqual([]);
+    expect(diffImages(expected, found)).toEqual([]);
   });
 
   test("a layer that is there twice: named twice, or linked to as docker does", async () => {

@@ -3,8 +3,8 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describeService } from "../core/service-config.ts";
-import { build } from "../image/build.ts";
+import { resolveService } from "../core/service-config.ts";
+import { buildImage } from "../image/build.ts";
 import { root } from "./helloapp-fixture.ts";
 import { Service } from "./service/harness.ts";
 
@@ -47,7 +47,7 @@ async function compile(source: string): Promise<{ command: string[]; id: string 
   writeFileSync(join(project, "src/main.ts"), source);
   symlinkSync(join(root, "node_modules"), join(project, "node_modules"));
   const dist = join(project, "dist");
-  const { id } = await build(describeService(project), dist);
+  const { id } = await buildImage(resolveService(project), dist);
   return { command: [join(dist, "app/plain")], id };
 }
 

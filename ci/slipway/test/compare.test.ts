@@ -3,11 +3,11 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { differences, firstDifference, readImage, type ImageContent } from "../image/compare.ts";
+import { diffImages, firstDifference, readImage, type ImageContent } from "../image/compare.ts";
 import { PipelineError } from "../core/errors.ts";
 import { compareEngines } from "../commands/reproduce.ts";
-import { contentSize, sizeFinding, sizeReport } from "../commands/size.ts";
-import { tarEnd, tarHeader, tarPadding } from "../image/tar-writer.ts";
+import { contentSize, checkSize, sizeReport } from "../commands/size.ts";
+import { TAR_END, tarHeader, tarPadding } from "../image/tar-writer.ts";
 import { sha256 } from "../core/hash.ts";
 import { image, service } from "./helloapp-fixture.ts";
 
@@ -34,7 +34,7 @@ function entryOf({ path, content = "", mode = 0o755, fields = {} }: Entry): Uint
   return Buffer.concat([header, bytes, tarPadding(bytes.length)]);
 }
 
-const tar = (entries: Entry[]) => Buffer.concat([...entries.map(entryOf), tarEnd]);
+const tar = (entries: Entry[]) => Buffer.concat([...entries.map(entryOf), TAR_END]);
 
 const runtime: Entry[] = [{ path: "lib/" }, { path: "lib/libc", content: "the C library" }];
 const app: Entry[] = [{ path: image.binary.slice(1), content: "the binary" }];
@@ -78,7 +78,7 @@ async function make(
     outer(Config, Buffer.from(config)),
     outer("manifest.json", Buffer.from(JSON.stringify(manifest))),
   ];
-  await writeFile(path, Buffer.concat([...stored, ...texts, tarEnd]));
+  await writeFile(path, Buffer.concat([...stored, ...texts, TAR_END]));
   return path;
 }
 
@@ -104,7 +104,7 @@ describe("equal", () => {
   ])("however the layers are stored: %s", async (_, store) => {
     const stored = await imageOf("stored", { store });
     expect(stored.damage).toEqual([]);
-    expect(differences(good, stored)).toEqual([]);
+    expect(diffImages(good, stored)).toEqual([]);
     expect(stored.layers.map(({ name, entries }) => [name, entries.length])).toEqual([
       ["runtime", 2],
       ["app", 1],
@@ -143,7 +143,7 @@ describe("differences", () => {
     ],
     ["a device", [{ path: "helloapp", fields: { 156: "3" } }], "/helloapp: type special file, not file"],
   ])("%s", async (_, entries, expected) => {
-    const found = differences(good, await withApp(entries));
+    const found = diffImages(good, await withApp(entries));
     expect(found).toHaveLength(2);
     expect(found[0]).toMatch(/^app: diffID [0-9a-f]{12}, not [0-9a-f]{12}$/);
     expect(found[1]).toStartWith(`app: ${expected}`);
@@ -151,7 +151,7 @@ describe("differences", () => {
 
   test("the same files in another order", async () => {
     const layers = [tar(runtime.toReversed()), tar(app)];
-    expect(differences(good, await imageOf("order", { layers }))).toEqual([
+    expect(diffImages(good, await imageOf("order", { layers }))).toEqual([
       expect.stringMatching(/^runtime: diffID /),
       "runtime: its files are the same, the tar is not: from byte 4 on, in the header of /lib/",
     ]);
@@ -160,18 +160,18 @@ describe("differences", () => {
   test("a bit in what nobody reads has its place told", async () => {
     const layer = tar(app);
     layer[512 + 300] = 1;
-    const found = differences(good, await imageOf("padding", { layers: [tar(runtime), layer] }));
+    const found = diffImages(good, await imageOf("padding", { layers: [tar(runtime), layer] }));
     expect(found.at(-1)).toBe(
       "app: its files are the same, the tar is not: from byte 812 on, after /helloapp",
     );
   });
 
   test("the config, by the path in it", async () => {
-    expect(differences(good, await imageOf("labels", { labels: { version: "2", more: "x" } }))).toEqual([
+    expect(diffImages(good, await imageOf("labels", { labels: { version: "2", more: "x" } }))).toEqual([
       'config: config.Labels.version is "2", not "1"',
       'config: config.Labels.more is "x" and should not be there',
     ]);
-    expect(differences(good, await imageOf("labels", { labels: {} }))).toContain(
+    expect(diffImages(good, await imageOf("labels", { labels: {} }))).toContain(
       'config: config.Labels.version is missing: "1"',
     );
   });
@@ -182,14 +182,14 @@ describe("differences", () => {
       ...config,
       config: { ...config.config, Cmd: undefined, OnBuild: [], Tty: false, Image: "" },
     };
-    expect(differences(good, { ...good, config: unset })).toEqual([]);
+    expect(diffImages(good, { ...good, config: unset })).toEqual([]);
   });
 
   test("another number of layers: the files of all count", async () => {
     const one = [tar([...runtime, { path: "helloapp", content: "the bINary" }])];
     const found = await imageOf("one", { layers: one });
     expect(found.layers[0]!.name).toBe("layer 1");
-    expect(differences(good, found)).toEqual([
+    expect(diffImages(good, found)).toEqual([
       "1 layer, not 2",
       "/helloapp: bytes differ, the first at offset 5",
     ]);
@@ -197,7 +197,7 @@ describe("differences", () => {
 
   test("without content: modes count, sizes and bytes do not", async () => {
     const other = await withApp([{ ...binary, content: "another", mode: 0o700 }]);
-    expect(differences(good, other, { content: false })).toEqual(["app: /helloapp: mode 0700, not 0755"]);
+    expect(diffImages(good, other, { content: false })).toEqual(["app: /helloapp: mode 0700, not 0755"]);
   });
 
   test.each<[number, number, number | undefined]>([
@@ -229,13 +229,13 @@ describe("damage", () => {
   test("one bit of a file: layer, file and place", async () => {
     const found = await damaged(512 + 4);
     expect(found.damage).toEqual([expect.stringMatching(/^app is damaged: its bytes have the diffID /)]);
-    expect(differences(good, found)).toContain("app: /helloapp: bytes differ, the first at offset 4");
+    expect(diffImages(good, found)).toContain("app: /helloapp: bytes differ, the first at offset 4");
   });
 
   test("one bit of a header, which then cannot be read", async () => {
     const found = await damaged(130);
     expect(found.damage[0]).toContain("app cannot be read: the tar of app is damaged: the header at byte 0");
-    expect(differences(good, found)).toContain("app: differs from byte 130 on, in the header of /helloapp");
+    expect(diffImages(good, found)).toContain("app: differs from byte 130 on, in the header of /helloapp");
   });
 
   test("one bit of a compressed layer", async () => {
@@ -268,7 +268,7 @@ describe("damage", () => {
     if (bytes) await writeFile(path, bytes);
     const error = await readImage(path).catch((error: unknown) => error);
     expect(error).toBeInstanceOf(PipelineError);
-    expect((error as PipelineError).fault).toBe("surroundings");
+    expect((error as PipelineError).kind).toBe("environment");
     expect((error as PipelineError).message).toContain(path);
   });
 });
@@ -331,13 +331,13 @@ describe("size", () => {
       "shrank by 1.0 %, 101 bytes: so that it stays so, change size.amd64 in ci/pipeline.ts from 10000 to 9899",
     ],
   ])("a binary of %i bytes: %p", async (size, expected) => {
-    const finding = sizeFinding(await sized(size), { amd64: 10_000 });
+    const finding = checkSize(await sized(size), { amd64: 10_000 });
     if (expected === undefined) expect(finding).toBeUndefined();
     else expect(finding).toContain(expected);
   });
 
   test("no figure for an architecture is no finding", async () => {
-    expect(sizeFinding(good, { arm64: 1 })).toBeUndefined();
+    expect(checkSize(good, { arm64: 1 })).toBeUndefined();
   });
 
   test("the report has layers, files, shares and the archive", async () => {

@@ -3,9 +3,9 @@ import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import type { Api } from "../kubernetes/api.ts";
+import type { ApiClient } from "../kubernetes/api.ts";
 import { connectApi } from "../kubernetes/connect.ts";
-import { ready } from "../commands/install-k3s.ts";
+import { waitUntilReady } from "../commands/install-k3s.ts";
 import type { PipelineError } from "../core/errors.ts";
 import { service } from "./helloapp-fixture.ts";
 
@@ -24,7 +24,7 @@ const until = async (holds: () => boolean) => {
 const path = process.env.PATH;
 const { signal } = new AbortController();
 let bin: string;
-let opened: Api[] = [];
+let opened: ApiClient[] = [];
 afterEach(async () => {
   for (const api of opened.splice(0)) await api.close();
   process.env.PATH = path;
@@ -55,7 +55,7 @@ describe("a kubectl that says nothing", () => {
     const error = await failureOf(
       connectApi({ service, kubectl: ["kubectl", "--context=x"], firstSeconds: 3, signal }),
     );
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.message).toBe("kubectl has not started its proxy within 3 s");
     expect(error.hint).toContain("`kubectl --context=x version`");
     expect(error.output).toBe("Password for me:");
@@ -86,7 +86,7 @@ describe("a refusal", () => {
     status: number,
     reply: string,
     words = "",
-  ): Promise<Api> {
+  ): Promise<ApiClient> {
     standIn(program, `exec ${process.execPath} "\${0%/*}/proxy.ts" "$@"`);
     const proxy = `const unix = process.argv.at(-1).replace("--unix-socket=", "");
 const [status, reply, words] = ${JSON.stringify([status, reply, words])};
@@ -98,7 +98,7 @@ console.log("Starting to serve");`;
     writeFileSync(join(bin, "proxy.ts"), proxy);
     const kubectl = program === "k3s" ? ["k3s", "kubectl"] : ["kubectl", "--context=prod"];
     const api = await connectApi({ service, kubectl, firstSeconds: 30, signal });
-    api.patienceSeconds = 0;
+    api.retryBudgetSeconds = 0;
     opened.push(api);
     return api;
   }
@@ -141,14 +141,14 @@ describe("a new k3s", () => {
 
   test("is waited for until the deadline, also when its server hangs", async () => {
     standIn("k3s", "sleep 1000; true");
-    const error = await failureOf(ready({ seconds: 1, signal }));
+    const error = await failureOf(waitUntilReady({ seconds: 1, signal }));
     expect(error.message).toContain("not ready after 1 s");
   });
 
   test("is not waited for any more by one who interrupts", async () => {
     standIn("k3s", `echo > "\${0%/*}/asked"; sleep 1000; true`);
     const interrupted = new AbortController();
-    const failing = failureOf(ready({ signal: interrupted.signal }));
+    const failing = failureOf(waitUntilReady({ signal: interrupted.signal }));
     await until(() => existsSync(join(bin, "asked")));
     interrupted.abort(new Error("stop"));
     expect((await failing).message).toBe("stop");
@@ -156,12 +156,12 @@ describe("a new k3s", () => {
 
   test.each(["True", "True True True"])("whose nodes say %s is ready", async (states) => {
     answers(states);
-    await ready({ signal });
+    await waitUntilReady({ signal });
   });
 
   test.each(["", "True False", "Unknown"])("whose nodes say '%s' is not", async (states) => {
     answers(states);
-    const error = await failureOf(ready({ seconds: 0.5, signal }));
-    expect(error.fault).toBe("surroundings");
+    const error = await failureOf(waitUntilReady({ seconds: 0.5, signal }));
+    expect(error.kind).toBe("environment");
   });
 });

@@ -39,7 +39,7 @@ test("one character of the integrity is another: refused, naming the pin, and no
   const integrity = integrityOf(tarball).replace(/.(?===$)/, (last) => (last === "A" ? "B" : "A"));
   for (const pin of [{ package: name, integrity }, undefined]) {
     const error = await failureOf(fetchBun("arm64", target, signal, pin));
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain("pins.bunFor.arm64.integrity");
     expect(error.message).toContain(integrityOf(tarball));
     expect(existsSync(target)).toBe(false);

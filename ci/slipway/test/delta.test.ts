@@ -3,18 +3,26 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { BLOCK, CHUNK, deltaOf, hashesOf, unknownChunks, type Base, type Order } from "../ssh/delta.ts";
+import {
+  BLOCK_BYTES,
+  CHUNK_BYTES,
+  computeDelta,
+  blockHashes,
+  unknownChunks,
+  type DeltaBase,
+  type DeltaOp,
+} from "../ssh/delta.ts";
 import { writeArchive } from "../image/archive-writer.ts";
-import { findRuntime } from "../image/image-config.ts";
-import { first } from "../ssh/connection.ts";
-import { Depot } from "../ssh/containerd.ts";
-import type { Line } from "../ssh/session.ts";
-import { Parcel } from "../ssh/image-upload.ts";
-import { checkHost } from "../ssh/host.ts";
-import { filesOf } from "../ssh/kustomize.ts";
-import { recallLayer, rememberLayer } from "../ssh/layer-cache.ts";
-import { describeSending } from "../targets/ssh.ts";
-import { takers } from "../targets/nodes.ts";
+import { findSharedLibraries } from "../image/image-config.ts";
+import { bootstrapScript } from "../ssh/connection.ts";
+import { RemoteContainerd } from "../ssh/containerd.ts";
+import type { SshSession } from "../ssh/session.ts";
+import { ImageUpload } from "../ssh/image-upload.ts";
+import { parseHost } from "../ssh/host.ts";
+import { kustomizationFiles } from "../ssh/kustomize.ts";
+import { loadCachedLayer, saveCachedLayer } from "../ssh/layer-cache.ts";
+import { formatTransferProgress } from "../targets/ssh.ts";
+import { schedulableNodes } from "../targets/nodes.ts";
 import type { KubeObject, Node } from "../kubernetes/objects.ts";
 import { root, service } from "./helloapp-fixture.ts";
 
@@ -34,18 +42,18 @@ function* numbers(seed: number): Generator<number, never> {
   }
 }
 
-const knows = (bytes: Uint8Array, what: "bytes" | "blocks" | "hashes"): Base => {
-  const chunk = (i: number) => bytes.subarray(i * CHUNK, (i + 1) * CHUNK);
+const knows = (bytes: Uint8Array, what: "bytes" | "blocks" | "hashes"): DeltaBase => {
+  const chunk = (i: number) => bytes.subarray(i * CHUNK_BYTES, (i + 1) * CHUNK_BYTES);
   return {
     size: bytes.length,
-    hashes: hashesOf(bytes, CHUNK),
+    hashes: blockHashes(bytes, CHUNK_BYTES),
     content: (i) => (what === "bytes" ? chunk(i) : undefined),
-    blocks: (i) => (what === "blocks" ? hashesOf(chunk(i), BLOCK) : undefined),
+    blocks: (i) => (what === "blocks" ? blockHashes(chunk(i), BLOCK_BYTES) : undefined),
   };
 };
 
 /** What orders make of a base: what the remote end does with head(1). */
-function apply(orders: Order[], base: Uint8Array): Uint8Array {
+function apply(orders: DeltaOp[], base: Uint8Array): Uint8Array {
   let at = 0;
   return Buffer.concat(
     orders.map((order) => {
@@ -57,7 +65,7 @@ function apply(orders: Order[], base: Uint8Array): Uint8Array {
   );
 }
 
-const sent = (orders: ReturnType<typeof deltaOf>) =>
+const sent = (orders: ReturnType<typeof computeDelta>) =>
   orders.reduce((sum, order) => sum + ("put" in order ? order.put.length : 0), 0);
 
 describe("a delta", () => {
@@ -65,11 +73,11 @@ describe("a delta", () => {
   const below = (limit: number) => Math.floor(next.next().value * limit);
   const random = (length: number) => Uint8Array.from({ length }, () => below(256));
   // Of a chunk and more only every so often: they are what takes the time.
-  const noise = random(3 * CHUNK + 12345);
+  const noise = random(3 * CHUNK_BYTES + 12345);
 
   /** A file, and one that edits have made of it. */
   function pair(i: number): [Uint8Array, Uint8Array] {
-    const size = i % 25 === 0 ? CHUNK + below(2 * CHUNK) : below(40_000);
+    const size = i % 25 === 0 ? CHUNK_BYTES + below(2 * CHUNK_BYTES) : below(40_000);
     const start = below(noise.length - size);
     const base = noise.subarray(start, start + size);
     let target = Buffer.from(base);
@@ -88,7 +96,7 @@ describe("a delta", () => {
     for (let i = 0; i < 1000; i += 1) {
       const [base, target] = pair(i);
       const what = (["bytes", "blocks", "hashes"] as const)[i % 3]!;
-      const orders = deltaOf(target, knows(base, what));
+      const orders = computeDelta(target, knows(base, what));
       if (Buffer.compare(apply(orders, base), target) !== 0) throw new Error(`pair ${i} by ${what}`);
     }
   });
@@ -97,29 +105,33 @@ describe("a delta", () => {
     Buffer.concat([bytes.subarray(0, at), Buffer.from(added), bytes.subarray(at)]);
 
   test("of what is known by its bytes is little more than what was added, also behind what moved", () => {
-    const target = edited(edited(noise, 2 * CHUNK + 100, "a line\n"), CHUNK - 3, "another line\n");
-    const orders = deltaOf(target, knows(noise, "bytes"));
+    const target = edited(
+      edited(noise, 2 * CHUNK_BYTES + 100, "a line\n"),
+      CHUNK_BYTES - 3,
+      "another line\n",
+    );
+    const orders = computeDelta(target, knows(noise, "bytes"));
     expect(sent(orders)).toBeLessThan(1000);
     expect(apply(orders, noise)).toEqual(target);
   });
 
   test("of what is known by its blocks' hashes is the blocks that changed", () => {
     const target = Buffer.from(noise);
-    for (const at of [5, CHUNK + 7, noise.length - 1]) target[at]! ^= 1;
-    expect(unknownChunks(hashesOf(target, CHUNK), knows(noise, "hashes"))).toEqual([0, 1, 3]);
-    const orders = deltaOf(target, knows(noise, "blocks"));
-    expect(sent(orders)).toBe(2 * BLOCK + (noise.length % BLOCK));
+    for (const at of [5, CHUNK_BYTES + 7, noise.length - 1]) target[at]! ^= 1;
+    expect(unknownChunks(blockHashes(target, CHUNK_BYTES), knows(noise, "hashes"))).toEqual([0, 1, 3]);
+    const orders = computeDelta(target, knows(noise, "blocks"));
+    expect(sent(orders)).toBe(2 * BLOCK_BYTES + (noise.length % BLOCK_BYTES));
     expect(apply(orders, noise)).toEqual(target);
   });
 
   test("of one file with itself is one order, and nothing is sent", () => {
-    expect(deltaOf(noise, knows(noise, "hashes"))).toEqual([{ keep: noise.length }]);
+    expect(computeDelta(noise, knows(noise, "hashes"))).toEqual([{ keep: noise.length }]);
   });
 
   test("has no more orders than processes can be started for in a moment", () => {
     const target = Buffer.from(noise);
     for (let at = 0; at < target.length; at += 400) target[at]! ^= 1;
-    const orders = deltaOf(target, knows(noise, "bytes"));
+    const orders = computeDelta(target, knows(noise, "bytes"));
     expect(orders.length).toBeLessThan(1000);
     expect(apply(orders, noise)).toEqual(target);
   });
@@ -127,23 +139,29 @@ describe("a delta", () => {
   test("is made of what was remembered of the version before, and of nothing that is broken", async () => {
     const memory = join(directory, "memory");
     const first = Buffer.from(noise);
-    first[CHUNK + 5]! ^= 1;
+    first[CHUNK_BYTES + 5]! ^= 1;
     const name = (n: number) => n.toString(16).padStart(64, "0");
-    await rememberLayer(memory, name(1), first, hashesOf(first, CHUNK), hashesOf(noise, CHUNK));
-    const remembered = (await recallLayer(memory, name(1)))!;
-    const base: Base = { size: first.length, blocks: () => undefined, ...remembered };
-    const target = edited(first.subarray(0, 2 * CHUNK), CHUNK + 900, "more");
+    await saveCachedLayer(
+      memory,
+      name(1),
+      first,
+      blockHashes(first, CHUNK_BYTES),
+      blockHashes(noise, CHUNK_BYTES),
+    );
+    const remembered = (await loadCachedLayer(memory, name(1)))!;
+    const base: DeltaBase = { size: first.length, blocks: () => undefined, ...remembered };
+    const target = edited(first.subarray(0, 2 * CHUNK_BYTES), CHUNK_BYTES + 900, "more");
     // Only the chunk that differed was kept; the one behind it is sent.
-    const orders = deltaOf(target, base);
+    const orders = computeDelta(target, base);
     expect(apply(orders, first)).toEqual(target);
     expect(sent(orders)).toBeLessThan(1000);
     const path = join(memory, name(1));
     const bytes = await Bun.file(path).bytes();
     bytes[bytes.length - 1]! ^= 1;
     writeFileSync(path, bytes);
-    expect(await recallLayer(memory, name(1))).toBeUndefined();
+    expect(await loadCachedLayer(memory, name(1))).toBeUndefined();
     for (let i = 2; i < 20; i += 1)
-      await rememberLayer(memory, name(i), first.subarray(0, i), [String(i)], []);
+      await saveCachedLayer(memory, name(i), first.subarray(0, i), [String(i)], []);
     expect(readdirSync(memory).length).toBe(8);
   });
 });
@@ -157,7 +175,7 @@ describe("a host", () => {
     "ssh://deploy@shop:2222",
     "[fe80::1%eth0]",
     "a.b+c@x",
-  ])("%p is one", (host) => expect(checkHost(host)).toBe(host));
+  ])("%p is one", (host) => expect(parseHost(host)).toBe(host));
   test.each([
     "",
     "-oProxyCommand=x",
@@ -171,7 +189,7 @@ describe("a host", () => {
     "a@b@c",
     "a'b",
     "x".repeat(300),
-  ])("%p is none", (host) => expect(() => checkHost(host)).toThrow("is no host"));
+  ])("%p is none", (host) => expect(() => parseHost(host)).toThrow("is no host"));
 });
 
 test("kustomize there gets every file that the overlay names, and none beside", () => {
@@ -191,7 +209,7 @@ test("kustomize there gets every file that the overlay names, and none beside", 
   );
   write("overlay/conf.ini", "1");
   write("overlay/it's", "2");
-  const found = filesOf(join(root, "overlay")).map((path) => path.slice(root.length + 1));
+  const found = kustomizationFiles(join(root, "overlay")).map((path) => path.slice(root.length + 1));
   expect(found.sort()).toEqual([
     "base/deployment.yaml",
     "base/kustomization.yaml",
@@ -222,7 +240,7 @@ test("a node takes pods that neither a taint nor a nodeSelector keeps away", () 
       spec: { template: { spec: { containers: [{ name: "x", image }], ...spec } } },
     }) as unknown as KubeObject;
   const names = (...manifests: KubeObject[]) =>
-    takers(service, manifests, nodes).map(({ metadata }) => metadata.name);
+    schedulableNodes(service, manifests, nodes).map(({ metadata }) => metadata.name);
   expect(names(workload({}))).toEqual(["plain", "fast", "rather-not"]);
   expect(names(workload({ nodeSelector: { disk: "ssd" } }))).toEqual(["fast"]);
   const tolerations = [{ key: "own", operator: "Equal", value: "shop", effect: "NoSchedule" }];
@@ -233,7 +251,7 @@ test("a node takes pods that neither a taint nor a nodeSelector keeps away", () 
 });
 
 test("what is run as root there is what README has for sudoers, and no more", async () => {
-  const scripts = [first("01234567")];
+  const scripts = [bootstrapScript("01234567")];
   const layers = ["a", "b"].map((digit, i) => ({
     digest: `sha256:${digit.repeat(64)}`,
     size: i + 1,
@@ -247,17 +265,17 @@ test("what is run as root there is what README has for sudoers, and no more", as
       const stdout = /content' 'get/.test(script) ? JSON.stringify({ layers }) : "0\n";
       return { code: 0, stdout, stderr: "" };
     },
-  } as unknown as Line;
+  } as unknown as SshSession;
   const archive = join(directory, "small.tar");
   for (const tree of ["runtime", "app"]) mkdirSync(join(directory, "dist", tree), { recursive: true });
   writeFileSync(join(directory, "dist/app/x"), "x");
-  const { platform } = findRuntime();
+  const { platform } = findSharedLibraries();
   await writeArchive(archive, { service, platform, dist: join(directory, "dist"), names: ["helloapp:x"] });
-  const depot = new Depot(line, join(directory, "none"));
+  const depot = new RemoteContainerd(line, join(directory, "none"));
   expect(
-    (await depot.deliver(await Parcel.open(archive), `sha256:${"c".repeat(64)}`, () => {})).whole,
+    (await depot.deliver(await ImageUpload.open(archive), `sha256:${"c".repeat(64)}`, () => {})).whole,
   ).toBeUndefined();
-  await depot.deliver(await Parcel.open(archive), undefined, () => {});
+  await depot.deliver(await ImageUpload.open(archive), undefined, () => {});
   await depot.ctr(["images", "ls"]);
   await depot.ctr(["images", "rm", "docker.io/library/helloapp:0123456789ab", "sha256:abc"]);
   const asRoot = scripts
@@ -289,6 +307,6 @@ test("what is run as root there is what README has for sudoers, and no more", as
 });
 
 test("what is sent is told in bytes, a rate and the time left", () => {
-  expect(describeSending(5_000_000, 115_000_000, 4)).toBe("5.0 MB of 115.0 MB, 1.3 MB/s, 88 s left");
-  expect(describeSending(0, 18_000, 0)).toBe("0 kB of 18 kB, 0 kB/s");
+  expect(formatTransferProgress(5_000_000, 115_000_000, 4)).toBe("5.0 MB of 115.0 MB, 1.3 MB/s, 88 s left");
+  expect(formatTransferProgress(0, 18_000, 0)).toBe("0 kB of 18 kB, 0 kB/s");
 });

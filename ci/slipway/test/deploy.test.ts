@@ -4,20 +4,20 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deploy } from "../deploy/deploy.ts";
-import { describePlan, plan, upToDate, type Deploy } from "../deploy/plan.ts";
+import { describePlan, createPlan, isUpToDate, type DeployContext } from "../deploy/plan.ts";
 import { rollback } from "../deploy/rollback.ts";
 import { status } from "../deploy/status.ts";
-import type { Outcome } from "../deploy/rollout.ts";
+import type { RolloutResult } from "../deploy/rollout.ts";
 import { listVersions } from "../deploy/history.ts";
-import { processName, type Lease } from "../deploy/lock.ts";
-import { compare } from "../kubernetes/diff.ts";
+import { processIdentity, type Lease } from "../deploy/lock.ts";
+import { compareFields } from "../kubernetes/diff.ts";
 import type { Deployment, KubeObject, Pod } from "../kubernetes/objects.ts";
 import type { Engine } from "../engines/engine.ts";
 import { PipelineError } from "../core/errors.ts";
 import { Report } from "../core/report.ts";
 import { readOptions } from "../cli/options.ts";
-import { begin, deployHere } from "../cli/deploy-flow.ts";
-import { Run } from "../cli/context.ts";
+import { startBuild, runDeploy } from "../cli/deploy-flow.ts";
+import { CommandContext } from "../cli/context.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { service } from "./helloapp-fixture.ts";
 
@@ -47,7 +47,7 @@ let manifests: KubeObject[];
 let said: string[];
 let left: string;
 let interruption: AbortController;
-let run: Deploy;
+let run: DeployContext;
 
 beforeEach(() => {
   cluster = new FakeCluster();
@@ -56,7 +56,7 @@ beforeEach(() => {
   [said, left] = [[], "Nothing was changed."];
   interruption = new AbortController();
   const { signal } = interruption;
-  const target: Deploy["target"] = {
+  const target: DeployContext["target"] = {
     api: cluster.api(signal),
     // What renders the overlay: `kubectl kustomize` is the e2e tests' matter.
     kubectl: [process.execPath, "-e", "console.log(process.env.MANIFESTS)"],
@@ -81,8 +81,8 @@ beforeEach(() => {
     target,
     service,
     signal,
-    leaves: (state) => (left = state),
-    say: (line) => void said.push(line),
+    recordState: (state) => (left = state),
+    log: (line) => void said.push(line),
     step: async (_, work) => (await work(() => {})).value,
   };
 });
@@ -90,9 +90,9 @@ beforeEach(() => {
 afterAll(() => void delete process.env.MANIFESTS);
 
 /** Plans and deploys one version. */
-async function bring(id: string): Promise<Outcome> {
+async function bring(id: string): Promise<RolloutResult> {
   process.env.MANIFESTS = JSON.stringify(manifests);
-  return deploy(run, await plan(run, id), "x.tar");
+  return deploy(run, await createPlan(run, id), "x.tar");
 }
 
 const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
@@ -107,7 +107,7 @@ const crashing = (image: string) => (id: string) =>
 describe("a deploy", () => {
   test("the first one makes the namespace, everything in it, and keeps the version", async () => {
     process.env.MANIFESTS = JSON.stringify(manifests);
-    expect(describePlan(await plan(run, "a"))).toEqual([
+    expect(describePlan(await createPlan(run, "a"))).toEqual([
       `Namespace/${service.namespace} is new`,
       "Service/helloapp is new",
       "Deployment/helloapp is new",
@@ -122,16 +122,16 @@ describe("a deploy", () => {
   test("the same again changes nothing at all", async () => {
     await bring("a");
     const before = cluster.changes.length;
-    const found = await plan(run, "a");
+    const found = await createPlan(run, "a");
     expect(found.differences).toEqual([]);
-    expect(upToDate(run, found)).toBe(true);
+    expect(isUpToDate(run, found)).toBe(true);
     expect(cluster.changes).toHaveLength(before);
   });
 
   test("the next one: what changes is said, sampled, and the Deployment comes last", async () => {
     await bring("a");
     cluster.changes.length = 0;
-    expect(describePlan(await plan(run, "b"))).toContain(
+    expect(describePlan(await createPlan(run, "b"))).toContain(
       'Deployment/helloapp spec.template.metadata.labels.app.kubernetes.io/version: "a" -> "b"',
     );
     const { samples } = await bring("b");
@@ -144,8 +144,8 @@ describe("a deploy", () => {
   test("keeps as many versions as the service says, and the images of no others", async () => {
     const ids = ["a", "b", "c", "d", "e", "f", "g"];
     for (const id of ids) await bring(id);
-    expect(await kept()).toEqual(ids.slice(-service.keep).reverse());
-    expect([...images]).toEqual(ids.slice(-service.keep));
+    expect(await kept()).toEqual(ids.slice(-service.keepVersions).reverse());
+    expect([...images]).toEqual(ids.slice(-service.keepVersions));
   });
 
   test("what the manifests no longer have is deleted, the namespace never", async () => {
@@ -174,13 +174,13 @@ describe("a deploy", () => {
     const other: Lease = {
       apiVersion: "coordination.k8s.io/v1",
       kind: "Lease",
-      metadata: { name: "helloapp-deploy", annotations: { "helloapp-pipeline/process": processName() } },
+      metadata: { name: "helloapp-deploy", annotations: { "helloapp-pipeline/process": processIdentity() } },
       spec: { holderIdentity: "ann@laptop" },
     };
     cluster.objects.set(lease, other);
     cluster.changes.length = 0;
     const error = await failureOf(bring("b"));
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain("ann@laptop");
     expect(cluster.changes).toEqual([]);
   });
@@ -191,7 +191,7 @@ describe("a version that does not come up", () => {
     await bring("a");
     cluster.container = crashing("helloapp:b");
     const error = await failureOf(bring("b"));
-    expect(error.fault).toBe("change");
+    expect(error.kind).toBe("project");
     expect(error.message).toContain("CrashLoopBackOff, helloapp exits with 7");
     expect(error.message).toContain("Rolled back: helloapp:a serves, as before");
     expect(cluster.served()).toBe("a");
@@ -213,7 +213,7 @@ describe("a version that does not come up", () => {
       }
       return undefined;
     };
-    run.service = { ...service, scheduleSeconds: 0.1 };
+    run.service = { ...service, scheduleTimeoutSeconds: 0.1 };
     const error = await failureOf(bring("b"));
     expect(error.message).toContain("Unschedulable, 1 node(s) had untolerated taint");
     expect(error.message).toContain("Rolled back: helloapp:a serves");
@@ -284,7 +284,7 @@ describe("a version that does not come up", () => {
     const error = await failureOf(bring("b"));
     expect(error.message).toContain("b did not come up");
     expect(error.message).toContain("The rollback to a failed as well");
-    expect(error.fault).toBe("halfway");
+    expect(error.kind).toBe("partial");
   });
 });
 
@@ -357,14 +357,14 @@ describe("when things break in the middle", () => {
     const dying = bring("b").catch((error: Error) => error);
     while (cluster.served() !== "b") await Bun.sleep(1);
     interruption.abort(new PipelineError("interrupted", "interrupted"));
-    expect(await dying).toMatchObject({ fault: "interrupted" });
+    expect(await dying).toMatchObject({ kind: "interrupted" });
     expect(left).toContain("goes on in the cluster");
     expect(cluster.objects.has(lease)).toBe(false);
     cluster.intercept = () => undefined;
     run = { ...run, signal: new AbortController().signal };
     run.target = { ...run.target, api: cluster.api() };
-    const found = await plan(run, "b");
-    expect(upToDate(run, found)).toBe(false);
+    const found = await createPlan(run, "b");
+    expect(isUpToDate(run, found)).toBe(false);
     await bring("b");
     expect(await kept()).toEqual(["b", "a"]);
   });
@@ -376,7 +376,7 @@ describe("when things break in the middle", () => {
     changed[2].spec.replicas = -1;
     manifests = changed;
     const error = await failureOf(bring("b"));
-    expect(error.fault).toBe("change");
+    expect(error.kind).toBe("project");
     expect(error.message).toContain("Deployment/helloapp: the cluster refuses it: replicas: Invalid value");
     expect(cluster.changes).toEqual([]);
   });
@@ -387,7 +387,7 @@ describe("when things break in the middle", () => {
         ? Response.json({ message: 'namespaces is forbidden: User "x" cannot patch' }, { status: 403 })
         : undefined;
     const error = await failureOf(bring("a"));
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.hint).toContain("auth can-i");
     expect(cluster.changes).toEqual([]);
   });
@@ -415,12 +415,12 @@ test("status: what runs, since when, how healthy, who deploys, what is kept", as
 });
 
 test("a difference is shown by its place", () => {
-  expect(compare({ a: { b: [1, 2] }, c: "x" }, { a: { b: [1, 3] }, d: true })).toEqual([
+  expect(compareFields({ a: { b: [1, 2] }, c: "x" }, { a: { b: [1, 3] }, d: true })).toEqual([
     "a.b.1: 2 -> 3",
     'c: "x" -> nothing',
     "d: nothing -> true",
   ]);
-  expect(compare([1], [1])).toEqual([]);
+  expect(compareFields([1], [1])).toEqual([]);
 });
 
 describe("a container that ends after it has been ready, while the pods before leave", () => {
@@ -448,7 +448,7 @@ describe("a container that ends after it has been ready, while the pods before l
     await bring("a");
     atTheEnd(exit(status));
     const error = await failureOf(bring("b"));
-    expect(error.fault).toBe("change");
+    expect(error.kind).toBe("project");
     expect(error.message).toMatch(
       /exited with [09] after it had been ready\. Rolled back: helloapp:a serves/,
     );
@@ -486,7 +486,7 @@ test("an image that was there and is taken away under the lock: nothing is rolle
   await bring("a");
   images.add("b");
   process.env.MANIFESTS = JSON.stringify(manifests);
-  const planned = await plan(run, "b");
+  const planned = await createPlan(run, "b");
   const { find } = run.target;
   // Somebody tidies up for another namespace, between the two looks.
   run.target.find = async (id) => {
@@ -495,7 +495,7 @@ test("an image that was there and is taken away under the lock: nothing is rolle
     return found;
   };
   const error = await failureOf(deploy(run, planned, "x.tar"));
-  expect(error).toMatchObject({ fault: "surroundings", hint: expect.stringContaining("again") });
+  expect(error).toMatchObject({ kind: "environment", hint: expect.stringContaining("again") });
   expect(error.message).toContain("has been taken away since");
   expect(await kept()).toEqual(["a"]);
   expect(cluster.served()).toBe("a");
@@ -509,14 +509,14 @@ describe("the image, while check and test run", () => {
   let pass: () => void;
   /** Where the engine has built, and whether it shall fail to. */
   let [built, breaks]: [string | undefined, boolean] = [undefined, false];
-  function runOf(id: string): { whole: Run; to: typeof run } {
+  function runOf(id: string): { whole: CommandContext; to: typeof run } {
     const engine: Engine = {
       name: "host",
       script: async () => ({ unchanged: true }),
       id: async () => id,
       async build(dist) {
         built = dist;
-        if (breaks) throw new PipelineError("surroundings", "no space left");
+        if (breaks) throw new PipelineError("environment", "no space left");
         for (const layer of ["runtime", "app"]) {
           mkdirSync(join(dist, layer), { recursive: true });
           writeFileSync(join(dist, layer, "file"), layer);
@@ -529,14 +529,14 @@ describe("the image, while check and test run", () => {
     const own = { ...service, scripts: { check: undefined, test: undefined } };
     const options = readOptions({ output: archive }, [], own, {});
     const report = new Report((line) => void said.push(line.trim().replace(/ +/g, " ")));
-    const whole = new Run({ service: own, options, signal: run.signal, report, engine });
+    const whole = new CommandContext({ service: own, options, signal: run.signal, report, engine });
     return { whole, to: { ...run, step: report.step.bind(report) } };
   }
   async function here(id: string): Promise<string> {
     process.env.MANIFESTS = JSON.stringify(manifests);
     const tests = new Promise<void>((resolve) => (pass = resolve));
     const { whole, to } = runOf(id);
-    return deployHere(whole, to, { begun: { ...begin(whole), proofs: [red ?? tests] } });
+    return runDeploy(whole, to, { begun: { ...startBuild(whole), checks: [red ?? tests] } });
   }
 
   const directory = mkdtempSync(join(tmpdir(), "helloapp-deploy-"));
@@ -552,7 +552,7 @@ describe("the image, while check and test run", () => {
 
   describe("is built before it is known whether it is needed", () => {
     const begun = async (id: string) => {
-      const { imaging, tell } = begin(runOf(id).whole);
+      const { archive: imaging, setDelivery: tell } = startBuild(runOf(id).whole);
       while (built === undefined) await Bun.sleep(1);
       return { imaging, tell };
     };
@@ -579,7 +579,7 @@ describe("the image, while check and test run", () => {
 
     test("and dropped without a word where there is no way to the cluster", async () => {
       const { imaging, tell } = await begun("bbbbbbbbbbbb");
-      tell({ givenUp: true });
+      tell({ cancelled: true });
       await imaging;
       expect(left()).toEqual([false, false]);
       expect(imageLines()).toEqual([]);
@@ -589,7 +589,7 @@ describe("the image, while check and test run", () => {
       const { whole } = runOf("bbbbbbbbbbbb");
       const id = Promise.withResolvers<string>();
       whole.engine.id = () => id.promise;
-      const { imaging, tell } = begin(whole);
+      const { archive: imaging, setDelivery: tell } = startBuild(whole);
       tell({ place: "there already" });
       await Bun.sleep(0);
       id.resolve("bbbbbbbbbbbb");
@@ -625,8 +625,8 @@ describe("the image, while check and test run", () => {
     test("is taken away again, and no version is kept", async () => {
       const deploying = failureOf(here("bbbbbbbbbbbb"));
       while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
-      fail(new PipelineError("change", "a red test"));
-      expect(await deploying).toMatchObject({ fault: "change", message: "a red test" });
+      fail(new PipelineError("project", "a red test"));
+      expect(await deploying).toMatchObject({ kind: "project", message: "a red test" });
       expect([...images]).toEqual(["aaaaaaaaaaaa"]);
       expect(await kept()).toEqual(["aaaaaaaaaaaa"]);
     });
@@ -634,10 +634,10 @@ describe("the image, while check and test run", () => {
     test("and it cannot be taken away, that is said, with a code of its own", async () => {
       const deploying = failureOf(here("bbbbbbbbbbbb"));
       while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
-      run.target.clean = () => Promise.reject(new PipelineError("surroundings", "containerd is gone"));
-      fail(new PipelineError("change", "a red test"));
+      run.target.clean = () => Promise.reject(new PipelineError("environment", "containerd is gone"));
+      fail(new PipelineError("project", "a red test"));
       const error = await deploying;
-      expect(error.fault).toBe("halfway");
+      expect(error.kind).toBe("partial");
       expect(error.message).toMatch(
         /a red test.*the image helloapp:bbbbbbbbbbbb could not be removed.*containerd is gone/,
       );
@@ -651,7 +651,7 @@ describe("the image, while check and test run", () => {
       };
       const deploying = failureOf(here("bbbbbbbbbbbb"));
       await Bun.sleep(1);
-      fail(new PipelineError("change", "a red test"));
+      fail(new PipelineError("project", "a red test"));
       expect(await deploying).toMatchObject({ message: "a red test" });
       expect(said.join("\n")).not.toContain("deliver");
     });

@@ -2,12 +2,12 @@
 import { expect, mock, test } from "bun:test";
 import { join } from "node:path";
 import type { Settings } from "../index.d.ts";
-import { findings, readProject } from "../pins/locations.ts";
+import { pinErrors, readProject } from "../pins/locations.ts";
 import { pins } from "../pins/pins.ts";
 import { root, settings } from "./helloapp-fixture.ts";
 
 test("all places of all pins agree; those that an image build leaves out are not looked at there", async () => {
-  expect(findings(await readProject(root))).toEqual([]);
+  expect(pinErrors(await readProject(root))).toEqual([]);
 });
 
 test("this runs under the pinned Bun", () => expect(Bun.version).toBe(pins.bun));
@@ -18,7 +18,7 @@ test("the tests' service has the settings of ci/pipeline.ts", async () => {
     pipeline: (_: ImportMeta, settings: Settings) => void (given = settings),
   }));
   await import(join(root, "ci/pipeline.ts"));
-  const { size, ...rest } = given!;
-  expect(size).toBeDefined();
+  const { imageSize, ...rest } = given!;
+  expect(imageSize).toBeDefined();
   expect(rest).toEqual(settings);
 });

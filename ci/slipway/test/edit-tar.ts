@@ -1,7 +1,7 @@
 /** Archives taken apart and put together again, also in ways that no writer would. */
 import { sha256 } from "../core/hash.ts";
-import { checksum, tarEnd, tarHeader, tarPadding } from "../image/tar-writer.ts";
-import { packingOf } from "../image/decompress.ts";
+import { tarChecksum, TAR_END, tarHeader, tarPadding } from "../image/tar-writer.ts";
+import { detectCompression } from "../image/decompress.ts";
 
 /** An entry as it stands in a tar. */
 export interface Part {
@@ -14,7 +14,7 @@ export function withFields({ header, content }: Part, fields: Record<number, str
   const changed = Buffer.from(header);
   for (const [offset, value] of Object.entries(fields))
     changed.set(Buffer.from(value as string, "latin1"), Number(offset));
-  changed.write(`${checksum(changed).toString(8).padStart(6, "0")}\0 `, 148, "latin1");
+  changed.write(`${tarChecksum(changed).toString(8).padStart(6, "0")}\0 `, 148, "latin1");
   return { header: changed, content };
 }
 
@@ -45,7 +45,7 @@ export function split(archive: Uint8Array): Part[] {
 export function join(parts: Part[]): Buffer {
   return Buffer.concat([
     ...parts.flatMap(({ header, content }) => [header, content, tarPadding(content.length)]),
-    tarEnd,
+    TAR_END,
   ]);
 }
 
@@ -116,7 +116,9 @@ export function layout(parts: Part[], other = parts, type?: string): Part[] {
         config: describe(oci("config.v1+json"), their.config),
         layers: their.layers.map((layer) =>
           describe(
-            type ? `application/vnd.${type}` : oci(`layer.v1.tar${suffixes[packingOf(layer.content)]}`),
+            type
+              ? `application/vnd.${type}`
+              : oci(`layer.v1.tar${suffixes[detectCompression(layer.content)]}`),
             layer,
           ),
         ),

@@ -4,8 +4,8 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { cacheOf } from "../core/service-config.ts";
-import { excerpt, printError } from "../cli/error-output.ts";
+import { cacheDirectoryOf } from "../core/service-config.ts";
+import { summarizeOutput, printError } from "../cli/error-output.ts";
 import { service } from "./helloapp-fixture.ts";
 
 const LINES = 30;
@@ -16,23 +16,24 @@ const numbered = (count: number, line: (n: number) => string) =>
 
 describe("excerpt", () => {
   test("all of what is short, without its last line breaks", () => {
-    expect(excerpt("one\n\ntwo\n\n\n", unasked)).toBe("one\n\ntwo");
+    expect(summarizeOutput("one\n\ntwo\n\n\n", unasked)).toBe("one\n\ntwo");
     const most = numbered(LINES, (n) => `line ${n}`).join("\n");
-    expect(excerpt(`${most}\n`, unasked)).toBe(most);
-    expect(excerpt("", unasked)).toBe("");
+    expect(summarizeOutput(`${most}\n`, unasked)).toBe(most);
+    expect(summarizeOutput("", unasked)).toBe("");
   });
 
   test("of 458 type errors the first 30, how many more there are, and where", () => {
     const errors = numbered(458, (n) => `src/a.ts(${n},1): error TS2322: Type 'string' is no number.`);
-    const lines = excerpt(`${errors.join("\n")}\n`, all).split("\n");
+    const lines = summarizeOutput(`${errors.join("\n")}\n`, all).split("\n");
     expect(lines).toEqual([...errors.slice(0, LINES), "… 428 more lines: all.log"]);
   });
 
   test("what comes before the first error is left out", () => {
     const before = numbered(100, (n) => `(pass) test ${n}`);
-    const lines = excerpt([...before, "src/a.ts(1,1): error TS2322: no", ...before].join("\n"), all).split(
-      "\n",
-    );
+    const lines = summarizeOutput(
+      [...before, "src/a.ts(1,1): error TS2322: no", ...before].join("\n"),
+      all,
+    ).split("\n");
     // The lines above belong to it where no empty one is between; no more than a test runner shows of the code.
     expect(lines.slice(0, 9)).toEqual([...before.slice(-8), "src/a.ts(1,1): error TS2322: no"]);
     expect(lines).toHaveLength(LINES + 1);
@@ -63,7 +64,7 @@ describe("excerpt", () => {
       ...assertion,
       ...passed,
     ].join("\n");
-    const lines = excerpt(text, all).split("\n");
+    const lines = summarizeOutput(text, all).split("\n");
     expect(lines.slice(0, assertion.length + 1)).toEqual(["test/src/sum.test.ts:", ...assertion]);
     expect(lines).toHaveLength(LINES + 1);
   });
@@ -74,7 +75,7 @@ describe("excerpt", () => {
     const text = [...passed, "", "error: expect(received).toBe(expected)", "(fail) sum", ...passed].join(
       "\n",
     );
-    expect(excerpt(text, all)).toContain("(fail) sum");
+    expect(summarizeOutput(text, all)).toContain("(fail) sum");
   });
 
   test("a real run of Bun's test runner: the assertion is on the screen", () => {
@@ -90,7 +91,7 @@ describe("excerpt", () => {
       env: { ...process.env, NO_COLOR: "1", CLAUDECODE: undefined, AGENT: undefined },
     });
     rmSync(directory, { recursive: true });
-    const text = excerpt(stdout.toString() + stderr.toString(), all);
+    const text = summarizeOutput(stdout.toString() + stderr.toString(), all);
     expect(text).toContain("expect(sum).toBe(3)");
     expect(text).toContain("Received: 2");
     expect(text).toContain("(fail) sum is three");
@@ -104,21 +105,21 @@ describe("excerpt", () => {
     ["a crash of Bun's", "panic(main thread): Segmentation fault"],
   ])("%s is where it begins", (_, line) => {
     const before = [...numbered(60, (n) => `quiet line ${n}`), ""];
-    expect(excerpt([...before, line, ...before].join("\n"), all)).toStartWith(line);
+    expect(summarizeOutput([...before, line, ...before].join("\n"), all)).toStartWith(line);
   });
 
   test("of output that tells of no error, the beginning", () => {
     const lines = numbered(100, (n) => `quiet line ${n}`);
-    expect(excerpt(lines.join("\n"), all).split("\n").slice(0, LINES)).toEqual(lines.slice(0, LINES));
+    expect(summarizeOutput(lines.join("\n"), all).split("\n").slice(0, LINES)).toEqual(lines.slice(0, LINES));
   });
 
   test("an error in the last line is on the screen, whatever is above it", () => {
     const text = [...numbered(100, (n) => `quiet line ${n}`), "error: the last word"].join("\n");
-    expect(excerpt(text, all)).toContain("error: the last word");
+    expect(summarizeOutput(text, all)).toContain("error: the last word");
   });
 
   test("a long line is cut, and its length said; one line is no reason for a file", () => {
-    const text = excerpt(`error: ${"x".repeat(100_000)}`, unasked);
+    const text = summarizeOutput(`error: ${"x".repeat(100_000)}`, unasked);
     expect(text.length).toBeLessThan(300);
     expect(text).toStartWith(`error: ${"x".repeat(100)}`);
     expect(text).toEndWith("… (100007 characters)");
@@ -138,33 +139,33 @@ describe("an error on the screen", () => {
   const output = numbered(458, (n) => `src/a.ts(${n},1): error TS2322: no`).join("\n");
 
   test("the output first, then what failed and what to do, as a paragraph", () => {
-    const error = new PipelineError("change", "bun run check failed", {
+    const error = new PipelineError("project", "bun run check failed", {
       output: "a: no\n",
       hint: "Correct it.",
     });
     printError(error, false, own);
     expect(text()).toBe("a: no\n\nerror: bun run check failed. Correct it.");
     printed.mockClear();
-    printError(new PipelineError("change", "is it so?"), false, own);
+    printError(new PipelineError("project", "is it so?"), false, own);
     expect(text()).toBe("\nerror: is it so?");
-    expect(existsSync(cacheOf(own))).toBe(false);
+    expect(existsSync(cacheDirectoryOf(own))).toBe(false);
   });
 
   test("long output is in a file as a whole, and that is named; a second one has another", () => {
     const files = [1, 2].map(() => {
       printed.mockClear();
-      printError(new PipelineError("change", "bun run check failed", { output }), false, own);
+      printError(new PipelineError("project", "bun run check failed", { output }), false, own);
       expect(text().split("\n")).toHaveLength(LINES + 1 + 2);
       const [, file] = /^… 428 more lines: (.*)$/m.exec(text())!;
-      expect(file).toStartWith(`${cacheOf(own)}/`);
+      expect(file).toStartWith(`${cacheDirectoryOf(own)}/`);
       expect(readFileSync(file!, "utf8")).toBe(`${output}\n`);
       return file!;
     });
-    expect(files).toEqual(["failure.log", "failure-1.log"].map((name) => join(cacheOf(own), name)));
+    expect(files).toEqual(["failure.log", "failure-1.log"].map((name) => join(cacheDirectoryOf(own), name)));
   });
 
   test("--verbose shows all of it, and the stack", () => {
-    printError(new PipelineError("change", "bun run check failed", { output }), true, own);
+    printError(new PipelineError("project", "bun run check failed", { output }), true, own);
     expect(text()).toStartWith(`${output}\n\nerror: bun run check failed.\n`);
     expect(text()).toContain("    at ");
   });
@@ -172,7 +173,7 @@ describe("an error on the screen", () => {
   test("where no file can be written, --verbose is what is left", () => {
     for (const given of [undefined, { ...service, project: "/dev/null" }]) {
       printed.mockClear();
-      printError(new PipelineError("change", "x", { output }), false, given);
+      printError(new PipelineError("project", "x", { output }), false, given);
       expect(text()).toContain("… 428 more lines: --verbose shows them");
     }
   });

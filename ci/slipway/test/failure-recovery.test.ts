@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { deploy } from "../deploy/deploy.ts";
 import { listVersions } from "../deploy/history.ts";
 import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
-import { plan, upToDate, type Deploy } from "../deploy/plan.ts";
+import { createPlan, isUpToDate, type DeployContext } from "../deploy/plan.ts";
 import { rollback } from "../deploy/rollback.ts";
 import { PipelineError } from "../core/errors.ts";
 import { FakeCluster } from "./fake-cluster.ts";
@@ -42,7 +42,7 @@ const deployment = `/apis/apps/v1/namespaces/${service.namespace}/deployments/he
 const lock = `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`;
 
 let cluster: FakeCluster;
-let run: Deploy;
+let run: DeployContext;
 let said: string[];
 let manifests: KubeObject[];
 
@@ -61,17 +61,17 @@ beforeEach(() => {
       endpoint: () => ({ url: "http://service", open: async () => Response.json({ id: cluster.served() }) }),
       clean: async () => [],
     },
-    service: { ...service, rolloutSeconds: 3 },
+    service: { ...service, rolloutTimeoutSeconds: 3 },
     signal,
-    leaves: () => {},
-    say: (line) => void said.push(line),
+    recordState: () => {},
+    log: (line) => void said.push(line),
     step: async (_, work) => (await work(() => {})).value,
   };
 });
 
 async function bring(id: string) {
   process.env.MANIFESTS = JSON.stringify(manifests);
-  return deploy(run, await plan(run, id), "x.tar");
+  return deploy(run, await createPlan(run, id), "x.tar");
 }
 const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
   promise.then(
@@ -173,15 +173,15 @@ describe("the lock goes to somebody else, at each change that a deploy makes in 
           expect(others, `change ${n}`).toEqual([]);
           const begun = after.some((change) => !/\/leases(\/|$)/.test(change));
           if (error?.message.includes("lock was lost"))
-            expect(error.fault, `change ${n}`).toBe(begun ? "halfway" : "surroundings");
-          told.add(error?.fault ?? "up");
+            expect(error.kind, `change ${n}`).toBe(begun ? "partial" : "environment");
+          told.add(error?.kind ?? "up");
         }
         cluster.objects.delete(lock);
         cluster.container = () => ({});
         await bring("a");
         cluster.container = container;
       }
-      expect(told).toContain("halfway");
+      expect(told).toContain("partial");
     },
     60_000,
   );
@@ -204,13 +204,13 @@ describe("what does not pass", () => {
     // The dry run is let through.
     const planned =
       ((process.env.MANIFESTS = JSON.stringify(manifests)),
-      await ((cluster.intercept = () => undefined), plan(run, "b")));
+      await ((cluster.intercept = () => undefined), createPlan(run, "b")));
     cluster.intercept = (method, path) =>
       method === "PATCH" && path === deployment
         ? Response.json({ message: "admission: no" }, { status: 403 })
         : undefined;
     const error = await failureOf(deploy(run, planned, "x.tar"));
-    expect(error).toMatchObject({ fault: "change", message: expect.stringContaining("all is as it was") });
+    expect(error).toMatchObject({ kind: "project", message: expect.stringContaining("all is as it was") });
     cluster.intercept = () => undefined;
     expect(state()).toEqual(before);
     expect(cluster.served()).toBe("a");
@@ -223,15 +223,15 @@ describe("what does not pass", () => {
     const before = state();
     manifests = [base[0]!, named("ConfigMap", "settings", { data: { level: "2" } }), ...base.slice(2)];
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await plan(run, "b");
+    const planned = await createPlan(run, "b");
     cluster.intercept = (method, path) =>
       method === "PATCH" && path === deployment
         ? Response.json({ message: "webhook" }, { status: 500 })
         : undefined;
     let left = "";
-    run.leaves = (state) => void (left = state);
+    run.recordState = (state) => void (left = state);
     const error = await failureOf(deploy(run, planned, "x.tar"));
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain("It was undone: all is as it was");
     // What is shown below the message.
     expect(left).toContain("was undone");
@@ -244,7 +244,7 @@ describe("what does not pass", () => {
   test("a server that stays away after the apply: exit 4, and the message says what state things are in", async () => {
     await bring("a");
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await plan(run, "b");
+    const planned = await createPlan(run, "b");
     let gone = false;
     cluster.intercept = (method, path) => {
       if (method === "PATCH" && path === at("services/helloapp")) gone = true;
@@ -252,7 +252,7 @@ describe("what does not pass", () => {
       return undefined;
     };
     const error = await failureOf(deploy(run, planned, "x.tar"));
-    expect(error.fault).toBe("halfway");
+    expect(error.kind).toBe("partial");
     expect(error.message).toContain("The way back from helloapp:b failed as well");
     cluster.intercept = () => undefined;
     // The lock could not be released either; its holder has ended by then, which this process has not.
@@ -265,14 +265,14 @@ describe("what does not pass", () => {
     await bring("a");
     const before = [...cluster.objects.keys()].filter((path) => !path.includes("leases")).sort();
     run.target.find = async () => undefined;
-    run.target.deliver = () => Promise.reject(new PipelineError("surroundings", "the disk is full"));
-    expect(await failureOf(bring("b"))).toMatchObject({ fault: "surroundings" });
+    run.target.deliver = () => Promise.reject(new PipelineError("environment", "the disk is full"));
+    expect(await failureOf(bring("b"))).toMatchObject({ kind: "environment" });
     expect([...cluster.objects.keys()].filter((path) => !path.includes("leases")).sort()).toEqual(before);
   });
 
   test("delivering fails at the first deploy: not even a namespace is made", async () => {
     run.target.find = async () => undefined;
-    run.target.deliver = () => Promise.reject(new PipelineError("surroundings", "the disk is full"));
+    run.target.deliver = () => Promise.reject(new PipelineError("environment", "the disk is full"));
     await failureOf(bring("a"));
     expect([...cluster.objects.keys()]).toEqual([]);
   });
@@ -295,7 +295,7 @@ describe("exit 3: nothing was changed", () => {
       refused = true;
       return forbidden();
     };
-    expect(await failureOf(rollback(run))).toMatchObject({ fault: "surroundings" });
+    expect(await failureOf(rollback(run))).toMatchObject({ kind: "environment" });
     expect(Object.keys(everything()).filter((path) => path.includes("/secrets/"))).toEqual(before);
   });
 
@@ -303,14 +303,14 @@ describe("exit 3: nothing was changed", () => {
     for (const id of ["a", "b"]) await bring(id);
     const before = await listVersions(run.target.api);
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await plan(run, "a");
+    const planned = await createPlan(run, "a");
     let refused = false;
     cluster.intercept = (method, path) => {
       if (refused || method !== "PATCH" || path !== deployment) return undefined;
       refused = true;
       return forbidden();
     };
-    expect(await failureOf(deploy(run, planned, "x.tar"))).toMatchObject({ fault: "surroundings" });
+    expect(await failureOf(deploy(run, planned, "x.tar"))).toMatchObject({ kind: "environment" });
     expect(await listVersions(run.target.api)).toEqual(before);
   });
 
@@ -318,24 +318,24 @@ describe("exit 3: nothing was changed", () => {
     await bring("a");
     const before = everything();
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await plan(run, "b");
+    const planned = await createPlan(run, "b");
     let notes = 0;
     cluster.intercept = (method, path) =>
       method === "PATCH" && isNote(path) && (notes += 1) === nth ? forbidden() : undefined;
-    expect(await failureOf(deploy(run, planned, "x.tar"))).toMatchObject({ fault: "surroundings" });
+    expect(await failureOf(deploy(run, planned, "x.tar"))).toMatchObject({ kind: "environment" });
     expect(everything()).toEqual(before);
   });
 
   test("a note that cannot be taken back: exit 4 names it, and the same command ends well", async () => {
     await bring("a");
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await plan(run, "b");
+    const planned = await createPlan(run, "b");
     run.target.find = async () => undefined;
-    run.target.deliver = () => Promise.reject(new PipelineError("surroundings", "the disk is full"));
+    run.target.deliver = () => Promise.reject(new PipelineError("environment", "the disk is full"));
     cluster.intercept = (method, path) => (method === "DELETE" && isNote(path) ? forbidden() : undefined);
     const error = await failureOf(deploy(run, planned, "x.tar"));
     expect(error).toMatchObject({
-      fault: "halfway",
+      kind: "partial",
       message: expect.stringMatching(
         /the disk is full\. Nothing was rolled out.*Secret\/helloapp-version-b-/,
       ),
@@ -365,7 +365,7 @@ describe("exit 3: nothing was changed", () => {
         : undefined;
     const namespace = await failureOf(bring("a"));
     expect(namespace).toMatchObject({
-      fault: "halfway",
+      kind: "partial",
       message: expect.stringContaining(`is not deleted unasked: Namespace/${service.namespace}`),
       hint: expect.stringContaining("The same command goes on from there"),
     });
@@ -373,13 +373,13 @@ describe("exit 3: nothing was changed", () => {
     await bring("a");
     manifests = [...base.slice(0, 3), named("PersistentVolumeClaim", "data"), workload];
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await plan(run, "b");
+    const planned = await createPlan(run, "b");
     cluster.intercept = (method, path) =>
       method === "PATCH" && path === deployment && cluster.objects.has(at("persistentvolumeclaims/data"))
         ? forbidden()
         : undefined;
     const claim = await failureOf(deploy(run, planned, "x.tar"));
-    expect(claim.fault).toBe("halfway");
+    expect(claim.kind).toBe("partial");
     expect(claim.message).toContain("PersistentVolumeClaim/data");
     expect(claim.message).not.toContain("all is as it was");
   });
@@ -390,8 +390,8 @@ describe("exit 4: what was begun", () => {
 
   test("and is left behind by a lock that was lost, is said", async () => {
     await bring("a");
-    run.service.rolloutSeconds = 30;
-    run.service.readySeconds = 30;
+    run.service.rolloutTimeoutSeconds = 30;
+    run.service.readyTimeoutSeconds = 30;
     cluster.container = (image) => (image === "helloapp:b" ? { ready: false } : {});
     cluster.intercept = (method, path) => {
       // Somebody else takes it as soon as the pods are to change.
@@ -404,7 +404,7 @@ describe("exit 4: what was begun", () => {
       return undefined;
     };
     const error = await failureOf(bring("b"));
-    expect(error.fault).toBe("halfway");
+    expect(error.kind).toBe("partial");
     expect(error.message).toMatch(
       /helloapp:b was being rolled out, and may be half applied: the deploy lock was lost/,
     );
@@ -420,7 +420,7 @@ describe("exit 4: what was begun", () => {
         interrupted.abort(new PipelineError("interrupted", "interrupted"));
       return undefined;
     };
-    expect(await failureOf(bring("b"))).toMatchObject({ fault: "interrupted" });
+    expect(await failureOf(bring("b"))).toMatchObject({ kind: "interrupted" });
   });
 
   test("with a Job that has run is named when the rest is undone", async () => {
@@ -429,7 +429,7 @@ describe("exit 4: what was begun", () => {
     job.metadata.annotations = { "slipway/first": "true" };
     manifests = [...base.slice(0, 3), job, workload];
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await plan(run, "b");
+    const planned = await createPlan(run, "b");
     cluster.intercept = (method, path) => {
       const [made] = [...cluster.objects].find(([one]) => one.includes("/jobs/migration-")) ?? [];
       if (made)
@@ -439,7 +439,7 @@ describe("exit 4: what was begun", () => {
         : undefined;
     };
     const error = await failureOf(deploy(run, planned, "x.tar"));
-    expect(error.fault).toBe("halfway");
+    expect(error.kind).toBe("partial");
     expect(error.message).toMatch(/It was undone\. Left, .*: Job\/migration-b-/);
     expect(cluster.served()).toBe("a");
   });
@@ -453,7 +453,7 @@ test("a rollback that serves and could not be noted: the command that goes on na
       : undefined;
   const error = await failureOf(rollback(run));
   cluster.intercept = () => undefined;
-  expect(error.fault).toBe("halfway");
+  expect(error.kind).toBe("partial");
   expect(error.hint).toContain("`bun ci/pipeline.ts rollback a` goes on from there");
   // Without the id it would go to the version that was left.
   expect(await rollback(run, "a")).toBe("a");
@@ -474,7 +474,7 @@ test("a rollback whose way back fails as well, after it served: the command that
       : undefined;
   const error = await failureOf(rollback(run));
   cluster.intercept = () => undefined;
-  expect(error.fault).toBe("halfway");
+  expect(error.kind).toBe("partial");
   expect(error.message).toContain("The way back from helloapp:a failed as well");
   expect(error.hint).toContain("`bun ci/pipeline.ts rollback a` goes on from there");
   expect(await rollback(run, "a")).toBe("a");
@@ -525,7 +525,7 @@ describe("the undo", () => {
     cluster.container = crash("helloapp:a");
     const error = await failureOf(rollback(run));
     expect(error).toMatchObject({
-      fault: "change",
+      kind: "project",
       message: expect.stringContaining("helloapp:b serves, as before"),
     });
     expect(cluster.served()).toBe("b");
@@ -562,18 +562,18 @@ describe("versions", () => {
 
   test("that hold what the overlay has not are not applied", async () => {
     for (const id of ["a", "b"]) await bring(id);
-    const { forget, keep } = await import("../deploy/history.ts");
+    const { deleteVersion, saveVersion } = await import("../deploy/history.ts");
     const [, a] = await listVersions(run.target.api);
-    await forget(run.target.api, a!);
+    await deleteVersion(run.target.api, a!);
     const role = {
       apiVersion: "rbac.authorization.k8s.io/v1",
       kind: "ClusterRole",
       metadata: { name: "all" },
     };
-    await keep(run.target.api, { ...a!, manifests: [...a!.manifests, role] });
+    await saveVersion(run.target.api, { ...a!, manifests: [...a!.manifests, role] });
     const error = await failureOf(rollback(run));
     expect(error).toMatchObject({
-      fault: "surroundings",
+      kind: "environment",
       message: expect.stringContaining("ClusterRole/all"),
     });
     expect(cluster.served()).toBe("b");
@@ -591,10 +591,10 @@ describe("versions", () => {
     const file = join(tmpdir(), `helloapp-large-${process.pid}.json`);
     await Bun.write(file, JSON.stringify([...base.slice(0, 3), ...large, workload]));
     run.target.kubectl = [process.execPath, "-e", `console.log(await Bun.file("${file}").text())`];
-    const error = await failureOf(plan(run, "a"));
+    const error = await failureOf(createPlan(run, "a"));
     await unlink(file);
     expect(error).toMatchObject({
-      fault: "change",
+      kind: "project",
       message: expect.stringContaining("too large to be kept"),
     });
     expect(delivered).toBe(false);
@@ -612,7 +612,7 @@ describe("secrets", () => {
     ] as const) {
       manifests = [...base.slice(0, 3), secret(value), workload];
       process.env.MANIFESTS = JSON.stringify(manifests);
-      const planned = await plan(run, id);
+      const planned = await createPlan(run, id);
       expect(JSON.stringify(planned.differences)).not.toContain("hunter");
       if (id !== "a")
         expect(planned.differences.flatMap(({ lines }) => lines)).toContain("stringData.key is another");
@@ -636,7 +636,7 @@ describe("secrets", () => {
     expect(cluster.objects.has(at("secrets/token-a"))).toBe(true);
     expect(await rollback(run)).toBe("a");
     expect(cluster.objects.has(at("secrets/token-a"))).toBe(true);
-    run.service.keep = 1;
+    run.service.keepVersions = 1;
     manifests = [...base.slice(0, 3), secret("c", "token-c"), workload];
     await bring("c");
     expect(cluster.objects.has(at("secrets/token-a"))).toBe(false);
@@ -680,14 +680,14 @@ describe("an autoscaler's number of pods", () => {
     await bring("b");
     expect(replicas()).toBe(4);
     process.env.MANIFESTS = JSON.stringify(manifests);
-    expect((await plan(run, "b")).differences).toEqual([]);
+    expect((await createPlan(run, "b")).differences).toEqual([]);
   });
 
   // A mistake once: what it was before a migration was what it became after.
   test("is the newest also where it has changed since the cluster was looked at", async () => {
     manifests = [...base.slice(0, 3), scaler, workload];
     await bring("a");
-    run.say = (line) => {
+    run.log = (line) => {
       if (line.startsWith("apply ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
     };
     await bring("b");
@@ -699,7 +699,7 @@ describe("an autoscaler's number of pods", () => {
     manifests = [...base.slice(0, 3), scaler, workload];
     await bring("a");
     cluster.container = crash("helloapp:b");
-    run.say = (line) => {
+    run.log = (line) => {
       if (line.startsWith("back to ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
     };
     expect((await failureOf(bring("b"))).message).toContain("Rolled back: helloapp:a serves");
@@ -710,7 +710,7 @@ describe("an autoscaler's number of pods", () => {
     await bring("a");
     manifests = [...base.slice(0, 3), scaler, workload];
     cluster.container = crash("helloapp:b");
-    run.say = (line) => {
+    run.log = (line) => {
       if (line.startsWith("back to ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
     };
     expect((await failureOf(bring("b"))).message).toContain("Rolled back: helloapp:a serves");
@@ -729,7 +729,7 @@ describe("an autoscaler's number of pods", () => {
   });
 
   test.each([
-    [500, "surroundings"],
+    [500, "environment"],
     [403, undefined],
   ])(
     "whose list is answered with %d is not taken for none, unless it is not ours to see",
@@ -746,7 +746,7 @@ describe("an autoscaler's number of pods", () => {
         () => undefined,
         (error: PipelineError) => error,
       );
-      expect(error?.fault).toBe(fault as "surroundings");
+      expect(error?.kind).toBe(fault as "environment");
       expect(cluster.served()).toBe(fault ? "a" : "b");
     },
   );
@@ -773,5 +773,5 @@ test("every pod template that names the service's image gets the version's", asy
 test("nothing is to be done when nothing changed, also by what the pipeline notes on objects", async () => {
   await bring("a");
   process.env.MANIFESTS = JSON.stringify(manifests);
-  expect(upToDate(run, await plan(run, "a"))).toBe(true);
+  expect(isUpToDate(run, await createPlan(run, "a"))).toBe(true);
 });

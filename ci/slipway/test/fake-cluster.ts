@@ -3,7 +3,7 @@
  * preconditions, and a Deployment whose pods come up or do not. What it answers is held to a real one by
  * test/e2e/cluster.test.ts, where the same deploy runs.
  */
-import { Api } from "../kubernetes/api.ts";
+import { ApiClient } from "../kubernetes/api.ts";
 import type { ContainerStatus, Deployment, KubeObject, Pod, ReplicaSet } from "../kubernetes/objects.ts";
 import { revisionOf } from "../kubernetes/observe.ts";
 import { service } from "./helloapp-fixture.ts";
@@ -34,10 +34,10 @@ export class FakeCluster {
   intercept: (method: string, path: string) => Response | undefined = () => undefined;
   #version = 0;
 
-  api(signal: AbortSignal = new AbortController().signal): Api {
-    const api = new Api(service, async (path, init) => this.#answer(path, init), signal);
+  api(signal: AbortSignal = new AbortController().signal): ApiClient {
+    const api = new ApiClient(service, async (path, init) => this.#answer(path, init), signal);
     // What fails in a test fails for good, or is answered at the next try.
-    api.patienceSeconds = 0.5;
+    api.retryBudgetSeconds = 0.5;
     return api;
   }
 

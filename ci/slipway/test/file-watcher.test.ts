@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test
 import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { savesIn } from "../core/file-watcher.ts";
+import { watchForSaves } from "../core/file-watcher.ts";
 
 // Nothing here takes long by itself, on a machine that is not busy with other things.
 setDefaultTimeout(60_000);
@@ -20,7 +20,7 @@ beforeEach(async () => {
   write("package.json", "{}");
   write("src/main.ts", "1");
   write("src/deep/er/part.ts", "1");
-  saves = savesIn(root, ended.signal, () => void (told += 1));
+  saves = watchForSaves(root, ended.signal, () => void (told += 1));
   // The first is what is there.
   await saves.next();
 });

@@ -99,9 +99,9 @@ test("have one id with a plugin that holds back stylesheets until all else is th
 
 test("are in the binary, bit for bit the same, and served", async () => {
   const build = `
-    import { build } from ${JSON.stringify(join(import.meta.dir, "../image/build.ts"))};
-    import { describeService } from ${JSON.stringify(join(import.meta.dir, "../core/service-config.ts"))};
-    console.log(JSON.stringify((await build(describeService(process.cwd()), "dist")).warnings));
+    import { buildImage } from ${JSON.stringify(join(import.meta.dir, "../image/build.ts"))};
+    import { resolveService } from ${JSON.stringify(join(import.meta.dir, "../core/service-config.ts"))};
+    console.log(JSON.stringify((await buildImage(resolveService(process.cwd()), "dist")).warnings));
   `;
   const binaries = await Promise.all(
     ["one place", "another"].map((name) => copy(name, { "build.ts": build })),

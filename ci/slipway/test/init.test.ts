@@ -15,15 +15,15 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { describeService } from "../core/service-config.ts";
-import { addComponents, components, componentsIn, filesOf } from "../init/components.ts";
-import { findFacts, type Facts } from "../init/project-facts.ts";
-import { ownFiles } from "../init/files.ts";
+import { resolveService } from "../core/service-config.ts";
+import { addComponents, components, componentsIn, componentFiles } from "../init/components.ts";
+import { findFacts, type ProjectFacts } from "../init/project-facts.ts";
+import { generatedFiles } from "../init/files.ts";
 import { addPatterns, addToDockerignore, addToGitignore, addToPackage } from "../init/merge.ts";
-import { findPort, isFixed } from "../init/port-detection.ts";
+import { findPort, hasHardcodedPort } from "../init/port-detection.ts";
 import { writeAll } from "../init/write.ts";
 import { pins } from "../pins/pins.ts";
-import { options } from "../cli/options.ts";
+import { optionDefinitions } from "../cli/options.ts";
 import { root, service as helloapp } from "./helloapp-fixture.ts";
 
 let directory: string;
@@ -56,9 +56,9 @@ async function layOut(files: Files): Promise<string> {
 }
 
 /** The facts of the service in `member` of such a directory. */
-async function factsOf(files: Files, member = ""): Promise<Facts> {
+async function factsOf(files: Files, member = ""): Promise<ProjectFacts> {
   const at = await layOut({ "package.json": { name: "shop" }, "src/main.ts": "", ...files });
-  return findFacts(describeService(join(at, member)), AbortSignal.timeout(60_000));
+  return findFacts(resolveService(join(at, member)), AbortSignal.timeout(60_000));
 }
 
 describe("the port", () => {
@@ -123,7 +123,7 @@ describe("the port", () => {
     ["Bun.serve({ port: 4000 })", false],
     ['import http from "node:http"; http.createServer(f).listen(port)', false],
   ])("of %p cannot be changed from outside: %p", (source, fixed) => {
-    expect(isFixed(source)).toBe(fixed);
+    expect(hasHardcodedPort(source)).toBe(fixed);
   });
 });
 
@@ -154,7 +154,7 @@ describe("facts", () => {
         "package.json": { name: "shop", scripts: { test: script } },
       });
       expect(found).toMatchObject({ hasTests: true, service: { scripts: { test: undefined } } });
-      expect(ownFiles(found).get("Dockerfile")).not.toContain("bun run test");
+      expect(generatedFiles(found).get("Dockerfile")).not.toContain("bun run test");
     },
   );
 
@@ -229,9 +229,9 @@ describe("facts", () => {
   test.if(Boolean(Bun.which("git")))("a workspace that is not the repository's root", async () => {
     const at = await layOut({ "backend/package.json": { name: "shop" }, "backend/index.ts": "" });
     Bun.spawnSync(["git", "init", "--quiet"], { cwd: at });
-    const found = await findFacts(describeService(join(at, "backend")), AbortSignal.timeout(60_000));
+    const found = await findFacts(resolveService(join(at, "backend")), AbortSignal.timeout(60_000));
     expect(found).toMatchObject({ directory: ".", workspace: "backend" });
-    const workflow = ownFiles(found).get("../.github/workflows/slipway-shop.yml");
+    const workflow = generatedFiles(found).get("../.github/workflows/slipway-shop.yml");
     const places = [...workflow!.matchAll(/working-directory: (.*)/g)].map(([, place]) => place);
     expect(places).toEqual(['"backend"', '"backend"', '"backend"']);
   });
@@ -380,20 +380,20 @@ describe("package.json", () => {
     const at = await layOut({ "package.json": text, "src/main.ts": "" });
     let error: unknown;
     try {
-      describeService(at);
+      resolveService(at);
     } catch (thrown) {
       error = thrown;
     }
     expect(error).toBeInstanceOf(PipelineError);
-    const { message, hint, fault } = error as PipelineError;
-    expect(`${fault}: ${message}. ${hint}`).toContain(words);
+    const { message, hint, kind } = error as PipelineError;
+    expect(`${kind}: ${message}. ${hint}`).toContain(words);
     expect(message).toContain(join(at, "package.json"));
   });
 
   test("a license of the former kind is one", async () => {
     const found = await factsOf({ "package.json": { name: "shop", license: { type: "MIT", url: "x" } } });
     expect(found.service.license).toBe("MIT");
-    expect(ownFiles(found).get("Dockerfile")).toContain('licenses="MIT"');
+    expect(generatedFiles(found).get("Dockerfile")).toContain('licenses="MIT"');
   });
 });
 
@@ -426,7 +426,7 @@ describe("the entry", () => {
       "package.json": { name: "shop", ...packageJson },
       ...Object.fromEntries(files.map((file) => [file, ""])),
     });
-    expect(describeService(at).entry).toBe(entry);
+    expect(resolveService(at).entry).toBe(entry);
   });
 });
 
@@ -466,7 +466,7 @@ describe("ignore files", () => {
 });
 
 describe("files", () => {
-  const write = async (files: Files = {}, member?: string) => ownFiles(await factsOf(files, member));
+  const write = async (files: Files = {}, member?: string) => generatedFiles(await factsOf(files, member));
   const builder = (dockerfile: string) => dockerfile.slice(0, dockerfile.indexOf("FROM scratch"));
 
   test("of a service in its root: all of them, and no word is left open", async () => {
@@ -666,7 +666,7 @@ describe("components", () => {
   });
 
   test("are named by the usage, all of them", () => {
-    expect(options.with.about).toEndWith(components.join(", "));
+    expect(optionDefinitions.with.about).toEndWith(components.join(", "));
   });
 
   test("of other names are the service's own", () => {
@@ -686,10 +686,10 @@ describe("components", () => {
 
   test("are written where they are asked for, each with all of its files, and named by the overlay", async () => {
     const facts = await factsOf({});
-    const plain = ownFiles(facts);
-    const own = ownFiles(facts, components);
+    const plain = generatedFiles(facts);
+    const own = generatedFiles(facts, components);
     const added = [...own.keys()].filter((path) => !plain.has(path));
-    expect(added).toEqual(components.flatMap(filesOf));
+    expect(added).toEqual(components.flatMap(componentFiles));
     for (const path of added) expect(own.get(path), path).not.toMatch(/__[A-Z_]+__/);
     const overlay = own.get("k8s/overlays/k3s/kustomization.yaml")!;
     expect(
@@ -700,7 +700,7 @@ describe("components", () => {
   // The one difference: the metrics have a port of their own here.
   test("are the same in this repository", async () => {
     const facts = { ...(await factsOf({})), service: { ...helloapp, project: root } };
-    for (const [path, text] of ownFiles(facts, components)) {
+    for (const [path, text] of generatedFiles(facts, components)) {
       if (!path.startsWith("k8s/components/")) continue;
       const own = path.endsWith("podmonitor.yaml")
         ? text.replace("- port: http\n", "- port: metrics\n")
@@ -733,7 +733,7 @@ describe("writing", () => {
       { path: join(at, "ci/pipeline.ts"), before: undefined, after: "x" },
     ]).catch((error: unknown) => error);
     expect(failure).toMatchObject({
-      fault: "surroundings",
+      kind: "environment",
       message: expect.stringContaining(`cannot write ${join(at, "ci/pipeline.ts")} (`),
     });
     expect(await readFile(join(at, "package.json"), "utf8")).toBe("{}");

@@ -4,9 +4,9 @@ import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { describeService } from "../core/service-config.ts";
-import { findRuntime, type Runtime } from "../image/image-config.ts";
-import { imageId, inputsOf } from "../image/inputs.ts";
+import { resolveService } from "../core/service-config.ts";
+import { findSharedLibraries, type RuntimeLibraries } from "../image/image-config.ts";
+import { computeImageId, collectInputs } from "../image/inputs.ts";
 import type { Settings } from "../index.d.ts";
 
 let directory: string;
@@ -38,7 +38,7 @@ async function project(files: Files): Promise<string> {
 
 const platform = { os: "linux", architecture: "amd64" } as const;
 
-async function runtime(libc = "libc"): Promise<Runtime> {
+async function runtime(libc = "libc"): Promise<RuntimeLibraries> {
   const file = join(await mkdtemp(join(directory, "libc-")), "libc");
   await writeFile(file, libc);
   return { platform, bun: "bun", root: "/", bunBuildId: "b", files: new Map([["/lib/libc", file]]) };
@@ -46,10 +46,10 @@ async function runtime(libc = "libc"): Promise<Runtime> {
 
 /** A service with nothing attached, unless a test says so: what is looked at is its own. */
 const describeOwn = (at: string, settings: Settings = {}) =>
-  describeService(at, { attach: false, ...settings });
+  resolveService(at, { attach: false, ...settings });
 
 async function idOf(files: Files, settings: Settings = {}, libc?: string): Promise<string> {
-  return imageId(describeOwn(await project(files), settings), await runtime(libc));
+  return computeImageId(describeOwn(await project(files), settings), await runtime(libc));
 }
 
 /** Whether another content of `path` makes another id. */
@@ -67,12 +67,12 @@ test("is the same from whichever directory it is asked", async () => {
   const at = await project({ "tsconfig.json": "{}" });
   const inputs = join(import.meta.dir, "../image/inputs.ts");
   const [service, own] = [describeOwn(at), await runtime()];
-  const script = `import { imageId } from ${JSON.stringify(inputs)};
+  const script = `import { computeImageId } from ${JSON.stringify(inputs)};
     const files = new Map(${JSON.stringify([...own.files])});
-    console.log(await imageId(${JSON.stringify(service)}, { ...${JSON.stringify(own)}, files }));`;
+    console.log(await computeImageId(${JSON.stringify(service)}, { ...${JSON.stringify(own)}, files }));`;
   for (const cwd of ["/", at, join(at, "src")]) {
     const { stdout, stderr } = Bun.spawnSync([process.execPath, "-e", script], { cwd });
-    expect(stdout.toString().trim(), stderr.toString()).toBe(await imageId(service, own));
+    expect(stdout.toString().trim(), stderr.toString()).toBe(await computeImageId(service, own));
   }
 });
 
@@ -98,9 +98,9 @@ test("another Bun or another platform is another image", async () => {
   const service = describeOwn(await project({}));
   const one = await runtime();
   const ids = [
-    await imageId(service, one),
-    await imageId(service, { ...one, bunBuildId: "baseline" }),
-    await imageId(service, { ...one, platform: { os: "linux", architecture: "arm64" } }),
+    await computeImageId(service, one),
+    await computeImageId(service, { ...one, bunBuildId: "baseline" }),
+    await computeImageId(service, { ...one, platform: { os: "linux", architecture: "arm64" } }),
   ];
   expect(new Set(ids).size).toBe(3);
 });
@@ -207,7 +207,9 @@ describe("what is imported counts, whatever it is", () => {
     await symlink(join(elsewhere, "node_modules"), join(linked, "node_modules"));
     expect(index).toBeString();
     const own = await runtime();
-    expect(await imageId(describeOwn(linked), own)).toBe(await imageId(describeOwn(elsewhere), own));
+    expect(await computeImageId(describeOwn(linked), own)).toBe(
+      await computeImageId(describeOwn(elsewhere), own),
+    );
   });
 });
 
@@ -227,7 +229,7 @@ describe("a member of a workspace", () => {
     const at = await project({ ...files, ...changes });
     await mkdir(join(at, "node_modules"));
     await symlink("../libraries/shared", join(at, "node_modules/shared"));
-    return imageId(describeOwn(join(at, "services/one")), await runtime());
+    return computeImageId(describeOwn(join(at, "services/one")), await runtime());
   }
 
   test.each([
@@ -283,9 +285,9 @@ describe("the tsconfig", () => {
 
   test("that extends itself, or what is not there, is no reason to hang or to fail", async () => {
     for (const content of ['{"extends":"./tsconfig.json"}', '{"extends":"nowhere/x.json"}']) {
-      const { files } = await inputsOf(
+      const { files } = await collectInputs(
         describeOwn(await project({ "tsconfig.json": content })),
-        findRuntime(),
+        findSharedLibraries(),
       );
       expect([...files.keys()]).toContain("tsconfig.json");
     }
@@ -293,7 +295,7 @@ describe("the tsconfig", () => {
 
   test("that is no JSON is said to be so, with its place", async () => {
     const error = await idOf({ "tsconfig.json": "nonsense {" }).catch((error: PipelineError) => error);
-    expect(error).toMatchObject({ fault: "change", output: expect.stringContaining("tsconfig.json:1:1") });
+    expect(error).toMatchObject({ kind: "project", output: expect.stringContaining("tsconfig.json:1:1") });
   });
 });
 
@@ -309,14 +311,14 @@ test("source that does not bundle: the change's fault, with the place", async ()
   ]) {
     const error = await idOf({ "src/main.ts": content! }).catch((error: PipelineError) => error);
     expect(error).toBeInstanceOf(PipelineError);
-    expect(error).toMatchObject({ fault: "change", message: "the source does not compile" });
+    expect(error).toMatchObject({ kind: "project", message: "the source does not compile" });
     expect((error as PipelineError).output).toContain(words!);
   }
 });
 
 test("its inputs are named by their places in the project, each with its file", async () => {
   const at = await project({ "tsconfig.json": "{}" });
-  const { files } = await inputsOf(describeOwn(at), findRuntime());
+  const { files } = await collectInputs(describeOwn(at), findSharedLibraries());
   const paths = ["bun.lock", "package.json", "src/a.ts", "src/main.ts", "tsconfig.json"];
   expect([...files.keys()].sort()).toEqual(paths);
   for (const [path, file] of files) expect(file).toBe(join(at, path));
@@ -324,7 +326,7 @@ test("its inputs are named by their places in the project, each with its file", 
 
 describe("the paths that a service answers itself", () => {
   const ownOf = async (files: Files, settings: Settings = {}) =>
-    (await inputsOf(describeService(await project(files), settings), findRuntime())).own;
+    (await collectInputs(resolveService(await project(files), settings), findSharedLibraries())).own;
   const answering = (text: string) => ({ "src/a.ts": `export const a = () => ${text};\n` });
 
   test.each<[string, string[]]>([

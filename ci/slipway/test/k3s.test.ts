@@ -5,12 +5,12 @@ import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { writeArchive } from "../image/archive-writer.ts";
-import { Api, FIRST_SECONDS } from "../kubernetes/api.ts";
+import { ApiClient, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
 import { connectApi } from "../kubernetes/connect.ts";
-import { connectK3s } from "../targets/k3s.ts";
+import { connectK3sTarget } from "../targets/k3s.ts";
 import type { Target } from "../deploy/target.ts";
 import { PipelineError } from "../core/errors.ts";
-import { fetchScript } from "../commands/install-k3s.ts";
+import { fetchInstallScript } from "../commands/install-k3s.ts";
 import { service } from "./helloapp-fixture.ts";
 
 const sha256 = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
@@ -31,22 +31,24 @@ describe("install script", () => {
   afterAll(() => server.stop(true));
 
   test("is handed out when its checksum matches", async () => {
-    expect(Buffer.from(await fetchScript(url, sha256(script))).toString()).toBe(script);
+    expect(Buffer.from(await fetchInstallScript(url, sha256(script))).toString()).toBe(script);
   });
 
   test("is refused when one character of the checksum differs, naming the pin", async () => {
     const wrong = sha256(script).replace(/^./, (digit) => (digit === "0" ? "1" : "0"));
-    const error = await failureOf(fetchScript(url, wrong));
-    expect(error.fault).toBe("surroundings");
+    const error = await failureOf(fetchInstallScript(url, wrong));
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain("pins.k3s.installScriptSha256");
     expect(error.message).toContain(sha256(script));
     expect(error.message).toContain("not run");
   });
 
   test("that cannot be fetched is said to be so", async () => {
-    const error = await failureOf(fetchScript(new URL("/gone", server.url).href, "x"));
+    const error = await failureOf(fetchInstallScript(new URL("/gone", server.url).href, "x"));
     expect(error.message).toContain("404");
-    expect((await failureOf(fetchScript("http://127.0.0.1:1/", "x"))).message).toContain("cannot fetch");
+    expect((await failureOf(fetchInstallScript("http://127.0.0.1:1/", "x"))).message).toContain(
+      "cannot fetch",
+    );
   });
 });
 
@@ -65,7 +67,7 @@ describe("this machine's k3s", () => {
 
   /** What the API server answers, where the test does not ask through a real `kubectl proxy`. */
   let answer: () => Response;
-  const api: typeof connectApi = async () => new Api(service, async () => answer(), signal);
+  const api: typeof connectApi = async () => new ApiClient(service, async () => answer(), signal);
 
   /**
    * Puts a k3s on PATH whose kubectl and ctr do as they say; asked for its nodes, the cluster has these. In a directory
@@ -102,9 +104,9 @@ console.log("Starting to serve");`;
 
   const opened: Target[] = [];
   /** Connects with a kubeconfig that is there. */
-  const connect = async (options: Partial<Parameters<typeof connectK3s>[0]> = {}) => {
+  const connect = async (options: Partial<Parameters<typeof connectK3sTarget>[0]> = {}) => {
     const kubeconfig = join(directory, "k3s.yaml");
-    const target = await connectK3s({ service, kubeconfig, signal, connect: api, ...options });
+    const target = await connectK3sTarget({ service, kubeconfig, signal, connect: api, ...options });
     opened.push(target);
     return target;
   };
@@ -194,7 +196,7 @@ console.log("Starting to serve");`;
   ])("%s: exit 3, with the reason and the way out", async (_, how, reason, hint) => {
     await standIn(typeof how === "function" ? how() : how);
     const error = await failureOf(connect());
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain(reason);
     expect(error.hint).toContain(hint);
   });
@@ -202,7 +204,7 @@ console.log("Starting to serve");`;
   test("a wrong context: exit 3, in kubectl's words", async () => {
     await standIn({ kubectl: `echo 'error: context "x" does not exist' >&2; exit 1` });
     const error = await failureOf(connect({ connect: connectApi }));
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain('context "x" does not exist');
     expect(error.hint).toContain("get-contexts");
   });
@@ -210,7 +212,7 @@ console.log("Starting to serve");`;
   test("a kubeconfig that is not there: exit 3, naming it", async () => {
     await standIn();
     const error = await failureOf(connect({ kubeconfig: "/nonexistent/k3s.yaml" }));
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain("/nonexistent/k3s.yaml");
   });
 
@@ -219,12 +221,12 @@ console.log("Starting to serve");`;
     const error = await failureOf(connect({ patienceSeconds: 0.1 }));
     // Of the two that are asked at once, a busy machine may give up on either first.
     expect(`${error.message} ${error.hint}`).toContain("does not answer");
-    expect(FIRST_SECONDS).toBeLessThan(10);
+    expect(CONNECT_TIMEOUT_SECONDS).toBeLessThan(10);
   });
 
   test("a containerd that has answered may take its time: what is done by then would be halfway", async () => {
     const asked = join(directory, "asked");
-    const slow = `[ -e ${asked} ] && sleep ${FIRST_SECONDS + 0.5}; : > ${asked}`;
+    const slow = `[ -e ${asked} ] && sleep ${CONNECT_TIMEOUT_SECONDS + 0.5}; : > ${asked}`;
     await standIn({ ctr: `${slow}; echo docker.io/library/helloapp:abc` });
     const target = await connect();
     await target.find("abc");
@@ -260,11 +262,11 @@ console.log("Starting to serve");`;
       await failureOf(deliver(join(directory, "x.txt"), "abc")),
       await failureOf(deliver(await archiveFor(), "def")),
       await failureOf(deliver(await archiveFor("riscv64"), "abc")),
-    ].map(({ fault, message }) => `${fault} ${message}`);
-    expect(messages[0]).toMatch(/^surroundings .*nothing is not there; nothing was changed/);
-    expect(messages[1]).toMatch(/^surroundings .*x\.txt is no docker-archive/);
-    expect(messages[2]).toMatch(/^surroundings .*holds helloapp:abc, not helloapp:def/);
-    expect(messages[3]).toMatch(/^surroundings .*is for riscv64, and the node is/);
+    ].map(({ kind, message }) => `${kind} ${message}`);
+    expect(messages[0]).toMatch(/^environment .*nothing is not there; nothing was changed/);
+    expect(messages[1]).toMatch(/^environment .*x\.txt is no docker-archive/);
+    expect(messages[2]).toMatch(/^environment .*holds helloapp:abc, not helloapp:def/);
+    expect(messages[3]).toMatch(/^environment .*is for riscv64, and the node is/);
   });
 
   test("a node without space is told from other refusals", async () => {

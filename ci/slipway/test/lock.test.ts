@@ -1,7 +1,7 @@
 /** One deploy at a time. */
 import { afterEach, describe, expect, setSystemTime, test } from "bun:test";
-import type { Api } from "../kubernetes/api.ts";
-import { processName, takeLock, type Lease, type Lock } from "../deploy/lock.ts";
+import type { ApiClient } from "../kubernetes/api.ts";
+import { processIdentity, acquireLock, type Lease, type Lock } from "../deploy/lock.ts";
 import type { PipelineError } from "../core/errors.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { service } from "./helloapp-fixture.ts";
@@ -22,10 +22,10 @@ afterEach(async () => {
   for (const lock of locks.splice(0)) await lock.release();
 });
 
-async function take(api: Api, options: Partial<Parameters<typeof takeLock>[1]> = {}) {
+async function take(api: ApiClient, options: Partial<Parameters<typeof acquireLock>[1]> = {}) {
   const said: string[] = [];
   const say = (line: string) => void said.push(line);
-  const lock = await takeLock(api, {
+  const lock = await acquireLock(api, {
     purpose: "deploy of helloapp:abc",
     say,
     leaseSeconds: 0.1,
@@ -112,16 +112,16 @@ test("of all who ask at once, one has it", async () => {
 describe("held by somebody", () => {
   test("of this machine who lives: refused at once, with who it is, exit 3", async () => {
     const made = cluster();
-    heldBy(made, processName());
+    heldBy(made, processIdentity());
     const error = await failureOf(take(made.api(), { leaseSeconds: 3600 }));
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain("ann@laptop (deploy of helloapp:def) holds the lock");
   });
 
   test("of this machine who has died: taken over at once", async () => {
     const made = cluster();
     const child = Bun.spawn(["sleep", "60"]);
-    const name = processName(child.pid);
+    const name = processIdentity(child.pid);
     child.kill("SIGKILL");
     await child.exited;
     heldBy(made, name);
@@ -150,7 +150,7 @@ describe("held by somebody", () => {
     const { said } = await take(made.api());
     expect(said[0]).toContain("waiting for a sign of life");
     expect(said[1]).toContain("taken over");
-    expect(made.get<Lease>(path).metadata.annotations![PROCESS]).toStartWith(`${processName()}#`);
+    expect(made.get<Lease>(path).metadata.annotations![PROCESS]).toStartWith(`${processIdentity()}#`);
   });
 
   test("who takes it over first has it", async () => {
@@ -196,7 +196,7 @@ describe("while it is held", () => {
   test("a server that is away does not lose it, but nothing may be written until it is back", async () => {
     const made = cluster();
     const api = made.api();
-    api.patienceSeconds = 0.05;
+    api.retryBudgetSeconds = 0.05;
     const { lock } = await take(api);
     const since = performance.now();
     let refusals = 0;
@@ -206,24 +206,24 @@ describe("while it is held", () => {
     };
     // Longer than a Lease lasts.
     while (refusals < 5 || performance.now() - since < 150) await Bun.sleep(1);
-    expect(await failureOf(lock.hold())).toMatchObject({
-      fault: "surroundings",
+    expect(await failureOf(lock.ensureHeld())).toMatchObject({
+      kind: "environment",
       message: expect.stringContaining("connection refused"),
     });
     expect(lock.lost.aborted).toBe(false);
     made.intercept = () => undefined;
-    await lock.hold();
+    await lock.ensureHeld();
   });
 
   test("who was away while another one took it writes nothing any more", async () => {
     const made = cluster();
     const { lock } = await take(made.api(), { leaseSeconds: 3600, renewSeconds: 3600 });
-    await lock.hold();
+    await lock.ensureHeld();
     heldBy(made, elsewhere).metadata.resourceVersion = "999";
     // The steady clock stands still while a machine sleeps.
     setSystemTime(new Date(Date.now() + 10 * 3600_000));
     try {
-      expect(await failureOf(lock.hold())).toMatchObject({
+      expect(await failureOf(lock.ensureHeld())).toMatchObject({
         message: expect.stringContaining("lock was lost"),
       });
     } finally {

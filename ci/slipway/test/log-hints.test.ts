@@ -1,7 +1,7 @@
 /** The last words of a service that misses something in the image, and what is said of them. */
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { closedEgress, lastWords, otherPort } from "../deploy/log-hints.ts";
+import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "../deploy/log-hints.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { service } from "./helloapp-fixture.ts";
 
@@ -17,7 +17,7 @@ test.each([
   ["SQLiteError: attempt to write a readonly database", "It writes to a file,"],
   ["sh: can't create x: Read-only file system", "It writes to a file,"],
 ])("%s", (output, words) => {
-  expect(lastWords(`before\n${output}\nafter`, own)).toStartWith(words);
+  expect(diagnoseLogs(`before\n${output}\nafter`, own)).toStartWith(words);
 });
 
 test.each([
@@ -26,7 +26,7 @@ test.each([
   ['error: Executable not found in $PATH: "crontab"', "crontab"],
   ["bun: command not found: docker", "docker"],
 ])("a program: %s", (output, program) => {
-  expect(lastWords(`before\n${output}\nafter`, own)).toBe(
+  expect(diagnoseLogs(`before\n${output}\nafter`, own)).toBe(
     `It starts ${program}, and no other program is in the image, not even a shell.`,
   );
 });
@@ -41,7 +41,7 @@ test.each([
   ],
   ["ENOENT: no such file or directory, open '/nowhere'\nENOENT: x, stat 'README.md'", "README.md"],
 ])("a file of the project: %s", (output, path) => {
-  expect(lastWords(output, own)).toContain(`\`files: ["${path}"]\` in ci/pipeline.ts`);
+  expect(diagnoseLogs(output, own)).toContain(`\`files: ["${path}"]\` in ci/pipeline.ts`);
 });
 
 test.each([
@@ -51,7 +51,7 @@ test.each([
   "ENOENT: no such file or directory, open '/nowhere'",
   "ENOENT: no such file or directory, open '/'",
   "ENOENT: no such file or directory, open '../slipway.ts'",
-])("nothing is said of other words: %s", (output) => expect(lastWords(output, own)).toBeUndefined());
+])("nothing is said of other words: %s", (output) => expect(diagnoseLogs(output, own)).toBeUndefined());
 
 test.each<[string, object, boolean]>([
   ["the same", { ports: [{ containerPort: 8080 }] }, true],
@@ -71,7 +71,7 @@ test.each<[string, object, boolean]>([
 ])("the port that is asked is %s", (_, container, agrees) => {
   const spec = { template: { spec: { containers: [{ name: service.name, ...container }] } } };
   const deployment = { kind: "Deployment", metadata: { name: service.name }, spec } as unknown as KubeObject;
-  const said = otherPort(service, [deployment]);
+  const said = diagnosePortMismatch(service, [deployment]);
   if (agrees) expect(said).toBeUndefined();
   else expect(said).toMatch(/^It is told PORT=\d+ and asked on \d+: /);
 });
@@ -94,7 +94,7 @@ describe("a service that reaches nobody", () => {
   const closed = policy({ policyTypes: ["Ingress", "Egress"] });
   const named = policy({ policyTypes: ["Egress"], egress: [{ ports: [{ port: 53 }] }] }, "more");
   const says = (output: string, ...policies: KubeObject[]) =>
-    closedEgress(`before\n${output}\nafter`, service, [workload, ...policies]);
+    diagnoseBlockedEgress(`before\n${output}\nafter`, service, [workload, ...policies]);
 
   // As Bun 1.4.5 prints them.
   test.each([
@@ -119,7 +119,8 @@ describe("a service that reaches nobody", () => {
 
   // A client of Redis tries again for 10 s before it says anything.
   test("is told also where it waits without a word", () => {
-    const said = (...policies: KubeObject[]) => closedEgress("", service, [workload, ...policies], true);
+    const said = (...policies: KubeObject[]) =>
+      diagnoseBlockedEgress("", service, [workload, ...policies], true);
     expect(said(closed)).toStartWith("If it waits for somebody: NetworkPolicy own lets nothing out, ");
     expect(said()).toBeUndefined();
   });

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { localManifests } from "../kubernetes/offline-manifests.ts";
+import { renderOffline } from "../kubernetes/offline-manifests.ts";
 import { service } from "./helloapp-fixture.ts";
 
 const project = mkdtempSync(join(tmpdir(), "local-"));
@@ -20,7 +20,7 @@ function manifests(files: Record<string, string>) {
     writeFileSync(join(project, name), content);
   }
   const overlays = { ...service.overlays, k3s: "k8s/overlay" };
-  return localManifests({ ...service, project, overlays }, AbortSignal.timeout(60_000));
+  return renderOffline({ ...service, project, overlays }, AbortSignal.timeout(60_000));
 }
 
 test("they are read as Kubernetes reads them, a short commit that looks like a number as well", async () => {

@@ -4,10 +4,10 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { PipelineError } from "../core/errors.ts";
-import { describeService } from "../core/service-config.ts";
-import { bundling } from "../image/bundle.ts";
-import { findRuntime } from "../image/image-config.ts";
-import { digestOf, inputsOf } from "../image/inputs.ts";
+import { resolveService } from "../core/service-config.ts";
+import { bundleOptions } from "../image/bundle.ts";
+import { findSharedLibraries } from "../image/image-config.ts";
+import { bundleDigest, collectInputs } from "../image/inputs.ts";
 import type { Architecture } from "../image/platform.ts";
 import type { Settings } from "../index.d.ts";
 
@@ -31,8 +31,8 @@ async function inputs(files: Files, settings: Settings = {}) {
     await mkdir(dirname(join(at, path)), { recursive: true });
     await writeFile(join(at, path), content);
   }
-  const own = { ...findRuntime(), platform: { os: "linux", architecture: "amd64" } as const };
-  const found = await inputsOf(describeService(at, { attach: false, ...settings }), own);
+  const own = { ...findSharedLibraries(), platform: { os: "linux", architecture: "amd64" } as const };
+  const found = await collectInputs(resolveService(at, { attach: false, ...settings }), own);
   return { ...found, beside: [...found.beside.keys()].sort() };
 }
 
@@ -133,7 +133,7 @@ describe("a package with addons", () => {
       "node_modules/tiny/tiny.node": addon,
     };
     const error = await failed(inputs(files));
-    expect(error.fault).toBe("change");
+    expect(error.kind).toBe("project");
     expect(error.message).toContain(`node_modules/tiny/tiny.node ${words}`);
   });
 
@@ -144,7 +144,7 @@ describe("a package with addons", () => {
       "node_modules/tiny/tiny.node": elf("amd64", "libc.so.6", "libnowhere.so.3"),
     };
     const error = await failed(inputs(files));
-    expect(error).toMatchObject({ name: "PipelineError", fault: "surroundings" });
+    expect(error).toMatchObject({ name: "PipelineError", kind: "environment" });
     expect(error.message).toContain("libnowhere.so.3, which ");
   });
 });
@@ -167,7 +167,7 @@ describe("a package that is not installed", () => {
         "node_modules/tiny/index.js": driver,
       }),
     );
-    expect(error).toMatchObject({ fault: "change", message: "the source does not compile" });
+    expect(error).toMatchObject({ kind: "project", message: "the source does not compile" });
     expect(error.output).toContain('"nowhere"');
     expect(error.output).not.toContain("a-driver");
     expect(error.hint).toContain("`external`");
@@ -203,7 +203,7 @@ test.each<[string, Settings]>([
     "node_modules/tiny/lib/index.js": "exports.x = [__dirname, __filename];\n",
   };
   for (const [path, content] of Object.entries(files)) await Bun.write(join(at, path), content);
-  const options = await bundling(describeService(at, { attach: false, ...settings }));
+  const options = await bundleOptions(resolveService(at, { attach: false, ...settings }));
   const { outputs } = await Bun.build({ ...options, bytecode: false, sourcemap: "linked" });
   const map = await outputs.find(({ kind }) => kind === "sourcemap")!.json();
   const text = [await outputs[0]!.text(), ...map.sourcesContent].join("\n");
@@ -215,8 +215,8 @@ test("the order in which the bundler has its files is no input", async () => {
   const artifact = (path: string, text: string) =>
     Object.assign(new Blob([text]), { path }) as unknown as Bun.BuildArtifact;
   const files = [artifact("./main.js", "1"), artifact("./a.html", "2"), artifact("./b.html", "3")];
-  expect(await digestOf(files.toReversed())).toBe(await digestOf(files));
-  expect(await digestOf([files[0]!, artifact("./a.html", "3")])).not.toBe(await digestOf(files));
+  expect(await bundleDigest(files.toReversed())).toBe(await bundleDigest(files));
+  expect(await bundleDigest([files[0]!, artifact("./a.html", "3")])).not.toBe(await bundleDigest(files));
 });
 
 describe("what is known only when it runs", () => {

@@ -7,9 +7,9 @@ import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { findings, pin, pinsOf, readProject, setPin, usesOf, valueOf } from "../pins/locations.ts";
-import { askRemote } from "../pins/check-upstream.ts";
-import { renew } from "../pins/update.ts";
+import { pinErrors, pin, pinsOf, readProject, setPin, locationsOf, valueOf } from "../pins/locations.ts";
+import { checkUpstream } from "../pins/check-upstream.ts";
+import { updatePin } from "../pins/update.ts";
 import { pins } from "../pins/pins.ts";
 import { root } from "./helloapp-fixture.ts";
 import { linkModules } from "./link-node-modules.ts";
@@ -60,18 +60,18 @@ describe("places", () => {
       pins.k3s.installScript,
       pins.k3s.installScriptSha256,
     ]);
-    expect(findings(project())).toEqual([]);
+    expect(pinErrors(project())).toEqual([]);
   });
 
   test("one character of a pin is another, at any place: found, naming the pin and the place", () => {
     const unseen = new Set<string>();
     for (const each of pinsOf(project())) {
-      for (const { file, value, start, place } of usesOf(each, project())) {
+      for (const { file, value, start, place } of locationsOf(each, project())) {
         const altered = project();
         const at = start! + value!.search(/\d\D*$/);
         const text = altered.get(file)!;
         altered.set(file, text.slice(0, at) + (text[at] === "1" ? "0" : "1") + text.slice(at + 1));
-        const about = findings(altered).filter((finding) => finding.startsWith(`${each.name} `));
+        const about = pinErrors(altered).filter((finding) => finding.startsWith(`${each.name} `));
         if (about.length === 0) unseen.add(each.name);
         else expect(about.join()).toContain(place);
       }
@@ -127,24 +127,24 @@ describe("places", () => {
     ["a lockfile without a package", { "bun.lock": "" }, "missing in bun.lock"],
     ["a pin that is not there", { "ci/slipway/pins/pins.ts": "" }, "missing in ci/slipway/pins/pins.ts"],
   ])("%s: found", (_, changes, sentence) => {
-    expect(findings(project(changes)).join("\n")).toContain(sentence);
+    expect(pinErrors(project(changes)).join("\n")).toContain(sentence);
   });
 
   test("comments, and what a workflow computes, are no pins", () => {
     const comment = `  # - uses: a/b@v4\n  - run: true # uses: a/b@v4\n`;
     const computed = job.replace(`bun-version: ${pins.bun}`, "bun-version: ${{ steps.x.outputs.y }}");
-    expect(findings(project({ [workflow]: computed + comment }))).toEqual([]);
+    expect(pinErrors(project({ [workflow]: computed + comment }))).toEqual([]);
   });
 
   test("what an image build leaves out is not looked at", () => {
     const files = ["ci/slipway/pins/pins.ts", "Dockerfile", "package.json", "bun.lock"];
-    expect(findings(new Map(files.map((path) => [path, real.get(path)!])))).toEqual([]);
+    expect(pinErrors(new Map(files.map((path) => [path, real.get(path)!])))).toEqual([]);
   });
 
   test("a value is written to all places and nowhere else", () => {
     const changed = project();
     setPin(changed, pin.bun, "10.20.30");
-    expect(new Set(usesOf(pin.bun, changed).map(({ value }) => value))).toEqual(new Set(["10.20.30"]));
+    expect(new Set(locationsOf(pin.bun, changed).map(({ value }) => value))).toEqual(new Set(["10.20.30"]));
     setPin(changed, pin.bun, pins.bun);
     expect(changed).toEqual(project());
     expect(() => setPin(project({ Dockerfile: "" }), pin.bun, "10.20.30")).toThrow(
@@ -206,24 +206,24 @@ afterAll(() => server.stop(true));
 
 describe("renewing", () => {
   const values = (changed: Map<string, string>, ...of: (typeof pin)[keyof typeof pin][]) =>
-    of.map((each) => [...new Set(usesOf(each, changed).map(({ value }) => value))].join());
+    of.map((each) => [...new Set(locationsOf(each, changed).map(({ value }) => value))].join());
 
   test.each([[[]], [["v9.1.2+k3s1"]]])(
     "k3s %p: version, script at the tag's commit, SHA-256",
     async (args) => {
       const changed = project();
-      await renew(changed, "k3s", args, options);
+      await updatePin(changed, "k3s", args, options);
       const expected = ["v9.1.2+k3s1", `https://${scriptAt(two)}`, sha256(script)];
       expect(values(changed, pin.k3s, pin.k3sScript, pin.k3sScriptSha256)).toEqual(expected);
-      expect(findings(changed)).toEqual([]);
+      expect(pinErrors(changed)).toEqual([]);
     },
   );
 
   test("k3s: a script that is not that of the checksum beside it is not pinned", async () => {
     replies[scriptAt(two)] = `${script}#`;
     const changed = project();
-    const error = await failureOf(renew(changed, "k3s", [], options));
-    expect(error.fault).toBe("surroundings");
+    const error = await failureOf(updatePin(changed, "k3s", [], options));
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain(sha256(`${script}#`));
     expect(error.message).toContain(sha256(script));
     expect(changed).toEqual(project());
@@ -231,65 +231,65 @@ describe("renewing", () => {
 
   test.each([[[]], [["9.1.2"]]])("Bun %p: in all places, with npm's integrity for both", async (args) => {
     const changed = project();
-    await renew(changed, "bun", args, options);
+    await updatePin(changed, "bun", args, options);
     const image = pins.baseImage.replace(pins.bun, "9.1.2");
     const expected = ["9.1.2", image, integrity("a"), integrity("b")];
     expect(values(changed, pin.bun, pin.baseImage, pin.bunForAmd64, pin.bunForArm64)).toEqual(expected);
     // The lockfile is Bun's to write.
-    expect(findings(changed)).toEqual([expect.stringMatching(/^npm bun-types does not agree: .*bun\.lock/)]);
+    expect(pinErrors(changed)).toEqual([expect.stringMatching(/^npm bun-types does not agree: .*bun\.lock/)]);
   });
 
   test.each([[[]], [["9.1.2"]], [["v9.1.2"]]])("Dagger %p: where it is installed", async (args) => {
     const changed = project();
-    await renew(changed, "dagger", args, options);
+    await updatePin(changed, "dagger", args, options);
     expect(values(changed, pin.dagger)).toEqual(["9.1.2"]);
-    expect(findings(changed)).toEqual([]);
+    expect(pinErrors(changed)).toEqual([]);
   });
 
   test.each([[[]], [["v9.1.2"]]])("an action %p: commit and comment in all workflows", async (args) => {
     const changed = project();
-    await renew(changed, "action", ["actions/checkout", ...args], options);
+    await updatePin(changed, "action", ["actions/checkout", ...args], options);
     for (const path of [workflow, ".github/workflows/b.yaml"])
       expect(changed.get(path)).toContain(`- uses: actions/checkout@${two} # v9.1.2\n`);
     expect(changed.get(workflow)).toContain(`setup-bun@${one} # v2\n`);
   });
 
-  test.each<[string, Parameters<typeof renew>[1], string[], string, string]>([
-    ["a tag that is not there", "k3s", ["v9.9.9+k3s1"], "surroundings", "has no tag v9.9.9+k3s1"],
+  test.each<[string, Parameters<typeof updatePin>[1], string[], string, string]>([
+    ["a tag that is not there", "k3s", ["v9.9.9+k3s1"], "environment", "has no tag v9.9.9+k3s1"],
     ["a tag of another form", "k3s", ["v9"], "usage", "v1.2.3+k3s1"],
-    ["a Bun that is not there", "bun", ["9.9.9"], "surroundings", "npm has no @oven/bun-linux-x64@9.9.9"],
+    ["a Bun that is not there", "bun", ["9.9.9"], "environment", "npm has no @oven/bun-linux-x64@9.9.9"],
     ["a Bun of another form", "bun", ["../x"], "usage", "1.2.3"],
-    ["a Dagger that is not there", "dagger", ["9.9.9"], "surroundings", "no Dagger 9.9.9"],
+    ["a Dagger that is not there", "dagger", ["9.9.9"], "environment", "no Dagger 9.9.9"],
     [
       "a tag of an action that is not there",
       "action",
       ["actions/checkout", "v9.9.9"],
-      "surroundings",
+      "environment",
       "no tag v9.9.9",
     ],
     ["an action that nobody uses", "action", ["a/b"], "usage", "a/b"],
     ["no action", "action", [], "usage", "OWNER/NAME"],
   ])("%s: refused, and nothing is changed", async (_, name, args, fault, message) => {
     const changed = project();
-    const error = await failureOf(renew(changed, name, args, options));
-    expect(error.fault).toBe(fault as "usage");
+    const error = await failureOf(updatePin(changed, name, args, options));
+    expect(error.kind).toBe(fault as "usage");
     expect(error.message).toContain(message);
     expect(changed).toEqual(project());
   });
 
   test("a limit of GitHub's and a network that is not there: exit 3 with a way out", async () => {
     replies[`${github}/dagger/dagger/releases/latest`] = 403;
-    const limited = await failureOf(renew(project(), "dagger", [], options));
-    expect(limited).toMatchObject({ fault: "surroundings", hint: expect.stringContaining("GITHUB_TOKEN") });
+    const limited = await failureOf(updatePin(project(), "dagger", [], options));
+    expect(limited).toMatchObject({ kind: "environment", hint: expect.stringContaining("GITHUB_TOKEN") });
     const refused = { fetch: () => fetch("http://127.0.0.1:1/") };
-    const error = await failureOf(renew(project(), "bun", [], refused));
-    expect(error).toMatchObject({ fault: "surroundings", hint: expect.stringContaining("reach") });
+    const error = await failureOf(updatePin(project(), "bun", [], refused));
+    expect(error).toMatchObject({ kind: "environment", hint: expect.stringContaining("reach") });
   });
 
   test("a GITHUB_TOKEN goes to GitHub's API alone", async () => {
     process.env.GITHUB_TOKEN = "secret";
-    await renew(project(), "k3s", [], options);
-    await renew(project(), "bun", [], options);
+    await updatePin(project(), "k3s", [], options);
+    await updatePin(project(), "bun", [], options);
     for (const { path, authorization } of asked)
       expect(authorization).toBe(path.startsWith("api.github.com/") ? "Bearer secret" : null);
   });
@@ -325,10 +325,10 @@ describe("--remote", () => {
     return changed;
   };
   const failing = async (state: false | "unknown" = false) =>
-    (await askRemote(pinned(), options)).flatMap(({ name, holds }) => (holds === state ? [name] : []));
+    (await checkUpstream(pinned(), options)).flatMap(({ name, holds }) => (holds === state ? [name] : []));
 
   test("every pin is asked for, and holds", async () => {
-    const answers = await askRemote(pinned(), options);
+    const answers = await checkUpstream(pinned(), options);
     expect(answers.map(({ name, holds }) => `${name}: ${holds}`)).toEqual([
       "base image: true",
       "Bun from npm for amd64: true",

@@ -4,9 +4,9 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "nod
 import { getPriority, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { exitCodes, explainDiskError, PipelineError } from "../core/errors.ts";
-import { run } from "../core/process.ts";
+import { runProcess } from "../core/process.ts";
 import { criticalPath, Report, type Step } from "../core/report.ts";
-import { readOptions, type Values } from "../cli/options.ts";
+import { readOptions, type OptionValues } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
 import { root, service } from "./helloapp-fixture.ts";
 
@@ -14,7 +14,7 @@ import { root, service } from "./helloapp-fixture.ts";
 setDefaultTimeout(60_000);
 
 describe("options", () => {
-  const read = (values: Values, env: Record<string, string> = {}, args: string[] = []) =>
+  const read = (values: OptionValues, env: Record<string, string> = {}, args: string[] = []) =>
     readOptions(values, args, service, env);
 
   test("nothing means: k3s, on the host, with what is there", () => {
@@ -28,7 +28,7 @@ describe("options", () => {
       compression: undefined,
       hosts: [],
       tags: [],
-      times: 2,
+      runs: 2,
       id: false,
       verbose: false,
     });
@@ -63,8 +63,8 @@ describe("options", () => {
       target: "none",
       url: "https://x.example",
       kubeconfig: "k",
-      root: "/r",
-      times: "3",
+      sysroot: "/r",
+      runs: "3",
       verbose: true,
       id: true,
       remote: true,
@@ -86,8 +86,8 @@ describe("options", () => {
       url: "https://x.example",
       kubeconfig: "k",
       context: undefined,
-      root: "/r",
-      times: 3,
+      sysroot: "/r",
+      runs: 3,
       id: true,
       remote: true,
       check: true,
@@ -180,8 +180,8 @@ describe("command line", () => {
     [["build", "a", "b"], "build takes [DIRECTORY], not a b"],
     [["size", "--frobnicate"], "--frobnicate"],
     [["size", "a", "b"], "size takes [FILE], not a b"],
-    [["reproduce", "--times", "1"], "--times"],
-    [["reproduce", "--times", "x"], "--times"],
+    [["reproduce", "--runs", "1"], "--runs"],
+    [["reproduce", "--runs", "x"], "--runs"],
     [["reproduce", "x"], "reproduce takes no further word, not x"],
     [["install-k3s", "x"], "install-k3s takes no further word, not x"],
   ])("%p: exit 2, with a sentence that names it, and the usage", async (args, part) => {
@@ -251,7 +251,7 @@ process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
 });
 
 test("exit codes are those of the README's table and of the usage", async () => {
-  expect(exitCodes).toEqual({ change: 1, usage: 2, surroundings: 3, halfway: 4, interrupted: 130 });
+  expect(exitCodes).toEqual({ project: 1, usage: 2, environment: 3, partial: 4, interrupted: 130 });
   const codes = ["0", ...Object.values(exitCodes).map(String)];
   const readme = await Bun.file(join(root, "ci/slipway/README.md")).text();
   const table = readme.slice(readme.indexOf("| exit |")).split("\n\n")[0]!;
@@ -269,7 +269,7 @@ test.each([
   ["EROFS", "cannot write /x"],
 ])("%s becomes a sentence, the surroundings' fault", (code, part) => {
   const explained = explainDiskError(Object.assign(new Error(code), { code }), "/x") as PipelineError;
-  expect(explained.fault).toBe("surroundings");
+  expect(explained.kind).toBe("environment");
   expect(explained.message).toContain(part);
   expect(explained.hint).toBeString();
 });
@@ -281,22 +281,22 @@ test("an error that is not about the disk stays what it is", () => {
 
 describe("running programs", () => {
   test("gives code and output", async () => {
-    const result = await run(["sh", "-c", "cat; echo err >&2; exit 7"], { input: "in" });
+    const result = await runProcess(["sh", "-c", "cat; echo err >&2; exit 7"], { input: "in" });
     expect(result).toEqual({ code: 7, stdout: "in", stderr: "err\n" });
   });
 
   test("ends what takes too long, and says so", async () => {
-    const { code, stderr } = await run(["sleep", "60"], { timeoutSeconds: 0.05 });
+    const { code, stderr } = await runProcess(["sleep", "60"], { timeoutSeconds: 0.05 });
     expect(code).toBe(124);
     expect(stderr).toContain("no answer within");
   });
 
   test("ends what runs when interrupted, with the reason", async () => {
     const controller = new AbortController();
-    const running = run(["sleep", "60"], { signal: controller.signal });
+    const running = runProcess(["sleep", "60"], { signal: controller.signal });
     controller.abort(new PipelineError("interrupted", "stop"));
     expect(running).rejects.toThrow("stop");
-    expect(run(["true"], { signal: controller.signal })).rejects.toThrow("stop");
+    expect(runProcess(["true"], { signal: controller.signal })).rejects.toThrow("stop");
   });
 
   test("stands back with what it starts, where it is told to", async () => {
@@ -304,15 +304,15 @@ describe("running programs", () => {
     const script = 'for i in $(seq 200); do [ "$(nice)" = "$1" ] || break; sleep 0.05; done; nice';
     const before = String(getPriority());
     const command = ["sh", "-c", script, "sh", before];
-    const { stdout } = await run(command, { standsBack: true });
+    const { stdout } = await runProcess(command, { lowPriority: true });
     expect(Number(stdout)).toBe(Math.min(19, Number(before) + 5));
-    expect((await run(["nice"])).stdout.trim()).toBe(before);
+    expect((await runProcess(["nice"])).stdout.trim()).toBe(before);
   });
 
   test("a program that is not there is the surroundings' fault", async () => {
-    const error = await run(["no-such-program-here"]).catch((error: PipelineError) => error);
+    const error = await runProcess(["no-such-program-here"]).catch((error: PipelineError) => error);
     expect(error).toBeInstanceOf(PipelineError);
-    expect((error as PipelineError).fault).toBe("surroundings");
+    expect((error as PipelineError).kind).toBe("environment");
   });
 });
 

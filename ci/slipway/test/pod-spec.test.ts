@@ -1,7 +1,7 @@
 /** What a Deployment asks of a container, made of manifests alone. */
 import { describe, expect, test } from "bun:test";
-import { podOf } from "../kubernetes/pod-spec.ts";
-import { bytesOf } from "../kubernetes/quantity.ts";
+import { resolvePodSpec } from "../kubernetes/pod-spec.ts";
+import { parseByteQuantity } from "../kubernetes/quantity.ts";
 import { service } from "./helloapp-fixture.ts";
 
 const image = {
@@ -24,7 +24,7 @@ function podWith(container: object, spec: object = {}, others: object[] = []) {
     metadata: metadata("helloapp"),
     spec: { template },
   };
-  return podOf(service, image, [deployment, ...others] as never);
+  return resolvePodSpec(service, image, [deployment, ...others] as never);
 }
 
 test.each([
@@ -35,14 +35,14 @@ test.each([
   ["1e3", 1000],
   ["100m", 1],
   [4096, 4096],
-])("%s is %d bytes", (quantity, bytes) => expect(bytesOf(quantity)).toBe(bytes));
+])("%s is %d bytes", (quantity, bytes) => expect(parseByteQuantity(quantity)).toBe(bytes));
 
 test.each([["64 Mi"], ["x"], ["1Xi"], [""]])("%p is no quantity", (text) =>
-  expect(() => bytesOf(text)).toThrow(RangeError),
+  expect(() => parseByteQuantity(text)).toThrow(RangeError),
 );
 
 test("without manifests the image says all", () => {
-  expect(podOf(service, image, [])).toMatchObject({
+  expect(resolvePodSpec(service, image, [])).toMatchObject({
     argv: ["/helloapp"],
     env: { PORT: "8080", EQUALS: "a=b", HOME: "/" },
     cwd: "/",

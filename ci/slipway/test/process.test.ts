@@ -3,7 +3,7 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { run } from "../core/process.ts";
+import { runProcess } from "../core/process.ts";
 
 // Nothing here takes seconds by itself; what is waited for in vain sleeps for longer than this.
 setDefaultTimeout(60_000);
@@ -31,20 +31,22 @@ const child = (file: string) => `sleep 1000 & echo $! > ${directory}/${file}; ec
 describe("a program that will not end", () => {
   test("is ended with its children, and what it has said is kept", async () => {
     // Long enough for a shell to start on a busy machine.
-    const result = await run(["sh", "-c", child("child")], { timeoutSeconds: 3 });
+    const result = await runProcess(["sh", "-c", child("child")], { timeoutSeconds: 3 });
     expect(result).toEqual({ code: 124, stdout: "said\n", stderr: "no answer within 3 s\n" });
     await until(() => !isAlive(pidIn("child")));
   });
 
   test("is not waited for by way of what has left its session", async () => {
-    const { code } = await run(["setsid", "--fork", "sh", "-c", child("apart")], { timeoutSeconds: 3 });
+    const { code } = await runProcess(["setsid", "--fork", "sh", "-c", child("apart")], {
+      timeoutSeconds: 3,
+    });
     expect(code).toBe(124);
     process.kill(pidIn("apart"), "SIGKILL");
   });
 
   test("is ended with its children by an interruption", async () => {
     const interrupted = new AbortController();
-    const running = run(["sh", "-c", child("interrupted")], { signal: interrupted.signal });
+    const running = runProcess(["sh", "-c", child("interrupted")], { signal: interrupted.signal });
     const ended = running.then(
       () => "ended",
       (error: Error) => error.message,
@@ -58,7 +60,7 @@ describe("a program that will not end", () => {
   test("that does not listen is killed when it was interrupted", async () => {
     const interrupted = new AbortController();
     const script = `trap "" TERM; echo $$ > ${directory}/deaf; while :; do sleep 0.1; done`;
-    const running = run(["sh", "-c", script], { signal: interrupted.signal });
+    const running = runProcess(["sh", "-c", script], { signal: interrupted.signal });
     const ended = running.catch((error: Error) => error.message);
     await until(() => existsSync(join(directory, "deaf")) && pidIn("deaf") > 0);
     interrupted.abort(new Error("stop"));
@@ -69,8 +71,8 @@ describe("a program that will not end", () => {
 
 test("a program that runs ends with the pipeline, whatever ends that", async () => {
   const module = join(import.meta.dir, "../core/process.ts");
-  const script = `import { run } from ${JSON.stringify(module)};
-void run(["sh", "-c", ${JSON.stringify(child("orphan"))}]);
+  const script = `import { runProcess } from ${JSON.stringify(module)};
+void runProcess(["sh", "-c", ${JSON.stringify(child("orphan"))}]);
 await Bun.sleep(1);
 while (!(await Bun.file("${directory}/orphan").exists()) || !Number(await Bun.file("${directory}/orphan").text())) await Bun.sleep(20);
 process.exit(7);`;

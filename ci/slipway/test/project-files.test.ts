@@ -8,9 +8,9 @@ import { writeArchive } from "../image/archive-writer.ts";
 import { readArchive } from "../image/archive-reader.ts";
 import { readElf } from "../image/elf.ts";
 import { PipelineError } from "../core/errors.ts";
-import { digestOfFiles } from "../core/project-files.ts";
-import { findRuntime } from "../image/image-config.ts";
-import { tarEnd, tarHeader, tarPadding } from "../image/tar-writer.ts";
+import { projectFilesDigest } from "../core/project-files.ts";
+import { findSharedLibraries } from "../image/image-config.ts";
+import { TAR_END, tarHeader, tarPadding } from "../image/tar-writer.ts";
 import { readTar } from "../image/tar-reader.ts";
 import { root, service } from "./helloapp-fixture.ts";
 
@@ -28,7 +28,7 @@ describe("ELF", () => {
   });
 
   test("a library has no loader of its own", () => {
-    const [, libc] = [...findRuntime().files].find(([path]) => path.endsWith("/libc.so.6"))!;
+    const [, libc] = [...findSharedLibraries().files].find(([path]) => path.endsWith("/libc.so.6"))!;
     expect(readElf(libc)).toMatchObject({ architecture: expect.any(String), needed: expect.any(Array) });
   });
 
@@ -45,7 +45,7 @@ describe("ELF", () => {
 });
 
 test("the runtime is the loader and every library that is linked, each once", () => {
-  const { files } = findRuntime();
+  const { files } = findSharedLibraries();
   const { interpreter, needed } = readElf(process.execPath);
   expect(files.has(interpreter!)).toBe(true);
   for (const library of needed)
@@ -60,7 +60,7 @@ describe("tar", () => {
     const path = join(directory, "x.tar");
     const content = Buffer.from("abc");
     const directoryHeader = tarHeader({ path: "a/", type: "directory", mode: 0o700, size: 0 });
-    const tar = Buffer.concat([directoryHeader, tarHeader(header), content, tarPadding(3), tarEnd]);
+    const tar = Buffer.concat([directoryHeader, tarHeader(header), content, tarPadding(3), TAR_END]);
     await writeFile(path, Buffer.concat([Buffer.alloc(1024, 7), tar]));
     const entries = readTar(path, 1024, 1024 + tar.length);
     expect(entries).toEqual([
@@ -71,7 +71,7 @@ describe("tar", () => {
 
   test.skipIf(!Bun.which("tar"))("tar(1) reads it", async () => {
     const path = join(directory, "y.tar");
-    await writeFile(path, Buffer.concat([tarHeader(header), Buffer.from("abc"), tarPadding(3), tarEnd]));
+    await writeFile(path, Buffer.concat([tarHeader(header), Buffer.from("abc"), tarPadding(3), TAR_END]));
     const { stdout } = Bun.spawnSync(["tar", "-tvf", path, "--numeric-owner", "--full-time"], {
       env: { TZ: "UTC" },
     });
@@ -103,7 +103,7 @@ describe("archive", () => {
     service,
     names: ["helloapp:abc", "helloapp:latest"],
     revision: "c0ffee",
-    platform: findRuntime().platform,
+    platform: findSharedLibraries().platform,
   };
   let dist: string;
   beforeAll(async () => {
@@ -207,7 +207,7 @@ describe("archive", () => {
   test("is undefined where there is none, an error where it is something else", async () => {
     expect(await readArchive(join(directory, "none.tar"))).toBeUndefined();
     const path = join(directory, "other.tar");
-    await writeFile(path, Buffer.concat([tarHeader({ path: "x", type: "file", mode: 0, size: 0 }), tarEnd]));
+    await writeFile(path, Buffer.concat([tarHeader({ path: "x", type: "file", mode: 0, size: 0 }), TAR_END]));
     expect(readArchive(path)).rejects.toThrow("not a docker-archive");
   });
 });
@@ -256,7 +256,7 @@ describe("the digest of what checks and tests read", () => {
       run("init", "--quiet");
       run("add", "src");
     }
-    return { at, write, run, digest: () => digestOfFiles(at, signal) };
+    return { at, write, run, digest: () => projectFilesDigest(at, signal) };
   }
 
   const ways = [["without git", false] as const, ...(Bun.which("git") ? [["with git", true] as const] : [])];

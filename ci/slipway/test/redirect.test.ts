@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { download } from "../core/download.ts";
 import type { PipelineError } from "../core/errors.ts";
-import { onPath } from "../core/process.ts";
+import { isOnPath } from "../core/process.ts";
 import { serve, sha256, stopServers } from "./fake-servers.ts";
 
 // Programs are started, on a machine that may be busy with other things.
@@ -16,7 +16,7 @@ const [key, cert] = [join(directory, "key.pem"), join(directory, "cert.pem")];
 let secure: Bun.Server<undefined>[] = [];
 
 beforeAll(() => {
-  if (!onPath("openssl")) return;
+  if (!isOnPath("openssl")) return;
   const request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=registry";
   // A name of this machine that is none of those for which plain HTTP will do.
   const names = "-addext subjectAltName=IP:0.0.0.0";
@@ -67,7 +67,7 @@ console.log(await sent.then(() => "sent", (error) => error.message));`;
   return (await new Response(child.stdout).text()).trim();
 }
 
-describe.skipIf(!onPath("openssl"))("an upload to a registry with TLS", () => {
+describe.skipIf(!isOnPath("openssl"))("an upload to a registry with TLS", () => {
   test.each([301, 302, 307, 308])("is not sent on without (%d), not even to this machine", async (status) => {
     const plain = serve(() => new Response(null, { status: 201 }));
     const { host } = startSecure(() => `${plain.url}/stolen`, status);

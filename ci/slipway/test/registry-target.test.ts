@@ -12,11 +12,11 @@ import { rollback } from "../deploy/rollback.ts";
 import type { Engine } from "../engines/engine.ts";
 import { Report } from "../core/report.ts";
 import { writeArchive } from "../image/archive-writer.ts";
-import { push } from "../registry/push.ts";
-import { readOptions, type Values } from "../cli/options.ts";
-import { deployHere, deployOf } from "../cli/deploy-flow.ts";
-import { Run } from "../cli/context.ts";
-import { connectCluster } from "../targets/registry.ts";
+import { pushImage } from "../registry/push.ts";
+import { readOptions, type OptionValues } from "../cli/options.ts";
+import { runDeploy, createDeployContext } from "../cli/deploy-flow.ts";
+import { CommandContext } from "../cli/context.ts";
+import { connectRegistryTarget } from "../targets/registry.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { service as own } from "./helloapp-fixture.ts";
 import { sha256, startRegistry, stopServers } from "./fake-servers.ts";
@@ -100,10 +100,10 @@ async function somebodyPushes({
   lay(dist, word);
   const names = [`helloapp:${id}`];
   await writeArchive(archive, { service: { ...service, port }, dist, platform, names, revision });
-  return push(archive, `${repository}:${id}`, { signal });
+  return pushImage(archive, `${repository}:${id}`, { signal });
 }
 
-async function start(values: Values = {}) {
+async function start(values: OptionValues = {}) {
   const engine: Engine = {
     name: "host",
     script: async () => ({ unchanged: true }),
@@ -117,7 +117,7 @@ async function start(values: Values = {}) {
   const given = { target: "registry", registry: repository, context, output, ...values };
   const options = readOptions(given, [], service, {});
   const report = new Report((line) => lines.push(line));
-  const run = new Run({ service, options, signal, report, engine });
+  const run = new CommandContext({ service, options, signal, report, engine });
   const url = server.url.href;
   const connect = async () => {
     const api = cluster.api(signal);
@@ -126,13 +126,13 @@ async function start(values: Values = {}) {
       path === "/version" ? Response.json({}) : open(path, init);
     return Object.assign(api, { open: answer });
   };
-  const target = await connectCluster({ service, context, repository, url, signal, connect });
-  return { run, to: deployOf(run, target) };
+  const target = await connectRegistryTarget({ service, context, repository, url, signal, connect });
+  return { run, to: createDeployContext(run, target) };
 }
 
-async function deploy(values?: Values): Promise<string> {
+async function deploy(values?: OptionValues): Promise<string> {
   const { run, to } = await start(values);
-  return deployHere(run, to);
+  return runDeploy(run, to);
 }
 
 const deployed = () => cluster.get<Deployment>(deployment).spec.template.spec.containers[0]!.image;
@@ -209,7 +209,7 @@ test("what already runs is compared, too", async () => {
   const { run, to } = await start();
   const { compare: _, ...trusting } = to.target as typeof to.target & { compare: unknown };
   const digest = await somebodyPushes({ word: "malware" });
-  await deployHere(run, { ...to, target: trusting });
+  await runDeploy(run, { ...to, target: trusting });
   expect(deployed()).toBe(`${repository}@${digest}`);
   expect(await deploy()).toContain("serves at");
   expect(deployed()).toBe(`${repository}@${under()}`);
@@ -225,7 +225,7 @@ test("what is pushed between the comparison and the delivery is not delivered", 
     await somebodyPushes({ word: "malware" });
     return same;
   };
-  await deployHere(run, { ...to, target: { ...target, compare } as typeof target });
+  await runDeploy(run, { ...to, target: { ...target, compare } as typeof target });
   expect(deployed()).toBe(`${repository}@${under()}`);
   const { layers } = registry.manifest(id) as { layers: { digest: string }[] };
   const texts = layers.map(({ digest }) =>

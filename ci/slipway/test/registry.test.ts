@@ -7,7 +7,7 @@ import { gzipSync } from "node:zlib";
 import { writeArchive } from "../image/archive-writer.ts";
 import { readArchive } from "../image/archive-reader.ts";
 import { findCredentials } from "../registry/credentials.ts";
-import { digestUnder, push, pushIndex } from "../registry/push.ts";
+import { resolveDigest, pushImage, pushIndex } from "../registry/push.ts";
 import { parseReference } from "../registry/reference.ts";
 import type { RegistryOptions } from "../registry/transport.ts";
 import { PipelineError } from "../core/errors.ts";
@@ -123,7 +123,7 @@ describe("reference", () => {
 describe("push", () => {
   test("leaves an OCI image: config unchanged, layers that unpack to their diffIDs", async () => {
     const { reference, blobs, manifests } = startRegistry();
-    const digest = await push(archive, reference, options);
+    const digest = await pushImage(archive, reference, options);
     const { type, body } = manifests.get("1")!;
     const manifest = JSON.parse(Buffer.from(body).toString());
     expect(digest).toBe(sha256(body));
@@ -160,7 +160,7 @@ describe("push", () => {
     const { reference, blobs, manifests } = startRegistry();
     const path = join(directory, "another.tar");
     writeFileSync(path, joinParts(parts()));
-    await push(path, reference, options);
+    await pushImage(path, reference, options);
     const { layers } = JSON.parse(Buffer.from(manifests.get("1")!.body).toString());
     const { config } = (await readArchive(path))!;
     const unpacked = layers.map(({ digest }: { digest: string }) =>
@@ -174,21 +174,23 @@ describe("push", () => {
     const path = join(directory, "bomb.tar");
     const store = () => Bun.zstdCompressSync(Buffer.alloc(2 ** 26));
     writeFileSync(path, joinParts(image([[part("helloapp", "x")]], { store })));
-    expect((await failureOf(push(path, reference, options))).message).toContain("larger than 16777216 bytes");
+    expect((await failureOf(pushImage(path, reference, options))).message).toContain(
+      "larger than 16777216 bytes",
+    );
     expect(manifests.size).toBe(0);
   });
 
   test("gives what digestOf finds, and digestOf finds nothing under another tag", async () => {
     const { reference } = startRegistry();
-    expect(await digestUnder(reference, options)).toBeUndefined();
-    const digest = await push(archive, reference, options);
-    expect(await digestUnder(reference, options)).toBe(digest);
-    expect(await digestUnder(reference.replace(/1$/, "2"), options)).toBeUndefined();
+    expect(await resolveDigest(reference, options)).toBeUndefined();
+    const digest = await pushImage(archive, reference, options);
+    expect(await resolveDigest(reference, options)).toBe(digest);
+    expect(await resolveDigest(reference.replace(/1$/, "2"), options)).toBeUndefined();
   });
 
   test("digestOf computes what a registry does not say", async () => {
     const { reference } = startRegistry(({ method }) => new Response(method === "GET" ? "{}" : null));
-    expect(await digestUnder(reference, options)).toBe(sha256("{}"));
+    expect(await resolveDigest(reference, options)).toBe(sha256("{}"));
   });
 
   test.each(["sha256:abc", `sha512:${"0".repeat(128)}`, "latest", `sha256:${"A".repeat(64)}`])(
@@ -197,8 +199,8 @@ describe("push", () => {
       const { reference } = startRegistry(
         () => new Response(null, { headers: { "Docker-Content-Digest": given } }),
       );
-      const error = await failureOf(digestUnder(reference, options));
-      expect(error.fault).toBe("surroundings");
+      const error = await failureOf(resolveDigest(reference, options));
+      expect(error.kind).toBe("environment");
       expect(error.message).toContain(`"${given}" that is no digest`);
     },
   );
@@ -209,7 +211,7 @@ describe("push", () => {
       const { reference, manifests, requests } = startRegistry();
       const odd = { config: { digest }, layers: [{ digest: "../../other" }] };
       manifests.set("1", { type: "x", body: Buffer.from(JSON.stringify(odd)) });
-      await push(archive, reference, options);
+      await pushImage(archive, reference, options);
       expect(
         requests.filter(({ url }) => url.pathname.includes("other") || url.pathname === "/v2/x"),
       ).toEqual([]);
@@ -221,11 +223,11 @@ describe("push", () => {
 
   test("a second one only asks; under another tag it sends the manifest alone", async () => {
     const { reference, calls } = startRegistry();
-    const digest = await push(archive, reference, options);
+    const digest = await pushImage(archive, reference, options);
     expect(calls(/^(POST|PUT)/)).toHaveLength(3 + 3 + 1);
-    expect(await push(archive, reference, options)).toBe(digest);
+    expect(await pushImage(archive, reference, options)).toBe(digest);
     expect(calls(/^(POST|PUT)/)).toHaveLength(7);
-    expect(await push(archive, reference.replace(/1$/, "2"), options)).toBe(digest);
+    expect(await pushImage(archive, reference.replace(/1$/, "2"), options)).toBe(digest);
     expect(
       calls(/^(POST|PUT)/)
         .slice(7)
@@ -235,10 +237,10 @@ describe("push", () => {
 
   test("brings back a blob that the registry has lost, though its manifest is there", async () => {
     const { reference, blobs } = startRegistry();
-    await push(archive, reference, options);
+    await pushImage(archive, reference, options);
     const [lost] = blobs.keys();
     blobs.delete(lost!);
-    await push(archive, reference, options);
+    await pushImage(archive, reference, options);
     expect([...blobs.keys()]).toContain(lost!);
   });
 
@@ -247,7 +249,7 @@ describe("push", () => {
     const other = { config: { digest: sha256("other") }, layers: [{ digest: sha256("other") }] };
     blobs.set(sha256("other"), Buffer.from("other"));
     manifests.set("1", { type: "x", body: Buffer.from(JSON.stringify(other)) });
-    const digest = await push(archive, reference, options);
+    const digest = await pushImage(archive, reference, options);
     expect(sha256(manifests.get("1")!.body)).toBe(digest);
     expect(blobs.size).toBe(1 + 3);
   });
@@ -262,13 +264,13 @@ describe("push", () => {
       signal.addEventListener("abort", () => ended.resolve());
       return new Promise<never>(() => {});
     });
-    expect((await failureOf(push(archive, reference, options))).message).toContain("(403)");
+    expect((await failureOf(pushImage(archive, reference, options))).message).toContain("(403)");
     await ended.promise;
   });
 
   test("keeps the query of an upload's address as it was", async () => {
     const { reference, calls } = startRegistry();
-    await push(archive, reference, options);
+    await pushImage(archive, reference, options);
     const [first] = calls(/^PUT .*uploads/);
     expect(first!.url.search).toMatch(/^\?_state=a%20b~c&digest=sha256%3A[\da-f]{64}$/);
   });
@@ -284,8 +286,8 @@ describe("push", () => {
         ? new Response("{}", { headers: { "Docker-Content-Digest": sha256("other") } })
         : undefined,
     );
-    const error = await failureOf(push(archive, reference, options));
-    expect(error.fault).toBe("surroundings");
+    const error = await failureOf(pushImage(archive, reference, options));
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain(`says ${sha256("other")} of what is sha256:`);
   });
 
@@ -301,9 +303,9 @@ describe("push", () => {
     ["tells of other layers", () => changed('"diff_ids":["', '"Diff_ids":["'), "other layers than it has"],
   ])("an archive that %s is named", async (_, path, reason) => {
     const { reference, manifests } = startRegistry();
-    const error = await failureOf(push(path(), reference, options));
+    const error = await failureOf(pushImage(path(), reference, options));
     expect(error).toBeInstanceOf(PipelineError);
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.message).toStartWith(path());
     expect(error.message).toContain(reason);
     expect(manifests.size).toBe(0);
@@ -408,12 +410,12 @@ describe("push of several platforms", () => {
 
   test.each([
     ["two for one platform", () => [archives[0]!, archives[0]!], "usage", "both for linux/amd64"],
-    ["one without an id", () => [archive], "surroundings", "helloapp:<id>"],
-    ["one that is not there", () => [archives[0]!, "/nowhere.tar"], "surroundings", "no such file"],
+    ["one without an id", () => [archive], "environment", "helloapp:<id>"],
+    ["one that is not there", () => [archives[0]!, "/nowhere.tar"], "environment", "no such file"],
   ])("%s: nothing is sent", async (_, given, fault, message) => {
     const registry = startRegistry();
     const error = await failureOf(pushIndex(service.name, given(), repositoryOf(registry), ["v1"], options));
-    expect(error.fault).toBe(fault as PipelineError["fault"]);
+    expect(error.kind).toBe(fault as PipelineError["kind"]);
     expect(error.message).toContain(message);
     expect(registry.requests).toEqual([]);
   });
@@ -432,7 +434,7 @@ describe("the SBOM of a push", () => {
 
   test("is a manifest by digest with the image for its subject; a registry that notes that is told no more", async () => {
     const registry = startRegistry(undefined, { keepsAccount: true });
-    const image = await push(archive, registry.reference, withSbom);
+    const image = await pushImage(archive, registry.reference, withSbom);
     const [referrer, ...others] = referrersOf(registry);
     expect(others).toEqual([]);
     const { content, name, type } = referrer!;
@@ -460,7 +462,7 @@ describe("the SBOM of a push", () => {
 
   test("is listed under the image's digest as a tag where the registry does not note it", async () => {
     const registry = startRegistry();
-    const image = await push(archive, registry.reference, withSbom);
+    const image = await pushImage(archive, registry.reference, withSbom);
     const [{ name, size } = expect.unreachable()] = referrersOf(registry);
     expect(registry.manifests.get(fallbackTag(image))!.type).toBe(indexType);
     expect(registry.manifest(fallbackTag(image))).toEqual({
@@ -484,16 +486,16 @@ describe("the SBOM of a push", () => {
     const registry = startRegistry((__, { pathname }) =>
       pathname.includes("/referrers/") ? answer() : undefined,
     );
-    const image = await push(archive, registry.reference, withSbom);
+    const image = await pushImage(archive, registry.reference, withSbom);
     expect(registry.manifest(fallbackTag(image)).manifests).toHaveLength(1);
   });
 
   test.each([true, false])("is not sent twice (registry keeps account: %p)", async (keepsAccount) => {
     const registry = startRegistry(undefined, { keepsAccount });
     const { reference, calls } = registry;
-    const image = await push(archive, reference, withSbom);
+    const image = await pushImage(archive, reference, withSbom);
     const sent = calls(/^(POST|PUT)/).length;
-    expect(await push(archive, reference, withSbom)).toBe(image);
+    expect(await pushImage(archive, reference, withSbom)).toBe(image);
     expect(calls(/^(POST|PUT)/)).toHaveLength(sent);
     expect(calls(/^GET .*referrers/).map(({ url }) => url.searchParams.get("artifactType"))).toEqual([
       sbomType,
@@ -503,20 +505,20 @@ describe("the SBOM of a push", () => {
 
   test("comes to an image that was pushed without", async () => {
     const registry = startRegistry();
-    const image = await push(archive, registry.reference, options);
+    const image = await pushImage(archive, registry.reference, options);
     expect(referrersOf(registry)).toEqual([]);
-    await push(archive, registry.reference, withSbom);
+    await pushImage(archive, registry.reference, withSbom);
     expect(referrersOf(registry)[0]!.content.subject.digest).toBe(image);
   });
 
   test("is added to what others have listed, which stays", async () => {
     const registry = startRegistry();
-    const image = await push(archive, registry.reference, options);
+    const image = await pushImage(archive, registry.reference, options);
     const signature = { mediaType: "x", digest: sha256("signature"), size: 1, annotations: { by: "me" } };
     const list = { schemaVersion: 2, manifests: [signature], annotations: { a: "b" } };
     const body = Buffer.from(JSON.stringify(list));
     registry.manifests.set(fallbackTag(image), { type: indexType, body });
-    await push(archive, registry.reference, withSbom);
+    await pushImage(archive, registry.reference, withSbom);
     const index = registry.manifest(fallbackTag(image));
     expect(index.manifests).toEqual([signature, expect.objectContaining({ artifactType: sbomType })]);
     expect(index).toMatchObject({ mediaType: indexType, annotations: { a: "b" } });
@@ -524,11 +526,11 @@ describe("the SBOM of a push", () => {
 
   test("leaves alone what stands in the list's place and is none", async () => {
     const registry = startRegistry();
-    const image = await push(archive, registry.reference, options);
+    const image = await pushImage(archive, registry.reference, options);
     const body = Buffer.from("{}");
     registry.manifests.set(fallbackTag(image), { type: "x", body });
-    const error = await failureOf(push(archive, registry.reference, withSbom));
-    expect(error.fault).toBe("surroundings");
+    const error = await failureOf(pushImage(archive, registry.reference, withSbom));
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain(`${fallbackTag(image)} is no list`);
     expect(registry.manifests.get(fallbackTag(image))!.body).toBe(body);
   });
@@ -542,11 +544,11 @@ describe("the SBOM of a push", () => {
       const refers = (await request.clone().text()).includes('"subject"');
       return refers ? new Response(null, { status: answer }) : undefined;
     });
-    const error = await failureOf(push(archive, reference, { ...options, sbom: path }));
-    expect(error.fault).toBe("surroundings");
+    const error = await failureOf(pushImage(archive, reference, { ...options, sbom: path }));
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain(message);
     expect(manifests.has("1")).toBe(false);
-    expect(await digestUnder(reference, options)).toBeUndefined();
+    expect(await resolveDigest(reference, options)).toBeUndefined();
   });
 });
 
@@ -556,7 +558,7 @@ describe("a failure of a moment", () => {
   test.each([429, 500, 502, 503, 504])("status %d is tried again, three times in all", async (status) => {
     const { reference, requests } = serveReference(() => new Response(null, { status }));
     const lines: string[] = [];
-    const error = await failureOf(digestUnder(reference, { ...options, say: (line) => lines.push(line) }));
+    const error = await failureOf(resolveDigest(reference, { ...options, say: (line) => lines.push(line) }));
     expect(error.message).toContain(`(${status})`);
     expect(requests).toHaveLength(3);
     expect(lines).toHaveLength(2);
@@ -568,7 +570,7 @@ describe("a failure of a moment", () => {
       method === "PUT" && pathname.includes("/uploads/") && failures-- > 0 ? busy() : undefined,
     );
     // The registry asks for no pause: it is its word that counts.
-    await push(archive, reference, { ...options, pauseSeconds: 1000 });
+    await pushImage(archive, reference, { ...options, pauseSeconds: 1000 });
     expect(blobs.size).toBe(3);
     expect(calls(/^POST/)).toHaveLength(5);
   });
@@ -586,11 +588,13 @@ describe("a failure of a moment", () => {
       },
     });
     const reference = `127.0.0.1:${listener.port}/team/app:1`;
-    expect((await failureOf(digestUnder(reference, options))).message).toContain("broke off the connection");
+    expect((await failureOf(resolveDigest(reference, options))).message).toContain(
+      "broke off the connection",
+    );
     expect(connections).toBe(3);
     listener.stop(true);
     const lines: string[] = [];
-    const error = await failureOf(digestUnder(reference, { ...options, say: (line) => lines.push(line) }));
+    const error = await failureOf(resolveDigest(reference, { ...options, say: (line) => lines.push(line) }));
     expect(error.message).toBe(`127.0.0.1:${listener.port} cannot be reached (ECONNREFUSED)`);
     expect(lines).toHaveLength(2);
   });
@@ -599,7 +603,7 @@ describe("a failure of a moment", () => {
     const { host, url } = serve(() => undefined);
     await stopServers();
     const starting = () => void serve(() => undefined, undefined, Number(new URL(url).port));
-    expect(await digestUnder(`${host}/team/app:1`, { ...options, say: starting })).toBeUndefined();
+    expect(await resolveDigest(`${host}/team/app:1`, { ...options, say: starting })).toBeUndefined();
   });
 
   test("a registry that gave no answer is asked once more", async () => {
@@ -609,7 +613,7 @@ describe("a failure of a moment", () => {
       return asked === 1 ? new Promise<never>(() => {}) : new Response(null, { status: 404 });
     });
     // Long enough for a busy machine to answer the second time.
-    expect(await digestUnder(reference, { ...options, patienceSeconds: 3 })).toBeUndefined();
+    expect(await resolveDigest(reference, { ...options, patienceSeconds: 3 })).toBeUndefined();
     expect(asked).toBe(2);
   });
 
@@ -629,7 +633,7 @@ describe("a failure of a moment", () => {
           })
         : new Response(null, { status: 404 }),
     );
-    await digestUnder(reference, { ...options, say: (line) => lines.push(line) });
+    await resolveDigest(reference, { ...options, say: (line) => lines.push(line) });
     expect(lines).toEqual([expect.stringContaining(`; again in ${seconds} s`)]);
   });
 
@@ -643,7 +647,7 @@ describe("a failure of a moment", () => {
             headers: { "Retry-After": after, Date: "Thu, 01 Jan 2032 00:00:00 GMT" },
           }),
       );
-      const error = await failureOf(digestUnder(reference, options));
+      const error = await failureOf(resolveDigest(reference, options));
       expect(error.message).toContain("asks for a pause of 3600 s");
       expect(requests).toHaveLength(1);
     },
@@ -655,7 +659,7 @@ describe("a failure of a moment", () => {
     const reason = new PipelineError("interrupted", "interrupted");
     const say = () => interrupted.abort(reason);
     const error = await failureOf(
-      digestUnder(reference, {
+      resolveDigest(reference, {
         signal: interrupted.signal,
         patienceSeconds: 1000,
         pauseSeconds: 1000,
@@ -709,8 +713,8 @@ describe("errors", () => {
     ],
   ])("%s: in the registry's words, with a way out", async (_, answer, message, hint) => {
     const { reference, host } = startRegistry(({ method }) => (method === "POST" ? answer() : undefined));
-    const error = await failureOf(push(archive, reference, options));
-    expect(error.fault).toBe("surroundings");
+    const error = await failureOf(pushImage(archive, reference, options));
+    expect(error.kind).toBe("environment");
     expect(error.message).toStartWith(`${host} refuses to take team/app:1`);
     expect(error.message).toContain(message);
     expect(error.hint).toContain(hint);
@@ -719,7 +723,9 @@ describe("errors", () => {
   test("no TLS where it has to be: told as that, and the registry was sent nothing", async () => {
     // A name of this machine that is none of those for which plain HTTP will do.
     const { host, requests } = serve(() => new Response());
-    const error = await failureOf(digestUnder(`${host.replace("127.0.0.1", "0.0.0.0")}/team/app:1`, options));
+    const error = await failureOf(
+      resolveDigest(`${host.replace("127.0.0.1", "0.0.0.0")}/team/app:1`, options),
+    );
     expect(error.message).toContain("no TLS that this machine trusts");
     expect(error.hint).toContain("NODE_EXTRA_CA_CERTS");
     expect(requests).toEqual([]);
@@ -734,7 +740,7 @@ describe("errors", () => {
         ),
     );
     const patient = { ...options, patienceSeconds: 0.05 };
-    const given = [digestUnder(silent.reference, patient), push(archive, half.reference, patient)];
+    const given = [resolveDigest(silent.reference, patient), pushImage(archive, half.reference, patient)];
     for (const { message } of await Promise.all(given.map(failureOf)))
       expect(message).toContain("gave no answer within 0.05 s");
   });
@@ -746,14 +752,14 @@ describe("errors", () => {
       interrupted.abort(reason);
       return new Promise<never>(() => {});
     });
-    expect(await failureOf(push(archive, reference, { signal: interrupted.signal }))).toBe(reason);
+    expect(await failureOf(pushImage(archive, reference, { signal: interrupted.signal }))).toBe(reason);
   });
 
   test("an upload that has no address is the registry's fault", async () => {
     const { reference } = startRegistry(({ method }) =>
       method === "POST" ? new Response(null, { status: 202 }) : undefined,
     );
-    expect((await failureOf(push(archive, reference, options))).message).toContain("no Location");
+    expect((await failureOf(pushImage(archive, reference, options))).message).toContain("no Location");
   });
 });
 
@@ -785,7 +791,7 @@ describe("authentication", () => {
   test("Basic, once it is asked for", async () => {
     const { reference, requests, host, manifests } = startRegistry(wantsBasic);
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:pass:word") } } });
-    await push(archive, reference, options);
+    await pushImage(archive, reference, options);
     expect(requests.map(({ authorization }) => authorization)).toEqual([
       null,
       ...Array(requests.length - 1).fill(basic),
@@ -796,7 +802,7 @@ describe("authentication", () => {
   test("a token for the whole push, with credentials for the endpoint alone", async () => {
     const { reference, requests, host, tokens } = startWithTokens(() => undefined);
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:pass:word") } } });
-    await push(archive, reference, options);
+    await pushImage(archive, reference, options);
     expect(tokens.requests).toHaveLength(1);
     const [{ authorization, url }] = tokens.requests as [(typeof tokens.requests)[0]];
     expect(authorization).toBe(basic);
@@ -810,14 +816,14 @@ describe("authentication", () => {
 
   test("a token without credentials, and for reading alone where nothing is written", async () => {
     const { reference, tokens } = startWithTokens(() => undefined);
-    expect(await digestUnder(reference, options)).toBeUndefined();
+    expect(await resolveDigest(reference, options)).toBeUndefined();
     expect(tokens.requests.map(({ authorization }) => authorization)).toEqual([null]);
     expect(tokens.requests[0]!.url.searchParams.get("scope")).toBe("repository:team/app:pull");
   });
 
   test("a token that has expired is replaced", async () => {
     const { reference, manifests, tokens } = startWithTokens(() => undefined, 4);
-    await push(archive, reference, options);
+    await pushImage(archive, reference, options);
     expect(manifests.size).toBe(1);
     expect(tokens.requests.length).toBeGreaterThan(1);
   });
@@ -839,7 +845,7 @@ describe("authentication", () => {
         ? undefined
         : new Response(null, { status: 401, headers }),
     );
-    expect(await digestUnder(reference, options)).toBeUndefined();
+    expect(await resolveDigest(reference, options)).toBeUndefined();
     expect(requests.map(({ authorization }) => authorization)).toEqual([null, "Bearer t"]);
   });
 
@@ -852,7 +858,7 @@ describe("authentication", () => {
     const { reference, requests } = startRegistry((request) =>
       request.headers.has("authorization") ? undefined : unauthorized(`Bearer realm="${tokens.url}"`),
     );
-    expect(await digestUnder(reference, options)).toBeUndefined();
+    expect(await resolveDigest(reference, options)).toBeUndefined();
     expect(requests.at(-1)!.authorization).toBe("Bearer t");
   });
 
@@ -863,7 +869,7 @@ describe("authentication", () => {
       request.method === "HEAD" ? Response.redirect(`${store.url}/head`, 307) : undefined,
     );
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:secret") } } });
-    expect((await failureOf(digestUnder(reference, options))).message).toContain("(401)");
+    expect((await failureOf(resolveDigest(reference, options))).message).toContain("(401)");
     expect(thief.requests).toEqual([]);
   });
 
@@ -875,16 +881,16 @@ describe("authentication", () => {
       return Response.redirect(`${pathname}?again`, 307);
     });
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:pass:word") } } });
-    expect(await digestUnder(reference, options)).toBeUndefined();
+    expect(await resolveDigest(reference, options)).toBeUndefined();
     expect(requests.map(({ authorization }) => authorization)).toEqual([null, ...Array(6).fill(basic)]);
     hops = 6;
-    expect((await failureOf(digestUnder(reference, options))).message).toContain("more than 5 times");
+    expect((await failureOf(resolveDigest(reference, options))).message).toContain("more than 5 times");
   });
 
   test("an identity token goes into a form, not into an address", async () => {
     const { reference, host, tokens } = startWithTokens(() => undefined);
     login(".docker/config.json", { auths: { [host]: { identitytoken: "refresh" } } });
-    await push(archive, reference, options);
+    await pushImage(archive, reference, options);
     const [{ call, url, body, authorization }] = tokens.requests as [(typeof tokens.requests)[0]];
     expect(call).toBe("POST /token");
     expect(url.href).not.toContain("refresh");
@@ -903,7 +909,7 @@ describe("authentication", () => {
     const { reference, tokens } = startWithTokens(() =>
       failures-- > 0 ? new Response(null, { status: 503 }) : undefined,
     );
-    expect(await digestUnder(reference, options)).toBeUndefined();
+    expect(await resolveDigest(reference, options)).toBeUndefined();
     expect(tokens.requests).toHaveLength(3);
   });
 
@@ -916,8 +922,8 @@ describe("authentication", () => {
     const other = serve(() => Response.json({ token: "t" }));
     const { reference, host } = startWithTokens(() => answer(other.url));
     login(".docker/config.json", { auths: { [host]: { identitytoken: "secret" } } });
-    const error = await failureOf(push(archive, reference, options));
-    expect(error.fault).toBe("surroundings");
+    const error = await failureOf(pushImage(archive, reference, options));
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain(message);
     expect(Bun.inspect(error)).not.toContain("secret");
     expect(other.requests).toEqual([]);
@@ -926,7 +932,7 @@ describe("authentication", () => {
   test("credentials that are refused are not told, only that they were", async () => {
     const { reference, host, requests } = startRegistry(() => unauthorized('Basic realm="x"'));
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:secret") } } });
-    const error = await failureOf(push(archive, reference, options));
+    const error = await failureOf(pushImage(archive, reference, options));
     expect(error.hint).toStartWith(`The credentials found for ${host} do not allow that`);
     expect(Bun.inspect(error)).not.toMatch(new RegExp(`secret|${base64("me:secret")}`));
     expect(requests).toHaveLength(2);
@@ -937,7 +943,7 @@ describe("authentication", () => {
     const realm = elsewhere.url.replace("127.0.0.1", "0.0.0.0");
     const { reference, host } = startRegistry(() => unauthorized(`Bearer realm="${realm}"`));
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:secret") } } });
-    const error = await failureOf(push(archive, reference, options));
+    const error = await failureOf(pushImage(archive, reference, options));
     expect(error.message).toContain(`sends us on to ${realm}, which is not encrypted`);
     expect(elsewhere.requests).toEqual([]);
   });
@@ -952,7 +958,7 @@ describe("authentication", () => {
       return new Response(null, { status: 202, headers: { Location: `${store.url}/put` } });
     });
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:pass:word") } } });
-    await push(archive, reference, options);
+    await pushImage(archive, reference, options);
     expect(calls(/^PUT/)).toHaveLength(1);
     expect(store.calls(/^HEAD \/head$/)).toHaveLength(3);
     expect(store.calls(/^PUT \/put$/)).toHaveLength(3);
@@ -963,7 +969,7 @@ describe("authentication", () => {
     const proxy = serve(() => new Response());
     const { reference } = startRegistry();
     process.env.HTTP_PROXY = proxy.url;
-    expect(await digestUnder(reference, options)).toBeUndefined();
+    expect(await resolveDigest(reference, options)).toBeUndefined();
     expect(proxy.requests).toEqual([]);
   });
 });
@@ -1069,7 +1075,7 @@ describe("credentials", () => {
     helper("it", script);
     login(".docker/config.json", { credsStore: "it" });
     const error = await failureOf(find("ghcr.io"));
-    expect(error.fault).toBe("surroundings");
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain("docker-credential-it");
     expect(error.message).toContain(message);
     expect(Bun.inspect(error)).not.toContain("secret");

@@ -2,17 +2,17 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ContainerStatus, Deployment, Pod, ReplicaSet } from "../kubernetes/objects.ts";
-import { idOf, otherPods, type Observation } from "../kubernetes/observe.ts";
-import { assess as assessFor, Patience, type Verdict } from "../deploy/rollout-status.ts";
+import { runningId, oldPods, type WorkloadState } from "../kubernetes/observe.ts";
+import { assessWorkload as assessFor, FailureTimer, type RolloutVerdict } from "../deploy/rollout-status.ts";
 import { service } from "./helloapp-fixture.ts";
 
-const assess = (seen: Observation) => assessFor(seen, service);
+const assess = (seen: WorkloadState) => assessFor(seen, service);
 const time = "2026-01-01T00:01:00Z";
 /** What a doubt comes to when nothing changes for so many seconds. */
-const after = (seconds: number, seen: Observation): Verdict => {
-  const patience = new Patience();
-  patience.judge(assess(seen), 0);
-  return patience.judge(assess(seen), seconds * 1000);
+const after = (seconds: number, seen: WorkloadState): RolloutVerdict => {
+  const patience = new FailureTimer();
+  patience.evaluate(assess(seen), 0);
+  return patience.evaluate(assess(seen), seconds * 1000);
 };
 const revision = (n: number) => ({ "deployment.kubernetes.io/revision": String(n) });
 const template = (tag: string) => ({
@@ -56,7 +56,7 @@ function pod(of: string, container: Partial<ContainerStatus>, status: Pod["statu
   };
 }
 
-function observe(pods: Pod[], status?: Deployment["status"]): Observation {
+function observe(pods: Pod[], status?: Deployment["status"]): WorkloadState {
   return {
     deployment: deployment(status),
     replicaSets: [replicaSet(1, "old", 2), replicaSet(2, "new")],
@@ -147,8 +147,8 @@ describe("failed", () => {
 
   test("a readiness probe that does not pass, after readySeconds by our own clock", () => {
     const seen = observe([pod("new", { state: { running: { startedAt: time } } })]);
-    expect(after(service.readySeconds - 1, seen).state).toBe("progressing");
-    expect(after(service.readySeconds, seen)).toMatchObject({ state: "failed", reason: "NotReady" });
+    expect(after(service.readyTimeoutSeconds - 1, seen).state).toBe("progressing");
+    expect(after(service.readyTimeoutSeconds, seen)).toMatchObject({ state: "failed", reason: "NotReady" });
   });
 
   test("an init container may take its time", () => {
@@ -156,18 +156,18 @@ describe("failed", () => {
       { name: "init", ready: false, restartCount: 0, state: { running: { startedAt: time } } },
     ];
     const seen = observe([pod("new", {}, { containerStatuses: [], initContainerStatuses })]);
-    expect(after(service.readySeconds, seen).state).toBe("progressing");
+    expect(after(service.readyTimeoutSeconds, seen).state).toBe("progressing");
   });
 
   test("patience begins anew when a doubt has passed meanwhile", () => {
-    const patience = new Patience();
+    const patience = new FailureTimer();
     const doubt = assess(observe([pod("new", { state: { running: { startedAt: time } } })]));
     const none = assess(observe([]));
-    patience.judge(doubt, 0);
-    patience.judge(none, 1000);
-    patience.judge(doubt, 2000);
-    expect(patience.judge(doubt, service.readySeconds * 1000 + 1000).state).toBe("progressing");
-    expect(patience.judge(doubt, service.readySeconds * 1000 + 2000).state).toBe("failed");
+    patience.evaluate(doubt, 0);
+    patience.evaluate(none, 1000);
+    patience.evaluate(doubt, 2000);
+    expect(patience.evaluate(doubt, service.readyTimeoutSeconds * 1000 + 1000).state).toBe("progressing");
+    expect(patience.evaluate(doubt, service.readyTimeoutSeconds * 1000 + 2000).state).toBe("failed");
   });
 
   describe("no place for a pod", () => {
@@ -180,8 +180,8 @@ describe("failed", () => {
     const waiting = pod("new", {}, { conditions: [condition], containerStatuses: [] });
 
     test("unless just now", () => {
-      expect(after(service.scheduleSeconds - 1, observe([waiting])).state).toBe("progressing");
-      expect(after(service.scheduleSeconds, observe([waiting]))).toMatchObject({
+      expect(after(service.scheduleTimeoutSeconds - 1, observe([waiting])).state).toBe("progressing");
+      expect(after(service.scheduleTimeoutSeconds, observe([waiting]))).toMatchObject({
         state: "failed",
         reason: "Unschedulable",
         message: condition.message,
@@ -202,7 +202,7 @@ describe("failed", () => {
       const conditions = [
         { type: "ReplicaFailure", status: "True", reason: "FailedCreate", message } as const,
       ];
-      expect(after(service.scheduleSeconds, observe([], { conditions }))).toMatchObject({ message });
+      expect(after(service.scheduleTimeoutSeconds, observe([], { conditions }))).toMatchObject({ message });
       const placed = { type: "PodScheduled", status: "True" } as const;
       const starting = pod("new", {}, { conditions: [placed] });
       expect(after(60, observe([starting], { conditions })).state).toBe("progressing");
@@ -214,8 +214,8 @@ describe("failed", () => {
         { type: "Ready", status: "True" },
       ] as const;
       const first = pod("new", { ready: true }, { conditions: [...ready] });
-      expect(after(service.scheduleSeconds, observe([waiting, first])).state).toBe("progressing");
-      expect(after(service.scheduleSeconds * 4, observe([waiting, first])).state).toBe("failed");
+      expect(after(service.scheduleTimeoutSeconds, observe([waiting, first])).state).toBe("progressing");
+      expect(after(service.scheduleTimeoutSeconds * 4, observe([waiting, first])).state).toBe("failed");
     });
   });
 
@@ -242,7 +242,7 @@ test("pods of other versions, and those that leave, are the others", () => {
   const leaving = pod("new", {});
   leaving.metadata.deletionTimestamp = time;
   const [old, own] = [pod("old", {}), pod("new", {})];
-  expect(otherPods(observe([old, own, leaving]))).toEqual([old, leaving]);
+  expect(oldPods(observe([old, own, leaving]))).toEqual([old, leaving]);
 });
 
 test.each([
@@ -254,7 +254,7 @@ test.each([
     replicas: 1,
     template: { metadata: { labels }, spec: { containers: [{ name: "helloapp", image }] } },
   };
-  expect(idOf({ spec })).toBe(id);
+  expect(runningId({ spec })).toBe(id);
 });
 
 /**
@@ -265,7 +265,7 @@ describe("recorded states", () => {
   const lines = readFileSync(join(import.meta.dir, "states.jsonl"), "utf8")
     .trimEnd()
     .split("\n");
-  const states = lines.map((line) => JSON.parse(line) as Observation & { name: string });
+  const states = lines.map((line) => JSON.parse(line) as WorkloadState & { name: string });
   const recorded = Object.fromEntries(states.map((state) => [state.name, state]));
   const failures: [state: string, reason: string, message: string | RegExp][] = [
     ["an image that is not there", "ErrImageNeverPull", 'image "missing:not-there" is not present'],
@@ -284,7 +284,7 @@ describe("recorded states", () => {
   });
 
   test.each(failures)("%s: %s", (state, reason, message) => {
-    const patient = Math.max(service.readySeconds, service.scheduleSeconds);
+    const patient = Math.max(service.readyTimeoutSeconds, service.scheduleTimeoutSeconds);
     const verdict = after(patient, recorded[state]!);
     expect(verdict).toMatchObject({ state: "failed", reason });
     expect(verdict.state === "failed" && verdict.message).toContain(message as string);
@@ -299,6 +299,6 @@ describe("recorded states", () => {
   test("complete, while the old pods still serve their clients to the end", () => {
     const seen = recorded["complete, the old pods leaving"]!;
     expect(assess(seen).state).toBe("complete");
-    expect(otherPods(seen)).toHaveLength(2);
+    expect(oldPods(seen)).toHaveLength(2);
   });
 });

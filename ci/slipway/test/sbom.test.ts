@@ -3,9 +3,9 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
-import type { Runtime } from "../image/image-config.ts";
+import type { RuntimeLibraries } from "../image/image-config.ts";
 import { identifyLibc, purl } from "../image/libc-version.ts";
-import { bundledPackages, hasSbom, makeSbom, placeSbom, sbomBeside } from "../image/sbom.ts";
+import { bundledPackages, hasSbom, createSbom, writeSbom, sbomPathFor } from "../image/sbom.ts";
 import { sha256OfFile } from "../core/hash.ts";
 import { service } from "./helloapp-fixture.ts";
 import packageJson from "../../../package.json";
@@ -51,7 +51,7 @@ const debian = {
   "var/lib/dpkg/info/libc6:amd64.md5sums": md5sums,
 };
 
-function runtimeOf(system: string): Runtime {
+function runtimeOf(system: string): RuntimeLibraries {
   return {
     platform: { os: "linux", architecture: "amd64" },
     // The loader's place in the image is another than that of the file.
@@ -203,7 +203,7 @@ describe("the SBOM", async () => {
     components?: Component[];
   }
   const parse = async (changes: Partial<typeof materials> = {}) =>
-    JSON.parse(await makeSbom(service, { ...materials, ...changes }));
+    JSON.parse(await createSbom(service, { ...materials, ...changes }));
   const sbom = await parse();
   const components: Component[] = sbom.components;
   const find = (name: string) => components.find((component) => component.name === name)!;
@@ -276,25 +276,25 @@ describe("the SBOM", async () => {
     const { packages, runtime } = materials;
     const files = new Map([...runtime.files].reverse());
     const other = { packages: packages.toReversed(), runtime: { ...runtime, files } };
-    expect(await makeSbom(service, { ...materials, ...other })).toBe(await makeSbom(service, materials));
+    expect(await createSbom(service, { ...materials, ...other })).toBe(await createSbom(service, materials));
     expect(await parse()).toEqual(sbom);
     expect((await parse({ id: "ba9876543210" })).serialNumber).not.toBe(sbom.serialNumber);
   });
 
   test("lies beside its archive, and is known to be of its image", async () => {
-    const dist = layOut("dist", { "sbom.cdx.json": await makeSbom(service, materials) });
+    const dist = layOut("dist", { "sbom.cdx.json": await createSbom(service, materials) });
     const archive = join(directory, "x.tar/app.tar");
     mkdirSync(dirname(archive));
-    expect(relative(directory, sbomBeside(archive))).toBe("x.tar/app.cdx.json");
-    expect(sbomBeside("/x/image")).toBe("/x/image.cdx.json");
+    expect(relative(directory, sbomPathFor(archive))).toBe("x.tar/app.cdx.json");
+    expect(sbomPathFor("/x/image")).toBe("/x/image.cdx.json");
     expect(await hasSbom(service, archive, materials.id)).toBe(false);
-    await placeSbom(dist, archive);
-    expect(readFileSync(sbomBeside(archive), "utf8")).toBe(await makeSbom(service, materials));
+    await writeSbom(dist, archive);
+    expect(readFileSync(sbomPathFor(archive), "utf8")).toBe(await createSbom(service, materials));
     expect(await hasSbom(service, archive, materials.id)).toBe(true);
     expect(await hasSbom(service, archive, "ba9876543210")).toBe(false);
-    writeFileSync(sbomBeside(archive), "{");
+    writeFileSync(sbomPathFor(archive), "{");
     expect(await hasSbom(service, archive, materials.id)).toBe(false);
-    await expect(placeSbom(dist, join(directory, "no/such/app.tar"))).rejects.toThrow("cannot write");
+    await expect(writeSbom(dist, join(directory, "no/such/app.tar"))).rejects.toThrow("cannot write");
   });
 });
 

@@ -28,7 +28,7 @@ test("no compiler is loaded with it", () => {
   expect(loads(sdk, "typescript")).toBe(false);
   // Else nothing was shown.
   expect(loads('await import("@dagger.io/dagger")', "typescript")).toBe(true);
-});
+}, 60_000);
 
 test("one that has its parts elsewhere is loaded whole", async () => {
   const directory = mkdtempSync(join(tmpdir(), "helloapp-sdk-"));

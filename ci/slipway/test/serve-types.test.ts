@@ -53,7 +53,7 @@ test("where nothing is installed", async () => {
     const status: number = version().status;
     const bun = serve({ port: 3000, fetch: (request) => ({ seen: request.url }), idleTimeout: 10 });
     const port: number | undefined = bun.port;
-    serve({ routes: { "/": 1 as unknown } }, { ready: Promise.resolve(), delaySeconds: 1, own: ["/version"] });
+    serve({ routes: { "/": 1 as unknown } }, { ready: Promise.resolve(), drainDelaySeconds: 1, customPaths: ["/version"] });
     class Server {
       listen(port: number): this { return this; }
       close(callback?: (error?: Error) => void): this { return this; }
@@ -61,11 +61,11 @@ test("where nothing is installed", async () => {
       closeAllConnections(): void {}
       emit(event: string | symbol, ...values: any[]): boolean { return true; }
     }
-    const node: Server = serve(new Server().listen(3000), { timeoutSeconds: 1 });
+    const node: Server = serve(new Server().listen(3000), { drainTimeoutSeconds: 1 });
     const life = new Lifecycle((state) => state === "ready");
     const cut: Promise<{ forced: boolean }> = life.drain([bun], { delaySeconds: 0, timeoutSeconds: 0 });
     // @ts-expect-error
-    serve({ fetch() {} }, { own: ["/elsewhere"] });
+    serve({ fetch() {} }, { customPaths: ["/elsewhere"] });
     // @ts-expect-error
     serve({ fetch: "none" });
     export { id, name, status, port, node, cut };`;
@@ -86,7 +86,7 @@ test("with @types/node", async () => {
     import { createServer, type Server } from "node:http";
     import * as https from "node:https";
     const server: Server = serve(createServer((_, reply) => void reply.end()).listen(3000));
-    const secure: https.Server = serve(https.createServer({}), { own: ["/version"] });
+    const secure: https.Server = serve(https.createServer({}), { customPaths: ["/version"] });
     export const reply: Response = version();
     export { server, secure };`;
   const packages = ["@types/node", "undici-types"];

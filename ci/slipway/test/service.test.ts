@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, realpath, rm, symlink, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { cacheOf, describeService } from "../core/service-config.ts";
+import { cacheDirectoryOf, resolveService } from "../core/service-config.ts";
 import type { Settings } from "../index.d.ts";
 
 let directory: string;
@@ -27,7 +27,7 @@ async function project(
 
 function failureOf(at: string, settings: Settings = {}): PipelineError {
   try {
-    describeService(at, settings);
+    resolveService(at, settings);
   } catch (error) {
     return error as PipelineError;
   }
@@ -42,7 +42,7 @@ test("all is found out of package.json, the rest has defaults", async () => {
     license: "ISC",
     scripts: { check: "x", test: "x" },
   });
-  expect(describeService(at)).toEqual({
+  expect(resolveService(at)).toEqual({
     project: at,
     root: at,
     name: "shop",
@@ -57,23 +57,23 @@ test("all is found out of package.json, the rest has defaults", async () => {
     overlays: { k3s: "k8s/overlays/k3s", registry: "k8s/overlays/registry" },
     versionPath: "/version",
     entries: {},
-    before: [],
+    prebuild: [],
     files: [],
-    native: [],
+    nativePackages: [],
     external: [],
     define: {},
     publicEnv: "",
     plugins: [],
     bun: undefined,
-    smoke: {},
+    smokeEnv: {},
     hosts: [],
-    keep: 5,
-    readySeconds: 6,
-    scheduleSeconds: 4,
-    rolloutSeconds: 120,
-    size: {},
+    keepVersions: 5,
+    readyTimeoutSeconds: 6,
+    scheduleTimeoutSeconds: 4,
+    rolloutTimeoutSeconds: 120,
+    imageSize: {},
   });
-  expect(cacheOf(describeService(at))).toBe(join(at, "node_modules/.cache/slipway"));
+  expect(cacheDirectoryOf(resolveService(at))).toBe(join(at, "node_modules/.cache/slipway"));
 });
 
 test("a setting is taken as it is; of overlays and scripts one may be given alone", async () => {
@@ -92,28 +92,28 @@ test("a setting is taken as it is; of overlays and scripts one may be given alon
     overlays: { registry: "deploy/prod" },
     versionPath: "/about",
     entries: { migrate: "src/main.ts" },
-    before: ["build:pages"],
+    prebuild: ["build:pages"],
     files: ["public"],
-    native: ["sharp"],
+    nativePackages: ["sharp"],
     external: ["pg-native"],
     define: { X: "1" },
     publicEnv: "PUBLIC_",
     plugins: [{}],
     bun: "1.4.5",
-    smoke: { A: "1" },
+    smokeEnv: { A: "1" },
     hosts: ["deploy@shop.example"],
-    keep: 2,
-    readySeconds: 60,
-    scheduleSeconds: 90,
-    rolloutSeconds: 600,
-    size: { amd64: 1 },
+    keepVersions: 2,
+    readyTimeoutSeconds: 60,
+    scheduleTimeoutSeconds: 90,
+    rolloutTimeoutSeconds: 600,
+    imageSize: { amd64: 1 },
   };
-  expect(describeService(at, settings)).toMatchObject({
+  expect(resolveService(at, settings)).toMatchObject({
     ...settings,
     scripts: { check: "lint", test: "test" },
     overlays: { k3s: "k8s/overlays/k3s", registry: "deploy/prod" },
   });
-  expect(describeService(at, { name: "till" }).namespace).toBe("till");
+  expect(resolveService(at, { name: "till" }).namespace).toBe("till");
 });
 
 describe("the name", () => {
@@ -125,7 +125,7 @@ describe("the name", () => {
     [{ name: `${"a".repeat(62)}-b` }, "a".repeat(62)],
     [{}, "a-place"],
   ])("of %p is %s", async (packageJson, name) => {
-    expect(describeService(await project(packageJson, ["src/main.ts"], "A place")).name).toBe(name);
+    expect(resolveService(await project(packageJson, ["src/main.ts"], "A place")).name).toBe(name);
   });
 
   test.each<[string, Settings, string]>([
@@ -136,7 +136,7 @@ describe("the name", () => {
     ["a namespace that is none", { name: "shop", namespace: "my shop" }, 'namespace "my shop"'],
   ])("%s: refused, naming it", async (_, settings, words) => {
     const error = failureOf(await project({ name: "123" }), settings);
-    expect(error.fault).toBe("change");
+    expect(error.kind).toBe("project");
     expect(error.message).toContain(words);
     expect(error.hint).toContain("ci/pipeline.ts");
   });
@@ -183,20 +183,20 @@ describe("the entry", () => {
     ["not what another program runs", { scripts: { start: "node lib/x.mjs" } }, all, "src/main.ts"],
     ["not what is no module", { main: "page.html" }, [...all, "page.html"], "src/main.ts"],
   ])("%s", async (_, packageJson, files, entry) => {
-    expect(describeService(await project({ name: "x", ...packageJson }, files)).entry).toBe(entry);
+    expect(resolveService(await project({ name: "x", ...packageJson }, files)).entry).toBe(entry);
   });
 
   // Found by this test: the first file of the command is taken, though it is another option's.
   test("not what is loaded before it", async () => {
     const packageJson = { name: "x", scripts: { start: "bun --preload ./lib/x.mjs src/server.ts" } };
-    expect(describeService(await project(packageJson, all)).entry).toBe("src/server.ts");
+    expect(resolveService(await project(packageJson, all)).entry).toBe("src/server.ts");
   });
 
   test("that is not to be found, or not there: refused, with what to set", async () => {
     const nothing = failureOf(await project({ name: "x" }, []));
-    expect(nothing).toMatchObject({ fault: "change", message: expect.stringContaining("set `entry`") });
+    expect(nothing).toMatchObject({ kind: "project", message: expect.stringContaining("set `entry`") });
     const gone = failureOf(await project({ name: "x" }), { entry: "src/gone.ts" });
-    expect(gone).toMatchObject({ fault: "change", message: "the entry src/gone.ts is not there" });
+    expect(gone).toMatchObject({ kind: "project", message: "the entry src/gone.ts is not there" });
   });
 });
 
@@ -206,14 +206,14 @@ test.each<[Record<string, string>, check: string | undefined, test: string | und
   [{ typecheck: "b", test: "c" }, "typecheck", "test"],
   [{ test: 'echo "Error: no test specified" && exit 1' }, undefined, undefined],
 ])("of the scripts %p, those for check and test are %p and %p", async (scripts, check, test) => {
-  expect(describeService(await project({ name: "x", scripts })).scripts).toEqual({ check, test });
+  expect(resolveService(await project({ name: "x", scripts })).scripts).toEqual({ check, test });
 });
 
 describe("the root is", () => {
   async function member(workspaces: unknown, path: string, root: object = {}) {
     const at = await project({ name: "all", workspaces, ...root }, [`${path}/src/main.ts`]);
     await writeFile(join(at, path, "package.json"), '{"name":"one"}');
-    return { at, found: describeService(join(at, path)) };
+    return { at, found: resolveService(join(at, path)) };
   }
 
   test.each<[string, unknown, string]>([
@@ -245,14 +245,14 @@ describe("the root is", () => {
   test("the service's own directory, whatever nonsense is above", async () => {
     const { at } = await member(undefined, "services/one");
     await writeFile(join(at, "package.json"), "nonsense");
-    expect(describeService(join(at, "services/one")).root).toBe(join(at, "services/one"));
+    expect(resolveService(join(at, "services/one")).root).toBe(join(at, "services/one"));
   });
 
   test("where the files are, also by way of a link", async () => {
     const at = await project({ name: "x" });
     const link = join(directory, "link");
     await symlink(at, link);
-    expect(describeService(link)).toMatchObject({ project: at, root: at });
+    expect(resolveService(link)).toMatchObject({ project: at, root: at });
   });
 });
 
@@ -260,12 +260,12 @@ test("a package.json that is not there, or is no JSON: refused, naming it", asyn
   const at = await project({ name: "x" });
   await writeFile(join(at, "package.json"), "{");
   expect(failureOf(at)).toMatchObject({
-    fault: "change",
+    kind: "project",
     message: expect.stringContaining(join(at, "package.json")),
   });
   const nowhere = failureOf(join(at, "nowhere"));
   expect(nowhere).toMatchObject({
-    fault: "change",
+    kind: "project",
     message: `there is no ${join(at, "nowhere/package.json")}`,
   });
 });

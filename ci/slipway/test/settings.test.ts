@@ -12,19 +12,19 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { describeService } from "../core/service-config.ts";
-import { bundling, explain } from "../image/bundle.ts";
-import { findRuntime, type Runtime } from "../image/image-config.ts";
-import { imageId, inputsOf } from "../image/inputs.ts";
-import { filesOfPackages, findNative } from "../image/native-packages.ts";
+import { resolveService } from "../core/service-config.ts";
+import { bundleOptions, explainBundleError } from "../image/bundle.ts";
+import { findSharedLibraries, type RuntimeLibraries } from "../image/image-config.ts";
+import { computeImageId, collectInputs } from "../image/inputs.ts";
+import { filesOfPackages, findNativePackages } from "../image/native-packages.ts";
 import type { Settings } from "../index.d.ts";
-import { refuseOldBun, refuseOtherBun, requireBun } from "../cli/bun-version.ts";
+import { assertSupportedBun, assertNoShadowingBun, assertPinnedBun } from "../cli/bun-version.ts";
 
 type Files = Record<string, string>;
 
 const signal = new AbortController().signal;
 let directory: string;
-let runtime: Runtime;
+let runtime: RuntimeLibraries;
 beforeAll(() => {
   directory = realpathSync(mkdtempSync(join(tmpdir(), "slipway-settings-")));
   const libc = join(directory, "libc");
@@ -47,9 +47,10 @@ function project(files: Files): string {
 
 /** With nothing attached: what is looked at is its own. */
 const describeOwn = (files: Files, settings: Settings = {}) =>
-  describeService(project(files), { attach: false, ...settings });
+  resolveService(project(files), { attach: false, ...settings });
 
-const inputs = (files: Files, settings: Settings = {}) => inputsOf(describeOwn(files, settings), runtime);
+const inputs = (files: Files, settings: Settings = {}) =>
+  collectInputs(describeOwn(files, settings), runtime);
 
 async function failureOf(work: () => unknown): Promise<PipelineError> {
   try {
@@ -63,8 +64,8 @@ async function failureOf(work: () => unknown): Promise<PipelineError> {
 /** What a bundle says when it is run, as JSON of what it logs. */
 async function runBundled(files: Files, settings: Settings = {}, args: string[] = []): Promise<string> {
   const service = describeOwn(files, settings);
-  const options = await bundling(service);
-  const { outputs } = await explain(() =>
+  const options = await bundleOptions(service);
+  const { outputs } = await explainBundleError(() =>
     Bun.build({ ...options, bytecode: false, sourcemap: "none", outdir: join(service.project, "dist") }),
   );
   const entry = outputs.find(({ kind }) => kind === "entry-point")!.path;
@@ -75,8 +76,8 @@ async function runBundled(files: Files, settings: Settings = {}, args: string[] 
 describe("its name", () => {
   test.each(["srv", "lib64", "tmp"])("%s is a directory's in the image: refused", async (name) => {
     const service = describeOwn({ "src/main.ts": "" }, { name });
-    const error = await failureOf(() => imageId(service, runtime));
-    expect(error).toMatchObject({ fault: "change", message: expect.stringContaining(`/${name}, which is`) });
+    const error = await failureOf(() => computeImageId(service, runtime));
+    expect(error).toMatchObject({ kind: "project", message: expect.stringContaining(`/${name}, which is`) });
   });
 });
 
@@ -106,14 +107,14 @@ describe("entries", () => {
     const { files: found } = await inputs(files, settings);
     expect([...found.keys()]).toEqual(expect.arrayContaining(["src/migrate.ts", "src/job.ts"]));
     const ids = [{}, { entries: { migrate: "src/migrate.ts" } }, { entries: { m: "src/migrate.ts" } }].map(
-      (settings) => imageId(describeOwn(files, settings), runtime),
+      (settings) => computeImageId(describeOwn(files, settings), runtime),
     );
     expect(new Set(await Promise.all(ids)).size).toBe(ids.length);
   });
 
   test("one that is not there is refused", async () => {
     const error = await failureOf(() => describeOwn({}, { entries: { migrate: "src/gone.ts" } }));
-    expect(error).toMatchObject({ fault: "change", message: "the entry src/gone.ts is not there" });
+    expect(error).toMatchObject({ kind: "project", message: "the entry src/gone.ts is not there" });
   });
 });
 
@@ -147,7 +148,7 @@ describe("files", () => {
 
   test("each counts, by its content and by its place", async () => {
     const ids = [files, { ...files, "public/a.txt": "b" }, { ...files, "public/new": "" }].map((files) =>
-      imageId(describeOwn(files, { files: ["public"] }), runtime),
+      computeImageId(describeOwn(files, { files: ["public"] }), runtime),
     );
     expect(new Set(await Promise.all(ids)).size).toBe(ids.length);
   });
@@ -156,7 +157,7 @@ describe("files", () => {
     "%s: none are found in the project, the change's fault",
     async (pattern) => {
       const error = await failureOf(() => below([pattern]));
-      expect(error).toMatchObject({ fault: "change", message: expect.stringContaining(pattern) });
+      expect(error).toMatchObject({ kind: "project", message: expect.stringContaining(pattern) });
     },
   );
 });
@@ -164,7 +165,7 @@ describe("files", () => {
 describe("native packages", () => {
   const [architecture, other] =
     process.arch === "x64" ? (["amd64", "arm64"] as const) : (["arm64", "amd64"] as const);
-  const library = [...findRuntime().files.values()].at(-1)!;
+  const library = [...findSharedLibraries().files.values()].at(-1)!;
   /** An addon is a library; for the other architecture it says so in its header. */
   const addon = (foreign = false) => {
     const bytes = readFileSync(library);
@@ -174,7 +175,7 @@ describe("native packages", () => {
   const manifest = (name: string, more: object = {}) => JSON.stringify({ name, version: "1.0.0", ...more });
   const entry = (at: string, name: string) => join(at, "node_modules", name, "index.js");
   const named = (at: string, carried: string[] = [], names = ["@scope/has.it"]) =>
-    findNative(
+    findNativePackages(
       names.map((name) => entry(at, name)),
       carried,
       architecture,
@@ -216,7 +217,7 @@ describe("native packages", () => {
   test("one that the bundler embeds does not, nor does what has none", () => {
     const at = project(finder);
     const embedded = join(at, "node_modules/has-for-this/x.node");
-    const native = findNative([entry(at, "@scope/has.it"), embedded], [], architecture);
+    const native = findNativePackages([entry(at, "@scope/has.it"), embedded], [], architecture);
     expect(native).toEqual({ packages: new Map(), objects: [embedded], others: new Set() });
     expect(named(at, [], ["needed"])).toEqual({ packages: new Map(), objects: [], others: new Set() });
   });
@@ -225,7 +226,7 @@ describe("native packages", () => {
     const at = project(finder);
     expect([...named(at, ["needed"], ["needed"]).packages.keys()]).toEqual(["needed"]);
     const error = await failureOf(() => named(at, ["elsewhere"]));
-    expect(error).toMatchObject({ fault: "change", message: expect.stringContaining("elsewhere") });
+    expect(error).toMatchObject({ kind: "project", message: expect.stringContaining("elsewhere") });
   });
 
   test.each<[string, Files, words: string[]]>([
@@ -251,7 +252,7 @@ describe("native packages", () => {
     ],
   ])("%s: refused, naming it", async (_, changes, words) => {
     const error = await failureOf(() => named(project({ ...finder, ...changes })));
-    expect(error).toMatchObject({ fault: "change" });
+    expect(error).toMatchObject({ kind: "project" });
     for (const word of words) expect(error.message).toContain(word);
   });
 });
@@ -265,7 +266,7 @@ describe("external", () => {
     const required = { "src/main.ts": 'import x from "not-here";\nconsole.log(x);\n' };
     expect((await failureOf(() => inputs(required))).output).toContain("not-here");
     const ids = [["not-here"], ["not-here", "more"]].map((external) =>
-      imageId(describeOwn(files, { external }), runtime),
+      computeImageId(describeOwn(files, { external }), runtime),
     );
     expect(new Set(await Promise.all(ids)).size).toBe(ids.length);
   });
@@ -287,11 +288,11 @@ describe("define and publicEnv", () => {
     }
   };
   const idWith = (env: Record<string, string>, more: Settings = {}) =>
-    withEnv(env, () => imageId(describeOwn(files, { ...settings, ...more }), runtime));
+    withEnv(env, () => computeImageId(describeOwn(files, { ...settings, ...more }), runtime));
 
   test("a definition stands in the bundle, a public variable's value too, no other one's", async () => {
     const options = await withEnv({ PUBLIC_A: 'a "quoted" one', SECRET_A: "secret" }, () =>
-      bundling(describeOwn(files, settings)),
+      bundleOptions(describeOwn(files, settings)),
     );
     const { outputs } = await Bun.build({ ...options, bytecode: false, sourcemap: "none" });
     const text = await outputs[0]!.text();
@@ -348,7 +349,7 @@ describe("plugins", () => {
 
   test("of bunfig.toml are an input by their code", async () => {
     const ids = [bunfig, { ...bunfig, "ci/plugin.js": plugin("!") }].map((files) =>
-      imageId(describeOwn(files), runtime),
+      computeImageId(describeOwn(files), runtime),
     );
     expect(new Set(await Promise.all(ids)).size).toBe(ids.length);
     const alone = (suffix: string) => ({
@@ -357,8 +358,8 @@ describe("plugins", () => {
       "ci/plugin.js": plugin(suffix),
     });
     const [one, other] = [
-      imageId(describeOwn(alone("")), runtime),
-      imageId(describeOwn(alone("!")), runtime),
+      computeImageId(describeOwn(alone("")), runtime),
+      computeImageId(describeOwn(alone("!")), runtime),
     ];
     expect(await one).not.toBe(await other);
   });
@@ -367,7 +368,7 @@ describe("plugins", () => {
     for (const content of [undefined, "export const x = 1;\n"]) {
       const { "ci/plugin.js": _, ...rest } = bunfig;
       const error = await failureOf(() => inputs({ ...rest, ...(content && { "ci/plugin.js": content }) }));
-      expect(error).toMatchObject({ fault: "change", message: expect.stringContaining("ci/plugin.js") });
+      expect(error).toMatchObject({ kind: "project", message: expect.stringContaining("ci/plugin.js") });
     }
   });
 });
@@ -414,25 +415,25 @@ describe("the Bun that is pinned", () => {
       "one/package.json": '{"name":"one"}',
       "one/src/main.ts": "",
     });
-    expect(describeService(join(at, "one")).bun).toBe("1.2.3");
+    expect(resolveService(join(at, "one")).bun).toBe("1.2.3");
     writeFileSync(join(at, "one/.bun-version"), "1.2.4");
-    expect(describeService(join(at, "one")).bun).toBe("1.2.4");
+    expect(resolveService(join(at, "one")).bun).toBe("1.2.4");
   });
 
   test("is this one, or the surroundings are at fault, with the command that is right", async () => {
-    requireBun(describeOwn({}));
-    requireBun(describeOwn({}, { bun: Bun.version }));
-    const error = await failureOf(() => requireBun(describeOwn({}, { bun: "1.99.0" })));
+    assertPinnedBun(describeOwn({}));
+    assertPinnedBun(describeOwn({}, { bun: Bun.version }));
+    const error = await failureOf(() => assertPinnedBun(describeOwn({}, { bun: "1.99.0" })));
     expect(error).toMatchObject({
-      fault: "surroundings",
+      kind: "environment",
       message: expect.stringContaining(`pins Bun 1.99.0, and this is ${Bun.version}`),
       hint: expect.stringContaining("npx -y bun@1.99.0 ci/pipeline.ts"),
     });
   });
 
   test("is not older than what runs this, and nobody is sent to one that is", async () => {
-    const error = await failureOf(() => requireBun(describeOwn({}, { bun: "1.0.0" })));
-    expect(error.fault).toBe("surroundings");
+    const error = await failureOf(() => assertPinnedBun(describeOwn({}, { bun: "1.0.0" })));
+    expect(error.kind).toBe("environment");
     expect(error.message).toContain("pins Bun 1.0.0");
     expect(error.message).toContain("slipway needs >=");
     expect(error.hint).toContain(`\`bun: "${Bun.version}"\` in ci/pipeline.ts`);
@@ -440,12 +441,12 @@ describe("the Bun that is pinned", () => {
 
   test("that runs this is not older than what this needs; who brought it is said", async () => {
     const { project: at } = describeOwn({});
-    refuseOldBun(at);
+    assertSupportedBun(at);
     const [version, brought] = ["1.3.2", join(at, "node_modules/bun/bin/bun.exe")];
-    const own = await failureOf(() => refuseOldBun(at, { version, path: "/usr/bin/bun" }));
-    expect(own.fault).toBe("surroundings");
+    const own = await failureOf(() => assertSupportedBun(at, { version, path: "/usr/bin/bun" }));
+    expect(own.kind).toBe("environment");
     expect(own.message).toMatch(/^this runs in Bun 1\.3\.2, and slipway needs >=/);
-    const error = await failureOf(() => refuseOldBun(at, { version, path: brought }));
+    const error = await failureOf(() => assertSupportedBun(at, { version, path: brought }));
     expect(error.message).toContain(`which a dependency brought to ${brought}`);
     expect(error.hint).toContain('"overrides": { "bun": "');
   });
@@ -454,13 +455,13 @@ describe("the Bun that is pinned", () => {
     const service = describeOwn({ "node_modules/.bin/bun": `#!/bin/sh\necho ${Bun.version}\n` });
     const brought = join(service.project, "node_modules/.bin/bun");
     chmodSync(brought, 0o755);
-    await refuseOtherBun(service, signal);
+    await assertNoShadowingBun(service, signal);
     writeFileSync(brought, "#!/bin/sh\necho 1.3.11\n");
-    const error = await failureOf(() => refuseOtherBun(service, signal));
-    expect(error.fault).toBe("surroundings");
+    const error = await failureOf(() => assertNoShadowingBun(service, signal));
+    expect(error.kind).toBe("environment");
     for (const words of ["Bun 1.3.11", brought, `not ${Bun.version}`]) expect(error.message).toContain(words);
     // One that does not even start would fail the script as well.
     writeFileSync(brought, "");
-    expect((await failureOf(() => refuseOtherBun(service, signal))).message).toContain(brought);
+    expect((await failureOf(() => assertNoShadowingBun(service, signal))).message).toContain(brought);
   });
 });

@@ -1,10 +1,10 @@
 /**
- * Reads an archive as verify-archive does, in a process of its own: `verdict.ts GOOD FILE`. Prints JSON: whether it is
+ * Reads an archive as verify-archive does, in a process of its own: `compare-archives.ts GOOD FILE`. Prints JSON: whether it is
  * the image of GOOD, or why not; and what that took.
  */
 import { readFileSync } from "node:fs";
 import { compareArchives } from "../../commands/verify-archive.ts";
-import { differences, readImage } from "../../image/compare.ts";
+import { diffImages, readImage } from "../../image/compare.ts";
 import { sha256 } from "../../core/hash.ts";
 import { readArchive } from "../../image/archive-reader.ts";
 
@@ -24,7 +24,7 @@ const start = performance.now();
 let verdict: Pick<Verdict, "genuine" | "why" | "config">;
 try {
   const found = await readImage(file);
-  const lines = [...found.damage, ...differences(expected, found)];
+  const lines = [...found.damage, ...diffImages(expected, found)];
   const { altered } = lines.length > 0 ? {} : await compareArchives(good, file);
   const why = [...lines, ...(altered ? [altered] : [])].join("\n");
   const { offset, size } = (await readArchive(file))!.configEntry;

@@ -2,9 +2,9 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Api } from "../../kubernetes/api.ts";
+import { ApiClient } from "../../kubernetes/api.ts";
 import { containerdName } from "../../targets/containerd-images.ts";
-import { connectK3s } from "../../targets/k3s.ts";
+import { connectK3sTarget } from "../../targets/k3s.ts";
 import { builtProject, describeWith, eventually, must, service, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
@@ -23,10 +23,10 @@ describeWith(
     const bootID = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
     const node = { metadata: { name: "me" }, status: { nodeInfo: { bootID } } };
     const connect = () =>
-      connectK3s({
+      connectK3sTarget({
         service,
         kubeconfig: join(directory, "k3s.yaml"),
-        connect: async () => new Api(service, async () => Response.json({ items: [node] }), signal),
+        connect: async () => new ApiClient(service, async () => Response.json({ items: [node] }), signal),
         signal,
       });
     const listed = () => must(["ctr", "-a", socket, "-n", "k8s.io", "images", "ls", "-q"]).split("\n");

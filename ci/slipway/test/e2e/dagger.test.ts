@@ -3,7 +3,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
-import { sbomBeside } from "../../image/sbom.ts";
+import { sbomPathFor } from "../../image/sbom.ts";
 import {
   copyProject,
   daggerEngine,
@@ -42,7 +42,7 @@ describeWith(
       );
       expect(one).toHaveLength(1);
       if (one![0] === other![0]) expect(theirs).toEqual(ours);
-      const { components } = await Bun.file(sbomBeside(contained)).json();
+      const { components } = await Bun.file(sbomPathFor(contained)).json();
       expect(components).toContainEqual(expect.objectContaining({ name: "libc6", type: "library" }));
       expect(shapeOf(theirs)).toEqual(shapeOf(ours));
     });

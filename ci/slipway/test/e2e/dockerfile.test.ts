@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { appendFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
-import { DIRECTORY } from "../../image/module-paths.ts";
+import { APP_DIRECTORY } from "../../image/module-paths.ts";
 import { pins } from "../../pins/pins.ts";
 import { image } from "../helloapp-fixture.ts";
 import {
@@ -104,7 +104,7 @@ describeWith(
         User: image.user,
         Entrypoint: [image.binary],
         ExposedPorts: { [image.port]: {} },
-        WorkingDir: DIRECTORY,
+        WorkingDir: APP_DIRECTORY,
         Labels: image.labels,
       });
       expect(config.config.Env).toEqual(

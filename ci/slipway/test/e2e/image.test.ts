@@ -3,11 +3,11 @@ import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive, type Archive } from "../../image/archive-reader.ts";
-import { build } from "../../image/build.ts";
-import { findRuntime } from "../../image/image-config.ts";
-import { sbomBeside } from "../../image/sbom.ts";
+import { buildImage } from "../../image/build.ts";
+import { findSharedLibraries } from "../../image/image-config.ts";
+import { sbomPathFor } from "../../image/sbom.ts";
 import { readTar } from "../../image/tar-reader.ts";
-import { describeService } from "../../core/service-config.ts";
+import { resolveService } from "../../core/service-config.ts";
 import { image, settings } from "../helloapp-fixture.ts";
 import {
   builtProject,
@@ -51,7 +51,7 @@ describeWith("archive of the host engine", [], () => {
 
   test("holds exactly the C library and the binary, each with the bytes of its source", async () => {
     const { dist } = await builtProject();
-    const { files } = findRuntime();
+    const { files } = findSharedLibraries();
     const expected = [new Map(files), new Map([[image.binary, join(dist, "app", image.binary)]])];
     for (const [i, layer] of entries().entries()) {
       const found = layer.filter(({ type }) => type === "file");
@@ -130,7 +130,7 @@ describeWith("archive of the host engine", [], () => {
     );
     must(["sh", "-c", command], { cwd: project, env: { TZ: "Pacific/Kiritimati", PATH } });
     expect(await sameBytes(`${path}.2`, other)).toBe(true);
-    expect(await sameBytes(sbomBeside(`${path}.2`), sbomBeside(other))).toBe(true);
+    expect(await sameBytes(sbomPathFor(`${path}.2`), sbomPathFor(other))).toBe(true);
   });
 
   test("passes the project's formatter and git by: nothing is left in the tree", () => {
@@ -145,7 +145,7 @@ describeWith("SBOM", [], () => {
   const pipeline = () =>
     must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path]);
   // As CycloneDX has it: the assertions below say what they expect.
-  const read = (): Promise<any> => Bun.file(sbomBeside(path)).json();
+  const read = (): Promise<any> => Bun.file(sbomPathFor(path)).json();
 
   beforeAll(() => void pipeline());
 
@@ -179,14 +179,14 @@ describeWith("SBOM", [], () => {
 
   test.skipIf(!Bun.which("dpkg-query"))("names the C library as dpkg-query does", async () => {
     const format = "${Version} ${Architecture}";
-    const { architecture } = findRuntime().platform;
+    const { architecture } = findSharedLibraries().platform;
     const [version, arch] = must(["dpkg-query", "-W", `-f=${format}`, `libc6:${architecture}`]).split(" ");
     const found = (await read()).components.find(({ name }: any) => name === "libc6");
     expect(found.version).toBe(version);
     const { pathname, searchParams } = new URL(found.purl);
     expect(decodeURIComponent(pathname)).toEndWith(`/libc6@${version}`);
     expect(searchParams.get("arch")).toBe(arch!);
-    expect(found.components).toHaveLength(findRuntime().files.size);
+    expect(found.components).toHaveLength(findSharedLibraries().files.size);
   });
 
   test.each([
@@ -195,7 +195,7 @@ describeWith("SBOM", [], () => {
   ])("is made again where it %s, though the archive is there", async (_, change) => {
     const before = await read();
     expect(pipeline()).toContain("is there already");
-    change(sbomBeside(path));
+    change(sbomPathFor(path));
     expect(pipeline()).not.toContain("is there already");
     expect(await read()).toEqual(before);
   });
@@ -210,7 +210,7 @@ describeWith("SBOM", [], () => {
     writeFileSync(join(modules, "index.js"), "export const tiny = Math.random();\n");
     writeFileSync(join(project, "src/main.ts"), 'import { tiny } from "@acme/tiny";\nconsole.log(tiny);\n');
     const dist = join(directory, "bundling-dist");
-    await build(describeService(project, settings), dist);
+    await buildImage(resolveService(project, settings), dist);
     const { components } = await Bun.file(join(dist, "sbom.cdx.json")).json();
     const packages = components.filter(({ purl = "" }) => purl.startsWith("pkg:npm/"));
     expect(packages).toEqual([

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
-import { findRuntime } from "../../image/image-config.ts";
+import { findSharedLibraries } from "../../image/image-config.ts";
 import { sha256 } from "../../core/hash.ts";
 import { pins } from "../../pins/pins.ts";
 import manifest from "../../package.json";
@@ -620,7 +620,7 @@ describeWith(
       const tree = await fileTree(file);
       expect(Object.keys(tree)).toContain(`/${name}`);
       // With another C library it has to be another id.
-      const isSame = [...findRuntime().files].every(
+      const isSame = [...findSharedLibraries().files].every(
         ([path, source]) => tree[path]?.at(-1) === sha256(readFileSync(source)),
       );
       const host = must([process.execPath, "ci/pipeline.ts", "build", "--id"], { cwd: service, env }).trim();

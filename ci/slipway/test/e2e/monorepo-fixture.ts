@@ -58,7 +58,7 @@ const files: Files = {
 import { plugin } from "./plugin.ts";
 
 await pipeline(import.meta, {
-  before: ["make"],
+  prebuild: ["make"],
   files: ["public"],
   define: { GREETING: '"hello"' },
   publicEnv: "PUBLIC_",

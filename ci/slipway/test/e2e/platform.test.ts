@@ -5,7 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { layerReader, readArchive } from "../../image/archive-reader.ts";
 import { readElf } from "../../image/elf.ts";
 import { ownArchitecture } from "../../image/platform.ts";
-import { smoke } from "../../smoke-test/smoke-test.ts";
+import { runSmokeTest } from "../../smoke-test/smoke-test.ts";
 import { readTar } from "../../image/tar-reader.ts";
 import { image } from "../helloapp-fixture.ts";
 import {
@@ -136,7 +136,7 @@ describeWith("packed layers", [], () => {
     expect(other!.config).toEqual(one!.config);
     expect(other!.packed).toBe(true);
     expect(Bun.file(packed).size).toBeLessThan(Bun.file(plain).size * 0.52);
-    await smoke(service, { archive: packed, id });
+    await runSmokeTest(service, { archive: packed, id });
   });
 
   test("are made anew when an archive of the other kind is there", async () => {
@@ -156,7 +156,7 @@ describeWith("packed layers, read by others", ["skopeo", "podman"], () => {
     const digests = manifest.layers.map(({ digest }: { digest: string }) => digest);
     expect(digests).toEqual(config.rootfs.diff_ids);
     const storage = [
-      "--root",
+      "--sysroot",
       `${directory}/root`,
       "--runroot",
       `${directory}/run`,

@@ -4,7 +4,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeArchive } from "../../image/archive-writer.ts";
 import { readArchive } from "../../image/archive-reader.ts";
-import { digestUnder, push } from "../../registry/push.ts";
+import { resolveDigest, pushImage } from "../../registry/push.ts";
 import {
   builtProject,
   describeWith,
@@ -55,7 +55,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
 
   test("leaves what skopeo finds to be the archive's image: config and layers", async () => {
     const reference = `${open}/team/helloapp:one`;
-    const digest = await push(archive, reference, { signal });
+    const digest = await pushImage(archive, reference, { signal });
     const { config, configEntry, layers } = (await readArchive(archive))!;
     const seen = JSON.parse(skopeo("inspect", "--tls-verify=false", `docker://${reference}`));
     expect(seen.Digest).toBe(digest);
@@ -77,8 +77,8 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
         .bytes();
       expect(Buffer.compare(await Bun.file(unpacked[index]!).bytes(), layer)).toBe(0);
     }
-    expect(await digestUnder(reference, { signal })).toBe(digest);
-    expect(await digestUnder(`${open}/team/helloapp:other`, { signal })).toBeUndefined();
+    expect(await resolveDigest(reference, { signal })).toBe(digest);
+    expect(await resolveDigest(`${open}/team/helloapp:other`, { signal })).toBeUndefined();
   });
 
   test("sends nothing a second time, and for a second tag the manifest alone", async () => {
@@ -95,19 +95,19 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
       },
     });
     const reference = `127.0.0.1:${counter.port}/twice/helloapp:one`;
-    const digest = await push(archive, reference, { signal });
+    const digest = await pushImage(archive, reference, { signal });
     expect(sent.filter((call) => call.startsWith("PUT"))).toHaveLength(4);
     sent.length = 0;
-    expect(await push(archive, reference, { signal })).toBe(digest);
+    expect(await pushImage(archive, reference, { signal })).toBe(digest);
     expect(sent).toEqual([]);
-    expect(await push(archive, reference.replace("one", "two"), { signal })).toBe(digest);
+    expect(await pushImage(archive, reference.replace("one", "two"), { signal })).toBe(digest);
     expect(sent).toEqual(["PUT /v2/twice/helloapp/manifests/two"]);
   });
 
   test("attaches the SBOM: by tag, where the registry does not keep account of what refers to what", async () => {
     const reference = `${open}/attached/helloapp:one`;
     const sbom = join(dist, "sbom.cdx.json");
-    const image = await push(archive, reference, { signal, sbom });
+    const image = await pushImage(archive, reference, { signal, sbom });
     const raw = (name: string) =>
       JSON.parse(
         skopeo("inspect", "--tls-verify=false", "--raw", `docker://${open}/attached/helloapp${name}`),
@@ -123,7 +123,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     const [layer] = raw(`@${digest}`).layers;
     expect(await sameBytes(join(back, layer.digest.replace("sha256:", "")), sbom)).toBe(true);
     // A second time: neither sent nor listed again.
-    expect(await push(archive, reference, { signal, sbom })).toBe(image);
+    expect(await pushImage(archive, reference, { signal, sbom })).toBe(image);
     expect(raw(`:${image.replace(":", "-")}`).manifests).toEqual(manifests);
   });
 
@@ -156,14 +156,14 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     const login = ["--tls-verify=false", "--authfile", authFile, "-u", "me", "-p", password];
     skopeo("login", ...login, closed);
     const reference = `${closed}/team/helloapp:one`;
-    const digest = await push(archive, reference, { signal });
-    expect(await digestUnder(reference, { signal })).toBe(digest);
+    const digest = await pushImage(archive, reference, { signal });
+    expect(await resolveDigest(reference, { signal })).toBe(digest);
   });
 
   test("says that a password is wrong, and not which", async () => {
     const auth = Buffer.from("me:wrong").toString("base64");
     writeFileSync(authFile, JSON.stringify({ auths: { [closed]: { auth } } }));
-    const error = await push(archive, `${closed}/team/helloapp:two`, { signal }).catch((error) => error);
+    const error = await pushImage(archive, `${closed}/team/helloapp:two`, { signal }).catch((error) => error);
     expect(error.message).toContain("401, UNAUTHORIZED: authentication required");
     expect(error.hint).toContain("The credentials found");
     expect(Bun.inspect(error)).not.toMatch(new RegExp(`wrong|${auth}`));

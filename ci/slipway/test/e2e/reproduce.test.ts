@@ -3,7 +3,7 @@ import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
-import { tarEnd, tarHeader, tarPadding } from "../../image/tar-writer.ts";
+import { TAR_END, tarHeader, tarPadding } from "../../image/tar-writer.ts";
 import { readTar } from "../../image/tar-reader.ts";
 import { image as described } from "../helloapp-fixture.ts";
 import { image, join as joinParts, layout, nameOf, part, split, withFields, type Part } from "../edit-tar.ts";
@@ -60,7 +60,7 @@ describeWith("reproduce", ["git"], () => {
     // A directory that no other user enters, and a PATH without an engine: both are told.
     const TMPDIR = join(directory, "tmp");
     mkdirSync(TMPDIR, { mode: 0o700 });
-    const { code, output } = sh([process.execPath, "ci/pipeline.ts", "reproduce", "--times", "3"], {
+    const { code, output } = sh([process.execPath, "ci/pipeline.ts", "reproduce", "--runs", "3"], {
       cwd: project,
       env: { PATH: "/usr/bin:/bin", TMPDIR, DAGGER_SESSION_PORT: undefined },
     });
@@ -72,7 +72,7 @@ describeWith("reproduce", ["git"], () => {
     expect(readdirSync(TMPDIR)).toEqual([]);
   });
 
-  test.each([[["--times", "1"]], [["--times", "x"]], [["--frobnicate"]], [["x"]]])(
+  test.each([[["--runs", "1"]], [["--runs", "x"]], [["--frobnicate"]], [["x"]]])(
     "%p: usage, exit 2",
     (args) => {
       const { code, output } = reproduce(root, ...args);
@@ -176,7 +176,7 @@ describeWith("verify-archive", ["git"], () => {
     add("config", file.subarray(configEntry.offset, configEntry.offset + configEntry.size));
     add("manifest.json", Buffer.from(JSON.stringify([{ Config: "config", RepoTags: names, Layers }])));
     const path = join(directory, "compressed.tar");
-    writeFileSync(path, Buffer.concat([...parts, tarEnd]));
+    writeFileSync(path, Buffer.concat([...parts, TAR_END]));
     const { code, output } = verify(path);
     expect(output).toContain(`compressed.tar is ${id}, layer by layer what the working tree makes`);
     expect(code).toBe(0);
@@ -335,7 +335,7 @@ describeWith("size", [], () => {
     const architecture = process.arch === "x64" ? "amd64" : "arm64";
     const total = Number(/([\d,]+) +100\.0 %/.exec(size().output)![1]!.replaceAll(",", ""));
     const figure = Math.round(total * factor);
-    rewrite(file, /size: \{.*\}/, `size: { ${architecture}: ${figure} }`);
+    rewrite(file, /imageSize: \{.*\}/, `imageSize: { ${architecture}: ${figure} }`);
     const { code, output } = size();
     writeFileSync(file, before);
     expect(output).toContain(message);

@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { hostEngine } from "../../engines/host.ts";
-import { describeService } from "../../core/service-config.ts";
+import { resolveService } from "../../core/service-config.ts";
 import type { Settings } from "../../index.d.ts";
 import { describeWith, eventually, must, root, sh, temporaryDirectory } from "./setup.ts";
 import { layOut, type Files } from "./monorepo-fixture.ts";
@@ -228,7 +228,7 @@ await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt"
   test("run once on the same files, again when these or what they made is another; check and test find it", () => {
     const at = project(
       { "make.ts": make, "src/main.ts": main, "src/source.txt": "one" },
-      { before: ["make:page"], attach: false },
+      { prebuild: ["make:page"], attach: false },
       { scripts },
     );
     if (Bun.which("git")) must(["git", "init", "--quiet"], { cwd: at });
@@ -259,9 +259,9 @@ await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt"
 
   test("run again at a save while the same engine goes on, as in watch", async () => {
     const files = { "make.ts": make, "src/main.ts": main, "src/source.txt": "one" };
-    const settings: Settings = { before: ["make:page"], attach: false };
+    const settings: Settings = { prebuild: ["make:page"], attach: false };
     const at = project(files, settings, { scripts });
-    const engine = hostEngine(describeService(at, settings), new AbortController().signal);
+    const engine = hostEngine(resolveService(at, settings), new AbortController().signal);
     const before = ran();
     const ids = [await engine.id(), await engine.id()];
     expect(ran() - before).toBe(1);
@@ -273,7 +273,7 @@ await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt"
 
   test("one that fails is the change's fault, and runs again the next time", () => {
     const scripts = { make: "echo so broken && exit 3" };
-    const at = project({}, { before: ["make"] }, { scripts });
+    const at = project({}, { prebuild: ["make"] }, { scripts });
     for (const _ of [1, 2]) {
       const { code, output } = pipeline(at, ["image"]);
       expect(output).toContain("so broken");
@@ -307,7 +307,7 @@ describe("another Bun", () => {
 
   test.each<[string, Settings]>([
     ["check", {}],
-    ["image", { before: ["make"] }],
+    ["image", { prebuild: ["make"] }],
   ])("that a dependency brought: exit 3 with where it is, before %s", (command, settings) => {
     const at = project({ "node_modules/.bin/bun": "#!/bin/sh\necho 1.3.11\n" }, settings, { scripts });
     const brought = join(at, "node_modules/.bin/bun");

@@ -7,8 +7,8 @@ import { afterAll, describe, test } from "bun:test";
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { build, type Built } from "../../image/build.ts";
-import { filesOf, readImage, shapeOf as shapeOfFile, type ImageFile } from "../../image/compare.ts";
+import { buildImage, type BuildResult } from "../../image/build.ts";
+import { filesInLayers, readImage, metadataOf as shapeOfFile, type ImageFile } from "../../image/compare.ts";
 import { sha256 } from "../../core/hash.ts";
 import { root, service } from "../helloapp-fixture.ts";
 import { linkModules } from "../link-node-modules.ts";
@@ -97,13 +97,13 @@ export async function sameBytes(one: string, other: string): Promise<boolean> {
   return Buffer.compare(a!, b!) === 0;
 }
 
-let shared: Promise<Built & { dist: string }> | undefined;
+let shared: Promise<BuildResult & { dist: string }> | undefined;
 
 /** The project's own build, made once for all tests, where the next run replaces it. */
-export function builtProject(): Promise<Built & { dist: string }> {
+export function builtProject(): Promise<BuildResult & { dist: string }> {
   return (shared ??= (async () => {
     const dist = join(tmpdir(), `helloapp-dist-${Bun.hash(root).toString(36)}`);
-    return { ...(await build(service, dist)), dist };
+    return { ...(await buildImage(service, dist)), dist };
   })());
 }
 
@@ -135,7 +135,7 @@ export async function eventually<T>(attempt: () => Promise<T | undefined>, secon
 
 /** What an image's files are, layer by layer merged: path -> type, mode, owner, time, size and digest of the content. */
 export async function fileTree(archive: string): Promise<Record<string, string[]>> {
-  const files = filesOf((await readImage(archive)).layers);
+  const files = filesInLayers((await readImage(archive)).layers);
   const describe = (file: ImageFile) => [
     ...Object.values(shapeOfFile(file)),
     String(file.size),

@@ -3,12 +3,12 @@ import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { describeService, type Service } from "../../core/service-config.ts";
+import { resolveService, type Service } from "../../core/service-config.ts";
 import { PipelineError } from "../../core/errors.ts";
 import { writeArchive } from "../../image/archive-writer.ts";
-import { build } from "../../image/build.ts";
+import { buildImage } from "../../image/build.ts";
 import { ownArchitecture } from "../../image/platform.ts";
-import { smoke } from "../../smoke-test/smoke-test.ts";
+import { runSmokeTest } from "../../smoke-test/smoke-test.ts";
 import { builtProject, describeWith, service as greeting, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
@@ -113,9 +113,9 @@ beforeAll(async () => {
     '{"lockfileVersion":1,"workspaces":{"":{"name":"shop"}},"packages":{}}',
   );
   writeFileSync(join(project, "index.ts"), source);
-  service = describeService(project, { attach: false, readySeconds: 1 });
+  service = resolveService(project, { attach: false, readyTimeoutSeconds: 1 });
   const dist = join(directory, "dist");
-  const built = await build(service, dist);
+  const built = await buildImage(service, dist);
   await writeArchive(archive, { service, dist, names: [`shop:${built.id}`], platform: built.platform });
   ({ id } = built);
 });
@@ -130,10 +130,10 @@ function manifests(...objects: object[]): void {
 async function rehearse(...objects: object[]): Promise<{ said: string; output: string; failed: boolean }> {
   manifests(...objects);
   try {
-    return { said: await smoke(service, { archive, id }), output: "", failed: false };
+    return { said: await runSmokeTest(service, { archive, id }), output: "", failed: false };
   } catch (error) {
     if (!(error instanceof PipelineError)) throw error;
-    expect(error.fault).toBe("change");
+    expect(error.kind).toBe("project");
     return { said: `${error.message}. ${error.hint ?? ""}`, output: error.output ?? "", failed: true };
   }
 }
@@ -163,11 +163,13 @@ describeWith(
       const { dist, ...built } = await builtProject();
       const path = join(directory, "helloapp.tar");
       await writeArchive(path, { service: greeting, dist, names: ["helloapp:x"], platform: built.platform });
-      const said = await smoke(greeting, { archive: path, id: built.id });
+      const said = await runSmokeTest(greeting, { archive: path, id: built.id });
       expect(said).toStartWith(
         "as uid 65532 on a read-only root, readiness (GET :8080/readyz), liveness (GET :8080/healthz), /version, drain",
       );
-      await expect(smoke(greeting, { archive: path, id: "another-id" })).rejects.toThrow("not another-id");
+      await expect(runSmokeTest(greeting, { archive: path, id: "another-id" })).rejects.toThrow(
+        "not another-id",
+      );
     });
 
     test("the process sees a pod, and nothing of this machine", async () => {
@@ -306,7 +308,7 @@ describeWith(
       const known = { apiVersion: "v1", kind: "Secret", metadata, stringData: { token: "sesame" } };
       expect((await rehearse(asking, known)).said).toContain("not tried: the mount /certs");
       const before = service;
-      service = { ...service, smoke: { TOKEN: "sesame" } };
+      service = { ...service, smokeEnv: { TOKEN: "sesame" } };
       const stated = await rehearse(asking);
       service = before;
       expect(stated).toMatchObject({ failed: false, said: expect.stringContaining("drain") });
@@ -318,7 +320,7 @@ describeWith(
         "/version, drain; k8s/overlays/k3s has no Deployment shop: the image's environment alone",
       );
       const none = { ...service, overlays: { ...service.overlays, k3s: "no/such" } };
-      expect(await smoke(none, { archive, id })).toContain("no/such is not there: the image's");
+      expect(await runSmokeTest(none, { archive, id })).toContain("no/such is not there: the image's");
     });
 
     test("without kubectl the manifests are read as they are", async () => {
@@ -334,11 +336,11 @@ describeWith(
         manifests(deployment(""));
         const script = join(directory, "smoke.ts");
         const module = join(import.meta.dir, "../../smoke-test/smoke-test.ts");
-        const call = `await smoke(${JSON.stringify(service)}, ${JSON.stringify({ archive, id })})`;
+        const call = `await runSmokeTest(${JSON.stringify(service)}, ${JSON.stringify({ archive, id })})`;
         writeFileSync(
           script,
           `import { ownArchitecture } from "../../image/platform.ts";
-import { smoke } from ${JSON.stringify(module)};\nconsole.log(${call});\n`,
+import { runSmokeTest } from ${JSON.stringify(module)};\nconsole.log(${call});\n`,
         );
         const user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"];
         const may = sh([...user, "unshare", "--user", "--map-root-user", "--mount", "true"]).code === 0;
@@ -358,9 +360,9 @@ test("an image for another architecture is not run, and that is no fault of it",
   const other = join(directory, "other.tar");
   const platform = { os: "linux", architecture: ownArchitecture === "arm64" ? "amd64" : "arm64" } as const;
   await writeArchive(other, { service, dist: join(directory, "dist"), names: ["shop:x"], platform });
-  const error = await smoke(service, { archive: other, id }).catch((error: unknown) => error);
+  const error = await runSmokeTest(service, { archive: other, id }).catch((error: unknown) => error);
   expect(error).toMatchObject({
-    fault: "surroundings",
+    kind: "environment",
     message: `the image is for ${platform.architecture}: not run here`,
   });
 });

@@ -13,10 +13,10 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeArchive } from "../../image/archive-writer.ts";
-import { findRuntime } from "../../image/image-config.ts";
-import { Depot, type Delivered } from "../../ssh/containerd.ts";
-import { Line } from "../../ssh/session.ts";
-import { Parcel } from "../../ssh/image-upload.ts";
+import { findSharedLibraries } from "../../image/image-config.ts";
+import { RemoteContainerd, type DeliveryResult } from "../../ssh/containerd.ts";
+import { SshSession } from "../../ssh/session.ts";
+import { ImageUpload } from "../../ssh/image-upload.ts";
 import { containerdName } from "../../targets/containerd-images.ts";
 import { PipelineError } from "../../core/errors.ts";
 import { describeWith, eventually, must, root, service, sh, temporaryDirectory } from "./setup.ts";
@@ -44,7 +44,7 @@ describeWith(
     const directory = temporaryDirectory();
     const bin = join(directory, "there");
     let sshd: Sshd;
-    let lines: Line[] = [];
+    let lines: SshSession[] = [];
     beforeAll(async () => {
       mkdirSync(bin);
       program(join(bin, "k3s"), `#!/bin/sh\n${proxy}`);
@@ -62,7 +62,7 @@ describeWith(
     });
 
     const open = async (host = sshd.host) => {
-      const line = await Line.open(host, signal);
+      const line = await SshSession.open(host, signal);
       lines.push(line);
       return line;
     };
@@ -71,7 +71,7 @@ describeWith(
         () => expect.unreachable(),
         (error: PipelineError) => error,
       );
-    const hello = async (line: Line) => (await line.run("echo hello; cat", { input: " there" })).stdout;
+    const hello = async (line: SshSession) => (await line.run("echo hello; cat", { input: " there" })).stdout;
 
     test("is one connection, whatever goes over it, and leaves nothing there", async () => {
       const before = sshd.logins();
@@ -117,7 +117,7 @@ describeWith(
     test("takes no key on trust: says how to see its fingerprint, and to add it", async () => {
       sshd.know();
       const error = await refused();
-      expect(error.fault).toBe("surroundings");
+      expect(error.kind).toBe("environment");
       expect(error.message).toContain("not in known_hosts");
       expect(error.message).toContain("nothing was changed");
       const [show, add, ...more] = commandsIn(error) as [string, string];
@@ -130,7 +130,7 @@ describeWith(
     test("refuses a key that is another one now", async () => {
       sshd.know("other");
       const error = await refused();
-      expect(error.fault).toBe("surroundings");
+      expect(error.kind).toBe("environment");
       expect(error.message).toContain("another one than known_hosts has");
       const [show, replace] = commandsIn(error) as [string, string];
       expect(follow(show)).toContain(fingerprint("host"));
@@ -144,13 +144,13 @@ describeWith(
       await sshd.serve("host", bin, []);
       rmSync(join(sshd.directory, "user.pub"));
       const denied = await refused();
-      expect(denied.fault).toBe("surroundings");
+      expect(denied.kind).toBe("environment");
       expect(denied.message).toContain("does not let this user in");
       expect(denied.message).toContain("Permission denied (publickey");
       must(["sh", "-c", `ssh-keygen -y -f ${sshd.directory}/user > ${sshd.directory}/user.pub`]);
       await sshd.stop();
       const nobody = await refused();
-      expect(nobody.fault).toBe("surroundings");
+      expect(nobody.kind).toBe("environment");
       expect(nobody.message).toContain("is not reached");
       expect(nobody.message).toContain("Connection refused");
       await sshd.serve("host", bin);
@@ -175,8 +175,8 @@ describeWith(
     });
 
     test("of a process that was killed leaves nothing there", async () => {
-      const code = `const { Line } = await import(${JSON.stringify(join(root, "ci/slipway/ssh/session.ts"))});
-        const line = await Line.open("${sshd.host}", new AbortController().signal);
+      const code = `const { SshSession } = await import(${JSON.stringify(join(root, "ci/slipway/ssh/session.ts"))});
+        const line = await SshSession.open("${sshd.host}", new AbortController().signal);
         console.log((await line.there()).directory);
         await Bun.sleep(60_000);`;
       const holder = Bun.spawn([process.execPath, "-e", code], { stdout: "pipe", env: { ...process.env } });
@@ -220,7 +220,7 @@ describeWith(
     const archives: Record<string, string> = {};
     let daemon: Bun.Subprocess;
     let sshd: Sshd;
-    let line: Line;
+    let line: SshSession;
 
     /** The image's manifest, by its tag. */
     const digest = (tag: string) =>
@@ -235,7 +235,8 @@ describeWith(
       base?: string,
       keep = memory,
       sent: (bytes: number) => void = () => {},
-    ): Promise<Delivered> => new Depot(line, keep).deliver(await Parcel.open(archives[tag]!), base, sent);
+    ): Promise<DeliveryResult> =>
+      new RemoteContainerd(line, keep).deliver(await ImageUpload.open(archives[tag]!), base, sent);
     /** The digest that an import of the whole by hand gives. */
     const byHand = (tag: string) => {
       forget(tag);
@@ -274,7 +275,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "${socket}
       writeFileSync(join(dist, "runtime/lib/libc.so"), crypto.getRandomValues(new Uint8Array(60_000)));
       const chunk = () => crypto.getRandomValues(new Uint8Array(65_536));
       writeFileSync(join(dist, "app/helloapp"), Buffer.concat(Array.from({ length: 100 }, chunk)));
-      const platform = findRuntime().platform;
+      const platform = findSharedLibraries().platform;
       const make = async (tag: string, tree: string, compression?: "fast") => {
         archives[tag] = join(directory, `${tag}.tar`);
         const names = [`helloapp:${tag}`];
@@ -310,7 +311,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "${socket}
       // More than ssh, its socket and pipes hold at once.
       writeFileSync(binary, Buffer.concat(Array.from({ length: 640 }, chunk)));
       await make("long", edited);
-      line = await Line.open(sshd.host, signal);
+      line = await SshSession.open(sshd.host, signal);
     });
 
     afterAll(async () => {
@@ -412,7 +413,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "${socket}
         () => expect.unreachable(),
         (error: PipelineError) => error,
       );
-      expect(cut.fault).toBe("surroundings");
+      expect(cut.kind).toBe("environment");
       expect(cut.message).toContain("the line has gone");
       expect(digest("long")).toBeUndefined();
       expect((await deliver("long")).result.code).toBe(0);

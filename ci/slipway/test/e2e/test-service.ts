@@ -68,7 +68,7 @@ export class Lane {
     // Checks and tests are not what is asked about.
     for (const script of ["check", "test", "test:unit"])
       copy.rewrite("package.json", `"${script}":`, `"no-${script}":`);
-    copy.rewrite("ci/pipeline.ts", "attach: false,", "attach: false,\n  keep: 2,");
+    copy.rewrite("ci/pipeline.ts", "attach: false,", "attach: false,\n  keepVersions: 2,");
     // A machine that has other things to do takes its time to answer the kubelet, and may have no room by its requests.
     copy.rewrite(
       "k8s/base/deployment.yaml",
@@ -78,8 +78,8 @@ export class Lane {
     copy.rewrite("k8s/base/deployment.yaml", "timeoutSeconds: 2", "timeoutSeconds: 30");
     copy.rewrite(
       "ci/pipeline.ts",
-      "keep: 2,",
-      "keep: 2,\n  readySeconds: 60,\n  scheduleSeconds: 60,\n  rolloutSeconds: 300,",
+      "keepVersions: 2,",
+      "keepVersions: 2,\n  readyTimeoutSeconds: 60,\n  scheduleTimeoutSeconds: 60,\n  rolloutTimeoutSeconds: 300,",
     );
     copy.rewrite("k8s/base/deployment.yaml", "cpu: 50m", "cpu: 1m");
     const settings = "          envFrom:\n            - configMapRef:\n                name: settings\n";

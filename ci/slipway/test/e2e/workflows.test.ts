@@ -19,7 +19,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
-import { digestUnder } from "../../registry/push.ts";
+import { resolveDigest } from "../../registry/push.ts";
 import { ownArchitecture } from "../../image/platform.ts";
 import { pins } from "../../pins/pins.ts";
 import packageJson from "../../../../package.json";
@@ -367,7 +367,7 @@ describeWith(
         process.env.REGISTRY_AUTH_FILE = join(directory, "asks.json");
         const auth = Buffer.from("me:token").toString("base64");
         writeFileSync(process.env.REGISTRY_AUTH_FILE, JSON.stringify({ auths: { [registry]: { auth } } }));
-        expect(await digestUnder(`${image}:${tag}`, { signal: AbortSignal.timeout(10_000) })).toBe(digest!);
+        expect(await resolveDigest(`${image}:${tag}`, { signal: AbortSignal.timeout(10_000) })).toBe(digest!);
       } finally {
         if (before === undefined) delete process.env.REGISTRY_AUTH_FILE;
         else process.env.REGISTRY_AUTH_FILE = before;

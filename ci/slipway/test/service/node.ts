@@ -7,4 +7,4 @@ const server = createServer((request, reply) => {
   else if (request.url === "/slow") void slow().then((text) => reply.end(text));
   else reply.writeHead(404).end(`handler ${request.url}\n`);
 });
-listening(serve(server.listen(0), process.env.OWN ? { own: ["/version"] } : {}));
+listening(serve(server.listen(0), process.env.OWN ? { customPaths: ["/version"] } : {}));
