@@ -1,4 +1,4 @@
-/** One run of a command: what its steps share. */
+/** The context of one run of a command: its service, options, engine and report. */
 import { PipelineError } from "../core/errors.ts";
 import { Report } from "../core/report.ts";
 import type { Service } from "../core/service-config.ts";
@@ -7,18 +7,17 @@ import type { Options, OptionName } from "./options.ts";
 
 /** A command of the command line: one file in commands/, found by its name. */
 export interface Command {
-  /** What it does, in a line. */
+  /** The help text: an imperative sentence. */
   about: string;
-  /** The words after it; default: none. */
+  /** Its arguments. Default: none. */
   args?: { form: string; min: number; max: number };
-  /** Those that it takes, beside the ones that all take. */
+  /** The options that it accepts, besides the common ones. */
   options: readonly OptionName[];
   /**
-   * What it needs of the directory that it is called in. Default: a service's ci/pipeline.ts. "package": a package.json is enough,
-   * "nothing": it runs anywhere.
+   * The file that the working directory must have: "package" means package.json, "nothing" none. Default: ci/pipeline.ts.
    */
   needs?: "package" | "nothing";
-  /** @returns what holds now, as a sentence; empty: nothing is to be said */
+  /** @returns the conclusion as a sentence. Nothing is printed if it is empty. */
   execute(context: CommandContext): Promise<string>;
 }
 
@@ -30,6 +29,7 @@ export interface CommandContextOptions {
   signal: AbortSignal;
   report?: Report;
   engine: Engine;
+  skipWait?: AbortSignal;
 }
 
 export class CommandContext {
@@ -38,14 +38,14 @@ export class CommandContext {
   readonly signal: AbortSignal;
   readonly report: Report;
   readonly engine: Engine;
-  /** What an interruption at this moment would leave behind. */
+  /** The state that an interruption at this moment leaves, as sentences. */
   interruptMessage = UNCHANGED;
-  /** When the deployed version was served, in milliseconds since 1970; undefined: none was. */
-  servedAt: number | undefined;
+  /** Ends the wait for old pods: `watch` starts the next deploy. Default: never. */
+  readonly skipWait: AbortSignal | undefined;
 
-  constructor({ service, options, signal, report = new Report(), engine }: CommandContextOptions) {
+  constructor({ service, options, signal, report = new Report(), engine, skipWait }: CommandContextOptions) {
     [this.service, this.options, this.signal] = [service, options, signal];
-    [this.report, this.engine] = [report, engine];
+    [this.report, this.engine, this.skipWait] = [report, engine, skipWait];
     engine.begin?.();
   }
 
@@ -53,18 +53,18 @@ export class CommandContext {
     this.report.log(line);
   }
 
-  /** The id of what is deployed, asked about, or tried. */
+  /** The image ID of the working tree. */
   imageId(): Promise<string> {
     return this.engine.id(this.options.architectures?.[0]);
   }
 
-  /** What a person calls an id: `helloapp:<id>`. */
+  /** The image name of an id: `helloapp:<id>`. */
   imageNameOf(id: string): string {
     return `${this.service.name}:${id}`;
   }
 }
 
-/** Whether the change is at fault; its message says itself what became of it. */
+/** Whether the project is at fault. The message of such an error names the state by itself. */
 export function isProjectError(error: unknown): boolean {
   return error instanceof PipelineError && error.kind === "project";
 }

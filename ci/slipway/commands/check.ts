@@ -1,13 +1,14 @@
 /** Types and format, by the service's own script. */
-import { stepOptions } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
-import { runCheck } from "../cli/steps.ts";
+import { buildSteps } from "../cli/deploy-flow.ts";
+import { stepOptions } from "../cli/options.ts";
+import { runFlow } from "../cli/run-flow.ts";
 
 export default {
   about: "the service's script `check` alone: types and format",
   options: stepOptions,
   async execute(context) {
-    await runCheck(context);
+    await runFlow(context, buildSteps(context), { goals: ["check"] });
     return "check passed";
   },
 } satisfies Command;

@@ -1,14 +1,16 @@
-/** From the source to a verified version: the default command. */
-import { clusterOptions, imageOptions, stepOptions } from "../cli/options.ts";
-import { connectAndDeploy } from "../cli/deploy-flow.ts";
+/** The default command: from the source to a verified version. */
 import type { Command } from "../cli/context.ts";
-import { checkTestAndBuild } from "../cli/steps.ts";
+import { buildSteps } from "../cli/deploy-flow.ts";
+import { clusterOptions, imageOptions, stepOptions } from "../cli/options.ts";
+import { runDeploy } from "../cli/run-deploy.ts";
+import { runFlow } from "../cli/run-flow.ts";
 
 export default {
   about: "check, test, image, then deliver, roll out, verify (the default)",
   options: [...stepOptions, ...imageOptions, ...clusterOptions],
-  execute(context) {
-    if (context.options.target === "none") return checkTestAndBuild(context);
-    return connectAndDeploy(context);
+  async execute(context) {
+    if (context.options.target !== "none") return (await runDeploy(context)).conclusion;
+    const goals = ["check", "test", "archives"] as const;
+    return (await runFlow(context, buildSteps(context), { goals })).archives;
   },
 } satisfies Command;

@@ -1,7 +1,7 @@
 /** The docker-archive, without checks, tests or a cluster. */
 import { imageOptions, stepOptions } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
-import { buildArchives } from "../cli/steps.ts";
+import { buildArchives } from "../cli/build-steps.ts";
 
 export default {
   about: "the docker-archive alone",

@@ -1,7 +1,7 @@
 /** What a deploy would change, by a dry run on the server. */
-import { describePlan, createPlan } from "../deploy/plan.ts";
+import { describePlan, planDeploy } from "../deploy/plan.ts";
 import { clusterOptions, stepOptions } from "../cli/options.ts";
-import { withCluster } from "../cli/deploy-flow.ts";
+import { withTarget } from "../cli/connect-target.ts";
 import type { Command } from "../cli/context.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 
@@ -9,8 +9,8 @@ export default {
   about: "what a deploy would change",
   options: [...stepOptions, "platform", ...clusterOptions],
   execute: (context) =>
-    withCluster(context, async (deployContext) => {
-      const found = await createPlan(deployContext, context.imageId());
+    withTarget(context, async (deployContext) => {
+      const found = await planDeploy(deployContext, context.imageId());
       const lines = describePlan(found);
       for (const line of lines) context.log(line);
       const isCompared = !isRegistryTarget(deployContext.target);

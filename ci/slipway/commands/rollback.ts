@@ -1,16 +1,16 @@
 /** Back to an earlier version. */
-import { rollback } from "../deploy/rollback.ts";
-import { clusterOptions } from "../cli/options.ts";
-import { withCluster } from "../cli/deploy-flow.ts";
 import type { Command } from "../cli/context.ts";
+import { rollbackSteps } from "../cli/rollback-flow.ts";
+import { clusterOptions } from "../cli/options.ts";
+import { runFlow } from "../cli/run-flow.ts";
 
 export default {
   about: "go back to the version that served before, or to ID, and verify that",
   args: { form: "[ID]", min: 0, max: 1 },
   options: [...clusterOptions, "report"],
-  execute: (context) =>
-    withCluster(context, async (deployContext) => {
-      const id = await rollback(deployContext, context.options.args[0]);
-      return `${context.imageNameOf(id)} serves again, verified`;
-    }),
+  async execute(context) {
+    const steps = rollbackSteps(context, context.options.args[0]);
+    const { prepare } = await runFlow(context, steps, { goals: ["complete"] });
+    return `${prepare!.name} serves again, verified`;
+  },
 } satisfies Command;

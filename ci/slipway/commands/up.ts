@@ -1,9 +1,9 @@
 /** The first command that somebody types: as far as this machine lets it go. */
 import { basename } from "node:path";
-import { runSmokeTest } from "../smoke-test/smoke-test.ts";
-import { assertSinglePlatform } from "../cli/options.ts";
 import type { Command, CommandContext } from "../cli/context.ts";
-import { checkTestAndBuild } from "../cli/steps.ts";
+import { buildSteps } from "../cli/deploy-flow.ts";
+import { assertSinglePlatform } from "../cli/options.ts";
+import { runFlow } from "../cli/run-flow.ts";
 import { hasK3s } from "../targets/k3s.ts";
 import deploy from "./deploy.ts";
 
@@ -22,19 +22,14 @@ function isWithout({ options: { target, hosts, kubeconfig, context, url } }: Com
 async function withoutCluster(context: CommandContext): Promise<string> {
   const { service, options } = context;
   assertSinglePlatform(options);
-  const made = await checkTestAndBuild(context);
-  const id = await context.imageId();
-  await context.report.step("smoke", async () => {
-    const detail = await runSmokeTest(service, { archive: options.output, id, signal: context.signal });
-    return { value: undefined, detail };
-  });
+  const { archives, id } = await runFlow(context, buildSteps(context), { goals: ["smoke"] });
   const file = basename(options.output);
-  context.log(`no k3s here. Next, one of:`);
+  context.log(`k3s is not installed here. Next, run one of:`);
   context.log(
-    `  bun ci/pipeline.ts install-k3s && bun ci/pipeline.ts    k3s on this machine, and the version on it`,
+    `  bun ci/pipeline.ts install-k3s && bun ci/pipeline.ts    to install k3s and deploy this version`,
   );
   context.log(
     `  podman load -i ${file} && podman run --rm -p ${service.port}:${service.port} ${context.imageNameOf(id)}`,
   );
-  return made;
+  return archives;
 }

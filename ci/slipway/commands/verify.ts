@@ -1,17 +1,14 @@
 /** Whether the Service serves what is here. */
-import { endpointOf, assertServing } from "../deploy/status.ts";
-import { clusterOptions, stepOptions } from "../cli/options.ts";
-import { withCluster } from "../cli/deploy-flow.ts";
 import type { Command } from "../cli/context.ts";
+import { verifySteps } from "../cli/rollback-flow.ts";
+import { clusterOptions, stepOptions } from "../cli/options.ts";
+import { runFlow } from "../cli/run-flow.ts";
 
 export default {
   about: "ask the Service whether it serves what is here",
   options: [...stepOptions, "platform", ...clusterOptions],
-  execute: (context) =>
-    withCluster(context, async (deployContext) => {
-      const id = await context.imageId();
-      const endpoint = await endpointOf(deployContext);
-      await assertServing(deployContext, endpoint, id);
-      return `${endpoint.url} serves ${context.imageNameOf(id)}`;
-    }),
+  async execute(context) {
+    const { serving, id } = await runFlow(context, verifySteps(context), { goals: ["serving"] });
+    return `${serving.url} serves ${context.imageNameOf(id)}`;
+  },
 } satisfies Command;

@@ -1,41 +1,50 @@
 /** Deploys what is here, then at every save, until it is interrupted. One line for each. */
-import { PipelineError } from "../core/errors.ts";
-import { Report } from "../core/report.ts";
-import { watchForSaves } from "../core/file-watcher.ts";
 import { printError } from "../cli/error-output.ts";
-import { startBuild, runDeploy, createDeployContext, withCluster } from "../cli/deploy-flow.ts";
+import { createDeployContext, withTarget } from "../cli/connect-target.ts";
 import { CommandContext, type Command } from "../cli/context.ts";
+import { runDeploy } from "../cli/run-deploy.ts";
+import { PipelineError } from "../core/errors.ts";
+import { watchForSaves } from "../core/file-watcher.ts";
+import { Report } from "../core/report.ts";
 import deploy from "./deploy.ts";
 
 export default {
   about: "deploy at every save",
-  // Each save is a run of its own, whose line is all of it; and a cluster it takes.
+  // Each save gets a line of its own, so a report of the whole makes no sense.
   options: deploy.options.filter((name) => name !== "report"),
   execute: (context) =>
-    withCluster(context, async ({ target }) => {
+    withTarget(context, async ({ target }) => {
       const { service, options, engine, signal } = context;
-      console.log(`deploys at every save in ${service.root}; Ctrl-C ends it`);
-      let hurry = new AbortController();
-      for await (const saved of watchForSaves(service.root, signal, () => hurry.abort())) {
-        hurry = new AbortController();
-        const one = new CommandContext({ service, options, engine, signal, report: new Report(() => {}) });
-        const tell = (error: unknown) => signal.aborted || printError(error, options.verbose, service);
-        const begun = startBuild(one);
-        // A type error is known long before the tests have ended.
-        for (const proof of begun.checks) proof.catch(tell);
-        const conclusion = await runDeploy(one, createDeployContext(one, target), {
-          begun,
-          hurry: hurry.signal,
-        }).catch((error: unknown) => {
-          context.interruptMessage = one.interruptMessage;
-          signal.throwIfAborted();
-          tell(error);
-          return error instanceof PipelineError ? error.message : String(error);
+      console.log(`watching ${service.root}: every change is deployed, Ctrl-C ends`);
+      let skipWait = new AbortController();
+      for await (const savedAt of watchForSaves(service.root, signal, () => skipWait.abort())) {
+        skipWait = new AbortController();
+        const report = new Report(() => {});
+        const run = new CommandContext({
+          service,
+          options,
+          engine,
+          signal,
+          report,
+          skipWait: skipWait.signal,
         });
-        const seconds = ((one.servedAt ?? Date.now()) - saved) / 1000;
-        const time = new Date(saved).toTimeString().slice(0, 8);
+        // A type error is known long before the tests have ended.
+        const onFailure = (error: unknown) => signal.aborted || printError(error, options.verbose, service);
+        const connect = createDeployContext(run, target);
+        const { conclusion, servedAt = Date.now() } = await runDeploy(run, {
+          given: { connect },
+          onFailure,
+        }).catch((error: unknown) => {
+          context.interruptMessage = run.interruptMessage;
+          signal.throwIfAborted();
+          onFailure(error);
+          const conclusion = error instanceof PipelineError ? error.message : String(error);
+          return { conclusion, servedAt: undefined };
+        });
+        const seconds = (servedAt - savedAt) / 1000;
+        const time = new Date(savedAt).toTimeString().slice(0, 8);
         console.log(`${time} after ${seconds.toFixed(1)} s: ${conclusion}`);
       }
-      return "no longer watched";
+      return "watch ended";
     }),
 } satisfies Command;

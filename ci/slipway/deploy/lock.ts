@@ -11,7 +11,6 @@ import { PipelineError } from "../core/errors.ts";
 import { ApiError, type ApiClient } from "../kubernetes/api.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { isTransientStatus, backoffMs } from "../kubernetes/retry.ts";
-import type { DeployContext } from "./plan.ts";
 
 /** Seconds after its last renewal until a Lease is anybody's. */
 export const LEASE_SECONDS = 15;
@@ -207,38 +206,6 @@ export async function acquireLock(api: ApiClient, options: LockOptions): Promise
       });
     },
   };
-}
-
-/**
- * Runs `work` while this process holds the lock, whose signal then also ends when it is lost. Nothing is written after that.
- *
- * @throws {PipelineError} "partial" when it was lost after something had been written
- */
-export async function withLock<T>(
-  context: DeployContext,
-  purpose: string,
-  work: (context: DeployContext) => Promise<T>,
-): Promise<T> {
-  const { target, log } = context;
-  const lock: Lock = await acquireLock(target.api, { purpose, say: log });
-  const signal = AbortSignal.any([context.signal, lock.lost]);
-  let written = false;
-  target.api.beforeWrite = async () => {
-    await lock.ensureHeld();
-    written = true;
-  };
-  try {
-    return await work({ ...context, signal });
-  } catch (error) {
-    const { reason } = lock.lost as { reason?: PipelineError };
-    if (!written || !reason || error !== reason) throw error;
-    throw new PipelineError("partial", `${reason.message}; until then this one was writing`, {
-      hint: `${reason.hint} The same command goes on from there; \`bun ci/pipeline.ts status\` shows what the cluster is at.`,
-    });
-  } finally {
-    target.api.beforeWrite = undefined;
-    await lock.release();
-  }
 }
 
 /**

@@ -1,6 +1,6 @@
-/** What a deploy would change: found out by asking, so that it can be shown before anything is. */
+/** Plan of a deploy: the changes that it would make, to be shown before it makes them. */
 import { gitCommit } from "../core/git.ts";
-import type { Report } from "../core/report.ts";
+import type { Report, StepResult } from "../core/report.ts";
 import type { Service } from "../core/service-config.ts";
 import { diffManifests, type Difference } from "../kubernetes/diff.ts";
 import { assertFitsInSecret, listVersions, createVersion, type Version } from "./history.ts";
@@ -17,58 +17,68 @@ import { assessWorkloads } from "./rollout-status.ts";
 import type { Target } from "./target.ts";
 import type { Endpoint } from "./verify.ts";
 
-/** What all of a run's dealings with the cluster share. */
+/** The target of a command, and how its work there is reported. */
 export interface DeployContext {
   target: Target;
   service: Service;
   signal: AbortSignal;
-  /** Takes down, for the case of an interruption, what state things would be left in now. */
+  /** Records the state that an interruption from now on would leave, as sentences. */
   recordState(state: string): void;
-  /** Tells a person what goes on. */
+  /** Prints a line for the user. */
   log(line: string): void;
-  /** Runs a part of it that is worth a line and a time of its own. */
+  /** Runs a step that is reported by itself. */
   step: Report["step"];
 }
 
 export interface Plan {
   id: string;
-  /** What a person calls it: `helloapp:<id>`. */
+  /** `helloapp:<id>`. */
   name: string;
-  /** Whether the image is where pods can take it from. */
+  /** Whether pods can pull the image. */
   delivered: boolean;
-  /** Whether this run has brought it there. */
+  /** Whether this run has delivered the image. Default: false. */
   isFresh?: boolean;
-  /** As it would be kept; its image may get another name when it is delivered. */
+  /** The release history entry. Its image may get another name on delivery. */
   version: Version;
-  /** The overlay's objects, before they are those of a version. */
+  /** The overlay's objects, without the version's image and labels. */
   manifests: KubeObject[];
   differences: Difference[];
   endpoint: Endpoint;
-  /** What the cluster has; none before the first deploy. */
+  /** The workloads in the cluster. Empty before the first deploy. */
   before: WorkloadState[];
   versions: Version[];
 }
 
-/**
- * What a deploy of an id would change. Nothing is changed by asking; what does not depend on the id is asked while that is made.
- *
- * @param there how the manifests name its image, where that is asked already; default: the target is
- *
- * @throws {PipelineError} "project" when the server refuses the manifests, or they are too large to be kept
- */
-export async function createPlan(
-  { target, service, signal, log }: DeployContext,
-  identified: string | Promise<string>,
-  there = Promise.resolve(identified).then((id) => target.find(id)),
-): Promise<Plan> {
-  const { api } = target;
-  const [id, manifests, image, versions, commit] = await Promise.all([
-    identified,
+/** The part of a plan that does not depend on the id. */
+export interface PlanInputs {
+  manifests: KubeObject[];
+  versions: Version[];
+  /** The current git commit, if there is a repository. */
+  commit: string | undefined;
+}
+
+export async function readPlanInputs({ target, service, signal, log }: DeployContext): Promise<PlanInputs> {
+  const [manifests, versions, commit] = await Promise.all([
     renderManifests(target, service, signal),
-    there,
-    listVersions(api, log),
+    listVersions(target.api, log),
     gitCommit(service.project, signal),
   ]);
+  return { manifests, versions, commit };
+}
+
+/**
+ * Finds out what a deploy of an id would change, by a dry run on the server.
+ *
+ * @param image its name for manifests, undefined if pods cannot pull it yet
+ * @throws {PipelineError} "project" if the server rejects the manifests, or they are too large to be stored
+ */
+export async function createPlan(
+  { target, service }: DeployContext,
+  id: string,
+  image: string | undefined,
+  { manifests, versions, commit }: PlanInputs,
+): Promise<Plan> {
+  const { api } = target;
   target.admit?.(manifests);
   const name = `${service.name}:${id}`;
   const { version, objects } = createVersion(
@@ -79,7 +89,7 @@ export async function createPlan(
     commit,
   );
   assertFitsInSecret(api, version);
-  const [found, before] = await Promise.all([
+  const [differences, before] = await Promise.all([
     diffManifests(api, objects),
     observeWorkloads(api, workloadsIn(service, manifests)),
   ]);
@@ -89,14 +99,31 @@ export async function createPlan(
     delivered: image !== undefined,
     version,
     manifests,
-    differences: found,
+    differences,
     endpoint: target.endpoint(manifests),
     before,
     versions,
   };
 }
 
-/** The workloads of manifests; the one that is named like the service comes first: its pods answer for the version. */
+/** Plans a deploy of an id from scratch. The id may still be computed meanwhile. */
+export async function planDeploy(
+  context: DeployContext,
+  identified: string | Promise<string>,
+): Promise<Plan> {
+  const locating = Promise.resolve(identified).then((id) => context.target.find(id));
+  const [id, image, inputs] = await Promise.all([identified, locating, readPlanInputs(context)]);
+  return createPlan(context, id, image, inputs);
+}
+
+/** Creates the plan as a reported step. */
+export async function planChanges(...args: Parameters<typeof createPlan>): Promise<StepResult<Plan>> {
+  const plan = await createPlan(...args);
+  const detail = describePlan(plan).length > 0 ? `${plan.name} changes this:` : "nothing would change";
+  return { value: plan, detail };
+}
+
+/** @returns the manifests' workloads, first those with the service's name: their pods serve the version */
 export function workloadsIn({ name }: Service, manifests: KubeObject[]): WorkloadName[] {
   const found = manifests.filter(isWorkload);
   const [main, others] = [found.filter(isNamed), found.filter((one) => !isNamed(one))];
@@ -107,24 +134,24 @@ export function workloadsIn({ name }: Service, manifests: KubeObject[]): Workloa
   }
 }
 
-/** What runs of a service, before any manifests are known: of whatever kind the main workload is. */
+/** Observes the main workload, of whatever kind, without the manifests. */
 export async function observeMainWorkload(api: Target["api"]): Promise<WorkloadState | undefined> {
   const { metadata } = defaultWorkload(api);
   const kinds = ["Deployment", "StatefulSet", "DaemonSet"].map((kind) => ({ kind, metadata }));
   return (await observeWorkloads(api, kinds))[0];
 }
 
-/** Whether there is nothing to do: the server would change nothing, and what it has is up and was proven. */
+/** Whether a deploy has nothing to do: the server would change nothing, and the running version is ready and was verified. */
 export function isUpToDate(
   { service }: DeployContext,
   { differences, before, versions, version }: Plan,
 ): boolean {
-  const proven = versions.some(({ name, verified }) => name === version.name && verified);
-  const up = before.length > 0 && assessWorkloads(before, service).state === "complete";
-  return differences.length === 0 && up && proven;
+  const isVerified = versions.some(({ name, verified }) => name === version.name && verified);
+  const isReady = before.length > 0 && assessWorkloads(before, service).state === "complete";
+  return differences.length === 0 && isReady && isVerified;
 }
 
-/** A plan's differences, as lines for a person. */
+/** Describes a plan's changes, a line each. */
 export function describePlan({ differences }: Pick<Plan, "differences">): string[] {
   return differences.flatMap(({ object, lines, isNew }) =>
     isNew ? [`${object} is new`] : lines.map((line) => `${object} ${line}`),

@@ -4,6 +4,7 @@ import { prepareForApply } from "../kubernetes/prepare-apply.ts";
 import { RolloutFailed } from "./rollout.ts";
 import type { Condition, KubeObject, Pod } from "../kubernetes/objects.ts";
 import type { DeployContext } from "./plan.ts";
+import type { DeployTransaction } from "./transaction.ts";
 
 const LOOK_MS = 250;
 
@@ -14,13 +15,11 @@ interface Job extends KubeObject {
 /**
  * Runs Jobs one after the other; one that has run for this version is not run again.
  *
- * @param made is told each that was not there before
  * @throws {RolloutFailed} when one fails, or does not end within the service's `rolloutSeconds`
  */
 export async function runPreDeployJobs(
   context: DeployContext,
-  jobs: KubeObject[],
-  made: (job: string) => void,
+  { jobs, permanentEffects }: DeployTransaction,
 ): Promise<void> {
   const { target, service, signal, step } = context;
   const { api } = target;
@@ -33,7 +32,7 @@ export async function runPreDeployJobs(
       if (ended === "Failed") await api.delete(fitted!.object);
       await untilGone(context, fitted!.path);
       await applyAll(api, [fitted!]);
-      made(`Job/${name}`);
+      permanentEffects.push(`Job/${name}`);
       const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
       for (;;) {
         signal.throwIfAborted();

@@ -1,117 +1,133 @@
-/** Back to an earlier version, because somebody wants it. */
+/** Rollback to an earlier version, on request. cli/deploy-flow.ts declares the order of its steps. */
 import { PipelineError } from "../core/errors.ts";
 import { applyAll, partialFailure, prune } from "../kubernetes/apply.ts";
+import { observeWorkloads, runningId } from "../kubernetes/observe.ts";
 import { prepareForApply, type PreparedObject } from "../kubernetes/prepare-apply.ts";
-import { rollOut } from "./rollout.ts";
+import { renderManifests } from "../kubernetes/render.ts";
 import {
   findRollbackTarget,
   findUnexpectedObject,
   isExcludedFromRollback,
-  saveVersion,
   listVersions,
+  nextVerifiedAt,
+  referencedSecrets,
+  saveVersion,
   versionNameOf,
+  type Version,
 } from "./history.ts";
-import { nextVerifiedAt, referencedSecrets, type Version } from "./history.ts";
-import { withLock } from "./lock.ts";
-import { runningId, observeWorkloads } from "../kubernetes/observe.ts";
 import { observeMainWorkload, workloadsIn, type DeployContext } from "./plan.ts";
-import { renderManifests } from "../kubernetes/render.ts";
-import { undoDeploy } from "./undo.ts";
+import type { DeployTransaction } from "./transaction.ts";
 
 /**
- * Goes back to a version that the cluster keeps, and proves it. Secrets stay as they are, and Jobs that come first are not run.
+ * Chooses the version to roll back to, and checks that it can run. Secrets stay as they are, and pre-deploy Jobs do not run.
  *
- * @param wanted which one, by its name or id; default: the one that served before, and that nobody went back from
- * @returns the version's id
- * @throws {PipelineError} "environment" when there is none, or what it needs is gone; "project" when it does not come up: what
- * was there before is then back; "partial" where the way back was not open
+ * @param wanted name or id. Default: the version that served before, except versions that were rolled back from.
+ * @throws {PipelineError} "environment" if there is none, or its image or a Secret is gone
  */
-export async function rollback(context: DeployContext, wanted?: string): Promise<string> {
+export async function prepareRollback(context: DeployContext, wanted?: string): Promise<DeployTransaction> {
   const { target, service, recordState, log } = context;
   const { api } = target;
-  return withLock(context, `rollback${wanted ? ` to ${wanted}` : ""}`, async (locked) => {
-    const [seen, versions] = await Promise.all([observeMainWorkload(api), listVersions(api, log)]);
-    const current = seen && (versionNameOf(seen.deployment) ?? byId(versions, runningId(seen.deployment)));
-    const to = findRollbackTarget(versions, current, wanted);
-    if (!to) throw none(versions, wanted);
-    const fitted = await prepare(locked, to);
-    const workloads = workloadsIn(service, to.manifests);
-    const before = await observeWorkloads(api, workloads);
-    log(`back from ${seen ? runningId(seen.deployment) : "nothing"} to ${to.id}, as ${to.name}`);
-    recordState(`The rollback to ${to.id} was under way and goes on in the cluster.`);
-    const endpoint = target.endpoint(to.manifests);
-    const write = () => applyAll(api, fitted);
-    // The version before is another one by now, or may be: without the id it could be the one that was left.
-    const goOn = `\`bun ci/pipeline.ts rollback ${to.id}\` goes on from there.`;
-    try {
-      await rollOut(locked, { id: to.id, stepName: "rollback", workloads, write, endpoint, before });
-    } catch (error) {
-      const name = `${service.name}:${to.id}`;
-      return undoDeploy(
-        locked,
-        {
-          name,
-          fitted,
-          before,
-          rollbackTarget: undefined,
-          version: to,
-          permanentEffects: [],
-          recordedVersions: [],
-          resumeHint: goOn,
-        },
-        error,
-      );
-    }
-    try {
-      const now = versions.find(({ name }) => name === current);
-      if (now && now.name !== to.name) {
-        const { left } = await prune(api, now.manifests, to.manifests, referencedSecrets(versions));
-        if (left.length > 0) log(`not in that version, and left where it is: ${left.join(", ")}`);
-        await saveVersion(api, { ...now, left: new Date().toISOString() });
-      }
-      await saveVersion(api, { ...to, verified: nextVerifiedAt(versions), left: undefined });
-    } catch (error) {
-      const what = `${to.id} serves again, verified, but that could not be taken down`;
-      throw partialFailure(what, error, locked.signal, goOn);
-    }
-    return to.id;
-  });
+  const [running, versions] = await Promise.all([observeMainWorkload(api), listVersions(api, log)]);
+  const currentName =
+    running && (versionNameOf(running.deployment) ?? nameById(versions, runningId(running.deployment)));
+  const version = findRollbackTarget(versions, currentName, wanted);
+  if (!version) throw noTarget(versions, wanted);
+  const { id } = version;
+  const objects = await prepareObjects(context, version);
+  const workloads = workloadsIn(service, version.manifests);
+  const before = await observeWorkloads(api, workloads);
+  log(`roll back from ${running ? runningId(running.deployment) : "nothing"} to ${id}, as ${version.name}`);
+  recordState(`The rollback to ${id} was under way and continues in the cluster.`);
+  // The default target may be another version by then.
+  const resumeHint = `Run \`bun ci/pipeline.ts rollback ${id}\` to resume.`;
+  const current = versions.find(({ name }) => name === currentName);
+  return {
+    name: `${service.name}:${id}`,
+    version,
+    jobs: [],
+    objects,
+    before,
+    rollbackTarget: undefined,
+    permanentEffects: [],
+    recordedVersions: [],
+    resumeHint,
+    complete: (locked) => completeRollback(locked, { version, versions, current, resumeHint }),
+    rollout: {
+      id,
+      workloads,
+      write: () => applyAll(api, objects),
+      endpoint: target.endpoint(version.manifests),
+      before,
+    },
+  };
 }
 
-function byId(versions: Version[], id: string): string | undefined {
+interface VerifiedRollback {
+  version: Version;
+  versions: Version[];
+  /** The version that ran before, if it is stored. */
+  current: Version | undefined;
+  resumeHint: string;
+}
+
+/**
+ * Marks the version as verified and the previous one as rolled back from, and deletes objects of the previous one.
+ *
+ * @throws {PipelineError} "partial" if that fails: the version serves
+ */
+async function completeRollback(
+  { target: { api }, log, signal }: DeployContext,
+  { version, versions, current, resumeHint }: VerifiedRollback,
+): Promise<void> {
+  try {
+    if (current && current.name !== version.name) {
+      const secrets = referencedSecrets(versions);
+      const { left } = await prune(api, current.manifests, version.manifests, secrets);
+      if (left.length > 0) log(`not part of that version, but not deleted: ${left.join(", ")}`);
+      await saveVersion(api, { ...current, left: new Date().toISOString() });
+    }
+    await saveVersion(api, { ...version, verified: nextVerifiedAt(versions), left: undefined });
+  } catch (error) {
+    const state = `${version.id} serves again and is verified, but the clean-up after it failed`;
+    throw partialFailure(state, error, signal, resumeHint);
+  }
+}
+
+function nameById(versions: Version[], id: string): string | undefined {
   return versions.find((version) => version.id === id)?.name;
 }
 
-function none(versions: Version[], wanted: string | undefined): PipelineError {
-  const kept = versions
+function noTarget(versions: Version[], wanted: string | undefined): PipelineError {
+  const stored = versions
     .filter(({ verified }) => verified)
-    .map(({ id, left }) => (left ? `${id} (left)` : id));
-  const what = wanted
-    ? `the cluster keeps no version ${wanted}`
-    : "there is no earlier version to go back to";
-  return new PipelineError("environment", `${what}; nothing was changed`, {
-    hint: `Kept: ${kept.join(", ") || "none"}. \`bun ci/pipeline.ts status\` tells more.`,
+    .map(({ id, left }) => (left ? `${id} (rolled back)` : id));
+  const cause = wanted ? `version ${wanted} is not stored` : "there is no earlier version to roll back to";
+  return new PipelineError("environment", `${cause}. Nothing was changed`, {
+    hint: `Stored versions: ${stored.join(", ") || "none"}. Run \`bun ci/pipeline.ts status\` for details.`,
   });
 }
 
-/** Looks whether a version can be gone back to. @throws {PipelineError} "environment" when not */
-async function prepare({ target, service, signal }: DeployContext, to: Version): Promise<PreparedObject[]> {
+/** @throws {PipelineError} "environment" if the version cannot run any more */
+async function prepareObjects(
+  { target, service, signal }: DeployContext,
+  version: Version,
+): Promise<PreparedObject[]> {
   const { api } = target;
-  const gone = (what: string) =>
-    new PipelineError("environment", `${what}; nothing was changed`, {
-      hint: `Check out ${to.commit ?? "its commit"} and deploy that.`,
+  const unusable = (cause: string) =>
+    new PipelineError("environment", `${cause}. Nothing was changed`, {
+      hint: `Check out ${version.commit ?? "its commit"} and deploy it.`,
     });
-  if (!(await target.find(to.id))) throw gone(`the image of ${to.id} is gone`);
-  const foreign = findUnexpectedObject(service, to, await renderManifests(target, service, signal));
-  if (foreign) throw gone(`${to.name} holds ${foreign}, which the overlay has not: it is not applied`);
+  if (!(await target.find(version.id))) throw unusable(`the image of ${version.id} is gone`);
+  const unexpected = findUnexpectedObject(service, version, await renderManifests(target, service, signal));
+  if (unexpected) throw unusable(`${version.name} contains ${unexpected}, which the overlay does not have`);
   const secrets = await prepareForApply(
     api,
-    to.manifests.filter(({ kind }) => kind === "Secret"),
+    version.manifests.filter(({ kind }) => kind === "Secret"),
   );
   const missing = secrets.find(({ live }) => !live);
-  if (missing) throw gone(`Secret/${missing.object.metadata.name}, which ${to.name} needs, is gone`);
+  if (missing) throw unusable(`Secret/${missing.object.metadata.name}, which ${version.name} needs, is gone`);
   return prepareForApply(
     api,
-    to.manifests.filter((object) => !isExcludedFromRollback(object)),
+    version.manifests.filter((object) => !isExcludedFromRollback(object)),
   );
 }

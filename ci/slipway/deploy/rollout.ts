@@ -1,172 +1,200 @@
 /**
- * A version on its way: written, followed until it is up or will not be, verified from outside, and waited for until the
- * pods of the version before have left.
+ * Rollout of a version in three steps: apply and wait until its pods are ready, verify from outside, wait until the old pods are gone.
  */
 import type { StepResult } from "../core/report.ts";
 import type { Pod } from "../kubernetes/objects.ts";
-import { observeWorkloads, oldPods, type WorkloadState, type WorkloadName } from "../kubernetes/observe.ts";
+import { observeWorkloads, oldPods, type WorkloadName, type WorkloadState } from "../kubernetes/observe.ts";
+import { monitorAvailability, type AvailabilityReport } from "./availability.ts";
 import type { DeployContext } from "./plan.ts";
 import {
   assessWorkloads,
+  FailureTimer,
   findRestartSince,
   includesPod,
-  FailureTimer,
   type RolloutFailure,
   type RolloutVerdict,
 } from "./rollout-status.ts";
-import { monitorAvailability, type AvailabilityReport } from "./availability.ts";
 import { verifyVersion, type Endpoint } from "./verify.ts";
 
-/** Milliseconds between two looks at a rollout, and at one that is far. */
-const LOOK_MS = 100;
-const FAR_LOOK_MS = 300;
-/** Seconds that pods of the version before may take to leave, beyond their grace period. */
-const LEAVE_SECONDS = 15;
+/** Milliseconds between two polls of a rollout on this machine, and of a remote one. */
+const POLL_MS = 100;
+const REMOTE_POLL_MS = 300;
+/** Seconds that old pods may take to terminate, beyond their grace period. */
+const TERMINATION_TIMEOUT_SECONDS = 15;
 
-/** What a deploy came to. */
-export interface RolloutResult {
-  /** Seconds from the apply until 20 replies in a row carried the id. */
-  servedAfter: number;
-  /** When that was, in milliseconds since 1970. */
-  servedAt: number;
-  /** What clients saw from the apply on; undefined at the first deploy. */
-  samples: AvailabilityReport | undefined;
+export interface RolloutOptions {
+  id: string;
+  /** The workloads that have to become ready. */
+  workloads: WorkloadName[];
+  /** Applies the version to the cluster. */
+  write(): Promise<void>;
+  endpoint: Endpoint;
+  /** The workloads before the rollout. Empty on a first deploy, which has no client to monitor. */
+  before: WorkloadState[];
 }
 
-/** A version that did not come up, or does not answer. */
+/** A version that failed to become ready, to answer, or to stay healthy. */
 export class RolloutFailed extends Error {
   constructor(
     readonly failure: RolloutFailure,
-    readonly samples?: AvailabilityReport,
+    readonly availability?: AvailabilityReport,
   ) {
     super(`${failure.reason}${failure.message && `, ${failure.message}`}`);
   }
 }
 
-export interface RolloutOptions {
-  id: string;
-  /** What the step is called. */
-  stepName: "rollout" | "rollback";
-  /** The workloads that are waited for. */
-  workloads: WorkloadName[];
-  /** Writes it into the cluster. */
-  write(): Promise<void>;
-  endpoint: Endpoint;
-  /** What there was; none: nobody was served, whose requests could fail. */
-  before: WorkloadState[];
-  /** Ends the wait for the last pods of the version before. */
-  skipWait?: AbortSignal | undefined;
+/** A rollout whose pods are ready. */
+export interface ReadyRollout {
+  /** The workloads when they became ready. */
+  ready: WorkloadState[];
+  /** Start of the rollout, on performance.now()'s clock in milliseconds. */
+  start: number;
+  /** Stops the clients and returns their report. Undefined on a first deploy. */
+  stopMonitor: (() => Promise<AvailabilityReport>) | undefined;
+}
+
+/** The time when a version was first served. */
+export interface ServedVersion {
+  /** Seconds from the apply until 20 replies in a row carried the id. */
+  servedAfter: number;
+  /** The same moment in milliseconds since 1970. */
+  servedAt: number;
 }
 
 /**
- * Writes a version, follows its rollout, verifies it, and waits for the pods of the version before to leave.
+ * Applies a version and waits until its pods are ready.
  *
  * @throws {RolloutFailed}
  */
-export async function rollOut(context: DeployContext, bringing: RolloutOptions): Promise<RolloutResult> {
-  const { signal, step } = context;
-  const { id, stepName, write, endpoint, before, skipWait } = bringing;
-  const stop = before.length > 0 ? monitorAvailability(endpoint, id) : undefined;
+export async function startRollout(
+  context: DeployContext,
+  options: RolloutOptions,
+): Promise<StepResult<ReadyRollout>> {
+  const { endpoint, before, id, write } = options;
+  const stopMonitor = before.length > 0 ? monitorAvailability(endpoint, id) : undefined;
   const start = performance.now();
-  let up: WorkloadState[] = [];
-  const fail = async (failure: RolloutFailure) => new RolloutFailed(failure, await stop?.());
+  let ready: WorkloadState[] = [];
   try {
-    await step(stepName, async () => {
-      await write();
-      const verdict = await watch(context, bringing, (seen) => void (up = seen));
-      if (verdict.state === "failed") throw await fail(verdict);
-      return { value: undefined };
-    });
-    const [servedAt, servedAfter] = await step("verify", async (): Promise<StepResult<[number, number]>> => {
-      const { ok, last } = await verifyVersion(endpoint, id, { signal });
-      const seconds = (performance.now() - start) / 1000;
-      const detail = `20 replies in a row carry ${id}, ${seconds.toFixed(1)} s after the apply`;
-      if (ok) return { value: [Date.now(), seconds], detail };
-      const message = `pods are ready, but ${endpoint.url} does not answer with ${id} (last: ${last})`;
-      throw await fail({ reason: "NotServed", message });
-    });
-    await step("settle", async () => {
-      const failure = await settle(context, bringing, up);
-      if (failure) throw await fail(failure);
-      return { value: undefined, detail: skipWait?.aborted ? "" : "the pods before are gone" };
-    });
-    return { servedAfter, servedAt, samples: await stop?.() };
-  } finally {
-    await stop?.();
+    await write();
+    const verdict = await waitUntilReady(context, options, (workloads) => void (ready = workloads));
+    if (verdict.state === "failed") throw new RolloutFailed(verdict, await stopMonitor?.());
+    return { value: { ready, start, stopMonitor } };
+  } catch (error) {
+    await stopMonitor?.();
+    throw error;
   }
 }
 
-/** Looks again and again until `decide` gives something. A server that is away for a moment is asked again by the API. */
-async function follow<T>(
+/**
+ * Requests the version from outside until 20 replies in a row carry its id.
+ *
+ * @throws {RolloutFailed} after 30 s
+ */
+export async function verifyRollout(
+  { signal }: DeployContext,
+  { endpoint, id }: RolloutOptions,
+  { start, stopMonitor }: ReadyRollout,
+): Promise<StepResult<ServedVersion>> {
+  const { ok, last } = await verifyVersion(endpoint, id, { signal });
+  const servedAfter = (performance.now() - start) / 1000;
+  const detail = `20 replies in a row carry ${id}, ${servedAfter.toFixed(1)} s after the apply`;
+  if (ok) return { value: { servedAt: Date.now(), servedAfter }, detail };
+  const message = `pods are ready, but ${endpoint.url} does not answer with ${id} (last: ${last})`;
+  throw new RolloutFailed({ reason: "NotServed", message }, await stopMonitor?.());
+}
+
+/**
+ * Waits until the old pods are gone, and checks that the new ones stay healthy meanwhile.
+ *
+ * @param skipWait ends the wait
+ * @returns the clients' report from the apply to now, undefined on a first deploy
+ * @throws {RolloutFailed}
+ */
+export async function waitForOldPods(
+  context: DeployContext,
+  options: RolloutOptions,
+  { ready, stopMonitor }: ReadyRollout,
+  skipWait?: AbortSignal,
+): Promise<StepResult<AvailabilityReport | undefined>> {
+  const failure = await findLateFailure(context, options, ready, skipWait);
+  if (failure) throw new RolloutFailed(failure, await stopMonitor?.());
+  return { value: await stopMonitor?.(), detail: skipWait?.aborted ? "" : "the old pods are gone" };
+}
+
+/**
+ * Polls the workloads until `decide` returns a decision. The API client retries if the server is away for a moment.
+ */
+async function pollWorkloads<T>(
   { target, signal }: DeployContext,
   { workloads, endpoint }: RolloutOptions,
-  decide: (seen: WorkloadState[]) => T | undefined,
+  decide: (states: WorkloadState[]) => T | undefined,
 ): Promise<T> {
   for (;;) {
     signal.throwIfAborted();
     const decision = decide(await observeWorkloads(target.api, workloads));
     if (decision !== undefined) return decision;
-    await Bun.sleep(endpoint.isRemote ? FAR_LOOK_MS : LOOK_MS);
+    await Bun.sleep(endpoint.isRemote ? REMOTE_POLL_MS : POLL_MS);
   }
 }
 
-/** Follows the rollout until it is complete or cannot be. */
-function watch(
+function waitUntilReady(
   context: DeployContext,
-  bringing: RolloutOptions,
-  completed: (seen: WorkloadState[]) => void,
+  options: RolloutOptions,
+  onReady: (states: WorkloadState[]) => void,
 ): Promise<Exclude<RolloutVerdict, { state: "progressing" }>> {
-  const { service } = context;
+  const { service, log } = context;
   const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
-  const patience = new FailureTimer();
+  const timer = new FailureTimer();
   let shown = "";
-  return follow(context, bringing, (seen) => {
-    const gone = bringing.workloads.find(
+  return pollWorkloads(context, options, (states) => {
+    const deleted = options.workloads.find(
       ({ kind, metadata }) =>
-        !seen.some(
+        !states.some(
           ({ deployment }) => deployment.kind === kind && deployment.metadata.name === metadata.name,
         ),
     );
-    if (gone) {
-      const message = `the ${gone.kind} ${gone.metadata.name} was deleted meanwhile`;
+    if (deleted) {
+      const message = `the ${deleted.kind} ${deleted.metadata.name} was deleted during the rollout`;
       return { state: "failed", reason: "Deleted", message };
     }
-    const verdict = patience.evaluate(assessWorkloads(seen, service), performance.now());
-    if (verdict.state === "complete") completed(seen);
+    const verdict = timer.evaluate(assessWorkloads(states, service), performance.now());
+    if (verdict.state === "complete") onReady(states);
     if (verdict.state !== "progressing") return verdict;
-    if (verdict.detail !== shown) context.log((shown = verdict.detail));
+    if (verdict.detail !== shown) log((shown = verdict.detail));
     if (performance.now() < end) return undefined;
     const message = `not complete within ${service.rolloutTimeoutSeconds} s (${shown})`;
     return { state: "failed", reason: "Timeout", message };
   });
 }
 
-/** Waits until the pods of the version before have left, and sees whether the new ones hold out meanwhile. @param up how those were */
-async function settle(
+/** Waits until the old pods are gone. @returns a failure of the new ones, if there is any */
+async function findLateFailure(
   context: DeployContext,
-  bringing: RolloutOptions,
-  up: WorkloadState[],
+  options: RolloutOptions,
+  ready: WorkloadState[],
+  skipWait: AbortSignal | undefined,
 ): Promise<RolloutFailure | undefined> {
-  const { service } = context;
-  const patience = new FailureTimer();
+  const { service, log } = context;
+  const timer = new FailureTimer();
   const start = performance.now();
-  // What was on its way out, or hung there, before this began is not waited for.
-  const hung = bringing.before.flatMap(({ pods }) =>
+  // Pods that were terminating before the rollout began may hang for other reasons.
+  const terminatingBefore = options.before.flatMap(({ pods }) =>
     pods.filter(({ metadata }) => metadata.deletionTimestamp),
   );
-  const ended = await follow(context, bringing, (seen): RolloutFailure | "settled" | undefined => {
-    if (seen.length === 0 || bringing.skipWait?.aborted) return "settled";
-    const verdict = patience.evaluate(assessWorkloads(seen, service), performance.now());
-    const failure = verdict.state === "failed" ? verdict : findRestartSince(up, seen);
+  const result = await pollWorkloads(context, options, (states): RolloutFailure | "done" | undefined => {
+    if (states.length === 0 || skipWait?.aborted) return "done";
+    const verdict = timer.evaluate(assessWorkloads(states, service), performance.now());
+    const failure = verdict.state === "failed" ? verdict : findRestartSince(ready, states);
     if (failure) return failure;
-    const others = seen.flatMap(oldPods).filter((pod: Pod) => !includesPod(hung, pod));
-    if (others.length === 0 && verdict.state === "complete") return "settled";
-    const graces = seen.map(
+    const remaining = states.flatMap(oldPods).filter((pod: Pod) => !includesPod(terminatingBefore, pod));
+    if (remaining.length === 0 && verdict.state === "complete") return "done";
+    const gracePeriods = states.map(
       ({ deployment }) => deployment.spec.template.spec.terminationGracePeriodSeconds ?? 30,
     );
-    if (performance.now() - start < (Math.max(...graces) + LEAVE_SECONDS) * 1000) return undefined;
-    context.log(`still there: ${others.map(({ metadata }) => metadata.name).join(", ")}`);
-    return "settled";
+    const timeoutSeconds = Math.max(...gracePeriods) + TERMINATION_TIMEOUT_SECONDS;
+    if (performance.now() - start < timeoutSeconds * 1000) return undefined;
+    log(`still terminating: ${remaining.map(({ metadata }) => metadata.name).join(", ")}`);
+    return "done";
   });
-  return ended === "settled" ? undefined : ended;
+  return result === "done" ? undefined : result;
 }

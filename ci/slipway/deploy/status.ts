@@ -13,14 +13,14 @@ export async function endpointOf({ target, service, signal }: DeployContext): Pr
   return target.endpoint(await renderManifests(target, service, signal));
 }
 
-/** Asks from outside whether every reply carries `id`. @throws {PipelineError} "project" when not */
+/** Requests the version from outside. @returns the endpoint @throws {PipelineError} "project" if replies do not carry `id` */
 export async function assertServing(
   { signal }: DeployContext,
   endpoint: Endpoint,
   id: string,
-): Promise<void> {
+): Promise<Endpoint> {
   const { ok, last } = await verifyVersion(endpoint, id, { signal, deadlineSeconds: 5 });
-  if (ok) return;
+  if (ok) return endpoint;
   throw new PipelineError("project", `${endpoint.url} does not answer with ${id}; last: ${last}`, {
     hint: "`bun ci/pipeline.ts` deploys what is here.",
   });

@@ -1,131 +1,127 @@
-/** Back from what went wrong in the middle: to what the cluster had just before, and why it went wrong is shown. */
+/** Undo of a failed change: restores the state before it, and shows why it failed. */
 import { PipelineError } from "../core/errors.ts";
-import { applyAll, partialFailure, withLeftovers, prune, restoreObjects } from "../kubernetes/apply.ts";
+import { applyAll, partialFailure, prune, restoreObjects, withLeftovers } from "../kubernetes/apply.ts";
+import { runningId } from "../kubernetes/observe.ts";
+import { prepareForApply } from "../kubernetes/prepare-apply.ts";
+import { describeAvailability, renderTimeline } from "./availability.ts";
 import { collectDiagnostics } from "./diagnostics.ts";
-import { prepareForApply, type PreparedObject } from "../kubernetes/prepare-apply.ts";
-import { rollOut, RolloutFailed } from "./rollout.ts";
-import { deleteVersion, isExcludedFromRollback, type Version } from "./history.ts";
+import { deleteVersion, isExcludedFromRollback } from "./history.ts";
 import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "./log-hints.ts";
-import { runningId, type WorkloadState, type WorkloadName } from "../kubernetes/observe.ts";
 import type { DeployContext } from "./plan.ts";
 import { assessWorkloads, type RolloutFailure } from "./rollout-status.ts";
-import { describeAvailability, renderTimeline } from "./availability.ts";
+import { RolloutFailed, startRollout, verifyRollout, waitForOldPods } from "./rollout.ts";
 import type { Target } from "./target.ts";
-
-/** What a change has found, and what it was to become. */
-export interface DeployTransaction {
-  /** A sentence's beginning: `helloapp:abc`. */
-  name: string;
-  /** Each object that it writes, with what was there. */
-  fitted: PreparedObject[];
-  /** The workloads that were there, and how they were. */
-  before: WorkloadState[];
-  /** The version that was proven last, where what was there cannot be what served. */
-  rollbackTarget: Version | undefined;
-  version: Version;
-  /** What it has made and what stays: Jobs that came first have had their effect. */
-  permanentEffects: string[];
-  /** Versions that are kept since this began, and forgotten when it is undone. */
-  recordedVersions: Version[];
-  /** How to go on where even the way back fails, as a sentence; default: the same command. */
-  resumeHint?: string;
-}
+import type { DeployTransaction } from "./transaction.ts";
 
 /**
- * Undoes what was begun, and ends with the error that says both.
+ * Undoes a change.
  *
- * @param error why: a version that did not come up, or what failed in the middle
+ * @param error the reason: a version that failed to become ready, or a failure in the middle
+ * @throws {PipelineError} that names the reason and the state now: "partial" if the undo fails too
  */
 export async function undoDeploy(
   context: DeployContext,
-  begun: DeployTransaction,
+  change: DeployTransaction,
   error: unknown,
 ): Promise<never> {
-  const { target, service, log, recordState } = context;
-  const { api } = target;
-  const { name, rollbackTarget } = begun;
-  if (error instanceof RolloutFailed) {
-    const what = `${name} did not come up: ${error.message}`;
-    log(what);
-    const output = await collectDiagnostics(api, error.failure);
-    const manifests = begun.fitted.map(({ object }) => object);
-    const isSilent = error.failure.reason === "NotReady";
-    const known =
-      diagnoseLogs(output, service) ??
-      diagnoseBlockedEgress(output, service, manifests) ??
-      (isSilent
-        ? (diagnosePortMismatch(service, manifests) ??
-          diagnoseBlockedEgress(output, service, manifests, isSilent))
-        : undefined);
-    const why = known ? `${known} ` : "";
-    if (!served(context, begun) && !rollbackTarget) {
-      const hint = `${why}${nextStepHint(target, error.failure)} The next deploy replaces it.`;
-      throw new PipelineError(
-        "project",
-        `${what}. There is no earlier version that serves: it was left as it is`,
-        {
-          hint,
-          output,
-        },
-      );
-    }
-    recordState(`${name} did not come up, and the way back was under way.`);
-    const { id } = await wayBack(context, begun, output, what);
-    if (error.samples) log(describeAvailability(error.samples));
-    throw new PipelineError("project", `${what}. Rolled back: ${service.name}:${id} serves, as before`, {
-      hint: `${why}${hasNoRoom(error.failure) ? NO_ROOM : "Correct the source"} and run the same command again.`,
-      output,
-    });
-  }
-  // Nothing may be written when somebody else holds the lock, and an interruption is told what goes on.
+  if (error instanceof RolloutFailed) return rollBackVersion(context, change, error);
+  const { name } = change;
+  // Another process may hold the lock now, or the user has interrupted: nothing may be written.
   if (context.signal.aborted)
-    throw partialFailure(`${name} was being rolled out, and may be half applied`, error, context.signal);
+    throw partialFailure(`${name} was being rolled out and may be applied in part`, error, context.signal);
   if (!(error instanceof PipelineError)) throw error;
-  log(`undone, because of this: ${error.message}`);
-  recordState(`${name} was being applied, and what failed in the middle was being undone.`);
-  const way = await wayBack(context, begun, error.output, error.message);
-  const left = [...begun.permanentEffects, ...way.left];
-  const state = left.length > 0 ? "It was undone" : "It was undone: all is as it was";
-  recordState(`${name} was undone.`);
+  context.log(`undo, because ${error.message}`);
+  context.recordState(`${name} was being applied, and a failure was being undone.`);
+  const restored = await restorePrevious(context, change, error.output, error.message);
+  const leftovers = [...change.permanentEffects, ...restored.leftovers];
+  const state = leftovers.length > 0 ? "It was undone" : "It was undone: the cluster is as before";
+  context.recordState(`${name} was undone.`);
   const undone = new PipelineError(error.kind, `${error.message}. ${state}`, {
     ...(error.hint && { hint: error.hint }),
     output: error.output,
     cause: error,
   });
-  throw withLeftovers(left, undone);
+  throw withLeftovers(leftovers, undone);
 }
 
-const NO_ROOM = "Make room in the cluster, or let it ask for less,";
+async function rollBackVersion(
+  context: DeployContext,
+  change: DeployTransaction,
+  { message, failure, availability }: RolloutFailed,
+): Promise<never> {
+  const { target, service, log, recordState } = context;
+  const { name, rollbackTarget } = change;
+  const reason = `${name} failed to become ready: ${message}`;
+  log(reason);
+  const output = await collectDiagnostics(target.api, failure);
+  const cause = explainFailure(context, change, failure, output);
+  if (!didServe(context, change) && !rollbackTarget) {
+    const text = `${reason}. There is no earlier version to roll back to, so it was left as it is`;
+    const hint = `${cause}${nextStepHint(target, failure)} The next deploy replaces it.`;
+    throw new PipelineError("project", text, { hint, output });
+  }
+  recordState(`${name} failed to become ready, and the rollback was under way.`);
+  const { id } = await restorePrevious(context, change, output, reason);
+  if (availability) log(describeAvailability(availability));
+  const next = isOutOfRoom(failure) ? "Free capacity in the cluster, or request less," : "Correct the source";
+  throw new PipelineError("project", `${reason}. Rolled back: ${service.name}:${id} serves, as before`, {
+    hint: `${cause}${next} and run the same command again.`,
+    output,
+  });
+}
 
-/** Whether there was no place for its pods, which no correction of the source makes. */
-function hasNoRoom({ reason, message }: RolloutFailure): boolean {
+/** Explains a failure that the logs or manifests reveal: a sentence and a space, or nothing. */
+function explainFailure(
+  { service }: DeployContext,
+  { objects }: DeployTransaction,
+  { reason }: RolloutFailure,
+  output: string,
+): string {
+  const manifests = objects.map(({ object }) => object);
+  const isSilent = reason === "NotReady";
+  const known =
+    diagnoseLogs(output, service) ??
+    diagnoseBlockedEgress(output, service, manifests) ??
+    (isSilent
+      ? (diagnosePortMismatch(service, manifests) ??
+        diagnoseBlockedEgress(output, service, manifests, isSilent))
+      : undefined);
+  return known ? `${known} ` : "";
+}
+
+/** Whether the cluster has no room for the pods: no correction of the source helps. */
+function isOutOfRoom({ reason, message }: RolloutFailure): boolean {
   return reason === "Unschedulable" || /exceeded quota|no space left on device/.test(message);
 }
 
-/** Whether what was there before is what served. */
-function served({ service }: DeployContext, { before }: DeployTransaction): boolean {
+/** Whether the state before the change served. */
+function didServe({ service }: DeployContext, { before }: DeployTransaction): boolean {
   return before.length > 0 && assessWorkloads(before, service).state === "complete";
 }
 
-/** @returns the id that serves again, and what was left @throws {PipelineError} "partial" when it does not */
-async function wayBack(
+/**
+ * Restores the state before the change, or the last verified version if that state did not serve.
+ *
+ * @returns the id that serves again, and the objects that were left
+ * @throws {PipelineError} "partial" if that fails
+ */
+async function restorePrevious(
   context: DeployContext,
-  begun: DeployTransaction,
+  change: DeployTransaction,
   output: string | undefined,
-  why: string,
-): Promise<{ id: string; left: string[] }> {
-  const { target, log } = context;
+  reason: string,
+): Promise<{ id: string; leftovers: string[] }> {
+  const { target, log, signal } = context;
   const { api } = target;
-  const { fitted, before, rollbackTarget, version, recordedVersions, name, resumeHint } = begun;
-  const asItWas = served(context, begun) || !rollbackTarget;
-  const id = asItWas ? (before[0] ? runningId(before[0].deployment) : "nothing") : rollbackTarget.id;
-  log(`back to ${id}`);
-  const workloads: WorkloadName[] = before.map(({ deployment }) => deployment);
-  let left: string[] = [];
+  const { objects, before, rollbackTarget, version, recordedVersions, name, resumeHint } = change;
+  const isRestored = didServe(context, change) || !rollbackTarget;
+  const id = isRestored ? (before[0] ? runningId(before[0].deployment) : "nothing") : rollbackTarget.id;
+  log(`roll back to ${id}`);
+  let leftovers: string[] = [];
   const write = async () => {
-    if (asItWas) {
-      left = await restoreObjects(api, fitted);
-      if (left.length > 0) log(`left, because it is not deleted unasked: ${left.join(", ")}`);
+    if (isRestored) {
+      leftovers = await restoreObjects(api, objects);
+      if (leftovers.length > 0) log(`not deleted: ${leftovers.join(", ")}`);
       return;
     }
     const manifests = rollbackTarget.manifests.filter((object) => !isExcludedFromRollback(object));
@@ -133,46 +129,50 @@ async function wayBack(
     await prune(api, version.manifests, rollbackTarget.manifests);
   };
   try {
-    if (before.length === 0) {
-      await write();
-    } else {
-      const endpoint = target.endpoint(fitted.map(({ object }) => object));
-      // Pods that never served may leave in their own time.
-      const hurry = AbortSignal.abort();
-      const outcome = await rollOut(context, {
-        id,
-        stepName: "rollback",
-        workloads,
-        write,
-        endpoint,
-        before,
-        skipWait: hurry,
-      });
-      if (outcome.samples) log(describeAvailability(outcome.samples));
-      if (outcome.samples) log(renderTimeline(outcome.samples.buckets));
-      log(`verified ${outcome.servedAfter.toFixed(1)} s after the way back began`);
-    }
+    if (before.length === 0) await write();
+    else await rollOutAgain(context, change, id, write);
     for (const one of recordedVersions) await deleteVersion(api, one);
-    return { id, left };
+    return { id, leftovers };
   } catch (error) {
-    if (error instanceof RolloutFailed && !context.signal.aborted) {
-      const message = `${why}. The rollback to ${id} failed as well: ${error.message}`;
-      // Whether the old one serves, which is what a fault of the change promises, nobody knows now.
-      const hint = `${nextStepHint(target, error.failure)} ${resumeHint ?? "The same command goes on from there."}`;
+    if (error instanceof RolloutFailed && !signal.aborted) {
+      const message = `${reason}. The rollback to ${id} failed as well: ${error.message}`;
+      // Nobody knows now whether the previous version serves, so this is no project error.
+      const next = resumeHint ?? "Run the same command again to resume.";
+      const hint = `${nextStepHint(target, error.failure)} ${next}`;
       throw new PipelineError("partial", message, { hint, output });
     }
-    throw partialFailure(
-      `${why}. The way back from ${name} failed as well`,
-      error,
-      context.signal,
-      resumeHint,
-    );
+    throw partialFailure(`${reason}. The rollback of ${name} failed as well`, error, signal, resumeHint);
   }
 }
 
-/** What tells more, as a sentence. */
+/** Rolls the previous state out, and reports the same steps as a deploy. @throws {RolloutFailed} */
+async function rollOutAgain(
+  context: DeployContext,
+  { objects, before }: DeployTransaction,
+  id: string,
+  write: () => Promise<void>,
+): Promise<void> {
+  const { target, log, step } = context;
+  const workloads = before.map(({ deployment }) => deployment);
+  const endpoint = target.endpoint(objects.map(({ object }) => object));
+  const options = { id, workloads, write, endpoint, before };
+  const rollout = await step("rollback", () => startRollout(context, options));
+  try {
+    const { servedAfter } = await step("verify", () => verifyRollout(context, options, rollout));
+    // Pods that never served may terminate in their own time.
+    const skipWait = AbortSignal.abort();
+    const report = await step("settle", () => waitForOldPods(context, options, rollout, skipWait));
+    if (report) log(describeAvailability(report));
+    if (report) log(renderTimeline(report.buckets));
+    log(`verified ${servedAfter.toFixed(1)} s after the rollback began`);
+  } finally {
+    await rollout.stopMonitor?.();
+  }
+}
+
+/** Names the command that shows more, as a sentence. */
 export function nextStepHint({ api, kubectl }: Target, { pod }: RolloutFailure): string {
   const { name, namespace } = api.service;
-  const about = pod ? `pod ${pod}` : `deployment ${name}`;
-  return `\`${kubectl.join(" ")} -n ${namespace} describe ${about}\` tells more.`;
+  const object = pod ? `pod ${pod}` : `deployment ${name}`;
+  return `Run \`${kubectl.join(" ")} -n ${namespace} describe ${object}\` for details.`;
 }

@@ -3,11 +3,8 @@ import { afterAll, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { deploy } from "../deploy/deploy.ts";
-import { describePlan, createPlan, isUpToDate, type DeployContext } from "../deploy/plan.ts";
-import { rollback } from "../deploy/rollback.ts";
+import { describePlan, isUpToDate, planDeploy, type DeployContext } from "../deploy/plan.ts";
 import { status } from "../deploy/status.ts";
-import type { RolloutResult } from "../deploy/rollout.ts";
 import { listVersions } from "../deploy/history.ts";
 import { processIdentity, type Lease } from "../deploy/lock.ts";
 import { compareFields } from "../kubernetes/diff.ts";
@@ -16,9 +13,11 @@ import type { Engine } from "../engines/engine.ts";
 import { PipelineError } from "../core/errors.ts";
 import { Report } from "../core/report.ts";
 import { readOptions } from "../cli/options.ts";
-import { startBuild, runDeploy } from "../cli/deploy-flow.ts";
+import { buildArchive } from "../cli/build-steps.ts";
+import { runDeploy } from "../cli/run-deploy.ts";
 import { CommandContext } from "../cli/context.ts";
 import { FakeCluster } from "./fake-cluster.ts";
+import { deploy, rollback } from "./flows.ts";
 import { service } from "./helloapp-fixture.ts";
 
 const namespaced = { name: "helloapp", namespace: service.namespace };
@@ -90,9 +89,9 @@ beforeEach(() => {
 afterAll(() => void delete process.env.MANIFESTS);
 
 /** Plans and deploys one version. */
-async function bring(id: string): Promise<RolloutResult> {
+async function bring(id: string) {
   process.env.MANIFESTS = JSON.stringify(manifests);
-  return deploy(run, await createPlan(run, id), "x.tar");
+  return deploy(run, await planDeploy(run, id), "x.tar");
 }
 
 const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
@@ -107,7 +106,7 @@ const crashing = (image: string) => (id: string) =>
 describe("a deploy", () => {
   test("the first one makes the namespace, everything in it, and keeps the version", async () => {
     process.env.MANIFESTS = JSON.stringify(manifests);
-    expect(describePlan(await createPlan(run, "a"))).toEqual([
+    expect(describePlan(await planDeploy(run, "a"))).toEqual([
       `Namespace/${service.namespace} is new`,
       "Service/helloapp is new",
       "Deployment/helloapp is new",
@@ -122,7 +121,7 @@ describe("a deploy", () => {
   test("the same again changes nothing at all", async () => {
     await bring("a");
     const before = cluster.changes.length;
-    const found = await createPlan(run, "a");
+    const found = await planDeploy(run, "a");
     expect(found.differences).toEqual([]);
     expect(isUpToDate(run, found)).toBe(true);
     expect(cluster.changes).toHaveLength(before);
@@ -131,7 +130,7 @@ describe("a deploy", () => {
   test("the next one: what changes is said, sampled, and the Deployment comes last", async () => {
     await bring("a");
     cluster.changes.length = 0;
-    expect(describePlan(await createPlan(run, "b"))).toContain(
+    expect(describePlan(await planDeploy(run, "b"))).toContain(
       'Deployment/helloapp spec.template.metadata.labels.app.kubernetes.io/version: "a" -> "b"',
     );
     const { samples } = await bring("b");
@@ -217,7 +216,7 @@ describe("a version that does not come up", () => {
     const error = await failureOf(bring("b"));
     expect(error.message).toContain("Unschedulable, 1 node(s) had untolerated taint");
     expect(error.message).toContain("Rolled back: helloapp:a serves");
-    expect(error.hint).toContain("Make room in the cluster");
+    expect(error.hint).toContain("Free capacity in the cluster");
     expect(error.hint).not.toContain("source");
   });
 
@@ -228,7 +227,7 @@ describe("a version that does not come up", () => {
       message: "write etc-hosts: no space left on device",
     };
     cluster.container = (image) => (image === "helloapp:b" ? { ready: false, state: { waiting } } : {});
-    expect((await failureOf(bring("b"))).hint).toContain("Make room in the cluster");
+    expect((await failureOf(bring("b"))).hint).toContain("Free capacity in the cluster");
   });
 
   test.each(["rolled back to another", "the first one"])(
@@ -263,7 +262,7 @@ describe("a version that does not come up", () => {
   test("and is the first one: it is left to be looked at", async () => {
     cluster.container = crashing("helloapp:a");
     const error = await failureOf(bring("a"));
-    expect(error.message).toContain("no earlier version that serves");
+    expect(error.message).toContain("no earlier version to roll back to");
     expect(error.hint).toContain("describe pod");
   });
 
@@ -282,7 +281,7 @@ describe("a version that does not come up", () => {
     await bring("a");
     cluster.container = () => ({ restartCount: 1, state: { terminated: { exitCode: 7 } } });
     const error = await failureOf(bring("b"));
-    expect(error.message).toContain("b did not come up");
+    expect(error.message).toContain("b failed to become ready");
     expect(error.message).toContain("The rollback to a failed as well");
     expect(error.kind).toBe("partial");
   });
@@ -323,8 +322,8 @@ describe("rollback", () => {
     const nothing = await failureOf(rollback(run));
     expect(nothing.message).toContain("no earlier version");
     const unknown = await failureOf(rollback(run, "zzz"));
-    expect(unknown.message).toContain("keeps no version zzz");
-    expect(unknown.hint).toContain("Kept: a");
+    expect(unknown.message).toContain("version zzz is not stored");
+    expect(unknown.hint).toContain("Stored versions: a");
     await bring("b");
     images.delete("a");
     expect((await failureOf(rollback(run))).message).toContain("the image of a is gone");
@@ -358,12 +357,12 @@ describe("when things break in the middle", () => {
     while (cluster.served() !== "b") await Bun.sleep(1);
     interruption.abort(new PipelineError("interrupted", "interrupted"));
     expect(await dying).toMatchObject({ kind: "interrupted" });
-    expect(left).toContain("goes on in the cluster");
+    expect(left).toContain("continues in the cluster");
     expect(cluster.objects.has(lease)).toBe(false);
     cluster.intercept = () => undefined;
     run = { ...run, signal: new AbortController().signal };
     run.target = { ...run.target, api: cluster.api() };
-    const found = await createPlan(run, "b");
+    const found = await planDeploy(run, "b");
     expect(isUpToDate(run, found)).toBe(false);
     await bring("b");
     expect(await kept()).toEqual(["b", "a"]);
@@ -486,7 +485,7 @@ test("an image that was there and is taken away under the lock: nothing is rolle
   await bring("a");
   images.add("b");
   process.env.MANIFESTS = JSON.stringify(manifests);
-  const planned = await createPlan(run, "b");
+  const planned = await planDeploy(run, "b");
   const { find } = run.target;
   // Somebody tidies up for another namespace, between the two looks.
   run.target.find = async (id) => {
@@ -496,7 +495,7 @@ test("an image that was there and is taken away under the lock: nothing is rolle
   };
   const error = await failureOf(deploy(run, planned, "x.tar"));
   expect(error).toMatchObject({ kind: "environment", hint: expect.stringContaining("again") });
-  expect(error.message).toContain("has been taken away since");
+  expect(error.message).toContain("has removed the image");
   expect(await kept()).toEqual(["a"]);
   expect(cluster.served()).toBe("a");
   run.target.find = find;
@@ -536,7 +535,8 @@ describe("the image, while check and test run", () => {
     process.env.MANIFESTS = JSON.stringify(manifests);
     const tests = new Promise<void>((resolve) => (pass = resolve));
     const { whole, to } = runOf(id);
-    return runDeploy(whole, to, { begun: { ...startBuild(whole), checks: [red ?? tests] } });
+    const check = red ?? tests;
+    return (await runDeploy(whole, { given: { connect: to, check } })).conclusion;
   }
 
   const directory = mkdtempSync(join(tmpdir(), "helloapp-deploy-"));
@@ -551,17 +551,25 @@ describe("the image, while check and test run", () => {
   });
 
   describe("is built before it is known whether it is needed", () => {
+    /** Builds as the step `image` does. `tell` says where the image is already, or that nobody needs it. */
+    const begin = (id: string) => {
+      const { whole } = runOf(id);
+      const { promise: existingImage, resolve, reject } = Promise.withResolvers<string | undefined>();
+      existingImage.catch(() => {});
+      const imaging = whole.report.step("image", () => buildArchive(whole, id, { existingImage }));
+      return { imaging, tell: resolve, cancel: () => reject(new Error("no connection")) };
+    };
     const begun = async (id: string) => {
-      const { archive: imaging, setDelivery: tell } = startBuild(runOf(id).whole);
+      const build = begin(id);
       while (built === undefined) await Bun.sleep(1);
-      return { imaging, tell };
+      return build;
     };
     const left = () => [existsSync(built!), existsSync(archive)];
     const imageLines = () => said.filter((line) => line.startsWith("image"));
 
     test("and is written where it is", async () => {
       const { imaging, tell } = await begun("bbbbbbbbbbbb");
-      tell({});
+      tell(undefined);
       expect(await imaging).toBe("bbbbbbbbbbbb");
       expect(left()).toEqual([false, true]);
     });
@@ -570,16 +578,16 @@ describe("the image, while check and test run", () => {
       for (breaks of [false, true]) {
         built = undefined;
         const { imaging, tell } = await begun("bbbbbbbbbbbb");
-        tell({ place: "there already" });
+        tell("on the node already");
         expect(await imaging).toBe("bbbbbbbbbbbb");
         expect(left()).toEqual([false, false]);
-        expect(imageLines().at(-1)).toMatch(/reused .*bbbbbbbbbbbb is there already/);
+        expect(imageLines().at(-1)).toMatch(/reused .*bbbbbbbbbbbb is on the node already/);
       }
     });
 
     test("and dropped without a word where there is no way to the cluster", async () => {
-      const { imaging, tell } = await begun("bbbbbbbbbbbb");
-      tell({ cancelled: true });
+      const { imaging, cancel } = await begun("bbbbbbbbbbbb");
+      cancel();
       await imaging;
       expect(left()).toEqual([false, false]);
       expect(imageLines()).toEqual([]);
@@ -587,13 +595,8 @@ describe("the image, while check and test run", () => {
 
     test("and not even begun where that is known before the id", async () => {
       const { whole } = runOf("bbbbbbbbbbbb");
-      const id = Promise.withResolvers<string>();
-      whole.engine.id = () => id.promise;
-      const { archive: imaging, setDelivery: tell } = startBuild(whole);
-      tell({ place: "there already" });
-      await Bun.sleep(0);
-      id.resolve("bbbbbbbbbbbb");
-      expect(await imaging).toBe("bbbbbbbbbbbb");
+      const existingImage = Promise.resolve("on the node already");
+      expect((await buildArchive(whole, "bbbbbbbbbbbb", { existingImage })).value).toBe("bbbbbbbbbbbb");
       expect(built).toBeUndefined();
     });
   });
@@ -601,7 +604,7 @@ describe("the image, while check and test run", () => {
   test("is brought, and nothing is rolled out before they have passed", async () => {
     const deploying = here("bbbbbbbbbbbb");
     while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
-    expect(left).toContain("was being delivered; nothing was rolled out");
+    expect(left).toContain("was being delivered. Nothing was rolled out");
     expect(cluster.served()).toBe("aaaaaaaaaaaa");
     expect(cluster.objects.has(lease) && cluster.get<Lease>(lease).spec.holderIdentity).toBeFalsy();
     pass();

@@ -3,13 +3,12 @@ import { beforeEach, describe, expect, setSystemTime, test } from "bun:test";
 import { unlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { deploy } from "../deploy/deploy.ts";
 import { listVersions } from "../deploy/history.ts";
 import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
-import { createPlan, isUpToDate, type DeployContext } from "../deploy/plan.ts";
-import { rollback } from "../deploy/rollback.ts";
+import { isUpToDate, planDeploy, type DeployContext } from "../deploy/plan.ts";
 import { PipelineError } from "../core/errors.ts";
 import { FakeCluster } from "./fake-cluster.ts";
+import { deploy, rollback } from "./flows.ts";
 import { service } from "./helloapp-fixture.ts";
 
 const namespaced = { name: "helloapp", namespace: service.namespace };
@@ -71,7 +70,7 @@ beforeEach(() => {
 
 async function bring(id: string) {
   process.env.MANIFESTS = JSON.stringify(manifests);
-  return deploy(run, await createPlan(run, id), "x.tar");
+  return deploy(run, await planDeploy(run, id), "x.tar");
 }
 const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
   promise.then(
@@ -204,13 +203,16 @@ describe("what does not pass", () => {
     // The dry run is let through.
     const planned =
       ((process.env.MANIFESTS = JSON.stringify(manifests)),
-      await ((cluster.intercept = () => undefined), createPlan(run, "b")));
+      await ((cluster.intercept = () => undefined), planDeploy(run, "b")));
     cluster.intercept = (method, path) =>
       method === "PATCH" && path === deployment
         ? Response.json({ message: "admission: no" }, { status: 403 })
         : undefined;
     const error = await failureOf(deploy(run, planned, "x.tar"));
-    expect(error).toMatchObject({ kind: "project", message: expect.stringContaining("all is as it was") });
+    expect(error).toMatchObject({
+      kind: "project",
+      message: expect.stringContaining("the cluster is as before"),
+    });
     cluster.intercept = () => undefined;
     expect(state()).toEqual(before);
     expect(cluster.served()).toBe("a");
@@ -223,7 +225,7 @@ describe("what does not pass", () => {
     const before = state();
     manifests = [base[0]!, named("ConfigMap", "settings", { data: { level: "2" } }), ...base.slice(2)];
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await createPlan(run, "b");
+    const planned = await planDeploy(run, "b");
     cluster.intercept = (method, path) =>
       method === "PATCH" && path === deployment
         ? Response.json({ message: "webhook" }, { status: 500 })
@@ -232,7 +234,7 @@ describe("what does not pass", () => {
     run.recordState = (state) => void (left = state);
     const error = await failureOf(deploy(run, planned, "x.tar"));
     expect(error.kind).toBe("environment");
-    expect(error.message).toContain("It was undone: all is as it was");
+    expect(error.message).toContain("It was undone: the cluster is as before");
     // What is shown below the message.
     expect(left).toContain("was undone");
     cluster.intercept = () => undefined;
@@ -244,7 +246,7 @@ describe("what does not pass", () => {
   test("a server that stays away after the apply: exit 4, and the message says what state things are in", async () => {
     await bring("a");
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await createPlan(run, "b");
+    const planned = await planDeploy(run, "b");
     let gone = false;
     cluster.intercept = (method, path) => {
       if (method === "PATCH" && path === at("services/helloapp")) gone = true;
@@ -253,7 +255,7 @@ describe("what does not pass", () => {
     };
     const error = await failureOf(deploy(run, planned, "x.tar"));
     expect(error.kind).toBe("partial");
-    expect(error.message).toContain("The way back from helloapp:b failed as well");
+    expect(error.message).toContain("The rollback of helloapp:b failed as well");
     cluster.intercept = () => undefined;
     // The lock could not be released either; its holder has ended by then, which this process has not.
     cluster.objects.delete(lock);
@@ -303,7 +305,7 @@ describe("exit 3: nothing was changed", () => {
     for (const id of ["a", "b"]) await bring(id);
     const before = await listVersions(run.target.api);
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await createPlan(run, "a");
+    const planned = await planDeploy(run, "a");
     let refused = false;
     cluster.intercept = (method, path) => {
       if (refused || method !== "PATCH" || path !== deployment) return undefined;
@@ -318,7 +320,7 @@ describe("exit 3: nothing was changed", () => {
     await bring("a");
     const before = everything();
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await createPlan(run, "b");
+    const planned = await planDeploy(run, "b");
     let notes = 0;
     cluster.intercept = (method, path) =>
       method === "PATCH" && isNote(path) && (notes += 1) === nth ? forbidden() : undefined;
@@ -329,7 +331,7 @@ describe("exit 3: nothing was changed", () => {
   test("a note that cannot be taken back: exit 4 names it, and the same command ends well", async () => {
     await bring("a");
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await createPlan(run, "b");
+    const planned = await planDeploy(run, "b");
     run.target.find = async () => undefined;
     run.target.deliver = () => Promise.reject(new PipelineError("environment", "the disk is full"));
     cluster.intercept = (method, path) => (method === "DELETE" && isNote(path) ? forbidden() : undefined);
@@ -373,7 +375,7 @@ describe("exit 3: nothing was changed", () => {
     await bring("a");
     manifests = [...base.slice(0, 3), named("PersistentVolumeClaim", "data"), workload];
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await createPlan(run, "b");
+    const planned = await planDeploy(run, "b");
     cluster.intercept = (method, path) =>
       method === "PATCH" && path === deployment && cluster.objects.has(at("persistentvolumeclaims/data"))
         ? forbidden()
@@ -381,7 +383,7 @@ describe("exit 3: nothing was changed", () => {
     const claim = await failureOf(deploy(run, planned, "x.tar"));
     expect(claim.kind).toBe("partial");
     expect(claim.message).toContain("PersistentVolumeClaim/data");
-    expect(claim.message).not.toContain("all is as it was");
+    expect(claim.message).not.toContain("the cluster is as before");
   });
 });
 
@@ -406,7 +408,7 @@ describe("exit 4: what was begun", () => {
     const error = await failureOf(bring("b"));
     expect(error.kind).toBe("partial");
     expect(error.message).toMatch(
-      /helloapp:b was being rolled out, and may be half applied: the deploy lock was lost/,
+      /helloapp:b was being rolled out and may be applied in part: the deploy lock was lost/,
     );
     expect(error.hint).toContain("The same command goes on from there");
   }, 30_000);
@@ -429,7 +431,7 @@ describe("exit 4: what was begun", () => {
     job.metadata.annotations = { "slipway/first": "true" };
     manifests = [...base.slice(0, 3), job, workload];
     process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await createPlan(run, "b");
+    const planned = await planDeploy(run, "b");
     cluster.intercept = (method, path) => {
       const [made] = [...cluster.objects].find(([one]) => one.includes("/jobs/migration-")) ?? [];
       if (made)
@@ -454,7 +456,7 @@ test("a rollback that serves and could not be noted: the command that goes on na
   const error = await failureOf(rollback(run));
   cluster.intercept = () => undefined;
   expect(error.kind).toBe("partial");
-  expect(error.hint).toContain("`bun ci/pipeline.ts rollback a` goes on from there");
+  expect(error.hint).toContain("Run `bun ci/pipeline.ts rollback a` to resume");
   // Without the id it would go to the version that was left.
   expect(await rollback(run, "a")).toBe("a");
   expect(cluster.served()).toBe("a");
@@ -475,8 +477,8 @@ test("a rollback whose way back fails as well, after it served: the command that
   const error = await failureOf(rollback(run));
   cluster.intercept = () => undefined;
   expect(error.kind).toBe("partial");
-  expect(error.message).toContain("The way back from helloapp:a failed as well");
-  expect(error.hint).toContain("`bun ci/pipeline.ts rollback a` goes on from there");
+  expect(error.message).toContain("The rollback of helloapp:a failed as well");
+  expect(error.hint).toContain("Run `bun ci/pipeline.ts rollback a` to resume");
   expect(await rollback(run, "a")).toBe("a");
   expect(cluster.served()).toBe("a");
 });
@@ -517,7 +519,7 @@ describe("the undo", () => {
     await failureOf(bring("b"));
     expect(cluster.objects.has(at("services/new"))).toBe(false);
     expect(cluster.objects.has(at("persistentvolumeclaims/data"))).toBe(true);
-    expect(said.join("\n")).toContain("left, because it is not deleted unasked: PersistentVolumeClaim/data");
+    expect(said.join("\n")).toContain("not deleted: PersistentVolumeClaim/data");
   });
 
   test("a rollback that does not come up ends with what was there before it", async () => {
@@ -591,7 +593,7 @@ describe("versions", () => {
     const file = join(tmpdir(), `helloapp-large-${process.pid}.json`);
     await Bun.write(file, JSON.stringify([...base.slice(0, 3), ...large, workload]));
     run.target.kubectl = [process.execPath, "-e", `console.log(await Bun.file("${file}").text())`];
-    const error = await failureOf(createPlan(run, "a"));
+    const error = await failureOf(planDeploy(run, "a"));
     await unlink(file);
     expect(error).toMatchObject({
       kind: "project",
@@ -612,7 +614,7 @@ describe("secrets", () => {
     ] as const) {
       manifests = [...base.slice(0, 3), secret(value), workload];
       process.env.MANIFESTS = JSON.stringify(manifests);
-      const planned = await createPlan(run, id);
+      const planned = await planDeploy(run, id);
       expect(JSON.stringify(planned.differences)).not.toContain("hunter");
       if (id !== "a")
         expect(planned.differences.flatMap(({ lines }) => lines)).toContain("stringData.key is another");
@@ -680,7 +682,7 @@ describe("an autoscaler's number of pods", () => {
     await bring("b");
     expect(replicas()).toBe(4);
     process.env.MANIFESTS = JSON.stringify(manifests);
-    expect((await createPlan(run, "b")).differences).toEqual([]);
+    expect((await planDeploy(run, "b")).differences).toEqual([]);
   });
 
   // A mistake once: what it was before a migration was what it became after.
@@ -700,7 +702,7 @@ describe("an autoscaler's number of pods", () => {
     await bring("a");
     cluster.container = crash("helloapp:b");
     run.log = (line) => {
-      if (line.startsWith("back to ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
+      if (line.startsWith("roll back to ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
     };
     expect((await failureOf(bring("b"))).message).toContain("Rolled back: helloapp:a serves");
     expect(replicas()).toBe(6);
@@ -711,7 +713,7 @@ describe("an autoscaler's number of pods", () => {
     manifests = [...base.slice(0, 3), scaler, workload];
     cluster.container = crash("helloapp:b");
     run.log = (line) => {
-      if (line.startsWith("back to ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
+      if (line.startsWith("roll back to ")) cluster.get<Deployment>(deployment).spec.replicas = 6;
     };
     expect((await failureOf(bring("b"))).message).toContain("Rolled back: helloapp:a serves");
     expect(replicas()).toBe(2);
@@ -773,5 +775,5 @@ test("every pod template that names the service's image gets the version's", asy
 test("nothing is to be done when nothing changed, also by what the pipeline notes on objects", async () => {
   await bring("a");
   process.env.MANIFESTS = JSON.stringify(manifests);
-  expect(isUpToDate(run, await createPlan(run, "a"))).toBe(true);
+  expect(isUpToDate(run, await planDeploy(run, "a"))).toBe(true);
 });

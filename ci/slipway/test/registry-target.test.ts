@@ -8,13 +8,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
 import planCommand from "../commands/plan.ts";
-import { rollback } from "../deploy/rollback.ts";
+import { rollback } from "./flows.ts";
 import type { Engine } from "../engines/engine.ts";
 import { Report } from "../core/report.ts";
 import { writeArchive } from "../image/archive-writer.ts";
 import { pushImage } from "../registry/push.ts";
 import { readOptions, type OptionValues } from "../cli/options.ts";
-import { runDeploy, createDeployContext } from "../cli/deploy-flow.ts";
+import { createDeployContext } from "../cli/connect-target.ts";
+import { runDeploy } from "../cli/run-deploy.ts";
 import { CommandContext } from "../cli/context.ts";
 import { connectRegistryTarget } from "../targets/registry.ts";
 import { FakeCluster } from "./fake-cluster.ts";
@@ -132,13 +133,13 @@ async function start(values: OptionValues = {}) {
 
 async function deploy(values?: OptionValues): Promise<string> {
   const { run, to } = await start(values);
-  return runDeploy(run, to);
+  return (await runDeploy(run, { given: { connect: to } })).conclusion;
 }
 
 const deployed = () => cluster.get<Deployment>(deployment).spec.template.spec.containers[0]!.image;
 const sent = () => registry.calls(/^(POST|PUT)/).length;
 const under = () => sha256(registry.manifests.get(id)!.body);
-const warning = () => lines.filter((line) => line.includes("is not what was built here"));
+const warning = () => lines.filter((line) => line.includes("is another image than the one built here"));
 
 test("an image that was never there is pushed, and deployed by its digest; a second deploy does nothing", async () => {
   expect(await deploy()).toContain("serves at");
@@ -209,7 +210,7 @@ test("what already runs is compared, too", async () => {
   const { run, to } = await start();
   const { compare: _, ...trusting } = to.target as typeof to.target & { compare: unknown };
   const digest = await somebodyPushes({ word: "malware" });
-  await runDeploy(run, { ...to, target: trusting });
+  await runDeploy(run, { given: { connect: { ...to, target: trusting } } });
   expect(deployed()).toBe(`${repository}@${digest}`);
   expect(await deploy()).toContain("serves at");
   expect(deployed()).toBe(`${repository}@${under()}`);
@@ -225,7 +226,7 @@ test("what is pushed between the comparison and the delivery is not delivered", 
     await somebodyPushes({ word: "malware" });
     return same;
   };
-  await runDeploy(run, { ...to, target: { ...target, compare } as typeof target });
+  await runDeploy(run, { given: { connect: { ...to, target: { ...target, compare } as typeof target } } });
   expect(deployed()).toBe(`${repository}@${under()}`);
   const { layers } = registry.manifest(id) as { layers: { digest: string }[] };
   const texts = layers.map(({ digest }) =>

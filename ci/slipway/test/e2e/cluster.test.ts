@@ -181,7 +181,7 @@ describeWith(
       await until(child.stdout, "new pods ready");
       child.kill("SIGINT");
       expect(await child.exited).toBe(130);
-      expect(await new Response(child.stderr).text()).toContain("goes on in the cluster");
+      expect(await new Response(child.stderr).text()).toContain("continues in the cluster");
       expect(kubectl("get", "leases", "-o", "name").trim()).toBe("");
       const { code, output: next } = await pipeline(here);
       expect(code, next).toBe(0);

@@ -168,7 +168,7 @@ function judge(
     wrong.push(`exit ${code}, and changed: ${changed.join(", ")}`);
   if (code === 1 && !says(output, /Rolled back: \S+ serves, as before/, /run the same command again/))
     wrong.push("exit 1 without its words");
-  const state = /serves(?: again)?, verified, but|The way back from|Nothing was rolled out|Left, because/;
+  const state = /serves(?: again)? and is verified, but|The rollback of|Nothing was rolled out|Left, because/;
   if (code === 4 && !says(output, state, /goes on from there/)) wrong.push("exit 4 without its words");
   if (failed.length > 0 && !isFirst(flow, code))
     wrong.push(`${failed.length} of ${asked} requests failed: ${[...new Set(failed)].join("; ")}`);

@@ -1,0 +1,60 @@
+/** Connects a command to the target that its options name. */
+import type { DeployContext } from "../deploy/plan.ts";
+import type { Target } from "../deploy/target.ts";
+import { connectK3sTarget } from "../targets/k3s.ts";
+import { connectRegistryTarget } from "../targets/registry.ts";
+import { connectSshTarget } from "../targets/ssh.ts";
+import type { CommandContext } from "./context.ts";
+import { assertSinglePlatform, usageError } from "./options.ts";
+
+/**
+ * Connects to the target. The caller closes `target.api`.
+ *
+ * @param deploys whether the command deploys: the overlay is rendered meanwhile. Default: false.
+ * @throws {PipelineError} "usage" if the options name no cluster, "environment" if the cluster cannot be reached
+ */
+export async function connectTarget(context: CommandContext, deploys = false): Promise<DeployContext> {
+  return createDeployContext(context, await connect(context, deploys));
+}
+
+/** Runs `use` with a connection to the target, and closes it. @throws as {@link connectTarget} */
+export async function withTarget<T>(
+  context: CommandContext,
+  use: (deployContext: DeployContext) => Promise<T>,
+): Promise<T> {
+  const deployContext = await connectTarget(context);
+  try {
+    return await use(deployContext);
+  } finally {
+    await deployContext.target.api.close();
+  }
+}
+
+async function connect({ service, options, signal }: CommandContext, deploys: boolean): Promise<Target> {
+  const { target, hosts, registry, context, kubeconfig, url } = options;
+  if (target === "none") throw usageError("this command needs a cluster: --target none is not possible");
+  assertSinglePlatform(options);
+  if (hosts.length > 0) return connectSshTarget({ service, hosts, url, signal });
+  if (target === "k3s") return connectK3sTarget({ service, kubeconfig, context, url, deploys, signal });
+  return connectRegistryTarget({
+    service,
+    kubeconfig,
+    context: context!,
+    repository: registry!,
+    url,
+    signal,
+  });
+}
+
+/** Creates the context of a command's work with a target. */
+export function createDeployContext(context: CommandContext, target: Target): DeployContext {
+  const { service, signal, report } = context;
+  return {
+    target,
+    service,
+    signal,
+    recordState: (state) => void (context.interruptMessage = state),
+    log: (line) => context.log(line),
+    step: (name, work) => report.step(name, work),
+  };
+}

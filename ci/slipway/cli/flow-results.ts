@@ -1,0 +1,38 @@
+/** Types of the results that the steps of a deploy pass on. */
+import type { AvailabilityReport } from "../deploy/availability.ts";
+import type { PlanInNamespace } from "../deploy/deploy.ts";
+import type { Version } from "../deploy/history.ts";
+import type { LockedContext } from "../deploy/locked-context.ts";
+import type { DeployContext, Plan, PlanInputs } from "../deploy/plan.ts";
+import type { ReadyRollout, ServedVersion } from "../deploy/rollout.ts";
+import type { DeployTransaction } from "../deploy/transaction.ts";
+import type { Endpoint } from "../deploy/verify.ts";
+
+/** Results of the steps. Undefined: the step was skipped. */
+export interface FlowResults {
+  check: void;
+  test: void;
+  id: string;
+  archives: string;
+  smoke: void;
+  connect: DeployContext;
+  locate: string | undefined;
+  inspect: PlanInputs;
+  plan: Plan;
+  announce: void;
+  image: string;
+  compare: Plan;
+  import: Plan | undefined;
+  approve: Plan;
+  namespace: PlanInNamespace | undefined;
+  lock: LockedContext | undefined;
+  record: Version | undefined;
+  deliver: string | undefined;
+  prepare: DeployTransaction | undefined;
+  jobs: void;
+  rollout: ReadyRollout | undefined;
+  verify: ServedVersion | undefined;
+  settle: AvailabilityReport | undefined;
+  complete: void;
+  serving: Endpoint;
+}

@@ -1,0 +1,28 @@
+/** Runs the steps of a flow for a command. */
+import { runSteps, type RunStepsOptions, type Step } from "../core/step-graph.ts";
+import { isProjectError, type CommandContext } from "./context.ts";
+import { printError } from "./error-output.ts";
+
+export type FlowOptions<R> = Pick<RunStepsOptions<R>, "goals" | "given" | "onFailure">;
+
+/**
+ * Runs the steps that the goals need, and reports them.
+ *
+ * @throws one of the failures. A project error comes first, because it decides the exit code. The others are printed.
+ */
+export function runFlow<R>(
+  { options, service, signal, report }: CommandContext,
+  steps: readonly Step<R>[],
+  flow: FlowOptions<R>,
+): Promise<R> {
+  return runSteps(steps, {
+    ...flow,
+    signal,
+    report: (title, work) => report.step(title, work),
+    choose(failures) {
+      const decisive = failures.find(isProjectError) ?? failures[0];
+      for (const other of failures) if (other !== decisive) printError(other, options.verbose, service);
+      return decisive;
+    },
+  });
+}
