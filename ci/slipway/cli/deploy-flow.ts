@@ -2,7 +2,7 @@
  * The deploy as a graph: its steps, what each needs, when it is skipped, and what undoes it. core/step-graph.ts starts a step as soon
  * as its needs are met. `deploy`, `up` and `watch` run these steps, and `rollback` and `verify` run a part of them.
  */
-import { stepsOf, type Step } from "../core/step-graph.ts";
+import { stepsOf, type FlowStep } from "../core/step-graph.ts";
 import { deliverEarly, ensureDelivered, removeDeliveredImage } from "../deploy/delivery.ts";
 import * as cluster from "../deploy/deploy.ts";
 import { lockDeploys } from "../deploy/locked-context.ts";
@@ -32,7 +32,7 @@ export const undoChange = {
 };
 
 /** From the source to archives (goal `archives`) and a smoke test (goal `smoke`). */
-export const buildSteps = (context: CommandContext): Step<FlowResults>[] => [
+export const buildSteps = (context: CommandContext): FlowStep<FlowResults>[] => [
   step("check", { run: () => runScript(context, "check") }),
   step("test", { run: () => runScript(context, "test") }),
   internal("id", { run: () => context.imageId() }),
@@ -40,7 +40,7 @@ export const buildSteps = (context: CommandContext): Step<FlowResults>[] => [
   step("smoke", { needs: ["check", "test", "archives", "id"], run: ({ id }) => smokeTest(context, id) }),
 ];
 
-export const connectStep = (context: CommandContext, deploys = false): Step<FlowResults> =>
+export const connectStep = (context: CommandContext, deploys = false): FlowStep<FlowResults> =>
   internal("connect", {
     isFatal: true,
     run: () => connectTarget(context, deploys),
@@ -48,7 +48,10 @@ export const connectStep = (context: CommandContext, deploys = false): Step<Flow
   });
 
 /** The change of the cluster, after `prepare` has decided what to write. */
-export const changeSteps = (context: CommandContext, title: "rollout" | "rollback"): Step<FlowResults>[] => [
+export const changeSteps = (
+  context: CommandContext,
+  title: "rollout" | "rollback",
+): FlowStep<FlowResults>[] => [
   internal("jobs", {
     needs: ["lock", "prepare"],
     skip: ({ prepare }) => !prepare,
@@ -75,7 +78,7 @@ export const changeSteps = (context: CommandContext, title: "rollout" | "rollbac
 ];
 
 /** From the source to a verified version (goal `complete`). If the version runs already, `approve` is followed by `verify` alone. */
-export const deploySteps = (context: CommandContext): Step<FlowResults>[] => [
+export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] => [
   ...buildSteps(context),
   connectStep(context, true),
   internal("locate", { needs: ["id", "connect"], run: ({ id, connect }) => connect.target.find(id) }),

@@ -1,5 +1,5 @@
 /** The flows of `rollback` and `verify`, out of steps of a deploy. */
-import { stepsOf, type Step } from "../core/step-graph.ts";
+import { stepsOf, type FlowStep } from "../core/step-graph.ts";
 import { lockDeploys } from "../deploy/locked-context.ts";
 import { prepareRollback } from "../deploy/rollback.ts";
 import { verifyRollout } from "../deploy/rollout.ts";
@@ -11,7 +11,7 @@ import type { FlowResults } from "./flow-results.ts";
 const { step, internal } = stepsOf<FlowResults>();
 
 /** Back to an earlier version (goal `complete`). @param wanted its name or id. Default: the version that served before. */
-export const rollbackSteps = (context: CommandContext, wanted?: string): Step<FlowResults>[] => [
+export const rollbackSteps = (context: CommandContext, wanted?: string): FlowStep<FlowResults>[] => [
   connectStep(context),
   internal("lock", {
     needs: ["connect"],
@@ -27,7 +27,7 @@ export const rollbackSteps = (context: CommandContext, wanted?: string): Step<Fl
 ];
 
 /** Verification of the version that serves now (goal `serving`). */
-export const verifySteps = (context: CommandContext): Step<FlowResults>[] => [
+export const verifySteps = (context: CommandContext): FlowStep<FlowResults>[] => [
   ...buildSteps(context),
   connectStep(context),
   internal("serving", {

@@ -1,5 +1,5 @@
 /** Runs the steps of a flow for a command. */
-import { runSteps, type RunStepsOptions, type Step } from "../core/step-graph.ts";
+import { runSteps, type RunStepsOptions, type FlowStep } from "../core/step-graph.ts";
 import { isProjectError, type CommandContext } from "./context.ts";
 import { printError } from "./error-output.ts";
 
@@ -12,7 +12,7 @@ export type FlowOptions<R> = Pick<RunStepsOptions<R>, "goals" | "given" | "onFai
  */
 export function runFlow<R>(
   { options, service, signal, report }: CommandContext,
-  steps: readonly Step<R>[],
+  steps: readonly FlowStep<R>[],
   flow: FlowOptions<R>,
 ): Promise<R> {
   return runSteps(steps, {

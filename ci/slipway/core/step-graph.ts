@@ -32,7 +32,7 @@ interface StepOptions<R, N extends keyof R, A extends keyof R, Returned> {
   isFatal?: boolean;
 }
 
-export interface Step<R> extends StepOptions<R, keyof R, keyof R, unknown> {
+export interface FlowStep<R> extends StepOptions<R, keyof R, keyof R, unknown> {
   name: keyof R & string;
   /** Name in progress, timeline and report. Default: the step is not shown. */
   title?: string;
@@ -45,12 +45,12 @@ export function stepsOf<R>() {
     step: <K extends keyof R & string, N extends keyof R = never, A extends keyof R = never>(
       name: K,
       { title = name, ...options }: StepOptions<R, N, A, StepResult<R[K]>> & { title?: string },
-    ): Step<R> => ({ name, title, ...options }) as Step<R>,
+    ): FlowStep<R> => ({ name, title, ...options }) as FlowStep<R>,
     /** Declares a step that takes too little time to be worth a line. */
     internal: <K extends keyof R & string, N extends keyof R = never, A extends keyof R = never>(
       name: K,
       options: StepOptions<R, N, A, R[K]>,
-    ): Step<R> => ({ name, ...options }) as Step<R>,
+    ): FlowStep<R> => ({ name, ...options }) as FlowStep<R>,
   };
 }
 
@@ -74,14 +74,14 @@ export interface RunStepsOptions<R> {
  * @returns the results
  * @throws the chosen failure, as the undos of other steps left it; the signal's reason after an interruption
  */
-export async function runSteps<R>(steps: readonly Step<R>[], options: RunStepsOptions<R>): Promise<R> {
+export async function runSteps<R>(steps: readonly FlowStep<R>[], options: RunStepsOptions<R>): Promise<R> {
   const { goals, given = {}, signal, report, onFailure, choose } = options;
   const byName = new Map(steps.map((step) => [step.name as keyof R, step]));
   const results: Partial<R> = {};
   const running = new Map<keyof R, Promise<unknown>>();
   const failures: unknown[] = [];
   /** Steps to undo and release, in the order of their ends. */
-  const finished: Step<R>[] = [];
+  const finished: FlowStep<R>[] = [];
   const ended = new Set<keyof R>();
   let isCommitted = false;
   const fatal = Promise.withResolvers<void>();
@@ -125,7 +125,7 @@ export async function runSteps<R>(steps: readonly Step<R>[], options: RunStepsOp
     return result;
   }
   /** Titles of the nearest shown steps that a step needs. */
-  function titlesBefore(step: Step<R>): string[] {
+  function titlesBefore(step: FlowStep<R>): string[] {
     const before = [...(step.needs ?? []), ...(step.awaits ?? [])].map((name) => byName.get(name));
     return [...new Set(before.flatMap((one) => (one ? (one.title ? [one.title] : titlesBefore(one)) : [])))];
   }

@@ -1,6 +1,6 @@
 /** The runner of flows: order, overlap, skipping, undo and release, without a cluster. */
 import { describe, expect, test } from "bun:test";
-import { runSteps, stepsOf, type RunStepsOptions, type Step } from "../core/step-graph.ts";
+import { runSteps, stepsOf, type RunStepsOptions, type FlowStep } from "../core/step-graph.ts";
 
 interface Results {
   a: number;
@@ -12,7 +12,7 @@ const { step, internal } = stepsOf<Results>();
 const value = <T>(value: T) => ({ value });
 
 /** Runs steps, and records titles, undos and releases in their order. */
-function run(steps: Step<Results>[], options: Partial<RunStepsOptions<Results>> = {}) {
+function run(steps: FlowStep<Results>[], options: Partial<RunStepsOptions<Results>> = {}) {
   const reported: [string, string[]][] = [];
   const promise = runSteps(steps, {
     goals: ["d"],
