@@ -6,7 +6,7 @@ import { stepsOf, type FlowStep } from "../core/step-graph.ts";
 import { deliverEarly, ensureDelivered, removeDeliveredImage } from "../deploy/delivery.ts";
 import * as cluster from "../deploy/deploy.ts";
 import { lockDeploys } from "../deploy/locked-context.ts";
-import { describePlan, isUpToDate, planChanges, readPlanInputs } from "../deploy/plan.ts";
+import { isUpToDate, planChanges, readPlanInputs } from "../deploy/plan.ts";
 import { runPreDeployJobs } from "../deploy/pre-deploy-jobs.ts";
 import { startRollout, verifyRollout, waitForOldPods } from "../deploy/rollout.ts";
 import { undoDeploy } from "../deploy/undo.ts";
@@ -16,17 +16,15 @@ import { buildArchive, buildArchives, runScript, smokeTest } from "./build-steps
 import { connectTarget } from "./connect-target.ts";
 import type { CommandContext } from "./context.ts";
 import type { FlowResults } from "./flow-results.ts";
-import { compareWithRegistry, findExistingImage, verifyCurrent } from "./plan-steps.ts";
+import { compareWithRegistry, findExistingImage, logChanges, verifyCurrent } from "./plan-steps.ts";
 
 const { step, internal } = stepsOf<FlowResults>();
 type Results = Partial<FlowResults>;
 
-/** The lock is released at the end of every flow. */
 export const unlock = {
   undo: async (error: unknown, { lock }: Results) => lock!.explainLoss(error),
   release: ({ lock }: Results) => lock!.releaseLock(),
 };
-/** Restores the state before the change. */
 export const undoChange = {
   undo: (error: unknown, { lock, prepare }: Results) => undoDeploy(lock!, prepare!, error),
 };
@@ -87,10 +85,7 @@ export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] =>
     needs: ["connect", "id", "locate", "inspect"],
     run: ({ connect, id, locate, inspect }) => planChanges(connect, id, locate, inspect),
   }),
-  internal("announce", {
-    needs: ["plan"],
-    run: async ({ plan }) => describePlan(plan).forEach(context.log, context),
-  }),
+  internal("announce", { needs: ["plan"], run: async ({ plan }) => logChanges(context, plan) }),
   step("image", {
     needs: ["id"],
     awaits: ["connect", "locate"],

@@ -1,10 +1,15 @@
 /** The steps of a deploy that need both the build and the cluster. */
 import type { StepResult } from "../core/report.ts";
-import { planDeploy, type DeployContext, type Plan } from "../deploy/plan.ts";
+import { describePlan, planDeploy, type DeployContext, type Plan } from "../deploy/plan.ts";
 import { assertServing } from "../deploy/status.ts";
 import type { ServedVersion } from "../deploy/rollout.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 import type { CommandContext } from "./context.ts";
+
+/** Prints the changes of a plan. Nothing is delivered before. */
+export function logChanges(context: CommandContext, plan: Plan): void {
+  for (const line of describePlan(plan)) context.log(line);
+}
 
 /**
  * Decides whether the archive is unnecessary, because the target has the image.
