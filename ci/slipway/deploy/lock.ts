@@ -197,7 +197,7 @@ export async function acquireLock(api: ApiClient, options: LockOptions): Promise
         body,
         signal: undefined,
         fenced: false,
-        patienceSeconds: 2,
+        retryBudgetSeconds: 2,
       } as const;
       await api.json(`${collection}/${name}`, request).catch((error: unknown) => {
         if (error instanceof ApiError && [404, 409].includes(error.status)) return;

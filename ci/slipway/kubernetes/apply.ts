@@ -73,7 +73,7 @@ async function putBack(api: ApiClient, path: string, live: KubeObject, scaled: b
       const request = {
         query: { fieldManager: api.fieldManager },
         signal: undefined,
-        patienceSeconds: api.retryBudgetSeconds,
+        retryBudgetSeconds: api.retryBudgetSeconds,
       };
       if (!now) {
         const collection = path.slice(0, path.lastIndexOf("/"));
