@@ -78,7 +78,7 @@ const failures: Failure[] = [
   },
   {
     name: "a bad value for the service",
-    cause: ["CrashLoopBackOff", "the configuration is wrong", "PORT"],
+    cause: ["CrashLoopBackOff", "invalid configuration", "PORT"],
     patch: [{ op: "add", path: `${container}/env/-`, value: { name: "PORT", value: "nonsense" } }],
   },
   {

@@ -113,7 +113,7 @@ describeWith("binary", [], () => {
     await fetch(url);
     child.kill("SIGTERM");
     expect(await exit()).toBe(0);
-    expect(events(log).at(-1)).toBe("requests were cut at the deadline");
+    expect(events(log).at(-1)).toBe("requests aborted at the drain timeout");
   });
 
   test("nobody reads its log any more: it serves, drains and exits with 0 all the same", async () => {
