@@ -134,7 +134,7 @@ export function formatUrlHost(address: string): string {
 /**
  * Reads the configuration from environment variables. Unset and empty variables get their default.
  *
- * @throws {ConfigError} if variables are invalid; the message lists all of them
+ * @throws {ConfigError} if variables are invalid. The message lists all of them
  * @example
  * loadConfig({ PORT: "8081" }).port // 8081
  */

@@ -29,7 +29,7 @@ export type Handler = (context: RequestContext) => Reply | Promise<Reply>;
 
 export interface Route {
   handle: Handler;
-  /** Whether this is a probe. Probes come every second, so they are logged at level debug unless they fail. */
+  /** Marks a probe. Probes come every second, so they are logged at level debug unless they fail. */
   isProbe?: boolean;
 }
 
@@ -50,7 +50,7 @@ const CLOSE = { Connection: "close" };
  *
  * @param routes additional routes
  * @param countDroppedLines returns the number of log lines dropped so far, for the metrics
- * @throws the operating system's error (`code` EADDRINUSE, EACCES) if a port is not available; then no port is open
+ * @throws the operating system's error (`code` EADDRINUSE, EACCES) if a port is not available. No port is open then
  */
 export function startServer(
   config: Config,
@@ -72,7 +72,7 @@ export function startServer(
   const isAccessLogOn = config.accessLog === "on";
   const slowMilliseconds = config.slowRequestSeconds * 1000;
 
-  /** Creates the handler of a route. @param name the route's path; undefined: no route matched */
+  /** Creates the handler of a route. @param name the route's path, or undefined if no route matched */
   function createRouteHandler(name: string | undefined, { handle, isProbe = false }: Route) {
     const routeMetrics = metrics.route(name);
 
@@ -124,7 +124,7 @@ export function startServer(
     return createProblemReply(500, "Internal Server Error", requestId);
   }
 
-  /** Returns the reply to an OPTIONS request, an unsupported method or a request over a limit; else undefined. */
+  /** Returns the reply to an OPTIONS request, an unsupported method or a request over a limit, else undefined. */
   function rejectEarly(context: RequestContext, isProbe: boolean): Reply | undefined {
     // Probes are exempt: a failed probe under load would restart the pod and move its load to the others.
     if (!isProbe && metrics.inFlight > config.maxInFlight) {

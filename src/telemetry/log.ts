@@ -21,7 +21,7 @@ export interface Logger {
 /** A request in the access log. */
 export interface AccessLogEntry {
   method: string;
-  /** Path or pattern of the route; undefined if no route matched. */
+  /** Path or pattern of the route, or undefined if no route matched. */
   route: string | undefined;
   /** Path of the request, without the query, which may contain secrets. */
   path: string;
@@ -33,7 +33,7 @@ export interface AccessLogEntry {
   requestId: string;
   /** Consists of hex digits only. */
   traceId: string | undefined;
-  /** Whether the request took at least SLOW_REQUEST_SECONDS. */
+  /** Set if the request took at least SLOW_REQUEST_SECONDS. */
   slow: boolean;
 }
 

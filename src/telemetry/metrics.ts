@@ -22,7 +22,7 @@ export interface Metrics {
   /**
    * Returns the metrics of a route. All servers share the series of a route.
    *
-   * @param route must come from a fixed set, because each value is a new series. undefined: no route matched
+   * @param route must come from a fixed set, because each value is a new series. Pass undefined if no route matched
    */
   route(route: string | undefined): RouteMetrics;
   reject(reason: RejectionReason): void;

@@ -42,7 +42,7 @@ interface Candidate {
   command(port: number): string[];
   env?: Record<string, string>;
   path: string;
-  /** Whether the log goes to a pipe like a container's, instead of a file. */
+  /** Sends the log to a pipe like a container's, instead of a file. */
   isPiped?: boolean;
 }
 

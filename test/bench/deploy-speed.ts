@@ -461,7 +461,7 @@ function cleanUp(): Promise<void> {
   })());
 }
 
-/** Parses the command line; undefined: invalid. */
+/** Parses the command line. @returns undefined if it is invalid */
 function parseArguments(args: string[]): { edits: number; only: string[]; help: boolean } | undefined {
   try {
     const { values } = parseArgs({

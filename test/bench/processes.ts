@@ -11,7 +11,7 @@ export interface ProgramResult {
 export class ProgramRunner {
   /** Images that this run may have imported into containerd. */
   readonly images = new Set<string>();
-  /** Whether the benchmark was interrupted or has ended. */
+  /** Set when the benchmark is interrupted or ends. */
   isStopping = false;
   /** Environment variable's value that identifies the processes of this run. */
   readonly #mark = crypto.randomUUID();

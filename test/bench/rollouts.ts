@@ -460,7 +460,7 @@ function cleanUp(): Promise<void> {
 const defaultCounts = { rollouts: 100, kills: 50, races: 20, failures: 1 };
 type TestName = keyof typeof defaultCounts;
 
-/** Parses the command line: names of tests with optional counts; undefined: invalid. */
+/** Parses the command line: names of tests with optional counts. @returns undefined if it is invalid */
 function parseArguments(args: string[]): [name: TestName, count: number][] | undefined {
   const tests: [TestName, number][] = [];
   for (const arg of args) {

@@ -55,7 +55,7 @@ export async function fetchId(url: string): Promise<string> {
  *
  * @param isExpected checks whether a reply is an expected ID
  * @param until the deploy. After its end, the first other reply ends the wait
- * @returns the ID and the time of its first reply (performance.now()); undefined: another version serves after the deploy
+ * @returns the ID and the time of its first reply (performance.now()), or undefined if another version serves after the deploy
  */
 export async function waitUntilServed(
   url: string,
@@ -130,7 +130,7 @@ export function killMarked(mark: string): void {
 export const commandOf = (pid: number) =>
   readProc(pid, "cmdline").replaceAll("\0", " ").trim() || `process ${pid}`;
 
-/** Reads a file in /proc; an empty text if the process has ended. */
+/** Reads a file in /proc. @returns an empty text if the process has ended */
 function readProc(pid: number | string, file: string): string {
   try {
     return readFileSync(`/proc/${pid}/${file}`, "utf8");

@@ -30,7 +30,7 @@ export class ConnectionQueue {
   #close: Close | undefined;
   /** Number of queued bytes. */
   queuedBytes = 0;
-  /** Whether sending is blocked: the connection is not open yet, or the receiver is slow. */
+  /** Blocks sending while the connection is not open yet or the receiver is slow. */
   isBlocked = false;
 
   /**
@@ -51,7 +51,7 @@ export class ConnectionQueue {
     }
   }
 
-  /** Removes and returns the next segment; undefined: the queue is empty. */
+  /** Removes and returns the next segment, or undefined if the queue is empty. */
   take(): Uint8Array | Close | undefined {
     const [first] = this.#segments;
     if (!first) {
@@ -75,7 +75,7 @@ export class ConnectionQueue {
 }
 
 /**
- * One direction of the relay. Its connections share the rate and send a segment each in turn.
+ * A direction of the relay. Its connections share the rate and send a segment each in turn.
  *
  * The caller passes the time. Send times depend on the previous segment only, so late timers do not reduce the rate.
  */
@@ -107,7 +107,7 @@ export class Direction {
     for (const segment of this.#inTransit) segment.arrival += late;
   }
 
-  /** Sends and delivers all segments that are due. @returns time of the next segment; undefined: no data */
+  /** Sends and delivers all segments that are due. @returns time of the next segment, or undefined without data */
   step(now: number): number | undefined {
     if (this.isPaused) return undefined;
     while (this.#turns.length > 0 && this.#idleAt <= now) {
@@ -253,7 +253,7 @@ export class SlowRelay {
   }
 }
 
-/** One end of a relayed connection. */
+/** Client or server end of a relayed connection. */
 class Endpoint {
   socket: Socket<Endpoint> | undefined;
   peer!: Endpoint;

@@ -72,7 +72,7 @@ interface Flow {
 }
 
 interface FlowResult {
-  /** ID of the deployed version; undefined: nothing had changed. */
+  /** ID of the deployed version, or undefined if nothing had changed. */
   id: string | undefined;
   /** Steps with their end time (performance.now()). */
   steps: { name: string; endedAt: number }[];
@@ -298,7 +298,7 @@ async function waitForOldPods(): Promise<void> {
 /**
  * Runs a flow and measures it.
  *
- * @param waitForVersion returns the time at which the version serves; undefined: measure until the end of the command
+ * @param waitForVersion returns the time at which the version serves, or undefined to measure until the end of the command
  */
 async function measureFlow(
   relay: SlowRelay,
@@ -494,7 +494,7 @@ interface Options {
 
 const parts = ["import", "registry", "local", "uncached", "cached", "unchanged"];
 
-/** Parses the command line; undefined: invalid. */
+/** Parses the command line. @returns undefined if it is invalid */
 function parseArguments(args: string[]): Options | "help" | undefined {
   try {
     const { values } = parseArgs({

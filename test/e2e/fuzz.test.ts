@@ -25,9 +25,9 @@ function createRandom(seed: number): () => number {
 interface Input {
   kind: string;
   bytes: string;
-  /** Whether each request is a HEAD, whose reply has no body. */
+  /** Marks the HEAD requests, whose replies have no body. */
   heads?: boolean[];
-  /** Returns the problem with the replies; undefined: they are correct. */
+  /** Returns the problem with the replies, or undefined if they are correct. */
   check(statuses: number[]): string | undefined;
 }
 
