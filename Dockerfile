@@ -1,26 +1,26 @@
-# The same image that the pipeline makes, for buildah, podman and docker:
+# Builds the pipeline's image with buildah, podman or docker:
 #   buildah bud --format docker -t helloapp .
 #   podman run --rm -p 8080:8080 helloapp
 
 FROM docker.io/oven/bun:1.4.5 AS builder
 WORKDIR /src
-# Dependencies first: an edit of the source does not install them again.
+# Copied first, so that an edit of the source does not reinstall the dependencies.
 COPY package.json bun.lock bunfig.toml ./
 COPY ci/slipway/package.json ci/slipway/
-# Behind a proxy that signs TLS with a certificate of its own, pass its bundle: --secret id=ca,src=/path/to/bundle.crt
+# Behind a TLS-inspecting proxy, pass its CA bundle: --secret id=ca,src=/path/to/bundle.crt
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     NODE_EXTRA_CA_CERTS=/run/secrets/ca.crt bun run setup
 COPY . .
-# The project's own scripts. End-to-end tests need containers, so they run outside.
+# End-to-end tests need containers, so they do not run here.
 RUN bun run check
 RUN bun run test:unit
 RUN bun run build
 
 FROM scratch
-# Two layers: the C library changes with the base image, the binary with the source.
+# Two layers, because the C library changes less often than the binary.
 COPY --from=builder /src/dist/runtime/ /
 COPY --from=builder /src/dist/app/ /
-# What follows repeats what slipway knows of the image; a test compares the two.
+# A test compares these settings with the pipeline's image.
 ENV NODE_ENV=production PORT=8080
 USER 65532:65532
 WORKDIR /srv

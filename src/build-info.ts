@@ -1,5 +1,5 @@
-/** What this build is. The pipeline compiles the id in; run from source, it is "dev". */
-import { build as compiled } from "slipway/service";
+/** Identity of this build. The pipeline compiles the ID in. Run from source, the ID is "dev". */
+import { build } from "slipway/service";
 import { name, version } from "../package.json";
 
-export const build = { name, version, id: compiled.id, bun: compiled.bun };
+export const buildInfo = { name, version, id: build.id, bun: build.bun };

@@ -1,36 +1,36 @@
 /**
- * Picks the media type to answer with (RFC 9110, section 12.5.1).
+ * Creates a function that selects the response's media type from an Accept header (RFC 9110, section 12.5.1).
  *
- * The most specific range that matches an offer decides its quality; the highest quality wins, and on a tie the
- * earlier offer. No header means that anything goes.
+ * The most specific range that matches an offer decides its quality. The offer with the highest quality wins. On a tie,
+ * the earlier offer wins. A missing header accepts everything.
  *
- * What it has worked out it remembers: the clients of a service send a handful of different headers, over and over.
+ * Results are cached, because the clients of a service send only a few different headers.
  *
- * @returns one of `offers`, or undefined when the client accepts none of them
+ * @returns a function that returns one of `offers`, or undefined if the client accepts none of them
  * @example
- * const negotiate = negotiator(["text/plain", "application/json"]);
+ * const negotiate = createNegotiator(["text/plain", "application/json"]);
  * negotiate("text/html, application/json;q=0.5"); // "application/json"
  */
-export function negotiator<const T extends string>(
+export function createNegotiator<const T extends string>(
   offers: readonly T[],
 ): (accept: string | null) => T | undefined {
-  const known = new Map<string, T | undefined>([["*/*", offers[0]]]);
-  // Whoever names one offer gets it: what most clients send is known without a look, also right after the start.
-  for (const offer of offers) known.set(offer, offer);
+  const cache = new Map<string, T | undefined>([["*/*", offers[0]]]);
+  // A header that is exactly one offer needs no parsing, not even for the first request.
+  for (const offer of offers) cache.set(offer, offer);
   return (accept) => {
     if (accept === null) return offers[0];
-    if (known.has(accept)) return known.get(accept);
-    const best = choose(accept, offers);
-    // A client that makes up headers must not fill the memory.
-    if (known.size >= 100) known.clear();
-    known.set(accept, best);
+    if (cache.has(accept)) return cache.get(accept);
+    const best = selectOffer(accept, offers);
+    // A client that invents headers must not fill the memory.
+    if (cache.size >= 100) cache.clear();
+    cache.set(accept, best);
     return best;
   };
 }
 
-function choose<T extends string>(accept: string, offers: readonly T[]): T | undefined {
-  const ranges = elements(accept, ",").map(parseRange);
-  // An empty list says nothing, and its empty elements count for nothing (RFC 9110, section 5.6.1.2).
+function selectOffer<T extends string>(accept: string, offers: readonly T[]): T | undefined {
+  const ranges = splitList(accept, ",").map(parseRange);
+  // An empty list accepts everything, and empty elements are ignored (RFC 9110, section 5.6.1.2).
   if (ranges.length === 0) return offers[0];
   let best: T | undefined;
   let bestQuality = 0;
@@ -46,31 +46,31 @@ interface Range {
   quality: number;
 }
 
-/** An element of a list: all that is no separator, and quoted strings with whatever is in them. */
-const quoted = {
+/** Matches a list element, which may contain quoted strings with separators. */
+const elementPatterns = {
   ",": /(?:[^,"]|"(?:\\.|[^"\\])*"?)+/g,
   ";": /(?:[^;"]|"(?:\\.|[^"\\])*"?)+/g,
 };
 
-/** What stands between separators that are in no quoted string, without the space around it; nothing that is empty. */
-function elements(text: string, separator: keyof typeof quoted): string[] {
-  // Most have none, and need no expression, which a start would have to compile.
-  const parts = text.includes('"') ? (text.match(quoted[separator]) ?? []) : text.split(separator);
+/** Splits at the separators outside of quoted strings, trims the elements and drops empty ones. */
+function splitList(text: string, separator: keyof typeof elementPatterns): string[] {
+  // Most headers have no quoted string. They are split without a regular expression, which costs time to compile.
+  const parts = text.includes('"') ? (text.match(elementPatterns[separator]) ?? []) : text.split(separator);
   return parts.map((part) => part.trim()).filter((part) => part !== "");
 }
 
 function parseRange(text: string): Range {
-  const [type = "", ...parameters] = elements(text.toLowerCase(), ";");
+  const [type = "", ...parameters] = splitList(text.toLowerCase(), ";");
   const q = parameters.find((parameter) => parameter.startsWith("q="));
-  // A quality that is no number from 0 to 1 is a client's mistake: the range counts in full rather than not at all.
+  // An invalid quality is a client's mistake. The range counts in full instead of being ignored.
   const quality = q && /^q=(0(\.\d{0,3})?|1(\.0{0,3})?)$/.test(q) ? Number(q.slice(2)) : 1;
   return { type, quality };
 }
 
 function qualityOf(offer: string, ranges: Range[]): number {
   const family = offer.slice(0, offer.indexOf("/")) + "/*";
-  for (const wanted of [offer, family, "*/*"]) {
-    const range = ranges.find(({ type }) => type === wanted);
+  for (const type of [offer, family, "*/*"]) {
+    const range = ranges.find((range) => range.type === type);
     if (range) return range.quality;
   }
   return 0;

@@ -1,27 +1,28 @@
-import { givenId, newId, traceParent } from "./telemetry/trace.ts";
+import { createRequestId, readRequestId, readTraceParent } from "./telemetry/trace.ts";
 
-/** One request on its way through the service, and who it belongs to. */
-export class Call {
+/** A request with its start time, trace and ID. */
+export class RequestContext {
   readonly start = performance.now();
   readonly method: string;
   readonly headers: Headers;
-  /** The valid `traceparent` that it came with. */
+  /** The request's `traceparent` header, if it is valid. */
   readonly traceParent: string | undefined;
-  /** The id that it has so far: the client's, or one that somebody has asked for. */
+  /** The ID so far: from the client, or created by the first read of `id`. */
   knownId: string | undefined;
 
   constructor(readonly request: Request) {
     this.method = request.method;
     this.headers = request.headers;
-    this.traceParent = traceParent(this.headers);
-    this.knownId = givenId(this.headers);
+    this.traceParent = readTraceParent(this.headers);
+    this.knownId = readRequestId(this.headers);
   }
 
   /**
-   * Its id, which is made when it is first asked for: an error reply or a log line needs one. A reply without either has
-   * nothing that its id would lead to, and to put one into each costs a tenth of all that a request costs.
+   * The request's ID, created at the first read.
+   *
+   * Only error replies and log lines need an ID. Adding an ID to every reply costs a tenth of the whole request.
    */
   get id(): string {
-    return (this.knownId ??= newId());
+    return (this.knownId ??= createRequestId());
   }
 }

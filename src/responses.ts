@@ -1,51 +1,58 @@
 /**
- * What a route answers: a Response to copy, and what the log and the metrics have to know of it. A reply that is always
- * the same is made once, see `once`: to copy a Response costs half of making one, and no copy can change another.
+ * A route's reply: a Response to clone, and the facts that the log and the metrics need.
+ *
+ * A reply that never changes is created once, see `memoizeReply`. Cloning a Response costs half of creating one, and a
+ * change to a clone does not affect the others.
  */
 export interface Reply {
   status: number;
-  /** With all headers but those that differ from request to request. It is never sent itself. */
+  /** Has all headers except those that differ between requests. Only clones of it are sent. */
   response: Response;
   /** Length of the body in bytes, for the access log. */
   bytes: number;
 }
 
-export const TEXT = "text/plain; charset=utf-8";
-export const HTML = "text/html; charset=utf-8";
+export const TEXT_TYPE = "text/plain; charset=utf-8";
+export const HTML_TYPE = "text/html; charset=utf-8";
 
 /**
+ * Creates a reply with a body.
+ *
  * @param type `Content-Type`
- * @param headers more headers. Without a Cache-Control among them it is "no-store": what this service says is true now
+ * @param headers more headers. `Cache-Control` defaults to "no-store", because replies describe the current state
  */
-export function reply(type: string, body: string, headers: Record<string, string> = {}, status = 200): Reply {
+export function createReply(
+  type: string,
+  body: string,
+  headers: Record<string, string> = {},
+  status = 200,
+): Reply {
   const init = { status, headers: { "Content-Type": type, "Cache-Control": "no-store", ...headers } };
   return { status, response: new Response(body, init), bytes: Buffer.byteLength(body) };
 }
 
-/** A reply that is always the same. It is made when it is first asked for: no start waits for what nobody may ask. */
-export function once(make: () => Reply): () => Reply {
-  let made: Reply | undefined;
-  return () => (made ??= make());
+/** Creates a constant reply at its first use, so that the start of the service does not wait for it. */
+export function memoizeReply(create: () => Reply): () => Reply {
+  let created: Reply | undefined;
+  return () => (created ??= create());
 }
 
-/** A reply without a body: 204, 304. */
-export function noContent(status: number, headers: Record<string, string>): Reply {
+/** Creates a reply without a body: 204, 304. */
+export function createEmptyReply(status: number, headers: Record<string, string>): Reply {
   return { status, response: new Response(null, { status, headers }), bytes: 0 };
 }
 
-export function json(value: unknown, headers?: Record<string, string>): Reply {
-  return reply("application/json", JSON.stringify(value) + "\n", headers);
+export function createJsonReply(value: unknown, headers?: Record<string, string>): Reply {
+  return createReply("application/json", JSON.stringify(value) + "\n", headers);
 }
 
-/**
- * An error reply as RFC 9457 describes it. `detail` is for the client: it never carries an internal message.
- */
-export function problem(
+/** Creates an error reply (RFC 9457). `detail` is for the client and never contains an internal message. */
+export function createProblemReply(
   status: number,
   title: string,
   requestId: string,
   { detail, headers }: { detail?: string; headers?: Record<string, string> } = {},
 ): Reply {
   const body = JSON.stringify({ type: "about:blank", title, status, detail, requestId }) + "\n";
-  return reply("application/problem+json", body, headers, status);
+  return createReply("application/problem+json", body, headers, status);
 }

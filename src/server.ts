@@ -1,56 +1,56 @@
 /**
- * Config in, a running server out: routes, limits and error replies, on the service's port and the admin port.
+ * The HTTP server: routes, limits and error replies, on the service's port and the admin port.
  *
- * Everything that is common to all requests happens in one place, `answering`: request id, trace, limits, method check,
- * errors, metrics, access log. It is written for speed where that costs no clarity: no promise for a route that needs
- * none, and replies that are always the same are made once.
+ * `createRouteHandler` does everything that is common to all requests: request ID, trace, limits, method check, errors,
+ * metrics, access log. It avoids work for speed: synchronous routes create no promise, and constant replies are created
+ * once.
  */
-import { Call } from "./request-context.ts";
-import { type Config, settings, urlHost } from "./config.ts";
+import { RequestContext } from "./request-context.ts";
+import { type Config, formatUrlHost, settings } from "./config.ts";
 import type { Lifecycle, Stoppable } from "slipway/service";
-import { noContent, once, problem, reply, type Reply } from "./responses.ts";
-import { greeting } from "./routes/greeting.ts";
-import { healthz, readyz } from "./routes/health.ts";
-import { openapi } from "./routes/openapi.ts";
-import { version } from "./routes/version.ts";
+import { createEmptyReply, createProblemReply, createReply, memoizeReply, type Reply } from "./responses.ts";
+import { createGreetingHandler } from "./routes/greeting.ts";
+import { createReadinessHandler, handleLiveness } from "./routes/health.ts";
+import { createOpenApiHandler } from "./routes/openapi.ts";
+import { handleVersion } from "./routes/version.ts";
 import type { Logger } from "./telemetry/log.ts";
 import {
+  countOpenFiles,
   createMetrics,
-  metricsType,
-  openFiles,
-  type Begun,
+  METRICS_TYPE,
+  type ActiveRequest,
   type Metrics,
-  type Reason,
+  type RejectionReason,
 } from "./telemetry/metrics.ts";
-import { traceId, traceResponse } from "./telemetry/trace.ts";
+import { createTraceResponse, traceIdOf } from "./telemetry/trace.ts";
 
-/** Answers a request. What it throws becomes a 500 and a line in the log. */
-export type Handler = (call: Call) => Reply | Promise<Reply>;
+/** Handles a request. An exception is logged and becomes a 500. */
+export type Handler = (context: RequestContext) => Reply | Promise<Reply>;
 
 export interface Route {
   handle: Handler;
-  /** Probes come every second: their access log lines are worth reading only when something is wrong. */
-  probe?: boolean;
+  /** Marks a probe. Probes come every second, so they are logged at level debug unless they fail. */
+  isProbe?: boolean;
 }
 
 export interface RunningServer {
-  /** The service's address, for people: `http://127.0.0.1:8080/`. */
+  /** URL of the service for log messages: `http://127.0.0.1:8080/`. */
   url: string;
   adminUrl: string;
   servers: Stoppable[];
 }
 
 const ALLOW = "GET, HEAD, OPTIONS";
-const options = once(() => noContent(204, { Allow: ALLOW }));
-/** What is left of a refused body is on its way, so that the connection cannot be used again. */
+const handleOptions = memoizeReply(() => createEmptyReply(204, { Allow: ALLOW }));
+/** Closes the connection: the client may still send the rest of a rejected body on it. */
 const CLOSE = { Connection: "close" };
 
 /**
- * Starts listening.
+ * Starts listening on both ports.
  *
- * @param routes are added to the service's own, for who builds on this one
- * @param dropped lines that the log has thrown away so far, for the metrics
- * @throws the operating system's error (`code` EADDRINUSE, EACCES) when a port cannot be had; nothing listens then
+ * @param routes additional routes
+ * @param countDroppedLines returns the number of log lines dropped so far, for the metrics
+ * @throws the operating system's error (`code` EADDRINUSE, EACCES) if a port is not available. No port is open then
  */
 export function startServer(
   config: Config,
@@ -58,167 +58,174 @@ export function startServer(
     lifecycle,
     log,
     routes = {},
-    dropped,
-  }: { lifecycle: Lifecycle; log: Logger; routes?: Record<string, Route>; dropped?: () => number },
+    countDroppedLines,
+  }: {
+    lifecycle: Lifecycle;
+    log: Logger;
+    routes?: Record<string, Route>;
+    countDroppedLines?: () => number;
+  },
 ): RunningServer {
-  const metrics = createMetrics(dropped ? { dropped } : {});
-  const crowded = watchConnections(config.maxConnections);
-  limitHeaders(config.maxHeaderBytes);
-  const logging = config.accessLog === "on";
+  const metrics = createMetrics(countDroppedLines ? { countDroppedLines } : {});
+  const isOverConnectionLimit = watchConnections(config.maxConnections);
+  setHeaderLimit(config.maxHeaderBytes);
+  const isAccessLogOn = config.accessLog === "on";
   const slowMilliseconds = config.slowRequestSeconds * 1000;
 
-  /** The replies to everything that comes to one route; undefined: to no route. */
-  function answering(name: string | undefined, { handle, probe = false }: Route) {
-    const counted = metrics.route(name);
+  /** Creates the handler of a route. @param name the route's path, or undefined if no route matched */
+  function createRouteHandler(name: string | undefined, { handle, isProbe = false }: Route) {
+    const routeMetrics = metrics.route(name);
 
     return (request: Request, server: Bun.Server<undefined>): Response | Promise<Response> => {
-      const call = new Call(request);
-      const begun = counted.begin(call.method);
+      const context = new RequestContext(request);
+      const active = routeMetrics.begin(context.method);
       let reply: Reply | Promise<Reply>;
       try {
-        reply = refuse(call, probe) ?? handle(call);
+        reply = rejectEarly(context, isProbe) ?? handle(context);
       } catch (error) {
-        reply = failed(error, call.id);
+        reply = createErrorReply(error, context.id);
       }
-      if (!(reply instanceof Promise)) return finish(call, reply, begun);
-      // Bun's idle timeout would cut a handler that has not written yet without a word.
+      if (!(reply instanceof Promise)) return finish(context, reply, active);
+      // Bun's idle timeout would close the connection of a slow handler without a reply.
       server.timeout(request, Math.min(255, Math.ceil(config.requestTimeoutSeconds) + 5));
-      return inTime(reply, call)
-        .catch((error: unknown) => failed(error, call.id))
-        .then((reply) => finish(call, reply, begun));
+      return withTimeout(reply, context)
+        .catch((error: unknown) => createErrorReply(error, context.id))
+        .then((reply) => finish(context, reply, active));
     };
 
-    function finish(call: Call, reply: Reply, begun: Begun): Response {
-      const milliseconds = performance.now() - call.start;
-      begun.end(reply.status, milliseconds / 1000);
+    function finish(context: RequestContext, reply: Reply, active: ActiveRequest): Response {
+      const milliseconds = performance.now() - context.start;
+      active.end(reply.status, milliseconds / 1000);
       const slow = milliseconds >= slowMilliseconds;
-      if (slow || logging) logAccess(call, reply, milliseconds, slow);
-      return toResponse(reply, call);
+      if (slow || isAccessLogOn) logAccess(context, reply, milliseconds, slow);
+      return toResponse(reply, context);
     }
 
-    function logAccess(call: Call, reply: Reply, milliseconds: number, slow: boolean): void {
-      const level = slow ? "warn" : probe && reply.status < 500 ? "debug" : "info";
+    function logAccess(context: RequestContext, reply: Reply, milliseconds: number, slow: boolean): void {
+      const level = slow ? "warn" : isProbe && reply.status < 500 ? "debug" : "info";
       if (!log.enabled(level)) return;
       log.request(level, {
-        method: call.method,
+        method: context.method,
         route: name,
-        // A route's name is its path, or its pattern. Asking for the URL would cost as much as half of all else that is done here.
-        path: name ?? pathOf(call.request.url),
+        // The name of a route is its path or pattern. Reading the URL would cost half as much as the rest of this function.
+        path: name ?? pathOf(context.request.url),
         status: reply.status,
-        bytes: call.method === "HEAD" ? 0 : reply.bytes,
+        bytes: context.method === "HEAD" ? 0 : reply.bytes,
         milliseconds,
-        requestId: call.id,
-        traceId: call.traceParent && traceId(call.traceParent),
+        requestId: context.id,
+        traceId: context.traceParent && traceIdOf(context.traceParent),
         slow,
       });
     }
   }
 
-  function failed(error: unknown, requestId: string): Reply {
+  function createErrorReply(error: unknown, requestId: string): Reply {
     log.error("handler failed", { requestId, error: error instanceof Error ? error.stack : String(error) });
-    return problem(500, "Internal Server Error", requestId);
+    return createProblemReply(500, "Internal Server Error", requestId);
   }
 
-  /** The reply to a request that is over a limit or of a method that no route has; undefined for all others. */
-  function refuse(call: Call, probe: boolean): Reply | undefined {
-    // A probe that fails under load would have the instance killed, and the load fall on the others.
-    if (!probe && metrics.inFlight > config.maxInFlight) {
-      return reject("in-flight", 503, "Service Unavailable", call.id, { "Retry-After": "1" });
+  /** Returns the reply to an OPTIONS request, an unsupported method or a request over a limit, else undefined. */
+  function rejectEarly(context: RequestContext, isProbe: boolean): Reply | undefined {
+    // Probes are exempt: a failed probe under load would restart the pod and move its load to the others.
+    if (!isProbe && metrics.inFlight > config.maxInFlight) {
+      return reject("in-flight", 503, "Service Unavailable", context.id, { "Retry-After": "1" });
     }
-    const refused = refuseBody(call);
-    if (refused) return refused;
-    if (call.method === "GET" || call.method === "HEAD") return undefined;
-    return call.method === "OPTIONS"
-      ? options()
-      : problem(405, "Method Not Allowed", call.id, { headers: { Allow: ALLOW } });
+    const rejected = rejectBody(context);
+    if (rejected) return rejected;
+    if (context.method === "GET" || context.method === "HEAD") return undefined;
+    return context.method === "OPTIONS"
+      ? handleOptions()
+      : createProblemReply(405, "Method Not Allowed", context.id, { headers: { Allow: ALLOW } });
   }
 
-  function refuseBody(call: Call): Reply | undefined {
-    if (call.headers.get("transfer-encoding") !== null) {
-      return reject("length", 411, "Length Required", call.id, CLOSE);
+  function rejectBody(context: RequestContext): Reply | undefined {
+    if (context.headers.get("transfer-encoding") !== null) {
+      return reject("length", 411, "Length Required", context.id, CLOSE);
     }
-    if (Number(call.headers.get("content-length")) > config.maxBodyBytes) {
-      return reject("body", 413, "Content Too Large", call.id, CLOSE);
+    if (Number(context.headers.get("content-length")) > config.maxBodyBytes) {
+      return reject("body", 413, "Content Too Large", context.id, CLOSE);
     }
     return undefined;
   }
 
   function reject(
-    reason: Reason,
+    reason: RejectionReason,
     status: number,
     title: string,
     id: string,
     headers: Record<string, string>,
   ): Reply {
     metrics.reject(reason);
-    return problem(status, title, id, { headers });
+    return createProblemReply(status, title, id, { headers });
   }
 
-  /** A route's reply, or 503 when it takes longer than a request may. The route is not stopped, only not waited for. */
-  async function inTime(reply: Promise<Reply>, call: Call): Promise<Reply> {
+  /** Replies 503 after the request timeout. The route's handler continues in the background. */
+  async function withTimeout(reply: Promise<Reply>, context: RequestContext): Promise<Reply> {
     const { promise, resolve } = Promise.withResolvers<Reply>();
     const timer = setTimeout(
-      () => resolve(reject("time", 503, "Service Unavailable", call.id, { "Retry-After": "1" })),
+      () => resolve(reject("time", 503, "Service Unavailable", context.id, { "Retry-After": "1" })),
       config.requestTimeoutSeconds * 1000,
     );
     return Promise.race([reply, promise]).finally(() => clearTimeout(timer));
   }
 
-  function toResponse(reply: Reply, call: Call): Response {
+  function toResponse(reply: Reply, context: RequestContext): Response {
     const response = reply.response.clone();
-    // Most replies are the copy as it is: each header that is set costs as much as the copy.
-    if (call.knownId) response.headers.set("X-Request-Id", call.knownId);
-    if (call.traceParent) response.headers.set("traceresponse", traceResponse(call.traceParent));
-    // Bun writes one for all methods but this.
-    if (call.method === "HEAD") response.headers.set("Date", new Date().toUTCString());
-    if (lifecycle.leaving || crowded()) {
-      // Bun does not say so by itself, and a keep-alive client that is not told fails when the door closes.
+    // Headers are set only if needed: each costs as much as the clone.
+    if (context.knownId) response.headers.set("X-Request-Id", context.knownId);
+    if (context.traceParent) response.headers.set("traceresponse", createTraceResponse(context.traceParent));
+    // Bun sets Date for all methods except HEAD.
+    if (context.method === "HEAD") response.headers.set("Date", new Date().toUTCString());
+    if (lifecycle.leaving || isOverConnectionLimit()) {
+      // Bun does not set this header. Without it, a keep-alive client's next request would fail.
       response.headers.set("Connection", "close");
-      if (!lifecycle.leaving) metrics.shed += 1;
-    } else if (asksToClose(call.headers.get("connection"))) {
-      // Bun does what the client asks for; to say it is what RFC 9112 (section 9.6) wants of a server.
+      if (!lifecycle.leaving) metrics.shedConnections += 1;
+    } else if (hasCloseOption(context.headers.get("connection"))) {
+      // Bun closes the connection as requested, but RFC 9112 (section 9.6) also requires this header.
       response.headers.set("Connection", "close");
     }
     return response;
   }
 
   function listen(port: number, table: Record<string, Route>) {
-    const answers = new Map<string, ReturnType<typeof answering>>();
-    for (const [path, route] of Object.entries(table)) answers.set(path, answering(path, route));
-    const notFound = answering(undefined, {
+    const handlers = new Map<string, ReturnType<typeof createRouteHandler>>();
+    for (const [path, route] of Object.entries(table)) handlers.set(path, createRouteHandler(path, route));
+    const notFound = createRouteHandler(undefined, {
       handle: ({ request: { url }, id }) =>
         url.length > config.maxUrlBytes
           ? reject("url", 414, "URI Too Long", id, CLOSE)
-          : problem(404, "Not Found", id),
+          : createProblemReply(404, "Not Found", id),
     });
     return Bun.serve({
       hostname: config.host,
       port,
-      // Bun 1.4.5 shares a port by default: a second instance would take half of the connections and nobody notice.
+      // Bun 1.4.5 shares ports by default: a second process would silently get half of the connections.
       reusePort: false,
-      // Else Bun shows source code in its error page whenever NODE_ENV is unset.
+      // The default shows source code in error pages if NODE_ENV is unset.
       development: false,
       idleTimeout: config.idleTimeoutSeconds,
-      // Bun's own reply to a large body has no words; refuseBody() answers before a byte of it is read.
+      // Bun's own 413 has no body. rejectBody() replies before any of the request body is read.
       maxRequestBodySize: Number.MAX_SAFE_INTEGER,
-      routes: Object.fromEntries(answers),
-      // Bun looks a path up as it was sent and tells it without its dot segments. What is told is answered, so that reply, log
-      // and metrics are of one path.
-      fetch: (request, server) => (answers.get(pathOf(request.url)) ?? notFound)(request, server),
+      routes: Object.fromEntries(handlers),
+      // Bun matches the raw path but reports it without dot segments. The second look-up uses the reported path, so that
+      // reply, log and metrics agree.
+      fetch: (request, server) => (handlers.get(pathOf(request.url)) ?? notFound)(request, server),
     });
   }
 
   const service = listen(config.port, {
-    "/": { handle: greeting(config.greeting, config.podName || hostName()) },
-    "/version": { handle: version },
-    "/openapi.json": { handle: openapi() },
-    "/healthz": { handle: healthz, probe: true },
-    "/readyz": { handle: readyz(lifecycle), probe: true },
+    "/": { handle: createGreetingHandler(config.greeting, config.podName || hostName()) },
+    "/version": { handle: handleVersion },
+    "/openapi.json": { handle: createOpenApiHandler() },
+    "/healthz": { handle: handleLiveness, isProbe: true },
+    "/readyz": { handle: createReadinessHandler(lifecycle), isProbe: true },
     ...routes,
   });
   try {
-    const admin = listen(config.adminPort, { "/metrics": { handle: metricsRoute(metrics), probe: true } });
-    const url = (server: Bun.Server<undefined>) => `http://${urlHost(config.host)}:${server.port}/`;
+    const admin = listen(config.adminPort, {
+      "/metrics": { handle: createMetricsHandler(metrics), isProbe: true },
+    });
+    const url = (server: Bun.Server<undefined>) => `http://${formatUrlHost(config.host)}:${server.port}/`;
     return { url: url(service), adminUrl: url(admin), servers: [service, admin] };
   } catch (error) {
     void service.stop(true);
@@ -226,52 +233,55 @@ export function startServer(
   }
 }
 
-const metricsRoute =
+const createMetricsHandler =
   (metrics: Metrics): Handler =>
   () =>
-    reply(metricsType, metrics.render());
+    createReply(METRICS_TYPE, metrics.render());
 
 /**
- * Bun accepts every connection and does not count them: the open files are counted instead, once a second, and while
- * there are too many each reply ends its connection. Those that ask nothing are ended by the idle timeout.
+ * Checks once a second whether there are more connections than the limit.
+ *
+ * Bun has no limit and no count of connections, so this counts open files. Above the limit, each reply closes its
+ * connection. The idle timeout closes connections without requests.
  */
 function watchConnections(limit: number): () => boolean {
-  // What the process has open for itself; it need not be exact.
-  const own = 20;
-  let crowded = false;
-  setInterval(() => (crowded = openFiles() > limit + own), 1000).unref();
-  return () => crowded;
+  // Approximate number of files that are not connections.
+  const otherFiles = 20;
+  let isOverLimit = false;
+  setInterval(() => (isOverLimit = countOpenFiles() > limit + otherFiles), 1000).unref();
+  return () => isOverLimit;
 }
 
-/** The machine's or container's name. Loaded when needed, because loading takes a tenth of the start. */
+/** Returns the name of the machine or container. Loading the module takes a tenth of the start, so it is lazy. */
 function hostName(): string {
   return process.getBuiltinModule("node:os").hostname();
 }
 
 /**
- * Bun has one limit for all servers of a process, 16 KiB at first, which Node's name for it changes; what is over it
- * gets Bun's bare 431. Loading that module takes longer than the rest of the start, so only who wants another limit
- * pays for it.
+ * Sets the maximum size of request headers for all servers of the process. Above it, Bun replies 431 without a body.
+ *
+ * Bun's default is 16 KiB, and only `node:http` can change it. Loading that module takes longer than the rest of the
+ * start, so the default setting skips it.
  */
-function limitHeaders(bytes: number): void {
+function setHeaderLimit(bytes: number): void {
   if (bytes === settings.maxHeaderBytes.fallback) return;
-  // Bun lets it be set, which its types do not know.
+  // The property is writable in Bun, but readonly in its types.
   (process.getBuiltinModule("node:http") as { maxHeaderSize: number }).maxHeaderSize = bytes;
 }
 
 /**
- * The path of a URL as Bun tells it: without dot segments, and whole where the Host makes no URL of it. `new URL()` would
- * cost more than the whole rest of a request.
+ * Extracts the path from a request's URL, which has no dot segments. If the Host header is invalid, Bun's URL is the path
+ * alone. `new URL()` would cost more than the rest of the request.
  */
 function pathOf(url: string): string {
   const start = url.startsWith("/") ? 0 : url.indexOf("/", url.indexOf("://") + 3);
-  // The target of CONNECT is no path.
+  // The target of CONNECT has no path.
   if (start < 0) return url;
   const query = url.indexOf("?", start);
   return query < 0 ? url.slice(start) : url.slice(start, query);
 }
 
-/** Whether `close` is among the options of a Connection header. */
-function asksToClose(connection: string | null): boolean {
+/** Checks whether a Connection header contains the option `close`. */
+function hasCloseOption(connection: string | null): boolean {
   return connection !== null && /(?:^|,)\s*close\s*(?:,|$)/i.test(connection);
 }

@@ -1,6 +1,6 @@
 /**
- * What alerts and dashboard ask for is what the service exposes: a metric or a label of another name is found here. Not among the
- * unit tests: an alert must not stop a deploy.
+ * Compares the metrics and labels in alerts and dashboard with the metrics of the service. These tests are separate from
+ * the unit tests, so that an edit of an alert does not block a deploy.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -21,12 +21,12 @@ const { panels } = JSON.parse(read("dashboard.json")) as {
 const targets = panels.flatMap((panel) => panel.targets);
 const expressions = [...spec.groups.flatMap(({ rules }) => rules), ...targets].map(({ expr }) => expr);
 
-/** Prometheus' own, and kube-state-metrics'. */
-const others = ["up", "kube_deployment_status_replicas_available"];
-/** Labels that a pod's metrics have because it is that pod. */
-const ofTarget = ["job", "namespace", "pod"];
+/** Metrics of Prometheus and kube-state-metrics. */
+const externalMetrics = ["up", "kube_deployment_status_replicas_available"];
+/** Labels that Prometheus adds to all metrics of a pod. */
+const targetLabels = ["job", "namespace", "pod"];
 const selectors = [...new Set(expressions.flatMap((expr) => expr.match(/\b[a-z_]+\{[^}]*\}/g) ?? []))].filter(
-  (selector) => !others.includes(selector.replace(/\{.*/, "")),
+  (selector) => !externalMetrics.includes(selector.replace(/\{.*/, "")),
 );
 
 interface Sample {
@@ -59,23 +59,23 @@ beforeAll(async () => {
     ),
   }));
 });
-afterAll(() => Promise.all(server.servers.map((one) => one.stop(true))));
+afterAll(() => Promise.all(server.servers.map((server) => server.stop(true))));
 
 const named = (name: string) => samples.filter((sample) => sample.name === name);
 
-test("rules and dashboard ask for the service's own metrics", () => {
+test("rules and dashboard use the service's metrics", () => {
   expect(selectors.length).toBeGreaterThanOrEqual(6);
 });
 
 test.each(selectors)("%s is exposed", (selector) => {
   const [, name = "", given = ""] = /^(\w+)\{(.*)\}$/.exec(selector)!;
   const matchers = [...given.matchAll(/(\w+)(=~|!~|=|!=)"([^"]*)"/g)].filter(
-    ([, label]) => !ofTarget.includes(label!),
+    ([, label]) => !targetLabels.includes(label!),
   );
   let found = named(name);
   expect(found, name).not.toBeEmpty();
   for (const [matcher, label = "", operator = "", value = ""] of matchers) {
-    // A label that no sample has would match as an empty one.
+    // Prometheus treats a missing label as empty, so that a misspelt label could match.
     expect(
       found.some(({ labels }) => label in labels),
       `${name} with a label ${label}`,
@@ -88,18 +88,18 @@ test.each(selectors)("%s is exposed", (selector) => {
   }
 });
 
-test("what is grouped by, or stands in a legend, is a label", () => {
+test("labels in groupings and legends exist", () => {
   const labels = expressions
     .flatMap((expr) => [...expr.matchAll(/\bby \(([^)]*)\)/g)])
     .flatMap(([, list]) => list!.split(", "));
   const shown = targets
     .flatMap(({ legendFormat }) => [...legendFormat.matchAll(/\{\{(\w+)\}\}/g)])
     .map(([, label]) => label!);
-  const known = new Set([...ofTarget, ...samples.flatMap(({ labels }) => Object.keys(labels))]);
+  const known = new Set([...targetLabels, ...samples.flatMap(({ labels }) => Object.keys(labels))]);
   expect([...labels, ...shown].filter((label) => !known.has(label))).toEqual([]);
 });
 
-test("the latency that alerts is a bucket's bound, below which nothing is guessed", () => {
+test("the latency threshold is a bucket bound, so that Prometheus does not interpolate", () => {
   const [, name = "", seconds = ""] =
     expressions.map((expr) => /(\w+_bucket)\{[^>]*>\s*([\d.]+)/.exec(expr)).find(Boolean) ?? [];
   expect(named(name).map(({ labels }) => labels.le)).toContain(seconds);

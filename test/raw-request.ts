@@ -1,6 +1,6 @@
 /**
- * Sends bytes over a connection of its own and returns all that comes back until the server closes it: what fetch()
- * hides or corrects is seen here.
+ * Sends bytes over a new connection and returns everything received until the server closes it. Unlike fetch(), it hides and
+ * corrects nothing.
  */
 export async function exchange(url: URL | string, bytes: string): Promise<string> {
   const { hostname, port } = new URL(url);

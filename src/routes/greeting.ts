@@ -1,44 +1,45 @@
-import { build } from "../build-info.ts";
-import type { Call } from "../request-context.ts";
-import { negotiator } from "../content-negotiation.ts";
-import { HTML, json, once, problem, reply, TEXT, type Reply } from "../responses.ts";
+import { buildInfo } from "../build-info.ts";
+import { createNegotiator } from "../content-negotiation.ts";
+import type { RequestContext } from "../request-context.ts";
+import { createJsonReply, createProblemReply, createReply } from "../responses.ts";
+import { HTML_TYPE, memoizeReply, TEXT_TYPE, type Reply } from "../responses.ts";
 import file from "./page.html" with { type: "file" };
 
 const offers = ["text/plain", "application/json", "text/html"] as const;
 const vary = { Vary: "Accept" };
 
 /**
- * `GET /`: the greeting as text, JSON or a page, whichever the client prefers; text when it does not care.
+ * `GET /`: the greeting as text, JSON or an HTML page, as the client prefers. Text is the default.
  *
- * @param who the name of the pod or host that answers
+ * @param pod name of the pod or host, shown in the reply
  */
-export function greeting(message: string, who: string): (call: Call) => Reply {
-  const values = { message, version: build.version, build: build.id, pod: who };
+export function createGreetingHandler(message: string, pod: string): (context: RequestContext) => Reply {
+  const values = { message, version: buildInfo.version, build: buildInfo.id, pod };
   const replies: Record<(typeof offers)[number], () => Reply> = {
-    "text/plain": once(() => reply(TEXT, `${message}\n`, vary)),
-    "application/json": once(() => json(values, vary)),
-    "text/html": once(() => page(values)),
+    "text/plain": memoizeReply(() => createReply(TEXT_TYPE, `${message}\n`, vary)),
+    "application/json": memoizeReply(() => createJsonReply(values, vary)),
+    "text/html": memoizeReply(() => createPageReply(values)),
   };
-  const negotiate = negotiator(offers);
-  return (call) => {
-    const type = negotiate(call.headers.get("accept"));
+  const negotiate = createNegotiator(offers);
+  return (context) => {
+    const type = negotiate(context.headers.get("accept"));
     if (type) return replies[type]();
-    return problem(406, "Not Acceptable", call.id, {
+    return createProblemReply(406, "Not Acceptable", context.id, {
       detail: `available: ${offers.join(", ")}`,
       headers: vary,
     });
   };
 }
 
-/** The page with its values filled in. It loads nothing: its one style and its one script are allowed by their hashes. */
-function page(values: Record<string, string>): Reply {
-  // As text it would be read at every start. Typed as a bundle, because that is what an import of HTML is without `type: "file"`.
+/** Fills in the page's values. The page loads nothing. Its style and its script are allowed by their hashes. */
+function createPageReply(values: Record<string, string>): Reply {
+  // An import as text would be read at every start. TypeScript types an import of HTML as a bundle, hence the cast.
   const source = process.getBuiltinModule("node:fs").readFileSync(file as unknown as string, "utf8");
   const html = source.replace(/\{\{(\w+)\}\}/g, (_, name) => Bun.escapeHTML(values[name]!));
   const policy = [
     "default-src 'none'",
     `style-src ${hashOf("style", html)}`,
-    // Colours are set by the script through the style's own interface, which is not inline style.
+    // The script sets colours through the CSSOM, which does not count as inline style.
     `script-src ${hashOf("script", html)}`,
     "connect-src 'self'",
     "img-src data:",
@@ -46,7 +47,7 @@ function page(values: Record<string, string>): Reply {
     "form-action 'none'",
     "frame-ancestors 'none'",
   ];
-  return reply(HTML, html, {
+  return createReply(HTML_TYPE, html, {
     ...vary,
     "Content-Security-Policy": policy.join("; "),
     "X-Content-Type-Options": "nosniff",

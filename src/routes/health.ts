@@ -1,14 +1,14 @@
 import type { Lifecycle } from "slipway/service";
-import type { Call } from "../request-context.ts";
-import { once, problem, reply, TEXT, type Reply } from "../responses.ts";
+import type { RequestContext } from "../request-context.ts";
+import { createProblemReply, createReply, memoizeReply, TEXT_TYPE, type Reply } from "../responses.ts";
 
-/** `GET /healthz`, liveness: 200 also while draining, or Kubernetes would kill what is finishing its work. */
-export const healthz = once(() => reply(TEXT, "ok\n"));
+/** `GET /healthz`, liveness: 200 also while draining, or Kubernetes would kill a pod that finishes its requests. */
+export const handleLiveness = memoizeReply(() => createReply(TEXT_TYPE, "ok\n"));
 
-/** `GET /readyz`, readiness: 503 before start-up ends and from the first moment of the drain. */
-export function readyz(lifecycle: Lifecycle): (call: Call) => Reply {
-  return (call) =>
+/** `GET /readyz`, readiness: 503 until the service has started, and again as soon as it drains. */
+export function createReadinessHandler(lifecycle: Lifecycle): (context: RequestContext) => Reply {
+  return (context) =>
     lifecycle.state === "ready"
-      ? healthz()
-      : problem(503, "Service Unavailable", call.id, { detail: lifecycle.state });
+      ? handleLiveness()
+      : createProblemReply(503, "Service Unavailable", context.id, { detail: lifecycle.state });
 }

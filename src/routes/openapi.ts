@@ -1,6 +1,6 @@
-import { build } from "../build-info.ts";
-import type { Call } from "../request-context.ts";
-import { json, noContent, once, type Reply } from "../responses.ts";
+import { buildInfo } from "../build-info.ts";
+import type { RequestContext } from "../request-context.ts";
+import { createEmptyReply, createJsonReply, memoizeReply, type Reply } from "../responses.ts";
 
 const ref = (kind: string, name: string) => ({ $ref: `#/components/${kind}/${name}` });
 const schema = (name: string) => ({ schema: ref("schemas", name) });
@@ -12,37 +12,40 @@ const object = (properties: Record<string, { type: string; description: string }
   properties,
 });
 
-/** What a client may send. No value of these is refused: one that is not valid counts as none. */
+/** Request headers that the service reads. It ignores invalid values. */
 const parameters: Record<string, string> = {
-  Accept: "The media types that are wanted, with their qualities (RFC 9110, section 12.5.1)",
-  "If-None-Match": "ETags that the client has (RFC 9110, section 13.1.2)",
-  "X-Request-Id": "An id for the request: 1 to 64 of A-Z a-z 0-9 . _ -",
-  traceparent: "The trace that the request is part of (W3C Trace Context, version 00)",
-  Connection: "`close`: the connection is closed after the reply, and the reply says so",
+  Accept: "Acceptable media types with their qualities (RFC 9110, section 12.5.1)",
+  "If-None-Match": "ETags of the client's cached replies (RFC 9110, section 13.1.2)",
+  "X-Request-Id": "ID for the request: 1 to 64 characters of A-Z a-z 0-9 . _ -",
+  traceparent: "Trace of the request (W3C Trace Context, version 00)",
+  Connection: "`close`: the service closes the connection after the reply and sends the same header",
 };
 
 const headers: Record<string, string> = {
-  "Cache-Control": "Whether the reply may be kept",
-  Date: "When the reply was made",
-  ETag: "The build's id",
-  Vary: "The request's headers that the reply depends on",
-  Allow: "The methods that are answered",
+  "Cache-Control": "Whether the reply may be cached",
+  Date: "Time of the reply",
+  ETag: "The build's ID",
+  Vary: "Request headers that determine the reply",
+  Allow: "Supported methods",
   "Retry-After": "Seconds to wait before the next attempt",
-  "Content-Length": "Length of the body in bytes; of HEAD the length that GET's would have",
-  "Content-Security-Policy": "Of the page: what it may load and run",
-  "X-Content-Type-Options": "Of the page",
-  "Referrer-Policy": "Of the page",
-  "X-Request-Id": "The id of the request: the client's own, that of the log line, or that of the error reply",
-  traceresponse: "The trace of a valid traceparent, with a span of this service",
-  Connection: "`close`: the connection ends with this reply",
+  "Content-Length": "Length of the body in bytes. For HEAD, the length of the reply to GET",
+  "Content-Security-Policy": "Resources and scripts that the page may load and run",
+  "X-Content-Type-Options": "`nosniff`, for the page",
+  "Referrer-Policy": "`no-referrer`, for the page",
+  "X-Request-Id": "ID of the request, from the client or as in the log line or error reply",
+  traceresponse: "Trace of a valid traceparent, with a span of this service",
+  Connection: "`close`: the service closes the connection after this reply",
 };
-/** Those that no reply of the service's own lacks, and those that any may have. */
+/** Headers of all replies from the service. */
 const always = ["Date"];
+/** Headers that any reply may have. */
 const maybe = ["Content-Length", "X-Request-Id", "traceresponse", "Connection"];
 
 /**
- * @param required headers that all such replies have beside `always`
- * @param optional headers that some have beside `maybe`
+ * Describes a response.
+ *
+ * @param required headers of all such replies, in addition to `always`
+ * @param optional headers of some replies, in addition to `maybe`
  */
 function response(description: string, required: string[], content?: object, optional: string[] = []) {
   const named = (names: string[], required: boolean) =>
@@ -59,20 +62,20 @@ const problem = (description: string, required: string[] = [], optional: string[
     optional,
   );
 
-/** What every path answers beside its own replies. */
+/** Responses that all paths share. */
 const common = {
-  "400": { description: "A head that is no HTTP, from the parser and without a body" },
-  "411": problem("A body without a length", ["Connection"]),
-  "413": problem("A body over the limit", ["Connection"]),
-  "431": { description: "A head over the limit, from the parser and without a body" },
-  "500": problem("An error of the service's own"),
-  "503": problem("Too many requests at once, or the request took too long", ["Retry-After"]),
+  "400": { description: "Malformed HTTP, from the parser and without a body" },
+  "411": problem("Request body without a length", ["Connection"]),
+  "413": problem("Request body over the limit", ["Connection"]),
+  "431": { description: "Request headers over the limit, from the parser and without a body" },
+  "500": problem("Internal error"),
+  "503": problem("Too many concurrent requests, or the request took too long", ["Retry-After"]),
 };
 
 interface Path {
   id: string;
   summary: string;
-  /** Names of `parameters` that only this path looks at. */
+  /** Names of `parameters` that only this path reads. */
   reads?: string[];
   responses: Record<string, ReturnType<typeof response>>;
 }
@@ -93,32 +96,32 @@ function path({ id, summary, reads = [], responses }: Path) {
     parameters: refs.map((name) => ref("parameters", name)),
     get: operation("get", summary, {
       ...all,
-      "405": problem("The reply to all methods but GET, HEAD and OPTIONS", ["Allow"]),
+      "405": problem("Reply to all methods except GET, HEAD and OPTIONS", ["Allow"]),
     }),
-    head: operation("head", `${summary}: the headers alone`, Object.fromEntries(withoutContent)),
-    options: operation("options", "The methods that are answered", {
+    head: operation("head", `${summary}: headers only`, Object.fromEntries(withoutContent)),
+    options: operation("options", "Supported methods", {
       "204": response("GET, HEAD and OPTIONS", ["Allow"]),
       ...common,
     }),
   };
 }
 
-const fresh = ["Cache-Control"];
+const cacheControl = ["Cache-Control"];
 
-const describe = () => ({
+const createDescription = () => ({
   openapi: "3.1.0",
-  info: { title: build.name, version: build.version, license: { name: "MIT", identifier: "MIT" } },
-  servers: [{ url: "/", description: "Where this description is from" }],
+  info: { title: buildInfo.name, version: buildInfo.version, license: { name: "MIT", identifier: "MIT" } },
+  servers: [{ url: "/", description: "The server of this description" }],
   security: [],
   paths: {
     "/": path({
       id: "Greeting",
-      summary: "The greeting, in the type that the client prefers",
+      summary: "The greeting, in the media type that the client prefers",
       reads: ["Accept"],
       responses: {
         "200": response(
           "The greeting",
-          [...fresh, "Vary"],
+          [...cacheControl, "Vary"],
           {
             ...text("Hello from helloapp\n"),
             "application/json": schema("Greeting"),
@@ -126,36 +129,38 @@ const describe = () => ({
           },
           ["Content-Security-Policy", "X-Content-Type-Options", "Referrer-Policy"],
         ),
-        "406": problem("None of the types that the client accepts", ["Vary"]),
+        "406": problem("No acceptable media type", ["Vary"]),
       },
     }),
     "/version": path({
       id: "Version",
-      summary: "What runs",
-      responses: { "200": response("What runs", fresh, { "application/json": schema("Version") }) },
+      summary: "Version and build",
+      responses: {
+        "200": response("Version and build", cacheControl, { "application/json": schema("Version") }),
+      },
     }),
     "/openapi.json": path({
       id: "Description",
       summary: "This description",
       reads: ["If-None-Match"],
       responses: {
-        "200": response("This description", [...fresh, "ETag"], {
+        "200": response("This description", [...cacheControl, "ETag"], {
           "application/json": { schema: { type: "object" } },
         }),
-        "304": response("The client has it already, by its ETag", [...fresh, "ETag"]),
+        "304": response("The client's ETag is current", [...cacheControl, "ETag"]),
       },
     }),
     "/healthz": path({
       id: "Health",
-      summary: "Liveness: also while draining",
-      responses: { "200": response("Alive", fresh, text("ok\n")) },
+      summary: "Liveness, also while draining",
+      responses: { "200": response("Alive", cacheControl, text("ok\n")) },
     }),
     "/readyz": path({
       id: "Readiness",
       summary: "Readiness",
       responses: {
-        "200": response("Ready", fresh, text("ok\n")),
-        "503": problem("Starting or draining; or the request took too long", [], ["Retry-After"]),
+        "200": response("Ready", cacheControl, text("ok\n")),
+        "503": problem("Starting or draining, or the request took too long", [], ["Retry-After"]),
       },
     }),
   },
@@ -170,41 +175,41 @@ const describe = () => ({
       Greeting: object({
         message: string("The greeting"),
         version: string("The service's version"),
-        build: string("The build's id, 12 hex digits"),
-        pod: string("Who answered"),
+        build: string("The build's ID, 12 hex digits"),
+        pod: string("Name of the pod or host"),
       }),
       Version: object({
         name: string("The service's name"),
         version: string("The service's version"),
-        id: string("The build's id, 12 hex digits"),
+        id: string("The build's ID, 12 hex digits"),
         bun: string("Bun's version"),
       }),
       Problem: object({
         type: string("about:blank"),
-        title: string("The status in words"),
-        status: { type: "integer", description: "The status" },
-        detail: string("More, where there is more to say"),
-        requestId: string("The request's id"),
+        title: string("Name of the status"),
+        status: { type: "integer", description: "HTTP status" },
+        detail: string("Details, if any"),
+        requestId: string("The request's ID"),
       }),
     },
   },
 });
 
 /**
- * `GET /openapi.json`: the service's API as OpenAPI 3.1; a test holds the server to it.
+ * `GET /openapi.json`: the service's API as OpenAPI 3.1. A test compares it with the server's replies.
  *
- * It changes with the build and with nothing else, so the build's id is its ETag.
+ * The description changes only with the build, so the build's ID is its ETag.
  */
-export function openapi(): (call: Call) => Reply {
-  const etag = `"${build.id}"`;
+export function createOpenApiHandler(): (context: RequestContext) => Reply {
+  const etag = `"${buildInfo.id}"`;
   const headers = { "Cache-Control": "public, max-age=3600", ETag: etag };
-  const whole = once(() => json(describe(), headers));
-  const unchanged = once(() => noContent(304, headers));
-  return (call) => (matches(call.headers.get("if-none-match"), etag) ? unchanged() : whole());
+  const full = memoizeReply(() => createJsonReply(createDescription(), headers));
+  const notModified = memoizeReply(() => createEmptyReply(304, headers));
+  return (context) => (matchesEtag(context.headers.get("if-none-match"), etag) ? notModified() : full());
 }
 
-/** Whether an If-None-Match names this ETag, by weak comparison (RFC 9110, section 13.1.2). */
-function matches(header: string | null, etag: string): boolean {
+/** Checks whether an If-None-Match header contains the ETag, by weak comparison (RFC 9110, section 13.1.2). */
+function matchesEtag(header: string | null, etag: string): boolean {
   if (header === null) return false;
   const tags: string[] = header.match(/"[^"]*"/g) ?? [];
   return header.trim() === "*" || tags.includes(etag);

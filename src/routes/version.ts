@@ -1,5 +1,5 @@
-import { build } from "../build-info.ts";
-import { json, once } from "../responses.ts";
+import { buildInfo } from "../build-info.ts";
+import { createJsonReply, memoizeReply } from "../responses.ts";
 
-/** `GET /version`: name, version, build id and Bun's version. What a deploy asks to see that it took effect. */
-export const version = once(() => json(build));
+/** `GET /version`: name, version, build ID and Bun's version. A deploy requests it to verify the rollout. */
+export const handleVersion = memoizeReply(() => createJsonReply(buildInfo));

@@ -1,62 +1,62 @@
 /**
  * Metrics in Prometheus' text format 0.0.4.
  *
- * Names of requests are those of OpenTelemetry's semantic conventions for HTTP (1.44) as its specification of
- * compatibility with Prometheus spells them: `http.server.request.duration` in seconds is
- * `http_server_request_duration_seconds`. `process_*` are those of Prometheus' own client libraries. The rest is ours.
+ * The names of HTTP metrics follow OpenTelemetry's semantic conventions for HTTP (1.44) and its specification of
+ * compatibility with Prometheus: `http.server.request.duration` in seconds is `http_server_request_duration_seconds`.
+ * `process_*` are the names of Prometheus' client libraries. The other names are specific to this service.
  *
- * Our own counters in place of prom-client, which takes 3-8 % of a bare handler's throughput where these take 1 %: a
- * request costs two look-ups and a few additions, and all formatting happens when somebody scrapes. `Metrics` is what a
- * library would have to offer to come back.
+ * These counters cost 1 % of a bare handler's throughput, and prom-client costs 3-8 %. A request costs two look-ups and a
+ * few additions, and all formatting happens at a scrape. A library could replace them by implementing `Metrics`.
  */
-import { build } from "../build-info.ts";
+import { buildInfo } from "../build-info.ts";
 
-/** Why a request was refused before it reached its route. */
-export const reasons = ["body", "length", "url", "in-flight", "time"] as const;
-export type Reason = (typeof reasons)[number];
+/** Limits that reject a request. */
+const REJECTION_REASONS = ["body", "length", "url", "in-flight", "time"] as const;
+export type RejectionReason = (typeof REJECTION_REASONS)[number];
 
 export interface Metrics {
-  /** Requests that have begun and not ended. */
+  /** Number of requests in progress. */
   readonly inFlight: number;
-  /** Connections that were told to end because there were more than MAX_CONNECTIONS. */
-  shed: number;
+  /** Number of connections closed because there were more than MAX_CONNECTIONS. */
+  shedConnections: number;
   /**
-   * Counts requests of one route; undefined: of none. `route` must come from a closed set: each value is a series for
-   * ever. The same name is the same series, whichever server asks.
+   * Returns the metrics of a route. All servers share the series of a route.
+   *
+   * @param route must come from a fixed set, because each value is a new series. Pass undefined if no route matched
    */
   route(route: string | undefined): RouteMetrics;
-  reject(reason: Reason): void;
+  reject(reason: RejectionReason): void;
   render(): string;
 }
 
 export interface RouteMetrics {
-  /** A request has begun. An unusual method counts as `_OTHER`, since clients can invent them without end. */
-  begin(method: string): Begun;
+  /** Counts the start of a request. Unknown methods count as `_OTHER`, because clients can invent any number of them. */
+  begin(method: string): ActiveRequest;
 }
 
-export interface Begun {
-  /** It has ended; to be called once. */
+export interface ActiveRequest {
+  /** Counts the end of the request. Call it once. */
   end(status: number, seconds: number): void;
 }
 
-export const metricsType = "text/plain; version=0.0.4; charset=utf-8";
+export const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
-/** Upper bounds of the histogram in seconds: those that the conventions advise. */
+/** Upper bounds of the histogram in seconds, as the conventions recommend. */
 const bounds = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10];
-/** The methods that the conventions know. There is no way to name others, because this service answers to three of them. */
+/** The methods in the conventions. The list is fixed, because this service supports only three of them. */
 const methods = "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY _OTHER".split(" ");
-/** What the conventions want to be told of every request. Whatever a proxy spoke with the client, this service speaks: */
+/** A label that the conventions require. The service itself speaks plain HTTP, also behind a TLS proxy. */
 const SCHEME = 'url_scheme="http"';
 
-/** A map whose values are made when they are first asked for. */
-class Made<K, V> extends Map<K, V> {
-  constructor(private readonly make: (key: K) => V) {
+/** A map that creates missing values. */
+class AutoMap<K, V> extends Map<K, V> {
+  constructor(private readonly create: (key: K) => V) {
     super();
   }
-  of(key: K): V {
-    const known = this.get(key);
-    if (known !== undefined) return known;
-    const value = this.make(key);
+  getOrCreate(key: K): V {
+    const existing = this.get(key);
+    if (existing !== undefined) return existing;
+    const value = this.create(key);
     this.set(key, value);
     return value;
   }
@@ -66,11 +66,11 @@ interface Histogram {
   labels: string;
   count: number;
   sum: number;
-  /** Not cumulative; the last one is for what is above all bounds. */
+  /** Counts that are not cumulative. The last bucket is above all bounds. */
   buckets: number[];
 }
 
-function histogramOf(route: string | undefined, method: string, status: number): Histogram {
+function createHistogram(route: string | undefined, method: string, status: number): Histogram {
   const labels = [
     `http_request_method="${method}"`,
     ...(route === undefined ? [] : [`http_route="${route}"`]),
@@ -86,36 +86,41 @@ function histogramOf(route: string | undefined, method: string, status: number):
   };
 }
 
-/** @param dropped lines that the log has thrown away so far */
-export function createMetrics({ dropped = () => 0 }: { dropped?: () => number } = {}): Metrics {
-  const active = new Made<string, { count: number }>(() => ({ count: 0 }));
-  const rejected = new Map<Reason, number>(reasons.map((reason) => [reason, 0]));
-  const started = Date.now() / 1000 - process.uptime();
+/** Creates metrics. @param countDroppedLines returns the number of log lines dropped so far */
+export function createMetrics({
+  countDroppedLines = () => 0,
+}: { countDroppedLines?: () => number } = {}): Metrics {
+  const active = new AutoMap<string, { count: number }>(() => ({ count: 0 }));
+  const rejected = new Map<RejectionReason, number>(REJECTION_REASONS.map((reason) => [reason, 0]));
+  const startTime = Date.now() / 1000 - process.uptime();
   let inFlight = 0;
 
-  /** What is counted of one route's requests of one method. */
-  function counting(route: string | undefined, method: string) {
-    const begun = active.of(method);
-    const ended = new Made<number, Histogram>((status) => histogramOf(route, method, status));
+  /** Creates the counters for a method of a route. */
+  function createCounters(route: string | undefined, method: string) {
+    const gauge = active.getOrCreate(method);
+    const histogramsByStatus = new AutoMap<number, Histogram>((status) =>
+      createHistogram(route, method, status),
+    );
     const end = (status: number, seconds: number) => {
       inFlight -= 1;
-      begun.count -= 1;
-      const histogram = ended.of(status);
+      gauge.count -= 1;
+      const histogram = histogramsByStatus.getOrCreate(status);
       histogram.count += 1;
       histogram.sum += seconds;
       let bucket = 0;
       while (bucket < bounds.length && seconds > bounds[bucket]!) bucket += 1;
       histogram.buckets[bucket]! += 1;
     };
-    return { begun, ended, end };
+    return { gauge, histogramsByStatus, end };
   }
-  const routes = new Made((route: string | undefined) => {
-    const byMethod = new Made((method: string) => counting(route, method));
-    const begin = (method: string): Begun => {
-      const counted = byMethod.get(method) ?? byMethod.of(methods.includes(method) ? method : "_OTHER");
+  const routes = new AutoMap((route: string | undefined) => {
+    const byMethod = new AutoMap((method: string) => createCounters(route, method));
+    const begin = (method: string): ActiveRequest => {
+      const counters =
+        byMethod.get(method) ?? byMethod.getOrCreate(methods.includes(method) ? method : "_OTHER");
       inFlight += 1;
-      counted.begun.count += 1;
-      return counted;
+      counters.gauge.count += 1;
+      return counters;
     };
     return { byMethod, begin };
   });
@@ -124,8 +129,8 @@ export function createMetrics({ dropped = () => 0 }: { dropped?: () => number } 
     get inFlight() {
       return inFlight;
     },
-    shed: 0,
-    route: (route) => routes.of(route),
+    shedConnections: 0,
+    route: (route) => routes.getOrCreate(route),
     reject(reason) {
       rejected.set(reason, rejected.get(reason)! + 1);
     },
@@ -133,7 +138,7 @@ export function createMetrics({ dropped = () => 0 }: { dropped?: () => number } 
       const { user, system } = process.cpuUsage();
       const { rss, heapUsed, heapTotal } = process.memoryUsage();
       const all = [...routes.values()].flatMap(({ byMethod }) =>
-        [...byMethod.values()].flatMap(({ ended }) => [...ended.values()]),
+        [...byMethod.values()].flatMap(({ histogramsByStatus }) => [...histogramsByStatus.values()]),
       );
       return [
         histograms("http_server_request_duration_seconds", "Duration of HTTP server requests.", all),
@@ -146,26 +151,26 @@ export function createMetrics({ dropped = () => 0 }: { dropped?: () => number } 
         metric(
           "http_requests_rejected_total",
           "counter",
-          "Requests refused at a limit.",
+          "Requests rejected by a limit.",
           [...rejected].map(([reason, count]) => [`reason="${reason}"`, count]),
         ),
-        metric("http_connections_shed_total", "counter", "Connections ended because of too many.", [
-          ["", this.shed],
+        metric("http_connections_shed_total", "counter", "Connections closed above the limit.", [
+          ["", this.shedConnections],
         ]),
-        metric("helloapp_build_info", "gauge", "What runs; the value is always 1.", [
-          [`version="${build.version}",build="${build.id}",bun="${build.bun}"`, 1],
+        metric("helloapp_build_info", "gauge", "Version and build; the value is always 1.", [
+          [`version="${buildInfo.version}",build="${buildInfo.id}",bun="${buildInfo.bun}"`, 1],
         ]),
-        metric("log_lines_dropped_total", "counter", "Log lines that nobody read in time.", [
-          ["", dropped()],
+        metric("log_lines_dropped_total", "counter", "Log lines dropped because of a slow reader.", [
+          ["", countDroppedLines()],
         ]),
         metric("process_cpu_seconds_total", "counter", "CPU time, user and system.", [
           ["", (user + system) / 1e6],
         ]),
         metric("process_resident_memory_bytes", "gauge", "Resident memory.", [["", rss]]),
-        metric("process_open_fds", "gauge", "Open file descriptors; all but a few are connections.", [
-          ["", openFiles()],
+        metric("process_open_fds", "gauge", "Open file descriptors, most of them connections.", [
+          ["", countOpenFiles()],
         ]),
-        metric("process_start_time_seconds", "gauge", "Start, in seconds since 1970.", [["", started]]),
+        metric("process_start_time_seconds", "gauge", "Start time in seconds since 1970.", [["", startTime]]),
         metric("javascript_heap_used_bytes", "gauge", "JavaScript heap in use.", [["", heapUsed]]),
         metric("javascript_heap_total_bytes", "gauge", "JavaScript heap reserved.", [["", heapTotal]]),
       ].join("");
@@ -173,10 +178,10 @@ export function createMetrics({ dropped = () => 0 }: { dropped?: () => number } 
   };
 }
 
-/** Open file descriptors of this process. */
-export function openFiles(): number {
-  // Loaded when it is first needed: the module takes longer to load than the service to start without it. An import or
-  // require() of it would put 1.5 MB of bytecode into the binary.
+/** Counts the open file descriptors of this process. */
+export function countOpenFiles(): number {
+  // Loaded at first use: the module takes longer to load than the service to start without it. An import or require()
+  // would add 1.5 MB of bytecode to the binary.
   return process.getBuiltinModule("node:fs").readdirSync("/proc/self/fd").length;
 }
 
@@ -187,9 +192,9 @@ function metric(name: string, type: string, help: string, values: [labels: strin
 
 function histograms(name: string, help: string, all: Histogram[]): string {
   const lines = all.flatMap(({ labels, count, sum, buckets }) => {
-    let below = 0;
+    let cumulative = 0;
     return [
-      ...bounds.map((bound, i) => `${name}_bucket{${labels},le="${bound}"} ${(below += buckets[i]!)}\n`),
+      ...bounds.map((bound, i) => `${name}_bucket{${labels},le="${bound}"} ${(cumulative += buckets[i]!)}\n`),
       `${name}_bucket{${labels},le="+Inf"} ${count}\n`,
       `${name}_sum{${labels}} ${sum}\n`,
       `${name}_count{${labels}} ${count}\n`,

@@ -1,42 +1,42 @@
-/** Who a request belongs to: its own id and the trace that it is part of. Both are taken over when they are valid. */
+/** Request IDs and W3C trace context. Valid values from the client are used, everything else is ignored. */
 
-// Unique without a random number for each: a random start for the process, and a count.
-let made: string | undefined;
+// A random prefix for each process plus a counter is unique without a random number for each request.
+let prefix: string | undefined;
 let count = 0;
 
-/** Sixteen hex digits, made when they are first needed: they cost a start 0.2 ms. */
-const processId = (): string => (made ??= crypto.randomUUID().slice(0, 18).replaceAll("-", ""));
+/** Sixteen hex digits, created at first use because they cost 0.2 ms of the start. */
+const processId = (): string => (prefix ??= crypto.randomUUID().slice(0, 18).replaceAll("-", ""));
 
 /**
- * The client's `X-Request-Id` when it is 1 to 64 harmless characters: anything else could forge log lines or break
+ * Reads `X-Request-Id` if it consists of 1 to 64 harmless characters. Any other value could forge log lines or break
  * headers downstream.
  */
-export function givenId(headers: Headers): string | undefined {
-  const given = headers.get("x-request-id");
-  return given !== null && /^[A-Za-z0-9._-]{1,64}$/.test(given) ? given : undefined;
+export function readRequestId(headers: Headers): string | undefined {
+  const value = headers.get("x-request-id");
+  return value !== null && /^[A-Za-z0-9._-]{1,64}$/.test(value) ? value : undefined;
 }
 
-/** An id for a request that came without one. */
-export const newId = (): string => `${processId()}-${(count += 1)}`;
+/** Creates an ID for a request that has none. */
+export const createRequestId = (): string => `${processId()}-${(count += 1)}`;
 
 /**
- * The valid W3C `traceparent` of a request (version 00, neither id all zeros), else undefined: who does not trace gets
- * no trace. https://www.w3.org/TR/trace-context-2/
+ * Reads a valid W3C `traceparent`: version 00, no ID all zeros. Without a valid header the request is not traced.
+ * https://www.w3.org/TR/trace-context-2/
  */
-export function traceParent(headers: Headers): string | undefined {
-  const given = headers.get("traceparent");
-  return given !== null && /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/.test(given)
-    ? given
+export function readTraceParent(headers: Headers): string | undefined {
+  const value = headers.get("traceparent");
+  return value !== null && /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/.test(value)
+    ? value
     : undefined;
 }
 
-/** The 32 hex digits that all spans of a trace share. */
-export function traceId(traceParent: string): string {
+/** Returns the 32 hex digits that all spans of a trace share. */
+export function traceIdOf(traceParent: string): string {
   return traceParent.slice(3, 35);
 }
 
-/** What a reply says of its trace in `traceresponse`: the same trace, a span of this service, the caller's flags. */
-export function traceResponse(traceParent: string): string {
+/** Creates a `traceresponse` header: the same trace, a new span of this service, the caller's flags. */
+export function createTraceResponse(traceParent: string): string {
   // Eight hex digits without padding.
   const span = (0x10000000 + ((count += 1) & 0xfffffff)).toString(16);
   return `${traceParent.slice(0, 36)}${processId().slice(0, 8)}${span}${traceParent.slice(52)}`;

@@ -1,4 +1,4 @@
-/** The floor: Bun.serve with a handler that makes the same JSON, and nothing else. */
+/** Baseline of the service's benchmark: Bun.serve with a handler that returns the same JSON. */
 Bun.serve({
   hostname: "127.0.0.1",
   port: Number(process.env.PORT),

@@ -1,12 +1,15 @@
 /**
- * The floor under a deploy: what must be done for an edit, and nothing else, by hand. No check, no test, no plan, lock or kept
- * version, no look at what is there. bench:deploy runs it in a copy of the project, in turn with the flows that it is a floor to.
+ * Baseline of a deploy: only the steps that an edit requires. bench:deploy runs it in a copy of the project, in turn with the
+ * pipeline.
  *
  *     bun test/bench/baseline.ts host|dagger NAMESPACE
  *
- * host: compile, archive, import, set the image. dagger: a base, a cached install, check, test and build side by side in three
- * containers, one export, then the same. When it ends the new version is set; who asks sees when it is served. The version that it
- * deployed is the last line.
+ * host: compile, write the archive, import it, set the image.
+ * dagger: pull the base image, install with a cache, then check, test and build in three parallel containers, export, and
+ * continue like host.
+ *
+ * The program ends after it has set the image, and prints the version as its last line. The caller measures when the version
+ * serves.
  */
 import { cpSync, existsSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -21,13 +24,13 @@ import { must } from "../../ci/slipway/test/e2e/setup.ts";
 const [engine, namespace = ""] = process.argv.slice(2);
 const service = resolveService(process.cwd(), { attach: false });
 const runtime = findSharedLibraries();
-const dist = join(service.project, "floor");
-const archive = join(service.project, "floor.tar");
+const dist = join(service.project, "baseline");
+const archive = join(service.project, "baseline.tar");
 const { autoloadBunfig, autoloadDotenv } = compileOptions;
 
 let id = crypto.randomUUID().replaceAll("-", "").slice(0, 12);
 if (engine === "host") {
-  // The C library does not change with an edit.
+  // Copied once, because the C library does not change with an edit.
   if (!existsSync(dist)) {
     for (const [path, file] of runtime.files) {
       cpSync(file, join(dist, "runtime", path), { recursive: true, dereference: true });
@@ -56,7 +59,7 @@ if (engine === "host") {
       : installed;
     const source = dag
       .host()
-      .directory(".", { exclude: ["**/node_modules", "**/*.tar", "floor", ".git"], noCache: true });
+      .directory(".", { exclude: ["**/node_modules", "**/*.tar", "baseline", ".git"], noCache: true });
     const builder = withCa.withExec(["bun", "install", "--frozen-lockfile"]).withDirectory(".", source);
     rmSync(dist, { recursive: true, force: true });
     await Promise.all([

@@ -1,11 +1,11 @@
 /**
- * `bun run bench`: the built service against what people would use in its place, in turn and several times over, so
- * that a noisy machine disturbs all of them alike. What counts are the ratios.
+ * `bun run bench`: compares the built service with alternatives. It runs them in turn and several times, so that a noisy
+ * machine affects all of them alike. Compare the ratios.
  *
  *     bun run bench [--rounds N] [--seconds N] [--json FILE] [--only load,start,memory,drain]
- *     bun run bench --only soak [--minutes N]    a day's load in an hour, see soak.ts
+ *     bun run bench --only soak [--minutes N]    run the soak test, see soak.ts
  *
- * Load comes from wrk where it is installed, else from autocannon out of npm.
+ * The load generator is wrk if it is installed, else autocannon from npm.
  */
 import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,7 +14,8 @@ import { parseArgs } from "node:util";
 import { buildImage } from "../../ci/slipway/image/build.ts";
 import { compileOptions } from "../../ci/slipway/image/image-config.ts";
 import { image, service } from "../../ci/slipway/test/helloapp-fixture.ts";
-import { JSON_PLEASE, machine, median, printTable, residentMegabytes, say, TRACED } from "./shared.ts";
+import { JSON_HEADERS, logLine, machineInfo, median, printTable } from "./shared.ts";
+import { residentMegabytes, TRACE_HEADERS } from "./shared.ts";
 import { must } from "../../ci/slipway/test/e2e/setup.ts";
 import { drainUnderLoad, type Instance } from "./drain.ts";
 import { soak } from "./soak.ts";
@@ -36,17 +37,17 @@ process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
 
 interface Candidate {
   name: string;
-  /** What the clients send; JSON_PLEASE by default. */
+  /** Request headers. Default: JSON_HEADERS. */
   headers?: string[];
   command(port: number): string[];
   env?: Record<string, string>;
   path: string;
-  /** Its log goes to a pipe that `cat` reads, as a container's does; else to a file. */
-  piped?: boolean;
+  /** Sends the log to a pipe like a container's, instead of a file. */
+  isPiped?: boolean;
 }
 
-async function candidates(): Promise<Record<string, Candidate>> {
-  say("building");
+async function buildCandidates(): Promise<Record<string, Candidate>> {
+  logLine("building");
   const dist = join(directory, "dist");
   await buildImage(service, dist);
   const bare = join(directory, "bare");
@@ -57,8 +58,8 @@ async function candidates(): Promise<Record<string, Candidate>> {
     target: "bun",
     compile: { outfile: bare, autoloadBunfig, autoloadDotenv },
   });
-  const ours = { command: () => [join(dist, "app", image.binary)], path: "/" };
-  const quiet = {
+  const helloapp = { command: () => [join(dist, "app", image.binary)], path: "/" };
+  const env = {
     HOST: "127.0.0.1",
     ADMIN_PORT: "0",
     POD_NAME: "bench",
@@ -67,19 +68,19 @@ async function candidates(): Promise<Record<string, Candidate>> {
   };
   return {
     bare: { name: "bare Bun.serve", command: () => [bare], path: "/" },
-    ours: { name: "helloapp", ...ours, env: quiet },
-    traced: { name: "helloapp, clients that trace", ...ours, env: quiet, headers: TRACED },
-    logging: { name: "helloapp, access log on", ...ours, env: { ...quiet, ACCESS_LOG: "on" } },
+    helloapp: { name: "helloapp", ...helloapp, env },
+    traced: { name: "helloapp, clients send a trace", ...helloapp, env, headers: TRACE_HEADERS },
+    logging: { name: "helloapp, access log to a file", ...helloapp, env: { ...env, ACCESS_LOG: "on" } },
     piped: {
-      name: "helloapp, access log on to a pipe that is read",
-      ...ours,
-      env: { ...quiet, ACCESS_LOG: "on" },
-      piped: true,
+      name: "helloapp, access log to a pipe",
+      ...helloapp,
+      env: { ...env, ACCESS_LOG: "on" },
+      isPiped: true,
     },
     version: {
-      name: "helloapp /version, access log on",
-      ...ours,
-      env: { ...quiet, ACCESS_LOG: "on" },
+      name: "helloapp /version, access log to a file",
+      ...helloapp,
+      env: { ...env, ACCESS_LOG: "on" },
       path: "/version",
     },
     ...(Bun.which("node") && {
@@ -99,16 +100,16 @@ async function candidates(): Promise<Record<string, Candidate>> {
   };
 }
 
-/** Below those that Linux gives to clients: one of them may hold a port. */
+/** Below Linux's range of ephemeral ports, which clients may occupy. */
 let nextPort = 10_000 + (process.pid % 20_000);
 
-/** Starts a candidate and waits for its first 200. Logs go to a file or a pipe: a terminal would be the slowest part. */
-async function start({ command, env, path, piped }: Candidate) {
+/** Starts a candidate and waits for its first 200. Logs go to a file or a pipe, because a terminal would be too slow. */
+async function start({ command, env, path, isPiped }: Candidate) {
   const port = nextPort++;
-  const log = join(directory, piped ? "pipe" : "log");
-  if (piped && !existsSync(log)) must(["mkfifo", log]);
-  const reader = piped && Bun.spawn(["cat", log], { stdout: "ignore" });
-  // Of a pipe this waits for the reader.
+  const log = join(directory, isPiped ? "pipe" : "log");
+  if (isPiped && !existsSync(log)) must(["mkfifo", log]);
+  const reader = isPiped && Bun.spawn(["cat", log], { stdout: "ignore" });
+  // For a pipe, this waits for the reader.
   const stdout = openSync(log, "w");
   const began = performance.now();
   const child = Bun.spawn(command(port), {
@@ -127,14 +128,14 @@ async function start({ command, env, path, piped }: Candidate) {
     ))
   ) {
     if (child.exitCode !== null || performance.now() > end) {
-      throw new Error(`${command(port).join(" ")} does not answer`);
+      throw new Error(`${command(port).join(" ")} does not respond`);
     }
   }
   const milliseconds = performance.now() - began;
   const stop = async () => {
     child.kill("SIGTERM");
     await child.exited;
-    // It ends when nobody writes any more.
+    // The reader ends after the last writer has closed the pipe.
     if (reader) await reader.exited;
   };
   return { url, pid: child.pid, milliseconds, stop };
@@ -146,7 +147,7 @@ interface Load {
   requests: number;
 }
 
-async function load(url: string, seconds: number, headers = JSON_PLEASE): Promise<Load> {
+async function load(url: string, seconds: number, headers = JSON_HEADERS): Promise<Load> {
   const flags = headers.flatMap((header) => ["-H", header]);
   const wrk = ["wrk", "-t1", "-c64", `-d${seconds}s`, "--latency", "--timeout", "10s", ...flags, url];
   const autocannon = [
@@ -181,17 +182,17 @@ async function load(url: string, seconds: number, headers = JSON_PLEASE): Promis
   };
 }
 
-/** Microseconds of CPU that a process has had so far, all its threads together. */
+/** Returns the CPU time of all threads of a process in microseconds. */
 function cpuMicroseconds(pid: number): number {
   const nanoseconds = (task: string) =>
     Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, "utf8").split(" ")[0]);
   return readdirSync(`/proc/${pid}/task`).reduce((sum, task) => sum + nanoseconds(task), 0) / 1000;
 }
 
-const all = await candidates();
+const all = await buildCandidates();
 const results: Record<string, unknown> = {};
 const table: [measure: string, value: string, ratio: string][] = [];
-const ratioOf = (value: number) => value.toFixed(2);
+const formatRatio = (value: number) => value.toFixed(2);
 
 if (parts.has("load")) {
   const running = Object.entries(all);
@@ -199,10 +200,10 @@ if (parts.has("load")) {
     running.map(([key]) => [key, [] as (Load & { cpuMicroseconds: number })[]]),
   );
   for (let round = 1; round <= rounds; round += 1) {
-    say(`load, round ${round} of ${rounds}`);
+    logLine(`load, round ${round} of ${rounds}`);
     for (const [key, candidate] of running) {
       const server = await start(candidate);
-      // The first second belongs to the compiler.
+      // Warm-up: JavaScript is compiled in the first second.
       await load(server.url, 1, candidate.headers);
       const before = cpuMicroseconds(server.pid);
       const run = await load(server.url, seconds, candidate.headers);
@@ -212,12 +213,12 @@ if (parts.has("load")) {
   }
   for (const [key, { name }] of running) {
     const runs = measured[key]!;
-    const against = key === "version" ? measured.podinfo : key === "bare" ? undefined : measured.bare;
-    const ratio = against && median(runs.map(({ perSecond }, i) => perSecond / against[i]!.perSecond));
+    const baseline = key === "version" ? measured.podinfo : key === "bare" ? undefined : measured.bare;
+    const ratio = baseline && median(runs.map(({ perSecond }, i) => perSecond / baseline[i]!.perSecond));
     const [rate, p99] = [median(runs.map((r) => r.perSecond)), median(runs.map((r) => r.p99Milliseconds))];
-    // What others do on the machine moves this least: it is the ratio to go by where it is not quiet.
+    // CPU time varies least on a busy machine, so its ratio is the most reliable.
     const cpu = median(runs.map((r) => r.cpuMicroseconds));
-    const cpuRatio = against && median(runs.map((r, i) => against[i]!.cpuMicroseconds / r.cpuMicroseconds));
+    const cpuRatio = baseline && median(runs.map((r, i) => baseline[i]!.cpuMicroseconds / r.cpuMicroseconds));
     results[key] = {
       name,
       perSecond: rate,
@@ -231,56 +232,64 @@ if (parts.has("load")) {
     table.push([
       name,
       `${Math.round(rate / 100) / 10} k requests/s, p99 ${p99.toFixed(2)} ms, ${cpu.toFixed(1)} µs of CPU each`,
-      ratio ? `${ratioOf(ratio)} × ${peer}; by CPU ${ratioOf(cpuRatio!)}` : "",
+      ratio ? `${formatRatio(ratio)} × ${peer}; by CPU ${formatRatio(cpuRatio!)}` : "",
     ]);
   }
 }
 
 if (parts.has("start")) {
-  say("cold start");
-  const times: Record<string, number[]> = { bare: [], ours: [] };
+  logLine("cold start");
+  const times: Record<string, number[]> = { bare: [], helloapp: [] };
   for (let i = 0; i < 20; i += 1) {
-    for (const key of ["bare", "ours"]) {
+    for (const key of ["bare", "helloapp"]) {
       const server = await start(all[key]!);
       times[key]!.push(server.milliseconds);
       await server.stop();
     }
   }
-  const [bare, ours] = [median(times.bare!), median(times.ours!)];
-  results.start = { bareMilliseconds: bare, milliseconds: ours, ratio: ours / bare };
-  table.push(["cold start to the first 200", `${ours.toFixed(1)} ms`, `${ratioOf(ours / bare)} × bare`]);
+  const [bare, helloapp] = [median(times.bare!), median(times.helloapp!)];
+  results.start = { bareMilliseconds: bare, milliseconds: helloapp, ratio: helloapp / bare };
+  table.push([
+    "cold start to the first 200",
+    `${helloapp.toFixed(1)} ms`,
+    `${formatRatio(helloapp / bare)} × bare`,
+  ]);
 }
 
 if (parts.has("memory")) {
-  say("memory");
+  logLine("memory");
   const server = await start(all.logging!);
   const idle = residentMegabytes(server.pid);
   let requests = 0;
-  const until = async (count: number) => {
+  const sendUntil = async (count: number) => {
     while (requests < count) requests += (await load(server.url, 1)).requests;
     return residentMegabytes(server.pid);
   };
-  const [early, late] = [await until(100_000), await until(1_000_000)];
+  const [early, late] = [await sendUntil(100_000), await sendUntil(1_000_000)];
   await server.stop();
   results.memory = { idle, after100k: early, after1M: late, ratio: late / early };
   const value = `${idle.toFixed(0)} MB idle, ${early.toFixed(0)} after 100,000 requests, ${late.toFixed(0)} after 1,000,000`;
-  table.push(["resident memory", value, `${ratioOf(late / early)} × the earlier`]);
+  table.push(["resident memory", value, `${formatRatio(late / early)} × the earlier`]);
 }
 
 if (parts.has("drain")) {
   const total = { requests: 0, failed: 0 };
   for (let i = 1; i <= 20; i += 1) {
-    say(`drain, run ${i} of 20`);
+    logLine(`drain, run ${i} of 20`);
     const instance = (): Promise<Instance> =>
-      start({ ...all.ours!, env: { ...all.ours!.env, DRAIN_DELAY_SECONDS: "2" } });
+      start({ ...all.helloapp!, env: { ...all.helloapp!.env, DRAIN_DELAY_SECONDS: "2" } });
     const { requests, failed, first } = await drainUnderLoad(instance);
-    if (first) say(`failed: ${first}`);
+    if (first) logLine(`failed: ${first}`);
     total.requests += requests;
     total.failed += failed;
   }
   results.drain = total;
   const value = `${total.failed} of ${total.requests} requests`;
-  table.push(["failed while one of two instances drains, 64 keep-alive clients, 20 runs", value, ""]);
+  table.push([
+    "failed requests while one of two instances drains, 64 keep-alive clients, 20 runs",
+    value,
+    "",
+  ]);
 }
 
 if (parts.has("soak")) {
@@ -291,7 +300,7 @@ if (parts.has("soak")) {
     {
       ...server,
       adminUrl: `http://127.0.0.1:${adminPort}/`,
-      load: async (...asked) => (await load(...asked)).requests,
+      load: async (...args) => (await load(...args)).requests,
     },
     Number(options.minutes),
   );
@@ -302,10 +311,11 @@ if (parts.has("soak")) {
   table.push([
     `resident memory, ${(requests / 1e6).toFixed(1)} million requests in ${minutes} minutes`,
     value,
-    `${ratioOf(late / early)} × the earlier`,
+    `${formatRatio(late / early)} × the earlier`,
   ]);
 }
 
 printTable(table);
-if (options.json) await Bun.write(options.json, JSON.stringify({ machine, ...results }, null, 2) + "\n");
+if (options.json)
+  await Bun.write(options.json, JSON.stringify({ machine: machineInfo, ...results }, null, 2) + "\n");
 process.exit(0);

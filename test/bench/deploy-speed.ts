@@ -1,9 +1,10 @@
 /**
- * `bun run bench:deploy`: seconds from an edited line to the version that is served, and to the archive, by the pipeline
- * and by what people would use in its place. In turn, so that a noisy machine disturbs all of them alike, and warm: a
- * round that does not count comes first. What counts are the ratios.
+ * `bun run bench:deploy`: measures the time from an edit to the served version, and to the image archive. It compares the
+ * pipeline with alternatives.
  *
- * The cluster is this machine's k3s, in a namespace and on a port of its own, which are gone afterwards, as are the images.
+ * The flows run in turn, so that a noisy machine affects all of them alike. A warm-up round comes first. Compare the ratios.
+ *
+ * The benchmark uses the local k3s with a separate namespace and port. It removes them and the images afterwards.
  */
 import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,66 +12,68 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Copy } from "../../ci/slipway/test/e2e/copies.ts";
 import { daggerEngine, eventually, sh } from "../../ci/slipway/test/e2e/setup.ts";
-import { ask, deleteNamespace, kubectlIn, median, printTable } from "./shared.ts";
-import { removeImages, say, secondsSince, servedFirst } from "./shared.ts";
-import { causeOf, Programs } from "./processes.ts";
+import { createKubectl, deleteNamespace, fetchId, logLine, median } from "./shared.ts";
+import { printTable, removeImages, secondsSince, waitUntilServed } from "./shared.ts";
+import { extractCause, ProgramRunner } from "./processes.ts";
 
-const usage = `Measures the way from an edited line to a served version, and to an archive, by several flows in turn.
+const usage = `Measure the time from an edit to the served version and to the image archive, for several flows in turn.
 
 usage: bun run bench:deploy [--edits N] [--only deploys,archives]
 
-  --edits N   edits of one source line that each flow is measured with (10)
-  deploys     to this machine's k3s, as root: buildah by hand as in README.md, the pipeline on the Dagger engine and on
-              the host engine, and under each its floor: what must be done, and nothing else
-  archives    the archive alone, without checks and tests: the pipeline against ko with a hello in Go, and a service of
-              20 modules against one of 2,000
+  --edits N   Measure N edits with each flow (10)
+  deploys     Deploy to the local k3s, as root: with buildah and kubectl, with the pipeline (Dagger engine and host
+              engine), and with a baseline for each engine that runs only the required steps
+  archives    Build the image archive without checks and tests: the pipeline, ko with a small service in Go, and
+              services with 20 and 2,000 additional modules
 
-A flow whose tools (k3s, buildah, dagger with an engine that answers, ko with go) are missing is skipped, by name.
-buildah keeps its images in a directory of its own, some 300 MB for each edit; BUILDAH_ISOLATION, CONTAINERS_CONF and
-NODE_EXTRA_CA_CERTS are what a confined machine needs. ko takes its base image from a registry, KO_DEFAULTBASEIMAGE
-names another; all of it goes into the archive, so that a small one is fair. The Dagger engine keeps its cache.
+Flows with missing tools are skipped: k3s, buildah, dagger with a running engine, ko with go.
 
-exit codes: 0 all was measured or skipped; 1 a flow broke; 2 the command line is wrong
+buildah uses a separate storage directory, about 300 MB for each edit. In a restricted environment, set
+BUILDAH_ISOLATION, CONTAINERS_CONF and NODE_EXTRA_CA_CERTS. ko pulls its base image from a registry. To use another base
+image, set KO_DEFAULTBASEIMAGE. It becomes part of the archive, so use a small image for a fair comparison. The Dagger
+engine keeps its cache.
+
+exit codes: 0 all flows measured or skipped; 1 a flow failed; 2 invalid command line
 `;
 
 const parts = ["deploys", "archives"];
-const place = { namespace: "helloapp-bench-deploy", port: 30985 };
-const url = `http://127.0.0.1:${place.port}/version`;
-/** What buildah's image is called: a name that nothing else on this machine has. */
-const byHand = "helloapp-bench-deploy";
-/** Seconds that a version may take to serve alone after its flow has ended. */
-const PATIENCE = 10;
-/** How often a command that has nothing to do is measured. */
-const UNCHANGED = 5;
-const kubectl = kubectlIn(place.namespace);
+const location = { namespace: "helloapp-bench-deploy", port: 30985 };
+const url = `http://127.0.0.1:${location.port}/version`;
+/** Name of buildah's image, unique on this machine. */
+const buildahImage = "helloapp-bench-deploy";
+/** Maximum time between the end of a flow and its version serving alone. */
+const SERVE_TIMEOUT_SECONDS = 10;
+/** Number of measurements without a change. */
+const UNCHANGED_RUNS = 5;
+const kubectl = createKubectl(location.namespace);
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-bench-"));
 process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
-const programs = new Programs("helloapp");
-let broke = false;
+const programs = new ProgramRunner("helloapp");
+let hasFailed = false;
 
 const table: [measure: string, value: string, verdict: string][] = [];
 
-/** A way from an edited line to what it is for. */
+/** A measured sequence of commands. */
 interface Flow {
   name: string;
-  /** Programs and services without which it is skipped. */
+  /** Missing programs and services. If there are any, the flow is skipped. */
   missing: string[];
   edit(): void;
-  run(): Promise<Ran>;
-  /** The archive that it leaves. */
+  run(): Promise<FlowResult>;
+  /** Path of the archive. */
   archive?: string;
 }
 
 interface DeployFlow extends Flow {
-  /** Done before an edit, and not measured. */
+  /** Runs before an edit and is not measured. */
   prepare?(): void;
 }
 
-interface Ran {
-  /** The version that was deployed, if one was. */
+interface FlowResult {
+  /** ID of the deployed version, if any. */
   id?: string | undefined;
-  /** Seconds of what it consists of. */
+  /** Seconds of each step. */
   steps: Record<string, number>;
 }
 
@@ -79,44 +82,44 @@ interface Sample {
   steps: Record<string, number>;
 }
 
-const absent = (...programs: string[]) => programs.filter((program) => !Bun.which(program));
+const findMissing = (...programs: string[]) => programs.filter((program) => !Bun.which(program));
 
-/** README.md's commands, the first user's: tests run inside the image's build, and Kubernetes' defaults roll it out. */
+/** Commands without the pipeline: the Dockerfile runs the tests, and Kubernetes' default strategy rolls out. */
 function buildahFlow(): DeployFlow {
-  const copy = new Copy(directory, "buildah", place);
+  const copy = new Copy(directory, "buildah", location);
   copy.patch([{ op: "remove", path: "/spec/strategy" }]);
-  // A storage of its own holds no other layers to look through, and can be removed as a whole.
+  // A separate storage has no other layers and is easy to remove.
   const buildah = ["buildah", ...storage];
   const bundle = process.env.NODE_EXTRA_CA_CERTS;
   const secret = bundle ? ["--secret", `id=ca,src=${bundle}`] : [];
   const ctr = ["k3s", "ctr", "-n", "k8s.io", "images"];
-  const local = `localhost/${byHand}:latest`;
+  const local = `localhost/${buildahImage}:latest`;
   let turn = 0;
   return {
-    name: "buildah by hand",
-    missing: absent("buildah", "k3s"),
+    name: "buildah and kubectl",
+    missing: findMissing("buildah", "k3s"),
     edit: () => copy.edit(),
     prepare() {
-      // What the pipeline has applied says how to roll out; a plain manifest does not. At first there is none.
-      sh(["k3s", "kubectl", "-n", place.namespace, ...withoutStrategy]);
-      // The last one may still run.
-      removeImages([`docker.io/library/${byHand}:${turn - 1}`]);
+      // Removes the pipeline's rollout strategy. There is no Deployment before the first deploy.
+      sh(["k3s", "kubectl", "-n", location.namespace, ...withoutStrategy]);
+      // The latest image may still run.
+      removeImages([`docker.io/library/${buildahImage}:${turn - 1}`]);
     },
     async run() {
-      const image = `${byHand}:${(turn += 1)}`;
+      const image = `${buildahImage}:${(turn += 1)}`;
       programs.images.add(local).add(`docker.io/library/${image}`);
       const step = (...command: string[]) => programs.execute(command, copy.directory);
-      const build = ["bud", "--layers", "--format", "docker", ...secret, "-t", byHand, "."];
+      const build = ["bud", "--layers", "--format", "docker", ...secret, "-t", buildahImage, "."];
       const built = await step(...buildah, ...build);
-      // A docker-archive that is there is not replaced but refused.
+      // buildah does not overwrite an existing archive.
       rmSync(join(copy.directory, "helloapp.tar"), { force: true });
-      const pushed = await step(...buildah, "push", `${byHand}:latest`, "docker-archive:helloapp.tar");
+      const pushed = await step(...buildah, "push", `${buildahImage}:latest`, "docker-archive:helloapp.tar");
       const imported = await step(...ctr, "import", "helloapp.tar");
       const tagged = await step(...ctr, "tag", local, `docker.io/library/${image}`);
       const manifests = `k3s kubectl kustomize k8s/overlays/k3s | sed 's/image: helloapp$/image: ${image}/'`;
       const applied = await step("sh", "-c", `${manifests} | k3s kubectl apply -f -`);
       const status = ["rollout", "status", "deployment/helloapp", "--timeout=120s"];
-      const rolledOut = await step("k3s", "kubectl", "-n", place.namespace, ...status);
+      const rolledOut = await step("k3s", "kubectl", "-n", location.namespace, ...status);
       return {
         id: /^helloapp:([0-9a-f]{12})$/m.exec(built.stdout)?.[1],
         steps: {
@@ -134,18 +137,18 @@ const storage = ["--root", join(directory, "storage"), "--runroot", join(directo
 const withoutStrategy = ["patch", "deployment", "helloapp", "--patch", '{"spec":{"strategy":null}}'];
 
 function missingFor(engine: "Dagger" | "host"): string[] {
-  const surroundings = engine === "Dagger" ? [daggerEngine()] : [];
-  const silent = surroundings.filter(({ answers }) => !answers);
-  return [...absent("k3s"), ...silent.map(({ name }) => name.replace(/^a /, ""))];
+  const services = engine === "Dagger" ? [daggerEngine()] : [];
+  const unavailable = services.filter(({ answers }) => !answers);
+  return [...findMissing("k3s"), ...unavailable.map(({ name }) => name.replace(/^a /, ""))];
 }
 
-/** The whole pipeline. Its steps check, test and image go on side by side. */
+/** The pipeline. Its steps check, test and image run in parallel. */
 function pipelineFlow(engine: "Dagger" | "host"): DeployFlow {
-  const copy = new Copy(directory, engine, place);
-  const here = [process.execPath, "ci/pipeline.ts"];
-  const command = engine === "Dagger" ? ["dagger", "run", ...here] : [...here, "--engine", "host"];
+  const copy = new Copy(directory, engine, location);
+  const pipeline = [process.execPath, "ci/pipeline.ts"];
+  const command = engine === "Dagger" ? ["dagger", "run", ...pipeline] : [...pipeline, "--engine", "host"];
   return {
-    name: `${engine} engine, checks and tests on`,
+    name: `pipeline, ${engine} engine`,
     missing: missingFor(engine),
     edit: () => copy.edit(),
     async run() {
@@ -153,45 +156,45 @@ function pipelineFlow(engine: "Dagger" | "host"): DeployFlow {
       const steps = [...stdout.matchAll(/^ +(\w+) +ok +([\d.]+) s/gm)].map(
         ([, step, took]): [string, number] => [step!, Number(took)],
       );
-      const nothing = stdout.includes("nothing to deploy");
+      const isUnchanged = stdout.includes("nothing to deploy");
       return {
-        id: nothing ? undefined : /\bhelloapp:([0-9a-f]{12}) serves at/.exec(stdout)?.[1],
-        steps: { ...Object.fromEntries(steps), "the whole command": seconds },
+        id: isUnchanged ? undefined : /\bhelloapp:([0-9a-f]{12}) serves at/.exec(stdout)?.[1],
+        steps: { ...Object.fromEntries(steps), "whole command": seconds },
       };
     },
   };
 }
 
-/** What must be done, and nothing else; see floor.ts. What the flows before it have applied says how to roll out. */
-function floorFlow(engine: "Dagger" | "host"): DeployFlow {
-  const copy = new Copy(directory, `floor-${engine}`, place);
+/** Only the required steps, see baseline.ts. It uses the rollout strategy of the previous flows. */
+function baselineFlow(engine: "Dagger" | "host"): DeployFlow {
+  const copy = new Copy(directory, `baseline-${engine}`, location);
   const program = join(import.meta.dir, "baseline.ts");
-  const floor = [process.execPath, program, engine.toLowerCase(), place.namespace];
+  const baseline = [process.execPath, program, engine.toLowerCase(), location.namespace];
   return {
-    name: `the floor, ${engine}`,
+    name: `baseline, ${engine} engine`,
     missing: missingFor(engine),
     edit: () => copy.edit(),
     async run() {
-      const command = engine === "Dagger" ? ["dagger", "run", ...floor] : floor;
+      const command = engine === "Dagger" ? ["dagger", "run", ...baseline] : baseline;
       const { seconds, stdout } = await programs.execute(command, copy.directory);
       return {
         id: /^helloapp:([0-9a-f]{12})$/m.exec(stdout)?.[1],
-        steps: { "the whole command": seconds },
+        steps: { "whole command": seconds },
       };
     },
   };
 }
 
-/** `image` alone, in a copy; `grown` is how many modules the service has beside its own. */
-function archiveFlow(name: string, grown = 0): Flow {
-  const copy = new Copy(directory, `archive-${grown}`, place);
-  if (grown > 0) grow(copy, grown);
+/** The command `image`. @param modules number of modules added to the service */
+function archiveFlow(name: string, modules = 0): Flow {
+  const copy = new Copy(directory, `archive-${modules}`, location);
+  if (modules > 0) addModules(copy, modules);
   return {
     name,
     missing: [],
     archive: join(copy.directory, "helloapp.tar"),
     edit: () =>
-      grown > 0
+      modules > 0
         ? copy.state(`if (process.env.BENCH === "${crypto.randomUUID()}") console.log(total([1]));`)
         : copy.edit(),
     async run() {
@@ -204,8 +207,8 @@ function archiveFlow(name: string, grown = 0): Flow {
   };
 }
 
-/** Gives a service modules that its main part imports; what they say is used, so that none is left out. */
-function grow(copy: Copy, count: number): void {
+/** Adds modules that the service imports. Their results are used, so that the bundler keeps all of them. */
+function addModules(copy: Copy, count: number): void {
   const generated = join(copy.directory, "src/generated");
   mkdirSync(generated);
   const numbers = Array.from({ length: count }, (_, i) => i + 1);
@@ -217,12 +220,12 @@ function grow(copy: Copy, count: number): void {
   copy.rewrite("src/main.ts", "import ", 'import { total } from "./generated/index.ts";\nimport ');
 }
 
-/** 1 kB such as people write: a type, a class, a function, and the import of another module. */
+/** Returns a typical module of 1 kB: a type, a class, a function, and an import of another module. */
 function moduleText(n: number): string {
   const before = Math.floor(n / 2);
   return `${before ? `import { total${before} } from "./part${before}.ts";` : "const total0 = () => 0;"}
 
-/** What part ${n} knows of one thing. */
+/** A thing in part ${n}. */
 export interface Thing${n} {
   name: string;
   weight: number;
@@ -246,7 +249,7 @@ export class Part${n} {
   }
 }
 
-/** The weight of the heaviest thing, and of those of the part before. */
+/** Adds the weight of the heaviest thing and the total of the imported part. */
 export function total${n}(weights: number[]): number {
   const part = new Part${n}();
   for (const [index, weight] of weights.entries()) part.add(names[index % names.length]!, weight + ${n});
@@ -255,19 +258,19 @@ export function total${n}(weights: number[]): number {
 `;
 }
 
-/** ko with its defaults and a service of Go's standard library. */
+/** ko with its defaults and a service that uses Go's standard library. */
 function koFlow(): Flow {
   const module = join(directory, "ko");
   mkdirSync(module);
   writeFileSync(join(module, "go.mod"), "module hello\n\ngo 1.21\n");
   return {
-    name: "ko, a hello in Go",
-    missing: absent("ko", "go"),
+    name: "ko, a small service in Go",
+    missing: findMissing("ko", "go"),
     archive: join(module, "hello.tar"),
     edit: () => writeFileSync(join(module, "main.go"), goText(crypto.randomUUID())),
     async run() {
       const command = ["ko", "build", "--push=false", "--tarball=hello.tar", "--bare", "."];
-      // The module has no dependencies: nothing is to be fetched, and no other Go either.
+      // The module has no dependencies, so nothing is downloaded, including other Go versions.
       const env = { KO_DOCKER_REPO: "hello", GOFLAGS: "-mod=mod", GOTOOLCHAIN: "local", GOWORK: "off" };
       await programs.execute(command, module, env);
       return { steps: {} };
@@ -291,29 +294,29 @@ func main() {
 }
 `;
 
-/** Flows that can run here; the others are told. */
-function present<F extends Flow>(flows: F[]): F[] {
+/** Returns the flows without missing tools, and reports the others. */
+function selectAvailable<F extends Flow>(flows: F[]): F[] {
   for (const { name, missing } of flows) {
-    if (missing.length > 0) table.push([name, `skipped: no ${missing.join(", no ")}`, ""]);
+    if (missing.length > 0) table.push([name, `skipped, missing: ${missing.join(", ")}`, ""]);
   }
   return flows.filter(({ missing }) => missing.length === 0);
 }
 
-/** Tells that a flow did not do what it should. */
-function reportBroken({ name }: Flow, error: Error): void {
-  if (programs.stopping) return;
-  broke = true;
-  say(`${name} broke: ${error.message}`);
-  table.push([name, `**broke**: ${causeOf(error)}`, ""]);
+/** Reports a failed flow. */
+function reportFailure({ name }: Flow, error: Error): void {
+  if (programs.isStopping) return;
+  hasFailed = true;
+  logLine(`${name} failed: ${error.message}`);
+  table.push([name, `**failed**: ${extractCause(error)}`, ""]);
 }
 
-function sayTurn(turn: string, { name }: Flow, sample: Sample): void {
-  const steps = Object.entries(sample.steps).map(([step, took]) => `${step} ${seconds(took)}`);
-  say(`${turn}, ${name}: ${[seconds(sample.seconds), ...steps].join(", ")}`);
+function logSample(label: string, { name }: Flow, sample: Sample): void {
+  const steps = Object.entries(sample.steps).map(([step, took]) => `${step} ${formatSeconds(took)}`);
+  logLine(`${label}, ${name}: ${[formatSeconds(sample.seconds), ...steps].join(", ")}`);
 }
 
-/** Measures flows in turn, `edits` times after a round that does not count. One that breaks takes no further turn. */
-async function inTurn<F extends Flow>(
+/** Measures flows in turn, `edits` times after a warm-up round. A flow that fails is not run again. */
+async function measureInTurn<F extends Flow>(
   flows: F[],
   edits: number,
   measure: (flow: F) => Promise<Sample>,
@@ -323,10 +326,10 @@ async function inTurn<F extends Flow>(
     for (const [flow, samples] of measured) {
       try {
         const sample = await measure(flow);
-        sayTurn(round === 0 ? "to warm up" : `edit ${round} of ${edits}`, flow, sample);
+        logSample(round === 0 ? "warm-up" : `edit ${round} of ${edits}`, flow, sample);
         if (round > 0) samples.push(sample);
       } catch (error) {
-        reportBroken(flow, error as Error);
+        reportFailure(flow, error as Error);
         measured.delete(flow);
       }
     }
@@ -334,71 +337,71 @@ async function inTurn<F extends Flow>(
   return measured;
 }
 
-const seconds = (value: number) => `${value.toFixed(2)} s`;
-const spread = (values: number[]) =>
-  `${seconds(median(values))} (${Math.min(...values).toFixed(2)}–${Math.max(...values).toFixed(2)})`;
-const judged = (value: number, limit: number, unit = "") =>
-  `≤ ${limit}${unit}: ${value <= limit ? "holds" : "**does not hold**"}`;
-const middle = (samples: Sample[]) => median(samples.map(({ seconds }) => seconds));
+const formatSeconds = (value: number) => `${value.toFixed(2)} s`;
+const formatRange = (values: number[]) =>
+  `${formatSeconds(median(values))} (${Math.min(...values).toFixed(2)}–${Math.max(...values).toFixed(2)})`;
+const judge = (value: number, limit: number, unit = "") =>
+  `≤ ${limit}${unit}: ${value <= limit ? "met" : "**missed**"}`;
+const medianSeconds = (samples: Sample[]) => median(samples.map(({ seconds }) => seconds));
 
-/** Rows for a flow: the whole, and what it consists of. */
-function reportFlow(what: string, samples: Sample[], limit?: number): void {
-  const value = middle(samples);
-  const verdict = limit === undefined ? "" : judged(value, limit, " s");
-  table.push([what, spread(samples.map(({ seconds }) => seconds)), verdict]);
+/** Adds rows for a flow and its steps. */
+function reportFlow(measure: string, samples: Sample[], limit?: number): void {
+  const value = medianSeconds(samples);
+  const verdict = limit === undefined ? "" : judge(value, limit, " s");
+  table.push([measure, formatRange(samples.map(({ seconds }) => seconds)), verdict]);
   const steps = new Set(samples.flatMap(({ steps }) => Object.keys(steps)));
-  const each = [...steps].map(
-    (step) => `${step} ${seconds(median(samples.flatMap(({ steps }) => steps[step] ?? [])))}`,
+  const stepMedians = [...steps].map(
+    (step) => `${step} ${formatSeconds(median(samples.flatMap(({ steps }) => steps[step] ?? [])))}`,
   );
-  if (each.length > 0) table.push(["… its steps, medians", each.join(", "), ""]);
+  if (stepMedians.length > 0) table.push(["… steps, medians", stepMedians.join(", "), ""]);
 }
 
-function reportRatio(what: string, ours: Sample[] = [], theirs: Sample[] = [], limit: number): void {
-  if (ours.length === 0 || theirs.length === 0) return;
-  const value = middle(ours) / middle(theirs);
-  table.push([what, `${value.toFixed(2)} ×`, judged(value, limit)]);
+function reportRatio(measure: string, samples: Sample[] = [], reference: Sample[] = [], limit: number): void {
+  if (samples.length === 0 || reference.length === 0) return;
+  const value = medianSeconds(samples) / medianSeconds(reference);
+  table.push([measure, `${value.toFixed(2)} ×`, judge(value, limit)]);
 }
 
-/** Waits until all pods but those that serve are gone. */
-async function settled(): Promise<void> {
+/** Waits until the old pods are gone. */
+async function waitForOldPods(): Promise<void> {
   await eventually(
     async () => kubectl("get", "pods", "-o", "name").trim().split("\n").length <= 2 || undefined,
   );
 }
 
-const isId = (answer: string) => /^[0-9a-f]{12}$/.test(answer);
+const isId = (reply: string) => /^[0-9a-f]{12}$/.test(reply);
 
-/** From an edit to the first of the replies that show that its version serves alone. */
-async function untilServed(flow: DeployFlow): Promise<Sample> {
-  await settled();
+/** Measures the time from an edit until its version serves alone. */
+async function measureEdit(flow: DeployFlow): Promise<Sample> {
+  await waitForOldPods();
   flow.prepare?.();
-  let before = await ask(url);
-  // Of a flow that has not waited for it, the last pods may have left before the node's proxy has heard of it.
-  for (let again = 0; again < 5 && !isId(before); again += 1) {
+  let before = await fetchId(url);
+  // After a flow that did not wait, the node's proxy may still route to pods that have ended.
+  for (let retries = 0; retries < 5 && !isId(before); retries += 1) {
     await Bun.sleep(300);
-    before = await ask(url);
+    before = await fetchId(url);
   }
   flow.edit();
   const start = performance.now();
   const running = flow.run();
-  const isNew = (answer: string) => isId(answer) && answer !== before;
-  const patience = running.then(() => Bun.sleep(PATIENCE * 1000));
-  const [{ id, steps }, seen] = await Promise.all([running, servedFirst(url, isNew, patience)]);
-  if (!seen || seen.id !== id) throw new Error(`${seen?.id ?? before} is served, and ${id} was deployed`);
-  return { seconds: (seen.at - start) / 1000, steps };
+  const isNew = (reply: string) => isId(reply) && reply !== before;
+  const deadline = running.then(() => Bun.sleep(SERVE_TIMEOUT_SECONDS * 1000));
+  const [{ id, steps }, served] = await Promise.all([running, waitUntilServed(url, isNew, deadline)]);
+  if (!served || served.id !== id) throw new Error(`${served?.id ?? before} serves, expected ${id}`);
+  return { seconds: (served.at - start) / 1000, steps };
 }
 
-/** The whole command where there is nothing to do, after one that has deployed what is there. */
-async function whenUnchanged(flow: DeployFlow): Promise<Sample[]> {
+/** Measures the command without a change, after a deploy of the current source. */
+async function measureUnchanged(flow: DeployFlow): Promise<Sample[]> {
   const samples: Sample[] = [];
-  await settled();
-  for (let turn = 0; turn <= UNCHANGED; turn += 1) {
+  await waitForOldPods();
+  for (let turn = 0; turn <= UNCHANGED_RUNS; turn += 1) {
     const start = performance.now();
     const { id, steps } = await flow.run();
     const sample = { seconds: secondsSince(start), steps };
-    sayTurn(turn === 0 ? "to start from" : "nothing changed", flow, sample);
-    if (turn === 0) await settled();
-    else if (id) throw new Error("there was something to deploy, although nothing had changed");
+    logSample(turn === 0 ? "initial" : "unchanged", flow, sample);
+    if (turn === 0) await waitForOldPods();
+    else if (id) throw new Error("the flow deployed a version although nothing had changed");
     else samples.push(sample);
   }
   return samples;
@@ -406,29 +409,28 @@ async function whenUnchanged(flow: DeployFlow): Promise<Sample[]> {
 
 async function deploys(edits: number): Promise<void> {
   const [buildah, dagger, host] = [buildahFlow(), pipelineFlow("Dagger"), pipelineFlow("host")];
-  const [floorOfDagger, floorOfHost] = [floorFlow("Dagger"), floorFlow("host")];
-  const flows = present([buildah, dagger, floorOfDagger, host, floorOfHost]);
-  if (flows.length > 0) deleteNamespace(place.namespace);
-  const measured = await inTurn(flows, edits, untilServed);
-  for (const [{ name }, samples] of measured)
-    reportFlow(`from the edit until it is served: ${name}`, samples);
-  const byHand = "buildah by hand (maxSurge and maxUnavailable: Kubernetes' 25%)";
-  reportRatio(`host engine / ${byHand}`, measured.get(host), measured.get(buildah), 0.3);
-  reportRatio("host engine / its floor", measured.get(host), measured.get(floorOfHost), 1.15);
-  reportRatio(`Dagger engine / ${byHand}`, measured.get(dagger), measured.get(buildah), 0.45);
-  reportRatio("Dagger engine / its floor", measured.get(dagger), measured.get(floorOfDagger), 1.15);
+  const [daggerBaseline, hostBaseline] = [baselineFlow("Dagger"), baselineFlow("host")];
+  const flows = selectAvailable([buildah, dagger, daggerBaseline, host, hostBaseline]);
+  if (flows.length > 0) deleteNamespace(location.namespace);
+  const measured = await measureInTurn(flows, edits, measureEdit);
+  for (const [{ name }, samples] of measured) reportFlow(`edit to served version: ${name}`, samples);
+  const reference = "buildah and kubectl (maxSurge and maxUnavailable: 25%, Kubernetes' default)";
+  reportRatio(`host engine / ${reference}`, measured.get(host), measured.get(buildah), 0.3);
+  reportRatio("host engine / its baseline", measured.get(host), measured.get(hostBaseline), 1.15);
+  reportRatio(`Dagger engine / ${reference}`, measured.get(dagger), measured.get(buildah), 0.45);
+  reportRatio("Dagger engine / its baseline", measured.get(dagger), measured.get(daggerBaseline), 1.15);
   for (const flow of [dagger, host].filter((flow) => measured.has(flow))) {
-    const samples = await whenUnchanged(flow).catch((error: Error) => reportBroken(flow, error));
+    const samples = await measureUnchanged(flow).catch((error: Error) => reportFailure(flow, error));
     const limit = flow === dagger ? 2 : undefined;
-    if (samples) reportFlow(`nothing changed, the whole command: ${flow.name}`, samples, limit);
+    if (samples) reportFlow(`command without a change: ${flow.name}`, samples, limit);
   }
 }
 
 async function archives(edits: number): Promise<void> {
-  const [ours, ko] = [archiveFlow("the pipeline's image"), koFlow()];
-  const few = archiveFlow("a service of 20 more modules", 20);
-  const many = archiveFlow("a service of 2,000 more modules, 1 kB each", 2000);
-  const measured = await inTurn(present([ours, ko, few, many]), edits, async (flow) => {
+  const [pipeline, ko] = [archiveFlow("pipeline"), koFlow()];
+  const few = archiveFlow("20 additional modules", 20);
+  const many = archiveFlow("2,000 additional modules, 1 kB each", 2000);
+  const measured = await measureInTurn(selectAvailable([pipeline, ko, few, many]), edits, async (flow) => {
     flow.edit();
     const start = performance.now();
     const { steps } = await flow.run();
@@ -436,31 +438,31 @@ async function archives(edits: number): Promise<void> {
   });
   for (const [flow, samples] of measured) {
     const size = `${(statSync(flow.archive!).size / 1e6).toFixed(0)} MB`;
-    reportFlow(`from the edit to the archive: ${flow.name}, ${size}`, samples, flow === ours ? 1 : undefined);
+    reportFlow(`edit to archive: ${flow.name}, ${size}`, samples, flow === pipeline ? 1 : undefined);
   }
-  reportRatio("the pipeline's image / ko", measured.get(ours), measured.get(ko), 1.2);
+  reportRatio("pipeline / ko", measured.get(pipeline), measured.get(ko), 1.2);
   reportRatio("2,000 modules / 20 modules", measured.get(many), measured.get(few), 2);
 }
 
 let cleaned: Promise<void> | undefined;
-/** Ends what runs and removes what was made, once. */
+/** Ends all programs and removes all objects and images, once. */
 function cleanUp(): Promise<void> {
   return (cleaned ??= (async () => {
     await programs.end();
     if (Bun.which("k3s")) {
-      deleteNamespace(place.namespace);
+      deleteNamespace(location.namespace);
       removeImages([...programs.images]);
     }
     if (Bun.which("buildah")) {
-      // Unmounted by buildah itself, before the directory goes.
+      // buildah must unmount its containers before the directory is removed.
       sh(["buildah", ...storage, "rm", "--all"]);
       sh(["buildah", ...storage, "rmi", "--all", "--force"]);
     }
   })());
 }
 
-/** What the command line asks for; undefined: it is wrong. */
-function parse(args: string[]): { edits: number; only: string[]; help: boolean } | undefined {
+/** Parses the command line. @returns undefined if it is invalid */
+function parseArguments(args: string[]): { edits: number; only: string[]; help: boolean } | undefined {
   try {
     const { values } = parseArgs({
       args,
@@ -479,7 +481,7 @@ function parse(args: string[]): { edits: number; only: string[]; help: boolean }
 }
 
 async function main(args: string[]): Promise<number> {
-  const options = parse(args);
+  const options = parseArguments(args);
   if (!options || options.help) {
     console.log(usage);
     return options ? 0 : 2;
@@ -495,7 +497,7 @@ async function main(args: string[]): Promise<number> {
     await cleanUp();
   }
   printTable(table, `target, on medians of ${edits} edits`);
-  return broke ? 1 : 0;
+  return hasFailed ? 1 : 0;
 }
 
 process.exit(await main(process.argv.slice(2)));

@@ -1,9 +1,9 @@
 /**
- * One of two instances drains under keep-alive clients: how many requests fail?
+ * Counts failed requests while one of two instances drains under keep-alive clients.
  *
- * The clients do what clients behind a load balancer do: they keep their connection until a reply says `Connection:
- * close`, then connect again, to an instance that is ready. A balancer asks /readyz ten times a second. A reply that does not
- * come whole, or a connection that is refused, is a failed request.
+ * The clients behave like clients behind a load balancer. They keep a connection until a reply contains `Connection: close`,
+ * then connect to a ready instance. The balancer requests /readyz ten times a second. An incomplete reply and a refused
+ * connection count as failed requests.
  */
 import { converse, type Client } from "../../ci/slipway/test/e2e/clients.ts";
 
@@ -15,22 +15,24 @@ export interface Instance {
 export interface DrainResult {
   requests: number;
   failed: number;
-  /** What the first failure was. */
+  /** Cause of the first failure. */
   first: string | undefined;
 }
 
 /**
+ * Drains one of two instances under load.
+ *
  * @param start starts an instance and resolves when it is ready
- * @param clients connections, each with one request at a time
+ * @param clients number of connections, each with one request at a time
  */
 export async function drainUnderLoad(start: () => Promise<Instance>, clients = 64): Promise<DrainResult> {
   const instances = await Promise.all([start(), start()]);
   const result: DrainResult = { requests: 0, failed: 0, first: undefined };
   const ready = new Set(instances);
-  let over = false;
+  let isOver = false;
 
-  const balance = async () => {
-    while (!over) {
+  const checkReadiness = async () => {
+    while (!isOver) {
       for (const instance of instances) {
         const ok = await fetch(new URL("/readyz", instance.url), { keepalive: false }).then(
           ({ ok }) => ok,
@@ -44,25 +46,25 @@ export async function drainUnderLoad(start: () => Promise<Instance>, clients = 6
   };
   const client: Client = {
     request: "GET / HTTP/1.1\r\nHost: bench\r\nAccept: application/json\r\n\r\n",
-    over: () => over,
+    over: () => isOver,
     asked: () => void (result.requests += 1),
     failed(why) {
       result.failed += 1;
       result.first ??= why;
     },
   };
-  const ask = async (turn: number) => {
-    while (!over) {
+  const sendRequests = async (turn: number) => {
+    while (!isOver) {
       const choice = [...ready];
       await converse(choice[turn++ % choice.length]!.url, client);
     }
   };
 
-  const work = [balance(), ...Array.from({ length: clients }, (_, i) => ask(i))];
+  const work = [checkReadiness(), ...Array.from({ length: clients }, (_, i) => sendRequests(i))];
   await Bun.sleep(300);
   await instances[0]!.stop();
   await Bun.sleep(200);
-  over = true;
+  isOver = true;
   await Promise.all(work);
   await instances[1]!.stop();
   return result;

@@ -1,147 +1,148 @@
 /**
- * Clients in a process of their own, so that what the bench does meanwhile does not slow them down, and a check of every
- * reply: a request that gets no whole reply in time, or one from a version that should not answer, has failed.
+ * Load generator in a separate process, so that the benchmark does not slow it down. A request fails without a complete reply
+ * in time, and if the reply comes from an unexpected version.
  */
 import { converse, type Client } from "../../ci/slipway/test/e2e/clients.ts";
 
-/** Connections that are kept, and clients that open one for each request. */
-const KEPT = 64;
-const FRESH = 16;
-/** Milliseconds between a client's requests: the two cores of a small machine are wanted by the rollout as well. */
-const PAUSE = { kept: 25, fresh: 50 };
-const PATIENCE_SECONDS = 5;
-/** Failures that are told in full. */
-const TOLD = 5;
+/** Number of clients that keep their connection. */
+const KEEP_ALIVE_CLIENTS = 64;
+/** Number of clients that open a connection for each request. */
+const NEW_CONNECTION_CLIENTS = 16;
+/** Milliseconds between a client's requests. The rollout needs CPU time too, on a small machine with two cores. */
+const PAUSE_MS = { keepAlive: 25, newConnection: 50 };
+const TIMEOUT_SECONDS = 5;
+/** Number of failures that are reported in full. */
+const MAX_REPORTED = 5;
 
-/** Ids that may answer; those on kept connections include versions that drain. */
-interface Expected {
-  kept: string[];
-  fresh: string[];
+/** Version IDs that may reply. Keep-alive connections may still reach draining versions. */
+interface ExpectedIds {
+  keepAlive: string[];
+  newConnection: string[];
 }
 
-export interface Tally {
+export interface RequestCounts {
   requests: number;
   failed: number;
   /** Time and cause of the first failures. */
   first: string[];
 }
 
-/** The clients as seen from the bench. */
-export class Load {
-  #answer = Promise.withResolvers<Tally>();
-  /** What was expected last, and before. */
+/** Controls the load generator's process. */
+export class LoadGenerator {
+  #reply = Promise.withResolvers<RequestCounts>();
+  /** Expected IDs, newest first. */
   #history: string[][];
   readonly #child: Bun.Subprocess;
 
   private constructor(url: string, ids: string[]) {
     this.#history = [ids];
-    const expected: Expected = { kept: ids, fresh: ids };
+    const expected: ExpectedIds = { keepAlive: ids, newConnection: ids };
     this.#child = Bun.spawn([process.execPath, import.meta.path, url, JSON.stringify(expected)], {
       stdio: ["ignore", "inherit", "inherit"],
-      ipc: (tally) => this.#answer.resolve(tally),
-      onExit: () => this.#answer.reject(new Error("the clients' process ended")),
+      ipc: (counts) => this.#reply.resolve(counts),
+      onExit: () => this.#reply.reject(new Error("the load generator ended unexpectedly")),
     });
-    // Without a question under way its end is no news.
-    this.#answer.promise.catch(() => {});
+    // Without a pending request, the end of the process is expected.
+    this.#reply.promise.catch(() => {});
   }
 
-  /** Starts the clients. Resolves when they are at work. */
-  static async start(url: string, ids: string[]): Promise<Load> {
-    const load = new Load(url, ids);
-    await load.#answer.promise;
+  /** Starts the clients and resolves when they send requests. */
+  static async start(url: string, ids: string[]): Promise<LoadGenerator> {
+    const load = new LoadGenerator(url, ids);
+    await load.#reply.promise;
     return load;
   }
 
-  /** From now on these ids may answer, and no others. Resolves when the clients know. */
+  /** Sets the IDs that may reply from now on. Resolves after the clients have received them. */
   async expect(ids: string[]): Promise<void> {
-    // Before a deploy, while it goes on, after it: a version that drains may have kept connections for that long.
+    // Covers the time before, during and after a deploy, because a draining version keeps connections that long.
     this.#history = [ids, ...this.#history].slice(0, 3);
-    const expected: Expected = { kept: this.#history.flat(), fresh: ids };
-    await this.#ask(expected);
+    const expected: ExpectedIds = { keepAlive: this.#history.flat(), newConnection: ids };
+    await this.#send(expected);
   }
 
-  async stop(): Promise<Tally> {
-    const tally = await this.#ask("stop");
+  async stop(): Promise<RequestCounts> {
+    const counts = await this.#send("stop");
     this.kill();
-    return tally;
+    return counts;
   }
 
   kill(): void {
     this.#child.kill("SIGKILL");
   }
 
-  async #ask(message: unknown): Promise<Tally> {
-    this.#answer = Promise.withResolvers<Tally>();
-    this.#answer.promise.catch(() => {});
+  async #send(message: unknown): Promise<RequestCounts> {
+    this.#reply = Promise.withResolvers<RequestCounts>();
+    this.#reply.promise.catch(() => {});
     this.#child.send(message);
-    return this.#answer.promise;
+    return this.#reply.promise;
   }
 }
 
-async function main(url: string, initial: Expected): Promise<void> {
+async function main(url: string, initial: ExpectedIds): Promise<void> {
   const { host, pathname } = new URL(url);
-  const tally: Tally = { requests: 0, failed: 0, first: [] };
+  const counts: RequestCounts = { requests: 0, failed: 0, first: [] };
   let expected = initial;
-  let over = false;
+  let isOver = false;
 
-  const client = (kind: keyof Expected): Client => {
+  const client = (kind: keyof ExpectedIds): Client => {
     let before = expected;
-    const close = kind === "fresh" ? "Connection: close\r\n" : "";
+    const close = kind === "newConnection" ? "Connection: close\r\n" : "";
     return {
       request: `GET ${pathname} HTTP/1.1\r\nHost: ${host}\r\n${close}\r\n`,
-      pause: kind === "kept" ? PAUSE.kept : 0,
-      patience: PATIENCE_SECONDS,
-      over: () => over || kind === "fresh",
+      pause: kind === "keepAlive" ? PAUSE_MS.keepAlive : 0,
+      patience: TIMEOUT_SECONDS,
+      over: () => isOver || kind === "newConnection",
       asked() {
-        tally.requests += 1;
+        counts.requests += 1;
         before = expected;
       },
       judge(body) {
-        // What changed while the request was on its way may show or not.
+        // If the expected IDs change during a request, both sets are valid.
         const id = idOf(body);
         if (before[kind].includes(id) || expected[kind].includes(id)) return undefined;
-        return `${id}, expected was ${expected[kind].join(" or ")}`;
+        return `${id}, expected ${expected[kind].join(" or ")}`;
       },
       failed(why) {
-        tally.failed += 1;
+        counts.failed += 1;
         const time = new Date().toISOString().slice(11, 23);
-        if (tally.first.length < TOLD) tally.first.push(`${time} on a ${kind} connection: ${why}`);
+        if (counts.first.length < MAX_REPORTED) counts.first.push(`${time} ${kind}: ${why}`);
       },
     };
   };
-  const ask = async (kind: keyof Expected) => {
-    const one = client(kind);
-    while (!over) {
-      await converse(url, one);
-      await Bun.sleep(PAUSE[kind]);
+  const sendRequests = async (kind: keyof ExpectedIds) => {
+    const requests = client(kind);
+    while (!isOver) {
+      await converse(url, requests);
+      await Bun.sleep(PAUSE_MS[kind]);
     }
   };
 
   const work = [
-    ...Array.from({ length: KEPT }, () => ask("kept")),
-    ...Array.from({ length: FRESH }, () => ask("fresh")),
+    ...Array.from({ length: KEEP_ALIVE_CLIENTS }, () => sendRequests("keepAlive")),
+    ...Array.from({ length: NEW_CONNECTION_CLIENTS }, () => sendRequests("newConnection")),
   ];
-  process.on("message", async (message: Expected | "stop") => {
+  process.on("message", async (message: ExpectedIds | "stop") => {
     if (message === "stop") {
-      over = true;
+      isOver = true;
       await Promise.all(work);
     } else {
       expected = message;
     }
-    process.send!(tally);
+    process.send!(counts);
   });
-  // An interruption is for the bench to handle; without the bench there is nobody to count for.
+  // The benchmark handles interruptions. Without the benchmark this process ends.
   process.on("SIGINT", () => {});
   process.on("disconnect", () => process.exit(1));
   await Bun.sleep(500);
-  process.send!(tally);
+  process.send!(counts);
 }
 
 function idOf(body: string): string {
   try {
     return String(JSON.parse(body).id);
   } catch {
-    return `no JSON: ${body.slice(0, 40)}`;
+    return `invalid JSON: ${body.slice(0, 40)}`;
   }
 }
 

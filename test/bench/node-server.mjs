@@ -1,4 +1,4 @@
-/** Node's own http server with the same reply. */
+/** Node's http server with the same reply. */
 import { createServer } from "node:http";
 
 createServer((_, response) => {

@@ -1,62 +1,62 @@
-/** The programs that a bench runs beside others: marked, looked through for the images that they deliver, and ended with it. */
-import { killMarked, MARK, secondsSince } from "./shared.ts";
+/** Runs programs for a benchmark: marks their processes, records their images, and ends them with the benchmark. */
+import { killMarked, MARK_VARIABLE, secondsSince } from "./shared.ts";
 
-export interface Ended {
+export interface ProgramResult {
   seconds: number;
   stdout: string;
-  /** When each line of stdout came, on performance.now()'s clock. */
+  /** Lines of stdout with their time (performance.now()). */
   lines: { at: number; line: string }[];
 }
 
-export class Programs {
-  /** Images that may be in containerd because of this run. */
+export class ProgramRunner {
+  /** Images that this run may have imported into containerd. */
   readonly images = new Set<string>();
-  /** Whether the bench was interrupted, or is over. */
-  stopping = false;
-  /** Marks the processes of this run in their environment. */
+  /** Set when the benchmark is interrupted or ends. */
+  isStopping = false;
+  /** Environment variable's value that identifies the processes of this run. */
   readonly #mark = crypto.randomUUID();
   readonly #children = new Set<Bun.Subprocess>();
   readonly #image: RegExp;
 
   /**
-   * @param service whose images are taken down
-   * @param surroundings what all of them get beside the environment; may be filled later
+   * @param service the service whose images are recorded
+   * @param env additional environment variables for all programs, may be changed later
    */
   constructor(
     service: string,
-    private readonly surroundings: Record<string, string> = {},
+    private readonly env: Record<string, string> = {},
   ) {
     this.#image = new RegExp(`\\b${service}:[0-9a-f]{12}\\b`, "g");
   }
 
-  /** Runs a program to its end, while others go on. Anything other than exit 0 is an error that shows the output. */
-  async execute(command: string[], cwd: string, env: Record<string, string> = {}): Promise<Ended> {
-    if (this.stopping) throw new Error("interrupted");
+  /** Runs a program to its end. @throws {Error} with the output if the exit code is not 0 */
+  async execute(command: string[], cwd: string, env: Record<string, string> = {}): Promise<ProgramResult> {
+    if (this.isStopping) throw new Error("interrupted");
     const start = performance.now();
     const child = Bun.spawn(command, {
       cwd,
-      // In GitHub Actions each deploy would add a table to the summary.
+      // Without a step summary, because each deploy would add a table in GitHub Actions.
       env: {
         ...process.env,
-        ...this.surroundings,
-        [MARK]: this.#mark,
+        ...this.env,
+        [MARK_VARIABLE]: this.#mark,
         GITHUB_STEP_SUMMARY: undefined,
         ...env,
       },
       stdio: ["ignore", "pipe", "pipe"],
     });
     this.#children.add(child);
-    const lines: Ended["lines"] = [];
+    const lines: ProgramResult["lines"] = [];
     const read = async (stream: ReadableStream<Uint8Array>) => {
       const decoder = new TextDecoder();
-      let [text, begun] = ["", ""];
+      let [text, partialLine] = ["", ""];
       for await (const chunk of stream) {
         const part = decoder.decode(chunk, { stream: true });
         text += part;
-        const whole = (begun + part).split("\n");
-        begun = whole.pop()!;
-        if (stream === child.stdout) lines.push(...whole.map((line) => ({ at: performance.now(), line })));
-        // Taken down at once: after an interruption nobody knows any more what was delivered.
+        const complete = (partialLine + part).split("\n");
+        partialLine = complete.pop()!;
+        if (stream === child.stdout) lines.push(...complete.map((line) => ({ at: performance.now(), line })));
+        // Recorded at once, so that images can be removed after an interruption.
         for (const [image] of text.matchAll(this.#image)) this.images.add(`docker.io/library/${image}`);
       }
       return text;
@@ -65,16 +65,16 @@ export class Programs {
     this.#children.delete(child);
     if (code === 0) return { seconds: secondsSince(start), stdout, lines };
     const last = stderr.split("\n").slice(-60).join("\n");
-    throw new Error(`${command.join(" ")} ended with ${code}:\n${stdout}${last}`);
+    throw new Error(`${command.join(" ")} exited with ${code}:\n${stdout}${last}`);
   }
 
-  /** Has those that run end. The pipeline ends its own processes on SIGTERM. */
+  /** Sends SIGTERM to all programs. The pipeline then ends its own child processes. */
   interrupt(): void {
-    this.stopping = true;
+    this.isStopping = true;
     for (const child of this.#children) child.kill("SIGTERM");
   }
 
-  /** Ends them, and what they have left behind. */
+  /** Ends all programs, including orphaned child processes. */
   async end(): Promise<void> {
     this.interrupt();
     await Promise.all([...this.#children].map(({ exited }) => exited));
@@ -82,8 +82,8 @@ export class Programs {
   }
 }
 
-/** Of a program that broke, a line: it knows more of what was wrong with it than its exit code says. */
-export function causeOf({ message }: Error): string {
+/** Extracts the error line from a failed program's output. */
+export function extractCause({ message }: Error): string {
   const cause = /^error: .*/m.exec(message)?.[0] ?? message.split("\n")[0]!;
   return cause.replaceAll("|", "\\|");
 }

@@ -1,6 +1,6 @@
 /**
- * How deploys behave on this machine's k3s while 80 clients ask all the time: many in a row, killed ones, two at once,
- * and versions that will not come up. In a namespace and on a port of its own, which are gone afterwards.
+ * Fault-injection tests for deploys to the local k3s under the load of 80 clients: many deploys, killed pipelines, concurrent
+ * deploys, and versions that fail. They use a separate namespace and port, and remove both afterwards.
  *
  *     bun test/bench/rollouts.ts [rollouts [N]] [kills [N]] [races [N]] [failures]
  */
@@ -9,48 +9,49 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Copy } from "../../ci/slipway/test/e2e/copies.ts";
 import { eventually } from "../../ci/slipway/test/e2e/setup.ts";
-import { ask, commandOf, deleteNamespace, killMarked, kubectlIn, MARK, marked, median } from "./shared.ts";
-import { printTable, removeImages, REPLIES, say, secondsSince, servedFirst } from "./shared.ts";
-import { Load, type Tally } from "./load-generator.ts";
+import { commandOf, createKubectl, deleteNamespace, fetchId, findMarked, killMarked } from "./shared.ts";
+import { logLine, MARK_VARIABLE, median, printTable, removeImages, secondsSince } from "./shared.ts";
+import { VERIFY_REPLIES, waitUntilServed } from "./shared.ts";
+import { LoadGenerator, type RequestCounts } from "./load-generator.ts";
 
-const usage = `Measures deploys to this machine's k3s, under load.
+const usage = `Test deploys to the local k3s under load.
 
 usage: bun test/bench/rollouts.ts [rollouts [N]] [kills [N]] [races [N]] [failures]
 
-  rollouts   N deploys in a row, of two versions in turn (100)
-  kills      N deploys whose pipeline is killed at some moment, and run again (50)
-  races      N times two deploys at the same moment (20)
-  failures   one deploy for each way in which a version does not come up
+  rollouts   Deploy two versions in turn, N times (100)
+  kills      Kill the pipeline at a random time and run it again, N times (50)
+  races      Start two deploys at the same time, N times (20)
+  failures   Deploy a version with each kind of failure
 
-exit codes: 0 all holds; 1 something does not; 2 the command line is wrong
+exit codes: 0 all checks passed; 1 a check failed; 2 invalid command line
 `;
 
-const place = { namespace: "helloapp-bench", port: 30981 };
-const url = `http://127.0.0.1:${place.port}/version`;
+const location = { namespace: "helloapp-bench", port: 30981 };
+const url = `http://127.0.0.1:${location.port}/version`;
 
-/** How a deploy ends that another one keeps out. */
-const HELD = 3;
-/** What its error must name: the process or the version of the other. */
-const namesHolder = ({ code, output }: Ended, other: Ended) =>
-  code === HELD && new RegExp(`^error: .*\\b(${other.pid}|${other.id})\\b`, "m").test(output);
+/** Exit code of a deploy that another deploy has locked out. */
+const EXIT_LOCKED = 3;
+/** Checks whether the error names the process or version of the other deploy. */
+const namesHolder = ({ code, output }: DeployResult, other: DeployResult) =>
+  code === EXIT_LOCKED && new RegExp(`^error: .*\\b(${other.pid}|${other.id})\\b`, "m").test(output);
 
 interface Failure {
   name: string;
-  /** What the pipeline's output has to say about it. */
+  /** Texts that the pipeline's output must contain. */
   cause: string[];
-  /** Put before the service's main part. */
+  /** Statement at the start of the service. */
   statement?: string;
   /** A JSON patch of the Deployment. */
   patch?: object[];
-  /** Done to the cluster before, and undone after. */
-  before?(): Promise<unknown>;
-  after?(): unknown;
+  /** Prepares the cluster. */
+  setUp?(): Promise<unknown>;
+  tearDown?(): unknown;
 }
 
 const container = "/spec/template/spec/containers/0";
 const failures: Failure[] = [
   {
-    name: "an image that is not there",
+    name: "missing image",
     cause: ["ErrImageNeverPull"],
     patch: [
       {
@@ -58,7 +59,7 @@ const failures: Failure[] = [
         path: "/spec/template/spec/containers/-",
         value: {
           name: "missing",
-          // Another name than the app's, for which kustomize would set the tag.
+          // Not the service's image name, for which kustomize would set the tag.
           image: "missing:not-there",
           imagePullPolicy: "Never",
           securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: ["ALL"] } },
@@ -67,33 +68,33 @@ const failures: Failure[] = [
     ],
   },
   {
-    name: "exits at start",
+    name: "exit at start",
     cause: ["CrashLoopBackOff", "cannot start like this"],
     statement: 'if (process.env.NOTHING === undefined) throw new Error("cannot start like this");',
   },
   {
-    name: "a ConfigMap that is not there",
+    name: "missing ConfigMap",
     cause: ["CreateContainerConfigError", "nowhere"],
     patch: [{ op: "add", path: `${container}/envFrom`, value: [{ configMapRef: { name: "nowhere" } }] }],
   },
   {
-    name: "a bad value for the service",
-    cause: ["CrashLoopBackOff", "the configuration is wrong", "PORT"],
+    name: "invalid environment variable",
+    cause: ["CrashLoopBackOff", "invalid configuration", "PORT"],
     patch: [{ op: "add", path: `${container}/env/-`, value: { name: "PORT", value: "nonsense" } }],
   },
   {
-    name: "refused by pod security",
+    name: "rejected by pod security",
     cause: ["FailedCreate", "violates PodSecurity"],
     patch: [{ op: "replace", path: `${container}/securityContext`, value: { privileged: true } }],
   },
   {
-    name: "refused by a quota",
+    name: "rejected by a quota",
     cause: ["FailedCreate", "exceeded quota"],
-    before: limitPods,
-    after: () => kubectl("delete", "resourcequota", "pods", "--ignore-not-found"),
+    setUp: limitPods,
+    tearDown: () => kubectl("delete", "resourcequota", "pods", "--ignore-not-found"),
   },
   {
-    name: "no room on the node",
+    name: "insufficient CPU on the node",
     cause: ["Unschedulable", "Insufficient cpu"],
     patch: [{ op: "replace", path: `${container}/resources/requests/cpu`, value: "1000" }],
   },
@@ -104,241 +105,244 @@ const failures: Failure[] = [
   },
 ];
 
-/** Allows no pod beside the two that serve. */
+/** Allows no pods besides the two that serve. */
 async function limitPods(): Promise<void> {
   kubectl("create", "quota", "pods", "--hard=pods=2");
-  // Until the controller has counted, every pod is refused for another reason.
+  // Waits for the quota controller. Before, pods are rejected for another reason.
   await eventually(
     async () =>
       kubectl("get", "resourcequota", "pods", "-o", "jsonpath={.status.used.pods}") === "2" || undefined,
   );
 }
 
-const seconds = (value: number) => `${value.toFixed(1)} s`;
-const kubectl = kubectlIn(place.namespace);
+const formatSeconds = (value: number) => `${value.toFixed(1)} s`;
+const kubectl = createKubectl(location.namespace);
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-bench-"));
 process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
-/** Marks the processes of this run in their environment. */
-const run = crypto.randomUUID();
+/** Identifies the processes of this run. */
+const runMark = crypto.randomUUID();
 const children = new Set<Bun.Subprocess>();
-const loads = new Set<Load>();
+const loads = new Set<LoadGenerator>();
 const ids = new Set<string>();
-let stopping = false;
+let isStopping = false;
 
 const table: [measure: string, value: string, verdict: string][] = [];
-const report = (measure: string, value: string, holds?: boolean) =>
-  void table.push([measure, value, holds === undefined ? "" : holds ? "holds" : "**does not hold**"]);
+const report = (measure: string, value: string, isOk?: boolean) =>
+  void table.push([measure, value, isOk === undefined ? "" : isOk ? "passed" : "**failed**"]);
 
 interface Deploy {
   pid: number;
-  /** What marks its processes. */
+  /** Identifies the deploy's processes. */
   mark: string;
   kill(): void;
-  ended: Promise<Ended>;
+  result: Promise<DeployResult>;
 }
 
-interface Ended {
+interface DeployResult {
   pid: number;
-  /** The version that was deployed. */
+  /** ID of the deployed version. */
   id: string;
   code: number;
   output: string;
   seconds: number;
-  /** When it applied the manifests and when it ended, on performance.now()'s clock. */
-  applied: number | undefined;
-  at: number;
+  /** Time at which the pipeline applied the manifests (performance.now()). */
+  appliedAt: number | undefined;
+  endedAt: number;
 }
 
-/** Starts the pipeline in a copy. */
+/** Starts the pipeline in a copy of the project. */
 function deploy(copy: Copy): Deploy {
-  if (stopping) throw new Error("interrupted");
+  if (isStopping) throw new Error("interrupted");
   const id = copy.id();
   ids.add(id);
-  const mark = `${run}/${crypto.randomUUID()}`;
+  const mark = `${runMark}/${crypto.randomUUID()}`;
   const start = performance.now();
   const command = ["ci/pipeline.ts", "--engine", "host", "--output", join(directory, `${copy.name}.tar`)];
   const child = Bun.spawn([process.execPath, ...command], {
     cwd: copy.directory,
-    // In GitHub Actions each deploy would add a table to the summary.
-    env: { ...process.env, [MARK]: mark, GITHUB_STEP_SUMMARY: undefined },
+    // Without a step summary, because each deploy would add a table in GitHub Actions.
+    env: { ...process.env, [MARK_VARIABLE]: mark, GITHUB_STEP_SUMMARY: undefined },
     stdio: ["ignore", "pipe", "pipe"],
   });
   children.add(child);
   const { pid } = child;
 
-  const follow = async (): Promise<Ended> => {
+  const waitForEnd = async (): Promise<DeployResult> => {
     let output = "";
-    let applied: number | undefined;
+    let appliedAt: number | undefined;
     const read = async (stream: ReadableStream<Uint8Array>) => {
       const decoder = new TextDecoder();
       for await (const chunk of stream) {
         output += decoder.decode(chunk, { stream: true });
-        if (/^\s*apply /m.test(output)) applied ??= performance.now();
+        if (/^\s*apply /m.test(output)) appliedAt ??= performance.now();
       }
     };
     await Promise.all([read(child.stdout), read(child.stderr)]);
     const code = await child.exited;
     children.delete(child);
-    return { pid, id, code, output, seconds: secondsSince(start), applied, at: performance.now() };
+    return { pid, id, code, output, seconds: secondsSince(start), appliedAt, endedAt: performance.now() };
   };
-  return { pid, mark, kill: () => child.kill("SIGKILL"), ended: follow() };
+  return { pid, mark, kill: () => child.kill("SIGKILL"), result: waitForEnd() };
 }
 
-/** Deploys what a measurement starts from. */
-async function prepare(copy: Copy): Promise<string> {
-  const { code, output, id } = await deploy(copy).ended;
-  if (code !== 0) throw new Error(`a deploy without disturbance ended with ${code}:\n${output}`);
+/** Deploys the initial version of a test. @returns its ID */
+async function deployInitial(copy: Copy): Promise<string> {
+  const { code, output, id } = await deploy(copy).result;
+  if (code !== 0) throw new Error(`an undisturbed deploy exited with ${code}:\n${output}`);
   return id;
 }
 
-/** Waits until all pods but those that serve are gone. */
-async function settled(): Promise<void> {
+/** Waits until the old pods are gone. */
+async function waitForOldPods(): Promise<void> {
   await eventually(
     async () => kubectl("get", "pods", "-o", "name").trim().split("\n").length === 2 || undefined,
   );
 }
 
-/** Runs `work` while the clients ask; `ids` are those that may answer at first. */
-async function underLoad(ids: string[], work: (load: Load) => Promise<void>): Promise<Tally> {
-  const load = await Load.start(url, ids);
+/** Runs `work` under load. @param ids the versions that may reply at first */
+async function withLoad(ids: string[], work: (load: LoadGenerator) => Promise<void>): Promise<RequestCounts> {
+  const load = await LoadGenerator.start(url, ids);
   loads.add(load);
   try {
     await work(load);
-    const tally = await load.stop();
-    for (const line of tally.first) say(`  failed request: ${line}`);
-    return tally;
+    const counts = await load.stop();
+    for (const failure of counts.first) logLine(`  failed request: ${failure}`);
+    return counts;
   } finally {
     load.kill();
     loads.delete(load);
   }
 }
 
-const reportRequests = (what: string, { requests, failed }: Tally) =>
-  report(`${what}: failed or wrong requests`, `${failed} of ${requests}`, failed === 0);
+const reportRequests = (test: string, { requests, failed }: RequestCounts) =>
+  report(`${test}: failed or wrong requests`, `${failed} of ${requests}`, failed === 0);
 
-/** Who answers now: one id, or several. */
-async function served(): Promise<string> {
-  const answers = new Set<string>();
-  for (let i = 0; i < REPLIES; i += 1) answers.add(await ask(url));
-  return [...answers].join(", ");
+/** Returns the ID of the version that serves, or several IDs. */
+async function fetchServedIds(): Promise<string> {
+  const replies = new Set<string>();
+  for (let i = 0; i < VERIFY_REPLIES; i += 1) replies.add(await fetchId(url));
+  return [...replies].join(", ");
 }
 
 async function rollouts(count: number, [one, two]: [Copy, Copy]): Promise<void> {
-  // Both images are made before: what is measured is one kind of deploy.
-  const [other, first] = [await prepare(two), await prepare(one)];
-  await settled();
-  const whole: number[] = [];
-  const outside: number[] = [];
-  const tally = await underLoad([first], async (load) => {
+  // Builds both images first, so that all measured deploys are alike.
+  const [other, first] = [await deployInitial(two), await deployInitial(one)];
+  await waitForOldPods();
+  const commandSeconds: number[] = [];
+  const servedSeconds: number[] = [];
+  const counts = await withLoad([first], async (load) => {
     for (let round = 1; round <= count; round += 1) {
       const [before, after, copy] = round % 2 ? [first, other, two] : [other, first, one];
       await load.expect([before, after]);
       const start = performance.now();
-      const { ended } = deploy(copy);
-      const [result, seen] = await Promise.all([ended, servedFirst(url, (id) => id === after, ended)]);
-      const good = result.code === 0 && seen !== undefined;
-      say(`rollout ${round} of ${count}: exit ${result.code}, ${seconds(result.seconds)}`);
-      if (!good) {
-        say(result.output);
+      const deployed = deploy(copy).result;
+      const [result, served] = await Promise.all([
+        deployed,
+        waitUntilServed(url, (id) => id === after, deployed),
+      ]);
+      logLine(`rollout ${round} of ${count}: exit ${result.code}, ${formatSeconds(result.seconds)}`);
+      if (result.code !== 0 || !served) {
+        logLine(result.output);
         continue;
       }
       await load.expect([after]);
-      whole.push(result.seconds);
-      outside.push((seen.at - start) / 1000);
+      commandSeconds.push(result.seconds);
+      servedSeconds.push((served.at - start) / 1000);
     }
   });
-  const failed = count - whole.length;
-  report("rollouts: deploys that failed", `${failed} of ${count}`, failed === 0);
-  reportRequests("rollouts", tally);
+  const failed = count - commandSeconds.length;
+  report("rollouts: failed deploys", `${failed} of ${count}`, failed === 0);
+  reportRequests("rollouts", counts);
   report(
-    "rollouts: from the command to its end",
-    `median ${seconds(median(whole))}, at most ${seconds(Math.max(...whole))}`,
+    "rollouts: duration of the command",
+    `median ${formatSeconds(median(commandSeconds))}, maximum ${formatSeconds(Math.max(...commandSeconds))}`,
   );
   report(
-    "rollouts: from the command to the new version alone, from outside",
-    `median ${seconds(median(outside))}`,
+    "rollouts: time until only the new version serves",
+    `median ${formatSeconds(median(servedSeconds))}`,
   );
 }
 
 async function kills(count: number, copies: [Copy, Copy]): Promise<void> {
-  let current = await prepare(copies[0]);
-  await settled();
-  const left: string[] = [];
-  let [good, longest, inTime] = [0, 0, 0];
-  const tally = await underLoad([current], async (load) => {
-    /** Makes the other copy another version, which is the next to be deployed. */
-    const edited = async (round: number) => {
+  let current = await deployInitial(copies[0]);
+  await waitForOldPods();
+  const orphans: string[] = [];
+  let [recovered, longest, killedInTime] = [0, 0, 0];
+  const counts = await withLoad([current], async (load) => {
+    /** Edits the copy for the next deploy. */
+    const editNext = async (round: number) => {
       const copy = copies[round % 2]!;
       copy.edit();
       await load.expect([current, copy.id()]);
       return copy;
     };
-    const arrived = async (id: string) => {
-      forgetImages([current, id]);
+    const setCurrent = async (id: string) => {
+      removeOldImages([current, id]);
       current = id;
       await load.expect([id]);
     };
 
     const undisturbed: number[] = [];
     for (let round = 1; round <= 3; round += 1) {
-      const { seconds, id, code, output } = await deploy(await edited(round)).ended;
-      if (code !== 0) throw new Error(`a deploy without disturbance ended with ${code}:\n${output}`);
+      const { seconds, id, code, output } = await deploy(await editNext(round)).result;
+      if (code !== 0) throw new Error(`an undisturbed deploy exited with ${code}:\n${output}`);
       undisturbed.push(seconds);
-      await arrived(id);
+      await setCurrent(id);
     }
 
     for (let round = 1; round <= count; round += 1) {
-      const copy = await edited(round + 3);
-      const moment = Math.random() * median(undisturbed);
+      const copy = await editNext(round + 3);
+      const delay = Math.random() * median(undisturbed);
       const killed = deploy(copy);
-      await Bun.sleep(moment * 1000);
+      await Bun.sleep(delay * 1000);
       killed.kill();
-      // Its processes, if some go on, may be in the way of the next.
-      const orphans = Bun.sleep(3000).then(() => marked(killed.mark));
-      const again = await deploy(copy).ended;
-      const { code, output } = await killed.ended;
-      const answer = await served();
-      const holds = again.code === 0 && answer === again.id;
-      const found = (await orphans).map(commandOf);
-      say(
-        `kill ${round} of ${count} after ${seconds(moment)}${code === 0 ? " (too late)" : ""}: ` +
-          `then exit ${again.code}, ${seconds(again.seconds)}${found.length ? `; left: ${found.join("; ")}` : ""}`,
+      // Counts orphaned processes, which could disturb the next deploy.
+      const marked = Bun.sleep(3000).then(() => findMarked(killed.mark));
+      const retry = await deploy(copy).result;
+      const { code, output } = await killed.result;
+      const served = await fetchServedIds();
+      const isOk = retry.code === 0 && served === retry.id;
+      const found = (await marked).map(commandOf);
+      logLine(
+        `kill ${round} of ${count} after ${formatSeconds(delay)}${code === 0 ? " (too late)" : ""}: ` +
+          `retry exit ${retry.code}, ${formatSeconds(retry.seconds)}${found.length ? `; orphans: ${found.join("; ")}` : ""}`,
       );
-      if (!holds) say(`${answer} serves, not ${again.id}\nkilled:\n${output}\nagain:\n${again.output}`);
-      // Whatever became of it: the next round starts from one version.
-      await arrived(holds ? again.id : await prepare(copy));
-      good += Number(holds);
-      inTime += Number(code !== 0);
-      longest = Math.max(longest, again.seconds);
-      left.push(...found);
+      if (!isOk)
+        logLine(`${served} serves, expected ${retry.id}\nkilled:\n${output}\nretry:\n${retry.output}`);
+      // The next round starts from one version in any case.
+      await setCurrent(isOk ? retry.id : await deployInitial(copy));
+      recovered += Number(isOk);
+      killedInTime += Number(code !== 0);
+      longest = Math.max(longest, retry.seconds);
+      orphans.push(...found);
     }
   });
-  report("kills: the same command again ends with 0 and serves", `${good} of ${count}`, good === count);
-  report("kills: of these killed before their end", `${inTime} of ${count}`);
-  reportRequests("kills", tally);
-  report("kills: seconds of the command that follows", `at most ${seconds(longest)}`);
-  report("kills: processes left behind 3 s after", String(left.length));
+  report("kills: retries that succeed and serve", `${recovered} of ${count}`, recovered === count);
+  report("kills: deploys killed before their end", `${killedInTime} of ${count}`);
+  reportRequests("kills", counts);
+  report("kills: duration of the retry", `maximum ${formatSeconds(longest)}`);
+  report("kills: orphaned processes after 3 s", String(orphans.length));
 }
 
 async function races(count: number, copies: [Copy, Copy]): Promise<void> {
-  let current = await prepare(copies[0]);
-  await settled();
-  const words = new Map<string, number>();
-  let [good, mixed, losers, named] = [0, 0, 0, 0];
-  const tally = await underLoad([current], async (load) => {
+  let current = await deployInitial(copies[0]);
+  await waitForOldPods();
+  const errors = new Map<string, number>();
+  let [passed, mixed, losers, named] = [0, 0, 0, 0];
+  const counts = await withLoad([current], async (load) => {
     for (let round = 1; round <= count; round += 1) {
       for (const copy of copies) copy.edit();
       await load.expect([current, ...copies.map((copy) => copy.id())]);
       const [a, b] = await Promise.all(
-        copies.map((copy) => deploy(copy).ended) as [Promise<Ended>, Promise<Ended>],
+        copies.map((copy) => deploy(copy).result) as [Promise<DeployResult>, Promise<DeployResult>],
       );
-      const answer = await served();
+      const served = await fetchServedIds();
       const versions = runningVersions();
-      const last = [a, b].filter(({ code }) => code === 0).sort((x, y) => y.at - x.at)[0];
-      const holds =
-        [a, b].every(({ code }) => code === 0 || code === HELD) &&
-        answer === last?.id &&
+      const last = [a, b].filter(({ code }) => code === 0).sort((x, y) => y.endedAt - x.endedAt)[0];
+      const isOk =
+        [a, b].every(({ code }) => code === 0 || code === EXIT_LOCKED) &&
+        served === last?.id &&
         versions.length === 1;
       for (const [loser, other] of [
         [a, b],
@@ -347,145 +351,151 @@ async function races(count: number, copies: [Copy, Copy]): Promise<void> {
         if (loser.code === 0) continue;
         losers += 1;
         named += Number(namesHolder(loser, other));
-        const said = `exit ${loser.code}: ${lastWords(loser.output)}`;
-        words.set(said, (words.get(said) ?? 0) + 1);
+        const error = `exit ${loser.code}: ${extractError(loser.output)}`;
+        errors.set(error, (errors.get(error) ?? 0) + 1);
       }
-      say(
-        `race ${round} of ${count}: exit ${a.code} and ${b.code}, ${answer} serves, pods of ${versions.join(", ")}` +
-          (holds ? "" : `; does not hold\n${a.output}\n${b.output}`),
+      logLine(
+        `race ${round} of ${count}: exit ${a.code} and ${b.code}, ${served} serves, pods of ${versions.join(", ")}` +
+          (isOk ? "" : `; failed\n${a.output}\n${b.output}`),
       );
-      good += Number(holds);
-      mixed += Number(versions.length !== 1 || answer.includes(","));
-      // Whatever became of it: the next race starts from one version.
-      if (!holds) await prepare(copies[0]);
-      current = await served();
-      forgetImages([current]);
+      passed += Number(isOk);
+      mixed += Number(versions.length !== 1 || served.includes(","));
+      // The next race starts from one version in any case.
+      if (!isOk) await deployInitial(copies[0]);
+      current = await fetchServedIds();
+      removeOldImages([current]);
       await load.expect([current]);
     }
   });
-  report("races: rounds that end with one of the two, whole", `${good} of ${count}`, good === count);
-  report("races: rounds that end with a mixture", `${mixed} of ${count}`, mixed === 0);
-  reportRequests("races", tally);
-  report("races: losers that name the holder", `${named} of ${losers}`, named === losers);
-  for (const [said, times] of words) report(`races: losers said, ${times} times`, said);
+  report("races: rounds that end with one of the two versions", `${passed} of ${count}`, passed === count);
+  report("races: rounds that end with mixed versions", `${mixed} of ${count}`, mixed === 0);
+  reportRequests("races", counts);
+  report("races: errors that name the lock holder", `${named} of ${losers}`, named === losers);
+  for (const [error, times] of errors) report(`races: error, ${times} times`, error);
 }
 
-/** Versions of the pods that are there to stay. */
+/** Returns the images of pods that are not being deleted. */
 function runningVersions(): string[] {
   interface Pod {
     metadata: { deletionTimestamp?: string };
     spec: { containers: { image: string }[] };
   }
   const { items } = JSON.parse(kubectl("get", "pods", "-o", "json")) as { items: Pod[] };
-  const staying = items.filter(({ metadata }) => !metadata.deletionTimestamp);
-  return [...new Set(staying.map(({ spec }) => spec.containers[0]!.image))];
+  const running = items.filter(({ metadata }) => !metadata.deletionTimestamp);
+  return [...new Set(running.map(({ spec }) => spec.containers[0]!.image))];
 }
 
-/** An output's error, without what is another one each time. */
-function lastWords(output: string): string {
+/** Extracts the error from an output and removes version IDs. */
+function extractError(output: string): string {
   const error = /^error: .*/m.exec(output)?.[0] ?? output.trim().split("\n").at(-1)!;
   return error.replace(/\b[0-9a-f]{12}\b/g, "<id>").replaceAll("|", "\\|");
 }
 
-async function failEach(_: number, [one, two]: [Copy, Copy]): Promise<void> {
-  // The second copy's image is in the node before, and its version must never be seen again.
-  await prepare(two);
-  const old = await prepare(one);
+async function testFailures(_: number, [one, two]: [Copy, Copy]): Promise<void> {
+  // The image of the second copy is on the node, but this version must not serve again.
+  await deployInitial(two);
+  const old = await deployInitial(one);
   for (const failure of failures) {
     const { name, cause, statement, patch } = failure;
-    await settled();
-    let result: Ended;
+    await waitForOldPods();
+    let result: DeployResult;
     try {
       if (statement) two.state(statement);
       if (patch) two.patch(patch);
-      await failure.before?.();
-      const tally = await underLoad([old], async () => void (result = await deploy(two).ended));
-      reportFailure(name, cause, result!, tally, (await served()) === old);
+      await failure.setUp?.();
+      const counts = await withLoad([old], async () => void (result = await deploy(two).result));
+      reportFailure(name, cause, result!, counts, (await fetchServedIds()) === old);
     } finally {
-      failure.after?.();
+      failure.tearDown?.();
       two.restore();
     }
   }
 }
 
-function reportFailure(name: string, cause: string[], ended: Ended, tally: Tally, back: boolean): void {
-  const { code, output, applied, at } = ended;
-  const missing = cause.filter((word) => !output.includes(word));
+function reportFailure(
+  name: string,
+  cause: string[],
+  { code, output, appliedAt, endedAt }: DeployResult,
+  { requests, failed }: RequestCounts,
+  isRolledBack: boolean,
+): void {
+  const missing = cause.filter((text) => !output.includes(text));
   const problems = [
     code !== 1 && `exit ${code}`,
-    missing.length > 0 && `does not say ${missing.join(", ")}`,
-    tally.failed > 0 && `${tally.failed} of ${tally.requests} requests failed`,
-    !back && "the old version does not serve",
-    applied === undefined && "never applied",
+    missing.length > 0 && `output lacks ${missing.join(", ")}`,
+    failed > 0 && `${failed} of ${requests} requests failed`,
+    !isRolledBack && "the old version does not serve",
+    appliedAt === undefined && "manifests were not applied",
   ].filter((problem) => problem !== false);
-  const took = applied === undefined ? "" : `${seconds((at - applied) / 1000)} from apply to the end; `;
-  const fine = `exit 1, cause named, 0 of ${tally.requests} requests failed, the old version serves`;
-  say(`failure, ${name}: ${took}${problems.join("; ") || fine}`);
-  if (problems.length) say(output);
-  report(`failures: ${name}`, took + (problems.join("; ") || fine), problems.length === 0);
+  const duration =
+    appliedAt === undefined ? "" : `${formatSeconds((endedAt - appliedAt) / 1000)} from apply to the end; `;
+  const success = `exit 1, cause reported, 0 of ${requests} requests failed, the old version serves`;
+  logLine(`failure, ${name}: ${duration}${problems.join("; ") || success}`);
+  if (problems.length) logLine(output);
+  report(`failures: ${name}`, duration + (problems.join("; ") || success), problems.length === 0);
 }
 
-/** Removes the images of versions that are over: each takes some 100 MB. */
-function forgetImages(except: string[] = []): void {
-  const over = [...ids].filter((id) => !except.includes(id));
-  removeImages(over.map((id) => `docker.io/library/helloapp:${id}`));
-  for (const id of over) ids.delete(id);
+/** Removes images of old versions. Each takes about 100 MB. */
+function removeOldImages(except: string[] = []): void {
+  const old = [...ids].filter((id) => !except.includes(id));
+  removeImages(old.map((id) => `docker.io/library/helloapp:${id}`));
+  for (const id of old) ids.delete(id);
 }
 
 let cleaned: Promise<void> | undefined;
-/** Ends what runs and removes what was made, once. */
+/** Ends all processes and removes all objects and images, once. */
 function cleanUp(): Promise<void> {
   return (cleaned ??= (async () => {
-    stopping = true;
+    isStopping = true;
     for (const load of loads) load.kill();
-    // The pipeline ends its own processes on SIGTERM; those of killed ones are left to be ended here.
+    // The pipeline ends its child processes on SIGTERM. Orphans of killed pipelines are ended below.
     for (const child of children) child.kill("SIGTERM");
     await Promise.all([...children].map(({ exited }) => exited));
-    killMarked(run);
-    deleteNamespace(place.namespace);
-    forgetImages();
+    killMarked(runMark);
+    deleteNamespace(location.namespace);
+    removeOldImages();
   })());
 }
 
-const usual = { rollouts: 100, kills: 50, races: 20, failures: 1 };
-type Part = keyof typeof usual;
+const defaultCounts = { rollouts: 100, kills: 50, races: 20, failures: 1 };
+type TestName = keyof typeof defaultCounts;
 
-/** What to measure, from the command line: names, each with a number after it or without; undefined: it is wrong. */
-function parse(args: string[]): [name: Part, count: number][] | undefined {
-  const parts: [Part, number][] = [];
+/** Parses the command line: names of tests with optional counts. @returns undefined if it is invalid */
+function parseArguments(args: string[]): [name: TestName, count: number][] | undefined {
+  const tests: [TestName, number][] = [];
   for (const arg of args) {
-    const last = parts.at(-1);
-    if (Object.hasOwn(usual, arg)) parts.push([arg as Part, usual[arg as Part]]);
+    const last = tests.at(-1);
+    if (Object.hasOwn(defaultCounts, arg)) tests.push([arg as TestName, defaultCounts[arg as TestName]]);
     else if (/^[1-9]\d*$/.test(arg) && last && last[0] !== "failures") last[1] = Number(arg);
     else return undefined;
   }
-  return parts;
+  return tests;
 }
 
 async function main(args: string[]): Promise<number> {
-  const parts = parse(args);
-  if (!parts?.length) {
+  const tests = parseArguments(args);
+  if (!tests?.length) {
     console.log(usage);
-    return parts ? 0 : 2;
+    return tests ? 0 : 2;
   }
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => void cleanUp().then(() => process.exit(130)));
   }
   try {
-    deleteNamespace(place.namespace);
-    const copies: [Copy, Copy] = [new Copy(directory, "one", place), new Copy(directory, "two", place)];
-    const measure = { rollouts, kills, races, failures: failEach };
-    for (const [name, count] of parts) {
-      await measure[name](count, copies).catch((error: Error) => {
-        say(error.stack ?? error.message);
-        report(`${name}: not measured to the end`, error.message.split("\n")[0]!, false);
+    deleteNamespace(location.namespace);
+    const copies: [Copy, Copy] = [new Copy(directory, "one", location), new Copy(directory, "two", location)];
+    const run = { rollouts, kills, races, failures: testFailures };
+    for (const [name, count] of tests) {
+      await run[name](count, copies).catch((error: Error) => {
+        logLine(error.stack ?? error.message);
+        report(`${name}: aborted`, error.message.split("\n")[0]!, false);
       });
     }
   } finally {
     await cleanUp();
   }
   printTable(table);
-  return table.some(([, , verdict]) => verdict.includes("not")) ? 1 : 0;
+  return table.some(([, , verdict]) => verdict.includes("failed")) ? 1 : 0;
 }
 
 process.exit(await main(process.argv.slice(2)));

@@ -1,46 +1,46 @@
-/** What the benches share: figures, the table, who answers a Service, what they leave on a machine and take away again. */
+/** Helpers for benchmarks: statistics, tables, requests to the Service, clean-up. */
 import { readdirSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { must, sh } from "../../ci/slipway/test/e2e/setup.ts";
 
-export const say = (line: string) => console.error(line);
+export const logLine = (line: string) => console.error(line);
 export const secondsSince = (start: number) => (performance.now() - start) / 1000;
 
-/** The middle one, of an even number the mean of both; NaN of none. */
+/** Returns the median: for an even count the mean of the two middle values, for no values NaN. */
 export function median(values: number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const middle = sorted.length / 2;
   return (sorted[Math.floor(middle)]! + sorted[Math.ceil(middle) - 1]!) / 2;
 }
 
-/** Where and when something was measured. */
-export const machine = `${cpus().length} × ${cpus()[0]?.model.trim()}, ${new Date().toISOString().slice(0, 10)}, Bun ${Bun.version}`;
+/** Machine, date and Bun's version, for reports. */
+export const machineInfo = `${cpus().length} × ${cpus()[0]?.model.trim()}, ${new Date().toISOString().slice(0, 10)}, Bun ${Bun.version}`;
 
-/** Resident memory of a process, in megabytes. */
+/** Returns the resident memory of a process in MiB. */
 export function residentMegabytes(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readProc(pid, "status"))![1]) / 1024;
 }
 
-/** What a client sends that wants JSON, and one that traces as well. */
-export const JSON_PLEASE = ["Accept: application/json"];
-export const TRACED = [
-  ...JSON_PLEASE,
+/** Request headers of a client that accepts JSON. */
+export const JSON_HEADERS = ["Accept: application/json"];
+/** Request headers of a client that also sends a trace. */
+export const TRACE_HEADERS = [
+  ...JSON_HEADERS,
   "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 ];
 
-/** Prints a Markdown table: what was measured, its value, and what is to be said of that. */
+/** Prints a Markdown table of measures, values and verdicts. */
 export function printTable(rows: [measure: string, value: string, verdict: string][], verdict = ""): void {
-  console.log(`| | ${machine} | ${verdict} |\n|---|---|---|`);
+  console.log(`| | ${machineInfo} | ${verdict} |\n|---|---|---|`);
   for (const row of rows) console.log(`| ${row.join(" | ")} |`);
 }
 
-/** Replies in a row over new connections that show that one version serves alone. */
-export const REPLIES = 20;
-/** Milliseconds between two of them. */
-const PAUSE = 10;
+/** Number of consecutive replies over new connections from one version that verify that it serves alone. */
+export const VERIFY_REPLIES = 20;
+const PAUSE_MS = 10;
 
-/** The id that answers a new connection, or what went wrong. */
-export async function ask(url: string): Promise<string> {
+/** Returns the version ID that replies on a new connection, or the error message. */
+export async function fetchId(url: string): Promise<string> {
   const init = { keepalive: false, headers: { Connection: "close" }, signal: AbortSignal.timeout(2000) };
   return fetch(url, init)
     .then((reply) => reply.json())
@@ -51,40 +51,41 @@ export async function ask(url: string): Promise<string> {
 }
 
 /**
- * When the first of enough replies in a row with one id came, on performance.now()'s clock, and which.
+ * Waits until a new version serves alone, that is for enough consecutive replies with its ID.
  *
- * @param wanted whether an answer is such an id
- * @param until what changes the version; undefined comes back for it when that is over and another version answers
+ * @param isExpected checks whether a reply is an expected ID
+ * @param until the deploy. After its end, the first other reply ends the wait
+ * @returns the ID and the time of its first reply (performance.now()), or undefined if another version serves after the deploy
  */
-export async function servedFirst(
+export async function waitUntilServed(
   url: string,
-  wanted: (answer: string) => boolean,
+  isExpected: (reply: string) => boolean,
   until: Promise<unknown>,
 ): Promise<{ id: string; at: number } | undefined> {
-  let over = false;
-  const end = () => void (over = true);
+  let isOver = false;
+  const end = () => void (isOver = true);
   until.then(end, end);
   let [id, at, inARow] = ["", 0, 0];
-  while (inARow < REPLIES) {
-    const answer = await ask(url);
-    if (inARow > 0 && answer === id) {
+  while (inARow < VERIFY_REPLIES) {
+    const reply = await fetchId(url);
+    if (inARow > 0 && reply === id) {
       inARow += 1;
-    } else if (wanted(answer)) {
-      [id, at, inARow] = [answer, performance.now(), 1];
+    } else if (isExpected(reply)) {
+      [id, at, inARow] = [reply, performance.now(), 1];
     } else {
-      if (over) return undefined;
+      if (isOver) return undefined;
       inARow = 0;
     }
-    await Bun.sleep(PAUSE);
+    await Bun.sleep(PAUSE_MS);
   }
   return { id, at };
 }
 
-/** As in ci/slipway/targets/k3s.ts: root, or sudo that asks for no password. */
+/** Like ci/slipway/targets/k3s.ts: root, or sudo without a password. */
 const k3s = process.getuid?.() === 0 ? ["k3s"] : ["sudo", "-n", "k3s"];
 
-/** kubectl in a namespace of this machine's k3s; ends with an error when kubectl does. */
-export const kubectlIn =
+/** Creates a function that runs kubectl in a namespace of the local k3s. It throws if kubectl fails. */
+export const createKubectl =
   (namespace: string) =>
   (...args: string[]) =>
     must([...k3s, "kubectl", "-n", namespace, ...args]);
@@ -93,43 +94,43 @@ export function deleteNamespace(namespace: string): void {
   sh([...k3s, "kubectl", "delete", "namespace", namespace, "--ignore-not-found"]);
 }
 
-/** Removes images from k3s's containerd: each takes some 100 MB. */
+/** Removes images from k3s's containerd. Each takes about 100 MB. */
 export function removeImages(names: string[]): void {
   const images = [...k3s, "ctr", "-n", "k8s.io", "images"];
   const rows = sh([...images, "ls"])
     .stdout.split("\n")
     .slice(1);
   const all = rows.map((row) => row.split(/\s+/)).map(([name = "", , digest = ""]) => ({ name, digest }));
-  const gone = all.filter(({ name }) => names.includes(name));
+  const removed = all.filter(({ name }) => names.includes(name));
   const isAlias = (name: string) => name.startsWith("sha256:");
   const needed = new Set(
     all.filter(({ name }) => !isAlias(name) && !names.includes(name)).map(({ digest }) => digest),
   );
-  const digests = new Set(gone.map(({ digest }) => digest).filter((digest) => !needed.has(digest)));
-  // The kubelet's second name for an image keeps its layers for as long as it is there.
+  const digests = new Set(removed.map(({ digest }) => digest).filter((digest) => !needed.has(digest)));
+  // The kubelet's second name of an image would keep the layers.
   const aliases = all.filter(({ name, digest }) => isAlias(name) && digests.has(digest));
-  const remove = [...gone, ...aliases].map(({ name }) => name);
+  const remove = [...removed, ...aliases].map(({ name }) => name);
   if (remove.length > 0) sh([...images, "rm", ...remove]);
 }
 
-/** The variable that marks the processes of a bench in their environment. */
-export const MARK = "BENCH_ROUND";
+/** Environment variable that identifies the processes of a benchmark. */
+export const MARK_VARIABLE = "BENCH_ROUND";
 
-/** Processes whose environment has a mark. */
-export function marked(mark: string): number[] {
+/** Returns the PIDs of processes with a mark in their environment. */
+export function findMarked(mark: string): number[] {
   const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
-  return pids.filter((pid) => readProc(pid, "environ").includes(`${MARK}=${mark}`)).map(Number);
+  return pids.filter((pid) => readProc(pid, "environ").includes(`${MARK_VARIABLE}=${mark}`)).map(Number);
 }
 
-/** Ends them; one that has ended meanwhile is no error. */
+/** Kills processes with a mark. Processes that have already ended are ignored. */
 export function killMarked(mark: string): void {
-  for (const pid of marked(mark)) sh(["kill", "-KILL", String(pid)]);
+  for (const pid of findMarked(mark)) sh(["kill", "-KILL", String(pid)]);
 }
 
 export const commandOf = (pid: number) =>
   readProc(pid, "cmdline").replaceAll("\0", " ").trim() || `process ${pid}`;
 
-/** A process's file, empty when the process is gone. */
+/** Reads a file in /proc. @returns an empty text if the process has ended */
 function readProc(pid: number | string, file: string): string {
   try {
     return readFileSync(`/proc/${pid}/${file}`, "utf8");

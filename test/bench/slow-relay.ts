@@ -1,161 +1,167 @@
 /**
- * A line between this machine and another, for what is measured over one: a relay on the loopback that passes so many bytes a second
- * each way, each some milliseconds later, and counts them. What is counted and paced is what TCP carries, without its own
- * headers; it loses nothing, and begins at its full rate.
+ * TCP relay on the loopback that simulates a slow network connection and counts bytes.
+ *
+ * The relay limits the rate and adds a delay in each direction. It counts TCP payload without headers, loses no data, and
+ * has no slow start.
  */
 import { dlopen } from "bun:ffi";
 import type { Socket, TCPSocketListener } from "bun";
 
-export interface LineOptions {
-  /** Bytes a second, each way. */
+export interface RelayOptions {
+  /** Bytes a second in each direction. */
   rate: number;
-  /** Milliseconds that each way takes: half of what there and back take. */
+  /** Milliseconds of delay in each direction: half of the round trip. */
   delay: number;
 }
 
-/** Bytes that go at once before it is another connection's turn: what a packet carries by Ethernet. */
-const SEGMENT = 1448;
-/** Bytes that a connection may have waiting in the relay, and that the kernel holds before it. */
-const WAITING = 1 << 15;
-const KERNEL = 1 << 15;
+/** Bytes that a connection sends at a time: the payload of an Ethernet packet. */
+const SEGMENT_BYTES = 1448;
+/** Maximum number of queued bytes of a connection in the relay. */
+const QUEUE_BYTES = 1 << 15;
+/** Size of the kernel's receive buffer. */
+const KERNEL_BYTES = 1 << 15;
 
-/** What a lane carries after its bytes: that no more come, or that the connection has broken. */
+/** Last element of a queue: a regular end of the stream, or a broken connection. */
 type Close = "end" | "broken";
 
-/** One connection's part of a way: bytes of it that wait for their turn, in order. */
-export class Lane {
-  readonly #queue: Uint8Array[] = [];
+/** Data of one connection in one direction that waits to be sent. */
+export class ConnectionQueue {
+  readonly #segments: Uint8Array[] = [];
   #close: Close | undefined;
-  /** Bytes that wait. */
-  waiting = 0;
-  /** Whether it takes no turns: its connection is not open yet, or its receiver does not take more. */
-  isHeld = false;
+  /** Number of queued bytes. */
+  queuedBytes = 0;
+  /** Blocks sending while the connection is not open yet or the receiver is slow. */
+  isBlocked = false;
 
   /**
-   * @param deliver takes what comes out
-   * @param taken is told when fewer bytes wait
+   * @param deliver receives the data at the other end
+   * @param onDequeue is called after data has left the queue
    */
   constructor(
     readonly deliver: (part: Uint8Array | Close) => void,
-    readonly taken: () => void = () => {},
+    readonly onDequeue: () => void = () => {},
   ) {}
 
   put(part: Uint8Array | Close): void {
     if (this.#close) return;
     if (typeof part === "string") this.#close = part;
     else if (part.length > 0) {
-      this.#queue.push(part);
-      this.waiting += part.length;
+      this.#segments.push(part);
+      this.queuedBytes += part.length;
     }
   }
 
-  /** The next of it that goes at once; undefined: there is nothing. */
+  /** Removes and returns the next segment, or undefined if the queue is empty. */
   take(): Uint8Array | Close | undefined {
-    const [first] = this.#queue;
+    const [first] = this.#segments;
     if (!first) {
       const close = this.#close;
-      // It comes out once.
+      // The end is delivered once.
       if (close) this.#isClosed = true;
       return close;
     }
-    if (first.length > SEGMENT) this.#queue[0] = first.subarray(SEGMENT);
-    else this.#queue.shift();
-    const segment = first.subarray(0, SEGMENT);
-    this.waiting -= segment.length;
-    this.taken();
+    if (first.length > SEGMENT_BYTES) this.#segments[0] = first.subarray(SEGMENT_BYTES);
+    else this.#segments.shift();
+    const segment = first.subarray(0, SEGMENT_BYTES);
+    this.queuedBytes -= segment.length;
+    this.onDequeue();
     return segment;
   }
   #isClosed = false;
 
   get hasMore(): boolean {
-    return !this.isHeld && (this.waiting > 0 || (this.#close !== undefined && !this.#isClosed));
+    return !this.isBlocked && (this.queuedBytes > 0 || (this.#close !== undefined && !this.#isClosed));
   }
 }
 
 /**
- * One way of a line, by a clock that is handed in: all its lanes share the rate, a segment each in turn. A segment leaves when the one
- * before it has, whenever that is looked at, so that a timer that comes late makes no line slower.
+ * A direction of the relay. Its connections share the rate and send a segment each in turn.
+ *
+ * The caller passes the time. Send times depend on the previous segment only, so late timers do not reduce the rate.
  */
-export class Way {
-  /** Bytes that have left. */
+export class Direction {
+  /** Number of bytes sent. */
   bytes = 0;
-  /** Whether nothing passes. */
-  isSilent = false;
-  readonly #turns: Lane[] = [];
-  readonly #flying: { at: number; lane: Lane; part: Uint8Array | Close }[] = [];
-  /** When the last one has left. */
-  #free = 0;
+  isPaused = false;
+  /** Queues with data, in the order of their turns. */
+  readonly #turns: ConnectionQueue[] = [];
+  readonly #inTransit: { arrival: number; queue: ConnectionQueue; part: Uint8Array | Close }[] = [];
+  /** Time at which the last segment has been sent. */
+  #idleAt = 0;
 
-  constructor(private readonly options: LineOptions) {}
+  constructor(private readonly options: RelayOptions) {}
 
-  /** Says that a lane may have got something to send. @param now milliseconds of any clock that does not go back */
-  wake(lane: Lane, now: number): void {
-    if (!lane.hasMore || this.#turns.includes(lane)) return;
-    if (this.#turns.length === 0) this.#free = Math.max(this.#free, now);
-    this.#turns.push(lane);
+  /** Schedules a queue if it has data. @param now milliseconds of a monotonic clock */
+  schedule(queue: ConnectionQueue, now: number): void {
+    if (!queue.hasMore || this.#turns.includes(queue)) return;
+    if (this.#turns.length === 0) this.#idleAt = Math.max(this.#idleAt, now);
+    this.#turns.push(queue);
   }
 
-  /** Nothing that waited during a silence has left meanwhile. */
-  speak(now: number): void {
-    this.isSilent = false;
-    const late = now - Math.min(this.#free, this.#flying[0]?.at ?? Infinity);
+  /** Resumes after a pause and postpones all segments by its length. */
+  resume(now: number): void {
+    this.isPaused = false;
+    const late = now - Math.min(this.#idleAt, this.#inTransit[0]?.arrival ?? Infinity);
     if (late <= 0) return;
-    this.#free += late;
-    for (const part of this.#flying) part.at += late;
+    this.#idleAt += late;
+    for (const segment of this.#inTransit) segment.arrival += late;
   }
 
-  /** Does what is due. @returns when something is due next; undefined: nothing waits */
+  /** Sends and delivers all segments that are due. @returns time of the next segment, or undefined without data */
   step(now: number): number | undefined {
-    if (this.isSilent) return undefined;
-    while (this.#turns.length > 0 && this.#free <= now) {
-      const lane = this.#turns.shift()!;
-      const part = lane.hasMore ? lane.take() : undefined;
+    if (this.isPaused) return undefined;
+    while (this.#turns.length > 0 && this.#idleAt <= now) {
+      const queue = this.#turns.shift()!;
+      const part = queue.hasMore ? queue.take() : undefined;
       if (part === undefined) continue;
       const size = typeof part === "string" ? 0 : part.length;
       this.bytes += size;
-      this.#free += (size / this.options.rate) * 1000;
-      this.#flying.push({ at: this.#free + this.options.delay, lane, part });
-      if (lane.hasMore) this.#turns.push(lane);
+      this.#idleAt += (size / this.options.rate) * 1000;
+      this.#inTransit.push({ arrival: this.#idleAt + this.options.delay, queue, part });
+      if (queue.hasMore) this.#turns.push(queue);
     }
-    while (this.#flying[0] && this.#flying[0].at <= now) {
-      const { lane, part } = this.#flying.shift()!;
-      lane.deliver(part);
+    while (this.#inTransit[0] && this.#inTransit[0].arrival <= now) {
+      const { queue, part } = this.#inTransit.shift()!;
+      queue.deliver(part);
     }
-    const times = [...(this.#turns.length > 0 ? [this.#free] : []), this.#flying[0]?.at ?? Infinity];
+    const times = [
+      ...(this.#turns.length > 0 ? [this.#idleAt] : []),
+      this.#inTransit[0]?.arrival ?? Infinity,
+    ];
     const next = Math.min(...times);
     return next === Infinity ? undefined : next;
   }
 
-  /** Forgets all that waits or is on its way. */
+  /** Drops all data. */
   clear(): void {
     this.#turns.length = 0;
-    this.#flying.length = 0;
+    this.#inTransit.length = 0;
   }
 }
 
-/** Bytes there and back. */
-export interface Count {
-  there: number;
-  back: number;
+/** Number of bytes in each direction, as seen by the client. */
+export interface ByteCounts {
+  sent: number;
+  received: number;
 }
 
-/** A way with its timer. */
-class Running {
-  readonly way: Way;
+/** A direction that is driven by a timer. */
+class TimedDirection {
+  readonly direction: Direction;
   #timer: Timer | undefined;
 
-  constructor(options: LineOptions) {
-    this.way = new Way(options);
+  constructor(options: RelayOptions) {
+    this.direction = new Direction(options);
   }
 
-  wake = (lane: Lane) => {
-    this.way.wake(lane, performance.now());
+  schedule = (queue: ConnectionQueue) => {
+    this.direction.schedule(queue, performance.now());
     this.run();
   };
 
   run = () => {
     clearTimeout(this.#timer);
-    const next = this.way.step(performance.now());
+    const next = this.direction.step(performance.now());
     this.#timer =
       next === undefined ? undefined : setTimeout(this.run, Math.max(0, next - performance.now()));
   };
@@ -165,26 +171,26 @@ class Running {
   }
 }
 
-/** A line with its ends: what connects to a port here reaches another address over it. */
-export class Line {
-  readonly #there: Running;
-  readonly #back: Running;
-  readonly #listeners: TCPSocketListener<Half>[] = [];
-  readonly #halves = new Set<Half>();
+/** A relay with listening ports. All their connections share its rate. */
+export class SlowRelay {
+  readonly #outbound: TimedDirection;
+  readonly #inbound: TimedDirection;
+  readonly #listeners: TCPSocketListener<Endpoint>[] = [];
+  readonly #endpoints = new Set<Endpoint>();
 
-  constructor(private readonly options: LineOptions) {
-    this.#there = new Running(options);
-    this.#back = new Running(options);
+  constructor(private readonly options: RelayOptions) {
+    this.#outbound = new TimedDirection(options);
+    this.#inbound = new TimedDirection(options);
   }
 
-  /** Bytes that it has passed so far. */
-  count(): Count {
-    return { there: this.#there.way.bytes, back: this.#back.way.bytes };
+  /** Returns the number of bytes so far. */
+  byteCounts(): ByteCounts {
+    return { sent: this.#outbound.direction.bytes, received: this.#inbound.direction.bytes };
   }
 
-  /** @returns the port of 127.0.0.1 that leads to the address */
+  /** Forwards a port to an address. @returns the port on 127.0.0.1 */
   listen(hostname: string, port: number): number {
-    const listener = Bun.listen<Half>({
+    const listener = Bun.listen<Endpoint>({
       hostname: "127.0.0.1",
       port: 0,
       allowHalfOpen: true,
@@ -193,166 +199,172 @@ export class Line {
         open: (socket) => this.#open(socket, hostname, port),
       },
     });
-    // Bun has it, its types do not.
-    smallBuffers((listener as unknown as { fd: number }).fd);
+    // Bun's types lack this property.
+    setSmallBuffers((listener as unknown as { fd: number }).fd);
     this.#listeners.push(listener);
     return listener.port;
   }
 
-  /** Breaks all connections; new ones come about. */
-  cut(): void {
-    for (const { way } of [this.#there, this.#back]) way.clear();
-    for (const half of this.#halves) half.socket?.terminate();
-    this.#halves.clear();
+  /** Breaks all connections and continues to accept new connections. */
+  disconnect(): void {
+    for (const { direction } of [this.#outbound, this.#inbound]) direction.clear();
+    for (const endpoint of this.#endpoints) endpoint.socket?.terminate();
+    this.#endpoints.clear();
   }
 
-  /** Keeps all connections and passes nothing, until `speak()`. */
-  silence(): void {
-    for (const { way } of [this.#there, this.#back]) way.isSilent = true;
+  /** Stops all traffic until `resume()`, but keeps the connections. */
+  pause(): void {
+    for (const { direction } of [this.#outbound, this.#inbound]) direction.isPaused = true;
   }
 
-  speak(): void {
-    for (const running of [this.#there, this.#back]) {
-      running.way.speak(performance.now());
-      running.run();
+  resume(): void {
+    for (const timed of [this.#outbound, this.#inbound]) {
+      timed.direction.resume(performance.now());
+      timed.run();
     }
   }
 
   close(): void {
     for (const listener of this.#listeners) listener.stop(true);
-    this.cut();
-    for (const running of [this.#there, this.#back]) running.stop();
+    this.disconnect();
+    for (const timed of [this.#outbound, this.#inbound]) timed.stop();
   }
 
-  #open(socket: Socket<Half>, hostname: string, port: number): void {
-    const near = new Half(this.#back, this.#there, this.#halves);
-    const far = new Half(this.#there, this.#back, this.#halves);
-    near.other = far;
-    far.other = near;
-    near.connected(socket);
-    // The first byte from here goes when an answer to the first packet has come back, and the other end is there with it.
-    near.out.isHeld = true;
+  #open(socket: Socket<Endpoint>, hostname: string, port: number): void {
+    const client = new Endpoint(this.#inbound, this.#outbound, this.#endpoints);
+    const server = new Endpoint(this.#outbound, this.#inbound, this.#endpoints);
+    client.peer = server;
+    server.peer = client;
+    client.connected(socket);
+    // Simulates the TCP handshake: the first data leaves after a round trip.
+    client.queue.isBlocked = true;
     const { delay } = this.options;
     setTimeout(() => {
-      near.out.isHeld = false;
-      this.#there.wake(near.out);
+      client.queue.isBlocked = false;
+      this.#outbound.schedule(client.queue);
     }, 2 * delay);
     setTimeout(() => {
-      if (!this.#halves.has(near)) return;
-      Bun.connect<Half>({ hostname, port, allowHalfOpen: true, data: far, socket: handlers }).then(
-        (socket) => far.connected(socket),
+      if (!this.#endpoints.has(client)) return;
+      Bun.connect<Endpoint>({ hostname, port, allowHalfOpen: true, data: server, socket: handlers }).then(
+        (socket) => server.connected(socket),
         () => socket.terminate(),
       );
     }, 3 * delay);
   }
 }
 
-/** One end of a connection over the line: what its socket says goes out, and what comes in is written to it. */
-class Half {
-  socket: Socket<Half> | undefined;
-  other!: Half;
-  /** What goes from here. */
-  readonly out: Lane;
-  readonly #rest: (Uint8Array | Close)[] = [];
+/** Client or server end of a relayed connection. */
+class Endpoint {
+  socket: Socket<Endpoint> | undefined;
+  peer!: Endpoint;
+  /** Data from this endpoint's socket to the peer. */
+  readonly queue: ConnectionQueue;
+  /** Data from the peer that the socket has not accepted yet. */
+  readonly #unwritten: (Uint8Array | Close)[] = [];
   #isPaused = false;
-  #isShut = false;
+  #isShutDown = false;
 
-  /** @param inbound the way here, and @param outbound the one from here */
+  /**
+   * @param inbound direction towards this endpoint
+   * @param outbound direction from this endpoint
+   */
   constructor(
-    private readonly inbound: Running,
-    private readonly outbound: Running,
-    private readonly all: Set<Half>,
+    private readonly inbound: TimedDirection,
+    private readonly outbound: TimedDirection,
+    private readonly all: Set<Endpoint>,
   ) {
     all.add(this);
-    this.out = new Lane(
-      (part) => this.other.write(part),
+    this.queue = new ConnectionQueue(
+      (part) => this.peer.write(part),
       () => this.#resume(),
     );
   }
 
-  connected(socket: Socket<Half>): void {
+  connected(socket: Socket<Endpoint>): void {
     socket.data = this;
     socket.setNoDelay(true);
     this.socket = socket;
     this.flush();
   }
 
-  /** What the socket says. */
-  hear(part: Uint8Array | Close): void {
-    // Bun uses the bytes' memory again.
-    this.out.put(typeof part === "string" ? part : new Uint8Array(part));
-    if (this.out.waiting > WAITING && !this.#isPaused) {
+  /** Queues data from the socket. */
+  receive(part: Uint8Array | Close): void {
+    // Copied, because Bun reuses the memory.
+    this.queue.put(typeof part === "string" ? part : new Uint8Array(part));
+    if (this.queue.queuedBytes > QUEUE_BYTES && !this.#isPaused) {
       this.#isPaused = true;
       this.socket?.pause();
     }
-    this.outbound.wake(this.out);
+    this.outbound.schedule(this.queue);
   }
 
   #resume(): void {
-    if (!this.#isPaused || this.out.waiting > WAITING / 2) return;
+    if (!this.#isPaused || this.queue.queuedBytes > QUEUE_BYTES / 2) return;
     this.#isPaused = false;
     this.socket?.resume();
   }
 
   write(part: Uint8Array | Close): void {
-    this.#rest.push(part);
+    this.#unwritten.push(part);
     this.flush();
   }
 
   flush(): void {
-    while (this.socket && this.#rest.length > 0) {
-      const part = this.#rest[0]!;
+    while (this.socket && this.#unwritten.length > 0) {
+      const part = this.#unwritten[0]!;
       if (part === "end") {
-        this.#isShut = true;
+        this.#isShutDown = true;
         this.socket.shutdown();
       } else if (part === "broken") this.socket.terminate();
       else {
         const written = this.socket.write(part);
         if (written < part.length) {
-          this.#rest[0] = part.subarray(Math.max(0, written));
+          this.#unwritten[0] = part.subarray(Math.max(0, written));
           break;
         }
       }
-      this.#rest.shift();
+      this.#unwritten.shift();
     }
-    const isHeld = this.#rest.length > 0;
-    const lane = this.other.out;
-    if (this.socket && lane.isHeld !== isHeld) {
-      lane.isHeld = isHeld;
-      this.inbound.wake(lane);
+    const isBlocked = this.#unwritten.length > 0;
+    const { queue } = this.peer;
+    if (this.socket && queue.isBlocked !== isBlocked) {
+      queue.isBlocked = isBlocked;
+      this.inbound.schedule(queue);
     }
   }
 
   closed(): void {
     this.all.delete(this);
-    // Bun tells no end of one that was shut from here before, but that it is closed.
-    this.hear(this.#isShut ? "end" : "broken");
+    // After a local shutdown, Bun reports the end of the stream as a close.
+    this.receive(this.#isShutDown ? "end" : "broken");
   }
 }
 
 const handlers = {
-  data: (socket: Socket<Half>, bytes: Uint8Array) => socket.data.hear(bytes),
-  drain: (socket: Socket<Half>) => socket.data.flush(),
-  end: (socket: Socket<Half>) => socket.data.hear("end"),
-  close: (socket: Socket<Half>) => socket.data?.closed(),
+  data: (socket: Socket<Endpoint>, bytes: Uint8Array) => socket.data.receive(bytes),
+  drain: (socket: Socket<Endpoint>) => socket.data.flush(),
+  end: (socket: Socket<Endpoint>) => socket.data.receive("end"),
+  close: (socket: Socket<Endpoint>) => socket.data?.closed(),
   error() {},
 };
 
-/** Of <sys/socket.h> and <netinet/tcp.h> on Linux. */
+/** Constants of <sys/socket.h> and <netinet/tcp.h> on Linux. */
 const [SOL_SOCKET, SO_RCVBUF, IPPROTO_TCP, TCP_MAXSEG] = [1, 8, 6, 2];
 
 /**
- * Keeps the kernel's buffers before a listener as small as a line's are. The loopback's segments are 64 kB, and ten of them are a
- * sender's least: megabytes would be sent before they are on the line, and what comes after them would wait for seconds.
+ * Limits the kernel's buffers of a listener to the size on a real network.
+ *
+ * Loopback segments have 64 kB, and a sender buffers at least ten of them. Without a limit, megabytes would wait in buffers
+ * in front of the relay, and later data would wait for seconds.
  */
-function smallBuffers(fd: number): void {
+function setSmallBuffers(fd: number): void {
   const { symbols } = dlopen("libc.so.6", {
     setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
   });
   for (const [level, name, value] of [
-    [SOL_SOCKET, SO_RCVBUF, KERNEL],
-    [IPPROTO_TCP, TCP_MAXSEG, SEGMENT],
+    [SOL_SOCKET, SO_RCVBUF, KERNEL_BYTES],
+    [IPPROTO_TCP, TCP_MAXSEG, SEGMENT_BYTES],
   ] as const)
     if (symbols.setsockopt(fd, level, name, new Int32Array([value]), 4) !== 0)
-      throw new Error(`setsockopt ${level} ${name} has failed`);
+      throw new Error(`setsockopt(${level}, ${name}) failed`);
 }

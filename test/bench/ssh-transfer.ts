@@ -1,10 +1,11 @@
 /**
- * `bun run bench:remote`: what a deploy to a k3s behind a slow line costs: bytes on the line, everything counted, and seconds from
- * an edited line to the version that is served; by the pipeline, with and without what it remembers of the version before, and
- * by what people would use in its place. In turn, so that a noisy machine disturbs all of them alike.
+ * `bun run bench:remote`: measures deploys to k3s over a slow SSH connection: all bytes sent, and the time from an edit to the
+ * served version. It compares the pipeline, with and without its layer cache, with alternatives.
  *
- * The host is this machine by way of its own sshd, so that the same edit can also be deployed without a line, and the line
- * is the relay of line.ts. All goes to a namespace and a port of the bench's own, which are gone afterwards, as are the images.
+ * The flows run in turn, so that a noisy machine affects all of them alike. The host is this machine through its own sshd, so
+ * that a local deploy of the same edit is comparable. slow-relay.ts simulates the slow connection.
+ *
+ * The benchmark uses a separate namespace and port. It removes them and the images afterwards.
  */
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -12,126 +13,131 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Copy } from "../../ci/slipway/test/e2e/copies.ts";
 import { eventually, must, startRegistry, stopRegistries } from "../../ci/slipway/test/e2e/setup.ts";
-import { ask, deleteNamespace, kubectlIn, median, printTable } from "./shared.ts";
-import { removeImages, say, servedFirst } from "./shared.ts";
-import { causeOf, Programs, type Ended } from "./processes.ts";
-import { Line, type Count } from "./slow-relay.ts";
+import { createKubectl, deleteNamespace, fetchId, logLine, median } from "./shared.ts";
+import { printTable, removeImages, waitUntilServed } from "./shared.ts";
+import { extractCause, ProgramRunner, type ProgramResult } from "./processes.ts";
+import { SlowRelay, type ByteCounts } from "./slow-relay.ts";
 
-const usage = `Measures deploys to a k3s behind a slow line: bytes on it, and seconds from an edited line to a served version.
+const usage = `Measure deploys to k3s over a slow SSH connection: bytes sent, and time from an edit to the served version.
 
 usage: bun run bench:remote --host [USER@]HOST [--ssh-config FILE] [--edits N] [--mbits N] [--round-trip MS] [--only LIST]
 
-  --host         how ssh reaches this machine, where k3s runs: an sshd of it, as root or as a user that ctr is allowed
-  --ssh-config   ssh's configuration (its own)
-  --edits N      edits of one source line that each flow is measured with (10)
-  --mbits N      what the line carries each way, in 1,000,000 bits a second (10)
-  --round-trip   milliseconds there and back (40)
-  --only LIST    flows, of: import, registry, here, fresh, known (all), and whether to measure what was not changed: nothing;
-                 known takes fresh with it, after whose turn the version before is known
+  --host         Connect to this host. It must be this machine, with k3s, as root or as a user who may run ctr
+  --ssh-config   Use this configuration of ssh (default: ssh's own)
+  --edits N      Measure N edits with each flow (10)
+  --mbits N      Limit each direction to N Mbit/s, that is 1,000,000 bits a second (10)
+  --round-trip   Set the round-trip time in milliseconds (40)
+  --only LIST    Measure only these flows (all):
+                   import     the archive with gzip, ssh and ctr
+                   registry   a push to a registry on the host
+                   local      the pipeline without SSH
+                   uncached   the pipeline without its layer cache, like in a fresh clone
+                   cached     the pipeline with its layer cache. Requires uncached, which fills the cache
+                   unchanged  the pipeline without a change
 
-The relay is put between ssh and that sshd by a wrapper of ssh on PATH. A flow whose tools are missing is skipped, by name.
+A wrapper of ssh on PATH redirects connections through the relay. Flows with missing tools are skipped.
 
-exit codes: 0 all was measured or skipped; 1 a flow broke; 2 the command line is wrong; 130 interrupted, after the table
-            of what was measured until then
+exit codes: 0 all flows measured or skipped; 1 a flow failed; 2 invalid command line; 130 interrupted,
+            prints the results so far
 `;
 
 const name = "wire";
-const place = { namespace: "wire", port: 30926 };
-const url = `http://127.0.0.1:${place.port}/version`;
-/** Seconds that a version may take to serve alone after its flow has ended. */
-const PATIENCE = 10;
-/** How often a command that has nothing to do is measured. */
-const UNCHANGED = 5;
-/** Milliseconds between two looks at the line's counters. */
-const LOOK = 5;
-const kubectl = kubectlIn(place.namespace);
+const location = { namespace: "wire", port: 30926 };
+const url = `http://127.0.0.1:${location.port}/version`;
+/** Maximum time between the end of a flow and its version serving alone. */
+const SERVE_TIMEOUT_SECONDS = 10;
+/** Number of measurements without a change. */
+const UNCHANGED_RUNS = 5;
+/** Milliseconds between two samples of the relay's counters. */
+const SAMPLE_MS = 5;
+const kubectl = createKubectl(location.namespace);
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-bench-"));
 process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
-/** What all programs here get beside the environment: a PATH with ssh's wrapper. */
-const surroundings: Record<string, string> = {};
-const programs = new Programs(name, surroundings);
-let broke = false;
+/** Additional environment of all programs: a PATH with the wrapper of ssh. */
+const programEnv: Record<string, string> = {};
+const programs = new ProgramRunner(name, programEnv);
+let hasFailed = false;
 
 const table: [measure: string, value: string, verdict: string][] = [];
 
-/** A way from an edited line to a served version. */
+/** A measured sequence of commands. */
 interface Flow {
   name: string;
-  /** Programs without which it is skipped. */
+  /** Missing programs. If there are any, the flow is skipped. */
   missing: string[];
-  /** Done before an edit, and not measured. */
+  /** Runs before an edit and is not measured. */
   prepare?(): void;
-  run(): Promise<Ran>;
+  run(): Promise<FlowResult>;
 }
 
-interface Ran {
-  /** The version that was deployed; undefined: there was nothing to do. */
+interface FlowResult {
+  /** ID of the deployed version, or undefined if nothing had changed. */
   id: string | undefined;
-  /** When each of its steps had ended, on performance.now()'s clock. */
-  steps: { name: string; at: number }[];
+  /** Steps with their end time (performance.now()). */
+  steps: { name: string; endedAt: number }[];
 }
 
 interface Sample {
   seconds: number;
-  /** Bytes on the line, until the command had ended. */
-  bytes: Count;
-  /** What passed until the end of each step, and how long that took. */
-  parts: Record<string, { bytes: number; seconds: number }>;
+  /** Bytes until the end of the command. */
+  bytes: ByteCounts;
+  /** Bytes and duration of each step. */
+  steps: Record<string, { bytes: number; seconds: number }>;
 }
 
-/** What the line's counters were, from when on. */
-class Looks {
-  readonly #looks: { at: number; bytes: Count }[] = [];
+/** Samples the relay's byte counters over time. */
+class TrafficRecorder {
+  readonly #samples: { time: number; bytes: ByteCounts }[] = [];
   readonly #timer: Timer;
 
-  constructor(private readonly line: Line) {
-    this.#look();
-    this.#timer = setInterval(() => this.#look(), LOOK);
+  constructor(private readonly relay: SlowRelay) {
+    this.#sample();
+    this.#timer = setInterval(() => this.#sample(), SAMPLE_MS);
   }
 
-  #look() {
-    this.#looks.push({ at: performance.now(), bytes: this.line.count() });
+  #sample() {
+    this.#samples.push({ time: performance.now(), bytes: this.relay.byteCounts() });
   }
 
-  end(): Count {
+  /** Stops sampling. @returns all bytes */
+  stop(): ByteCounts {
     clearInterval(this.#timer);
-    this.#look();
-    return this.since(this.#looks[0]!.at, performance.now());
+    this.#sample();
+    return this.bytesBetween(this.#samples[0]!.time, performance.now());
   }
 
-  /** Bytes between two moments. */
-  since(from: number, to: number): Count {
-    const at = (time: number) => this.#looks.findLast((look) => look.at <= time) ?? this.#looks[0]!;
+  bytesBetween(from: number, to: number): ByteCounts {
+    const at = (time: number) => this.#samples.findLast((sample) => sample.time <= time) ?? this.#samples[0]!;
     const [a, b] = [at(from).bytes, at(to).bytes];
-    return { there: b.there - a.there, back: b.back - a.back };
+    return { sent: b.sent - a.sent, received: b.received - a.received };
   }
 }
 
-const both = ({ there, back }: Count) => there + back;
+const totalOf = ({ sent, received }: ByteCounts) => sent + received;
 
-/** The service, under the bench's name: images of its own name belong to others. */
-function service(): Copy {
-  const copy = new Copy(directory, name, place);
-  // What comes from a registry is pulled, and what is there is not.
+/** Copies the project and renames the service, because images of its own name belong to other deploys. */
+function createCopy(): Copy {
+  const copy = new Copy(directory, name, location);
+  // Allows images from the registry as well as imported images.
   const container = "/spec/template/spec/containers/0";
   copy.patch([{ op: "add", path: `${container}/imagePullPolicy`, value: "IfNotPresent" }]);
   const manifests = [...new Bun.Glob("k8s/**/*.yaml").scanSync(copy.directory)];
   for (const file of manifests)
     if (readFileSync(join(copy.directory, file), "utf8").includes("helloapp"))
       copy.rewrite(file, /helloapp/g, name);
-  const namespace = `  namespace: "${place.namespace}",\n`;
+  const namespace = `  namespace: "${location.namespace}",\n`;
   copy.rewrite("ci/pipeline.ts", namespace, `${namespace}  name: "${name}",\n`);
   return copy;
 }
 
 const pipeline = [process.execPath, "ci/pipeline.ts"];
 
-/** Steps as the pipeline has printed their ends. */
-function stepsOf({ lines }: Ended): Ran["steps"] {
+/** Reads the steps from the pipeline's output. */
+function stepsOf({ lines }: ProgramResult): FlowResult["steps"] {
   return lines.flatMap(({ at, line }) => {
     const [, name] = /^ {2}(\w+) +(?:ok|reused|none) +[\d.]+ s/.exec(line) ?? [];
-    return name ? [{ name, at }] : [];
+    return name ? [{ name, endedAt: at }] : [];
   });
 }
 
@@ -141,18 +147,18 @@ function pipelineFlow(copy: Copy, name: string, target: string[], prepare: () =>
     missing: [],
     prepare,
     async run() {
-      const ended = await programs.execute([...pipeline, "--engine", "host", ...target], copy.directory);
-      const { stdout } = ended;
+      const result = await programs.execute([...pipeline, "--engine", "host", ...target], copy.directory);
+      const { stdout } = result;
       const id = stdout.includes("nothing to deploy")
         ? undefined
         : /\bwire:([0-9a-f]{12}) serves at/.exec(stdout)?.[1];
-      return { id, steps: stepsOf(ended) };
+      return { id, steps: stepsOf(result) };
     },
   };
 }
 
-/** The archive alone, without checks and tests, and what comes after it in commands over the line. */
-function byHandFlow(
+/** Builds the archive without checks and tests, then runs other commands to deploy it. */
+function manualFlow(
   copy: Copy,
   name: string,
   missing: string[],
@@ -163,59 +169,59 @@ function byHandFlow(
     name,
     missing,
     async run() {
-      const ran: Ran["steps"] = [];
+      const completed: FlowResult["steps"] = [];
       const step = async (name: string, command: string[]) => {
-        const ended = await programs.execute(command, copy.directory);
-        ran.push({ name, at: performance.now() });
-        return ended;
+        const result = await programs.execute(command, copy.directory);
+        completed.push({ name, endedAt: performance.now() });
+        return result;
       };
-      const made = await step("image", [...pipeline, "image", "--engine", "host", ...options]);
-      const [, id] = /\bwire:([0-9a-f]{12})\b/.exec(made.stdout) ?? [];
-      if (!id) throw new Error(`no id in\n${made.stdout}`);
+      const built = await step("image", [...pipeline, "image", "--engine", "host", ...options]);
+      const [, id] = /\bwire:([0-9a-f]{12})\b/.exec(built.stdout) ?? [];
+      if (!id) throw new Error(`no image ID in\n${built.stdout}`);
       for (const [name, command] of steps(id)) await step(name, command);
-      return { id, steps: ran };
+      return { id, steps: completed };
     },
   };
 }
 
-/** kubectl at the other end. */
+/** Runs `kubectl set image` on the host. */
 function setImage(host: string, image: string): [string, string[]][] {
-  const there = ["ssh", host, "k3s", "kubectl", "-n", place.namespace];
-  return [["set image", [...there, "set", "image", `deployment/${name}`, `${name}=${image}`]]];
+  const kubectl = ["ssh", host, "k3s", "kubectl", "-n", location.namespace];
+  return [["set image", [...kubectl, "set", "image", `deployment/${name}`, `${name}=${image}`]]];
 }
 
-function flowsOf(copy: Copy, host: string, registry: Registry | undefined): Record<string, Flow> {
-  const memory = join(copy.directory, "node_modules/.cache/slipway/layers");
-  const absent = (...programs: string[]) => programs.filter((program) => !Bun.which(program));
+function createFlows(copy: Copy, host: string, registry: Registry | undefined): Record<string, Flow> {
+  const layerCache = join(copy.directory, "node_modules/.cache/slipway/layers");
+  const findMissing = (...programs: string[]) => programs.filter((program) => !Bun.which(program));
   const archive = `${name}.tar`;
   return {
-    import: byHandFlow(copy, "gzip -1, ssh, ctr images import", absent("gzip"), [], (id) => [
+    import: manualFlow(copy, "gzip -1, ssh, ctr images import", findMissing("gzip"), [], (id) => [
       ["import", ["sh", "-c", `gzip -1 <${archive} | ssh ${host} k3s ctr -n k8s.io images import -`]],
       ...setImage(host, `${name}:${id}`),
     ]),
-    registry: byHandFlow(
+    registry: manualFlow(
       copy,
-      "push to a registry there",
+      "push to a registry on the host",
       registry ? [] : ["docker-registry"],
       ["--compress", "fast"],
       (id) => [
-        ["push", [...pipeline, "push", archive, "--registry", `${registry?.far}/${name}`]],
-        ...setImage(host, `${registry?.near}/${name}:${id}`),
+        ["push", [...pipeline, "push", archive, "--registry", `${registry?.relayed}/${name}`]],
+        ...setImage(host, `${registry?.local}/${name}:${id}`),
       ],
     ),
-    here: pipelineFlow(copy, "the pipeline, on the machine itself", ["--target", "k3s"]),
-    fresh: pipelineFlow(copy, "the pipeline, from a fresh clone", ["--host", host], () =>
-      rmSync(memory, { recursive: true, force: true }),
+    local: pipelineFlow(copy, "pipeline, local", ["--target", "k3s"]),
+    uncached: pipelineFlow(copy, "pipeline, no layer cache", ["--host", host], () =>
+      rmSync(layerCache, { recursive: true, force: true }),
     ),
-    // After a fresh clone's turn the version that runs is known here.
-    known: pipelineFlow(copy, "the pipeline, the version before known here", ["--host", host]),
+    // The previous turn, without a cache, has cached the running version.
+    cached: pipelineFlow(copy, "pipeline, layer cache", ["--host", host]),
   };
 }
 
-/** What any connection costs: keys, and the greeting. */
-function connectionAlone(host: string): Flow {
+/** Measures the overhead of an SSH connection. */
+function connectionFlow(host: string): Flow {
   return {
-    name: "a connection alone",
+    name: "SSH connection",
     missing: [],
     async run() {
       await programs.execute(["ssh", host, "true"], directory);
@@ -224,105 +230,122 @@ function connectionAlone(host: string): Flow {
   };
 }
 
-/** A registry beside the cluster, by its `host:port` from there and from here. */
+/** A registry on the host. */
 interface Registry {
-  near: string;
-  far: string;
+  /** `host:port` on the host. */
+  local: string;
+  /** `host:port` through the relay. */
+  relayed: string;
 }
 
-/** Tells that a flow did not do what it should. */
-function reportBroken({ name }: Flow, error: Error): void {
-  if (programs.stopping) return;
-  broke = true;
-  say(`${name} broke: ${error.message}`);
-  table.push([name, `**broke**: ${causeOf(error)}`, ""]);
+/** Reports a failed flow. */
+function reportFailure({ name }: Flow, error: Error): void {
+  if (programs.isStopping) return;
+  hasFailed = true;
+  logLine(`${name} failed: ${error.message}`);
+  table.push([name, `**failed**: ${extractCause(error)}`, ""]);
 }
 
-const seconds = (value: number) => `${value.toFixed(2)} s`;
-const amount = (value: number) =>
+const formatSeconds = (value: number) => `${value.toFixed(2)} s`;
+const formatBytes = (value: number) =>
   value < 1e6 ? `${(value / 1e3).toFixed(0)} kB` : `${(value / 1e6).toFixed(2)} MB`;
-const judged = (value: number, limit: number, unit: string) =>
-  `≤ ${limit} ${unit}: ${value <= limit ? "holds" : "**does not hold**"}`;
+const judge = (value: number, limit: number, unit: string) =>
+  `≤ ${limit} ${unit}: ${value <= limit ? "met" : "**missed**"}`;
 
-function sayTurn(turn: string, { name }: Flow, { seconds: took, bytes, parts }: Sample): void {
-  const each = Object.entries(parts).map(
-    ([part, { bytes, seconds: took }]) => `${part} ${amount(bytes)} in ${seconds(took)}`,
+function logSample(label: string, { name }: Flow, { seconds, bytes, steps }: Sample): void {
+  const each = Object.entries(steps).map(
+    ([step, { bytes, seconds }]) => `${step} ${formatBytes(bytes)} in ${formatSeconds(seconds)}`,
   );
-  const { there, back } = bytes;
-  say(`${turn}, ${name}: ${seconds(took)}, ${amount(there)} there, ${amount(back)} back; ${each.join(", ")}`);
+  const { sent, received } = bytes;
+  logLine(
+    `${label}, ${name}: ${formatSeconds(seconds)}, ${formatBytes(sent)} sent, ${formatBytes(received)} received; ${each.join(", ")}`,
+  );
 }
 
-/** Steps beside which the line is opened and looked at already: what passes then is for the next one. */
-const BESIDE = ["check", "test", "image"];
+/** Steps that run in parallel with the connection. Bytes in their time belong to the next step. */
+const PARALLEL_STEPS = ["check", "test", "image"];
 
-/** Bytes and seconds until the end of each step, since that of the one before. */
-function partsOf(looks: Looks, steps: Ran["steps"], start: number, end: number): Sample["parts"] {
-  const parts: Sample["parts"] = {};
+/** Calculates bytes and duration of each step. */
+function measureSteps(
+  traffic: TrafficRecorder,
+  steps: FlowResult["steps"],
+  start: number,
+  end: number,
+): Sample["steps"] {
+  const measured: Sample["steps"] = {};
   let from = start;
-  const ended = steps.filter(({ name }) => !BESIDE.includes(name)).toSorted((a, b) => a.at - b.at);
-  for (const { name, at } of [...ended, { name: "then", at: end }]) {
-    const { bytes = 0, seconds = 0 } = parts[name] ?? {};
-    const more = both(looks.since(from, at));
-    parts[name] = { bytes: bytes + more, seconds: seconds + Math.max(0, at - from) / 1000 };
-    from = at;
+  const sequential = steps
+    .filter(({ name }) => !PARALLEL_STEPS.includes(name))
+    .toSorted((a, b) => a.endedAt - b.endedAt);
+  for (const { name, endedAt } of [...sequential, { name: "rest", endedAt: end }]) {
+    const { bytes = 0, seconds = 0 } = measured[name] ?? {};
+    measured[name] = {
+      bytes: bytes + totalOf(traffic.bytesBetween(from, endedAt)),
+      seconds: seconds + Math.max(0, endedAt - from) / 1000,
+    };
+    from = endedAt;
   }
-  return parts;
+  return measured;
 }
 
-/** Waits until all pods but those that serve are gone. */
-async function settled(): Promise<void> {
+/** Waits until the old pods are gone. */
+async function waitForOldPods(): Promise<void> {
   await eventually(
     async () => kubectl("get", "pods", "-o", "name").trim().split("\n").length <= 2 || undefined,
   );
 }
 
-/** Runs a flow, and counts. @param served when its version was, on performance.now()'s clock; undefined: its end counts */
-async function counted(
-  line: Line,
+/**
+ * Runs a flow and measures it.
+ *
+ * @param waitForVersion returns the time at which the version serves, or undefined to measure until the end of the command
+ */
+async function measureFlow(
+  relay: SlowRelay,
   flow: Flow,
-  served: (running: Promise<Ran>) => Promise<number | undefined>,
-): Promise<{ ran: Ran; sample: Sample }> {
-  const looks = new Looks(line);
+  waitForVersion: (running: Promise<FlowResult>) => Promise<number | undefined>,
+): Promise<{ result: FlowResult; sample: Sample }> {
+  const traffic = new TrafficRecorder(relay);
   const start = performance.now();
   try {
     const running = flow.run();
-    const [ran, at] = await Promise.all([running, served(running)]);
+    const [result, servedAt] = await Promise.all([running, waitForVersion(running)]);
     const end = performance.now();
-    const parts = partsOf(looks, ran.steps, start, end);
-    return { ran, sample: { seconds: ((at ?? end) - start) / 1000, bytes: looks.end(), parts } };
+    const steps = measureSteps(traffic, result.steps, start, end);
+    return { result, sample: { seconds: ((servedAt ?? end) - start) / 1000, bytes: traffic.stop(), steps } };
   } finally {
-    looks.end();
+    traffic.stop();
   }
 }
 
-/** From an edit to the first of the replies that show that its version serves alone. */
-async function untilServed(line: Line, flow: Flow, copy: Copy): Promise<Sample> {
-  await settled();
+/** Measures the time from an edit until its version serves alone. */
+async function measureEdit(relay: SlowRelay, flow: Flow, copy: Copy): Promise<Sample> {
+  await waitForOldPods();
   flow.prepare?.();
-  const before = await ask(url);
+  const before = await fetchId(url);
   copy.edit();
-  const isNew = (answer: string) => /^[0-9a-f]{12}$/.test(answer) && answer !== before;
-  let seen: { id: string; at: number } | undefined;
-  const { ran, sample } = await counted(line, flow, async (running) => {
-    const patience = running.then(() => Bun.sleep(PATIENCE * 1000));
-    seen = await servedFirst(url, isNew, patience);
-    return seen?.at;
+  const isNew = (reply: string) => /^[0-9a-f]{12}$/.test(reply) && reply !== before;
+  let served: { id: string; at: number } | undefined;
+  const { result, sample } = await measureFlow(relay, flow, async (running) => {
+    const deadline = running.then(() => Bun.sleep(SERVE_TIMEOUT_SECONDS * 1000));
+    served = await waitUntilServed(url, isNew, deadline);
+    return served?.at;
   });
-  if (programs.stopping) throw new Error("interrupted");
-  if (!seen || seen.id !== ran.id)
-    throw new Error(`${seen?.id ?? before} is served, and ${ran.id} was deployed`);
+  if (programs.isStopping) throw new Error("interrupted");
+  if (!served || served.id !== result.id)
+    throw new Error(`${served?.id ?? before} serves, expected ${result.id}`);
   return sample;
 }
 
-/** The whole command where there is nothing to do, after one that has deployed what is there. */
-async function whenUnchanged(line: Line, flow: Flow): Promise<Sample[]> {
+/** Measures the command without a change, after a deploy of the current source. */
+async function measureUnchanged(relay: SlowRelay, flow: Flow): Promise<Sample[]> {
   const samples: Sample[] = [];
-  for (let turn = 0; turn <= UNCHANGED; turn += 1) {
-    await settled();
-    const { ran, sample } = await counted(line, flow, async () => undefined);
-    sayTurn(turn === 0 ? "to start from" : "nothing changed", flow, sample);
+  for (let turn = 0; turn <= UNCHANGED_RUNS; turn += 1) {
+    await waitForOldPods();
+    const { result, sample } = await measureFlow(relay, flow, async () => undefined);
+    logSample(turn === 0 ? "initial" : "unchanged", flow, sample);
     if (turn === 0) continue;
-    if (ran.id) throw new Error("there was something to deploy, although nothing had changed");
+    if (result.id) throw new Error("the flow deployed a version although nothing had changed");
     samples.push(sample);
   }
   return samples;
@@ -333,102 +356,104 @@ interface Limits {
   bytes?: number;
 }
 
-/** Rows for a flow: bytes, seconds, and what they were for. */
-function reportFlow(what: string, samples: Sample[], limits: Limits = {}): void {
-  const middle = (of: (sample: Sample) => number) => median(samples.map(of));
-  const range = (of: (sample: Sample) => number, text: (value: number) => string) => {
-    if (samples.length === 1) return text(of(samples[0]!));
-    const values = samples.map(of);
-    return `${text(median(values))} (${text(Math.min(...values))}–${text(Math.max(...values))}, ${samples.length} times)`;
+/** Adds rows for a flow: bytes and seconds, in total and for each step. */
+function reportFlow(measure: string, samples: Sample[], limits: Limits = {}): void {
+  const medianOf = (select: (sample: Sample) => number) => median(samples.map(select));
+  const formatRange = (select: (sample: Sample) => number, format: (value: number) => string) => {
+    if (samples.length === 1) return format(select(samples[0]!));
+    const values = samples.map(select);
+    return `${format(median(values))} (${format(Math.min(...values))}–${format(Math.max(...values))}, ${samples.length} times)`;
   };
-  const bytesOf = ({ bytes }: Sample) => both(bytes);
-  const parts = [...new Set(samples.flatMap(({ parts }) => Object.keys(parts)))];
-  const partly = (
-    of: (part: { bytes: number; seconds: number }) => number,
-    text: (value: number) => string,
+  const bytesOf = ({ bytes }: Sample) => totalOf(bytes);
+  const names = [...new Set(samples.flatMap(({ steps }) => Object.keys(steps)))];
+  const formatSteps = (
+    select: (step: { bytes: number; seconds: number }) => number,
+    format: (value: number) => string,
   ) =>
-    parts
-      .map((name) => `${name} ${text(middle(({ parts }) => (parts[name] ? of(parts[name]) : 0)))}`)
+    names
+      .map((name) => `${name} ${format(medianOf(({ steps }) => (steps[name] ? select(steps[name]) : 0)))}`)
       .join(", ");
-  if (middle(bytesOf) > 0) {
-    const limit = limits.bytes === undefined ? "" : judged(middle(bytesOf) / 1e3, limits.bytes / 1e3, "kB");
-    table.push([`${what}: bytes`, range(bytesOf, amount), limit]);
-    const ways = `${amount(middle(({ bytes }) => bytes.there))} there, ${amount(middle(({ bytes }) => bytes.back))} back`;
-    table.push(["… until the end of each step", `${partly(({ bytes }) => bytes, amount)}; ${ways}`, ""]);
+  if (medianOf(bytesOf) > 0) {
+    const limit = limits.bytes === undefined ? "" : judge(medianOf(bytesOf) / 1e3, limits.bytes / 1e3, "kB");
+    table.push([`${measure}: bytes`, formatRange(bytesOf, formatBytes), limit]);
+    const directions = `${formatBytes(medianOf(({ bytes }) => bytes.sent))} sent, ${formatBytes(medianOf(({ bytes }) => bytes.received))} received`;
+    table.push(["… by step", `${formatSteps(({ bytes }) => bytes, formatBytes)}; ${directions}`, ""]);
   }
   const limit =
     limits.seconds === undefined
       ? ""
-      : judged(
-          middle(({ seconds }) => seconds),
+      : judge(
+          medianOf(({ seconds }) => seconds),
           limits.seconds,
           "s",
         );
-  table.push([`${what}: seconds`, range(({ seconds }) => seconds, seconds), limit]);
-  if (parts.length > 1)
-    table.push(["… until the end of each step", partly(({ seconds }) => seconds, seconds), ""]);
+  table.push([`${measure}: seconds`, formatRange(({ seconds }) => seconds, formatSeconds), limit]);
+  if (names.length > 1) table.push(["… by step", formatSteps(({ seconds }) => seconds, formatSeconds), ""]);
 }
 
-/** What the pipeline is held to, on the line of 10 Mbit/s. */
+/** Targets for a connection with 10 Mbit/s. */
 const targets = {
-  known: { bytes: 250e3 },
-  fresh: { bytes: 2.0e6 },
+  cached: { bytes: 250e3 },
+  uncached: { bytes: 2.0e6 },
   first: { bytes: 43e6 },
-  nothing: { bytes: 60e3, seconds: 2.5 },
-  /** Seconds more than on the machine itself. */
-  more: 2.0,
+  unchanged: { bytes: 60e3, seconds: 2.5 },
+  /** Additional seconds compared with a local deploy. */
+  sshOverheadSeconds: 2.0,
 };
 
-async function measure(line: Line, options: Options, registry: Registry | undefined): Promise<void> {
+async function measureAll(relay: SlowRelay, options: Options, registry: Registry | undefined): Promise<void> {
   const { edits, only, host } = options;
-  const copy = service();
-  const all = flowsOf(copy, host, registry);
+  const copy = createCopy();
+  const all = createFlows(copy, host, registry);
   const isPresent = ({ name, missing }: Flow) => {
-    if (missing.length > 0) table.push([name, `skipped: no ${missing.join(", no ")}`, ""]);
+    if (missing.length > 0) table.push([name, `skipped, missing: ${missing.join(", ")}`, ""]);
     return missing.length === 0;
   };
   const flows = Object.entries(all).filter(([key, flow]) => only.includes(key) && isPresent(flow));
 
-  const alone = await counted(line, connectionAlone(host), async () => undefined);
-  reportFlow("a connection alone, `ssh HOST true`", [alone.sample]);
-  const first = await counted(line, all.known!, async () => undefined);
-  sayTurn("the first", all.known!, first.sample);
+  const connection = await measureFlow(relay, connectionFlow(host), async () => undefined);
+  reportFlow("SSH connection, `ssh HOST true`", [connection.sample]);
+  const first = await measureFlow(relay, all.cached!, async () => undefined);
+  logSample("first deploy", all.cached!, first.sample);
 
   const measured = new Map(flows.map(([key]): [string, Sample[]] => [key, []]));
-  for (let edit = 1; edit <= edits && !programs.stopping; edit += 1) {
+  for (let edit = 1; edit <= edits && !programs.isStopping; edit += 1) {
     for (const [key, flow] of flows) {
       const samples = measured.get(key);
       if (!samples) continue;
       try {
-        const sample = await untilServed(line, flow, copy);
-        sayTurn(`edit ${edit} of ${edits}`, flow, sample);
+        const sample = await measureEdit(relay, flow, copy);
+        logSample(`edit ${edit} of ${edits}`, flow, sample);
         samples.push(sample);
       } catch (error) {
-        if (programs.stopping) break;
-        reportBroken(flow, error as Error);
+        if (programs.isStopping) break;
+        reportFailure(flow, error as Error);
         measured.delete(key);
       }
     }
   }
-  const here = measured.get("here");
-  const local = here?.length ? median(here.map(({ seconds }) => seconds)) : undefined;
+  const local = measured.get("local");
+  const localSeconds = local?.length ? median(local.map(({ seconds }) => seconds)) : undefined;
   const limitsOf = (key: string): Limits => {
-    const limits: Limits = { ...(key === "known" ? targets.known : key === "fresh" ? targets.fresh : {}) };
-    if (limits.bytes && local !== undefined) limits.seconds = Number((local + targets.more).toFixed(2));
+    const limits: Limits = {
+      ...(key === "cached" ? targets.cached : key === "uncached" ? targets.uncached : {}),
+    };
+    if (limits.bytes && localSeconds !== undefined)
+      limits.seconds = Number((localSeconds + targets.sshOverheadSeconds).toFixed(2));
     return limits;
   };
   for (const [key, samples] of measured)
-    if (samples.length > 0) reportFlow(`edit to served, ${all[key]!.name}`, samples, limitsOf(key));
-  reportFlow("the first deploy, the whole command", [first.sample], targets.first);
-  if (!only.includes("nothing") || programs.stopping) return;
-  const samples = await whenUnchanged(line, all.known!).catch((error: Error) =>
-    reportBroken(all.known!, error),
+    if (samples.length > 0) reportFlow(`edit to served version, ${all[key]!.name}`, samples, limitsOf(key));
+  reportFlow("first deploy, command", [first.sample], targets.first);
+  if (!only.includes("unchanged") || programs.isStopping) return;
+  const samples = await measureUnchanged(relay, all.cached!).catch((error: Error) =>
+    reportFailure(all.cached!, error),
   );
-  if (samples) reportFlow("nothing changed, the whole command", samples, targets.nothing);
+  if (samples) reportFlow("command without a change", samples, targets.unchanged);
 }
 
-/** Puts a line between ssh and where it would go. */
-function wrapSsh(line: Line, { host, config }: Options): void {
+/** Creates a wrapper of ssh that connects through the relay. */
+function wrapSsh(relay: SlowRelay, { host, config }: Options): void {
   const ssh = [Bun.which("ssh") ?? "ssh", ...(config ? ["-F", config] : [])];
   const settings = new Map(
     must([...ssh, "-G", "--", host])
@@ -436,23 +461,25 @@ function wrapSsh(line: Line, { host, config }: Options): void {
       .map((row): [string, string] => [row.slice(0, row.indexOf(" ")), row.slice(row.indexOf(" ") + 1)]),
   );
   const [hostname, port] = [settings.get("hostname") ?? host, settings.get("port") ?? "22"];
-  const known = settings.get("hostkeyalias") ?? (port === "22" ? hostname : `[${hostname}]:${port}`);
-  const relay = line.listen(hostname, Number(port));
-  const way = ["HostName=127.0.0.1", `Port=${relay}`, `HostKeyAlias=${known}`].map((option) => `-o${option}`);
+  const hostKeyAlias = settings.get("hostkeyalias") ?? (port === "22" ? hostname : `[${hostname}]:${port}`);
+  const relayPort = relay.listen(hostname, Number(port));
+  const overrides = ["HostName=127.0.0.1", `Port=${relayPort}`, `HostKeyAlias=${hostKeyAlias}`].map(
+    (option) => `-o${option}`,
+  );
   const bin = join(directory, "bin");
   mkdirSync(bin);
-  const words = [...ssh, ...way].map((word) => `'${word}'`).join(" ");
+  const words = [...ssh, ...overrides].map((word) => `'${word}'`).join(" ");
   writeFileSync(join(bin, "ssh"), `#!/bin/sh\nexec ${words} "$@"\n`);
   chmodSync(join(bin, "ssh"), 0o755);
-  surroundings.PATH = `${bin}:${process.env.PATH}`;
+  programEnv.PATH = `${bin}:${process.env.PATH}`;
 }
 
-/** Ends what was left behind, and removes what was made. */
-async function cleanUp(line: Line): Promise<void> {
+/** Ends all programs and removes all objects and images. */
+async function cleanUp(relay: SlowRelay): Promise<void> {
   await programs.end();
-  line.close();
+  relay.close();
   await stopRegistries();
-  deleteNamespace(place.namespace);
+  deleteNamespace(location.namespace);
   removeImages([...programs.images]);
 }
 
@@ -465,10 +492,10 @@ interface Options {
   only: string[];
 }
 
-const parts = ["import", "registry", "here", "fresh", "known", "nothing"];
+const parts = ["import", "registry", "local", "uncached", "cached", "unchanged"];
 
-/** What the command line asks for; undefined: it is wrong. */
-function parse(args: string[]): Options | "help" | undefined {
+/** Parses the command line. @returns undefined if it is invalid */
+function parseArguments(args: string[]): Options | "help" | undefined {
   try {
     const { values } = parseArgs({
       args,
@@ -484,8 +511,8 @@ function parse(args: string[]): Options | "help" | undefined {
     });
     if (values.help) return "help";
     const only = values.only.split(",");
-    // It is what comes after a fresh clone's turn.
-    if (only.includes("known") && !only.includes("fresh")) return undefined;
+    // The flow without a cache fills the cache.
+    if (only.includes("cached") && !only.includes("uncached")) return undefined;
     const numbers = [values.edits, values.mbits, values["round-trip"]];
     if (!values.host || !only.every((part) => parts.includes(part))) return undefined;
     if (!numbers.every((text) => /^[1-9]\d*$/.test(text))) return undefined;
@@ -497,34 +524,34 @@ function parse(args: string[]): Options | "help" | undefined {
 }
 
 async function main(args: string[]): Promise<number> {
-  const options = parse(args);
+  const options = parseArguments(args);
   if (options === undefined || options === "help") {
     console.log(usage);
     return options ? 0 : 2;
   }
   const { mbits, roundTrip } = options;
-  const line = new Line({ rate: (mbits * 1e6) / 8, delay: roundTrip / 2 });
+  const relay = new SlowRelay({ rate: (mbits * 1e6) / 8, delay: roundTrip / 2 });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-    // What was measured until then is reported, for it took long.
+    // The results so far are printed.
     process.on(signal, () => programs.interrupt());
   }
-  let isWhole = false;
+  let isComplete = false;
   try {
-    wrapSsh(line, options);
-    deleteNamespace(place.namespace);
-    const near = Bun.which("docker-registry") ? await startRegistry(join(directory, "registry")) : undefined;
-    const far = near && `127.0.0.1:${line.listen("127.0.0.1", Number(near.split(":")[1]))}`;
-    await measure(line, options, near && far ? { near, far } : undefined);
-    isWhole = !programs.stopping;
+    wrapSsh(relay, options);
+    deleteNamespace(location.namespace);
+    const local = Bun.which("docker-registry") ? await startRegistry(join(directory, "registry")) : undefined;
+    const relayed = local && `127.0.0.1:${relay.listen("127.0.0.1", Number(local.split(":")[1]))}`;
+    await measureAll(relay, options, local && relayed ? { local, relayed } : undefined);
+    isComplete = !programs.isStopping;
   } catch (error) {
-    if (!programs.stopping) throw error;
+    if (!programs.isStopping) throw error;
   } finally {
-    await cleanUp(line);
+    await cleanUp(relay);
   }
-  table.unshift(["the line", `${mbits} Mbit/s each way, ${roundTrip} ms there and back`, ""]);
+  table.unshift(["connection", `${mbits} Mbit/s in each direction, ${roundTrip} ms round trip`, ""]);
   printTable(table, "target, on medians");
-  if (!isWhole) return 130;
-  return broke ? 1 : 0;
+  if (!isComplete) return 130;
+  return hasFailed ? 1 : 0;
 }
 
 process.exit(await main(process.argv.slice(2)));

@@ -1,4 +1,4 @@
-/** The compiled binary as a process: what runs in the container. */
+/** Tests the compiled binary as a process. */
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -27,7 +27,7 @@ describeWith("binary", [], () => {
   const children: Bun.Subprocess[] = [];
   afterEach(() => children.splice(0).forEach((child) => child.kill("SIGKILL")));
 
-  /** Starts the service on free ports; `log` grows as it writes. */
+  /** Starts the service on free ports. `log` receives its log entries. */
   async function start(env: Record<string, string> = {}, cwd = directory) {
     const { dist, id } = await builtProject();
     const child = Bun.spawn([join(dist, "app/helloapp")], {
@@ -61,7 +61,7 @@ describeWith("binary", [], () => {
   const events = (log: Record<string, unknown>[]) =>
     log.map(({ event }) => event).filter((event) => event !== "request");
 
-  test("answers with the id that was known before it was built", async () => {
+  test("returns the image ID that was computed before the build", async () => {
     const { url, id } = await start();
     expect(id).toBe(await computeImageId(service, findSharedLibraries()));
     expect(await (await fetch(new URL("/version", url))).json()).toMatchObject({
@@ -72,20 +72,20 @@ describeWith("binary", [], () => {
     expect(await (await fetch(url)).text()).toBe("Hello from helloapp\n");
   });
 
-  test("has metrics on the admin port alone", async () => {
+  test("exposes metrics only on the admin port", async () => {
     const { url, admin, id } = await start();
     expect(await (await fetch(new URL("/metrics", admin))).text()).toContain(`build="${id}"`);
     expect((await fetch(new URL("/metrics", url))).status).toBe(404);
   });
 
-  test("SIGTERM: drains, says so, exits with 0", async () => {
+  test("SIGTERM: drains, logs each state, exits with 0", async () => {
     const { child, log, exit } = await start();
     child.kill("SIGTERM");
     expect(await exit()).toBe(0);
     expect(events(log)).toEqual(["listening", "ready", "signal", "draining", "stopped"]);
   });
 
-  test("while it drains it answers, and tells clients to leave", async () => {
+  test("while draining: replies, and closes connections", async () => {
     const { child, url, log, exit } = await start({ DRAIN_DELAY_SECONDS: "60" });
     child.kill("SIGTERM");
     await eventually(async () => events(log).includes("draining") || undefined);
@@ -96,7 +96,7 @@ describeWith("binary", [], () => {
     expect(await exit()).toBe(1);
   });
 
-  test("a half-sent request does not hold it up beyond the deadline", async () => {
+  test("an incomplete request does not delay the exit beyond the drain timeout", async () => {
     const { child, url, log, exit } = await start({ DRAIN_TIMEOUT_SECONDS: "0.2" });
     const { hostname, port } = new URL(url);
     const opened = Promise.withResolvers<void>();
@@ -109,14 +109,14 @@ describeWith("binary", [], () => {
       },
     });
     await opened.promise;
-    // The connection counts once the server has accepted it: a reply on a later one shows that.
+    // A reply on a later connection shows that the server has accepted this one.
     await fetch(url);
     child.kill("SIGTERM");
     expect(await exit()).toBe(0);
-    expect(events(log).at(-1)).toBe("requests were cut at the deadline");
+    expect(events(log).at(-1)).toBe("requests aborted at the drain timeout");
   });
 
-  test("nobody reads its log any more: it serves, drains and exits with 0 all the same", async () => {
+  test("serves, drains and exits with 0 after the reader of its log is gone", async () => {
     const { dist } = await builtProject();
     for (let i = 0; i < 10; i += 1) {
       const child = Bun.spawn([join(dist, "app/helloapp")], {
@@ -132,7 +132,7 @@ describeWith("binary", [], () => {
     }
   });
 
-  test("a second signal ends it at once, with 1", async () => {
+  test("a second signal exits at once with 1", async () => {
     const { child, log, exit } = await start({ DRAIN_DELAY_SECONDS: "60" });
     child.kill("SIGINT");
     await eventually(async () => events(log).includes("draining") || undefined);
@@ -140,7 +140,7 @@ describeWith("binary", [], () => {
     expect(await exit()).toBe(1);
   });
 
-  test("one of two instances drains under 64 keep-alive clients: no request fails", async () => {
+  test("no request fails while one of two instances drains under 64 keep-alive clients", async () => {
     const instance = async (): Promise<Instance> => {
       const { child, url, exit } = await start({ DRAIN_DELAY_SECONDS: "2", ACCESS_LOG: "off" });
       const stop = async () => {
@@ -155,21 +155,21 @@ describeWith("binary", [], () => {
     expect(requests).toBeGreaterThan(64);
   });
 
-  describe("slow clients lose their own connection only", () => {
+  describe("slow clients do not block others", () => {
     test.each([
       ["the head", "GET / HTTP/1.1\r\nHo"],
       ["the body", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc"],
-      ["nothing at all", ""],
-    ])("that send %s slowly", async (_, bytes) => {
+      ["anything", ""],
+    ])("clients that do not complete %s", async (_, bytes) => {
       const { url } = await start({ IDLE_TIMEOUT_SECONDS: "1" });
       const slow = Array.from({ length: 20 }, () => exchange(url, bytes));
       expect((await fetch(url)).status).toBe(200);
-      // The idle timeout closes each of them; exchange() resolves when it is closed.
+      // exchange() resolves after the idle timeout has closed the connection.
       await Promise.all(slow);
       expect((await fetch(url)).status).toBe(200);
     });
 
-    test("that do not read", async () => {
+    test("clients that do not read", async () => {
       const { url } = await start();
       const { hostname, port } = new URL(url);
       const asked = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
@@ -188,7 +188,7 @@ describeWith("binary", [], () => {
     });
   });
 
-  test("more connections than MAX_CONNECTIONS: replies end them, and it is counted", async () => {
+  test("above MAX_CONNECTIONS, replies close their connections and are counted", async () => {
     const { url, admin } = await start({ MAX_CONNECTIONS: "5", IDLE_TIMEOUT_SECONDS: "60" });
     const { hostname, port } = new URL(url);
     const idle = await Promise.all(
@@ -223,32 +223,35 @@ describeWith("binary", [], () => {
       );
     });
 
-    test("--print-config shows what the environment gives", async () => {
+    test("--print-config shows the configuration from the environment", async () => {
       const { code, stdout } = await binary("--print-config");
       expect(code).toBe(0);
       expect(JSON.parse(stdout)).toEqual(loadConfig({ PORT: "8081", GREETING: "Moin" }));
     });
 
-    test("--health is 0 while it lives, 1 when not", async () => {
+    test("--health exits with 0 while the service is alive, else with 1", async () => {
       const { url, child, exit } = await start();
       const { dist } = await builtProject();
-      const health = () =>
+      const exitCode = () =>
         sh([join(dist, "app/helloapp"), "--health"], { env: { HOST: "127.0.0.1", PORT: new URL(url).port } })
           .code;
-      expect(health()).toBe(0);
+      expect(exitCode()).toBe(0);
       child.kill("SIGTERM");
       await exit();
-      expect(health()).toBe(1);
+      expect(exitCode()).toBe(1);
     });
 
-    test.each([["--frobnicate"], ["start"]])("%s is unknown: exit 2 with the usage", async (argument) => {
-      const { code, output } = await binary(argument);
-      expect(code).toBe(2);
-      expect(output).toContain("usage: helloapp");
-    });
+    test.each([["--frobnicate"], ["start"]])(
+      "unknown argument %s: exit 2 with the usage",
+      async (argument) => {
+        const { code, output } = await binary(argument);
+        expect(code).toBe(2);
+        expect(output).toContain("usage: helloapp");
+      },
+    );
   });
 
-  test("bad configuration: every variable in one message, exit 2, nothing listens", async () => {
+  test("invalid configuration: one message with all variables, exit 2, no open port", async () => {
     const { dist } = await builtProject();
     const env = { PORT: "eighty", LOG_LEVEL: "loud", DRAIN_DELAY_SECONDS: "-1" };
     const { code, output } = sh([join(dist, "app/helloapp")], { env });
@@ -257,7 +260,7 @@ describeWith("binary", [], () => {
     expect(output).not.toContain("listening");
   });
 
-  test("a port that is taken: one line, exit 1", async () => {
+  test("occupied port: one line, exit 1", async () => {
     const { url } = await start();
     const { dist } = await builtProject();
     const env = { HOST: "127.0.0.1", PORT: new URL(url).port, ADMIN_PORT: "0" };
@@ -266,7 +269,7 @@ describeWith("binary", [], () => {
     expect(output).toMatch(/^helloapp: .*port.*in use.*\n$/i);
   });
 
-  test("runs nothing that lies in its working directory", async () => {
+  test("ignores .env and bunfig.toml in its working directory", async () => {
     const cwd = join(directory, "trap");
     mkdirSync(cwd);
     writeFileSync(join(cwd, ".env"), "GREETING=from .env\n");
@@ -276,7 +279,7 @@ describeWith("binary", [], () => {
     expect(await (await fetch(url)).text()).toBe("Hello from helloapp\n");
   });
 
-  test("is the same, byte for byte, from another directory, user mask and time zone", async () => {
+  test("has identical bytes if built in another directory, with another umask and time zone", async () => {
     const { dist, id } = await builtProject();
     const project = copyProject(join(directory, "elsewhere"));
     const out = must(["sh", "-c", "umask 077 && exec bun run --silent build"], {

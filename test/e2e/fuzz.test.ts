@@ -1,6 +1,6 @@
 /**
- * 100,000 malformed, oversized, truncated and pipelined inputs from a generator with a seed: the binary answers what is
- * valid, refuses what is not, and goes on. FUZZ_SEED gives another run; a failure names its seed and number.
+ * Fuzz test: sends 100,000 malformed, oversized, truncated and pipelined inputs. The binary must reply to valid requests, reject
+ * invalid requests, and keep running. Set FUZZ_SEED for another run. A failure reports its seed.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
@@ -11,8 +11,8 @@ setDefaultTimeout(600_000);
 const SEED = Number(process.env.FUZZ_SEED ?? 20260101);
 const COUNT = Number(process.env.FUZZ_COUNT ?? 100_000);
 
-/** Mulberry32: small, and good enough to choose inputs. */
-function random(seed: number): () => number {
+/** Creates a random number generator (Mulberry32). */
+function createRandom(seed: number): () => number {
   let state = seed;
   return () => {
     state = (state + 0x6d2b79f5) | 0;
@@ -25,23 +25,23 @@ function random(seed: number): () => number {
 interface Input {
   kind: string;
   bytes: string;
-  /** Which replies have no body, because the request was a HEAD. */
+  /** Marks the HEAD requests, whose replies have no body. */
   heads?: boolean[];
-  /** What is wrong with the replies; undefined: nothing. */
-  wrong(statuses: number[]): string | undefined;
+  /** Returns the problem with the replies, or undefined if they are correct. */
+  check(statuses: number[]): string | undefined;
 }
 
-/** Replies that an input may get when it cannot be known whether it is still valid. */
-const sane = new Set([200, 204, 400, 404, 405, 406, 411, 413, 414, 417, 431, 501, 505]);
+/** Valid replies to an input of unknown validity. */
+const allowedStatuses = new Set([200, 204, 400, 404, 405, 406, 411, 413, 414, 417, 431, 501, 505]);
 
 function generate(seed: number): Input {
-  const next = random(seed);
+  const next = createRandom(seed);
   const below = (n: number) => Math.floor(next() * n);
   const pick = <T>(values: readonly T[]): T => values[below(values.length)]!;
   const letters = (n: number) =>
     Array.from({ length: n }, () => pick([..."abcdefghijklmnopqrstuvwxyz0123456789-_"])).join("");
 
-  /** A valid request and the status that it must get. */
+  /** Generates a valid request and its expected status. */
   function request(last = false): { text: string; status: number; head: boolean } {
     const [path, known] = pick([
       ["/", true],
@@ -64,9 +64,17 @@ function generate(seed: number): Input {
       ...(last ? ["Connection: close"] : []),
     ];
     const isGet = method === "GET" || method === "HEAD";
-    const greets = path === "/" || path.startsWith("/?");
+    const isGreeting = path === "/" || path.startsWith("/?");
     const status =
-      method === "OPTIONS" ? 204 : !isGet ? 405 : !known ? 404 : greets && accept === "image/png" ? 406 : 200;
+      method === "OPTIONS"
+        ? 204
+        : !isGet
+          ? 405
+          : !known
+            ? 404
+            : isGreeting && accept === "image/png"
+              ? 406
+              : 200;
     return {
       text: `${method} ${path} HTTP/1.1\r\n${headers.join("\r\n")}\r\n\r\n${body}`,
       status,
@@ -74,12 +82,12 @@ function generate(seed: number): Input {
     };
   }
 
-  const exactly = (expected: number[]) => (statuses: number[]) =>
+  const expectStatuses = (expected: number[]) => (statuses: number[]) =>
     statuses.join() === expected.join() ? undefined : `expected ${expected}, got ${statuses}`;
-  const refused = (statuses: number[]) =>
+  const expectRejection = (statuses: number[]) =>
     statuses.length <= 1 && statuses.every((status) => status >= 400 && status !== 500 && status !== 503)
       ? undefined
-      : `expected one refusal or none, got ${statuses}`;
+      : `expected at most one rejection, got ${statuses}`;
 
   const kinds: Record<string, () => Omit<Input, "kind">> = {
     pipelined() {
@@ -88,31 +96,31 @@ function generate(seed: number): Input {
       return {
         bytes: requests.map(({ text }) => text).join(""),
         heads: requests.map(({ head }) => head),
-        wrong: exactly(requests.map(({ status }) => status)),
+        check: expectStatuses(requests.map(({ status }) => status)),
       };
     },
     truncated() {
       const { text } = request();
       const end = text.indexOf("\r\n\r\n") + 4;
-      return { bytes: text.slice(0, below(end)), wrong: refused };
+      return { bytes: text.slice(0, below(end)), check: expectRejection };
     },
     oversized() {
       return pick([
         () => ({
           bytes: `GET /${"a".repeat(8192 + below(4000))} HTTP/1.1\r\nHost: x\r\n\r\n`,
-          wrong: exactly([414]),
+          check: expectStatuses([414]),
         }),
         () => ({
           bytes: `GET / HTTP/1.1\r\nHost: x\r\nX: ${"a".repeat(16384 + below(9000))}\r\n\r\n`,
-          wrong: exactly([431]),
+          check: expectStatuses([431]),
         }),
         () => ({
           bytes: `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: ${65537 + below(1e9)}\r\n\r\n`,
-          wrong: exactly([413]),
+          check: expectStatuses([413]),
         }),
         () => ({
           bytes: `POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n`,
-          wrong: exactly([411]),
+          check: expectStatuses([411]),
         }),
       ])();
     },
@@ -133,7 +141,7 @@ function generate(seed: number): Input {
         `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`,
         `${letters(below(300))}\r\n\r\n`,
       ]);
-      return { bytes, wrong: refused };
+      return { bytes, check: expectRejection };
     },
     mutated() {
       const characters = [...request(true).text];
@@ -144,42 +152,42 @@ function generate(seed: number): Input {
           ...pick([[], [String.fromCharCode(below(256))], ["\r\n"], [" ", ":"]]),
         );
       }
-      const unknown = (statuses: number[]) =>
-        statuses.every((status) => sane.has(status)) ? undefined : `got ${statuses}`;
-      return { bytes: characters.join(""), wrong: unknown };
+      const expectAllowed = (statuses: number[]) =>
+        statuses.every((status) => allowedStatuses.has(status)) ? undefined : `got ${statuses}`;
+      return { bytes: characters.join(""), check: expectAllowed };
     },
   };
   const kind = pick(Object.keys(kinds));
   return { kind, ...kinds[kind]!() };
 }
 
-/** Statuses of the replies in a stream of bytes. @throws {Error} when it is not a sequence of whole replies */
-function statusesOf(text: string, heads: boolean[]): number[] {
+/** Parses the statuses of pipelined replies. @throws {Error} if a reply is invalid or incomplete */
+function parseStatuses(text: string, heads: boolean[]): number[] {
   const statuses: number[] = [];
   let rest = text;
   while (rest !== "") {
     const end = rest.indexOf("\r\n\r\n");
     const status = /^HTTP\/1\.1 (\d{3}) /.exec(rest)?.[1];
-    if (!status || end < 0) throw new Error(`no reply starts with ${JSON.stringify(rest.slice(0, 60))}`);
+    if (!status || end < 0) throw new Error(`not a reply: ${JSON.stringify(rest.slice(0, 60))}`);
     const length = /^content-length: (\d+)\r?$/im.exec(rest.slice(0, end + 2))?.[1];
-    // A reply to HEAD has a length and no body.
+    // A reply to HEAD has Content-Length but no body.
     const body = heads[statuses.length] ? 0 : Number(length ?? 0);
     if (rest.length < end + 4 + body)
-      throw new Error(`a reply is cut off: ${JSON.stringify(rest.slice(0, 60))}`);
+      throw new Error(`incomplete reply: ${JSON.stringify(rest.slice(0, 60))}`);
     statuses.push(Number(status));
     rest = rest.slice(end + 4 + body);
   }
   return statuses;
 }
 
-/** The result of the first attempt that does not throw. */
-function firstOf<T>(attempts: (() => T)[]): T {
+/** Returns the result of the first attempt that does not throw. */
+function firstSuccess<T>(attempts: (() => T)[]): T {
   const [attempt, ...others] = attempts;
   try {
     return attempt!();
   } catch (error) {
     if (others.length === 0) throw error;
-    return firstOf(others);
+    return firstSuccess(others);
   }
 }
 
@@ -204,7 +212,7 @@ describeWith("fuzz", [], () => {
   });
   afterAll(() => child.kill("SIGKILL"));
 
-  /** Sends an input, says that no more will come, and gives all that comes back. */
+  /** Sends an input, shuts down the write side and returns everything received. */
   function send(bytes: string): Promise<string> {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
     let text = "";
@@ -218,40 +226,40 @@ describeWith("fuzz", [], () => {
         },
         data: (_, data) => void (text += data.toString("latin1")),
         close: () => resolve(text),
-        // Refusing a request with bytes still on their way resets the connection: what came before counts.
+        // A rejection with unread data resets the connection. The data received so far counts.
         error: () => resolve(text),
       },
     }).catch(reject);
     return promise;
   }
 
-  test(`${COUNT} inputs from seed ${SEED}: none answered wrongly, and the process lives`, async () => {
-    const wrong: string[] = [];
+  test(`${COUNT} inputs from seed ${SEED}: correct replies, and the process keeps running`, async () => {
+    const failures: string[] = [];
     const counts: Record<string, number> = {};
     let number = 0;
     const worker = async () => {
-      while (number < COUNT && wrong.length < 20) {
+      while (number < COUNT && failures.length < 20) {
         const seed = SEED + (number += 1);
-        const { kind, bytes, heads, wrong: judge } = generate(seed);
+        const { kind, bytes, heads, check } = generate(seed);
         counts[kind] = (counts[kind] ?? 0) + 1;
         const text = await send(bytes);
-        const verdict = (() => {
+        const problem = (() => {
           try {
-            // A mutation may have made a HEAD or unmade it: the replies must make sense in one way or the other.
+            // A mutation may add or remove a HEAD, so the replies are parsed both ways.
             const attempts = heads ? [heads] : [[], Array.from({ length: 9 }, () => true)];
-            return judge(firstOf(attempts.map((heads) => () => statusesOf(text, heads))));
+            return check(firstSuccess(attempts.map((heads) => () => parseStatuses(text, heads))));
           } catch (error) {
             return (error as Error).message;
           }
         })();
-        if (verdict)
-          wrong.push(
-            `FUZZ_SEED=${seed - 1} FUZZ_COUNT=1 (${kind}): ${verdict}: ${JSON.stringify(bytes.slice(0, 300))}`,
+        if (problem)
+          failures.push(
+            `FUZZ_SEED=${seed - 1} FUZZ_COUNT=1 (${kind}): ${problem}: ${JSON.stringify(bytes.slice(0, 300))}`,
           );
       }
     };
     await Promise.all(Array.from({ length: 32 }, worker));
-    expect(wrong).toEqual([]);
+    expect(failures).toEqual([]);
     expect(child.exitCode).toBeNull();
     expect(Object.keys(counts).sort()).toEqual([
       "malformed",
@@ -261,11 +269,11 @@ describeWith("fuzz", [], () => {
       "truncated",
     ]);
     expect((await fetch(url)).status).toBe(200);
-    // Every request that began has ended.
+    // All requests have ended.
     await eventually(async () => {
       const text = await (await fetch(new URL("/metrics", admin))).text();
       const active = [...text.matchAll(/^http_server_active_requests\{.*\} (\d+)$/gm)].map(([, n]) => n);
-      // The one that asks.
+      // The only active request is this request for metrics.
       return active.toSorted().join("") === "0".repeat(active.length - 1) + "1" || undefined;
     });
   });

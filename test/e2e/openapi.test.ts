@@ -1,6 +1,6 @@
 /**
- * The description of the API against the binary: schemathesis makes requests up by it, valid and not, and holds every
- * reply to it. SCHEMATHESIS_SEED gives another run.
+ * Compares the OpenAPI description with the binary: schemathesis generates valid and invalid requests from the description
+ * and validates the replies. Set SCHEMATHESIS_SEED for another run.
  */
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
@@ -13,7 +13,7 @@ import {
 
 setDefaultTimeout(1_200_000);
 
-/** The reply to a request that the description allows; 406 because any text may stand in Accept. */
+/** Expected statuses of valid requests. 406 is included, because the description allows any text in Accept. */
 const config = `[checks.positive_data_acceptance]\nexpected-statuses = ["2xx", "3xx", "406"]\n`;
 
 describeWith(
@@ -22,7 +22,7 @@ describeWith(
   () => {
     const directory = temporaryDirectory();
 
-    test("finds nothing in 1,000 requests or more", async () => {
+    test("finds no problem in at least 1,000 requests", async () => {
       const { dist } = await builtProject();
       const env = { HOST: "127.0.0.1", PORT: "0", ADMIN_PORT: "0", DRAIN_DELAY_SECONDS: "0" };
       const child = Bun.spawn([join(dist, "app/helloapp")], { env, stdout: "pipe", stderr: "inherit" });
@@ -33,7 +33,7 @@ describeWith(
           seed: process.env.SCHEMATHESIS_SEED ?? "20260101",
           "max-examples": "100",
           "generation-database": "none",
-          // A busy machine is no finding.
+          // A slow machine is not a problem of the service.
           "suppress-health-check": "all",
           "request-timeout": "60",
         };
@@ -44,7 +44,7 @@ describeWith(
         );
         const output = await new Response(run.stdout).text();
         expect(await run.exited, output.slice(-4000)).toBe(0);
-        // Its summary; with failures it would count them on the same line.
+        // The summary line. Failures would appear on the same line.
         const [, count] = /^ +([\d,]+) generated, .*passed/m.exec(output) ?? [];
         expect(Number(count?.replaceAll(",", "")), output.slice(-4000)).toBeGreaterThanOrEqual(1000);
       } finally {

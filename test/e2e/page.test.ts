@@ -1,4 +1,4 @@
-/** The page in a real Chromium: what a person sees during a rolling update. */
+/** Tests the page in Chromium during a simulated rolling update. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { describeWith, must, sh, temporaryDirectory } from "../../ci/slipway/test/e2e/setup.ts";
@@ -9,13 +9,13 @@ import { createLogger } from "../../src/telemetry/log.ts";
 
 setDefaultTimeout(120_000);
 
-/** The least contrast of text, and with some to spare of a mark: https://www.w3.org/TR/WCAG22/#contrast-minimum. */
+/** Minimum contrast of text, also required of marks here. https://www.w3.org/TR/WCAG22/#contrast-minimum */
 const CONTRAST = 4.5;
 const before = { build: "dev", version: "0.1.0", pod: "helloapp-old", message: "Hello from helloapp" };
 const after = { build: "0a1b2c3d4e5f", version: "0.2.0", pod: "helloapp-new", message: "Hello again" };
-type Said = typeof before;
+type Answer = typeof before;
 
-/** How a screen and its owner's settings are. */
+/** Size and user preferences of a screen. */
 interface Screen {
   width?: number;
   height?: number;
@@ -25,12 +25,12 @@ interface Screen {
 const phone = { width: 360, height: 740 };
 
 /**
- * Runs in the page before its script: time passes when the test says so, whatever else the machine does.
+ * Replaces the page's clock before its script runs, so that the test controls time on a machine of any speed.
  *
- * `pass(rounds)` lets half a second go by, calls what the page has on its timer and waits for the replies. Each reply
- * takes 2 ms longer than the one before it in the same round.
+ * `pass(rounds)` advances the clock by half a second a round, calls the page's timers and waits for the replies. Each reply
+ * takes 2 ms longer than the previous reply of the same round.
  */
-function takeTheClock() {
+function installFakeClock() {
   const page = globalThis as any;
   let now = Date.UTC(2026, 0, 1, 12, 0, 1);
   let ms = 0;
@@ -41,10 +41,10 @@ function takeTheClock() {
   performance.now = () => now + ms;
   AbortSignal.timeout = () => new AbortController().signal;
   page.setInterval = (timer: () => void) => timers.push(timer);
-  page.asked = 0;
+  page.requestCount = 0;
   page.fetch = async (...request: unknown[]) => {
     pending += 1;
-    page.asked += 1;
+    page.requestCount += 1;
     try {
       const { ok, status, ...reply } = await fetch(...request).then(async (reply: Response) => ({
         ok: reply.ok,
@@ -54,20 +54,20 @@ function takeTheClock() {
       ms += 2;
       return { ok, status, json: async () => JSON.parse(reply.text) };
     } finally {
-      // After all that the page does with the reply.
+      // Runs after the page has processed the reply.
       setTimeout(() => (pending -= 1));
     }
   };
   page.pass = async (rounds: number) => {
-    const settled = async () => {
+    const waitForReplies = async () => {
       while (pending > 0) await new Promise((done) => setTimeout(done));
     };
-    await settled();
+    await waitForReplies();
     for (; rounds > 0; rounds -= 1) {
       now += 500;
       ms = 0;
       for (const timer of timers) timer();
-      await settled();
+      await waitForReplies();
     }
   };
 }
@@ -83,10 +83,10 @@ describeWith("page in Chromium", ["chromium"], () => {
   let proxy: Bun.Server<undefined>;
   let view: Bun.WebView;
   let installed = "";
-  /** Who answers the page, one after the other; a number is a failure's status. */
-  let answers: (Said | number)[] = [];
+  /** Replies to the page's requests, in turn. A number is the status of a failure. */
+  let answers: (Answer | number)[] = [];
   let turn = 0;
-  /** Where it is an array, requests wait in it until there are four. */
+  /** If this is an array, requests wait in it until there are four. */
   let waiting: { port: number; go: () => void }[] | undefined;
 
   beforeAll(async () => {
@@ -94,7 +94,7 @@ describeWith("page in Chromium", ["chromium"], () => {
     const lifecycle = new Lifecycle();
     service = startServer(config, { lifecycle, log: createLogger("error", () => {}) });
     lifecycle.ready();
-    // The page comes from the service; what its script asks next can be made to come from another version.
+    // The page itself comes from the service. Replies to its script are simulated, so that versions can change.
     proxy = Bun.serve({
       hostname: "127.0.0.1",
       port: 0,
@@ -131,7 +131,7 @@ describeWith("page in Chromium", ["chromium"], () => {
     });
     await view.navigate("about:blank");
     await view.cdp("Page.enable");
-    await view.cdp("Page.addScriptToEvaluateOnNewDocument", { source: `(${takeTheClock})()` });
+    await view.cdp("Page.addScriptToEvaluateOnNewDocument", { source: `(${installFakeClock})()` });
   });
   afterAll(async () => {
     view.close();
@@ -148,14 +148,14 @@ describeWith("page in Chromium", ["chromium"], () => {
     show<string[]>(
       `[...document.querySelectorAll(${JSON.stringify(selector)})].map((one) => one.getAttribute("d"))`,
     );
-  /** Rounds of requests, half a second each, that all get these answers in turn. */
-  async function pass(rounds: number, ...next: (Said | number)[]): Promise<void> {
+  /** Runs rounds of requests, half a second each, with these replies in turn. */
+  async function pass(rounds: number, ...next: (Answer | number)[]): Promise<void> {
     answers = next;
     turn = 0;
     await show(`pass(${rounds})`);
   }
-  /** One more round shows what the round before it was answered. */
-  const shown = (...next: (Said | number)[]) => pass(2, ...next);
+  /** Runs two rounds: the second draws the replies of the first. */
+  const passAndDraw = (...next: (Answer | number)[]) => pass(2, ...next);
 
   const resize = ({ width, height }: { width: number; height: number }) =>
     view.cdp("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile: false });
@@ -174,15 +174,15 @@ describeWith("page in Chromium", ["chromium"], () => {
     await show("pass(0)");
   }
 
-  /** Positions of the marks in a path: x and y of each. */
+  /** Returns the positions of the marks in a path. */
   const marks = (path: string) =>
     [...path.matchAll(/M([\d.-]+) ([\d.-]+)/g)].map(([, x, y]) => [Number(x), Number(y)] as const);
 
   describe("a rollout", () => {
     beforeAll(() => open());
 
-    test("greets, and says who answers", async () => {
-      await shown(before);
+    test("shows the greeting, the build and its version", async () => {
+      await passAndDraw(before);
       expect(await text("h1")).toBe("Hello from helloapp");
       expect(await show("document.title")).toBe("Hello from helloapp");
       expect(await show("document.documentElement.lang")).toBe("en");
@@ -190,19 +190,19 @@ describeWith("page in Chromium", ["chromium"], () => {
       expect(await text("#who")).toStartWith("Version 0.1.0, since ");
     });
 
-    test("has a lane for each pod, a mark for each reply, and seconds on the axis", async () => {
+    test("draws a lane for each pod, a mark for each reply, and times on the axis", async () => {
       const other = { ...before, pod: "helloapp-other" };
       await pass(20, before, other);
       expect(await texts("h2")).toEqual(["dev 0.1.0"]);
       expect(await texts(".lane b")).toEqual(["Failed", "helloapp-old", "helloapp-other"]);
       const [, old, another] = (await paths(".lane .cap")).map(marks);
-      // 4 at the start, 2 rounds of 4; then 19 rounds of 2 each: the last round is not drawn yet.
+      // 4 at the start, 2 rounds of 4, then 19 rounds of 2 each. The last round is not drawn yet.
       expect(old).toHaveLength(12 + 38);
       expect(another).toHaveLength(38);
       expect(await texts("#times text")).toContain(":10");
     });
 
-    test("shows latency: the median and the slowest, each mark as high as it took long", async () => {
+    test("shows the median and maximum latency, and draws marks by latency", async () => {
       expect(await text("#median")).toBe("6.0 ms");
       expect(await text("#slowest")).toBe("8.0 ms");
       const ys = marks((await paths(".lane .cap"))[1]!)
@@ -212,9 +212,9 @@ describeWith("page in Chromium", ["chromium"], () => {
       expect(new Set(ys).size).toBe(4);
     });
 
-    test("shows two builds beside each other, with the moment of the change", async () => {
+    test("shows two builds and the time of the change", async () => {
       expect(await paths("#changes")).toEqual([""]);
-      await shown(before, after);
+      await passAndDraw(before, after);
       expect(await text("#status")).toBe("2 builds answer");
       expect(await texts("h2")).toEqual(["dev 0.1.0", "0a1b2c3d4e5f 0.2.0"]);
       const colours = await show<string[]>(
@@ -228,7 +228,7 @@ describeWith("page in Chromium", ["chromium"], () => {
       expect(await texts("#times .change")).toHaveLength(1);
     });
 
-    test("names the new build, its version and its greeting when the build before is gone", async () => {
+    test("shows the new build, its version and greeting after the old build is gone", async () => {
       await pass(9, after);
       expect(await text("#status")).toBe("Build 0a1b2c3d4e5f answers");
       expect(await text("#who")).toStartWith("Version 0.2.0, since ");
@@ -243,9 +243,9 @@ describeWith("page in Chromium", ["chromium"], () => {
       ]);
     });
 
-    test("a failed request is a red cross, and its cause is told", async () => {
+    test("draws a failed request as a red cross and lists its cause", async () => {
       expect(await text("#failed")).toContain("none");
-      await shown(500, after, after, after);
+      await passAndDraw(500, after, after, after);
       expect(await text("#status")).toBe("Build 0a1b2c3d4e5f answers, some requests fail");
       expect(await text("#failures")).toBe("1");
       expect(marks((await paths("#failed .cap"))[0]!)).toHaveLength(1);
@@ -256,32 +256,32 @@ describeWith("page in Chromium", ["chromium"], () => {
         .map(Number);
       expect(red!).toBeGreaterThan(green! + 80);
       expect(red!).toBeGreaterThan(blue! + 80);
-      await shown(503, after, after, after);
+      await passAndDraw(503, after, after, after);
       expect((await texts("#log li"))[0]).toMatch(/3 requests failed: 2 × status 500, 1 × status 503$/);
       await pass(22, after);
       expect(await text("#status")).toBe("Build 0a1b2c3d4e5f answers");
     });
 
-    test("lanes of the build before leave with their last mark", async () => {
+    test("removes the lanes of the old build with their last mark", async () => {
       await resize(phone);
       await pass(70, after);
       expect(await texts("h2")).toEqual(["0a1b2c3d4e5f 0.2.0"]);
       expect(await texts(".lane b")).toEqual(["Failed", "helloapp-new"]);
     });
 
-    test("nobody answers", async () => {
+    test("reports that all requests fail", async () => {
       await pass(9, 502);
-      expect(await text("#status")).toBe("No answer");
+      expect(await text("#status")).toBe("No replies");
     });
 
-    test("a way back is a change, too", async () => {
-      await shown(after);
+    test("shows a rollback as a change", async () => {
+      await passAndDraw(after);
       expect((await texts("#log li"))[0]).toEndWith("0a1b2c3d4e5f answers again");
       expect(await texts("#times .change")).toHaveLength(1);
     });
   });
 
-  test("counts in English: 1 reply, 1 request", async () => {
+  test("uses singular and plural: 1 reply, 1 request", async () => {
     await open();
     await pass(1, ...["a", "b", "c"].map((pod) => ({ ...before, pod })), 500);
     await pass(1, before);
@@ -294,38 +294,35 @@ describeWith("page in Chromium", ["chromium"], () => {
   test.each([
     ["a desktop", { width: 1440 }],
     ["a phone", phone],
-  ])(
-    "nothing moves on %s whose chart is full, but for a page that is turned every 10 s",
-    async (_, screen) => {
-      await open(screen);
-      await pass(screen === phone ? 70 : 190, before);
-      const seen: string[] = [];
-      const axes: string[] = [];
-      for (let round = 0; round < 40; round += 1) {
-        await pass(1, before);
-        seen.push((await paths(".lane .cap"))[1]!);
-        axes.push((await paths("#seconds"))[0]!);
-        expect(await show<number>("document.getAnimations().length")).toBe(0);
-      }
-      const turns = seen.flatMap((path, at) => (at === 0 || path.startsWith(seen[at - 1]!) ? [] : [at]));
-      expect(turns).toHaveLength(2);
-      expect(turns[1]! - turns[0]!).toBe(20);
-      // The lines of the axis stay also then, and the marks go on by the distance of two of them.
-      expect(new Set(axes).size).toBe(1);
-      const [one, two] = marks(axes[0]!);
-      const [from, to] = [seen[turns[0]! - 1]!, seen[turns[0]!]!].map(marks);
-      const kept = from!.slice(from!.length - to!.length + 4);
-      kept.forEach(([x, y], at) => {
-        expect(Math.abs(x - to![at]![0] - (two![0] - one![0]))).toBeLessThan(0.3);
-        expect(y).toBe(to![at]![1]);
-      });
-      expect(kept.length).toBeGreaterThan(50);
-    },
-  );
+  ])("scrolls a full chart on %s only every 10 s", async (_, screen) => {
+    await open(screen);
+    await pass(screen === phone ? 70 : 190, before);
+    const seen: string[] = [];
+    const axes: string[] = [];
+    for (let round = 0; round < 40; round += 1) {
+      await pass(1, before);
+      seen.push((await paths(".lane .cap"))[1]!);
+      axes.push((await paths("#seconds"))[0]!);
+      expect(await show<number>("document.getAnimations().length")).toBe(0);
+    }
+    const turns = seen.flatMap((path, at) => (at === 0 || path.startsWith(seen[at - 1]!) ? [] : [at]));
+    expect(turns).toHaveLength(2);
+    expect(turns[1]! - turns[0]!).toBe(20);
+    // The lines of the axis stay in place, and the marks move by the distance between two lines.
+    expect(new Set(axes).size).toBe(1);
+    const [one, two] = marks(axes[0]!);
+    const [from, to] = [seen[turns[0]! - 1]!, seen[turns[0]!]!].map(marks);
+    const kept = from!.slice(from!.length - to!.length + 4);
+    kept.forEach(([x, y], at) => {
+      expect(Math.abs(x - to![at]![0] - (two![0] - one![0]))).toBeLessThan(0.3);
+      expect(y).toBe(to![at]![1]);
+    });
+    expect(kept.length).toBeGreaterThan(50);
+  });
 
-  test("forced colours: marks and crosses are drawn in the colour of text", async () => {
+  test("draws marks and crosses in the text colour with forced colours", async () => {
     await open({ forced: true });
-    await shown(before, 500);
+    await passAndDraw(before, 500);
     const colours = await show<string[]>(
       `[...document.querySelectorAll(".lane .cap")].map((mark) => getComputedStyle(mark).stroke)`,
     );
@@ -335,7 +332,7 @@ describeWith("page in Chromium", ["chromium"], () => {
   });
 
   test.each(["light", "dark"] as const)(
-    "contrast of every build's colour and of failures, %s",
+    "has sufficient contrast in every build's colour and in failures, %s",
     async (scheme) => {
       await open({ scheme });
       const builds = Array.from({ length: 7 }, (_, at) => ({ ...before, build: `b${at}` }));
@@ -352,55 +349,55 @@ describeWith("page in Chromium", ["chromium"], () => {
     },
   );
 
-  test("the status changes when something has changed, not with every reply", async () => {
+  test("updates the status only if it changes, not with every reply", async () => {
     await open();
     await show(
-      `new MutationObserver((changes) => globalThis.spoken = (globalThis.spoken ?? 0) + changes.length)
+      `new MutationObserver((changes) => globalThis.statusChanges = (globalThis.statusChanges ?? 0) + changes.length)
         .observe(document.querySelector("[role=status]"), { childList: true, characterData: true, subtree: true })`,
     );
-    await shown(before);
+    await passAndDraw(before);
     await pass(20, before, after, 500, after, before);
     await pass(30, after);
-    // Two builds; some requests fail, until the last one is long ago; one build.
-    expect(await show<number>("spoken")).toBeLessThanOrEqual(5);
+    // Two builds, then failures, then no recent failures, then one build.
+    expect(await show<number>("statusChanges")).toBeLessThanOrEqual(5);
     expect(
       await show<number>("document.querySelectorAll('[aria-live], [role=log], [role=alert]').length"),
     ).toBe(0);
   });
 
-  test("by keyboard: pauses, says so, asks nothing, and goes on", async () => {
+  test("can be paused and resumed by keyboard", async () => {
     await open();
-    await shown(before);
+    await passAndDraw(before);
     await view.press("Tab");
     expect(await show("document.activeElement.id")).toBe("pause");
     expect(await show("getComputedStyle(document.activeElement).outlineStyle")).toBe("solid");
     await view.press("Enter");
-    expect(await text("#pause")).toBe("Go on");
-    expect(await text("#status")).toBe("Paused: build dev was last");
-    const asked = await show<number>("asked");
+    expect(await text("#pause")).toBe("Resume");
+    expect(await text("#status")).toBe("Paused. Last build: dev");
+    const count = await show<number>("requestCount");
     await pass(4, after);
-    expect(await show<number>("asked")).toBe(asked);
+    expect(await show<number>("requestCount")).toBe(count);
     expect(await text("#status")).not.toContain("answers");
     answers = [before];
     await view.press("Enter");
     expect(await text("#pause")).toBe("Pause");
     await pass(1, before);
     expect(await text("#status")).toBe("Build dev answers");
-    expect(await show<number>("asked")).toBeGreaterThan(asked);
+    expect(await show<number>("requestCount")).toBeGreaterThan(count);
   });
 
-  test("asks four at once, each over a connection of its own: one connection would see one pod", async () => {
+  test("sends four concurrent requests over separate connections, to reach several pods", async () => {
     await open();
-    expect(await show<number>("asked")).toBe(4);
+    expect(await show<number>("requestCount")).toBe(4);
     waiting = [];
     await pass(1, before);
     expect(new Set(waiting.map(({ port }) => port)).size).toBe(4);
     waiting = undefined;
   });
 
-  test("loads nothing but itself", async () => {
+  test("loads no resources", async () => {
     await open();
-    await shown(before);
+    await passAndDraw(before);
     const loaded = await show<string[]>("performance.getEntriesByType('resource').map(({ name }) => name)");
     expect(new Set(loaded)).toEqual(new Set([proxy.url.href]));
     const { headers } = await fetch(service.url, { headers: { Accept: "text/html" } });
@@ -409,9 +406,9 @@ describeWith("page in Chromium", ["chromium"], () => {
     );
   });
 
-  test("uses a desktop to its lower end", async () => {
+  test("fills the height of a desktop screen", async () => {
     await open();
-    await shown(before, after);
+    await passAndDraw(before, after);
     const { top, bottom } = await show<DOMRect>(
       "document.querySelector('#live').getBoundingClientRect().toJSON()",
     );
@@ -420,7 +417,7 @@ describeWith("page in Chromium", ["chromium"], () => {
     expect(await show<number>("document.documentElement.scrollHeight")).toBe(900);
   });
 
-  test("fits a phone: nothing to scroll sideways, no text on another", async () => {
+  test("fits a phone without horizontal scrolling and overlapping text", async () => {
     await open(phone);
     await pass(6, before, after, 500);
     expect(await show<number>("document.documentElement.scrollWidth")).toBe(360);
@@ -449,7 +446,7 @@ describeWith("page in Chromium", ["chromium"], () => {
         ["light", { scheme: "light" }],
         ["dark", { scheme: "dark" }],
         ["a phone", phone],
-      ])("%s: nothing to complain of", async (_, screen) => {
+      ])("finds no accessibility violations: %s", async (_, screen) => {
         await open(screen);
         await pass(12, before, after, 500);
         await view.cdp("Runtime.evaluate", { expression: installed });
@@ -464,7 +461,7 @@ describeWith("page in Chromium", ["chromium"], () => {
   );
 });
 
-/** https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio, of two colours as `rgb(…)`. */
+/** Calculates the contrast ratio of two `rgb(…)` colours. https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio */
 function contrast(one: string, other: string): number {
   const [light, dark] = [one, other].map(luminance).sort((a, b) => b - a) as [number, number];
   return (light + 0.05) / (dark + 0.05);

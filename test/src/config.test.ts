@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { ConfigError, loadConfig, settings } from "../../src/config.ts";
 
-/** The message of the error that a configuration causes. */
-function complaint(env: Record<string, string>): string {
+/** Returns the message of the ConfigError, or an empty string. */
+function configErrorOf(env: Record<string, string>): string {
   try {
     loadConfig(env);
   } catch (error) {
@@ -12,7 +12,7 @@ function complaint(env: Record<string, string>): string {
   return "";
 }
 
-test("nothing set gives the defaults", () => {
+test("unset variables get their defaults", () => {
   const config = loadConfig({});
   for (const [name, { fallback }] of Object.entries(settings)) {
     expect(config[name as keyof typeof config]).toBe(fallback);
@@ -65,8 +65,8 @@ test("every variable is read", () => {
 });
 
 describe("bad values", () => {
-  test("are all named in one message", () => {
-    const message = complaint({ PORT: "x", LOG_LEVEL: "loud", IDLE_TIMEOUT_SECONDS: "256" });
+  test("are listed in one message", () => {
+    const message = configErrorOf({ PORT: "x", LOG_LEVEL: "loud", IDLE_TIMEOUT_SECONDS: "256" });
     expect(message.split("\n")).toEqual([
       'PORT="x": expected a whole number from 0 to 65535',
       'LOG_LEVEL="loud": expected one of debug, info, warn, error',
@@ -75,11 +75,11 @@ describe("bad values", () => {
   });
 
   test.each(["-1", "65536", "80.5", "8080 ", "0x50", "1e3", "NaN", "Infinity", "８０"])("PORT=%s", (PORT) => {
-    expect(complaint({ PORT })).toStartWith("PORT=");
+    expect(configErrorOf({ PORT })).toStartWith("PORT=");
   });
 
-  test("one port for both", () => {
-    expect(complaint({ PORT: "9090" })).toContain("ADMIN_PORT");
-    expect(complaint({ PORT: "0", ADMIN_PORT: "0" })).toBe("");
+  test("include the same port for PORT and ADMIN_PORT", () => {
+    expect(configErrorOf({ PORT: "9090" })).toContain("ADMIN_PORT");
+    expect(configErrorOf({ PORT: "0", ADMIN_PORT: "0" })).toBe("");
   });
 });

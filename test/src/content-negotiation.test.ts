@@ -1,6 +1,8 @@
 import { expect, test } from "bun:test";
-import { negotiator } from "../../src/content-negotiation.ts";
+import { createNegotiator } from "../../src/content-negotiation.ts";
+
 const offers = ["text/plain", "application/json", "text/html"] as const;
+
 test.each<[string | null, string | undefined]>([
   [null, "text/plain"],
   ["", "text/plain"],
@@ -22,8 +24,8 @@ test.each<[string | null, string | undefined]>([
   ['text/html;a="\\";q=0,";q=0.9, text/plain;q=0.5', "text/html"],
   ['text/html;a="never ended, text/plain', "text/html"],
 ])("Accept: %s gets %s", (accept, expected) => {
-  const negotiate = negotiator(offers);
+  const negotiate = createNegotiator(offers);
   expect(negotiate(accept)).toBe(expected as never);
-  // From memory the second time.
+  // The second result comes from the cache.
   expect(negotiate(accept)).toBe(expected as never);
 });

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { loadConfig } from "../../src/config.ts";
 import { Lifecycle } from "slipway/service";
-import { reply } from "../../src/responses.ts";
+import { createReply } from "../../src/responses.ts";
 import { startServer, type Route, type RunningServer } from "../../src/server.ts";
 import { createLogger } from "../../src/telemetry/log.ts";
 import { exchange } from "../raw-request.ts";
@@ -9,10 +9,10 @@ import { exchange } from "../raw-request.ts";
 const lines: string[] = [];
 const lifecycle = new Lifecycle();
 let server: RunningServer;
-/** Another one, with no patience. */
-let hasty: RunningServer;
-/** A third one, without access log. */
-let silent: RunningServer;
+/** A server with a short request timeout. */
+let impatient: RunningServer;
+/** A server without access log. */
+let quiet: RunningServer;
 const logged = () => lines.map((line) => JSON.parse(line));
 const get = (path: string, init?: RequestInit) => fetch(new URL(path, server.url), init);
 
@@ -20,7 +20,7 @@ const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 const raw = (bytes: string) => exchange(server.url, bytes);
 
-/** Opened by the tests of what happens while requests wait. */
+/** Lets the requests to /wait finish. */
 const release = Promise.withResolvers<void>();
 const entered = Promise.withResolvers<void>();
 let entries = 0;
@@ -33,7 +33,7 @@ function start(env: Record<string, string>, routes: Record<string, Route>): Runn
 }
 
 beforeAll(() => {
-  const ok = reply("text/plain", "done");
+  const ok = createReply("text/plain", "done");
   server = start(
     { POD_NAME: "pod-1", GREETING: "<Hello>", MAX_BODY_BYTES: "10", MAX_IN_FLIGHT: "3" },
     {
@@ -51,20 +51,20 @@ beforeAll(() => {
       },
     },
   );
-  hasty = start(
+  impatient = start(
     { REQUEST_TIMEOUT_SECONDS: "0.05", SLOW_REQUEST_SECONDS: "0.04" },
     { "/never": { handle: never } },
   );
-  silent = start({ ACCESS_LOG: "off" }, {});
+  quiet = start({ ACCESS_LOG: "off" }, {});
   lifecycle.ready();
 });
 
 afterAll(() =>
-  Promise.all([server, hasty, silent].flatMap(({ servers }) => servers.map((one) => one.stop(true)))),
+  Promise.all([server, impatient, quiet].flatMap(({ servers }) => servers.map((one) => one.stop(true)))),
 );
 
 describe("GET /", () => {
-  test("is text for who does not care", async () => {
+  test("returns text by default", async () => {
     const reply = await get("/");
     expect(reply.status).toBe(200);
     expect(reply.headers.get("content-type")).toBe("text/plain; charset=utf-8");
@@ -72,12 +72,12 @@ describe("GET /", () => {
     expect(await reply.text()).toBe("<Hello>\n");
   });
 
-  test("is JSON on request", async () => {
+  test("returns JSON if the client accepts JSON", async () => {
     const reply = await get("/", { headers: { Accept: "application/json" } });
     expect(await reply.json()).toMatchObject({ message: "<Hello>", pod: "pod-1", build: "dev" });
   });
 
-  test("is a page in a browser, with the text escaped and scripts forbidden", async () => {
+  test("returns a page to a browser, with escaped text and a Content-Security-Policy", async () => {
     const reply = await get("/", { headers: { Accept: "text/html,application/xhtml+xml,*/*;q=0.8" } });
     expect(reply.headers.get("content-security-policy")).toContain("default-src 'none'");
     expect(reply.headers.get("x-content-type-options")).toBe("nosniff");
@@ -86,14 +86,14 @@ describe("GET /", () => {
     expect(page).not.toContain("<Hello>");
   });
 
-  test("is 406 for who accepts nothing of it", async () => {
+  test("returns 406 if the client accepts no offered type", async () => {
     const reply = await get("/", { headers: { Accept: "image/png" } });
     expect(reply.status).toBe(406);
     expect(reply.headers.get("vary")).toBe("Accept");
   });
 });
 
-test("/version names the build", async () => {
+test("/version returns version and build", async () => {
   const { version } = await import("../../package.json");
   expect(await (await get("/version")).json()).toEqual({
     name: "helloapp",
@@ -112,7 +112,7 @@ describe.each(["/", "/version", "/openapi.json", "/healthz", "/readyz"])("%s", (
     expect(await head.text()).toBe("");
   });
 
-  test("OPTIONS tells what is allowed", async () => {
+  test("OPTIONS returns the allowed methods", async () => {
     const reply = await get(path, { method: "OPTIONS" });
     expect(reply.status).toBe(204);
     expect(reply.headers.get("allow")).toBe("GET, HEAD, OPTIONS");
@@ -126,7 +126,7 @@ describe.each(["/", "/version", "/openapi.json", "/healthz", "/readyz"])("%s", (
   });
 });
 
-describe("errors are problem+json with the request's id", () => {
+describe("errors are problem+json with the request's ID", () => {
   test.each([
     ["/nowhere", {}, 404],
     ["/version/", {}, 404],
@@ -141,20 +141,20 @@ describe("errors are problem+json with the request's id", () => {
     expect(await reply.json()).toMatchObject({ type: "about:blank", status, requestId: "mine" });
   });
 
-  test("whose id is made where the client sent none", async () => {
+  test("have a generated ID if the client sends none", async () => {
     const reply = await get("/nowhere");
     const id = reply.headers.get("x-request-id");
     expect(id).toMatch(/^[0-9a-f]{16}-\d+$/);
     expect(await reply.json()).toMatchObject({ requestId: id });
   });
 
-  test("a body of unknown length is 411 and is not waited for", async () => {
+  test("a body without a length gets 411 at once", async () => {
     const reply = await raw("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
     expect(reply).toStartWith("HTTP/1.1 411 ");
     expect(reply).toContain("application/problem+json");
   });
 
-  test("an exception's text stays in the log", async () => {
+  test("an exception's message is logged and not sent to the client", async () => {
     lines.length = 0;
     expect(await (await get("/boom")).text()).not.toContain("secret");
     expect(logged()[0]).toMatchObject({ level: "error", error: expect.stringContaining("secret detail") });
@@ -174,7 +174,7 @@ describe("limits", () => {
   const rejected = (reason: string, of = server) =>
     metric(`http_requests_rejected_total{reason="${reason}"}`, of);
 
-  test("a URL over MAX_URL_BYTES is 414, and counted", async () => {
+  test("a URL over MAX_URL_BYTES gets 414 and is counted", async () => {
     const before = await rejected("url");
     const reply = await get(`/${"x".repeat(8192)}`);
     expect(reply.status).toBe(414);
@@ -182,7 +182,7 @@ describe("limits", () => {
     expect(await rejected("url")).toBe(before + 1);
   });
 
-  test("a body over MAX_BODY_BYTES is counted, one without a length too", async () => {
+  test("a body over MAX_BODY_BYTES or without a length is counted", async () => {
     const before = await Promise.all([rejected("body"), rejected("length")]);
     await get("/", { method: "POST", body: "x".repeat(11) });
     await raw("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -192,21 +192,21 @@ describe("limits", () => {
     ]);
   });
 
-  test("a head over MAX_HEADER_BYTES is 431 and ends the connection", async () => {
+  test("request headers over MAX_HEADER_BYTES get 431 and a closed connection", async () => {
     expect(await raw(`GET / HTTP/1.1\r\nHost: x\r\nX: ${"x".repeat(17_000)}\r\n\r\n`)).toStartWith(
       "HTTP/1.1 431 ",
     );
   });
 
-  test("a request that takes longer than REQUEST_TIMEOUT_SECONDS is 503, and counted", async () => {
-    const before = await rejected("time", hasty);
-    const reply = await fetch(new URL("/never", hasty.url));
+  test("a request over REQUEST_TIMEOUT_SECONDS gets 503 and is counted", async () => {
+    const before = await rejected("time", impatient);
+    const reply = await fetch(new URL("/never", impatient.url));
     expect(reply.status).toBe(503);
     expect(reply.headers.get("retry-after")).toBe("1");
-    expect(await rejected("time", hasty)).toBe(before + 1);
+    expect(await rejected("time", impatient)).toBe(before + 1);
   });
 
-  test("more requests at once than MAX_IN_FLIGHT are 503 at once; probes are answered", async () => {
+  test("requests over MAX_IN_FLIGHT get 503 at once, except probes", async () => {
     const before = await rejected("in-flight");
     const waiting = [get("/wait"), get("/wait"), get("/wait")];
     await entered.promise;
@@ -219,7 +219,7 @@ describe("limits", () => {
     expect((await get("/")).status).toBe(200);
   });
 
-  test("a slow client loses its own connection only", async () => {
+  test("a slow client does not block others", async () => {
     const slow = await Bun.connect({
       hostname: new URL(server.url).hostname,
       port: Number(new URL(server.url).port),
@@ -233,25 +233,25 @@ describe("limits", () => {
   });
 });
 
-describe("X-Request-Id of a good reply", () => {
+describe("X-Request-Id of a successful reply", () => {
   const idOf = async (url: string, headers = {}) =>
     (await fetch(url, { headers })).headers.get("x-request-id");
 
-  test("is the client's, or that of the log line", async () => {
+  test("is the client's ID or the ID in the log line", async () => {
     expect(await idOf(server.url, { "X-Request-Id": "mine" })).toBe("mine");
     lines.length = 0;
     const id = await idOf(server.url);
     expect(logged()).toMatchObject([{ requestId: id }]);
   });
 
-  test("is left out where nothing knows it: no log line, none sent; and the next reply has none of the one before", async () => {
-    expect(await idOf(silent.url, { "X-Request-Id": "mine" })).toBe("mine");
-    expect(await idOf(silent.url)).toBeNull();
+  test("is absent without a log line and without an ID from the client, also after a reply with an ID", async () => {
+    expect(await idOf(quiet.url, { "X-Request-Id": "mine" })).toBe("mine");
+    expect(await idOf(quiet.url)).toBeNull();
     expect(await idOf(new URL("/healthz", server.url).href)).toBeNull();
   });
 });
 
-describe("what HTTP wants of every reply", () => {
+describe("headers that HTTP requires", () => {
   const CLOSE = "Host: x\r\nConnection: close\r\n";
 
   test.each([
@@ -268,25 +268,28 @@ describe("what HTTP wants of every reply", () => {
   });
 
   test.each(["close", "Close", "keep-alive, close", "close ,x"])(
-    "Connection: %s is answered in kind",
+    "Connection: %s closes the connection",
     async (value) => {
       const reply = await raw(`GET / HTTP/1.1\r\nHost: x\r\nConnection: ${value}\r\n\r\n`);
       expect(reply).toMatch(/^connection: close\r$/im);
     },
   );
 
-  test.each(["keep-alive", "closed", "x-close"])("Connection: %s is not", async (value) => {
-    // A second request on the same connection shows that it goes on.
-    const reply = await raw(
-      `GET / HTTP/1.1\r\nHost: x\r\nConnection: ${value}\r\n\r\nGET / HTTP/1.1\r\n${CLOSE}\r\n`,
-    );
-    const [first, second] = reply.split("HTTP/1.1 200 OK").slice(1);
-    expect(first).not.toMatch(/^connection: close\r$/im);
-    expect(second).toMatch(/^connection: close\r$/im);
-  });
+  test.each(["keep-alive", "closed", "x-close"])(
+    "Connection: %s keeps the connection open",
+    async (value) => {
+      // The second request succeeds only if the connection stays open.
+      const reply = await raw(
+        `GET / HTTP/1.1\r\nHost: x\r\nConnection: ${value}\r\n\r\nGET / HTTP/1.1\r\n${CLOSE}\r\n`,
+      );
+      const [first, second] = reply.split("HTTP/1.1 200 OK").slice(1);
+      expect(first).not.toMatch(/^connection: close\r$/im);
+      expect(second).toMatch(/^connection: close\r$/im);
+    },
+  );
 });
 
-test("requests in one packet keep their own ids and traces", async () => {
+test("pipelined requests keep their own IDs and traces", async () => {
   const trace = "4bf92f3577b34da6a3ce929d0e0e4736";
   const request = (id: string, more: string) =>
     `GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: ${id}\r\n${more}\r\n`;
@@ -306,7 +309,7 @@ test("requests in one packet keep their own ids and traces", async () => {
 
 test("a slow request is logged as a warning", async () => {
   lines.length = 0;
-  await fetch(new URL("/never", hasty.url));
+  await fetch(new URL("/never", impatient.url));
   expect(logged().find(({ event }) => event === "request")).toMatchObject({
     level: "warn",
     slow: true,
@@ -315,7 +318,7 @@ test("a slow request is logged as a warning", async () => {
 });
 
 describe("/openapi.json", () => {
-  test("is sent once: its ETag makes the next one a 304", async () => {
+  test("returns 304 for a matching ETag", async () => {
     const etag = (await get("/openapi.json")).headers.get("etag")!;
     const again = await get("/openapi.json", { headers: { "If-None-Match": etag } });
     expect([again.status, await again.text()]).toEqual([304, ""]);
@@ -342,7 +345,7 @@ describe("/openapi.json", () => {
     }
   });
 
-  test("describes every path of the service, and what it says is true", async () => {
+  test("describes every path, and all replies match the description", async () => {
     const description = await (await get("/openapi.json")).json();
     expect(description.openapi).toBe("3.1.0");
     expect(Object.keys(description.paths).sort()).toEqual([
@@ -361,7 +364,7 @@ describe("/openapi.json", () => {
         Object.entries(properties).every(
           ([name, schema]) => value[name] === undefined || valid(value[name], schema),
         ) &&
-        // Nothing that the description does not know.
+        // Undescribed properties are errors.
         (Object.keys(properties).length === 0 || Object.keys(value).every((name) => name in properties))
       );
     };
@@ -418,7 +421,7 @@ describe("/openapi.json", () => {
 });
 
 describe("access log", () => {
-  test("has a line for each request", async () => {
+  test("has a line for each request, without the query", async () => {
     lines.length = 0;
     const trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     const headers = { "X-Request-Id": "r1", traceparent: `00-${trace}-00f067aa0ba902b7-01` };
@@ -447,11 +450,11 @@ describe("access log", () => {
     ["GET /\\a\\..\\nowhere", "x", 404, undefined, "//nowhere"],
     ["GET /nowhere?q=://a/b", "x", 404, undefined, "/nowhere"],
     ["GET http://x/version", "x", 200, "/version", "/version"],
-    // No URL can be made with such a Host, so that Bun tells the path as it was sent.
+    // With an invalid Host, Bun reports the path as it was sent.
     ["GET /a/../version?q", "x y", 404, undefined, "/a/../version"],
     ["CONNECT constructor", "x", 405, undefined, "constructor"],
   ] as const)(
-    "%s of host %p: reply, log and metrics are of one path",
+    "%s with Host %p: reply, log and metrics use the same path",
     async (line, host, status, route, path) => {
       lines.length = 0;
       const reply = await raw(`${line} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
@@ -462,7 +465,7 @@ describe("access log", () => {
     },
   );
 
-  test("and metrics know nothing of what Bun refuses by itself, as src/README.md says", async () => {
+  test("and metrics do not include requests that Bun's parser rejects, as documented in src/README.md", async () => {
     lines.length = 0;
     const count = async () =>
       (await (await fetch(new URL("/metrics", server.adminUrl))).text())
@@ -493,14 +496,14 @@ describe("access log", () => {
     expect(await count()).toEqual(before);
   });
 
-  test("leaves healthy probes out", async () => {
+  test("omits successful probes", async () => {
     lines.length = 0;
     await Promise.all([get("/healthz"), get("/readyz")]);
     expect(lines).toEqual([]);
   });
 });
 
-test("metrics: of the admin port only, one series for one set of labels, none that a client can invent", async () => {
+test("metrics exclude unknown paths and methods, and have no duplicate series", async () => {
   await Promise.all([server.url, server.adminUrl].map((url) => fetch(new URL("/nowhere/1", url))));
   await get("/", { method: "PROPFIND" });
   const text = await (await fetch(new URL("/metrics", server.adminUrl))).text();
@@ -516,7 +519,7 @@ test("metrics: of the admin port only, one series for one set of labels, none th
   expect(text).not.toContain("PROPFIND");
 });
 
-test("draining: not ready, alive, and every reply says that the connection ends", async () => {
+test("while draining: not ready, alive, and every reply closes its connection", async () => {
   await lifecycle.drain([], { delaySeconds: 0, timeoutSeconds: 0 });
   const replies = await Promise.all(
     ["/readyz", "/healthz", "/"].map((path) => raw(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`)),

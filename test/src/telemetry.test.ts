@@ -1,7 +1,13 @@
 import { describe, expect, test } from "bun:test";
-import { bufferedOutput, createLogger } from "../../src/telemetry/log.ts";
+import { createBufferedOutput, createLogger } from "../../src/telemetry/log.ts";
 import { createMetrics } from "../../src/telemetry/metrics.ts";
-import { givenId, newId, traceId, traceParent, traceResponse } from "../../src/telemetry/trace.ts";
+import {
+  createRequestId,
+  createTraceResponse,
+  readRequestId,
+  readTraceParent,
+  traceIdOf,
+} from "../../src/telemetry/trace.ts";
 
 describe("log", () => {
   test("writes one JSON object a line", () => {
@@ -19,7 +25,7 @@ describe("log", () => {
     ["info", 3],
     ["warn", 2],
     ["error", 1],
-  ] as const)("level %s lets %i of 4 levels through", (level, count) => {
+  ] as const)("level %s logs %i of 4 levels", (level, count) => {
     const lines: string[] = [];
     const log = createLogger(level, (line) => lines.push(line));
     log.debug("x");
@@ -32,7 +38,7 @@ describe("log", () => {
 });
 
 describe("metrics", () => {
-  test("count by method, route and status, and add durations up in buckets", () => {
+  test("count requests by method, route and status, with durations in buckets", () => {
     const metrics = createMetrics();
     const root = metrics.route("/");
     for (const seconds of [0.005, 0.3, 60]) root.begin("GET").end(200, seconds);
@@ -61,7 +67,7 @@ describe("metrics", () => {
     expect(text).toContain('http_requests_rejected_total{reason="body"} 0\n');
   });
 
-  test("an unknown method is _OTHER, and a name's case is part of it", () => {
+  test("count unknown methods as _OTHER, and match methods case-sensitively", () => {
     const metrics = createMetrics();
     for (const method of ["PROPFIND", "get", "QUERY"]) metrics.route("/").begin(method).end(405, 0);
     const text = metrics.render();
@@ -70,7 +76,7 @@ describe("metrics", () => {
     expect(text).not.toMatch(/PROPFIND|"get"/);
   });
 
-  test("have one series for one set of labels, whoever counts; where no route matched there is no http_route", () => {
+  test("share series between servers, and omit http_route if no route matched", () => {
     const metrics = createMetrics();
     for (let server = 0; server < 2; server += 1) metrics.route(undefined).begin("GET").end(404, 0);
     const lines = metrics.render().trimEnd().split("\n");
@@ -81,7 +87,7 @@ describe("metrics", () => {
     );
   });
 
-  test("know what is under way, by method", () => {
+  test("report requests in progress by method", () => {
     const metrics = createMetrics();
     const [one] = [metrics.route("/").begin("GET"), metrics.route(undefined).begin("GET")];
     const gauge = (count: number) =>
@@ -93,7 +99,7 @@ describe("metrics", () => {
     expect(metrics.render()).toContain(gauge(1));
   });
 
-  test("are well-formed: a type for every name, every line a sample", () => {
+  test("are valid Prometheus text: each line is a sample with a declared type", () => {
     const metrics = createMetrics();
     metrics.route("/").begin("GET").end(200, 1);
     const typed = new Set<string>();
@@ -111,29 +117,29 @@ describe("metrics", () => {
   });
 });
 
-describe("request id", () => {
-  test("is taken over when harmless", () => {
-    expect(givenId(new Headers({ "X-Request-Id": "abc-1.2_Z" }))).toBe("abc-1.2_Z");
+describe("request ID", () => {
+  test("is read from X-Request-Id", () => {
+    expect(readRequestId(new Headers({ "X-Request-Id": "abc-1.2_Z" }))).toBe("abc-1.2_Z");
   });
 
-  test.each(["a b", 'a"b', "{}", "", "x".repeat(65)])("%p is not taken over", (given) => {
-    expect(givenId(new Headers({ "X-Request-Id": given }))).toBeUndefined();
+  test.each(["a b", 'a"b', "{}", "", "x".repeat(65)])("%p is ignored", (given) => {
+    expect(readRequestId(new Headers({ "X-Request-Id": given }))).toBeUndefined();
   });
 
-  test("is another one each time", () => {
-    expect(newId()).toMatch(/^[0-9a-f]{16}-\d+$/);
-    expect(newId()).not.toBe(newId());
+  test("is unique when created", () => {
+    expect(createRequestId()).toMatch(/^[0-9a-f]{16}-\d+$/);
+    expect(createRequestId()).not.toBe(createRequestId());
   });
 });
 
 describe("trace", () => {
   const id = "4bf92f3577b34da6a3ce929d0e0e4736";
-  test("is taken over from a valid traceparent, and passed on with a span of its own", () => {
-    const parent = traceParent(new Headers({ traceparent: `00-${id}-00f067aa0ba902b7-01` }))!;
-    expect(traceId(parent)).toBe(id);
-    expect(traceResponse(parent)).toMatch(new RegExp(`^00-${id}-[0-9a-f]{16}-01$`));
-    expect(traceResponse(parent)).not.toContain("00f067aa0ba902b7");
-    expect(traceResponse(parent)).not.toBe(traceResponse(parent));
+  test("comes from a valid traceparent and is returned with a new span", () => {
+    const parent = readTraceParent(new Headers({ traceparent: `00-${id}-00f067aa0ba902b7-01` }))!;
+    expect(traceIdOf(parent)).toBe(id);
+    expect(createTraceResponse(parent)).toMatch(new RegExp(`^00-${id}-[0-9a-f]{16}-01$`));
+    expect(createTraceResponse(parent)).not.toContain("00f067aa0ba902b7");
+    expect(createTraceResponse(parent)).not.toBe(createTraceResponse(parent));
   });
 
   test.each([
@@ -143,31 +149,31 @@ describe("trace", () => {
     `00-${id}-${"0".repeat(16)}-01`,
     `00-${id.toUpperCase()}-00f067aa0ba902b7-01`,
     `00-${id}-00f067aa0ba902b7-01-extra`,
-  ])("is not taken from %p", (traceparent) => {
-    expect(traceParent(new Headers({ traceparent }))).toBeUndefined();
+  ])("ignores the invalid traceparent %p", (traceparent) => {
+    expect(readTraceParent(new Headers({ traceparent }))).toBeUndefined();
   });
 });
 
 describe("output", () => {
-  test("gathers lines, and keeps their order", async () => {
+  test("collects lines in order", async () => {
     const written: string[] = [];
-    const output = bufferedOutput((text) => written.push(text));
+    const output = createBufferedOutput((text) => written.push(text));
     for (const line of ["a\n", "b\n", "c\n"]) output.write(line);
     expect(written).toEqual([]);
     await output.flush();
     expect(written).toEqual(["a\nb\nc\n"]);
   });
 
-  test("writes by itself when nobody flushes", async () => {
+  test("writes without a flush", async () => {
     const { promise, resolve } = Promise.withResolvers<string>();
-    bufferedOutput(resolve).write("a\n");
+    createBufferedOutput(resolve).write("a\n");
     expect(await promise).toBe("a\n");
   });
 
-  test("a flush during a write waits for what came after it too", async () => {
+  test("a flush during a write also waits for later lines", async () => {
     const written: string[] = [];
     const gate = Promise.withResolvers<void>();
-    const output = bufferedOutput(async (text) => {
+    const output = createBufferedOutput(async (text) => {
       await gate.promise;
       written.push(text);
     });
@@ -180,8 +186,8 @@ describe("output", () => {
     expect(written).toEqual(["a\n", "b\n"]);
   });
 
-  test("drops lines, counted, when the reader does not read; a reader that is gone is no error", async () => {
-    const output = bufferedOutput(() => new Promise(() => {}));
+  test("drops and counts lines if the reader is blocked, and ignores a closed pipe", async () => {
+    const output = createBufferedOutput(() => new Promise(() => {}));
     const line = "x".repeat(1024 * 1024);
     for (let i = 0; i < 20; i += 1) output.write(line);
     expect(output.dropped).toBeGreaterThan(0);
@@ -190,7 +196,7 @@ describe("output", () => {
       throw new Error("EPIPE");
     };
     for (const sink of [broken, async () => broken()]) {
-      const gone = bufferedOutput(sink);
+      const gone = createBufferedOutput(sink);
       gone.write("a\n");
       await gone.flush();
     }
