@@ -293,9 +293,7 @@ describeWith(
         expect.stringContaining(`installs ${pins.k3s.version} server --disable=`),
       );
       expect(called()).toContain("k3s kubectl get serviceaccount default -o name");
-      expect(output.get("Test rolling updates under load")).toContain(
-        "usage: bun test/bench/rollouts.ts",
-      );
+      expect(output.get("Test rolling updates under load")).toContain("usage: bun test/bench/rollouts.ts");
       const { names } = (await readArchive(join(artifacts, "helloapp/helloapp.tar")))!;
       expect(summary).toMatch(/^\| \S*image\S* \| ok \|/m);
       expect(summary).toContain(`helloapp.tar holds ${names[0]}`);

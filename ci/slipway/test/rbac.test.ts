@@ -5,14 +5,13 @@
 import { beforeEach, expect, setSystemTime, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { deploy } from "../ci/slipway/deploy/deploy.ts";
-import { createPlan, type DeployContext } from "../ci/slipway/deploy/plan.ts";
-import { rollback } from "../ci/slipway/deploy/rollback.ts";
-import { status } from "../ci/slipway/deploy/status.ts";
-import type { KubeObject } from "../ci/slipway/kubernetes/objects.ts";
-import { connectRegistryTarget } from "../ci/slipway/targets/registry.ts";
-import { FakeCluster } from "../ci/slipway/test/fake-cluster.ts";
-import { service } from "../ci/slipway/test/helloapp-fixture.ts";
+import { planDeploy, type DeployContext } from "../deploy/plan.ts";
+import { status } from "../deploy/status.ts";
+import type { KubeObject } from "../kubernetes/objects.ts";
+import { connectRegistryTarget } from "../targets/registry.ts";
+import { FakeCluster } from "./fake-cluster.ts";
+import { deploy, rollback } from "./flows.ts";
+import { root, service } from "./helloapp-fixture.ts";
 
 interface Rule {
   apiGroups: string[];
@@ -21,7 +20,6 @@ interface Rule {
   verbs: string[];
 }
 
-const root = join(import.meta.dir, "..");
 const readYaml = <T>(path: string) => Bun.YAML.parse(readFileSync(join(root, path), "utf8")) as T;
 const base = "k8s/base/";
 const overlay = readYaml<{ resources: string[] }>(`${base}kustomization.yaml`).resources.map((file) => {
@@ -128,7 +126,7 @@ beforeEach(async () => {
   };
 });
 
-const deployVersion = async (id: string) => deploy(context, await createPlan(context, id), "x.tar");
+const deployVersion = async (id: string) => deploy(context, await planDeploy(context, id), "x.tar");
 
 /** Changes every object of the overlay. */
 function changeManifests(value: string): void {
