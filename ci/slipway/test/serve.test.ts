@@ -143,7 +143,7 @@ describe.each(all)("%s", (_, command, id) => {
       service.kill("SIGINT");
       expect(await late).toBe("cut");
       expect(await service.process.exited).toBe(0);
-      expect(await service.stderr()).toBe("requests were cut after 0.1 s of draining\n");
+      expect(await service.stderr()).toBe("requests were closed after 0.1 s of draining\n");
     },
     LONG,
   );
