@@ -25,8 +25,8 @@ async function withoutCluster(context: CommandContext): Promise<string> {
   const made = await checkTestAndBuild(context);
   const id = await context.imageId();
   await context.report.step("smoke", async () => {
-    const detail = await runSmokeTest(service, { archive: options.output, id, signal: context.signal });
-    return { value: undefined, detail };
+    const outcome = await runSmokeTest(service, { archive: options.output, id, signal: context.signal });
+    return { value: undefined, ...outcome };
   });
   const file = basename(options.output);
   context.log(`no k3s here. Next, one of:`);
