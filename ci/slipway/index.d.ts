@@ -1,7 +1,8 @@
 /**
  * Settings of a service and the `pipeline()` entry point.
  *
- * This is a declaration file, because the package's source is checked under its own tsconfig and never under a service's.
+ * This is a declaration file, because the package's source is checked under its own tsconfig and never under
+ * a service's.
  *
  * @example ci/pipeline.ts
  * import { pipeline } from "slipway";
@@ -12,7 +13,7 @@
 /**
  * Settings of a service. All are optional: set only the values that differ from the detected defaults.
  *
- * Each comment is a source of the settings reference. Its first sentence is the description, `@default` the default.
+ * The settings reference is generated from the comments: the first sentence and the tags.
  */
 export interface Settings {
   // Identity
@@ -45,8 +46,9 @@ export interface Settings {
   /**
    * Module that starts the service, relative to package.json.
    *
-   * @default the file that the package.json scripts `start` or `dev` run, else `module` or `main` in package.json, else the
-   *   first that exists of src/main, src/index, src/server, index, main, server, src/app and app
+   * @default the file that the package.json scripts `start` or `dev` run, else `module` or `main` in
+   *   package.json, else the first that exists of src/main, src/index, src/server, index, main, server,
+   *   src/app and app
    * @example "src/server.ts"
    */
   entry?: string;
@@ -227,7 +229,8 @@ export interface Settings {
  *
  * `bun ci/pipeline.ts deploy` and `slipway deploy` are equivalent.
  *
- * @param meta `import.meta` of the service's ci/pipeline.ts. The parent of that file's directory is the service.
+ * @param meta `import.meta` of the service's ci/pipeline.ts. The parent of that file's directory is the
+ *   service.
  * @param settings values that differ from the defaults
  * @example
  * await pipeline(import.meta, { port: 3000, files: ["public"] });

@@ -1,9 +1,9 @@
 /**
  * Adds health endpoints and graceful shutdown to a service that does not call `serve` of slipway/service.
  *
- * The build imports this module before the service's entry point. It replaces `Bun.serve`, which node:http uses too.
- * Every server then serves /version, /readyz and /healthz, unless the service handles the path itself, and drains on
- * SIGTERM. A server that the source passes to `serve` behaves as without this module.
+ * The build imports this module before the service's entry point. It replaces `Bun.serve`, which node:http
+ * uses too. Every server then serves /version, /readyz and /healthz, unless the service handles the path
+ * itself, and drains on SIGTERM. A server that the source passes to `serve` behaves as without this module.
  */
 import { listen } from "./bun.ts";
 import { runAfterDrain } from "./shutdown.ts";

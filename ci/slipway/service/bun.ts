@@ -18,7 +18,7 @@ export function serveBun(
   paths: string[],
 ): { server: BunServer; drainable: DrainableServer } {
   const healthRoutes = Object.fromEntries(paths.map((path) => [path, { GET: builtInRoutes[path]! }]));
-  /** Adds the health routes and wraps all handlers, so that responses get `Connection: close` during the drain. */
+  /** Adds the health routes and wraps all handlers. Then responses get `Connection: close` during the drain. */
   const wrapOptions = (options: BunOptions, isDraining: boolean) => {
     const { fetch, error, routes: given } = options as { fetch?: Handler; error?: OnError; routes?: object };
     // A Hono app has an unrelated array of that name.
@@ -73,7 +73,7 @@ function wrapRoute(route: unknown, isDraining: boolean): unknown {
   return route;
 }
 
-/** Whether a route is an object with a handler for each method. Bundled pages and directories are objects too. */
+/** Whether a route is an object with a handler for each method, unlike bundled pages and directories. */
 function isMethodMap(route: unknown): route is object {
   if (typeof route !== "object" || route === null) return false;
   const keys = Object.keys(route);
@@ -101,7 +101,7 @@ const failed: OnError = (error) => {
   return new Response("Something went wrong!", { status: 500, headers: { "Content-Type": "text/plain" } });
 };
 
-/** Resolves the port. A platform that sets PORT connects to it, so the first server of the process listens there. */
+/** Resolves the port. The first server of the process listens on PORT, because the platform connects to it. */
 function resolvePort(given: number | string | undefined): number | string {
   if (!isFirstServer() || !env.PORT) return given ?? 8080;
   const port = Number(env.PORT);

@@ -4,9 +4,10 @@ import type { State, Stoppable } from "./service.d";
 /**
  * Tracks the state of a service: starting, ready, draining, stopped. It never moves back.
  *
- * The drain is designed so that no client sees a failed request. It was measured with 64 keep-alive clients on one of two
- * backends. Stopping at once fails dozens of requests, and waiting before stopping still fails some. Sending
- * `Connection: close` during the wait fails none, because every client has disconnected before the server stops.
+ * The drain is designed so that no client sees a failed request. It was measured with 64 keep-alive clients
+ * on one of two backends. Stopping at once fails dozens of requests, and waiting before stopping still fails
+ * some. Sending `Connection: close` during the wait fails none, because every client has disconnected before
+ * the server stops.
  */
 export class Lifecycle {
   #state: State = "starting";
@@ -28,8 +29,8 @@ export class Lifecycle {
   }
 
   /**
-   * Drains the servers: waits `delaySeconds`, stops accepting, waits at most `timeoutSeconds` for requests in flight, and
-   * closes the remaining connections.
+   * Drains the servers: waits `delaySeconds`, stops accepting, waits at most `timeoutSeconds` for requests in
+   * flight, and closes the remaining connections.
    *
    * @returns whether requests were closed before they finished
    */

@@ -22,7 +22,8 @@ export function serveNode(server: NodeServer, paths: string[]): DrainableServer 
   /** Prototype of the server's responses, known after the first request. */
   let responsePrototype: NodeResponse | undefined;
   const emit = server.emit as (this: unknown, event: string, ...values: unknown[]) => boolean;
-  // Replaces emit(), because a listener could not keep other listeners, such as the framework's, from responding too.
+  // Replaces emit(), because a listener could not keep other listeners, such as the framework's, from
+  // responding too.
   server.emit = function (this: unknown, event: string, ...values: unknown[]): boolean {
     if (event !== "request") return emit.call(this, event, ...values);
     const [request, response] = values as [NodeRequest, NodeResponse];
@@ -53,8 +54,8 @@ export function serveNode(server: NodeServer, paths: string[]): DrainableServer 
 /**
  * Adds `Connection: close` to every later response, including responses to earlier requests.
  *
- * It patches the prototype, because a list of the requests in flight would cost a tenth of the time that Node's server takes
- * for everything else.
+ * It patches the prototype, because a list of the requests in flight would cost a tenth of the time that
+ * Node's server takes for everything else.
  */
 function addConnectionClose(prototype: NodeResponse): void {
   const { writeHead } = prototype;

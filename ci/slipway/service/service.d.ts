@@ -1,8 +1,8 @@
 /**
  * Health endpoints and graceful shutdown for Bun and Node servers, so that a deploy fails no request.
  *
- * The types have no dependencies. They are exact if bun-types or the DOM types are installed, otherwise the fallbacks
- * below apply.
+ * The types have no dependencies. They are exact if bun-types or the DOM types are installed, otherwise the
+ * fallbacks below apply.
  *
  * @module
  */
@@ -84,8 +84,8 @@ export declare function version(): WebResponse;
  *
  * A second signal exits immediately with 1.
  *
- * @param server a server of node:http or node:https, listening or not. Express (`app.listen(3000)`) and Fastify
- *   (`app.server`) provide one.
+ * @param server a server of node:http or node:https, listening or not. Express (`app.listen(3000)`) and
+ *   Fastify (`app.server`) provide one.
  * @returns the same server
  * @throws {Error} if DRAIN_DELAY_SECONDS or DRAIN_TIMEOUT_SECONDS is not a number of seconds
  * @example
@@ -95,14 +95,14 @@ export declare function serve<Server extends NodeServer>(server: Server, options
 /**
  * Replaces `Bun.serve(options)`: starts a Bun server with the three paths and the same drain.
  *
- * The defaults differ from Bun's: port 8080, hostname 0.0.0.0 and `reusePort: false`. `development` is `false` in a
- * build and if NODE_ENV is `production` at run time. The first server of a process listens on the environment variable
- * PORT if it is set, whatever its options contain. Routes of the service take precedence over the three paths.
- * `"/version": false` leaves that path to `fetch`.
+ * The defaults differ from Bun's: port 8080, hostname 0.0.0.0 and `reusePort: false`. `development` is
+ * `false` in a build and if NODE_ENV is `production` at run time. The first server of a process listens on
+ * the environment variable PORT if it is set, whatever its options contain. Routes of the service take
+ * precedence over the three paths. `"/version": false` leaves that path to `fetch`.
  *
  * @returns Bun's server
- * @throws {Error} if PORT, DRAIN_DELAY_SECONDS or DRAIN_TIMEOUT_SECONDS is not a valid number, or with the operating
- *   system's error code (EADDRINUSE, EACCES) if the port is not available
+ * @throws {Error} if PORT, DRAIN_DELAY_SECONDS or DRAIN_TIMEOUT_SECONDS is not a valid number, or with the
+ *   operating system's error code (EADDRINUSE, EACCES) if the port is not available
  * @example
  * serve({ fetch: app.fetch }); // Hono, Elysia
  */
@@ -114,7 +114,8 @@ export declare function serve<Data = undefined, R extends string = never>(
 /**
  * Registers a callback to run between the drain and the exit of the process.
  *
- * Callbacks run one after another, in order of registration. The process exits after 5 s, even if they have not finished.
+ * Callbacks run one after another, in order of registration. The process exits after 5 s, even if they have
+ * not finished.
  *
  * @example
  * afterDrain(() => database.close());
@@ -126,7 +127,7 @@ export type State = "starting" | "ready" | "draining" | "stopped";
 
 /** Part of Bun's server that the drain uses. */
 export interface Stoppable {
-  /** Stops accepting connections. Resolves when the requests in flight have finished. With `true`, closes them. */
+  /** Stops accepting connections and resolves when requests in flight have finished. `true` closes them. */
   stop(force?: boolean): Promise<void>;
 }
 

@@ -1,10 +1,11 @@
 /**
  * Implements `slipway/service`: health endpoints and graceful shutdown. Importing it has no side effects.
  *
- * service.d.ts has the public types, which need no other types. The last line of this file checks that the two agree.
+ * service.d.ts has the public types, which need no other types. The last line of this file compares
+ * both.
  *
- * The cost per request is one more function call. Bun's router serves the three paths. Static responses need no handler,
- * so they are replaced by responses with `Connection: close` only when the drain begins.
+ * The cost per request is one more function call. Bun's router serves the three paths. Static responses need
+ * no handler, so they are replaced by responses with `Connection: close` only when the drain begins.
  */
 import { serveBun, type BunOptions, type BunServer } from "./bun.ts";
 import { afterDrain, builtInRoutes, registerServer } from "./shutdown.ts";
@@ -41,9 +42,8 @@ export function serve(target: NodeServer | BunOptions, options: ServiceOptions =
 function resolveSeconds(variable: string, fallback: number): number {
   const value = process.env[variable] ? Number(process.env[variable]) : fallback;
   if (value >= 0 && value <= 86400) return value;
-  throw new Error(
-    `${variable} is ${JSON.stringify(process.env[variable] ?? fallback)}. It must be a number of seconds from 0 to 86400.`,
-  );
+  const found = JSON.stringify(process.env[variable] ?? fallback);
+  throw new Error(`${variable} is ${found}. It must be a number of seconds from 0 to 86400.`);
 }
 
 // Keeps the implementation in line with service.d.ts.

@@ -63,7 +63,8 @@ export function afterDrain(callback: () => unknown): void {
 /**
  * Registers a signal handler of the service to run after the drain.
  *
- * Unlike a callback of afterDrain(), it may continue after it has returned. It is expected to exit the process itself.
+ * Unlike a callback of afterDrain(), it may continue after it has returned. It is expected to exit the
+ * process itself.
  */
 export function runAfterDrain(handler: () => unknown): void {
   hasServiceHandler = true;
@@ -93,7 +94,7 @@ function shutDown(): void {
     const exitTimer = setTimeout(() => process.exit(0), CALLBACK_TIMEOUT_SECONDS * 1000);
     for (const callback of afterDrainCallbacks) await callback();
     if (!hasServiceHandler) process.exit(0);
-    // The service's handler may still be running. The process exits when its work is done, or when the timer fires.
+    // The service's handler may still be running. The process exits when it has finished, or by the timer.
     exitTimer.unref();
   });
 }

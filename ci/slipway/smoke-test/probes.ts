@@ -1,4 +1,7 @@
-/** Runs probes like the kubelet. https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/ */
+/**
+ * Runs probes like the kubelet.
+ * https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
+ */
 import { connect } from "node:net";
 import type { ProbeCheck } from "../kubernetes/probe-spec.ts";
 
@@ -51,7 +54,10 @@ function describeError(error: unknown, timeoutSeconds: number): string {
 
 /** A request in flight. */
 export interface PendingRequest {
-  /** Sends the rest of the request. @returns the failure, or undefined if the response contains the expected text */
+  /**
+   * Sends the rest of the request.
+   * @returns the failure, or undefined if the response contains the expected text
+   */
   finish(): Promise<string | undefined>;
 }
 
@@ -60,7 +66,8 @@ const RESPONSE_TIMEOUT_SECONDS = 5;
 /**
  * Sends the first half of a request head.
  *
- * Servers count a connection as busy from then on. A drain therefore has to wait for it, whichever handler it is for.
+ * Servers count a connection as busy from then on. A drain therefore has to wait for it, whichever handler it
+ * is for.
  *
  * @param expected text that the response has to contain
  */

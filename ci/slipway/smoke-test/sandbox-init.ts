@@ -1,10 +1,11 @@
 /**
- * Runs as process 1 of new namespaces: mounts the pod's file system, starts the service and runs the scenario.
+ * Runs as process 1 of new namespaces: mounts the pod's file system and runs the scenario.
  *
  *     unshare … bun sandbox-init.ts FILE
  *
- * FILE is a SandboxConfig as JSON. The result is written to stdout as JSON. When this process exits, the kernel ends its
- * child processes and removes its mounts. It exits when its stdin closes, so that it does not outlive the pipeline.
+ * FILE is a SandboxConfig as JSON. The result is written to stdout as JSON. When this process exits, the
+ * kernel ends its child processes and removes its mounts. It exits when its stdin closes, so that it does not
+ * outlive the pipeline.
  */
 import { chmodSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -33,7 +34,8 @@ export interface SandboxConfig {
 const devices = ["null", "zero", "full", "random", "urandom", "tty"];
 const links = { fd: "/proc/self/fd", stdin: "fd/0", stdout: "fd/1", stderr: "fd/2" };
 /**
- * Error of util-linux's unshare, with exit code 1, if SIGKILL ended its child. It tries to end itself by the same signal.
+ * Error of util-linux's unshare, with exit code 1, if SIGKILL ended its child. It tries to end itself by the
+ * same signal.
  */
 const KILLED = /^unshare: sigprocmask unblock failed:.*\n/m;
 /** HOST_NAME_MAX of limits.h */
@@ -83,7 +85,7 @@ function mountFileSystem({ pod, root, volumes }: SandboxConfig): void {
   makeReadOnly(root);
 }
 
-/** Starts the service as process 1 of another PID namespace. As in a container, it receives only signals that it handles. */
+/** Starts the service as process 1 of a PID namespace. As in a container, it gets only signals it handles. */
 function startService({ pod, root, user, programs }: SandboxConfig): ServiceProcess {
   // A user namespace has one user, root. A nested user namespace maps it to the pod's uid.
   const asPodUser = user

@@ -26,8 +26,8 @@ export interface SandboxUnavailable {
 const SLACK_SECONDS = 30;
 
 /**
- * Runs the scenario in new namespaces. Root tries its own rights first, then a user namespace. Other users need a user
- * namespace.
+ * Runs the scenario in new namespaces. Root tries its own rights first, then a user namespace. Other users
+ * need a user namespace.
  *
  * @throws {PipelineError} "environment" if the sandbox was killed
  */

@@ -47,7 +47,9 @@ export interface SmokeTestResult {
 const POLL_MS = 10;
 /** Milliseconds from SIGTERM until the request in flight continues. */
 const PAUSE_AFTER_SIGTERM_MS = 100;
-/** Milliseconds that a failed container has to exit after each signal, because its buffers may hold output. */
+/**
+ * Milliseconds that a failed container has to exit after each signal, because its buffers may hold output.
+ */
 const FLUSH_TIMEOUT_MS = 1000;
 /** Seconds until the version request must succeed. It may be the first request, if there are no probes. */
 const VERSION_TIMEOUT_SECONDS = 10;

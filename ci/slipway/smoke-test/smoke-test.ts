@@ -1,7 +1,8 @@
 /**
  * Tests an image on a machine without a cluster: runs the container in a sandbox, like the cluster would.
  *
- * The root file system holds the image's files. The manifests define variables, mounts, probes, user and grace period.
+ * The root file system holds the image's files. The manifests define variables, mounts, probes, user and
+ * grace period.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -30,10 +31,12 @@ export interface SmokeTestOutcome {
 }
 
 /**
- * Extracts the archive and runs the service through a pod's life. Skips the test if this machine has no sandbox.
+ * Extracts the archive and runs the service through a pod's life. Skips the test if this machine has no
+ * sandbox.
  *
- * @throws {PipelineError} "project" if the service does not start, is another build, fails a probe or does not drain. The
- * error has the output of the container. "environment" if the image is for another architecture or the sandbox was killed.
+ * @throws {PipelineError} "project" if the service does not start, is another build, fails a probe or does
+ *   not drain. The error has the output of the container. "environment" if the image is for another
+ *   architecture or the sandbox was killed.
  */
 export async function runSmokeTest(
   service: Service,
@@ -67,7 +70,7 @@ export async function runSmokeTest(
 
 function assertArchitecture(architecture: string): void {
   if (architecture === ownArchitecture) return;
-  const message = `the image is for ${architecture}, but this machine is ${ownArchitecture}. The smoke test was not run`;
+  const message = `the image is for ${architecture}, but this machine is ${ownArchitecture}. It was not run`;
   throw new PipelineError("environment", message, {
     hint: `Run \`podman load\` and \`podman run\` on a machine with ${architecture} to test the image.`,
   });

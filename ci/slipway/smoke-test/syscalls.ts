@@ -49,9 +49,12 @@ export function mount(source: string, target: string, type: string, mountFlags =
   );
 }
 
-/** Makes a bind mount read-only. Keeps its other restrictions, because a user cannot remove another user's. */
+/**
+ * Makes a bind mount read-only. Keeps its other restrictions, because a user cannot remove another user's.
+ */
 export function makeReadOnly(target: string): void {
-  // proc(5), mountinfo: the fifth field is the mount point, the sixth its options. The last line is the topmost mount.
+  // proc(5), mountinfo: the fifth field is the mount point, the sixth its options. The last line is the
+  // topmost mount.
   const lines = readFileSync("/proc/self/mountinfo", "utf8").split("\n");
   const line = lines.findLast((line) => line.split(" ")[4] === target);
   const currentFlags = (line?.split(" ")[5] ?? "")

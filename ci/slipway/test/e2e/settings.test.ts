@@ -1,4 +1,7 @@
-/** Effects of the settings on a service: the built binary, the scripts that ran, and errors that changed nothing. */
+/**
+ * Effects of the settings on a service: the built binary, the scripts that ran, and errors that changed
+ * nothing.
+ */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
@@ -27,7 +30,10 @@ const outside = {
 };
 let count = 0;
 
-/** Creates a project with these settings that uses the repository's slipway. @param manifest more fields of package.json */
+/**
+ * Creates a project with these settings that uses the repository's slipway.
+ * @param manifest more fields of package.json
+ */
 function project(files: Files, settings: Settings = {}, manifest: object = {}): string {
   const at = join(directory, `project-${(count += 1)}`);
   const call = `import { pipeline } from "slipway";\n\nawait pipeline(import.meta, ${JSON.stringify(settings)});\n`;

@@ -388,7 +388,7 @@ test("an image for another architecture is an environment error and is not run",
   const error = await runSmokeTest(service, { archive: other, id }).catch((error: unknown) => error);
   expect(error).toMatchObject({
     kind: "environment",
-    message: `the image is for ${platform.architecture}, but this machine is ${ownArchitecture}. The smoke test was not run`,
+    message: `the image is for ${platform.architecture}, but this machine is ${ownArchitecture}. It was not run`,
   });
 });
 
