@@ -1,6 +1,8 @@
 /**
- * What a service tells slipway of itself, and the one call that does it. A declaration file, because the package's own
- * source is checked under its own tsconfig and never under a service's.
+ * Settings of a service and the `pipeline()` entry point.
+ *
+ * This is a declaration file, because the package's source is checked under its own tsconfig and never under
+ * a service's.
  *
  * @example ci/pipeline.ts
  * import { pipeline } from "slipway";
@@ -8,89 +10,229 @@
  * await pipeline(import.meta, { namespace: "shop" });
  */
 
-/** Everything has a default that is found out; a service states what differs. */
+/**
+ * Settings of a service. All are optional: set only the values that differ from the detected defaults.
+ *
+ * The settings reference is generated from the comments: the first sentence and the tags.
+ */
 export interface Settings {
+  // Identity
+
   /**
-   * Name of the image, the binary, the Deployment and the Service; also the value of the label app.kubernetes.io/name. A
-   * DNS label. Default: package.json's name, without its scope.
+   * Name of the image, the binary, the Deployment and the Service, as a DNS label.
+   * The label `app.kubernetes.io/name` has the same value.
+   *
+   * @default the name in package.json without its scope, converted to a DNS label
+   * @example "shop"
    */
   name?: string;
-  /** Where it is deployed to. Default: the name. */
+  /**
+   * Kubernetes namespace of the deployment, as a DNS label.
+   *
+   * @default the value of `name`
+   * @example "shop-production"
+   */
   namespace?: string;
   /**
-   * The module that starts the service, relative to package.json. Default: the file that package.json's scripts `start`
-   * or `dev` run, its `module` or `main`, or one of src/main, src/index, src/server, index, main, server.
+   * SPDX license identifier or expression, written to the image's label and to the SBOM.
+   *
+   * @default the license in package.json
+   * @example "MIT OR Apache-2.0"
+   */
+  license?: string;
+
+  // Build
+
+  /**
+   * Module that starts the service, relative to package.json.
+   *
+   * @default the file that the package.json scripts `start` or `dev` run, else `module` or `main` in
+   *   package.json, else the first that exists of src/main, src/index, src/server, index, main, server,
+   *   src/app and app
+   * @example "src/server.ts"
    */
   entry?: string;
   /**
-   * Further modules of the same image, by the word that starts them: `{ migrate: "src/migrate.ts" }` is run by
-   * `command: ["/NAME", "migrate"]`. Default: none.
+   * Additional entry points in the same image, keyed by the argument that starts them.
+   * In the example, `command: ["/NAME", "migrate"]` runs src/migrate.ts.
+   *
+   * @default {}
+   * @example { migrate: "src/migrate.ts" }
    */
   entries?: Record<string, string>;
-  /** Scripts of package.json that make what the source imports, like a front end: run in order before the build. Default: none. */
+  /**
+   * Scripts of package.json to run in order before the build, for generated code or a front end.
+   *
+   * @default []
+   * @example ["build:css", "build:client"]
+   */
   prebuild?: string[];
   /**
-   * Files and directories, as globs, that lie in the image: by their paths in the project, in its working directory `/srv`.
-   * Default: none.
+   * Scripts of package.json that check and test the service.
+   * If package.json has no such script, slipway skips the step.
+   *
+   * @default { check: "check" or "typecheck", test: "test:unit" or "test" }, the first that package.json has
+   * @example { check: "lint", test: "test:fast" }
+   */
+  scripts?: { check?: string; test?: string };
+  /**
+   * Expressions that replace identifiers in the source, as in Bun's `define` option.
+   *
+   * @default {}
+   * @example { EDITION: '"community"' }
+   */
+  define?: Record<string, string>;
+  /**
+   * Prefix of environment variables whose values are compiled into the binary at build time.
+   *
+   * @default "", which compiles none in
+   * @example "PUBLIC_"
+   */
+  publicEnv?: string;
+  /**
+   * Plugins for Bun's bundler, in addition to the plugins in `[serve.static]` of bunfig.toml.
+   *
+   * @default []
+   */
+  plugins?: unknown[];
+  /**
+   * Optional packages that the source imports and that are missing on purpose.
+   *
+   * @default []
+   * @example ["pg-native"]
+   */
+  external?: string[];
+  /**
+   * Version of Bun that must run the build.
+   *
+   * @default the version in .bun-version or in `packageManager` of package.json, else the running version
+   * @example "1.4.5"
+   */
+  bun?: string;
+
+  // Files
+
+  /**
+   * Files and directories to copy into the image, as globs relative to package.json.
+   * They keep their paths below the image's working directory, `/srv`.
+   *
+   * @default []
+   * @example ["public", "drizzle/*.sql"]
    */
   files?: string[];
-  /** Packages that lie in the image beside the binary, with what they ask for. Default: those with an addon that is looked for at run time. */
-  nativePackages?: string[];
-  /** Packages that are not there: an optional dependency that the source imports and can do without. Default: none. */
-  external?: string[];
-  /** The bundler's definitions: an expression by what stands for it in the source. Default: none. */
-  define?: Record<string, string>;
-  /** The beginning of names of environment variables that become part of the build, like `PUBLIC_`. Default: none do. */
-  publicEnv?: string;
-  /** The bundler's plugins. Default: those that bunfig.toml has in `[serve.static]`. */
-  plugins?: unknown[];
-  /** The version of Bun. Default: .bun-version's or package.json's packageManager; where there is none, the one that runs. */
-  bun?: string;
-  /** The port that it listens on when $PORT says nothing else. Default: 8080. */
-  port?: number;
-  /** SPDX identifier or expression, for the image's label and the SBOM. Default: package.json's license. */
-  license?: string;
   /**
-   * Whether the build puts a module in front of the entry, which answers /version, /readyz and /healthz where the service
-   * does not and drains its servers on SIGTERM. Default: true; a service that does all of that itself says false.
+   * npm packages to copy into the image unbundled, with their dependencies.
+   *
+   * @default the packages with a native addon that they look up at run time
+   * @example ["sharp"]
+   */
+  nativePackages?: string[];
+
+  // Image
+
+  /**
+   * Expected bytes of the image's files for each architecture, which the `size` command enforces within 1 %.
+   *
+   * @default {}, which enforces no size
+   * @example { amd64: 112_484_384 }
+   */
+  imageSize?: { amd64?: number; arm64?: number };
+
+  // Service contract
+
+  /**
+   * TCP port that the service listens on if the variable `PORT` is not set.
+   *
+   * @default 8080
+   * @example 3000
+   */
+  port?: number;
+  /**
+   * Whether the build injects /version, /readyz, /healthz and graceful shutdown on SIGTERM.
+   * A path that the source contains as a string literal is left to the service.
+   * Set `false` if the service implements all of them.
+   *
+   * @default true
+   * @example false
    */
   attach?: boolean;
-  /** Scripts of package.json. Default: `check` or `typecheck`; `test:unit` or `test`. One that is not there is left out. */
-  scripts?: { check?: string; test?: string };
-  /** The kustomize overlay for each target. Default: k8s/overlays/k3s and k8s/overlays/registry. */
-  overlays?: { k3s?: string; registry?: string };
-  /** Path on the Service that answers with JSON whose `id` is the build's. Default: /version. */
-  versionPath?: string;
   /**
-   * Variables of the smoke test alone: values for those that only the cluster has, from a Secret for example; and where this
-   * machine has no namespaces for it, so that the service shares its network, what keeps addresses and ports apart.
-   * Default: none.
+   * Path on the Service that returns JSON with the build ID in `id`.
+   *
+   * @default "/version"
+   * @example "/api/version"
    */
-  smokeEnv?: Record<string, string>;
+  versionPath?: string;
+
+  // Deploy
+
   /**
-   * Where its k3s is, `[USER@]HOST` as ssh takes it: one for each node that may run the pods. What the command line says of where it
-   * goes (--host, --target, --context) wins. Default: this machine.
+   * Kustomize overlay for each target, relative to package.json.
+   *
+   * @default { k3s: "k8s/overlays/k3s", registry: "k8s/overlays/registry" }
+   * @example { k3s: "k8s/overlays/staging" }
+   */
+  overlays?: { k3s?: string; registry?: string };
+  /**
+   * SSH destinations (`[USER@]HOST`) of the k3s nodes that may run the pods.
+   * The options `--host`, `--target` and `--context` override this setting.
+   *
+   * @default [], which means this machine
+   * @example ["deploy@shop.example"]
    */
   hosts?: string[];
-  /** Versions that the cluster keeps, the one that serves included: what `rollback` can go back to. Default: 5. */
+  /**
+   * Number of versions in the release history, including the running version.
+   * `rollback` can return to any of them.
+   *
+   * @default 5
+   * @example 10
+   */
   keepVersions?: number;
-  /** Seconds that a container may run without passing its readiness probe before its version counts as failed. Default: 6. */
+  /**
+   * Seconds that a container may run without passing its readiness probe before the rollout fails.
+   *
+   * @default 6
+   * @example 30
+   */
   readyTimeoutSeconds?: number;
   /**
-   * Seconds that a pod may find no place while no other starts or leaves. Default: 4; more where a cluster adds nodes on
-   * demand.
+   * Seconds that a pod may stay unschedulable, while no other pod starts or stops, before the rollout fails.
+   * Increase the value if the cluster adds nodes on demand.
+   *
+   * @default 4
+   * @example 180
    */
   scheduleTimeoutSeconds?: number;
-  /** Seconds that a whole rollout may take. Default: 120. */
+  /**
+   * Seconds that a rollout may take in total.
+   *
+   * @default 120
+   * @example 300
+   */
   rolloutTimeoutSeconds?: number;
-  /** Bytes of the image's files for each architecture, which `size` holds the image to. Default: none. */
-  imageSize?: { amd64?: number; arm64?: number };
+
+  // Smoke test
+
+  /**
+   * Values, in the smoke test only, for environment variables that are known only in the cluster.
+   * A variable from a Secret is an example.
+   *
+   * @default {}
+   * @example { DATABASE_URL: "sqlite::memory:" }
+   */
+  smokeEnv?: Record<string, string>;
 }
 
 /**
- * Runs the command of the command line (`bun ci/pipeline.ts deploy`, `slipway deploy`) for a service, and ends the process
- * with its exit code.
+ * Runs the command on the command line for a service and exits the process with its exit code.
  *
- * @param meta `import.meta` of the service's ci/pipeline.ts: the service is the directory above
+ * `bun ci/pipeline.ts deploy` and `slipway deploy` are equivalent.
+ *
+ * @param meta `import.meta` of the service's ci/pipeline.ts. The parent of that file's directory is the
+ *   service.
+ * @param settings values that differ from the defaults
+ * @example
+ * await pipeline(import.meta, { port: 3000, files: ["public"] });
  */
 export declare function pipeline(meta: ImportMeta, settings?: Settings): Promise<never>;

@@ -49,8 +49,8 @@ export async function smokeTest(
   { service, options, signal }: CommandContext,
   id: string,
 ): Promise<StepResult<void>> {
-  const detail = await runSmokeTest(service, { archive: options.output, id, signal });
-  return { value: undefined, detail };
+  const result = await runSmokeTest(service, { archive: options.output, id, signal });
+  return { value: undefined, ...result };
 }
 
 export interface BuildArchiveOptions {

@@ -1,9 +1,9 @@
 /**
- * What the build puts in front of a service's entry: every server that it starts answers /version, /readyz and /healthz where the
- * service itself does not, and drains on SIGTERM, as if the source said `serve` of slipway/service.
+ * Adds health endpoints and graceful shutdown to a service that does not call `serve` of slipway/service.
  *
- * Importing it puts another `Bun.serve` in the place of Bun's, through which node:http goes as well. A server whose source says
- * `serve` is as it would be without.
+ * The build imports this module before the service's entry point. It replaces `Bun.serve`, which node:http
+ * uses too. Every server then serves /version, /readyz and /healthz, unless the service handles the path
+ * itself, and drains on SIGTERM. A server that the source passes to `serve` behaves as without this module.
  */
 import { listen } from "./bun.ts";
 import { runAfterDrain } from "./shutdown.ts";
@@ -12,46 +12,50 @@ import type { NodeServer, Path } from "./service.d";
 
 declare const BUILD_OWN_PATHS: readonly Path[];
 
-/** Those that the build has found in the source: a router answers them, which cannot be seen from outside. */
-const how = { customPaths: BUILD_OWN_PATHS };
+/** Paths that the build found in the source. A router may handle them, which is not visible from outside. */
+const serviceOptions = { customPaths: BUILD_OWN_PATHS };
 
 type Options = Parameters<typeof serve>[0] & object;
 
-/** Of the options with which node:http calls Bun: the one that nobody else has. */
-const NODE = "onNodeHTTPRequest";
+/** Option that only node:http passes to `Bun.serve`. */
+const NODE_OPTION = "onNodeHTTPRequest";
 
 Bun.serve = ((options: Options) => {
-  if (!(NODE in options)) return serve(options as Parameters<typeof listen>[0], how);
-  adoptNodeServers();
+  if (!(NODE_OPTION in options)) return serve(options as Parameters<typeof listen>[0], serviceOptions);
+  patchNodeServers();
   return (listen as (options: Options) => unknown)(options);
 }) as typeof listen;
 
-let adopted = false;
+let isPatched = false;
 
-/** Each server of node:http and node:https from when it listens on. Not before one does: the module takes milliseconds to load. */
-function adoptNodeServers(): void {
-  if (adopted) return;
-  adopted = true;
+/**
+ * Passes each server of node:http and node:https to `serve` when it starts to listen.
+ *
+ * It runs when the first server listens, because loading the modules takes milliseconds.
+ */
+function patchNodeServers(): void {
+  if (isPatched) return;
+  isPatched = true;
   const { EventEmitter } = process.getBuiltinModule("node:events");
   for (const name of ["node:http", "node:https"] as const) {
     const { Server } = process.getBuiltinModule(name);
     const emit = Server.prototype.emit ?? EventEmitter.prototype.emit;
     Server.prototype.emit = function (this: NodeServer, event: string, ...values: unknown[]): boolean {
-      // It has an emit() of its own from then on.
-      if (event === "listening" && !Object.hasOwn(this, "emit")) serve(this, how);
+      // serve() sets an own emit() on the server.
+      if (event === "listening" && !Object.hasOwn(this, "emit")) serve(this, serviceOptions);
       return emit.call(this as never, event, ...values);
     } as never;
   }
 }
 
-// What ends the service on a signal would cut those who are served: it runs when they are gone.
+// Delays the service's signal handlers until the drain has finished. They would interrupt requests in flight.
 const signals = new Set<unknown>(["SIGTERM", "SIGINT"]);
 const handlers = new Set<unknown>();
 for (const method of ["on", "once", "addListener", "prependListener", "prependOnceListener"] as const) {
-  const own = process[method].bind(process) as (event: unknown, handler: unknown) => NodeJS.Process;
+  const addListener = process[method].bind(process) as (event: unknown, handler: unknown) => NodeJS.Process;
   process[method] = ((event: string, handler: (signal: string) => unknown) => {
-    if (!signals.has(event)) return own(event, handler);
-    // One for both signals is called once.
+    if (!signals.has(event)) return addListener(event, handler);
+    // A handler for both signals is called once.
     if (!handlers.has(handler)) runAfterDrain(() => handler(event));
     handlers.add(handler);
     return process;

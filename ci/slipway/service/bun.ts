@@ -1,36 +1,37 @@
-/** Bun's server, with the three paths and a drain. */
+/** Starts a Bun server with the health endpoints and the drain. */
 import { builtInRoutes, isFirstServer, drainState, type DrainableServer } from "./shutdown.ts";
 import { isBuild } from "./version.ts";
 
-/** Bun's own: slipway/attach puts another in its place. */
+/** The original `Bun.serve`, because attach.ts replaces it. */
 export const listen = Bun.serve;
 
-// The bundler writes its own NODE_ENV in place of `process.env.NODE_ENV`, and of `process.env["NODE_ENV"]` too.
+// The bundler replaces `process.env.NODE_ENV`, and `process.env["NODE_ENV"]` too, by a constant.
 const { env } = process;
 
 export type BunServer = Bun.Server<unknown>;
 export type BunOptions = Bun.Serve.Options<unknown, string>;
 type Handler = (this: unknown, request: Request, server: BunServer) => unknown;
+type OnError = (this: BunServer, error: unknown) => unknown;
 
 export function serveBun(
   options: BunOptions,
   paths: string[],
-): { server: BunServer; leaver: DrainableServer } {
-  const ours = Object.fromEntries(paths.map((path) => [path, { GET: builtInRoutes[path]! }]));
-  /** The options with our routes, and with replies that say when they are the last ones. */
-  const dress = (options: BunOptions, last: boolean) => {
+): { server: BunServer; drainable: DrainableServer } {
+  const healthRoutes = Object.fromEntries(paths.map((path) => [path, { GET: builtInRoutes[path]! }]));
+  /** Adds the health routes and wraps all handlers. Then responses get `Connection: close` during the drain. */
+  const wrapOptions = (options: BunOptions, isDraining: boolean) => {
     const { fetch, error, routes: given } = options as { fetch?: Handler; error?: OnError; routes?: object };
-    // A Hono app has a list of that name, which is its own.
+    // A Hono app has an unrelated array of that name.
     const routes = Array.isArray(given) ? {} : given;
-    const all = Object.entries({ ...ours, ...routes }).map(([path, route]) => [
+    const wrapped = Object.entries({ ...healthRoutes, ...routes }).map(([path, route]) => [
       path,
-      dressRoute(route, last),
+      wrapRoute(route, isDraining),
     ]);
     return {
       ...options,
-      routes: Object.fromEntries(all),
-      ...((fetch || last) && { fetch: marked(fetch ?? notFound) }),
-      ...((error || last) && { error: marked((error ?? failed) as Handler) }),
+      routes: Object.fromEntries(wrapped),
+      ...((fetch || isDraining) && { fetch: wrapHandler(fetch ?? notFound) }),
+      ...((error || isDraining) && { error: wrapHandler((error ?? failed) as Handler) }),
     } as BunOptions;
   };
 
@@ -38,71 +39,72 @@ export function serveBun(
   const server = listen({
     ...(given.unix === undefined && { hostname: "0.0.0.0", reusePort: false }),
     ...((isBuild || env.NODE_ENV === "production") && { development: false }),
-    ...dress(options, false),
-    ...(given.unix === undefined && { port: port(given.port) }),
+    ...wrapOptions(options, false),
+    ...(given.unix === undefined && { port: resolvePort(given.port) }),
   } as BunOptions);
 
-  // A service that changes its routes keeps ours.
+  // Keeps the health routes if the service changes its routes.
   const reload = server.reload.bind(server);
   let current = options;
   server.reload = ((changed: BunOptions) => {
     current = { ...current, ...changed } as BunOptions;
-    reload(dress(current, drainState.leaving));
+    reload(wrapOptions(current, drainState.leaving));
     return server;
   }) as BunServer["reload"];
-  const startDraining = () => void reload(dress(current, true));
-  return { server, leaver: { stop: (force) => server.stop(force), startDraining } };
+  const startDraining = () => void reload(wrapOptions(current, true));
+  return { server, drainable: { stop: (force) => server.stop(force), startDraining } };
 }
 
-type OnError = (this: BunServer, error: unknown) => unknown;
-
 /**
- * The same route, whose replies say when they are the last ones. Directories and pages that Bun bundles are left as they
- * are: their replies cannot be changed.
+ * Wraps a route, so that its responses get `Connection: close` during the drain.
+ *
+ * Directories and bundled pages are returned unchanged, because their responses cannot be changed.
  */
-function dressRoute(route: unknown, last: boolean): unknown {
-  if (typeof route === "function") return marked(route as Handler);
-  // A static reply that says so is sent with the header, but Bun then leaves the connection open.
-  if (last && route instanceof Response) return marked(() => route.clone());
-  if (last && route instanceof Blob) return marked(() => new Response(route));
-  if (isMethods(route)) {
-    return Object.fromEntries(Object.entries(route).map(([method, one]) => [method, dressRoute(one, last)]));
+function wrapRoute(route: unknown, isDraining: boolean): unknown {
+  if (typeof route === "function") return wrapHandler(route as Handler);
+  // Bun sends the header of a static response but leaves the connection open. A handler closes it.
+  if (isDraining && route instanceof Response) return wrapHandler(() => route.clone());
+  if (isDraining && route instanceof Blob) return wrapHandler(() => new Response(route));
+  if (isMethodMap(route)) {
+    return Object.fromEntries(
+      Object.entries(route).map(([method, handler]) => [method, wrapRoute(handler, isDraining)]),
+    );
   }
   return route;
 }
 
-/** Whether a route is an object with a handler for each method; a bundled page and a directory are objects as well. */
-function isMethods(route: unknown): route is object {
+/** Whether a route is an object with a handler for each method, unlike bundled pages and directories. */
+function isMethodMap(route: unknown): route is object {
   if (typeof route !== "object" || route === null) return false;
   const keys = Object.keys(route);
   return keys.length > 0 && keys.every((key) => /^[A-Z]+$/.test(key));
 }
 
-/** Calls the handler as Bun would have; what it throws is Bun's to handle as before. */
-function marked(handler: Handler): Handler {
+/** Calls the handler as Bun would. Bun handles its exceptions as before. */
+function wrapHandler(handler: Handler): Handler {
   return function (request, server) {
-    const reply = handler.call(this, request, server);
-    return reply instanceof Promise ? reply.then(mark) : mark(reply);
+    const response = handler.call(this, request, server);
+    return response instanceof Promise ? response.then(closeIfDraining) : closeIfDraining(response);
   };
 }
 
-/** A handler that has upgraded to a websocket replies nothing. */
-function mark(reply: unknown): unknown {
-  if (drainState.leaving && reply instanceof Response) reply.headers.set("Connection", "close");
-  return reply;
+/** Adds `Connection: close` during the drain. A handler that upgrades to a websocket returns no response. */
+function closeIfDraining(response: unknown): unknown {
+  if (drainState.leaving && response instanceof Response) response.headers.set("Connection", "close");
+  return response;
 }
 
-/** What Bun says by itself, because to that nothing can be added. */
+/** Copies of Bun's default responses, because headers cannot be added to Bun's. */
 const notFound: Handler = () => new Response(null, { status: 404 });
 const failed: OnError = (error) => {
   console.error(error);
   return new Response("Something went wrong!", { status: 500, headers: { "Content-Type": "text/plain" } });
 };
 
-/** The port to listen on: a platform that sets PORT knocks there. Only one server can have it: the first. */
-function port(given: number | string | undefined): number | string {
+/** Resolves the port. The first server of the process listens on PORT, because the platform connects to it. */
+function resolvePort(given: number | string | undefined): number | string {
   if (!isFirstServer() || !env.PORT) return given ?? 8080;
   const port = Number(env.PORT);
   if (Number.isInteger(port) && port >= 0 && port <= 65535) return port;
-  throw new Error(`PORT is ${JSON.stringify(env.PORT)}, which is no port: 0 to 65535`);
+  throw new Error(`PORT is ${JSON.stringify(env.PORT)}. It must be an integer from 0 to 65535.`);
 }

@@ -1,24 +1,25 @@
-/** A service's life, and the drain at its end. */
+/** State machine of a service, with the drain. */
 import type { State, Stoppable } from "./service.d";
 
 /**
- * A service's life: starting, ready, draining, stopped; never back.
+ * Tracks the state of a service: starting, ready, draining, stopped. It never moves back.
  *
- * The drain is built so that no client sees a failed request (measured with 64 keep-alive clients on one of two
- * backends): stopping at once fails dozens, waiting and then stopping still some, but answering `Connection: close`
- * while waiting none, because every client has then left by itself before the door closes.
+ * The drain is designed so that no client sees a failed request. It was measured with 64 keep-alive clients
+ * on one of two backends. Stopping at once fails dozens of requests, and waiting before stopping still fails
+ * some. Sending `Connection: close` during the wait fails none, because every client has disconnected before
+ * the server stops.
  */
 export class Lifecycle {
   #state: State = "starting";
 
-  /** @param changed is told each new state */
+  /** @param changed callback that receives each new state */
   constructor(private readonly changed: (state: State) => void = () => {}) {}
 
   get state(): State {
     return this.#state;
   }
 
-  /** From the first moment of the drain on: connections are told to end. */
+  /** Whether the drain has begun. From then on, responses should have `Connection: close`. */
   get leaving(): boolean {
     return this.#state === "draining" || this.#state === "stopped";
   }
@@ -28,10 +29,10 @@ export class Lifecycle {
   }
 
   /**
-   * Drains: not ready any more, `Connection: close` for `delaySeconds` while load balancers take notice, then stop
-   * accepting and finish what is in flight for at most `timeoutSeconds`, then cut the rest.
+   * Drains the servers: waits `delaySeconds`, stops accepting, waits at most `timeoutSeconds` for requests in
+   * flight, and closes the remaining connections.
    *
-   * @returns whether requests had to be cut
+   * @returns whether requests were closed before they finished
    */
   async drain(
     servers: Stoppable[],
@@ -39,7 +40,7 @@ export class Lifecycle {
   ): Promise<{ forced: boolean }> {
     this.#enter("draining");
     await Bun.sleep(delaySeconds * 1000);
-    // A request head that was sent by half stalls stop() until the idle timeout: hence the deadline.
+    // An incomplete request head blocks stop() until the idle timeout. Hence the deadline.
     const finished = Promise.all(servers.map((server) => server.stop())).then(() => true);
     const deadline = Bun.sleep(timeoutSeconds * 1000).then(() => false);
     const forced = !(await Promise.race([finished, deadline]));

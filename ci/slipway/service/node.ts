@@ -1,13 +1,13 @@
-/** A server of node:http or node:https, with the three paths and a drain. */
+/** Adds the health endpoints and the drain to a server of node:http or node:https. */
 import { builtInRoutes, drainState, type DrainableServer } from "./shutdown.ts";
 import type { NodeServer } from "./service.d";
 
-/** The parts of a Node request and reply that are used. */
+/** Parts of Node's request and response that this module uses. */
 interface NodeRequest {
   method: string;
   url: string;
 }
-interface NodeReply {
+interface NodeResponse {
   headersSent: boolean;
   setHeader(name: string, value: string): void;
   writeHead(status: number, headers: Record<string, string>): unknown;
@@ -19,30 +19,31 @@ export function isNodeServer(target: object): target is NodeServer {
 }
 
 export function serveNode(server: NodeServer, paths: string[]): DrainableServer {
-  /** What the server's replies have in common. */
-  let replies: NodeReply | undefined;
+  /** Prototype of the server's responses, known after the first request. */
+  let responsePrototype: NodeResponse | undefined;
   const emit = server.emit as (this: unknown, event: string, ...values: unknown[]) => boolean;
-  // A listener could not keep the others, the framework's among them, from answering as well.
+  // Replaces emit(), because a listener could not keep other listeners, such as the framework's, from
+  // responding too.
   server.emit = function (this: unknown, event: string, ...values: unknown[]): boolean {
     if (event !== "request") return emit.call(this, event, ...values);
-    const [request, reply] = values as [NodeRequest, NodeReply];
-    if (!replies) {
-      replies = Object.getPrototypeOf(reply) as NodeReply;
-      if (drainState.leaving) endConnections(replies);
+    const [request, response] = values as [NodeRequest, NodeResponse];
+    if (!responsePrototype) {
+      responsePrototype = Object.getPrototypeOf(response) as NodeResponse;
+      if (drainState.leaving) addConnectionClose(responsePrototype);
     }
     const path = pathOf(request.url);
     if (!paths.includes(path) || (request.method !== "GET" && request.method !== "HEAD")) {
       return emit.call(this, event, ...values);
     }
-    void send(reply, builtInRoutes[path]!());
+    void send(response, builtInRoutes[path]!());
     return true;
   };
   return {
-    startDraining: () => replies && endConnections(replies),
+    startDraining: () => responsePrototype && addConnectionClose(responsePrototype),
     async stop(force) {
       if (force) return server.closeAllConnections();
       const { promise, resolve } = Promise.withResolvers<void>();
-      // Its one error says that it was not listening, which is as good.
+      // The only possible error is that the server was not listening, which needs no handling.
       server.close(() => resolve());
       server.closeIdleConnections();
       return promise;
@@ -51,26 +52,28 @@ export function serveNode(server: NodeServer, paths: string[]): DrainableServer 
 }
 
 /**
- * From now on every reply of this kind says `Connection: close`, also to what was asked before. To keep a list of what is
- * in flight would cost a tenth of all else that Node's server does.
+ * Adds `Connection: close` to every later response, including responses to earlier requests.
+ *
+ * It patches the prototype, because a list of the requests in flight would cost a tenth of the time that
+ * Node's server takes for everything else.
  */
-function endConnections(replies: NodeReply): void {
-  const { writeHead } = replies;
-  replies.writeHead = function (...values) {
+function addConnectionClose(prototype: NodeResponse): void {
+  const { writeHead } = prototype;
+  prototype.writeHead = function (...values) {
     if (!this.headersSent) this.setHeader("Connection", "close");
     return writeHead.apply(this, values);
   };
 }
 
-async function send(reply: NodeReply, answer: Response): Promise<void> {
-  const body = await answer.text();
-  // With its length said, also a HEAD is answered as Bun does it.
+async function send(target: NodeResponse, response: Response): Promise<void> {
+  const body = await response.text();
+  // With an explicit length, a HEAD response equals Bun's.
   const headers = {
-    ...Object.fromEntries(answer.headers),
+    ...Object.fromEntries(response.headers),
     "content-length": String(Buffer.byteLength(body)),
   };
-  reply.writeHead(answer.status, headers);
-  reply.end(body);
+  target.writeHead(response.status, headers);
+  target.end(body);
 }
 
 const pathOf = (url: string) => (url.includes("?") ? url.slice(0, url.indexOf("?")) : url);

@@ -1,51 +1,72 @@
 /**
- * What a service needs to be deployed without a failed request: which build it is, whether it is ready, and an end that
- * cuts nobody off.
+ * Health endpoints and graceful shutdown for Bun and Node servers, so that a deploy fails no request.
  *
- * These types ask for nothing: where bun-types or the DOM's are installed they are exact, elsewhere they are what is
- * written here.
+ * The types have no dependencies. They are exact if bun-types or the DOM types are installed, otherwise the
+ * fallbacks below apply.
  *
  * @module
  */
 
-/** What this build is, as `GET /version` tells it. */
+/** Identity of the running build, as `GET /version` returns it. */
 export interface Build {
-  /** The service's name; absent unless the build defines BUILD_NAME. */
+  /** Name of the service. Absent unless the build defines BUILD_NAME. */
   readonly name?: string;
-  /** The service's version; absent unless the build defines BUILD_VERSION. */
+  /** Version of the service. Absent unless the build defines BUILD_VERSION. */
   readonly version?: string;
-  /** The build's id, which is also the image's tag; "dev" when run from source. */
+  /** ID of the build, which is also the image tag. "dev" if the service runs from source. */
   readonly id: string;
-  /** Bun's version. */
+  /** Version of Bun. */
   readonly bun: string;
 }
 
-/** The paths that `serve` answers. */
+/** Paths that `serve` adds to a server. */
 export type Path = "/version" | "/readyz" | "/healthz";
 
-/** How to serve. Each has a default, so that nothing needs to be said. */
+/** Options of `serve`. All are optional. */
 export interface ServiceOptions {
-  /** `/readyz` answers 503 until this resolves. When it rejects, the process ends as it does for any unhandled rejection. */
+  /**
+   * Promise that delays readiness: `/readyz` returns 503 until it resolves.
+   * If it rejects, the process exits as it does for any unhandled rejection.
+   *
+   * @default undefined, which means ready at once
+   * @example database.connect()
+   */
   ready?: PromiseLike<unknown> | undefined;
   /**
-   * Seconds from the signal until no connection is accepted any more: load balancers need them to take notice. 2 unless
-   * given; the environment's DRAIN_DELAY_SECONDS wins. Of several servers' the longest holds for all.
+   * Seconds between the signal and the moment at which the server stops accepting connections.
+   * Load balancers need this time to remove the pod.
+   * The environment variable DRAIN_DELAY_SECONDS overrides it.
+   * If the process has several servers, the longest value applies to all.
+   *
+   * @default 2
+   * @example 5
    */
   drainDelaySeconds?: number | undefined;
   /**
-   * Seconds that requests in flight then have to finish before they are cut. 10 unless given; the environment's
-   * DRAIN_TIMEOUT_SECONDS wins. Of several servers' the longest holds for all.
+   * Seconds that requests in flight then have to finish before the server closes their connections.
+   * The environment variable DRAIN_TIMEOUT_SECONDS overrides it.
+   * If the process has several servers, the longest value applies to all.
+   *
+   * @default 10
+   * @example 30
    */
   drainTimeoutSeconds?: number | undefined;
-  /** Those of the three paths that the service answers itself. None unless given. */
+  /**
+   * Paths that the service handles itself.
+   *
+   * @default []
+   * @example ["/version"]
+   */
   customPaths?: readonly Path[] | undefined;
 }
 
-/** What this build is. */
+/** Identity of the running build. */
 export declare const build: Build;
 
 /**
- * The reply to `GET /version`, for who routes by themselves: `build` as JSON, never to be cached.
+ * Creates the response to `GET /version`: `build` as JSON with `Cache-Control: no-store`.
+ *
+ * Use it to expose the build on another path.
  *
  * @example
  * app.get("/about/build", () => version());
@@ -53,68 +74,88 @@ export declare const build: Build;
 export declare function version(): WebResponse;
 
 /**
- * Serves with `/version`, `/readyz` and `/healthz`, and drains on SIGTERM and SIGINT: `/readyz` turns 503 and every
- * reply says `Connection: close` for `delaySeconds`; then nothing is accepted any more and what is in flight finishes,
- * for at most `timeoutSeconds`; then the rest is cut and the process exits with 0. A second signal exits at once with 1.
+ * Adds `/version`, `/readyz` and `/healthz` to a Node server and drains it on SIGTERM and SIGINT.
  *
- * @param server a server of node:http or node:https, listening or not, also as Express (`app.listen(3000)`) and Fastify
- *   (`app.server`) have it
+ * A drain has these steps:
+ *
+ * 1. `/readyz` returns 503 and every response has `Connection: close`, for `drainDelaySeconds`.
+ * 2. The server stops accepting connections. Requests in flight finish, for at most `drainTimeoutSeconds`.
+ * 3. The server closes the remaining connections and the process exits with 0.
+ *
+ * A second signal exits immediately with 1.
+ *
+ * @param server a server of node:http or node:https, listening or not. Express (`app.listen(3000)`) and
+ *   Fastify (`app.server`) provide one.
  * @returns the same server
- * @throws {Error} when DRAIN_DELAY_SECONDS or DRAIN_TIMEOUT_SECONDS is not a number of seconds
+ * @throws {Error} if DRAIN_DELAY_SECONDS or DRAIN_TIMEOUT_SECONDS is not a number of seconds
  * @example
  * serve(createServer(handler).listen(process.env.PORT ?? 3000));
  */
-export declare function serve<Server extends NodeServer>(server: Server, how?: ServiceOptions): Server;
+export declare function serve<Server extends NodeServer>(server: Server, options?: ServiceOptions): Server;
 /**
- * The same in place of `Bun.serve(options)`, with other defaults: port 8080, hostname 0.0.0.0, `reusePort: false`, and
- * `development: false` in a build and where NODE_ENV is production when it runs. The first server of a process listens
- * on the environment's PORT where that is set, whatever its options say. Routes of the service's own win over the three
- * paths; `"/version": false` leaves that one to `fetch`.
+ * Replaces `Bun.serve(options)`: starts a Bun server with the three paths and the same drain.
+ *
+ * The defaults differ from Bun's: port 8080, hostname 0.0.0.0 and `reusePort: false`. `development` is
+ * `false` in a build and if NODE_ENV is `production` at run time. The first server of a process listens on
+ * the environment variable PORT if it is set, whatever its options contain. Routes of the service take
+ * precedence over the three paths. `"/version": false` leaves that path to `fetch`.
  *
  * @returns Bun's server
- * @throws {Error} when PORT, DRAIN_DELAY_SECONDS or DRAIN_TIMEOUT_SECONDS is not a number that can be one; or the
- *   operating system's error (`code` EADDRINUSE, EACCES) when the port cannot be had
+ * @throws {Error} if PORT, DRAIN_DELAY_SECONDS or DRAIN_TIMEOUT_SECONDS is not a valid number, or with the
+ *   operating system's error code (EADDRINUSE, EACCES) if the port is not available
  * @example
  * serve({ fetch: app.fetch }); // Hono, Elysia
  */
 export declare function serve<Data = undefined, R extends string = never>(
   options: Parameters<typeof bunServe<Data, R>>[0],
-  how?: ServiceOptions,
+  serviceOptions?: ServiceOptions,
 ): ReturnType<typeof bunServe<Data, R>>;
 
 /**
- * Something to do between the drain and the end of the process, like closing a database. Several are done one after the other;
- * after 5 s the process ends without them.
+ * Registers a callback to run between the drain and the exit of the process.
+ *
+ * Callbacks run one after another, in order of registration. The process exits after 5 s, even if they have
+ * not finished.
  *
  * @example
  * afterDrain(() => database.close());
  */
-export declare function afterDrain(ending: () => unknown): void;
+export declare function afterDrain(callback: () => unknown): void;
 
+/** State of a service. It only moves forward in this order. */
 export type State = "starting" | "ready" | "draining" | "stopped";
 
-/** The part of Bun's server that the drain needs. */
+/** Part of Bun's server that the drain uses. */
 export interface Stoppable {
-  /** Stops accepting; resolves when the requests in flight are done. With `true`, cuts them. */
+  /** Stops accepting connections and resolves when requests in flight have finished. `true` closes them. */
   stop(force?: boolean): Promise<void>;
 }
 
 /**
- * A service's life, for who builds a server without `serve`: starting, ready, draining, stopped; never back. It hears
- * no signals and writes no replies.
+ * State machine of a service, to implement shutdown without `serve`.
+ *
+ * It handles no signals and sends no responses.
+ *
+ * @example
+ * const lifecycle = new Lifecycle();
+ * process.on("SIGTERM", () => void lifecycle.drain([server], { delaySeconds: 2, timeoutSeconds: 10 }));
  */
 export declare class Lifecycle {
-  /** @param changed is told each new state */
+  /** @param changed callback that receives each new state */
   constructor(changed?: (state: State) => void);
   get state(): State;
-  /** From the first moment of the drain on: connections are told to end. */
+  /** Whether the drain has begun. From then on, responses should have `Connection: close`. */
   get leaving(): boolean;
+  /** Enters the state "ready". */
   ready(): void;
   /**
-   * Drains: not ready any more, `Connection: close` for `delaySeconds` while load balancers take notice, then stop
-   * accepting and finish what is in flight for at most `timeoutSeconds`, then cut the rest.
+   * Drains the servers and enters the state "stopped".
    *
-   * @returns whether requests had to be cut
+   * 1. The state is "draining" for `delaySeconds`. Load balancers need this time to remove the pod.
+   * 2. The servers stop accepting connections. Requests in flight finish, for at most `timeoutSeconds`.
+   * 3. The servers close the remaining connections.
+   *
+   * @returns whether requests were closed before they finished
    */
   drain(
     servers: Stoppable[],
@@ -122,7 +163,7 @@ export declare class Lifecycle {
   ): Promise<{ forced: boolean }>;
 }
 
-/** The part of a Node server that `serve` needs. */
+/** Part of a Node server that `serve` uses. */
 export interface NodeServer {
   close(callback?: (error?: Error) => void): unknown;
   closeIdleConnections(): void;
@@ -130,7 +171,7 @@ export interface NodeServer {
   emit(event: string, ...values: any[]): boolean;
 }
 
-/** The part of `Bun.serve`'s options that is known without bun-types. */
+/** Part of the options of `Bun.serve` that is typed without bun-types. */
 export interface BunOptions {
   port?: number | string | undefined;
   hostname?: string | undefined;
@@ -139,14 +180,14 @@ export interface BunOptions {
   readonly [option: string]: unknown;
 }
 
-/** The part of Bun's server that is known without bun-types. */
+/** Part of Bun's server that is typed without bun-types. */
 export interface BunServer extends Stoppable {
   readonly port: number | undefined;
   readonly hostname: string | undefined;
   reload(options: BunOptions): BunServer;
 }
 
-/** The global class of this name where there is one, else what stands in for it. */
+/** Instance type of the global class `Name` if it exists, otherwise `Else`. */
 type Global<Name extends string, Else> = typeof globalThis extends {
   [name in Name]: { prototype: infer Instance };
 }

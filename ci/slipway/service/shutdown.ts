@@ -1,31 +1,30 @@
-/** One process has one life, however many servers it has: this is it. */
+/** Coordinates readiness and shutdown of all servers in the process. */
 import { Lifecycle } from "./lifecycle.ts";
 import type { Stoppable } from "./service.d";
 import { NO_STORE_HEADERS, version, VERSION_PATH } from "./version.ts";
 
-/** A server that can also tell its clients to leave. */
+/** A server that can also tell its clients to disconnect. */
 export interface DrainableServer extends Stoppable {
-  /** From now on every reply says `Connection: close`. */
+  /** Adds `Connection: close` to every response from now on. */
   startDraining(): void;
 }
 
 const servers: DrainableServer[] = [];
-/** What is done between the drain and the end. */
-const endings: (() => unknown)[] = [];
-/** The lifecycle's, where it costs nothing to look at it with every reply. */
+const afterDrainCallbacks: (() => unknown)[] = [];
+/** Copy of `lifecycle.leaving` in a plain property, because every response reads it. */
 export const drainState = { leaving: false };
 const lifecycle = new Lifecycle((state) => {
   drainState.leaving = lifecycle.leaving;
   if (state === "draining") for (const server of servers) server.startDraining();
 });
-/** Promises of readiness that are not resolved yet. */
-let awaited = 0;
-const times = { delaySeconds: 0, timeoutSeconds: 0 };
+/** Number of servers that are not ready yet. */
+let pendingServers = 0;
+const drainTimes = { delaySeconds: 0, timeoutSeconds: 0 };
 
-/** Seconds that an ending may take before the process ends without it. */
-const ENDING_SECONDS = 5;
+/** Seconds until the process exits, even if callbacks are still running. */
+const CALLBACK_TIMEOUT_SECONDS = 5;
 
-/** What is answered beside the service's own. */
+/** Endpoints that are added to the routes of the service. */
 export const builtInRoutes: Record<string, () => Response> = {
   [VERSION_PATH]: version,
   "/readyz": () =>
@@ -33,64 +32,69 @@ export const builtInRoutes: Record<string, () => Response> = {
       status: lifecycle.state === "ready" ? 200 : 503,
       headers: NO_STORE_HEADERS,
     }),
-  // Also while draining, or Kubernetes would kill what is finishing its work.
+  // Returns 200 during the drain too. Otherwise Kubernetes would kill the container before it finishes.
   "/healthz": () => new Response("ok", { headers: NO_STORE_HEADERS }),
 };
 
-/** Whether no server was taken on yet. */
+/** Whether no server is registered yet. */
 export const isFirstServer = (): boolean => servers.length === 0;
 
-/** Takes a server on, which drains with the others from now on. */
+/** Registers a server, so that it drains together with the others. */
 export function registerServer(
   server: DrainableServer,
   { delaySeconds, timeoutSeconds, ready }: { delaySeconds: number; timeoutSeconds: number; ready?: unknown },
 ): void {
-  times.delaySeconds = Math.max(times.delaySeconds, delaySeconds);
-  times.timeoutSeconds = Math.max(times.timeoutSeconds, timeoutSeconds);
-  hear();
+  drainTimes.delaySeconds = Math.max(drainTimes.delaySeconds, delaySeconds);
+  drainTimes.timeoutSeconds = Math.max(drainTimes.timeoutSeconds, timeoutSeconds);
+  handleSignals();
   servers.push(server);
-  awaited += 1;
+  pendingServers += 1;
   void Promise.resolve(ready).then(() => {
-    awaited -= 1;
-    if (awaited === 0 && lifecycle.state === "starting") lifecycle.ready();
+    pendingServers -= 1;
+    if (pendingServers === 0 && lifecycle.state === "starting") lifecycle.ready();
   });
 }
 
-/** Something to do when nobody is served any more, like closing a database; in the order in which it was said. */
-export function afterDrain(ending: () => unknown): void {
-  endings.push(ending);
+/** Registers a callback to run between the drain and the exit. Callbacks run in order of registration. */
+export function afterDrain(callback: () => unknown): void {
+  afterDrainCallbacks.push(callback);
 }
 
-/** As afterDrain(), for a signal handler of the service's own, which may go on after it has returned and ends the process itself. */
+/**
+ * Registers a signal handler of the service to run after the drain.
+ *
+ * Unlike a callback of afterDrain(), it may continue after it has returned. It is expected to exit the
+ * process itself.
+ */
 export function runAfterDrain(handler: () => unknown): void {
-  handedOver = true;
+  hasServiceHandler = true;
   afterDrain(handler);
-  hear();
+  handleSignals();
 }
 
-let handedOver = false;
-let heard = false;
-/** The process's own: slipway/attach puts others in their place. */
+let hasServiceHandler = false;
+let isHandlingSignals = false;
+/** The original method, because attach.ts replaces it. */
 const on = process.on.bind(process);
 
-function hear(): void {
-  if (heard) return;
-  heard = true;
-  // As process 1 of a container the kernel drops signals that have no handler.
-  on("SIGTERM", stop);
-  on("SIGINT", stop);
+function handleSignals(): void {
+  if (isHandlingSignals) return;
+  isHandlingSignals = true;
+  // In process 1 of a container, the kernel ignores signals without a handler.
+  on("SIGTERM", shutDown);
+  on("SIGINT", shutDown);
 }
 
-function stop(): void {
+function shutDown(): void {
   if (lifecycle.leaving) process.exit(1);
-  // Without a server there is nobody to wait for.
-  const { delaySeconds } = servers.length > 0 ? times : { delaySeconds: 0 };
-  void lifecycle.drain(servers, { ...times, delaySeconds }).then(async ({ forced }) => {
-    if (forced) console.error(`requests were cut after ${times.timeoutSeconds} s of draining`);
-    const end = setTimeout(() => process.exit(0), ENDING_SECONDS * 1000);
-    for (const ending of endings) await ending();
-    if (!handedOver) process.exit(0);
-    // It has until then, and the process ends by itself when nothing is left to do.
-    end.unref();
+  // Without a server, there are no clients to wait for.
+  const { delaySeconds } = servers.length > 0 ? drainTimes : { delaySeconds: 0 };
+  void lifecycle.drain(servers, { ...drainTimes, delaySeconds }).then(async ({ forced }) => {
+    if (forced) console.error(`requests were closed after ${drainTimes.timeoutSeconds} s of draining`);
+    const exitTimer = setTimeout(() => process.exit(0), CALLBACK_TIMEOUT_SECONDS * 1000);
+    for (const callback of afterDrainCallbacks) await callback();
+    if (!hasServiceHandler) process.exit(0);
+    // The service's handler may still be running. The process exits when it has finished, or by the timer.
+    exitTimer.unref();
   });
 }

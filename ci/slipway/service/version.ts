@@ -1,4 +1,4 @@
-/** What this build is, as it was compiled in. */
+/** Identity of the build, compiled in by the bundler. */
 import type { Build } from "./service.d";
 
 declare const BUILD_ID: string | undefined;
@@ -6,7 +6,7 @@ declare const BUILD_NAME: string | undefined;
 declare const BUILD_VERSION: string | undefined;
 declare const BUILD_VERSION_PATH: string | undefined;
 
-/** Whether this is a build, and not the source. */
+/** Whether this code runs in a build, as opposed to from source. */
 export const isBuild = typeof BUILD_ID === "string";
 
 export const build: Build = {
@@ -16,11 +16,11 @@ export const build: Build = {
   bun: Bun.version,
 };
 
-/** Where `build` is answered. */
+/** Path that returns `build`. */
 export const VERSION_PATH = typeof BUILD_VERSION_PATH === "string" ? BUILD_VERSION_PATH : "/version";
 
-/** An answer kept by a cache says nothing about now. */
+/** Prevents caches from returning an outdated state. */
 export const NO_STORE_HEADERS = { "Cache-Control": "no-store" };
 
-/** The reply to `GET /version`: `build` as JSON. */
+/** Creates the response to `GET /version`: `build` as JSON. */
 export const version = (): Response => Response.json(build, { headers: NO_STORE_HEADERS });

@@ -1,22 +1,22 @@
-/** An archive's files in a directory. */
+/** Extracts the files of an image archive into a directory. */
 import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { layerReader, readArchive, type Archive } from "../image/archive-reader.ts";
 import { listTar, readTar } from "../image/tar-reader.ts";
 
 /**
- * Unpacks an archive as slipway writes them: directories and files, all of whose modes count, for any user to read.
+ * Extracts an archive that slipway has written, with the mode of each file and directory.
  *
- * @throws {Error} when it holds something else, a link for example, or a path that leads out of it
+ * @throws {Error} if the archive holds another type of entry, such as a link, or a path outside the image
  */
 export async function extractImage(archive: string, root: string): Promise<Archive> {
-  const read = (await readArchive(archive))!;
-  const { layers, packed } = read;
+  const image = (await readArchive(archive))!;
+  const { layers, packed } = image;
   await mkdir(root, { recursive: true });
   await chmod(root, 0o755);
   const { unpacked } = layerReader(archive, layers);
   for (const layer of layers) {
-    // What is not packed is read where it is, file by file: a layer is over 100 MB.
+    // Reads an uncompressed layer file by file, because a layer is larger than 100 MB.
     const tar = packed ? new Blob([await unpacked(layer)]) : Bun.file(archive);
     const entries = packed
       ? listTar(layer.path, await unpacked(layer))
@@ -28,10 +28,12 @@ export async function extractImage(archive: string, root: string): Promise<Archi
       } else if (type === "file") {
         await mkdir(dirname(target), { recursive: true });
         await writeFile(target, await tar.slice(offset, offset + size).bytes());
-      } else throw new Error(`${archive} has ${path}, a ${type}: it is not one of this pipeline`);
-      // Whatever the user's mask is.
+      } else {
+        throw new Error(`${archive} contains ${path} of type ${type}, which slipway does not write`);
+      }
+      // Sets the mode separately, because mkdir() and writeFile() apply the umask.
       await chmod(target, mode);
     }
   }
-  return read;
+  return image;
 }

@@ -1,40 +1,40 @@
-/** What a container says, bounded: the first of it and the last. */
+/** Collects the output of a container with bounded memory. */
 
-/** Bytes of each. */
-const FIRST = 16_384;
-const LAST = 49_152;
+/** Characters to keep from the start and from the end. */
+const HEAD_LENGTH = 16_384;
+const TAIL_LENGTH = 49_152;
 
 export class OutputBuffer {
-  #first = "";
-  #last = "";
-  #left = 0;
-  readonly #ends: Promise<void>[] = [];
+  #head = "";
+  #tail = "";
+  #dropped = 0;
+  readonly #streams: Promise<void>[] = [];
 
-  /** Listens until the stream ends. */
-  hear(stream: ReadableStream<Uint8Array>): void {
-    this.#ends.push(this.#listen(stream));
+  /** Reads the stream until it ends. */
+  collect(stream: ReadableStream<Uint8Array>): void {
+    this.#streams.push(this.#read(stream));
   }
 
-  async #listen(stream: ReadableStream<Uint8Array>): Promise<void> {
+  async #read(stream: ReadableStream<Uint8Array>): Promise<void> {
     const decoder = new TextDecoder();
-    for await (const chunk of stream) this.#take(decoder.decode(chunk, { stream: true }));
+    for await (const chunk of stream) this.#append(decoder.decode(chunk, { stream: true }));
   }
 
-  #take(text: string): void {
-    const room = Math.max(0, FIRST - this.#first.length);
-    this.#first += text.slice(0, room);
-    this.#last += text.slice(room);
-    const over = this.#last.length - LAST;
-    if (over <= 0) return;
-    this.#left += over;
-    this.#last = this.#last.slice(over);
+  #append(text: string): void {
+    const free = Math.max(0, HEAD_LENGTH - this.#head.length);
+    this.#head += text.slice(0, free);
+    this.#tail += text.slice(free);
+    const excess = this.#tail.length - TAIL_LENGTH;
+    if (excess <= 0) return;
+    this.#dropped += excess;
+    this.#tail = this.#tail.slice(excess);
   }
 
-  /** All of it that was kept, when the streams have ended, or after a moment: a child may hold them. */
+  /** Returns the output when the streams end, or after 500 ms, because a child process may keep them open. */
   async all(): Promise<string> {
-    await Promise.race([Promise.all(this.#ends), Bun.sleep(500)]);
-    return this.#left > 0
-      ? `${this.#first}\n… ${this.#left} characters are left out …\n${this.#last}`
-      : this.#first + this.#last;
+    await Promise.race([Promise.all(this.#streams), Bun.sleep(500)]);
+    return this.#dropped > 0
+      ? `${this.#head}\n… ${this.#dropped} characters omitted …\n${this.#tail}`
+      : this.#head + this.#tail;
   }
 }

@@ -1,24 +1,26 @@
-/** Asks as the kubelet does. https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/ */
+/**
+ * Runs probes like the kubelet.
+ * https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
+ */
 import { connect } from "node:net";
 import type { ProbeCheck } from "../kubernetes/probe-spec.ts";
 
-/** Runs a command in the container. @returns what is wrong; undefined: it ended with 0 */
-export type ExecProbe = (command: string[], seconds: number) => Promise<string | undefined>;
+/** Runs a command in the container. @returns the failure, or undefined if the exit code is 0 */
+export type ExecProbe = (command: string[], timeoutSeconds: number) => Promise<string | undefined>;
 
 /**
- * Asks once.
+ * Runs a probe once.
  *
- * @param seconds within which it has to be answered
- * @returns what is wrong; undefined: it passes
+ * @returns the failure, or undefined if the probe passes
  */
 export async function runProbe(
   host: string,
   check: ProbeCheck,
-  seconds: number,
+  timeoutSeconds: number,
   exec: ExecProbe,
 ): Promise<string | undefined> {
-  if (check.how === "exec") return exec(check.command, seconds);
-  if (check.how === "tcp") return knock(host, check.port, seconds);
+  if (check.how === "exec") return exec(check.command, timeoutSeconds);
+  if (check.how === "tcp") return probeTcp(host, check.port, timeoutSeconds);
   try {
     const response = await fetch(`${check.scheme}://${host}:${check.port}${check.path}`, {
       headers: { "User-Agent": "kube-probe/1.32", Connection: "close", ...Object.fromEntries(check.headers) },
@@ -26,61 +28,65 @@ export async function runProbe(
       redirect: "manual",
       proxy: false,
       tls: { rejectUnauthorized: false },
-      signal: AbortSignal.timeout(seconds * 1000),
+      signal: AbortSignal.timeout(timeoutSeconds * 1000),
     });
     await response.body?.cancel();
     return response.status >= 200 && response.status < 400 ? undefined : `status ${response.status}`;
   } catch (error) {
-    return reason(error, seconds);
+    return describeError(error, timeoutSeconds);
   }
 }
 
-function knock(host: string, port: number, seconds: number): Promise<string | undefined> {
+function probeTcp(host: string, port: number, timeoutSeconds: number): Promise<string | undefined> {
   const { promise, resolve } = Promise.withResolvers<string | undefined>();
-  const socket = connect({ host, port, timeout: seconds * 1000 });
+  const socket = connect({ host, port, timeout: timeoutSeconds * 1000 });
   socket.once("connect", () => resolve(undefined));
-  socket.once("timeout", () => resolve(`no answer within ${seconds} s`));
-  socket.once("error", (error) => resolve(reason(error, seconds)));
+  socket.once("timeout", () => resolve(`no response within ${timeoutSeconds} s`));
+  socket.once("error", (error) => resolve(describeError(error, timeoutSeconds)));
   return promise.finally(() => socket.destroy());
 }
 
-function reason(error: unknown, seconds: number): string {
+function describeError(error: unknown, timeoutSeconds: number): string {
   const { name, code, message } = error as NodeJS.ErrnoException;
-  if (name === "TimeoutError") return `no answer within ${seconds} s`;
-  return code === "ConnectionRefused" || code === "ECONNREFUSED" ? "nobody listens there" : message;
+  if (name === "TimeoutError") return `no response within ${timeoutSeconds} s`;
+  return code === "ConnectionRefused" || code === "ECONNREFUSED" ? "connection refused" : message;
 }
 
-/** A request that has begun: it is in flight until finish(). */
+/** A request in flight. */
 export interface PendingRequest {
-  /** Sends the rest. @returns what is wrong with the reply; undefined: it is whole and says what is expected */
+  /**
+   * Sends the rest of the request.
+   * @returns the failure, or undefined if the response contains the expected text
+   */
   finish(): Promise<string | undefined>;
 }
 
-/** Seconds that the reply may take. */
-const REPLY_SECONDS = 5;
+const RESPONSE_TIMEOUT_SECONDS = 5;
 
 /**
- * Sends the first half of a request's head. Servers count a connection as busy from then on, so that a drain has to wait
- * for it, whichever handler it is for.
+ * Sends the first half of a request head.
  *
- * @param expected what the reply has to contain
+ * Servers count a connection as busy from then on. A drain therefore has to wait for it, whichever handler it
+ * is for.
+ *
+ * @param expected text that the response has to contain
  */
 export async function beginRequest(
   { host, port, path }: { host: string; port: number; path: string },
   expected: string,
 ): Promise<PendingRequest> {
-  let reply = "";
+  let response = "";
   const ended = Promise.withResolvers<string>();
   const socket = connect({ host, port });
-  socket.setTimeout(REPLY_SECONDS * 1000);
+  socket.setTimeout(RESPONSE_TIMEOUT_SECONDS * 1000);
   socket.on("data", (data) => {
-    reply += data.toString("latin1");
-    // It need not close the connection for that.
-    if (reply.includes(expected)) ended.resolve("");
+    response += data.toString("latin1");
+    // Does not wait for the server to close the connection.
+    if (response.includes(expected)) ended.resolve("");
   });
-  socket.once("timeout", () => ended.resolve(`no reply within ${REPLY_SECONDS} s`));
+  socket.once("timeout", () => ended.resolve(`no response within ${RESPONSE_TIMEOUT_SECONDS} s`));
   socket.once("error", (error) => ended.resolve(error.message));
-  socket.once("close", () => ended.resolve("the connection was closed without a reply"));
+  socket.once("close", () => ended.resolve("the connection was closed without a response"));
   await new Promise<void>((resolve) => {
     socket.once("connect", resolve);
     void ended.promise.then(() => resolve());
@@ -89,11 +95,11 @@ export async function beginRequest(
   return {
     async finish() {
       if (!socket.destroyed) socket.write("pway\r\n\r\n");
-      const wrong = await ended.promise;
+      const failure = await ended.promise;
       socket.destroy();
-      if (reply.includes(expected)) return undefined;
-      const [status = ""] = reply.split("\r\n");
-      return status ? `it was answered with ${status}` : wrong;
+      if (response.includes(expected)) return undefined;
+      const [status = ""] = response.split("\r\n");
+      return status ? `the response was ${status}` : failure;
     },
   };
 }

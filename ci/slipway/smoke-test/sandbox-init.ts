@@ -1,10 +1,11 @@
 /**
- * Runs inside of new namespaces, as their process 1: lays the pod's file system out, starts the service in it and leads it
- * through its life. With its own end all that it started ends, and all that it mounted is gone.
+ * Runs as process 1 of new namespaces: mounts the pod's file system and runs the scenario.
  *
- *     unshare … bun sandbox-init.ts FILE      FILE is a Stage as JSON; the Outcome comes on stdout, as JSON
+ *     unshare … bun sandbox-init.ts FILE
  *
- * It ends when its stdin does, so that it does not outlive the pipeline.
+ * FILE is a SandboxConfig as JSON. The result is written to stdout as JSON. When this process exits, the
+ * kernel ends its child processes and removes its mounts. It exits when its stdin closes, so that it does not
+ * outlive the pipeline.
  */
 import { chmodSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -13,40 +14,46 @@ import { exitResultOf, runScenario, type SmokeTestResult, type ServiceProcess } 
 import { configureLoopback, flags, listeningPorts, makeReadOnly, mount, setHostname } from "./syscalls.ts";
 import { OutputBuffer } from "./output-buffer.ts";
 
-/** What it is given. */
 export interface SandboxConfig {
   pod: PodSpec;
   id: string;
-  /** The image's files. */
+  /** Directory with the image's files. */
   root: string;
-  /** An empty directory, to mount volumes below. */
+  /** Empty directory for the volumes. */
   volumes: string;
-  /** Whether it has the rights of root in a user namespace of its own only. */
+  /** Whether this process is root in a new user namespace only, as opposed to root of the machine. */
   user: boolean;
-  /** Where these programs are. */
+  /** Paths of util-linux's programs. */
   programs: { unshare: string; nsenter: string | undefined };
 }
 
-/** What a container runtime puts into /dev. https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md */
+/**
+ * Devices and links that a container runtime creates in /dev.
+ * https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md
+ */
 const devices = ["null", "zero", "full", "random", "urandom", "tty"];
 const links = { fd: "/proc/self/fd", stdin: "fd/0", stdout: "fd/1", stderr: "fd/2" };
-/** What util-linux's unshare says, with exit code 1, where its child was ended by SIGKILL: it tries to do as that. */
+/**
+ * Error of util-linux's unshare, with exit code 1, if SIGKILL ended its child. It tries to end itself by the
+ * same signal.
+ */
 const KILLED = /^unshare: sigprocmask unblock failed:.*\n/m;
 /** HOST_NAME_MAX of limits.h */
 const HOSTNAME_BYTES = 64;
 /** containerd's default, in bytes. */
 const SHM_BYTES = 64 * 2 ** 20;
 
-/** What the kubelet puts into /etc; there is no name server. */
-const hosts = ({ address, name }: PodSpec) => `127.0.0.1 localhost\n::1 localhost\n${address} ${name}\n`;
+/** Content of /etc/hosts, as the kubelet writes it. */
+const hostsFile = ({ address, name }: PodSpec) => `127.0.0.1 localhost\n::1 localhost\n${address} ${name}\n`;
 
-function layOut({ pod, root, volumes }: SandboxConfig): void {
+function mountFileSystem({ pod, root, volumes }: SandboxConfig): void {
   const { nosuid, nodev, noexec } = flags;
   for (const path of ["/proc", "/dev", "/etc", pod.cwd, ...pod.mounts.map(({ path }) => path)]) {
     mkdirSync(join(root, path), { recursive: true });
   }
-  writeFileSync(join(root, "etc/hosts"), hosts(pod));
+  writeFileSync(join(root, "etc/hosts"), hostsFile(pod));
   writeFileSync(join(root, "etc/hostname"), `${pod.name}\n`);
+  // There is no name server.
   writeFileSync(join(root, "etc/resolv.conf"), "nameserver 127.0.0.1\n");
   mount(root, root, "", flags.bind | flags.rec);
 
@@ -64,7 +71,7 @@ function layOut({ pod, root, volumes }: SandboxConfig): void {
 
   for (const { name, bytes } of pod.volumes) {
     mkdirSync(join(volumes, name));
-    // The kubelet's mode of an emptyDir.
+    // The kubelet creates an emptyDir with this mode.
     mount("tmpfs", join(volumes, name), "tmpfs", nosuid | nodev, `mode=777${bytes ? `,size=${bytes}` : ""}`);
   }
   for (const { volume, path, subPath = "", readOnly } of pod.mounts) {
@@ -78,102 +85,114 @@ function layOut({ pod, root, volumes }: SandboxConfig): void {
   makeReadOnly(root);
 }
 
-/** Starts it as process 1 of a further process namespace, as which it gets no signal that it does not handle. */
-function start({ pod, root, user, programs }: SandboxConfig): ServiceProcess {
-  // In a user namespace, whose one user is root, another name for that one; or else another one.
-  const as = user
+/** Starts the service as process 1 of a PID namespace. As in a container, it gets only signals it handles. */
+function startService({ pod, root, user, programs }: SandboxConfig): ServiceProcess {
+  // A user namespace has one user, root. A nested user namespace maps it to the pod's uid.
+  const asPodUser = user
     ? ["--user", `--map-user=${pod.uid}`, `--map-group=${pod.gid}`]
     : [`--setuid=${pod.uid}`, `--setgid=${pod.gid}`];
   const child = Bun.spawn(
     [
       programs.unshare,
       ...["--pid", "--fork", "--kill-child", "--mount", "--mount-proc"],
-      ...[`--root=${root}`, `--wd=${pod.cwd}`, ...as],
+      ...[`--root=${root}`, `--wd=${pod.cwd}`, ...asPodUser],
       "--",
       ...pod.argv,
     ],
     { env: pod.env, stdin: "ignore", stdout: "pipe", stderr: "pipe" },
   );
-  const words = new OutputBuffer();
-  words.hear(child.stdout);
-  words.hear(child.stderr);
+  const output = new OutputBuffer();
+  output.collect(child.stdout);
+  output.collect(child.stderr);
   return {
     host: pod.address,
-    words,
-    ended: exitResultOf(child).then(async (ending) =>
-      KILLED.test(await words.all()) ? { how: "SIGKILL", ok: false } : ending,
+    output,
+    exited: exitResultOf(child).then(async (exit) =>
+      KILLED.test(await output.all()) ? { how: "SIGKILL", ok: false } : exit,
     ),
     signal(name) {
-      const own = childOf(child.pid);
-      if (own !== undefined) process.kill(own, name);
-      // It has not come to that yet.
+      const pid = findChildOf(child.pid);
+      if (pid !== undefined) process.kill(pid, name);
+      // unshare has not started the service yet.
       else child.kill("SIGKILL");
     },
-    exec: (command, seconds) => exec(childOf(child.pid), command, seconds),
+    exec: (command, timeoutSeconds) => exec(findChildOf(child.pid), command, timeoutSeconds),
     listening: listeningPorts,
   };
 
-  async function exec(of: number | undefined, command: string[], seconds: number) {
-    if (!programs.nsenter || of === undefined) return "there is no nsenter on PATH";
-    // It keeps the caller's user, which has the container's name in there.
-    const as = user ? ["--user", "--preserve-credentials"] : [`--setuid=${pod.uid}`, `--setgid=${pod.gid}`];
+  async function exec(pid: number | undefined, command: string[], timeoutSeconds: number) {
+    if (!programs.nsenter || pid === undefined) return "nsenter not found on PATH";
+    // In a user namespace, nsenter keeps the caller's user, which is mapped to the pod's uid.
+    const asPodUser = user
+      ? ["--user", "--preserve-credentials"]
+      : [`--setuid=${pod.uid}`, `--setgid=${pod.gid}`];
     const entered = Bun.spawn(
-      [programs.nsenter, `--target=${of}`, "--mount", "--pid", "--root", "--wd", ...as, "--", ...command],
+      [
+        programs.nsenter,
+        `--target=${pid}`,
+        "--mount",
+        "--pid",
+        "--root",
+        "--wd",
+        ...asPodUser,
+        "--",
+        ...command,
+      ],
       {
         env: pod.env,
         stdin: "ignore",
         stdout: "pipe",
         stderr: "pipe",
-        timeout: seconds * 1000,
+        timeout: timeoutSeconds * 1000,
         killSignal: "SIGKILL",
       },
     );
-    const said = Promise.all([entered.stdout, entered.stderr].map((stream) => new Response(stream).text()));
+    const texts = Promise.all([entered.stdout, entered.stderr].map((stream) => new Response(stream).text()));
     const code = await entered.exited;
     if (code === 0) return undefined;
-    if (entered.signalCode) return `it does not end within ${seconds} s`;
-    return [`exit code ${code}`, (await said).join("").trim().slice(0, 200)].filter(Boolean).join(": ");
+    if (entered.signalCode) return `the command did not exit within ${timeoutSeconds} s`;
+    return [`exit code ${code}`, (await texts).join("").trim().slice(0, 200)].filter(Boolean).join(": ");
   }
 }
 
-/** The process whose parent is `pid`. */
-function childOf(pid: number): number | undefined {
+/** Finds the process whose parent is `pid`. */
+function findChildOf(pid: number): number | undefined {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
-    .find((other) => parentOf(other) === pid);
+    .find((candidate) => parentOf(candidate) === pid);
 }
 
 function parentOf(pid: number): number | undefined {
   try {
-    // proc(5): what stands in brackets is the program's name, which may be anything.
+    // proc(5): the program's name in brackets may contain any character.
     return Number(/\) \S (\d+)[^)]*$/.exec(readFileSync(`/proc/${pid}/stat`, "utf8"))?.[1]);
   } catch {
     return undefined;
   }
 }
 
-async function outliveNobody(): Promise<never> {
+async function exitWhenStdinCloses(): Promise<never> {
   for await (const _ of Bun.stdin.stream());
   process.exit(1);
 }
 
-/** @returns the outcome; a string: why this machine cannot do it */
-async function rehearse(stage: SandboxConfig): Promise<SmokeTestResult | string> {
+/** @returns the result, or the reason why this machine cannot set up the sandbox */
+async function runSandbox(config: SandboxConfig): Promise<SmokeTestResult | string> {
   try {
-    layOut(stage);
-    configureLoopback(stage.pod.address);
-    setHostname(stage.pod.name.slice(0, HOSTNAME_BYTES));
+    mountFileSystem(config);
+    configureLoopback(config.pod.address);
+    setHostname(config.pod.name.slice(0, HOSTNAME_BYTES));
   } catch (error) {
     return (error as Error).message;
   }
-  const outcome = await runScenario(stage.pod, start(stage), stage.id);
-  return { ...outcome, output: outcome.output.replace(KILLED, "") };
+  const result = await runScenario(config.pod, startService(config), config.id);
+  return { ...result, output: result.output.replace(KILLED, "") };
 }
 
 if (import.meta.main) {
-  void outliveNobody();
-  const outcome = await rehearse((await Bun.file(process.argv[2]!).json()) as SandboxConfig);
-  await Bun.write(Bun.stdout, JSON.stringify(outcome));
+  void exitWhenStdinCloses();
+  const result = await runSandbox((await Bun.file(process.argv[2]!).json()) as SandboxConfig);
+  await Bun.write(Bun.stdout, JSON.stringify(result));
   process.exit(0);
 }

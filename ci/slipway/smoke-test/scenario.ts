@@ -1,29 +1,30 @@
-/** A pod's life in a second: it starts, is probed, says which build it is, and drains. */
+/** Runs a pod's life in about a second: start, probes, version request, drain. */
 import type { PodSpec } from "../kubernetes/pod-spec.ts";
 import { describeProbeCheck, type ScheduledProbe } from "../kubernetes/probe-spec.ts";
 import { fetchVersion } from "../deploy/verify.ts";
 import { beginRequest, runProbe, type ExecProbe } from "./probes.ts";
 import type { OutputBuffer } from "./output-buffer.ts";
 
-/** The service's process, wherever it runs. */
+/** Process of the service in the sandbox. */
 export interface ServiceProcess {
-  /** Where its ports are. */
+  /** Address of the service's ports. */
   host: string;
-  words: OutputBuffer;
-  /** How it ended, in words, and whether that was exit code 0. */
-  ended: Promise<ExitResult>;
+  output: OutputBuffer;
+  exited: Promise<ExitResult>;
   signal(name: "SIGTERM" | "SIGKILL"): void;
   exec: ExecProbe;
-  /** Where it listens, `0.0.0.0:3000`; undefined: that cannot be told here. */
-  listening?: () => string[];
+  /** Lists the listening sockets, such as `0.0.0.0:3000`. */
+  listening(): string[];
 }
 
 export interface ExitResult {
+  /** Exit code or signal, for messages. */
   how: string;
+  /** Whether the exit code is 0. */
   ok: boolean;
 }
 
-/** How a process ends. */
+/** Waits until a process exits. */
 export async function exitResultOf(child: Bun.Subprocess): Promise<ExitResult> {
   const code = await child.exited;
   const { signalCode } = child;
@@ -33,145 +34,160 @@ export async function exitResultOf(child: Bun.Subprocess): Promise<ExitResult> {
   };
 }
 
-/** What came of it. It is handed from one process to another as JSON. */
+/** Result of the scenario. It is passed between processes as JSON. */
 export interface SmokeTestResult {
-  /** What holds, in a few words each, in order. */
-  tried: string[];
-  /** What does not; undefined: all does. */
+  /** Short descriptions of the checks that passed, in order. */
+  passed: string[];
+  /** The check that failed, or undefined if all passed. */
   failure?: string;
-  /** What the container said. */
+  /** Output of the container, if a check failed. */
   output: string;
 }
 
-/** Milliseconds between two questions, and from SIGTERM until the request in flight goes on. */
-const PAUSE = 10;
-const FLIGHT = 100;
-/** Milliseconds for last words. */
-const LAST_WORDS = 1000;
-/** Seconds until the version is told where no probe waits for the service before. */
-const VERSION_SECONDS = 10;
+const POLL_MS = 10;
+/** Milliseconds from SIGTERM until the request in flight continues. */
+const PAUSE_AFTER_SIGTERM_MS = 100;
+/**
+ * Milliseconds that a failed container has to exit after each signal, because its buffers may hold output.
+ */
+const FLUSH_TIMEOUT_MS = 1000;
+/** Seconds until the version request must succeed. It may be the first request, if there are no probes. */
+const VERSION_TIMEOUT_SECONDS = 10;
 
 /**
- * Leads a process through the life that the manifests have for it, and ends it.
+ * Probes the service, requests its version, drains it and stops it.
  *
- * @param id what /version has to say
- * @param check looks at the process when it is ready; it throws a Failure
+ * @param id build ID that the version path has to return
  */
 export async function runScenario(
   pod: PodSpec,
-  running: ServiceProcess,
+  service: ServiceProcess,
   id: string,
-  check: () => void | Promise<void> = () => {},
 ): Promise<SmokeTestResult> {
-  const tried: string[] = [];
+  const passed: string[] = [];
   try {
-    for (const asked of pod.asks) {
-      await pass(asked, running);
-      tried.push(`${asked.kind} (${describeProbeCheck(asked.check)})`);
+    for (const probe of pod.asks) {
+      await waitForProbe(probe, service);
+      passed.push(`${probe.kind} (${describeProbeCheck(probe.check)})`);
     }
-    await answerVersion(pod, running, id);
-    tried.push(pod.version.path);
-    await check();
-    await drain(pod, running, id);
-    tried.push("drain");
-    return { tried, output: "" };
+    await checkVersion(pod, service, id);
+    passed.push(pod.version.path);
+    await checkDrain(pod, service, id);
+    passed.push("drain");
+    return { passed, output: "" };
   } catch (error) {
     if (!(error instanceof SmokeTestFailure)) throw error;
-    await end(running);
-    return { tried, failure: error.message, output: await running.words.all() };
+    await stop(service);
+    return { passed, failure: error.message, output: await service.output.all() };
   }
 }
 
-/** Ends it, by SIGTERM at first: what it would have said may still be in its buffers. */
-async function end({ ended, signal }: ServiceProcess): Promise<void> {
+/** Stops the service, first with SIGTERM, so that it can flush its output. */
+async function stop({ exited, signal }: ServiceProcess): Promise<void> {
   for (const name of ["SIGTERM", "SIGKILL"] as const) {
     signal(name);
-    if (await Promise.race([ended, Bun.sleep(LAST_WORDS)])) return;
+    if (await Promise.race([exited, Bun.sleep(FLUSH_TIMEOUT_MS)])) return;
   }
 }
 
-/** What is wrong with the container. */
+/** A failed check of the container. */
 export class SmokeTestFailure extends Error {
   override name = "Failure";
 }
 
-/** Asks until nothing is wrong. @returns what is wrong when the time is over @throws {SmokeTestFailure} when it has ended */
-async function until(
-  { ended }: ServiceProcess,
-  seconds: number,
-  before: string,
+/**
+ * Repeats an attempt until it succeeds or the time is over.
+ *
+ * @param event event that the attempt waits for, for messages
+ * @returns the last failure, or undefined
+ * @throws {SmokeTestFailure} if the container exits
+ */
+async function retryUntil(
+  { exited }: ServiceProcess,
+  timeoutSeconds: number,
+  event: string,
   attempt: () => Promise<string | undefined>,
 ): Promise<string | undefined> {
-  const end = performance.now() + seconds * 1000;
-  const over = ended.then(
-    ({ how }) => new SmokeTestFailure(`the container ended with ${how} before ${before}`),
+  const deadline = performance.now() + timeoutSeconds * 1000;
+  const early = exited.then(
+    ({ how }) => new SmokeTestFailure(`the container ended with ${how} before ${event}`),
   );
   for (;;) {
-    const wrong = await Promise.race([over, attempt()]);
-    if (wrong instanceof SmokeTestFailure) throw wrong;
-    if (wrong === undefined || performance.now() > end) return wrong;
-    await Bun.sleep(PAUSE);
+    const failure = await Promise.race([early, attempt()]);
+    if (failure instanceof SmokeTestFailure) throw failure;
+    if (failure === undefined || performance.now() > deadline) return failure;
+    await Bun.sleep(POLL_MS);
   }
 }
 
-async function pass(
+async function waitForProbe(
   { kind, check, seconds, patienceSeconds }: ScheduledProbe,
-  running: ServiceProcess,
+  service: ServiceProcess,
 ): Promise<void> {
-  const wrong = await until(running, patienceSeconds, `its ${kind} probe passed`, () =>
-    runProbe(running.host, check, seconds, running.exec),
+  const failure = await retryUntil(service, patienceSeconds, `the ${kind} probe passed`, () =>
+    runProbe(service.host, check, seconds, service.exec),
   );
-  if (wrong === undefined) return;
-  const what = `the ${kind} probe (${describeProbeCheck(check)}) fails: ${wrong}${elsewhere(running, check)}`;
-  throw new SmokeTestFailure(`${what}, after ${patienceSeconds} s`);
+  if (failure === undefined) return;
+  const probe = `the ${kind} probe (${describeProbeCheck(check)})`;
+  const hint = check.how === "exec" ? "" : describeOtherPorts(service, check.port);
+  throw new SmokeTestFailure(`${probe} failed for ${patienceSeconds} s: ${failure}${hint}`);
 }
 
-/** Where it listens instead, if it does at all. */
-function elsewhere({ host, listening }: ServiceProcess, check: { port?: number; how?: string }): string {
-  const places = listening?.() ?? [];
-  const reached = [`0.0.0.0:${check.port}`, `[::]:${check.port}`, `${host}:${check.port}`];
-  if (check.port === undefined || !listening || places.some((place) => reached.includes(place))) return "";
-  return places.length > 0 ? ` (it listens on ${places.join(", ")})` : " (it listens nowhere)";
+/** Describes the listening sockets if none of them is the expected port. */
+function describeOtherPorts({ host, listening }: ServiceProcess, port: number): string {
+  const sockets = listening();
+  const expected = [`0.0.0.0:${port}`, `[::]:${port}`, `${host}:${port}`];
+  if (sockets.some((socket) => expected.includes(socket))) return "";
+  return ` (the service listens on ${sockets.length > 0 ? sockets.join(", ") : "no port"})`;
 }
 
-async function answerVersion(
+async function checkVersion(
   { version: { port, path } }: PodSpec,
-  running: ServiceProcess,
+  service: ServiceProcess,
   id: string,
 ): Promise<void> {
-  const url = `http://${running.host}:${port}${path}`;
+  const url = `http://${service.host}:${port}${path}`;
   const signal = new AbortController().signal;
   let found: string | undefined;
-  const wrong = await until(running, VERSION_SECONDS, `it answered ${path}`, async () => {
-    const answer = await fetchVersion(
+  const failure = await retryUntil(service, VERSION_TIMEOUT_SECONDS, `${path} responded`, async () => {
+    const reply = await fetchVersion(
       { url, open: (init) => fetch(url, { ...init, proxy: false }) },
       { signal },
     );
-    found = answer.id;
-    return answer.failure;
+    found = reply.id;
+    return reply.failure;
   });
-  if (wrong !== undefined)
-    throw new SmokeTestFailure(`GET :${port}${path} fails: ${wrong}${elsewhere(running, { port })}`);
-  if (found !== id) throw new SmokeTestFailure(`GET :${port}${path} answers with the id ${found}, not ${id}`);
+  if (failure !== undefined)
+    throw new SmokeTestFailure(`GET :${port}${path} failed: ${failure}${describeOtherPorts(service, port)}`);
+  if (found !== id)
+    throw new SmokeTestFailure(`GET :${port}${path} returned the ID ${found}, expected ${id}`);
 }
 
-/** SIGTERM while a request is in flight: that is answered, and the end is exit code 0 within the grace period. */
-async function drain({ version, graceSeconds }: PodSpec, running: ServiceProcess, id: string): Promise<void> {
-  const flight = await beginRequest({ host: running.host, ...version }, id);
-  // Accepted, and read as far as it goes.
-  await Bun.sleep(PAUSE);
-  running.signal("SIGTERM");
-  const end = performance.now() + graceSeconds * 1000;
-  await Promise.race([running.ended, Bun.sleep(FLIGHT)]);
-  const wrong = await flight.finish();
-  const ending = await Promise.race([running.ended, Bun.sleep(Math.max(0, end - performance.now()))]);
-  if (!ending) {
+/**
+ * Sends SIGTERM while a request is in flight.
+ *
+ * The request has to finish, and the container has to exit with 0 within the grace period.
+ */
+async function checkDrain(
+  { version, graceSeconds }: PodSpec,
+  service: ServiceProcess,
+  id: string,
+): Promise<void> {
+  const request = await beginRequest({ host: service.host, ...version }, id);
+  // Gives the service time to accept the connection and read the first half.
+  await Bun.sleep(POLL_MS);
+  service.signal("SIGTERM");
+  const deadline = performance.now() + graceSeconds * 1000;
+  await Promise.race([service.exited, Bun.sleep(PAUSE_AFTER_SIGTERM_MS)]);
+  const failure = await request.finish();
+  const remaining = Math.max(0, deadline - performance.now());
+  const exit = await Promise.race([service.exited, Bun.sleep(remaining)]);
+  if (!exit)
     throw new SmokeTestFailure(
-      `the container still runs ${graceSeconds} s after SIGTERM, when the cluster kills it`,
+      `the container still runs ${graceSeconds} s after SIGTERM, and the cluster would kill it`,
     );
-  }
-  if (!ending.ok)
-    throw new SmokeTestFailure(`after SIGTERM the container ends with ${ending.how}, not with exit code 0`);
-  if (wrong !== undefined)
-    throw new SmokeTestFailure(`a request in flight at SIGTERM is not finished: ${wrong}`);
+  if (!exit.ok)
+    throw new SmokeTestFailure(`after SIGTERM the container ended with ${exit.how}, expected exit code 0`);
+  if (failure !== undefined)
+    throw new SmokeTestFailure(`a request in flight at SIGTERM did not finish: ${failure}`);
 }

@@ -1,6 +1,8 @@
 /**
- * The smoke test for a machine without a cluster: what the cluster would do with an archive, as far as this machine can. The
- * image's files are the root, the manifests say the rest: variables, mounts, probes, user, and how long the end may take.
+ * Tests an image on a machine without a cluster: runs the container in a sandbox, like the cluster would.
+ *
+ * The root file system holds the image's files. The manifests define variables, mounts, probes, user and
+ * grace period.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -12,87 +14,90 @@ import type { Service } from "../core/service-config.ts";
 import { ownArchitecture } from "../image/platform.ts";
 import { runInSandbox } from "./sandbox.ts";
 import type { SmokeTestResult } from "./scenario.ts";
-import { runOnHost } from "./host-process.ts";
 import { extractImage } from "./extract-image.ts";
 
-/** What a smoke test is about. */
 export interface SmokeTestInput {
   archive: string;
-  /** What /version has to say. */
+  /** Build ID that the version path has to return. */
   id: string;
   signal?: AbortSignal;
 }
 
+/** Outcome of a smoke test that did not fail, for the report of the run. */
+export interface SmokeTestOutcome {
+  /** Checks that passed and parts that were not tested, or why the test was skipped. */
+  detail: string;
+  skipped: boolean;
+}
+
 /**
- * Unpacks the archive and leads the service through a pod's life.
+ * Extracts the archive and runs the service through a pod's life. Skips the test if this machine has no
+ * sandbox.
  *
- * @returns what was tried and what was not, as a sentence
- * @throws {PipelineError} "project" when it does not start, is another build, fails a probe, does not drain, or loads a library
- * that is not in the image, with what it said as output; "environment" when the image cannot be run here
+ * @throws {PipelineError} "project" if the service does not start, is another build, fails a probe or does
+ *   not drain. The error has the output of the container. "environment" if the image is for another
+ *   architecture or the sandbox was killed.
  */
 export async function runSmokeTest(
   service: Service,
-  { archive, id, signal }: SmokeTestInput,
-): Promise<string> {
-  const held = signal ?? new AbortController().signal;
+  { archive, id, signal = new AbortController().signal }: SmokeTestInput,
+): Promise<SmokeTestOutcome> {
   const directory = await mkdtemp(join(tmpdir(), `${service.name}-smoke-`));
   try {
     const root = join(directory, "root");
     const [{ config }, manifests] = await Promise.all([
       extractImage(archive, root),
-      renderOffline(service, held),
+      renderOffline(service, signal),
     ]);
-    refuseForeign(config.architecture);
+    assertArchitecture(config.architecture);
     const pod = resolvePodSpec(service, config.config, manifests.objects);
-    const place = { directory, root, signal: held };
     const notes = manifests.note ? [manifests.note] : [];
     if (!manifests.note && !findWorkload(service, manifests.objects)) {
-      notes.push(`${service.overlays.k3s} has no Deployment ${service.name}: the image's environment alone`);
+      notes.push(
+        `${service.overlays.k3s} has no Deployment ${service.name}, so only the image's environment was used`,
+      );
     }
-    const result = await runInSandbox(pod, id, place);
-    if (typeof result !== "string") {
-      if (result.failure !== undefined) throw failed(result, pod);
-      return sentence([...describeConfined(pod), ...result.tried], pod.untried, notes);
+    const result = await runInSandbox(pod, id, { directory, root, signal });
+    if ("unavailable" in result) {
+      return { detail: `smoke test skipped: ${result.unavailable}`, skipped: true };
     }
-    const outcome = await runOnHost(pod, id, place, { archive, stated: service.smokeEnv });
-    if (outcome.failure !== undefined) throw failed(outcome, pod);
-    const untried = [...outcome.untried, ...pod.untried];
-    return sentence([`on this machine's root (${result})`, ...outcome.tried], untried, notes);
+    if (result.failure !== undefined) throw createError(result.failure, result, pod);
+    return { detail: describePassed(result, pod, notes), skipped: false };
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
 }
 
-function refuseForeign(architecture: string): void {
+function assertArchitecture(architecture: string): void {
   if (architecture === ownArchitecture) return;
-  throw new PipelineError("environment", `the image is for ${architecture}: not run here`, {
-    hint: `A machine of that architecture tries it with \`podman load\` and \`podman run\`.`,
+  const message = `the image is for ${architecture}, but this machine is ${ownArchitecture}. It was not run`;
+  throw new PipelineError("environment", message, {
+    hint: `Run \`podman load\` and \`podman run\` on a machine with ${architecture} to test the image.`,
   });
 }
 
-/** How it ran, where it was as in the cluster. */
-function describeConfined({ uid, mounts }: PodSpec): string[] {
-  const written = mounts.filter(({ readOnly }) => !readOnly).map(({ path }) => path);
-  return [
-    `as uid ${uid} on a read-only root`,
-    ...(written.length > 0 ? [`${written.join(", ")} writable`] : []),
+function describePassed({ passed }: SmokeTestResult, pod: PodSpec, notes: string[]): string {
+  const writable = pod.mounts.filter(({ readOnly }) => !readOnly).map(({ path }) => path);
+  const checks = [
+    `as uid ${pod.uid} on a read-only root`,
+    ...(writable.length > 0 ? [`${writable.join(", ")} writable`] : []),
+    ...passed,
   ];
+  const untested = pod.untried.length > 0 ? [`not tested: ${pod.untried.join(", ")}`] : [];
+  return [checks.join(", "), ...untested, ...notes].join("; ");
 }
 
-function sentence(tried: string[], untried: string[], notes: string[]): string {
-  const not = untried.length > 0 ? [`not tried: ${untried.join(", ")}`] : [];
-  return [tried.join(", "), ...not, ...notes].join("; ");
-}
+/** Errors of services that fail to reach another service. */
+const networkError =
+  /ENETUNREACH|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|getaddrinfo|network is unreachable/i;
 
-/** What services say that miss somebody whom they call. */
-const alone = /ENETUNREACH|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|getaddrinfo|network is unreachable/i;
-
-function failed({ failure, output }: SmokeTestResult, { unknown }: PodSpec): PipelineError {
+function createError(failure: string, { output }: SmokeTestResult, { unknown }: PodSpec): PipelineError {
   const hints = [
-    output.trim() === "" && "It said nothing.",
+    output.trim() === "" && "The container printed nothing.",
     unknown.length > 0 &&
-      `Only the cluster has ${unknown.join(", ")}: \`smoke\` in ci/pipeline.ts can give values for here.`,
-    alone.test(output) && "Whom it calls is not there: the smoke test has no network beyond the pod.",
+      `Set ${unknown.join(", ")} in \`smokeEnv\` of ci/pipeline.ts, because only the cluster has a value.`,
+    networkError.test(output) &&
+      "The container called another service, but the smoke test has no network outside the pod.",
   ].filter((hint) => hint !== false);
   return new PipelineError("project", `smoke test: ${failure}`, {
     output,

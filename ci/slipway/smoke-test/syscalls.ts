@@ -1,9 +1,9 @@
-/** The few system calls for which there is no program that every machine has. */
+/** System calls that have no program on every machine. */
 import { dlopen, read } from "bun:ffi";
 import { readFileSync } from "node:fs";
 import { getSystemErrorName } from "node:util";
 
-/** Of linux/mount.h. */
+/** Constants of linux/mount.h. */
 export const flags = {
   rdonly: 1,
   nosuid: 2,
@@ -17,12 +17,12 @@ export const flags = {
   relatime: 1 << 21,
 } as const;
 
-/** Of linux/if.h, linux/sockios.h, linux/socket.h. */
+/** Constants of linux/if.h, linux/sockios.h and linux/socket.h. */
 const IFF_UP_LOOPBACK_RUNNING = 0x1 | 0x8 | 0x40;
 const [SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK] = [0x8914, 0x8916, 0x891c];
 const [AF_INET, SOCK_DGRAM] = [2, 2];
-/** sizeof(struct ifreq), and where its union begins. */
-const [IFREQ_BYTES, IFREQ_UNION] = [40, 16];
+/** Size of struct ifreq, and offset of its union. */
+const [IFREQ_BYTES, IFREQ_UNION_OFFSET] = [40, 16];
 
 const c = dlopen("libc.so.6", {
   mount: { args: ["ptr", "ptr", "ptr", "u64", "ptr"], returns: "i32" },
@@ -33,55 +33,61 @@ const c = dlopen("libc.so.6", {
   __errno_location: { args: [], returns: "ptr" },
 }).symbols;
 
-function must(result: number, what: string): number {
+function assertSuccess(result: number, action: string): number {
   if (result >= 0) return result;
   const code = read.i32(c.__errno_location()!, 0);
-  throw new Error(`${what}: ${getSystemErrorName(-code)}`);
+  throw new Error(`${action}: ${getSystemErrorName(-code)}`);
 }
 
-const text = (value: string) => Buffer.from(`${value}\0`);
+const cString = (value: string) => Buffer.from(`${value}\0`);
 
-/** mount(2). @throws {Error} naming target and errno */
-export function mount(source: string, target: string, type: string, how = 0, data = ""): void {
-  must(c.mount(text(source), text(target), text(type), how, text(data)), `mounting ${target}`);
+/** Calls mount(2). @throws {Error} with target and errno if it fails */
+export function mount(source: string, target: string, type: string, mountFlags = 0, data = ""): void {
+  assertSuccess(
+    c.mount(cString(source), cString(target), cString(type), mountFlags, cString(data)),
+    `mounting ${target}`,
+  );
 }
 
-/** Makes a bind mount read-only. What it has of other restrictions it keeps: another user's cannot be taken off. */
+/**
+ * Makes a bind mount read-only. Keeps its other restrictions, because a user cannot remove another user's.
+ */
 export function makeReadOnly(target: string): void {
-  // mountinfo of proc(5): the fifth field is the place, the sixth its options; the last line for a place is the top one.
+  // proc(5), mountinfo: the fifth field is the mount point, the sixth its options. The last line is the
+  // topmost mount.
   const lines = readFileSync("/proc/self/mountinfo", "utf8").split("\n");
   const line = lines.findLast((line) => line.split(" ")[4] === target);
-  const kept = (line?.split(" ")[5] ?? "")
+  const currentFlags = (line?.split(" ")[5] ?? "")
     .split(",")
     .reduce((sum, name) => sum | (flags[name as keyof typeof flags] ?? 0), 0);
-  mount("none", target, "", flags.remount | flags.bind | flags.rdonly | kept);
+  mount("none", target, "", flags.remount | flags.bind | flags.rdonly | currentFlags);
 }
 
-/** Brings the loopback interface up, with a further address that is not a loopback's. */
+/** Enables the loopback interface and adds an address outside 127.0.0.0/8. */
 export function configureLoopback(address: string): void {
-  const socket = must(c.socket(AF_INET, SOCK_DGRAM, 0), "a socket");
+  const socket = assertSuccess(c.socket(AF_INET, SOCK_DGRAM, 0), "opening a socket");
   const request = (code: number, name: string, fill: (request: Buffer) => void) => {
     const bytes = Buffer.alloc(IFREQ_BYTES);
     bytes.write(name);
     fill(bytes);
-    must(c.ioctl(socket, code, bytes), `setting up ${name}`);
+    assertSuccess(c.ioctl(socket, code, bytes), `setting up ${name}`);
   };
   const inet = (address: string) => (bytes: Buffer) => {
-    bytes.writeUInt16LE(AF_INET, IFREQ_UNION);
-    bytes.set(address.split(".").map(Number), IFREQ_UNION + 4);
+    bytes.writeUInt16LE(AF_INET, IFREQ_UNION_OFFSET);
+    bytes.set(address.split(".").map(Number), IFREQ_UNION_OFFSET + 4);
   };
-  request(SIOCSIFFLAGS, "lo", (bytes) => bytes.writeUInt16LE(IFF_UP_LOOPBACK_RUNNING, IFREQ_UNION));
+  request(SIOCSIFFLAGS, "lo", (bytes) => bytes.writeUInt16LE(IFF_UP_LOOPBACK_RUNNING, IFREQ_UNION_OFFSET));
   request(SIOCSIFADDR, "lo:1", inet(address));
   request(SIOCSIFNETMASK, "lo:1", inet("255.255.255.255"));
   c.close(socket);
 }
 
-/** Names this UTS namespace. */
+/** Sets the host name of this UTS namespace. */
 export function setHostname(name: string): void {
-  must(c.sethostname(text(name), Buffer.byteLength(name)), "naming the host");
+  assertSuccess(c.sethostname(cString(name), Buffer.byteLength(name)), "setting the host name");
 }
 
-/** TCP ports of this network namespace that somebody listens on, `0.0.0.0:8080`. */
+/** Lists the listening TCP sockets of this network namespace, such as `0.0.0.0:8080`. */
 export function listeningPorts(): string[] {
   const LISTEN = "0A";
   return ["tcp", "tcp6"].flatMap((table) =>
@@ -97,7 +103,7 @@ export function listeningPorts(): string[] {
   );
 }
 
-/** Four bytes in the machine's order each, little-endian here. proc(5) */
+/** Formats an address of proc(5), which has groups of four bytes in little-endian order. */
 function describeAddress(hex: string): string {
   if (/^0+$/.test(hex)) return hex.length === 8 ? "0.0.0.0" : "[::]";
   const bytes = [...Buffer.from(hex, "hex")];

@@ -1,4 +1,4 @@
-/** Services that know nothing of slipway: what the build puts in front of them answers and drains. */
+/** Health endpoints and drain that the build injects into services without slipway/service. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,7 +8,7 @@ import { buildImage } from "../image/build.ts";
 import { root } from "./helloapp-fixture.ts";
 import { Service } from "./service/harness.ts";
 
-/** Milliseconds: for a machine that is busy with other things, not what it takes. */
+/** Milliseconds. Generous, because the machine may be busy. */
 const LONG = 60_000;
 const work = mkdtempSync(join(tmpdir(), "attach-"));
 const started: Service[] = [];
@@ -20,8 +20,8 @@ afterAll(() => {
 const sources = {
   "Bun.serve": `Bun.serve({ port: Number(process.env.PORT), fetch: () => new Response("own") });`,
   "a default export": `export default { port: 3000, fetch: () => new Response("own") };`,
-  "routes of its own": `Bun.serve({ port: 3000, routes: { "/": new Response("own"), "/readyz": () => new Response("mine") } });`,
-  "a path of its own in fetch": `Bun.serve({
+  "a custom route": `Bun.serve({ port: 3000, routes: { "/": new Response("own"), "/readyz": () => new Response("mine") } });`,
+  "a custom path in fetch": `Bun.serve({
   port: 3000,
   fetch: ({ url }) => new Response(new URL(url).pathname === "/readyz" ? "mine" : "own"),
 });`,
@@ -39,7 +39,7 @@ app.get("/", (_, reply) => void reply.send("own"));
 app.listen(process.env.PORT);`,
 };
 
-/** Builds a service of one file, as the pipeline does. @returns the binary, and its id */
+/** Builds a service of one file, like the pipeline. @returns the binary and its build ID */
 async function compile(source: string): Promise<{ command: string[]; id: string }> {
   const project = mkdtempSync(join(work, "service-"));
   mkdirSync(join(project, "src"));
@@ -59,7 +59,7 @@ async function start(command: string[], env: Record<string, string> = {}): Promi
 
 describe.each(Object.entries(sources))("%s", (kind, source) => {
   test(
-    "answers the paths beside its own, and ends with 0 when its clients have left",
+    "serves the health endpoints beside its own routes, drains and exits with 0",
     async () => {
       const { command, id } = await compile(source);
       const service = await start(command, { DRAIN_DELAY_SECONDS: "2" });
@@ -69,11 +69,11 @@ describe.each(Object.entries(sources))("%s", (kind, source) => {
       const version = await connection.ask("/version");
       expect(JSON.parse(version.body)).toEqual({ name: "plain", version: "1.2.3", id, bun: Bun.version });
       expect((await connection.ask("/healthz")).status).toBe(200);
-      const own = / of its own/.test(kind);
-      expect((await connection.ask("/readyz")).body).toBe(own ? "mine" : "ready");
+      const isCustom = kind.startsWith("a custom ");
+      expect((await connection.ask("/readyz")).body).toBe(isCustom ? "mine" : "ready");
       service.kill("SIGTERM");
-      if (!own) await service.until(503);
-      // The signal takes a moment to arrive.
+      if (!isCustom) await service.until(503);
+      // The service receives the signal with a delay.
       while ((await service.ask("/")).headers.get("connection") !== "close") await Bun.sleep(5);
       const last = await connection.ask("/");
       expect(last.body).toBe("own");
@@ -85,7 +85,7 @@ describe.each(Object.entries(sources))("%s", (kind, source) => {
 });
 
 test(
-  "what the service itself does on a signal, it does when its clients have left",
+  "runs the service's own signal handler after the drain",
   async () => {
     const { command } = await compile(
       `const server = Bun.serve({ port: 3000, fetch: async () => (await Bun.sleep(300), new Response("own")) });
@@ -96,7 +96,7 @@ test(
     const service = await start(command, { DRAIN_DELAY_SECONDS: "0.2" });
     const connection = await service.connect();
     const answer = connection.ask("/");
-    // The request has to be there before the signal is.
+    // The request has to arrive before the signal.
     await Bun.sleep(100);
     service.kill("SIGTERM");
     expect((await answer).body).toBe("own");
@@ -106,7 +106,7 @@ test(
 );
 
 test(
-  "without a server a signal is the service's own affair, at once",
+  "runs the service's own signal handler at once if there is no server",
   async () => {
     const { command } = await compile(
       `process.once("SIGTERM", () => process.exit(9)); console.log("port 1"); setInterval(() => {}, 1000);`,

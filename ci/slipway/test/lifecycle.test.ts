@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { Lifecycle } from "../service/lifecycle.ts";
 import type { State, Stoppable } from "../service/service.d";
 
-/** A server whose requests in flight take as long as `finished` does. */
+/** A server whose requests in flight finish when `finished` resolves. */
 function server(finished: Promise<void>): Stoppable & { calls: (boolean | undefined)[] } {
   const calls: (boolean | undefined)[] = [];
   return {
@@ -14,7 +14,7 @@ function server(finished: Promise<void>): Stoppable & { calls: (boolean | undefi
   };
 }
 
-test("goes from starting over ready and draining to stopped", async () => {
+test("moves from starting to ready, draining and stopped", async () => {
   const states: State[] = [];
   const lifecycle = new Lifecycle((state) => states.push(state));
   expect(lifecycle.state).toBe("starting");
@@ -33,7 +33,7 @@ describe("drain", () => {
     expect(one.calls).toEqual([undefined]);
   });
 
-  test("cuts what is left at the deadline, on every server", async () => {
+  test("closes the remaining connections of every server at the deadline", async () => {
     const [stuck, done] = [server(new Promise(() => {})), server(Promise.resolve())];
     const { forced } = await new Lifecycle().drain([stuck, done], { delaySeconds: 0, timeoutSeconds: 0.01 });
     expect(forced).toBe(true);

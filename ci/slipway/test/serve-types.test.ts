@@ -1,4 +1,4 @@
-/** The types, as the strict project of a stranger sees them, whatever else is installed there. */
+/** Types of slipway/service in a strict project, with and without other types installed. */
 import { afterAll, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -22,7 +22,7 @@ const strict = {
   skipLibCheck: false,
 };
 
-/** What the compiler says about a project of one file. */
+/** Compiles a project of one file. @returns the compiler's output */
 async function check(
   name: string,
   options: object,
@@ -46,7 +46,7 @@ async function check(
   return new Response(child.stdout).text();
 }
 
-test("where nothing is installed", async () => {
+test("works without any other types", async () => {
   const source = `
     const id: string = build.id;
     const name: string | undefined = build.name;
@@ -72,7 +72,7 @@ test("where nothing is installed", async () => {
   expect(await check("nothing", { lib: ["ESNext"], types: [] }, source)).toBe("");
 }, 60_000);
 
-test("with the DOM's types", async () => {
+test("works with the DOM types", async () => {
   const source = `
     const app = { fetch: (request: Request, env?: object): Response | Promise<Response> => new Response(request.url) };
     serve({ fetch: app.fetch });
@@ -81,7 +81,7 @@ test("with the DOM's types", async () => {
   expect(await check("dom", { lib: ["ESNext", "DOM"], types: [] }, source)).toBe("");
 }, 60_000);
 
-test("with @types/node", async () => {
+test("works with @types/node", async () => {
   const source = `
     import { createServer, type Server } from "node:http";
     import * as https from "node:https";
@@ -93,7 +93,7 @@ test("with @types/node", async () => {
   expect(await check("node", { lib: ["ESNext"], types: ["node"] }, source, packages)).toBe("");
 }, 60_000);
 
-test("with bun-types, a handler knows as much as it does in Bun.serve", async () => {
+test("infers handler types as Bun.serve does with bun-types", async () => {
   const source = `
     import { createServer, type Server } from "node:http";
     const server: Bun.Server<undefined> = serve({
@@ -120,7 +120,7 @@ test("with bun-types, a handler knows as much as it does in Bun.serve", async ()
     const node: Server = serve(createServer().listen(3000));
     export const reply: Response = version();
     export { server, sockets, typed, node };`;
-  // Bun's own types are not all in order.
+  // Bun's own types have errors.
   const options = { lib: ["ESNext"], types: ["bun-types"], skipLibCheck: true };
   const packages = ["bun-types", "@types/node", "undici-types"];
   expect(await check("bun", options, source, packages)).toBe("");

@@ -7,7 +7,7 @@ import { Connection, Service } from "./service/harness.ts";
 const here = join(import.meta.dir, "service");
 const work = mkdtempSync(join(tmpdir(), "service-"));
 const started: Service[] = [];
-/** Milliseconds: for a machine that is busy with other things, not what it takes. */
+/** Milliseconds. Generous, because the machine may be busy. */
 const LONG = 60_000;
 
 afterAll(() => {
@@ -25,7 +25,7 @@ const source = (name: string) => [process.execPath, join(here, `${name}.ts`)];
 const compiled = (name: string) => [join(work, name)];
 const routes = (env?: Record<string, string>) => start(source("routes"), env);
 
-/** A compiled service, as a pipeline makes it. */
+/** Compiles a service, like the pipeline. */
 async function compile(name: string): Promise<void> {
   const options = ["--compile", "--minify", "--bytecode", "--define", `BUILD_ID="abc"`];
   const command = [process.execPath, "build", ...options, join(here, `${name}.ts`), "--outfile", name];
@@ -49,7 +49,7 @@ const all: [name: string, command: string[], id: string][] = [
 
 describe.each(all)("%s", (_, command, id) => {
   test(
-    "has the three paths beside its own",
+    "serves the three paths beside its own routes",
     async () => {
       const service = await start(command);
       await service.until(200);
@@ -71,7 +71,7 @@ describe.each(all)("%s", (_, command, id) => {
   );
 
   test(
-    "while it drains, is alive but not ready, and ends each connection with its reply",
+    "is alive but not ready during the drain, and closes each connection after its response",
     async () => {
       const service = await start(command);
       const [kept, slow] = [await service.connect(), await service.connect()];
@@ -97,7 +97,7 @@ describe.each(all)("%s", (_, command, id) => {
         await connection.closed;
       }
 
-      // What was asked before the signal ends its connection as well.
+      // A request from before the signal closes its connection too.
       service.process.stdin.write("go\n");
       await service.process.stdin.flush();
       expect((await late).headers.get("connection")).toBe("close");
@@ -110,7 +110,7 @@ describe.each(all)("%s", (_, command, id) => {
   );
 
   test(
-    "finishes what is in flight, accepts nothing more, exits with 0",
+    "finishes requests in flight, refuses connections and exits with 0",
     async () => {
       const service = await start(command, { DRAIN_DELAY_SECONDS: "0" });
       const [idle, slow] = [await service.connect(), await service.connect()];
@@ -133,7 +133,7 @@ describe.each(all)("%s", (_, command, id) => {
   );
 
   test(
-    "cuts at the deadline what does not finish, says so, exits with 0",
+    "closes unfinished requests at the deadline, logs it and exits with 0",
     async () => {
       const service = await start(command, { DRAIN_DELAY_SECONDS: "0", DRAIN_TIMEOUT_SECONDS: "0.1" });
       const [slow, half] = [await service.connect(), await service.connect()];
@@ -143,14 +143,14 @@ describe.each(all)("%s", (_, command, id) => {
       service.kill("SIGINT");
       expect(await late).toBe("cut");
       expect(await service.process.exited).toBe(0);
-      expect(await service.stderr()).toBe("requests were cut after 0.1 s of draining\n");
+      expect(await service.stderr()).toBe("requests were closed after 0.1 s of draining\n");
     },
     LONG,
   );
 });
 
 test(
-  "16 keep-alive clients that leave when told see no failed request",
+  "16 keep-alive clients that honour `Connection: close` see no failed request",
   async () => {
     const drained = all.map(async ([, command]) => {
       const service = await start(command, { DRAIN_DELAY_SECONDS: "10" });
@@ -175,13 +175,13 @@ test(
   LONG,
 );
 
-describe("in place of Bun.serve", () => {
+describe("as a replacement of Bun.serve", () => {
   test(
-    "every kind of route answers as before, and while draining ends its connection",
+    "serves every kind of route as Bun does, and closes the connection during the drain",
     async () => {
       for (const command of [source("routes"), compiled("routes")]) {
         const service = await start(command);
-        const look = async () => {
+        const requestAll = async () => {
           const replies: Record<string, unknown> = {};
           const closing: (string | null)[] = [];
           for (const [path, method, body] of [
@@ -209,7 +209,7 @@ describe("in place of Bun.serve", () => {
           }
           return { replies, closing };
         };
-        const before = await look();
+        const before = await requestAll();
         expect(before.replies).toMatchObject({
           "GET /static": [200, "static\n", "yes"],
           "GET /methods": [200, "got GET\n", null],
@@ -225,7 +225,7 @@ describe("in place of Bun.serve", () => {
         expect(new Set(before.closing)).toEqual(new Set([null]));
         service.kill();
         await service.until(503);
-        const after = await look();
+        const after = await requestAll();
         expect(after.replies).toEqual(before.replies);
         expect(new Set(after.closing)).toEqual(new Set(["close"]));
       }
@@ -234,7 +234,7 @@ describe("in place of Bun.serve", () => {
   );
 
   test(
-    "a page that Bun bundles is served, also while draining",
+    "serves a bundled page, also during the drain",
     async () => {
       for (const command of [source("routes"), compiled("routes")]) {
         const service = await start(command, { NODE_ENV: "production" });
@@ -254,11 +254,11 @@ describe("in place of Bun.serve", () => {
   );
 
   test(
-    "what a handler throws is Bun's to answer, or the service's own `error`",
+    "leaves exceptions of handlers to Bun or to the service's `error` handler",
     async () => {
       const service = await routes({ NODE_ENV: "production" });
       const own = await routes({ ON_ERROR: "1" });
-      const look = async () => {
+      const expectErrors = async () => {
         for (const [path, message] of [
           ["/throw", "thrown"],
           ["/reject", "rejected"],
@@ -267,12 +267,12 @@ describe("in place of Bun.serve", () => {
           expect(await own.ask(path)).toMatchObject({ status: 500, body: `caught ${message}\n` });
         }
       };
-      await look();
+      await expectErrors();
       for (const one of [service, own]) {
         one.kill();
         await one.until(503);
       }
-      await look();
+      await expectErrors();
       for (const one of [service, own]) {
         const connection = await one.connect();
         expect((await connection.ask("/throw")).headers.get("connection")).toBe("close");
@@ -283,7 +283,7 @@ describe("in place of Bun.serve", () => {
   );
 
   test(
-    "errors show no source in a build, nor where NODE_ENV is production",
+    "hides source code in errors in a build and if NODE_ENV is production",
     async () => {
       const isPage = async (service: Service) => (await service.ask("/throw")).body.includes("<html");
       expect(await isPage(await routes())).toBe(true);
@@ -294,7 +294,7 @@ describe("in place of Bun.serve", () => {
   );
 
   test(
-    "websockets are opened and kept while draining, and closed at the deadline",
+    "opens and keeps websockets during the drain, and closes them at the deadline",
     async () => {
       const open = async ({ port }: Service) => {
         const socket = new WebSocket(`ws://127.0.0.1:${port}/socket`);
@@ -326,7 +326,7 @@ describe("in place of Bun.serve", () => {
   );
 
   test(
-    "a reload keeps the three paths",
+    "keeps the three paths after a reload",
     async () => {
       const service = await routes();
       await service.ask("/reload");
@@ -341,7 +341,7 @@ describe("in place of Bun.serve", () => {
   );
 
   test(
-    "is ready when the promise is resolved",
+    "is ready when the promise resolves",
     async () => {
       const service = await routes({ NOT_READY: "1" });
       expect(await service.ask("/readyz")).toMatchObject({ status: 503, body: "starting" });
@@ -353,7 +353,7 @@ describe("in place of Bun.serve", () => {
   );
 
   test(
-    "a signal before it is ready drains as well, and readiness comes too late",
+    "drains on a signal before it is ready, and stays not ready",
     async () => {
       const service = await routes({ NOT_READY: "1" });
       service.kill();
@@ -365,7 +365,7 @@ describe("in place of Bun.serve", () => {
   );
 
   test(
-    "routes of the service's own win",
+    "routes of the service take precedence over the three paths",
     async () => {
       const service = await start(source("custom-paths"));
       expect((await service.ask("/version")).body).toBe("own\n");
@@ -376,7 +376,7 @@ describe("in place of Bun.serve", () => {
   );
 
   test(
-    "the first server listens on PORT, and shares it with nobody",
+    "the first server listens on PORT and does not share it",
     async () => {
       const free = Bun.serve({ port: 0, reusePort: false, fetch: () => new Response() });
       const PORT = String(free.port);
@@ -393,7 +393,7 @@ describe("in place of Bun.serve", () => {
   );
 
   test(
-    "a variable that is no number ends the start, by name",
+    "fails to start if a variable is not a number, and names it",
     async () => {
       await expect(start(source("routes"), { PORT: "http" })).rejects.toThrow(`PORT is "http"`);
       await expect(start(source("routes"), { DRAIN_DELAY_SECONDS: "2s" })).rejects.toThrow(
@@ -405,7 +405,7 @@ describe("in place of Bun.serve", () => {
 });
 
 test(
-  "a Node server answers the paths that it names itself",
+  "a Node server handles the paths in customPaths itself",
   async () => {
     const service = await start(source("node"), { OWN: "1" });
     expect((await service.ask("/version")).body).toBe("handler /version\n");
@@ -415,12 +415,12 @@ test(
 );
 
 test(
-  "a Node server whose first request comes while it drains ends that connection too",
+  "a Node server closes the connection of its first request, also during the drain",
   async () => {
     const service = await start(source("node"));
     service.kill();
     const first = await service.connect();
-    // The signal may come after this one.
+    // The signal may arrive after this request.
     const { status, headers } = await first.ask("/readyz");
     expect(headers.get("connection")).toBe(status === 503 ? "close" : "keep-alive");
     await service.until(503);
@@ -430,7 +430,7 @@ test(
 );
 
 test(
-  "a promise of readiness that is rejected ends the process",
+  "a rejected readiness promise ends the process",
   async () => {
     const code = `import { serve } from ${JSON.stringify(join(here, "../../service/service.ts"))};
       serve({ port: 0, fetch: () => new Response() }, { ready: Promise.reject(new Error("no database")) });`;
@@ -442,7 +442,7 @@ test(
 );
 
 test(
-  "several servers of one process become ready and drain as one",
+  "several servers of one process become ready and drain together",
   async () => {
     const service = await start(source("several-servers"), {}, 2);
     const [one, two] = service.ports as [number, number];

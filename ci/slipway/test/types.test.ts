@@ -1,4 +1,4 @@
-/** What the service's own check leaves alone: an edit of it must not stand between the service's and its deploy. */
+/** Types and format of the slipway package. The service's check excludes it, so that an error here blocks no deploy. */
 import { expect, test } from "bun:test";
 import { root } from "./helloapp-fixture.ts";
 
@@ -7,13 +7,13 @@ const bun = (...args: string[]) => {
   return { exitCode, output: stdout.toString() + stderr.toString() };
 };
 
-test("the package's types hold, under a tsconfig of its own", () => {
+test("the package has no type errors under its own tsconfig", () => {
   const { exitCode, output } = bun("check", "--no-script", "-p", "ci/slipway");
   expect(output).toContain("No type errors");
   expect(exitCode).toBe(0);
 }, 60_000);
 
-test("all files are formatted, documentation too", () => {
+test("all files are formatted, including documentation", () => {
   const { exitCode, output } = bun("fmt", "--check", "--no-script");
   expect(exitCode, output).toBe(0);
 }, 60_000);

@@ -1,4 +1,7 @@
-/** What the settings make of a service: binaries that run, scripts that ran, refusals that changed nothing. */
+/**
+ * Effects of the settings on a service: the built binary, the scripts that ran, and errors that changed
+ * nothing.
+ */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
@@ -27,7 +30,10 @@ const outside = {
 };
 let count = 0;
 
-/** A project with a pipeline of these settings and what it depends on; slipway is the repository's. @param manifest of its package.json */
+/**
+ * Creates a project with these settings that uses the repository's slipway.
+ * @param manifest more fields of package.json
+ */
 function project(files: Files, settings: Settings = {}, manifest: object = {}): string {
   const at = join(directory, `project-${(count += 1)}`);
   const call = `import { pipeline } from "slipway";\n\nawait pipeline(import.meta, ${JSON.stringify(settings)});\n`;
@@ -49,15 +55,15 @@ type Env = Record<string, string | undefined>;
 const pipeline = (at: string, args: string[], env: Env = {}) =>
   sh([process.execPath, "ci/pipeline.ts", ...args], { cwd: at, env: { ...outside, ...env } });
 
-/** Builds the trees. @returns the binary */
+/** Runs `build`. @returns the binary */
 function build(at: string, { name = "small", env = {} as Env } = {}): string {
   const { code, output } = pipeline(at, ["build"], env);
   expect(code, output).toBe(0);
   return join(at, "dist/app", name);
 }
 
-/** Runs a server on a port of its own until `look` has seen it; it ends by itself then, with 0. */
-async function whileServing<T>(command: string[], look: (url: string) => Promise<T>): Promise<T> {
+/** Runs a server on a free port while `inspect` runs, then checks that it exits with 0. */
+async function whileServing<T>(command: string[], inspect: (url: string) => Promise<T>): Promise<T> {
   const port = String(await freePort());
   const child = Bun.spawn(command, {
     cwd: "/",
@@ -67,10 +73,10 @@ async function whileServing<T>(command: string[], look: (url: string) => Promise
   try {
     const url = `http://127.0.0.1:${port}`;
     await eventually(async () => (await fetch(`${url}/readyz`)).ok || undefined, 20);
-    const seen = await look(url);
+    const result = await inspect(url);
     child.kill("SIGTERM");
     expect(await child.exited).toBe(0);
-    return seen;
+    return result;
   } finally {
     child.kill("SIGKILL");
   }
@@ -92,7 +98,7 @@ describe("entries", () => {
   };
   const entries = { migrate: "src/migrate.ts" };
 
-  test("the first argument chooses; the main one's default export is served, with what is attached", async () => {
+  test("the first argument selects the entry point, and the main one is served with health endpoints", async () => {
     const binary = build(project(files, { entries }));
     expect(must([binary, "migrate", "--to", "3"])).toStartWith('["--to","3"]');
     expect(must([binary, "migrate", "migrate"])).toStartWith('["migrate"]');
@@ -103,7 +109,7 @@ describe("entries", () => {
     expect(JSON.parse(version)).toMatchObject({ name: "small", id: expect.stringMatching(/^[0-9a-f]{12}$/) });
   });
 
-  test("so it is with nothing attached", async () => {
+  test("the first argument selects the entry point without injected health endpoints", async () => {
     const answering = files["src/main.ts"].replace('"main"', '"main"), "/readyz": new Response("ok"');
     expect(answering).not.toBe(files["src/main.ts"]);
     const binary = build(project(files, { entries, attach: false }));
@@ -118,7 +124,7 @@ describe("entries", () => {
   });
 });
 
-test("a public variable and a definition are in the binary, wherever it runs", () => {
+test("compiles public variables and definitions into the binary", () => {
   const main =
     "declare const EDITION: string;\nconsole.log(EDITION, process.env.PUBLIC_A, process.env.OTHER_A);\n";
   const at = project(
@@ -129,7 +135,7 @@ test("a public variable and a definition are in the binary, wherever it runs", (
   expect(must([binary], { env: { PUBLIC_A: undefined, OTHER_A: undefined } })).toBe("first one undefined\n");
 });
 
-test("files lie in the image as in the project, and each way to find one from a module leads there", () => {
+test("copies files into the image, where modules find them by any kind of path", () => {
   const files = {
     "src/main.ts": `#!/usr/bin/env bun
 import { fileURLToPath } from "node:url";
@@ -180,7 +186,7 @@ export default {
     expect(existsSync(join(at, "dist/app", path))).toBe(true);
 });
 
-test("a package's odd name makes a name for the binary", async () => {
+test("converts an unusual package name to a binary name", async () => {
   const main =
     'import { odd } from "@Odd_Scope/p.k_g";\nBun.serve({ port: process.env.PORT, fetch: () => new Response(odd) });\n';
   const at = project(
@@ -198,7 +204,7 @@ test("a package's odd name makes a name for the binary", async () => {
   expect(components).toContainEqual(expect.objectContaining({ group: "@Odd_Scope", name: "p.k_g" }));
 });
 
-test("what the bundler warns of is shown, and is no failure", () => {
+test("shows warnings of the bundler and succeeds", () => {
   const at = project({
     "src/main.ts": 'import * as a from "./a.ts";\nconsole.log(a.nope);\n',
     "src/a.ts": "export const a = 1;\n",
@@ -212,7 +218,7 @@ test("what the bundler warns of is shown, and is no failure", () => {
   expect(built.stdout.trim()).toMatch(/^small:[0-9a-f]{12}$/);
 });
 
-describe("scripts before the build", () => {
+describe("prebuild scripts", () => {
   const log = join(directory, "ran");
   const ran = () => (existsSync(log) ? readFileSync(log, "utf8").split("\n").length - 1 : 0);
   const make = `await Bun.$\`echo ran >> ${log}\`;
@@ -225,14 +231,14 @@ await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt"
     test: "test -f made/page.json",
   };
 
-  test("run once on the same files, again when these or what they made is another; check and test find it", () => {
+  test("run again only if their inputs or outputs changed, and before check and test", () => {
     const at = project(
       { "make.ts": make, "src/main.ts": main, "src/source.txt": "one" },
       { prebuild: ["make:page"], attach: false },
       { scripts },
     );
     if (Bun.which("git")) must(["git", "init", "--quiet"], { cwd: at });
-    /** @returns the id, and how often the script has run for it */
+    /** @returns the build ID and the number of times the script ran */
     const image = (...args: string[]) => {
       const before = ran();
       const output = join(directory, "before.tar");
@@ -251,13 +257,13 @@ await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt"
     const other = image();
     expect(other.runs).toBe(1);
     expect(other.id).not.toBe(id);
-    // Going back is no reason to take what the other state made.
+    // The outputs belong to the other input, so the script has to run again.
     writeFileSync(join(at, "src/source.txt"), "one");
     expect(image()).toEqual({ id, runs: 1 });
     expect(image()).toEqual({ id, runs: 0 });
   });
 
-  test("run again at a save while the same engine goes on, as in watch", async () => {
+  test("run again after a change with the same engine, as in watch", async () => {
     const files = { "make.ts": make, "src/main.ts": main, "src/source.txt": "one" };
     const settings: Settings = { prebuild: ["make:page"], attach: false };
     const at = project(files, settings, { scripts });
@@ -271,7 +277,7 @@ await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt"
     expect(new Set(ids).size).toBe(2);
   });
 
-  test("one that fails is the change's fault, and runs again the next time", () => {
+  test("are a project error if they fail, and run again the next time", () => {
     const scripts = { make: "echo so broken && exit 3" };
     const at = project({}, { prebuild: ["make"] }, { scripts });
     for (const _ of [1, 2]) {
@@ -282,7 +288,7 @@ await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt"
   });
 });
 
-describe("another Bun", () => {
+describe("another version of Bun", () => {
   const untouched = (at: string) => {
     expect(existsSync(join(at, "small.tar"))).toBe(false);
     expect(existsSync(join(at, "node_modules/.cache"))).toBe(false);
@@ -294,24 +300,27 @@ describe("another Bun", () => {
     [".bun-version", { ".bun-version": "9.9.9\n" }, {}, {}],
     ["packageManager", {}, {}, { packageManager: "bun@9.9.9" }],
     ["the settings", {}, { bun: "9.9.9" }, {}],
-  ])("that %s pins: exit 3 with the command, before anything happens", (_, files, settings, manifest) => {
-    const at = project(files, settings, { scripts, ...manifest });
-    for (const command of [["--target", "none"], ["image"], ["check"], ["build"], ["build", "--id"]]) {
-      const { code, output } = pipeline(at, command);
-      expect(output).toContain("npx -y bun@9.9.9 ci/pipeline.ts");
-      expect({ command, code }).toEqual({ command, code: 3 });
-    }
-    untouched(at);
-    expect(existsSync(join(at, "dist"))).toBe(false);
-  });
+  ])(
+    "pinned by %s: exits with 3 and the command to run, before any change",
+    (_, files, settings, manifest) => {
+      const at = project(files, settings, { scripts, ...manifest });
+      for (const command of [["--target", "none"], ["image"], ["check"], ["build"], ["build", "--id"]]) {
+        const { code, output } = pipeline(at, command);
+        expect(output).toContain("npx -y bun@9.9.9 ci/pipeline.ts");
+        expect({ command, code }).toEqual({ command, code: 3 });
+      }
+      untouched(at);
+      expect(existsSync(join(at, "dist"))).toBe(false);
+    },
+  );
 
   test.each<[string, Settings]>([
     ["check", {}],
     ["image", { prebuild: ["make"] }],
-  ])("that a dependency brought: exit 3 with where it is, before %s", (command, settings) => {
+  ])("installed by a dependency: exits with 3 and its path, before %s", (command, settings) => {
     const at = project({ "node_modules/.bin/bun": "#!/bin/sh\necho 1.3.11\n" }, settings, { scripts });
-    const brought = join(at, "node_modules/.bin/bun");
-    chmodSync(brought, 0o755);
+    const shadowing = join(at, "node_modules/.bin/bun");
+    chmodSync(shadowing, 0o755);
     const { code, output } = pipeline(at, [command]);
     expect(output).toContain("1.3.11");
     expect(output).toContain("node_modules/.bin/bun");
@@ -320,18 +329,18 @@ describe("another Bun", () => {
   });
 });
 
-/** Lays the built trees out as the image has them and runs the binary there, as the image's user. */
-async function inImage<T>(at: string, look: (url: string) => Promise<T>): Promise<T> {
-  const place = `${at}.root`;
+/** Copies the built files as they are in the image and runs the binary there, as the image's user. */
+async function inImage<T>(at: string, inspect: (url: string) => Promise<T>): Promise<T> {
+  const imageRoot = `${at}.root`;
   for (const tree of ["runtime", "app"])
-    cpSync(join(at, "dist", tree), place, { recursive: true, verbatimSymlinks: true });
-  for (const name of ["proc", "tmp"]) mkdirSync(join(place, name));
-  const script = `mount -t proc none ${place}/proc && mount -t tmpfs -o mode=1777 none ${place}/tmp &&
-    exec chroot --userspec=65532:65532 ${place} /small`;
-  return whileServing(["unshare", "--mount", "sh", "-c", script], look);
+    cpSync(join(at, "dist", tree), imageRoot, { recursive: true, verbatimSymlinks: true });
+  for (const name of ["proc", "tmp"]) mkdirSync(join(imageRoot, name));
+  const script = `mount -t proc none ${imageRoot}/proc && mount -t tmpfs -o mode=1777 none ${imageRoot}/tmp &&
+    exec chroot --userspec=65532:65532 ${imageRoot} /small`;
+  return whileServing(["unshare", "--mount", "sh", "-c", script], inspect);
 }
 
-const confined =
+const canChroot =
   sh(["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /mnt && chroot / true"]).code === 0;
 
 describeWith(
@@ -353,7 +362,7 @@ Bun.serve({
     const dependencies = { "@node-rs/argon2": "2.2.1", sharp: "0.35.5" };
 
     test.each(["hoisted", "isolated"])(
-      "one that is embedded and one that is looked for when it runs, installed %s",
+      "works for an embedded addon and for one that is loaded by path, installed %s",
       async (linker) => {
         const bunfig = `[install]\nlinker = "${linker}"\n`;
         const at = project({ "src/main.ts": main, "bunfig.toml": bunfig }, {}, { dependencies });
@@ -368,5 +377,5 @@ Bun.serve({
       },
     );
   },
-  { name: "the right to mount and chroot", answers: confined },
+  { name: "the right to mount and chroot", answers: canChroot },
 );

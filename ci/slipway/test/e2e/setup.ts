@@ -43,6 +43,13 @@ export function describeWith(
   describe(name, body);
 }
 
+/** Whether this machine has the namespaces that the smoke test needs. */
+export const hasNamespaces =
+  sh([
+    ...["unshare", ...(process.getuid?.() === 0 ? [] : ["--user", "--map-root-user"])],
+    ...["--mount", "--net", "--pid", "--fork", "--mount-proc", "true"],
+  ]).code === 0;
+
 /** A directory that is gone after the test file. */
 export function temporaryDirectory(): string {
   const directory = mkdtempSync(join(tmpdir(), "helloapp-e2e-"));

@@ -1,7 +1,7 @@
 import { serve } from "../../service/service.ts";
 import { listening } from "./lifecycle-helper.ts";
 
-/** Two of the three paths are the service's own. */
+/** Handles two of the three paths itself. */
 listening(
   serve({
     port: 0,

@@ -1,4 +1,4 @@
-// @ts-expect-error Express brings no types.
+// @ts-expect-error Express has no types.
 import express from "express";
 import { serve } from "../../service/service.ts";
 import { listening, slow } from "./lifecycle-helper.ts";

@@ -1,4 +1,4 @@
-/** A service as a child process, and a client that sees connections, which `fetch` hides. */
+/** Runs a service as a child process, with a client that sees connections, which `fetch` hides. */
 import type { Subprocess } from "bun";
 
 export interface Answer {
@@ -7,9 +7,9 @@ export interface Answer {
   body: string;
 }
 
-/** One connection. Requests go one after another. */
+/** A connection that sends one request after another. */
 export class Connection {
-  /** Resolves when the server has closed it. */
+  /** Resolves when the server closes the connection. */
   readonly closed: Promise<void>;
   #bytes = "";
   #wake = () => {};
@@ -27,7 +27,7 @@ export class Connection {
   }
   readonly #closed: () => void;
 
-  /** @throws {Error} when nothing listens on the port */
+  /** @throws {Error} if nothing listens on the port */
   static async to(port: number): Promise<Connection> {
     const made = new Connection();
     made.#socket = await Bun.connect({
@@ -45,7 +45,7 @@ export class Connection {
     return made;
   }
 
-  /** @throws {Error} when the connection ends before the reply does */
+  /** @throws {Error} if the connection ends before the response */
   async ask(path: string, { method = "GET", body = "" } = {}): Promise<Answer> {
     this.send(`${method} ${path} HTTP/1.1\r\nHost: test\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
     for (;;) {
@@ -94,10 +94,10 @@ export class Service {
   }
 
   /**
-   * Starts it and waits until it listens.
+   * Starts a service and waits until it listens.
    *
    * @param command a program and its arguments
-   * @param env DRAIN_DELAY_SECONDS is an hour unless given: what is to be seen while draining can be looked at in peace
+   * @param env variables. DRAIN_DELAY_SECONDS defaults to an hour, so that tests can inspect the drain.
    */
   static async start(command: string[], env: Record<string, string> = {}, servers = 1): Promise<Service> {
     const { PATH = "", HOME = "" } = process.env;
@@ -112,7 +112,7 @@ export class Service {
     return service;
   }
 
-  /** As `start`, for one that does not say where it listens: on PORT. */
+  /** Starts a service that listens on PORT and does not print its port. */
   static async onPort(command: string[], env: Record<string, string> = {}): Promise<Service> {
     const probe = Bun.serve({ port: 0, fetch: () => new Response() });
     const { port } = probe;
@@ -131,7 +131,7 @@ export class Service {
     return this.ports[0]!;
   }
 
-  /** Waits for a line on stdout that begins so, and takes it away. */
+  /** Waits for a line on stdout that begins with `start`, and removes it. */
   async line(start: string): Promise<string> {
     for (;;) {
       const at = this.#lines.findIndex((line) => line.startsWith(start));
@@ -145,18 +145,18 @@ export class Service {
     return Connection.to(this.port);
   }
 
-  /** Over a connection of its own. */
+  /** Sends a request on a new connection. */
   async ask(path: string, how?: { method?: string; body?: string }, port = this.port): Promise<Answer> {
     const connection = await Connection.to(port);
     return connection.ask(path, how).finally(() => connection.end());
   }
 
-  /** Waits until `/readyz` answers so. */
+  /** Waits until `/readyz` returns this status. */
   async until(status: number): Promise<void> {
     while ((await this.ask("/readyz")).status !== status) await Bun.sleep(5);
   }
 
-  /** Waits until nothing listens any more. */
+  /** Waits until nothing listens on the port. */
   async untilRefused(): Promise<void> {
     for (;;) {
       const connection = await this.connect().catch(() => undefined);
@@ -170,7 +170,7 @@ export class Service {
     this.process.kill(signal);
   }
 
-  /** All that it wrote to stderr, when it has ended. */
+  /** Returns the complete stderr when the service exits. */
   stderr(): Promise<string> {
     return new Response(this.process.stderr).text();
   }

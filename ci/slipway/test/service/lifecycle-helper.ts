@@ -1,24 +1,24 @@
-/** What the services of the tests have in common: a request that ends when the test says so, and where they listen. */
+/** Shared by the test services: a request that ends on a line on stdin, and a log line with the port. */
 import type { Server } from "node:http";
 
-const { promise: told, resolve } = Promise.withResolvers<void>();
+const { promise: released, resolve } = Promise.withResolvers<void>();
 
-/** Waits for a line on stdin, after saying on stdout that it does. */
+/** Prints `slow` on stdout, then waits for a line on stdin. */
 export async function slow(): Promise<string> {
   console.log("slow");
-  await told;
+  await released;
   return "slow\n";
 }
 
-/** Says where the service listens. */
+/** Prints the port that the service listens on. */
 export function listening(server: { port: number | undefined } | Server): void {
-  const say = (port: number | undefined) => console.log(`port ${port}`);
+  const print = (port: number | undefined) => console.log(`port ${port}`);
   process.stdin.once("data", () => resolve()).unref();
-  if ("port" in server) return say(server.port);
-  const port = () => say((server.address() as { port: number }).port);
+  if ("port" in server) return print(server.port);
+  const port = () => print((server.address() as { port: number }).port);
   if (server.listening) port();
   else server.once("listening", port);
 }
 
-/** A test that dies leaves nothing running. */
+/** Exits if the test was killed. */
 setTimeout(() => process.exit(99), 120_000).unref();

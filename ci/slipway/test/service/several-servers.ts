@@ -2,7 +2,7 @@ import { createServer } from "node:http";
 import { serve } from "../../service/service.ts";
 import { listening } from "./lifecycle-helper.ts";
 
-/** Two servers in one process: they become ready, and drain, as one. */
+/** Two servers in one process that become ready and drain together. */
 const hello = () => new Response("hello\n");
 let ready = () => {};
 const one = serve({ port: 0, fetch: hello });
