@@ -8,8 +8,8 @@ import { tryDownload, type DownloadOptions } from "../core/download.ts";
 import { PipelineError } from "../core/errors.ts";
 import { sha256 as sha256Of } from "../core/hash.ts";
 import { commitOf, hasRelease } from "./github.ts";
-import { packageVersion } from "./npm.ts";
-import { pins } from "./pins.ts";
+import { packageVersion } from "../core/npm.ts";
+import { pins } from "../core/pins.ts";
 import {
   actionPins,
   pin,

@@ -1,7 +1,7 @@
 /**
  * Where each pin stands in the project, whether all its places agree, and how another value is written to all of them.
  *
- * ci/slipway/pins/pins.ts is what code reads; Dockerfile, workflows and commands in the README have to repeat it. A pin is found by
+ * ci/slipway/core/pins.ts is what code reads; Dockerfile, workflows and commands in the README have to repeat it. A pin is found by
  * its text, so that one table is enough to show, compare and rewrite it.
  */
 import { join } from "node:path";
@@ -43,7 +43,7 @@ export interface PinLocation {
 }
 
 /** Of slipway's own repository; a service has them from the package. */
-const PINS = "ci/slipway/pins/pins.ts";
+const PINS = "ci/slipway/core/pins.ts";
 const TEMPLATES = "ci/slipway/init/templates/";
 const manifests = ["package.json", "ci/slipway/package.json"];
 const paths = [

@@ -7,8 +7,8 @@ import { download } from "../core/download.ts";
 import { PipelineError } from "../core/errors.ts";
 import { sha256 as sha256Of } from "../core/hash.ts";
 import { commitOf, rawFileUrl, hasRelease, newestRelease } from "./github.ts";
-import { packageVersion } from "./npm.ts";
-import { pins } from "./pins.ts";
+import { packageVersion } from "../core/npm.ts";
+import { pins } from "../core/pins.ts";
 import { actionPin, pin, setPin, locationsOf, type Pin, type Project } from "./locations.ts";
 
 /** What can be renewed, and the arguments that it takes. */

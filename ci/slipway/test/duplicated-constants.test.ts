@@ -3,7 +3,7 @@ import { expect, mock, test } from "bun:test";
 import { join } from "node:path";
 import type { Settings } from "../index.d.ts";
 import { pinErrors, readProject } from "../pins/locations.ts";
-import { pins } from "../pins/pins.ts";
+import { pins } from "../core/pins.ts";
 import { root, settings } from "./helloapp-fixture.ts";
 
 test("all places of all pins agree; those that an image build leaves out are not looked at there", async () => {

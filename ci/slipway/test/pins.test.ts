@@ -10,7 +10,7 @@ import { PipelineError } from "../core/errors.ts";
 import { pinErrors, pin, pinsOf, readProject, setPin, locationsOf, valueOf } from "../pins/locations.ts";
 import { checkUpstream } from "../pins/check-upstream.ts";
 import { updatePin } from "../pins/update.ts";
-import { pins } from "../pins/pins.ts";
+import { pins } from "../core/pins.ts";
 import { root } from "./helloapp-fixture.ts";
 import { linkModules } from "./link-node-modules.ts";
 
@@ -113,7 +113,7 @@ describe("places", () => {
     [
       "an action that names no Bun",
       without(/ +bun-version.*\n/),
-      `Bun does not agree: "${pins.bun}" in ci/slipway/pins/pins.ts`,
+      `Bun does not agree: "${pins.bun}" in ci/slipway/core/pins.ts`,
     ],
     ["an action that names no Dagger", without(/ +version.*\n/), `missing in ${workflow}:8`],
     ["another Bun in a command", { "README.md": "npx bun@1.0.0." }, 'but "1.0.0" in README.md:1'],
@@ -125,7 +125,7 @@ describe("places", () => {
       "npm typescript is",
     ],
     ["a lockfile without a package", { "bun.lock": "" }, "missing in bun.lock"],
-    ["a pin that is not there", { "ci/slipway/pins/pins.ts": "" }, "missing in ci/slipway/pins/pins.ts"],
+    ["a pin that is not there", { "ci/slipway/core/pins.ts": "" }, "missing in ci/slipway/core/pins.ts"],
   ])("%s: found", (_, changes, sentence) => {
     expect(pinErrors(project(changes)).join("\n")).toContain(sentence);
   });
@@ -137,7 +137,7 @@ describe("places", () => {
   });
 
   test("what an image build leaves out is not looked at", () => {
-    const files = ["ci/slipway/pins/pins.ts", "Dockerfile", "package.json", "bun.lock"];
+    const files = ["ci/slipway/core/pins.ts", "Dockerfile", "package.json", "bun.lock"];
     expect(pinErrors(new Map(files.map((path) => [path, real.get(path)!])))).toEqual([]);
   });
 
@@ -298,8 +298,8 @@ describe("renewing", () => {
 describe("--remote", () => {
   const base = () =>
     project({
-      "ci/slipway/pins/pins.ts": real
-        .get("ci/slipway/pins/pins.ts")!
+      "ci/slipway/core/pins.ts": real
+        .get("ci/slipway/core/pins.ts")!
         .replace("docker.io/", `${server.url.host}/`),
       Dockerfile: real.get("Dockerfile")!.replace("docker.io/", `${server.url.host}/`),
     });
@@ -393,7 +393,7 @@ describe("`pins` on the command line", () => {
   test("shows each pin with its places: exit 0", async () => {
     const { code, stdout, stderr } = await run();
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-    expect(stdout).toContain(`Bun  ${pins.bun}\n    ci/slipway/pins/pins.ts:`);
+    expect(stdout).toContain(`Bun  ${pins.bun}\n    ci/slipway/core/pins.ts:`);
     expect(stdout).toContain(
       `action actions/checkout  ${one} # v7.0.1\n    ${workflow}:2  .github/workflows/b.yaml:2\n`,
     );

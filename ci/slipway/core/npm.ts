@@ -1,6 +1,6 @@
 /** The npm registry, as far as pins need it. */
-import { PipelineError } from "../core/errors.ts";
-import { download, tryDownload, type DownloadOptions } from "../core/download.ts";
+import { PipelineError } from "./errors.ts";
+import { download, tryDownload, type DownloadOptions } from "./download.ts";
 
 /** One version of a package. https://github.com/npm/registry/blob/main/docs/responses/package-metadata.md */
 export interface PackageVersion {
