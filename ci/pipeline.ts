@@ -6,5 +6,4 @@ await pipeline(import.meta, {
   attach: false,
   // The greeting's own: it waits for nothing when it drains here.
   smokeEnv: { HOST: "127.0.0.1", ADMIN_PORT: "0", DRAIN_DELAY_SECONDS: "0" },
-  imageSize: { amd64: 112_484_384 },
 });

@@ -83,8 +83,6 @@ export interface Settings {
   scheduleTimeoutSeconds?: number;
   /** Seconds that a whole rollout may take. Default: 120. */
   rolloutTimeoutSeconds?: number;
-  /** Bytes of the image's files for each architecture, which `size` holds the image to. Default: none. */
-  imageSize?: { amd64?: number; arm64?: number };
 }
 
 /**

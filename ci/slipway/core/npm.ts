@@ -1,12 +1,6 @@
-/** The npm registry, as far as pins need it. */
+/** The npm registry, as far as the build needs it. */
 import { PipelineError } from "./errors.ts";
-import { download, tryDownload, type DownloadOptions } from "./download.ts";
-
-/** One version of a package. https://github.com/npm/registry/blob/main/docs/responses/package-metadata.md */
-export interface PackageVersion {
-  version: string;
-  dist: { integrity: string };
-}
+import { download, type DownloadOptions } from "./download.ts";
 
 /**
  * The registry that Bun asks, without a slash at its end: npm_config_registry, else what .npmrc or bunfig.toml say, else npm's
@@ -24,20 +18,6 @@ export function npmRegistry(): string {
   throw new PipelineError("environment", `Bun does not reach its package registry: ${words}`, {
     hint: "`bun pm view bun version` asks it the same.",
   });
-}
-
-/**
- * @param version a version or a tag such as `latest`
- * @returns undefined when the registry has no such version
- * @throws {PipelineError} "environment" when it cannot be asked
- */
-export async function packageVersion(
-  name: string,
-  version: string,
-  options?: DownloadOptions,
-): Promise<PackageVersion | undefined> {
-  const bytes = await tryDownload(`${npmRegistry()}/${name}/${encodeURIComponent(version)}`, options);
-  return bytes && (JSON.parse(new TextDecoder().decode(bytes)) as PackageVersion);
 }
 
 /** The package's tarball. @throws {PipelineError} "environment" when it cannot be fetched */

@@ -1,26 +1,26 @@
 /**
  * Every pin of the project with the places where it stands, and whether they agree.
  *
- *     slipway pins                              exit 0: all places agree, 1: they do not
- *     slipway pins --remote                     also asks whether what is pinned is still there, and the same
- *     slipway pins k3s [TAG]                    renews a pin in all its places; default: the newest release
- *     slipway pins bun|dagger [VERSION]
- *     slipway pins action OWNER/NAME [TAG]
+ *     bun run pins                              exit 0: all places agree, 1: they do not
+ *     bun run pins --remote                     also asks whether what is pinned is still there, and the same
+ *     bun run pins k3s [TAG]                    renews a pin in all its places; default: the newest release
+ *     bun run pins bun|dagger [VERSION]
+ *     bun run pins action OWNER/NAME [TAG]
  */
 import { join } from "node:path";
-import { PipelineError } from "../core/errors.ts";
-import { pinErrors, pinsOf, readProject, locationsOf, type Project } from "../pins/locations.ts";
-import { checkUpstream } from "../pins/check-upstream.ts";
-import { updatePin, updaters } from "../pins/update.ts";
-import { usageError } from "../cli/options.ts";
-import type { Command } from "../cli/context.ts";
+import { PipelineError } from "../slipway/core/errors.ts";
+import { pinErrors, pinsOf, readProject, locationsOf, type Project } from "./pins/locations.ts";
+import { checkUpstream } from "./pins/check-upstream.ts";
+import { updatePin, updaters } from "./pins/update.ts";
+import { usageError } from "../slipway/cli/options.ts";
+import { runCommand, type MaintenanceCommand } from "./command.ts";
 
-export default {
+const command: MaintenanceCommand = {
+  name: "pins",
   about: "each pin and where it stands; renew one in all its places",
   args: { form: "[k3s [TAG] | bun [VERSION] | dagger [VERSION] | action OWNER/NAME [TAG]]", min: 0, max: 3 },
-  options: ["remote"],
-  async execute({ service: { root }, options }) {
-    const [name, ...args] = options.args;
+  options: { remote: { about: "also ask whether what is pinned is still there, and the same" } },
+  async execute({ service: { root }, args: [name, ...args], options }) {
     const project = await readProject(root);
     if (name === undefined) {
       show(project);
@@ -34,7 +34,7 @@ export default {
     } else throw usageError("pins takes --remote, or the name of a pin and what it becomes");
     return "";
   },
-} satisfies Command;
+};
 
 /** Shows all pins. @throws {PipelineError} "project" when places do not agree */
 function show(project: Project): void {
@@ -47,7 +47,7 @@ function show(project: Project): void {
   const wrong = pinErrors(project);
   if (wrong.length > 0) {
     throw new PipelineError("project", wrong.join("\nerror: "), {
-      hint: "`bun ci/pipeline.ts pins NAME VERSION` writes all places.",
+      hint: "`bun run pins NAME VERSION` writes all places.",
     });
   }
 }
@@ -79,3 +79,5 @@ async function write(
   if (project.get("package.json") !== before.get("package.json"))
     console.log("Then `bun install` takes it over into bun.lock.");
 }
+
+if (import.meta.main) await runCommand(command);

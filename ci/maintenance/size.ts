@@ -1,31 +1,35 @@
 /**
- * What the image holds, by layer and file, and whether that is what the service's setting `size` says. Builds the image for it;
+ * What the image holds, by layer and file, and whether that is what EXPECTED_BYTES says. Builds the image for it;
  * with FILE, an archive is looked at instead.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { writeArchive } from "../image/archive-writer.ts";
-import { buildImage } from "../image/build.ts";
-import { filesInLayers, formatThousands, readImage, type ImageContent } from "../image/compare.ts";
-import { PipelineError } from "../core/errors.ts";
-import type { Service } from "../core/service-config.ts";
-import type { Command, CommandContext } from "../cli/context.ts";
+import { filesInLayers, formatThousands, readImage, type ImageContent } from "../slipway/image/compare.ts";
+import { exitCodes, PipelineError, type ErrorKind } from "../slipway/core/errors.ts";
+import { runProcess } from "../slipway/core/process.ts";
+import type { Architecture } from "../slipway/image/platform.ts";
+import type { Service } from "../slipway/core/service-config.ts";
+import { runCommand, type MaintenanceCommand } from "./command.ts";
 
-export default {
+const command: MaintenanceCommand = {
+  name: "size",
   about: "what is in the image, or in FILE, and whether it has grown",
   args: { form: "[FILE]", min: 0, max: 1 },
-  options: [],
-  async execute(context) {
-    const image = await measure(context, context.options.args[0]);
+  options: {},
+  async execute({ args: [file], service, signal }) {
+    const image = file === undefined ? await measure(service, signal) : await readImage(file);
     for (const text of sizeReport(image)) console.log(text);
     const { architecture } = image.config;
-    const finding = checkSize(image, context.service.imageSize);
+    const finding = checkSize(image, EXPECTED_BYTES);
     if (finding) throw new PipelineError("project", finding);
-    if (architecture in context.service.imageSize) return "the image is as large as ci/pipeline.ts says";
-    return `ci/pipeline.ts has no size.${architecture}; it would be ${contentSize(image)}`;
+    if (architecture in EXPECTED_BYTES) return "the image is as large as EXPECTED_BYTES says";
+    return `ci/maintenance/size.ts has no EXPECTED_BYTES.${architecture}; it would be ${contentSize(image)}`;
   },
-} satisfies Command;
+};
+
+/** Bytes of the image's files, for each architecture. */
+const EXPECTED_BYTES: Partial<Record<Architecture, number>> = { amd64: 112_484_384 };
 
 /**
  * How far the image may be from its figure, as a share of it. A C library is 2.7 % of the image, and its versions differ
@@ -39,18 +43,18 @@ export function contentSize(image: ImageContent): number {
 }
 
 /**
- * Compares with the figure of its architecture among the service's settings.
+ * Compares with the figure of its architecture.
  *
  * @returns what is wrong and what to change, in words; undefined when nothing is, or when there is no figure
  */
-export function checkSize(image: ImageContent, expected: Service["imageSize"]): string | undefined {
+export function checkSize(image: ImageContent, expected: typeof EXPECTED_BYTES): string | undefined {
   const { architecture } = image.config;
   const figure = (expected as Record<string, number | undefined>)[architecture];
   const size = contentSize(image);
   if (figure === undefined || Math.abs(size - figure) <= figure * TOLERANCE) return undefined;
   const [grew, by] = [size > figure, formatThousands(Math.abs(size - figure))];
   const percent = ((Math.abs(size - figure) / figure) * 100).toFixed(1);
-  const change = `size.${architecture} in ci/pipeline.ts from ${figure} to ${size}`;
+  const change = `EXPECTED_BYTES.${architecture} in ci/maintenance/size.ts from ${figure} to ${size}`;
   return `the image ${grew ? "grew" : "shrank"} by ${percent} %, ${by} bytes: ${
     grew ? "if it is worth that" : "so that it stays so"
   }, change ${change}`;
@@ -79,15 +83,22 @@ function sum(sizes: number[]): number {
   return sizes.reduce((all, size) => all + size, 0);
 }
 
-async function measure({ service }: CommandContext, file: string | undefined): Promise<ImageContent> {
-  if (file !== undefined) return readImage(file);
-  const directory = await mkdtemp(join(tmpdir(), `${service.name}-size-`));
+/** @throws {PipelineError} of the kind that the build's exit code stands for */
+async function measure({ name, project }: Service, signal: AbortSignal): Promise<ImageContent> {
+  const directory = await mkdtemp(join(tmpdir(), `${name}-size-`));
   try {
-    const [dist, output] = [join(directory, "dist"), join(directory, "image.tar")];
-    const { id, platform } = await buildImage(service, dist);
-    await writeArchive(output, { service, dist, platform, names: [`${service.name}:${id}`] });
+    const output = join(directory, "image.tar");
+    const command = [process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", output];
+    const env = { GITHUB_STEP_SUMMARY: "", NO_COLOR: "1" };
+    const { code, stdout, stderr } = await runProcess(command, { cwd: project, env, signal });
+    if (code !== 0) {
+      const kind = Object.entries(exitCodes).find(([, exit]) => exit === code)?.[0] ?? "project";
+      throw new PipelineError(kind as ErrorKind, `the build ended with ${code}`, { output: stdout + stderr });
+    }
     return await readImage(output);
   } finally {
     await rm(directory, { recursive: true });
   }
 }
+
+if (import.meta.main) await runCommand(command);

@@ -4,26 +4,30 @@ import { lutimes, readdir, rm } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
-import * as compare from "../image/compare.ts";
-import { exitCodes, PipelineError } from "../core/errors.ts";
-import { projectFiles } from "../core/project-files.ts";
-import { sha256 } from "../core/hash.ts";
-import { findInstallInputs } from "../core/install-inputs.ts";
-import { createImageSpec } from "../image/image-config.ts";
-import { isOnPath, runProcess } from "../core/process.ts";
-import type { Service } from "../core/service-config.ts";
-import type { Command, CommandContext } from "../cli/context.ts";
+import * as compare from "../slipway/image/compare.ts";
+import { exitCodes, PipelineError } from "../slipway/core/errors.ts";
+import { projectFiles } from "../slipway/core/project-files.ts";
+import { sha256 } from "../slipway/core/hash.ts";
+import { findInstallInputs } from "../slipway/core/install-inputs.ts";
+import { createImageSpec } from "../slipway/image/image-config.ts";
+import { isOnPath, runProcess } from "../slipway/core/process.ts";
+import type { Service } from "../slipway/core/service-config.ts";
+import { usageError } from "../slipway/cli/options.ts";
+import { runCommand, type MaintenanceCommand } from "./command.ts";
 
-export default {
+const command: MaintenanceCommand = {
+  name: "reproduce",
   about: "build it again in other surroundings: is it the same, bit for bit?",
-  options: ["runs"],
-  async execute(context) {
-    const { equal, same } = await reproduce(context, context.options.runs);
-    const conclusion = `${equal} of ${context.options.runs} equal`;
-    if (equal === context.options.runs && same) return conclusion;
+  options: { runs: { value: "N", about: "how often it is built, at least 2 (default: 2)" } },
+  async execute({ service, signal, options }) {
+    const runs = Number(options.runs ?? 2);
+    if (!Number.isInteger(runs) || runs < 2) throw usageError("--runs takes a whole number, 2 or more");
+    const { equal, same } = await reproduce(service, runs, signal);
+    const conclusion = `${equal} of ${runs} equal`;
+    if (equal === runs && same) return conclusion;
     throw new PipelineError("project", conclusion);
   },
-} satisfies Command;
+};
 
 /** What must not matter, in turn. The first is a machine like any other, the rest are as odd as machines get. */
 const surroundings = [
@@ -260,9 +264,10 @@ function bytesThatDiffer(one: Uint8Array, other: Uint8Array): number {
 }
 
 /** @returns how many builds are equal to the first, itself included, and whether the engines agree */
-async function reproduce(
-  { service, signal }: CommandContext,
+export async function reproduce(
+  service: Service,
   times: number,
+  signal: AbortSignal,
 ): Promise<{ equal: number; same: boolean }> {
   const directory = await mkdtemp(join(tmpdir(), `${service.name}-reproduce-`));
   try {
@@ -294,3 +299,5 @@ async function reproduce(
     await rm(directory, { recursive: true, force: true });
   }
 }
+
+if (import.meta.main) await runCommand(command);

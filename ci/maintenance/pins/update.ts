@@ -2,13 +2,13 @@
  * Another value for a pin, from where it is published. Everything is fetched before anything is written, and what is
  * written is text: `git diff` shows all of it.
  */
-import type { DownloadOptions } from "../core/download.ts";
-import { download } from "../core/download.ts";
-import { PipelineError } from "../core/errors.ts";
-import { sha256 as sha256Of } from "../core/hash.ts";
+import type { DownloadOptions } from "../../slipway/core/download.ts";
+import { download } from "../../slipway/core/download.ts";
+import { PipelineError } from "../../slipway/core/errors.ts";
+import { sha256 as sha256Of } from "../../slipway/core/hash.ts";
 import { commitOf, rawFileUrl, hasRelease, newestRelease } from "./github.ts";
-import { packageVersion } from "../core/npm.ts";
-import { pins } from "../core/pins.ts";
+import { packageVersion } from "./npm.ts";
+import { pins } from "../../slipway/core/pins.ts";
 import { actionPin, pin, setPin, locationsOf, type Pin, type Project } from "./locations.ts";
 
 /** What can be renewed, and the arguments that it takes. */

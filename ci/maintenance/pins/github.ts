@@ -4,7 +4,7 @@
  * GITHUB_TOKEN is sent along where it is set: without one, GitHub answers 60 requests an hour to an address, and a hosted
  * runner shares its address.
  */
-import { download, tryDownload, type DownloadOptions } from "../core/download.ts";
+import { download, tryDownload, type DownloadOptions } from "../../slipway/core/download.ts";
 
 const api = (repository: string, path: string) => `https://api.github.com/repos/${repository}/${path}`;
 

@@ -5,7 +5,7 @@
  * its text, so that one table is enough to show, compare and rewrite it.
  */
 import { join } from "node:path";
-import { PipelineError } from "../core/errors.ts";
+import { PipelineError } from "../../slipway/core/errors.ts";
 
 /** The files that hold pins: path -> text. */
 export type Project = Map<string, string>;

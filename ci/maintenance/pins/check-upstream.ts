@@ -3,13 +3,13 @@
  *
  * npm packages are not among them: `bun install --frozen-lockfile` compares each with bun.lock wherever it installs.
  */
-import { resolveDigest } from "../registry/push.ts";
-import { tryDownload, type DownloadOptions } from "../core/download.ts";
-import { PipelineError } from "../core/errors.ts";
-import { sha256 as sha256Of } from "../core/hash.ts";
+import { resolveDigest } from "../../slipway/registry/push.ts";
+import { tryDownload, type DownloadOptions } from "../../slipway/core/download.ts";
+import { PipelineError } from "../../slipway/core/errors.ts";
+import { sha256 as sha256Of } from "../../slipway/core/hash.ts";
 import { commitOf, hasRelease } from "./github.ts";
-import { packageVersion } from "../core/npm.ts";
-import { pins } from "../core/pins.ts";
+import { packageVersion } from "./npm.ts";
+import { pins } from "../../slipway/core/pins.ts";
 import {
   actionPins,
   pin,

@@ -6,13 +6,13 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PipelineError } from "../core/errors.ts";
+import { PipelineError } from "../../slipway/core/errors.ts";
 import { pinErrors, pin, pinsOf, readProject, setPin, locationsOf, valueOf } from "../pins/locations.ts";
 import { checkUpstream } from "../pins/check-upstream.ts";
 import { updatePin } from "../pins/update.ts";
-import { pins } from "../core/pins.ts";
-import { root } from "./helloapp-fixture.ts";
-import { linkModules } from "./link-node-modules.ts";
+import { pins } from "../../slipway/core/pins.ts";
+import { root } from "../../slipway/test/helloapp-fixture.ts";
+import { linkModules } from "../../slipway/test/link-node-modules.ts";
 
 const [one, two] = ["1".repeat(40), "2".repeat(40)];
 const workflow = ".github/workflows/a.yml";
@@ -49,6 +49,10 @@ const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
   );
 
 describe("places", () => {
+  test("all places of all pins agree; those that an image build leaves out are not looked at there", () => {
+    expect(pinErrors(real)).toEqual([]);
+  });
+
   test("the pins of the table are those that code reads", () => {
     expect(Object.values(pin).map((each) => valueOf(each, real))).toEqual([
       pins.bun,
@@ -378,7 +382,7 @@ describe("`pins` on the command line", () => {
   afterAll(() => rm(directory, { recursive: true }));
 
   async function run(...args: string[]) {
-    const child = Bun.spawn([process.execPath, join(directory, "ci/pipeline.ts"), "pins", ...args], {
+    const child = Bun.spawn([process.execPath, join(directory, "ci/maintenance/pins.ts"), ...args], {
       env: { ...process.env, npm_config_registry: "http://127.0.0.1:1" },
       stdout: "pipe",
       stderr: "pipe",
@@ -414,7 +418,7 @@ describe("`pins` on the command line", () => {
       const { code, stderr } = await run(...args);
       expect(code).toBe(2);
       expect(stderr).toMatch(/^error: pins takes --remote, or the name of a pin/m);
-      expect(stderr).toContain("usage: bun ci/pipeline.ts");
+      expect(stderr).toContain("usage: bun run pins");
     },
   );
 
