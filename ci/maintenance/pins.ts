@@ -1,69 +1,76 @@
 /**
- * Every pin of the project with the places where it stands, and whether they agree.
+ * Lists every pin of the project with its locations, checks that they agree, and updates pins.
  *
- *     bun run pins                              exit 0: all places agree, 1: they do not
- *     bun run pins --remote                     also asks whether what is pinned is still there, and the same
- *     bun run pins k3s [TAG]                    renews a pin in all its places; default: the newest release
+ *     bun run pins                              exits with 0 if all locations of each pin agree, otherwise with 1
+ *     bun run pins --remote                     also checks that each pin is still published and unchanged
+ *     bun run pins k3s [TAG]                    updates a pin in all its locations; default: the newest release
  *     bun run pins bun|dagger [VERSION]
  *     bun run pins action OWNER/NAME [TAG]
  */
 import { join } from "node:path";
-import { PipelineError } from "../slipway/core/errors.ts";
-import { pinErrors, pinsOf, readProject, locationsOf, type Project } from "./pins/locations.ts";
-import { checkUpstream } from "./pins/check-upstream.ts";
-import { updatePin, updaters } from "./pins/update.ts";
 import { usageError } from "../slipway/cli/options.ts";
+import { PipelineError } from "../slipway/core/errors.ts";
 import { runCommand, type MaintenanceCommand } from "./command.ts";
+import { checkUpstream, type PinCheck } from "./pins/check-upstream.ts";
+import { pinErrors, pinsOf, readProject, locationsOf, type Project } from "./pins/locations.ts";
+import { updatePin, updaters } from "./pins/update.ts";
 
 const command: MaintenanceCommand = {
   name: "pins",
-  about: "each pin and where it stands; renew one in all its places",
+  about: "List each pin with its locations, or update a pin in all of them",
   args: { form: "[k3s [TAG] | bun [VERSION] | dagger [VERSION] | action OWNER/NAME [TAG]]", min: 0, max: 3 },
-  options: { remote: { about: "also ask whether what is pinned is still there, and the same" } },
+  options: { remote: { about: "Also check that each pin is still published and unchanged" } },
   async execute({ service: { root }, args: [name, ...args], options }) {
     const project = await readProject(root);
     if (name === undefined) {
-      show(project);
-      if (options.remote) await showRemote(project);
+      list(project);
+      if (options.remote) await listUpstream(project);
     } else if (
       !options.remote &&
       Object.hasOwn(updaters, name) &&
       args.length <= (name === "action" ? 2 : 1)
     ) {
-      await write(root, project, name as keyof typeof updaters, args);
-    } else throw usageError("pins takes --remote, or the name of a pin and what it becomes");
+      await update(root, project, name as keyof typeof updaters, args);
+    } else throw usageError("pins takes --remote, or the name of a pin and its new value");
     return "";
   },
 };
 
-/** Shows all pins. @throws {PipelineError} "project" when places do not agree */
-function show(project: Project): void {
+/** Prints all pins. @throws {PipelineError} "project" if the locations of a pin disagree */
+function list(project: Project): void {
   for (const pin of pinsOf(project)) {
     const found = locationsOf(pin, project);
     if (found.length === 0) continue;
     const values = new Set(found.map(({ value }) => value ?? "(missing)"));
-    console.log(`${pin.name}  ${[...values].join(" | ")}\n    ${found.map(({ place }) => place).join("  ")}`);
+    const positions = found.map(({ position }) => position).join("  ");
+    console.log(`${pin.name}  ${[...values].join(" | ")}\n    ${positions}`);
   }
-  const wrong = pinErrors(project);
-  if (wrong.length > 0) {
-    throw new PipelineError("project", wrong.join("\nerror: "), {
-      hint: "`bun run pins NAME VERSION` writes all places.",
+  const errors = pinErrors(project);
+  if (errors.length > 0) {
+    throw new PipelineError("project", errors.join("\nerror: "), {
+      hint: "Run `bun run pins NAME VERSION` to update all locations.",
     });
   }
 }
 
-/** @throws {PipelineError} "project" when a pin does not hold, "environment" when one could not be asked */
-async function showRemote(project: Project): Promise<void> {
-  const answers = await checkUpstream(project);
-  const words = { true: "holds", false: "does not hold", unknown: "not asked" };
-  for (const { name, holds, text } of answers) console.log(`${words[`${holds}`]}: ${name}: ${text}`);
-  const named = (state: false | "unknown") =>
-    answers.flatMap(({ name, holds }) => (holds === state ? [name] : [])).join(", ");
-  if (named(false)) throw new PipelineError("project", `no longer what is pinned: ${named(false)}`);
-  if (named("unknown")) throw new PipelineError("environment", `could not be asked: ${named("unknown")}`);
+const statusLabels: Record<PinCheck["status"], string> = {
+  valid: "valid",
+  invalid: "invalid",
+  unknown: "not checked",
+};
+
+/** @throws {PipelineError} "project" if a pin is invalid, "environment" if a pin could not be checked */
+async function listUpstream(project: Project): Promise<void> {
+  const checks = await checkUpstream(project);
+  for (const { name, status, detail } of checks) console.log(`${statusLabels[status]}: ${name}: ${detail}`);
+  const namesWith = (wanted: PinCheck["status"]) =>
+    checks.flatMap(({ name, status }) => (status === wanted ? [name] : [])).join(", ");
+  const [invalid, unknown] = [namesWith("invalid"), namesWith("unknown")];
+  if (invalid) throw new PipelineError("project", `pins no longer match upstream: ${invalid}`);
+  if (unknown) throw new PipelineError("environment", `pins could not be checked: ${unknown}`);
 }
 
-async function write(
+async function update(
   root: string,
   project: Project,
   name: keyof typeof updaters,
@@ -74,10 +81,10 @@ async function write(
   const changed = [...project].filter(([path, text]) => text !== before.get(path));
   for (const [path, text] of changed) await Bun.write(join(root, path), text);
   for (const [pin, value] of values) console.log(`${pin.name}  ${value}`);
-  if (changed.length === 0) return console.log("It was so before.");
-  console.log(`Written to ${changed.map(([path]) => path).join(", ")}. Read what changed: git diff`);
+  if (changed.length === 0) return console.log("The pin is already up to date.");
+  console.log(`Updated ${changed.map(([path]) => path).join(", ")}. Review the changes with \`git diff\`.`);
   if (project.get("package.json") !== before.get("package.json"))
-    console.log("Then `bun install` takes it over into bun.lock.");
+    console.log("Run `bun install` to update bun.lock.");
 }
 
 if (import.meta.main) await runCommand(command);

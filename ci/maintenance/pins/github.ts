@@ -1,62 +1,66 @@
 /**
- * GitHub's releases, tags and commits. https://docs.github.com/en/rest
+ * Reads releases, tags and commits from GitHub. https://docs.github.com/en/rest
  *
- * GITHUB_TOKEN is sent along where it is set: without one, GitHub answers 60 requests an hour to an address, and a hosted
- * runner shares its address.
+ * Sends GITHUB_TOKEN if it is set. Without a token GitHub allows 60 requests an hour per address, and hosted runners
+ * share their addresses.
  */
 import { download, tryDownload, type DownloadOptions } from "../../slipway/core/download.ts";
 
-const api = (repository: string, path: string) => `https://api.github.com/repos/${repository}/${path}`;
+const apiUrl = (repository: string, path: string) => `https://api.github.com/repos/${repository}/${path}`;
 
-function request({ headers, ...options }: DownloadOptions, accept: string): DownloadOptions {
+function requestOptions({ headers, ...options }: DownloadOptions, accept: string): DownloadOptions {
   const token = process.env.GITHUB_TOKEN;
   return {
-    hint: "Can this machine reach GitHub? With status 403 or 429 it wants fewer requests, or a GITHUB_TOKEN.",
+    hint: "Check the connection to GitHub. For status 403 or 429, retry later or set GITHUB_TOKEN.",
     ...options,
     headers: { ...headers, Accept: accept, ...(token && { Authorization: `Bearer ${token}` }) },
   };
 }
 
-/** A tag's path in a URL: `+` stays one character, a slash stays a slash. */
-const inPath = (tag: string) => tag.split("/").map(encodeURIComponent).join("/");
+/** Encodes a tag for a URL path: escapes `+` and keeps slashes. */
+const encodeTag = (tag: string) => tag.split("/").map(encodeURIComponent).join("/");
 
-/** The tag of the newest release that is no draft and no prerelease. @throws {PipelineError} "environment" */
+/**
+ * Finds the tag of the newest release that is neither a draft nor a prerelease.
+ *
+ * @throws {PipelineError} "environment" if the request fails
+ */
 export async function newestRelease(repository: string, options: DownloadOptions = {}): Promise<string> {
   const bytes = await download(
-    api(repository, "releases/latest"),
-    request(options, "application/vnd.github+json"),
+    apiUrl(repository, "releases/latest"),
+    requestOptions(options, "application/vnd.github+json"),
   );
   return (JSON.parse(new TextDecoder().decode(bytes)) as { tag_name: string }).tag_name;
 }
 
-/** Whether a tag has a release. @throws {PipelineError} "environment" when GitHub cannot be asked */
+/** Checks whether a tag has a release. @throws {PipelineError} "environment" if the request fails */
 export async function hasRelease(
   repository: string,
   tag: string,
   options: DownloadOptions = {},
 ): Promise<boolean> {
-  const url = api(repository, `releases/tags/${inPath(tag)}`);
-  return (await tryDownload(url, request(options, "application/vnd.github+json"))) !== undefined;
+  const url = apiUrl(repository, `releases/tags/${encodeTag(tag)}`);
+  return (await tryDownload(url, requestOptions(options, "application/vnd.github+json"))) !== undefined;
 }
 
 /**
- * The commit that something stands for, also through an annotated tag.
+ * Resolves a reference to its commit, also through an annotated tag.
  *
- * @param reference `tags/TAG` (which no branch of the same name can answer for) or a commit
- * @returns its SHA; undefined when there is no such thing
- * @throws {PipelineError} "environment" when GitHub cannot be asked
+ * @param reference a commit, or `tags/TAG`, which never matches a branch of the same name
+ * @returns the SHA, or undefined if the reference does not exist
+ * @throws {PipelineError} "environment" if the request fails
  */
 export async function commitOf(
   repository: string,
   reference: string,
   options: DownloadOptions = {},
 ): Promise<string | undefined> {
-  const url = api(repository, `commits/${inPath(reference)}`);
-  const bytes = await tryDownload(url, request(options, "application/vnd.github.sha"));
+  const url = apiUrl(repository, `commits/${encodeTag(reference)}`);
+  const bytes = await tryDownload(url, requestOptions(options, "application/vnd.github.sha"));
   return bytes && new TextDecoder().decode(bytes).trim();
 }
 
-/** Where a file of a repository can be fetched as it was at a commit. */
+/** Builds the URL of a file at a commit. */
 export function rawFileUrl(repository: string, commit: string, path: string): string {
   return `https://raw.githubusercontent.com/${repository}/${commit}/${path}`;
 }

@@ -1,17 +1,19 @@
-/** The versions that the npm registry has of a package. */
+/** Reads package versions from the npm registry. */
 import { tryDownload, type DownloadOptions } from "../../slipway/core/download.ts";
 import { npmRegistry } from "../../slipway/core/npm.ts";
 
-/** One version of a package. https://github.com/npm/registry/blob/main/docs/responses/package-metadata.md */
+/** A version of a package. https://github.com/npm/registry/blob/main/docs/responses/package-metadata.md */
 export interface PackageVersion {
   version: string;
   dist: { integrity: string };
 }
 
 /**
+ * Looks up a version of a package.
+ *
  * @param version a version or a tag such as `latest`
- * @returns undefined when the registry has no such version
- * @throws {PipelineError} "environment" when it cannot be asked
+ * @returns undefined if the registry does not have the version
+ * @throws {PipelineError} "environment" if the request fails
  */
 export async function packageVersion(
   name: string,

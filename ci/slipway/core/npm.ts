@@ -1,12 +1,14 @@
-/** The npm registry, as far as the build needs it. */
+/** Downloads packages from the npm registry. */
 import { PipelineError } from "./errors.ts";
 import { download, type DownloadOptions } from "./download.ts";
 
 /**
- * The registry that Bun asks, without a slash at its end: npm_config_registry, else what .npmrc or bunfig.toml say, else npm's
- * own. Bun is asked for it, by the address of a package.
+ * Finds the registry that Bun uses, without a trailing slash.
  *
- * @throws {PipelineError} "environment" when Bun does not reach it
+ * Reads npm_config_registry. Otherwise runs `bun pm view`, which applies .npmrc and bunfig.toml, and takes the registry
+ * from a package's URL.
+ *
+ * @throws {PipelineError} "environment" if Bun cannot reach the registry
  */
 export function npmRegistry(): string {
   const { npm_config_registry } = process.env;
@@ -14,19 +16,19 @@ export function npmRegistry(): string {
   const { stdout, stderr } = Bun.spawnSync([process.execPath, "pm", "view", "bun", "dist.tarball"]);
   const [registry, rest] = stdout.toString().split("/bun/-/");
   if (registry && rest) return registry.trim();
-  const words = stderr.toString().trim().split("\n").at(-1);
-  throw new PipelineError("environment", `Bun does not reach its package registry: ${words}`, {
-    hint: "`bun pm view bun version` asks it the same.",
+  const lastLine = stderr.toString().trim().split("\n").at(-1);
+  throw new PipelineError("environment", `Bun cannot reach its package registry: ${lastLine}`, {
+    hint: "Run `bun pm view bun version` to see the error.",
   });
 }
 
-/** The package's tarball. @throws {PipelineError} "environment" when it cannot be fetched */
+/** Downloads a package's tarball. @throws {PipelineError} "environment" if the download fails */
 export async function downloadPackage(name: string, version: string, options?: DownloadOptions) {
   const url = `${npmRegistry()}/${name}/-/${name.slice(name.indexOf("/") + 1)}-${version}.tgz`;
   return { url, bytes: await download(url, options) };
 }
 
-/** SHA-512 of bytes, as the registry's `dist.integrity` has it. */
+/** Computes the SHA-512 of bytes in the format of the registry's `dist.integrity`. */
 export function integrityOf(bytes: Uint8Array): string {
   return `sha512-${new Bun.CryptoHasher("sha512").update(bytes).digest("base64")}`;
 }
