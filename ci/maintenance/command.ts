@@ -37,8 +37,8 @@ export interface MaintenanceContext {
 }
 
 const commonOptions: Record<string, Option> = {
-  verbose: { about: "stack traces and the whole output of what failed" },
-  help: { about: "this text" },
+  verbose: { about: "Print stack traces and the full output of failed commands" },
+  help: { about: "Print this help" },
 };
 
 /** Runs a command with the arguments of this process and exits with the command's exit code. */

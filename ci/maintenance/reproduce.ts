@@ -1,27 +1,35 @@
-/** Builds the image several times from copies of the project in different environments and compares the bytes. */
-import { chmod, chown, constants, copyFile, cp, lchown, mkdir, mkdtemp } from "node:fs/promises";
-import { lutimes, readdir, rm } from "node:fs/promises";
-import { existsSync } from "node:fs";
+/**
+ * Builds the image several times in different environments and compares the results bit for bit.
+ *
+ * Each build runs in a copy of the project. If a Dagger engine is available, its image is compared too.
+ */
+import { chmod, mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join, relative } from "node:path";
-import * as compare from "../slipway/image/compare.ts";
+import { join, relative } from "node:path";
+import { usageError } from "../slipway/cli/options.ts";
 import { exitCodes, PipelineError } from "../slipway/core/errors.ts";
-import { projectFiles } from "../slipway/core/project-files.ts";
 import { sha256 } from "../slipway/core/hash.ts";
-import { findInstallInputs } from "../slipway/core/install-inputs.ts";
-import { createImageSpec } from "../slipway/image/image-config.ts";
 import { isOnPath, runProcess } from "../slipway/core/process.ts";
 import type { Service } from "../slipway/core/service-config.ts";
-import { usageError } from "../slipway/cli/options.ts";
+import { diffImages, readImage, shortDigest, type ImageContent } from "../slipway/image/compare.ts";
 import { runCommand, type MaintenanceCommand } from "./command.ts";
+import { compareEngines } from "./reproduce/compare-engines.ts";
+import { copyProject, setTimesAndOwner } from "./reproduce/copy-project.ts";
+import {
+  asUser,
+  detectCapabilities,
+  environments,
+  OTHER_UID,
+  type Capabilities,
+} from "./reproduce/environments.ts";
 
 const command: MaintenanceCommand = {
   name: "reproduce",
-  about: "build it again in other surroundings: is it the same, bit for bit?",
-  options: { runs: { value: "N", about: "how often it is built, at least 2 (default: 2)" } },
+  about: "Build the image several times in different environments and compare the results bit for bit",
+  options: { runs: { value: "N", about: "Number of builds, at least 2 (default: 2)" } },
   async execute({ service, signal, options }) {
     const runs = Number(options.runs ?? 2);
-    if (!Number.isInteger(runs) || runs < 2) throw usageError("--runs takes a whole number, 2 or more");
+    if (!Number.isInteger(runs) || runs < 2) throw usageError("--runs takes an integer, 2 or more");
     const { equal, same } = await reproduce(service, runs, signal);
     const conclusion = `${equal} of ${runs} equal`;
     if (equal === runs && same) return conclusion;
@@ -29,110 +37,98 @@ const command: MaintenanceCommand = {
   },
 };
 
-/** What must not matter, in turn. The first is a machine like any other, the rest are as odd as machines get. */
-const surroundings = [
-  { directory: "plain", umask: "022", TZ: "UTC", LC_ALL: "C.UTF-8", modified: "2024-02-29T12:00:00Z" },
-  {
-    directory: "a longer path/with a space & an ü",
-    umask: "077",
-    TZ: "Pacific/Kiritimati",
-    // Where "i" is no small "I", if the locale is installed.
-    LC_ALL: "tr_TR.UTF-8",
-    modified: "1999-12-31T23:59:59Z",
-    another: true,
-  },
-  { directory: "x/y/z", umask: "000", TZ: "America/St_Johns", LC_ALL: "C", modified: "2038-01-19T03:14:08Z" },
-];
-
-/** A user that owns nothing here. */
-const STRANGER = 54_321;
-
 interface Build {
-  /** What it is called in messages. */
+  /** Name in messages. */
   name: string;
-  image: compare.ImageContent;
+  image: ImageContent;
   /** SHA-256 of the archive. */
   archive: string;
 }
 
-/** What is possible on this machine besides directory, umask, time zone, locale and times. */
-interface Means {
-  /** A copy of Bun that every user can run; undefined: builds are this user's alone. */
-  bun: string | undefined;
-  /** Command in front of another to run it on one CPU; empty where that is not possible. */
-  oneCpu: string[];
-  /** What is left out, and why. */
-  leftOut: string[];
+/**
+ * Builds the image `runs` times on the host, and once with Dagger if possible, and prints the differences.
+ *
+ * @returns how many builds equal the first, itself included, and whether the engines agree
+ */
+export async function reproduce(
+  service: Service,
+  runs: number,
+  signal: AbortSignal,
+): Promise<{ equal: number; same: boolean }> {
+  const directory = await mkdtemp(join(tmpdir(), `${service.name}-reproduce-`));
+  try {
+    await chmod(directory, 0o755);
+    const capabilities = await detectCapabilities(directory, signal);
+    const findings: string[] = [];
+    let [equal, same] = [0, true];
+    let first: Build | undefined;
+    for (let index = 0; index < runs; index += 1) {
+      const build = await buildOnHost(service, directory, index, capabilities, signal);
+      first ??= build;
+      console.log(`${formatBuild(build)}  (${build.environment})`);
+      const differences = compareBuilds(first, build);
+      if (differences.length === 0) equal += 1;
+      findings.push(...differences.map((text) => `${build.name}: ${text}`));
+    }
+    const { skipped } = capabilities;
+    const contained = await buildWithDagger(service, directory, signal);
+    if (typeof contained === "string") skipped.push(`the Dagger engine: ${contained}`);
+    else {
+      console.log(formatBuild(contained));
+      const { differences, summary } = compareEngines(service, first!.image, contained.image);
+      same = differences.length === 0;
+      findings.push(...(same ? [summary] : differences).map((text) => `${contained.name}: ${text}`));
+    }
+    for (const text of skipped) console.log(`skipped: ${text}`);
+    for (const text of findings) console.log(text);
+    return { equal, same };
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
 }
 
-async function findMeans(directory: string, signal: AbortSignal): Promise<Means> {
-  const leftOut: string[] = [];
-  const works = async (command: string[]) =>
-    isOnPath(command[0]!) && (await runProcess(command, { cwd: "/", signal, timeoutSeconds: 20 })).code === 0;
-  const oneCpu = ["taskset", "--cpu-list", "0"];
-  const pinned = await works([...oneCpu, "true"]);
-  if (!pinned) leftOut.push("one CPU instead of all: taskset cannot do it here");
-
-  const bun = join(directory, "bun");
-  const root = process.getuid?.() === 0;
-  // The installed one may be in a directory that only its owner enters.
-  if (root) await copyFile(process.execPath, bun, constants.COPYFILE_FICLONE);
-  // By way of a shell: what setpriv itself starts is opened with root's rights still.
-  const probe = [...becoming(STRANGER), "sh", "-c", 'exec "$0" --version', bun];
-  const asStranger = root && (await works(probe));
-  if (!root) leftOut.push("another user: only root can become one");
-  else if (!asStranger)
-    leftOut.push(`another user: setpriv cannot do it here, or ${directory} is closed to others`);
-  return { bun: asStranger ? bun : undefined, oneCpu: pinned ? oneCpu : [], leftOut };
-}
-
-function becoming(uid: number): string[] {
-  return ["setpriv", `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups", "--inh-caps=-all"];
-}
-
-/** Builds the image for the `index`-th time, with Bun and nothing else. @returns it, and what its surroundings were */
+/** Builds the image with the host engine in the environment number `index`. */
 async function buildOnHost(
   service: Service,
   directory: string,
   index: number,
-  { bun, oneCpu }: Means,
+  { bun, oneCpuPrefix }: Capabilities,
   signal: AbortSignal,
-): Promise<Build & { where: string }> {
-  const { umask, TZ, LC_ALL, ...odd } = surroundings[index % surroundings.length]!;
-  const place = join(directory, String(index));
-  const [copy, home] = [join(place, odd.directory), join(place, "home")];
+): Promise<Build & { environment: string }> {
+  const { umask, TZ, LC_ALL, modified, isUnusual, ...paths } = environments[index % environments.length]!;
+  const root = join(directory, String(index));
+  const [copy, home, output] = [join(root, paths.directory), join(root, "home"), join(root, "image.tar")];
   await copyProject(service, copy, signal);
   await mkdir(home);
-  const uid = odd.another && bun ? STRANGER : undefined;
-  await prepare(place, new Date(odd.modified), uid);
-  const output = join(place, "image.tar");
+  const uid = isUnusual && bun ? OTHER_UID : undefined;
+  await setTimesAndOwner(root, new Date(modified), uid);
   const command = [
-    ...(odd.another ? oneCpu : []),
-    ...(uid === undefined ? [] : becoming(uid)),
-    // The mask can be set by a process for itself only.
+    ...(isUnusual ? oneCpuPrefix : []),
+    ...(uid === undefined ? [] : asUser(uid)),
+    // A process can set the umask only for itself.
     ...["sh", "-c", 'umask "$0" && exec "$@"', umask],
     ...[uid === undefined ? process.execPath : bun!, "ci/pipeline.ts", "image"],
     ...["--engine", "host", "--output", output],
   ];
-  const env = { ...quiet(directory), TZ, LC_ALL, LANG: LC_ALL, ...(odd.another && { HOME: home }) };
+  const env = { ...buildEnv(directory), TZ, LC_ALL, LANG: LC_ALL, ...(isUnusual && { HOME: home }) };
   const cwd = join(copy, relative(service.root, service.project));
   const { code, stdout, stderr } = await runProcess(command, { cwd, env, signal });
-  if (code !== 0) throw failed(`build ${index + 1}`, code, stdout + stderr);
-  const where = [
+  if (code !== 0) throw buildFailed(`build ${index + 1}`, code, stdout + stderr);
+  const environment = [
     `umask ${umask}`,
     TZ,
     LC_ALL,
-    `files of ${odd.modified.slice(0, 4)}`,
-    ...(odd.another ? ["HOME of its own"] : []),
+    `files from ${modified.slice(0, 4)}`,
+    ...(isUnusual ? ["separate HOME"] : []),
     ...(uid === undefined ? [] : [`uid ${uid}`]),
-    ...(odd.another && oneCpu.length > 0 ? ["one CPU"] : []),
+    ...(isUnusual && oneCpuPrefix.length > 0 ? ["one CPU"] : []),
   ].join(", ");
-  const build = await keep(`build ${index + 1}`, output);
-  await rm(place, { recursive: true });
-  return { ...build, where };
+  const build = await readBuild(`build ${index + 1}`, output);
+  await rm(root, { recursive: true });
+  return { ...build, environment };
 }
 
-/** Builds the image with the Dagger engine. @returns in words why not, where that is not possible */
+/** Builds the image with the Dagger engine. @returns the reason if the engine is unavailable */
 async function buildWithDagger(
   service: Service,
   directory: string,
@@ -141,163 +137,53 @@ async function buildWithDagger(
   const start = ["dagger", "--progress=plain", "run"];
   const inSession = process.env.DAGGER_SESSION_PORT !== undefined;
   if (!inSession) {
-    if (!isOnPath("dagger")) return "there is no dagger on PATH";
+    if (!isOnPath("dagger")) return "dagger not found on PATH";
     const { code } = await runProcess([...start, "true"], { cwd: "/", signal, timeoutSeconds: 20 });
-    if (code !== 0) return "no engine answers";
+    if (code !== 0) return "no engine available";
   }
   const copy = join(directory, "dagger");
   await copyProject(service, copy, signal);
-  // All of it is the project's, also what its .gitignore has: the engine would pass over that.
-  const all = ["add", "--force", "--all", "--", ".", ":(exclude,glob)**/node_modules/**"];
-  for (const args of isOnPath("git") ? [["init", "--quiet"], all] : [])
+  // Adds ignored files too, because the engine skips files that git does not track.
+  const addAll = ["add", "--force", "--all", "--", ".", ":(exclude,glob)**/node_modules/**"];
+  for (const args of isOnPath("git") ? [["init", "--quiet"], addAll] : [])
     await runProcess(["git", ...args], { cwd: copy, signal, timeoutSeconds: 60 });
   const output = join(directory, "dagger.tar");
   const command = [process.execPath, "ci/pipeline.ts", "image", "--engine", "dagger", "--output", output];
   const { code, stdout, stderr } = await runProcess([...(inSession ? [] : start), ...command], {
     cwd: join(copy, relative(service.root, service.project)),
-    env: quiet(directory),
+    env: buildEnv(directory),
     signal,
   });
   if (code === exitCodes.environment)
     return /^error: (.*)$/m.exec(stderr + stdout)?.[1] ?? "the engine failed";
-  if (code !== 0) throw failed("the Dagger engine's build", code, stdout + stderr);
-  return keep("dagger", output);
+  if (code !== 0) throw buildFailed("the Dagger engine's build", code, stdout + stderr);
+  return readBuild("dagger", output);
 }
 
-function failed(what: string, code: number, output: string): PipelineError {
-  return new PipelineError("project", `${what} ended with ${code}`, { output });
+function buildFailed(name: string, code: number, output: string): PipelineError {
+  return new PipelineError("project", `${name} exited with ${code}`, { output });
 }
 
-/** Environment of all builds: no commit for the label, which is no part of the proof, and no report. */
-function quiet(directory: string): Record<string, string> {
+/** Environment of all builds. Hides the commit, whose label is not compared, and writes no step summary. */
+function buildEnv(directory: string): Record<string, string> {
   return { GIT_CEILING_DIRECTORIES: directory, GITHUB_STEP_SUMMARY: "", NO_COLOR: "1" };
 }
 
-/** Copies the project's files and what is installed: linked, the packages would be built from another place. */
-async function copyProject({ root, project }: Service, target: string, signal: AbortSignal): Promise<void> {
-  // What is installed from belongs to it even where git ignores it: an engine may install again.
-  for (const file of new Set([...(await projectFiles(root, signal)), ...findInstallInputs(root).files])) {
-    // Deleted, but git still knows it.
-    if (!existsSync(join(root, file))) continue;
-    await mkdir(dirname(join(target, file)), { recursive: true });
-    await cp(join(root, file), join(target, file), { verbatimSymlinks: true });
-  }
-  for (const directory of new Set([root, project])) {
-    const installed = join(directory, "node_modules");
-    if (!existsSync(installed)) continue;
-    await cp(installed, join(target, relative(root, installed)), {
-      recursive: true,
-      verbatimSymlinks: true,
-      filter: (path) => !path.endsWith("/node_modules/.cache"),
-    });
-  }
+async function readBuild(name: string, output: string): Promise<Build> {
+  return { name, image: await readImage(output), archive: sha256(await Bun.file(output).bytes()) };
 }
 
-/** Gives all below `path` a time, and an owner where one is asked for. */
-async function prepare(path: string, modified: Date, uid: number | undefined): Promise<void> {
-  for (const entry of await readdir(path, { withFileTypes: true, recursive: true })) {
-    const file = join(entry.parentPath, entry.name);
-    if (uid !== undefined) await lchown(file, uid, uid);
-    await lutimes(file, modified, modified);
-  }
-  if (uid !== undefined) await chown(path, uid, uid);
+function formatBuild({ name, image, archive }: Build): string {
+  const layers = image.layers.map(({ name, diffId }) => `${name} ${shortDigest(diffId)}`);
+  return [name.padEnd(8), ...image.names, ...layers, `archive ${shortDigest(archive)}`].join("  ");
 }
 
-async function keep(name: string, output: string): Promise<Build> {
-  return { name, image: await compare.readImage(output), archive: sha256(await Bun.file(output).bytes()) };
-}
-
-function line({ name, image, archive }: Build): string {
-  const layers = image.layers.map(({ name, diffId }) => `${name} ${compare.shortDigest(diffId)}`);
-  return [name.padEnd(8), ...image.names, ...layers, `archive ${compare.shortDigest(archive)}`].join("  ");
-}
-
-/** What another build of the same source has that the first has not, in words; an empty list: they are the same. */
-function compareBuilds(first: Build, other: Build): string[] {
-  const lines = [...other.image.damage, ...compare.diffImages(first.image, other.image)];
-  if (lines.length === 0 && other.archive !== first.archive)
-    lines.push("the image is the same, the archive around it is not");
-  return lines;
-}
-
-/**
- * Compares what two engines make of one source. Their C libraries may be two: then the id and the binary, which holds
- * it, have to differ, and only the form is compared.
- *
- * @returns how they differ where they should not, and a sentence about what was compared
- */
-export function compareEngines(
-  service: Service,
-  host: compare.ImageContent,
-  contained: compare.ImageContent,
-): { lines: string[]; compared: string } {
-  if (host.names.join() === contained.names.join())
-    return { lines: compare.diffImages(host, contained), compared: "equal, bit for bit" };
-  const [ours, theirs] = [compare.filesInLayers(host.layers), compare.filesInLayers(contained.layers)];
-  const changed = [...ours].flatMap(([path, { content }]) => {
-    const other = theirs.get(path);
-    return other && Buffer.compare(content, other.content) !== 0 ? [path] : [];
-  });
-  const { binary } = createImageSpec(service);
-  const libraries = changed.filter((path) => path !== binary);
-  const why =
-    libraries.length > 0
-      ? `the base image's C library is not this machine's (${libraries.join(", ")})`
-      : "the base image's Bun is not the build that runs here";
-  const [one, other] = [ours.get(binary)?.content, theirs.get(binary)?.content];
-  const bytes = one && other && one.length === other.length ? bytesThatDiffer(one, other) : undefined;
-  const difference =
-    bytes === undefined
-      ? "the binary has another size"
-      : `the binary, which holds the id, differs in ${compare.formatThousands(bytes)} of ${compare.formatThousands(one!.length)} bytes`;
-  return {
-    lines: compare.diffImages(host, contained, { content: false }),
-    compared: `same paths, types, modes, owners, times and config; bytes were not to be the same: ${why}, so the id is another, and ${difference}`,
-  };
-}
-
-/** How many; of two that are equally long. */
-function bytesThatDiffer(one: Uint8Array, other: Uint8Array): number {
-  let differ = 0;
-  for (let at = 0; at < one.length; at += 1) if (one[at] !== other[at]) differ += 1;
-  return differ;
-}
-
-/** @returns how many builds are equal to the first, itself included, and whether the engines agree */
-export async function reproduce(
-  service: Service,
-  times: number,
-  signal: AbortSignal,
-): Promise<{ equal: number; same: boolean }> {
-  const directory = await mkdtemp(join(tmpdir(), `${service.name}-reproduce-`));
-  try {
-    await chmod(directory, 0o755);
-    const means = await findMeans(directory, signal);
-    const conclusions: string[] = [];
-    let [equal, same] = [0, true];
-    let first: Build | undefined;
-    for (let index = 0; index < times; index += 1) {
-      const build = await buildOnHost(service, directory, index, means, signal);
-      first ??= build;
-      console.log(`${line(build)}  (${build.where})`);
-      const found = compareBuilds(first, build);
-      if (found.length === 0) equal += 1;
-      for (const text of found) conclusions.push(`${build.name}: ${text}`);
-    }
-    const contained = await buildWithDagger(service, directory, signal);
-    if (typeof contained === "string") means.leftOut.push(`the Dagger engine: ${contained}`);
-    else {
-      console.log(line(contained));
-      const { lines, compared } = compareEngines(service, first!.image, contained.image);
-      same = lines.length === 0;
-      conclusions.push(...(same ? [compared] : lines).map((text) => `${contained.name}: ${text}`));
-    }
-    for (const text of means.leftOut) console.log(`left out: ${text}`);
-    for (const text of conclusions) console.log(text);
-    return { equal, same };
-  } finally {
-    await rm(directory, { recursive: true, force: true });
-  }
+/** Compares a build with the first. @returns a sentence for each difference */
+function compareBuilds(first: Build, build: Build): string[] {
+  const differences = [...build.image.damage, ...diffImages(first.image, build.image)];
+  if (differences.length === 0 && build.archive !== first.archive)
+    differences.push("the images are equal, but the archives differ");
+  return differences;
 }
 
 if (import.meta.main) await runCommand(command);

@@ -1,76 +1,81 @@
 /**
- * What the image holds, by layer and file, and whether that is what EXPECTED_BYTES says. Builds the image for it;
- * with FILE, an archive is looked at instead.
+ * Prints the size of the image by layer and file, and compares it with EXPECTED_BYTES.
+ *
+ * Builds the image with the host engine, or reads the archive FILE.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { filesInLayers, formatThousands, readImage, type ImageContent } from "../slipway/image/compare.ts";
 import { exitCodes, PipelineError, type ErrorKind } from "../slipway/core/errors.ts";
 import { runProcess } from "../slipway/core/process.ts";
-import type { Architecture } from "../slipway/image/platform.ts";
 import type { Service } from "../slipway/core/service-config.ts";
+import { filesInLayers, formatThousands, readImage, type ImageContent } from "../slipway/image/compare.ts";
+import type { Architecture } from "../slipway/image/platform.ts";
 import { runCommand, type MaintenanceCommand } from "./command.ts";
 
-const command: MaintenanceCommand = {
-  name: "size",
-  about: "what is in the image, or in FILE, and whether it has grown",
-  args: { form: "[FILE]", min: 0, max: 1 },
-  options: {},
-  async execute({ args: [file], service, signal }) {
-    const image = file === undefined ? await measure(service, signal) : await readImage(file);
-    for (const text of sizeReport(image)) console.log(text);
-    const { architecture } = image.config;
-    const finding = checkSize(image, EXPECTED_BYTES);
-    if (finding) throw new PipelineError("project", finding);
-    if (architecture in EXPECTED_BYTES) return "the image is as large as EXPECTED_BYTES says";
-    return `ci/maintenance/size.ts has no EXPECTED_BYTES.${architecture}; it would be ${contentSize(image)}`;
-  },
-};
-
-/** Bytes of the image's files, for each architecture. */
+/** Expected bytes of all files in the image, by architecture. Growth of the image becomes a line in a diff. */
 const EXPECTED_BYTES: Partial<Record<Architecture, number>> = { amd64: 112_484_384 };
 
 /**
- * How far the image may be from its figure, as a share of it. A C library is 2.7 % of the image, and its versions differ
- * by a part of that: what is more is the binary's.
+ * Tolerated difference, as a share of the expected size.
+ *
+ * The C library is 2.7 % of the image and differs by less than that between versions. A larger difference comes from
+ * the binary.
  */
 const TOLERANCE = 0.01;
 
-/** Bytes of all files in the image. Not of the archive, which depends on names, labels and compression. */
+const command: MaintenanceCommand = {
+  name: "size",
+  about: "Print the size of the image, or of the archive FILE, and check it against the expected size",
+  args: { form: "[FILE]", min: 0, max: 1 },
+  options: {},
+  async execute({ args: [file], service, signal }) {
+    const image = file === undefined ? await buildImage(service, signal) : await readImage(file);
+    for (const line of sizeReport(image)) console.log(line);
+    const error = checkSize(image, EXPECTED_BYTES);
+    if (error) throw new PipelineError("project", error);
+    const { architecture } = image.config;
+    if (architecture in EXPECTED_BYTES) return "the image has the expected size";
+    return `EXPECTED_BYTES in ci/maintenance/size.ts has no ${architecture}, the current size is ${contentSize(image)}`;
+  },
+};
+
+/** Sums the sizes of all files in the image. The archive's size also depends on names, labels and compression. */
 export function contentSize(image: ImageContent): number {
   return sum([...filesInLayers(image.layers).values()].map(({ size }) => size));
 }
 
 /**
- * Compares with the figure of its architecture.
+ * Compares the image's size with the expected size for its architecture.
  *
- * @returns what is wrong and what to change, in words; undefined when nothing is, or when there is no figure
+ * @returns an error message, or undefined if the size is within the tolerance or no size is expected
  */
-export function checkSize(image: ImageContent, expected: typeof EXPECTED_BYTES): string | undefined {
+export function checkSize(image: ImageContent, expectedBytes: typeof EXPECTED_BYTES): string | undefined {
   const { architecture } = image.config;
-  const figure = (expected as Record<string, number | undefined>)[architecture];
-  const size = contentSize(image);
-  if (figure === undefined || Math.abs(size - figure) <= figure * TOLERANCE) return undefined;
-  const [grew, by] = [size > figure, formatThousands(Math.abs(size - figure))];
-  const percent = ((Math.abs(size - figure) / figure) * 100).toFixed(1);
-  const change = `EXPECTED_BYTES.${architecture} in ci/maintenance/size.ts from ${figure} to ${size}`;
-  return `the image ${grew ? "grew" : "shrank"} by ${percent} %, ${by} bytes: ${
-    grew ? "if it is worth that" : "so that it stays so"
-  }, change ${change}`;
+  const expected = expectedBytes[architecture as Architecture];
+  const actual = contentSize(image);
+  if (expected === undefined || Math.abs(actual - expected) <= expected * TOLERANCE) return undefined;
+  const difference = Math.abs(actual - expected);
+  const percent = ((difference / expected) * 100).toFixed(1);
+  const [verb, condition] =
+    actual > expected ? ["grew", "If that is intended"] : ["shrank", "To keep it that small"];
+  return (
+    `the image ${verb} by ${percent} % (${formatThousands(difference)} bytes). ${condition}, ` +
+    `change EXPECTED_BYTES.${architecture} in ci/maintenance/size.ts from ${expected} to ${actual}`
+  );
 }
 
-/** The report, line by line: bytes, share of all files, what. */
+/** Formats the bytes and shares of layers, files and the archive, one a line. */
 export function sizeReport(image: ImageContent): string[] {
   const total = contentSize(image);
-  const row = (size: number, what: string) =>
-    `${formatThousands(size).padStart(13)} ${((size / total) * 100).toFixed(1).padStart(6)} %  ${what}`;
+  const row = (size: number, label: string) =>
+    `${formatThousands(size).padStart(13)} ${((size / total) * 100).toFixed(1).padStart(6)} %  ${label}`;
   const rows = image.layers.flatMap((layer) => {
     const files = [...filesInLayers([layer])].filter(([, { type }]) => type === "file");
-    const held = files
+    const fileRows = files
       .sort(([, a], [, b]) => b.size - a.size)
       .map(([path, { size }]) => row(size, `  ${path}`));
-    return [row(sum(files.map(([, { size }]) => size)), layer.name), ...held];
+    return [row(sum(files.map(([, { size }]) => size)), layer.name), ...fileRows];
   });
   return [
     ...rows,
@@ -80,11 +85,11 @@ export function sizeReport(image: ImageContent): string[] {
 }
 
 function sum(sizes: number[]): number {
-  return sizes.reduce((all, size) => all + size, 0);
+  return sizes.reduce((total, size) => total + size, 0);
 }
 
-/** @throws {PipelineError} of the kind that the build's exit code stands for */
-async function measure({ name, project }: Service, signal: AbortSignal): Promise<ImageContent> {
+/** Builds the image with ci/pipeline.ts. @throws {PipelineError} of the kind of its exit code if the build fails */
+async function buildImage({ name, project }: Service, signal: AbortSignal): Promise<ImageContent> {
   const directory = await mkdtemp(join(tmpdir(), `${name}-size-`));
   try {
     const output = join(directory, "image.tar");
@@ -93,7 +98,9 @@ async function measure({ name, project }: Service, signal: AbortSignal): Promise
     const { code, stdout, stderr } = await runProcess(command, { cwd: project, env, signal });
     if (code !== 0) {
       const kind = Object.entries(exitCodes).find(([, exit]) => exit === code)?.[0] ?? "project";
-      throw new PipelineError(kind as ErrorKind, `the build ended with ${code}`, { output: stdout + stderr });
+      throw new PipelineError(kind as ErrorKind, `the build exited with ${code}`, {
+        output: stdout + stderr,
+      });
     }
     return await readImage(output);
   } finally {

@@ -1,4 +1,4 @@
-/** Proof by building again: equal where it should be, and told in words where it is not. */
+/** Tests `reproduce` with real builds. */
 import { expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -23,7 +23,7 @@ describeWith("reproduce", ["git"], () => {
   const run = (cwd: string, ...args: string[]) =>
     sh([process.execPath, "ci/maintenance/reproduce.ts", ...args], { cwd });
 
-  test("builds twice, in different surroundings, and finds no difference", () => {
+  test("builds twice in different environments and finds no difference", () => {
     const project = copyProject(join(directory, "good"));
     const { code, output } = run(project);
     expect(code, output).toBe(0);
@@ -34,12 +34,12 @@ describeWith("reproduce", ["git"], () => {
       expect(line).toMatch(new RegExp(`helloapp:${id}  runtime [0-9a-f]{12}  app [0-9a-f]{12}  archive `));
     expect(builds[1]).toContain("umask 077, Pacific/Kiritimati");
     expect(output).toEndWith("2 of 2 equal\n");
-    // Either it was compared, or it is told why not.
-    expect(output).toMatch(/^(dagger: (equal|same)|left out: the Dagger engine: )/m);
+    // Dagger's image is compared, or the reason for skipping it is printed.
+    expect(output).toMatch(/^(dagger: (equal|same)|skipped: the Dagger engine: )/m);
   });
 
-  // Found by this test: a file that git still knows is copied although it is gone.
-  test("a file that is deleted, and not yet committed so, stops nothing", () => {
+  // Regression: git still lists a deleted file until the deletion is staged.
+  test("ignores files that were deleted but not committed", () => {
     const project = copyProject(join(directory, "deleted"));
     must(["git", "init", "--quiet"], { cwd: project });
     must(["git", "add", "--all"], { cwd: project });
@@ -48,14 +48,14 @@ describeWith("reproduce", ["git"], () => {
     expect(code, output).toBe(0);
   });
 
-  test("an image that follows the user's mask: exit 1, with path and modes", () => {
+  test("an image that depends on the umask: exit 1, with path and modes", () => {
     const project = copyProject(join(directory, "mask"));
     rewrite(
       join(project, "ci/slipway/image/archive-writer.ts"),
       /type: "file", mode: 0o755/,
       'type: "file", mode: 0o777 & ~process.umask()',
     );
-    // A directory that no other user enters, and a PATH without an engine: both are told.
+    // Other users cannot enter the directory, and PATH has no engine.
     const TMPDIR = join(directory, "tmp");
     mkdirSync(TMPDIR, { mode: 0o700 });
     const { code, output } = sh([process.execPath, "ci/maintenance/reproduce.ts", "--runs", "3"], {
@@ -66,7 +66,7 @@ describeWith("reproduce", ["git"], () => {
     expect(output).toContain("build 2: app: /helloapp: mode 0700, not 0755\n");
     expect(output).toContain("build 3: app: /helloapp: mode 0777, not 0755\n");
     expect(output).toMatch(/^error: 1 of 3 equal\.$/m);
-    expect(output).toContain("left out: another user: ");
+    expect(output).toContain("skipped: another user: ");
     expect(readdirSync(TMPDIR)).toEqual([]);
   });
 
@@ -80,14 +80,14 @@ describeWith("reproduce", ["git"], () => {
   );
 });
 
-// Found with public services: the engine installs again in the copy, from a file that git ignores.
+// Regression, found with public services: the engine installs again in the copy, from a file that git ignores.
 describeWith(
   "reproduce with an engine",
   ["git"],
   () => {
     const directory = temporaryDirectory();
 
-    test("of a service whose packages are files that .gitignore leaves out", async () => {
+    test("builds a service that installs packages from files in .gitignore", async () => {
       const project = join(directory, "vendored");
       const files = {
         "package.json": JSON.stringify({
@@ -98,7 +98,7 @@ describeWith(
         ".gitignore": "node_modules\n*.tgz\n/kept.ts\n",
         "src/main.ts":
           'import { kept } from "../kept.ts";\nBun.serve({ fetch: () => new Response(kept) });\n',
-        "kept.ts": 'export const kept = "git knows it though it is ignored";\n',
+        "kept.ts": 'export const kept = "tracked by git although ignored";\n',
         "ci/pipeline.ts":
           'import { pipeline } from "slipway";\n\nawait pipeline(import.meta, { entry: "src/main.ts" });\n',
       };

@@ -71,7 +71,7 @@ export function copyProject(target: string, { modules = true } = {}): string {
   return target;
 }
 
-/** Replaces a part of a file that has to be there. */
+/** Replaces a part of a file. @throws {Error} if the file does not contain the part */
 export function rewrite(file: string, part: string | RegExp, replacement: string): void {
   const before = readFileSync(file, "utf8");
   const after = before.replace(part, () => replacement);

@@ -1,4 +1,4 @@
-/** Proof by building again: equal where it should be, and told in words where it is not. */
+/** Tests `verify-archive`: equal, damaged and different archives. */
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
