@@ -1,8 +1,7 @@
-/** What this service is to its pipeline. The command line stands in `bun ci/pipeline.ts --help`. */
+/** Settings of this service for slipway. `bun ci/pipeline.ts --help` lists the commands. */
 import { pipeline } from "slipway";
 
 await pipeline(import.meta, {
-  // It answers and drains by itself.
+  // The service has its own health endpoints and shutdown.
   attach: false,
-  imageSize: { amd64: 112_484_384 },
 });

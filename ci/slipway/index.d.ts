@@ -130,14 +130,6 @@ export interface Settings {
 
   // Image
 
-  /**
-   * Expected bytes of the image's files for each architecture, which the `size` command enforces within 1 %.
-   *
-   * @default {}, which enforces no size
-   * @example { amd64: 112_484_384 }
-   */
-  imageSize?: { amd64?: number; arm64?: number };
-
   // Service contract
 
   /**

@@ -5,7 +5,7 @@ import { PipelineError } from "../core/errors.ts";
 import { runProcess } from "../core/process.ts";
 import { findWorkspaceRoot, type Service } from "../core/service-config.ts";
 import { engines } from "../package.json";
-import { pins } from "../pins/pins.ts";
+import { pins } from "../core/pins.ts";
 
 /** What to do about a Bun that is too old. */
 export const UPGRADE_HINT = `Renew it there, or say \`bun: "${Bun.version}"\` in ci/pipeline.ts: the image has that one.`;

@@ -44,10 +44,8 @@ export const optionDefinitions = {
   kubeconfig: { value: "FILE", about: "another kubeconfig than k3s's own; with a registry: than kubectl's" },
   context: { value: "NAME", about: "which context of that file; --target registry always takes one" },
   report: { value: "FILE", about: "the steps and their times as JSON" },
-  runs: { value: "N", about: "how often it is built, at least 2 (default: 2)" },
   id: { about: "print the id and build nothing" },
   sysroot: { value: "DIRECTORY", about: "a system of another architecture to take libraries and Bun from" },
-  remote: { about: "also ask whether what is pinned is still there, and the same" },
   check: { about: "write nothing: say what differs, exit 1 if anything does" },
   with: { value: "LIST", about: "components to switch on: autoscaler, egress, ingress, monitoring" },
   verbose: { about: "stack traces and the whole output of what failed" },
@@ -96,10 +94,8 @@ export interface Options {
   url: string | undefined;
   kubeconfig: string | undefined;
   context: string | undefined;
-  runs: number;
   sysroot: string | undefined;
   id: boolean;
-  remote: boolean;
   check: boolean;
   /** Components to switch on. */
   with: string[];
@@ -139,8 +135,6 @@ export function readOptions(
     .map((platform) =>
       parseChoice("platform", platform, ["linux/amd64", "linux/arm64"]).slice("linux/".length),
     );
-  const runs = Number(text("runs") ?? 2);
-  if (!Number.isInteger(runs) || runs < 2) throw usageError("--runs takes a whole number, 2 or more");
   const inSession = env.DAGGER_SESSION_PORT !== undefined;
   const [compress, report] = [text("compress"), text("report")];
   return {
@@ -158,10 +152,8 @@ export function readOptions(
     url,
     kubeconfig: text("kubeconfig"),
     context,
-    runs,
     sysroot: text("sysroot"),
     id: values.id === true,
-    remote: values.remote === true,
     check: values.check === true,
     with: text("with")?.split(",") ?? [],
     verbose: values.verbose === true,

@@ -1,5 +1,5 @@
 /**
- * k3s on this machine. Fetches its install script, checks its SHA-256 against pins/pins.ts, and runs it
+ * k3s on this machine. Fetches its install script, checks its SHA-256 against core/pins.ts, and runs it
  * with the pinned version.
  *
  * The script runs as root, so it comes from k3s's repository at a commit and not from the site that serves the newest,
@@ -12,7 +12,7 @@ import { download } from "../core/download.ts";
 import { PipelineError } from "../core/errors.ts";
 import { sha256 as sha256Of } from "../core/hash.ts";
 import { runProcess } from "../core/process.ts";
-import { pins } from "../pins/pins.ts";
+import { pins } from "../core/pins.ts";
 import type { Command } from "../cli/context.ts";
 
 export default {

@@ -113,7 +113,7 @@ async function advise(found: {
   if (sameId) {
     return damaged
       ? "Remove it; `bun ci/pipeline.ts image` builds it anew."
-      : "The same inputs made other bytes: `bun ci/pipeline.ts reproduce` may show which part does that.";
+      : "The build is not reproducible: check the plugins, macros and prebuild scripts for times and random values.";
   }
   const hints: string[] = [];
   if (!sameRuntime) {

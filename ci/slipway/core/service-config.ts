@@ -40,7 +40,6 @@ export interface Service {
   readyTimeoutSeconds: number;
   scheduleTimeoutSeconds: number;
   rolloutTimeoutSeconds: number;
-  imageSize: { amd64?: number; arm64?: number };
 }
 
 /** The parts of package.json that matter here. */
@@ -119,7 +118,6 @@ export function resolveService(directory: string, settings: Settings = {}): Serv
     readyTimeoutSeconds: settings.readyTimeoutSeconds ?? 6,
     scheduleTimeoutSeconds: settings.scheduleTimeoutSeconds ?? 4,
     rolloutTimeoutSeconds: settings.rolloutTimeoutSeconds ?? 120,
-    imageSize: settings.imageSize ?? {},
   };
 }
 

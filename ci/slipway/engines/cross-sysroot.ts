@@ -7,8 +7,8 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Architecture } from "../image/platform.ts";
-import { downloadPackage, integrityOf } from "../pins/npm.ts";
-import { pins } from "../pins/pins.ts";
+import { downloadPackage, integrityOf } from "../core/npm.ts";
+import { pins } from "../core/pins.ts";
 
 /** Debian's names. https://packages.debian.org/libc6-arm64-cross */
 const debian: Record<Architecture, { triplet: string; package: string; loader: string }> = {

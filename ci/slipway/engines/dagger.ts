@@ -16,7 +16,7 @@ import type { Architecture } from "../image/platform.ts";
 import { publicVariables } from "../image/bundle.ts";
 import { lockfiles } from "../image/inputs.ts";
 import type { Service } from "../core/service-config.ts";
-import { pins } from "../pins/pins.ts";
+import { pins } from "../core/pins.ts";
 import type { Engine } from "./engine.ts";
 import { loadSdk } from "./sdk.ts";
 

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { createImageSpec } from "../image/image-config.ts";
 import { APP_DIRECTORY } from "../image/module-paths.ts";
-import { pins } from "../pins/pins.ts";
+import { pins } from "../core/pins.ts";
 import { addComponents, componentFiles } from "./components.ts";
 import type { ProjectFacts } from "./project-facts.ts";
 

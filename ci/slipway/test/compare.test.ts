@@ -5,11 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { diffImages, firstDifference, readImage, type ImageContent } from "../image/compare.ts";
 import { PipelineError } from "../core/errors.ts";
-import { compareEngines } from "../commands/reproduce.ts";
-import { contentSize, checkSize, sizeReport } from "../commands/size.ts";
 import { TAR_END, tarHeader, tarPadding } from "../image/tar-writer.ts";
 import { sha256 } from "../core/hash.ts";
-import { image, service } from "./helloapp-fixture.ts";
+import { image } from "./helloapp-fixture.ts";
 
 let directory: string;
 beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "helloapp-test-"))));
@@ -270,85 +268,5 @@ describe("damage", () => {
     expect(error).toBeInstanceOf(PipelineError);
     expect((error as PipelineError).kind).toBe("environment");
     expect((error as PipelineError).message).toContain(path);
-  });
-});
-
-describe("two engines", () => {
-  const other = async (mode = 0o755) => {
-    const layers = [
-      tar([runtime[0]!, { path: "lib/libc", content: "another C library", mode }]),
-      tar([{ path: "helloapp", content: "THE bINary" }]),
-    ];
-    return { ...(await imageOf("contained", { layers })), names: ["helloapp:def"] };
-  };
-
-  test("one id: every bit counts", async () => {
-    expect(compareEngines(service, good, good)).toEqual({ lines: [], compared: "equal, bit for bit" });
-    const { lines } = compareEngines(service, good, { ...(await other()), names: good.names });
-    expect(lines).toContain("app: /helloapp: bytes differ, the first at offset 0");
-  });
-
-  test("another C library: says which, and what was compared", async () => {
-    const { lines, compared } = compareEngines(service, good, await other());
-    expect(lines).toEqual([]);
-    expect(compared).toContain("C library is not this machine's (/lib/libc)");
-    expect(compared).toContain("differs in 5 of 10 bytes");
-  });
-
-  test("another C library is no excuse for another mode", async () => {
-    expect(compareEngines(service, good, await other(0o644)).lines).toEqual([
-      "runtime: /lib/libc: mode 0644, not 0755",
-    ]);
-  });
-
-  test("the same C library under another id: it is Bun", async () => {
-    const { compared } = compareEngines(service, good, { ...good, names: ["helloapp:def"] });
-    expect(compared).toContain("Bun is not the build that runs here");
-  });
-});
-
-describe("size", () => {
-  const sized = (size: number) => withApp([{ path: "helloapp", content: "x".repeat(size) }]);
-  const [library] = [runtime[1]!.content!.length];
-
-  test("is that of all files, once however they are stored", async () => {
-    expect(contentSize(await sized(1000))).toBe(1000 + library);
-    expect(contentSize(await imageOf("small", { store: (layer) => Bun.zstdCompressSync(layer) }))).toBe(
-      10 + library,
-    );
-  });
-
-  test.each<[number, string | undefined]>([
-    [10_000 - library, undefined],
-    [10_100 - library, undefined],
-    [9_900 - library, undefined],
-    [
-      10_101 - library,
-      "grew by 1.0 %, 101 bytes: if it is worth that, change size.amd64 in ci/pipeline.ts from 10000 to 10101",
-    ],
-    [
-      9_899 - library,
-      "shrank by 1.0 %, 101 bytes: so that it stays so, change size.amd64 in ci/pipeline.ts from 10000 to 9899",
-    ],
-  ])("a binary of %i bytes: %p", async (size, expected) => {
-    const finding = checkSize(await sized(size), { amd64: 10_000 });
-    if (expected === undefined) expect(finding).toBeUndefined();
-    else expect(finding).toContain(expected);
-  });
-
-  test("no figure for an architecture is no finding", async () => {
-    expect(checkSize(good, { arm64: 1 })).toBeUndefined();
-  });
-
-  test("the report has layers, files, shares and the archive", async () => {
-    const report = sizeReport(await sized(1000)).map((line) => line.trim().replace(/ +/g, " "));
-    expect(report).toEqual([
-      "13 1.3 % runtime",
-      "13 1.3 % /lib/libc",
-      "1,000 98.7 % app",
-      "1,000 98.7 % /helloapp",
-      "1,013 100.0 % all files",
-      expect.stringMatching(/^[\d,]+ archive$/),
-    ]);
   });
 });

@@ -6,8 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fetchBun } from "../engines/cross-sysroot.ts";
 import { PipelineError } from "../core/errors.ts";
-import { integrityOf } from "../pins/npm.ts";
-import { pins } from "../pins/pins.ts";
+import { integrityOf } from "../core/npm.ts";
+import { pins } from "../core/pins.ts";
 
 const directory = await mkdtemp(join(tmpdir(), "helloapp-foreign-"));
 const target = join(directory, "bun");

@@ -5,7 +5,7 @@ import { createImageSpec } from "../image/image-config.ts";
 import type { Settings } from "../index.d.ts";
 
 export const root = join(import.meta.dir, "../../..");
-/** As ci/pipeline.ts has them, of which agreement.test.ts makes sure. Without the size, which is no matter of the tests. */
+/** The settings of ci/pipeline.ts. duplicated-constants.test.ts compares the two. */
 export const settings: Settings = {
   attach: false,
 };

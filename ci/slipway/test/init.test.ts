@@ -22,7 +22,7 @@ import { generatedFiles } from "../init/files.ts";
 import { addPatterns, addToDockerignore, addToGitignore, addToPackage } from "../init/merge.ts";
 import { findPort, hasHardcodedPort } from "../init/port-detection.ts";
 import { writeAll } from "../init/write.ts";
-import { pins } from "../pins/pins.ts";
+import { pins } from "../core/pins.ts";
 import { optionDefinitions } from "../cli/options.ts";
 import { root, service as helloapp } from "./helloapp-fixture.ts";
 

@@ -17,7 +17,6 @@ const rooms = [
   "cli",
   "engines",
   "targets",
-  "pins",
   "smoke-test",
   "deploy",
   "registry",
@@ -154,15 +153,41 @@ describe("ci/slipway", () => {
   });
 });
 
+/** Files of the service, its tests and its settings. */
+const serviceFiles = ["src/**/*.{ts,tsx}", "test/**/*.ts", "ci/pipeline.ts"].flatMap((pattern) =>
+  glob(pattern, root),
+);
+
+describe("ci/maintenance", () => {
+  const maintenance = join(root, "ci/maintenance");
+  const resolvedImports = (path: string) =>
+    filesImportedBy(join(root, path)).map((to) => ({ to, text: `${path} imports ${relative(root, to)}` }));
+  const own = glob("ci/maintenance/**/*.ts", root).filter((path) => !path.includes("node_modules/"));
+
+  test("imports only from ci/slipway and from itself", () => {
+    expect(own.length).toBeGreaterThan(5);
+    const allowed = [`${maintenance}/`, `${slipway}/`, join(root, "package.json")];
+    const outside = own
+      .flatMap(resolvedImports)
+      .filter(({ to }) => !allowed.some((prefix) => to.startsWith(prefix)));
+    expect(outside.map(({ text }) => text)).toEqual([]);
+  });
+
+  test("is imported by nothing else", () => {
+    const others = [...serviceFiles, ...glob("ci/slipway/**/*.ts", root)].filter(
+      (path) => !path.includes("node_modules/"),
+    );
+    const found = others.flatMap(resolvedImports).filter(({ to }) => to.startsWith(`${maintenance}/`));
+    expect(found.map(({ text }) => text)).toEqual([]);
+  });
+});
+
 test("the service imports of slipway its public face alone", () => {
   const face = ["slipway", "slipway/service"];
-  const own = ["src/**/*.{ts,tsx}", "test/**/*.ts", "ci/pipeline.ts"].flatMap((pattern) =>
-    glob(pattern, root),
-  );
   // They look behind the face on purpose: documents held to code, what a machine makes of it, what it takes.
   const exempt = /^test\/(docs\.test\.ts$|bench\/|e2e\/)/;
-  expect(own).toContain("ci/pipeline.ts");
-  const behind = own
+  expect(serviceFiles).toContain("ci/pipeline.ts");
+  const behind = serviceFiles
     .filter((path) => !exempt.test(path))
     .flatMap((path) =>
       importsOf(join(root, path))

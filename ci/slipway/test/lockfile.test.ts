@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { integrityOf } from "../pins/npm.ts";
+import { integrityOf } from "../core/npm.ts";
 import { scripts } from "../../../package.json";
 
 const manifest = { name: "tiny", version: "1.0.0" };

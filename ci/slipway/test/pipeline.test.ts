@@ -28,7 +28,6 @@ describe("options", () => {
       compression: undefined,
       hosts: [],
       tags: [],
-      runs: 2,
       id: false,
       verbose: false,
     });
@@ -64,10 +63,8 @@ describe("options", () => {
       url: "https://x.example",
       kubeconfig: "k",
       sysroot: "/r",
-      runs: "3",
       verbose: true,
       id: true,
-      remote: true,
       check: true,
       with: "ingress,egress",
     };
@@ -87,9 +84,7 @@ describe("options", () => {
       kubeconfig: "k",
       context: undefined,
       sysroot: "/r",
-      runs: 3,
       id: true,
-      remote: true,
       check: true,
       with: ["ingress", "egress"],
       verbose: true,
@@ -178,11 +173,6 @@ describe("command line", () => {
     [["image", "--context", "x"], "image takes no --context"],
     [["build", "--engine", "host"], "build takes no --engine"],
     [["build", "a", "b"], "build takes [DIRECTORY], not a b"],
-    [["size", "--frobnicate"], "--frobnicate"],
-    [["size", "a", "b"], "size takes [FILE], not a b"],
-    [["reproduce", "--runs", "1"], "--runs"],
-    [["reproduce", "--runs", "x"], "--runs"],
-    [["reproduce", "x"], "reproduce takes no further word, not x"],
     [["install-k3s", "x"], "install-k3s takes no further word, not x"],
   ])("%p: exit 2, with a sentence that names it, and the usage", async (args, part) => {
     const { code, stdout, stderr } = await slipway(args);

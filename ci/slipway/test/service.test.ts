@@ -71,7 +71,6 @@ test("all is found out of package.json, the rest has defaults", async () => {
     readyTimeoutSeconds: 6,
     scheduleTimeoutSeconds: 4,
     rolloutTimeoutSeconds: 120,
-    imageSize: {},
   });
   expect(cacheDirectoryOf(resolveService(at))).toBe(join(at, "node_modules/.cache/slipway"));
 });
@@ -106,7 +105,6 @@ test("a setting is taken as it is; of overlays and scripts one may be given alon
     readyTimeoutSeconds: 60,
     scheduleTimeoutSeconds: 90,
     rolloutTimeoutSeconds: 600,
-    imageSize: { amd64: 1 },
   };
   expect(resolveService(at, settings)).toMatchObject({
     ...settings,

@@ -7,7 +7,7 @@ import { appendFileSync, cpSync, existsSync, linkSync, readFileSync, rmSync, uti
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
-import { pins } from "../../pins/pins.ts";
+import { pins } from "../../core/pins.ts";
 import { daggerEngine, daggerSession, describeWith, must, sh, temporaryDirectory } from "./setup.ts";
 import { commit, layOut, makeWorkspace } from "./monorepo-fixture.ts";
 

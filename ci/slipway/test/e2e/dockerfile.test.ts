@@ -4,7 +4,7 @@ import { appendFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
 import { APP_DIRECTORY } from "../../image/module-paths.ts";
-import { pins } from "../../pins/pins.ts";
+import { pins } from "../../core/pins.ts";
 import { image } from "../helloapp-fixture.ts";
 import {
   copyProject,

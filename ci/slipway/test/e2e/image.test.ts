@@ -92,10 +92,6 @@ describeWith("archive of the host engine", [], () => {
     expect(statSync(path).size / binary).toBeLessThan(1.03);
   });
 
-  test("has the size that ci/pipeline.ts says", () => {
-    must([process.execPath, "ci/pipeline.ts", "size", path]);
-  });
-
   test("has the configuration that image/image-config.ts describes", () => {
     expect(archive.config.config).toMatchObject({
       User: image.user,

@@ -8,7 +8,7 @@ import { dirname, join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
 import { findSharedLibraries } from "../../image/image-config.ts";
 import { sha256 } from "../../core/hash.ts";
-import { pins } from "../../pins/pins.ts";
+import { pins } from "../../core/pins.ts";
 import manifest from "../../package.json";
 import { describeWith, fileTree, hasNamespaces, must, root, sh, temporaryDirectory } from "./setup.ts";
 

@@ -4,7 +4,7 @@
  * `bun run test:unit` leaves them out. E2E=required turns a missing tool from a skipped test into a failed one.
  */
 import { afterAll, describe, test } from "bun:test";
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildImage, type BuildResult } from "../../image/build.ts";
@@ -76,6 +76,14 @@ export function copyProject(target: string, { modules = true } = {}): string {
   }
   if (modules) linkModules(target);
   return target;
+}
+
+/** Replaces a part of a file. @throws {Error} if the file does not contain the part */
+export function rewrite(file: string, part: string | RegExp, replacement: string): void {
+  const before = readFileSync(file, "utf8");
+  const after = before.replace(part, () => replacement);
+  if (after === before) throw new Error(`${file} has no ${part} to replace`);
+  writeFileSync(file, after);
 }
 
 /** Runs a program to its end and gives all that it printed. */

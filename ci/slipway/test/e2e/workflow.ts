@@ -5,7 +5,7 @@
  */
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { pins } from "../../pins/pins.ts";
+import { pins } from "../../core/pins.ts";
 import { must, root } from "./setup.ts";
 
 export interface Step {

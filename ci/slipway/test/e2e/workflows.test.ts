@@ -21,7 +21,7 @@ import { dirname, join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
 import { resolveDigest } from "../../registry/push.ts";
 import { ownArchitecture } from "../../image/platform.ts";
-import { pins } from "../../pins/pins.ts";
+import { pins } from "../../core/pins.ts";
 import packageJson from "../../../../package.json";
 import slipway from "../../package.json";
 import { describeWith, must, root, sh, startRegistry, stopRegistries, temporaryDirectory } from "./setup.ts";
@@ -274,7 +274,7 @@ describeWith(
         conditions: { "failure()": true },
         prepare(clone) {
           // Another script at another place, with its checksum: all else of the installation is real.
-          const file = join(clone, "ci/slipway/pins/pins.ts");
+          const file = join(clone, "ci/slipway/core/pins.ts");
           const sha256 = new Bun.CryptoHasher("sha256").update(script).digest("hex");
           const before = readFileSync(file, "utf8");
           const { installScript, installScriptSha256 } = pins.k3s;
@@ -285,7 +285,7 @@ describeWith(
         // A rollout takes a cluster. The script and its file have to be there, to say that this is no number of rollouts.
         instead: {
           // For this step alone: the tests of the pipeline hold the pins to their form.
-          "bun run k3s:install": "bun run k3s:install && git checkout --quiet ci/slipway/pins/pins.ts",
+          "bun run k3s:install": "bun run k3s:install && git checkout --quiet ci/slipway/core/pins.ts",
           "bun run rollouts 2": "bun run rollouts 2 nonsense || [ $? -eq 2 ]",
         },
       });

@@ -1,126 +1,15 @@
-/** Proof by building again: equal where it should be, and told in words where it is not. */
+/** Tests `verify-archive`: equal, damaged and different archives. */
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
 import { TAR_END, tarHeader, tarPadding } from "../../image/tar-writer.ts";
 import { readTar } from "../../image/tar-reader.ts";
 import { image as described } from "../helloapp-fixture.ts";
 import { image, join as joinParts, layout, nameOf, part, split, withFields, type Part } from "../edit-tar.ts";
-import manifest from "../../../../package.json";
-import { copyProject, daggerEngine, describeWith, must, root, sh, temporaryDirectory } from "./setup.ts";
+import { copyProject, describeWith, must, rewrite, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(300_000);
-
-/** Replaces a part of a file that has to be there. */
-function rewrite(file: string, part: string | RegExp, replacement: string): void {
-  const before = readFileSync(file, "utf8");
-  const after = before.replace(part, () => replacement);
-  if (after === before) throw new Error(`${file} has no ${part} to replace`);
-  writeFileSync(file, after);
-}
-
-describeWith("reproduce", ["git"], () => {
-  const directory = temporaryDirectory();
-  const reproduce = (cwd: string, ...args: string[]) =>
-    sh([process.execPath, "ci/pipeline.ts", "reproduce", ...args], { cwd });
-
-  test("builds twice, in different surroundings, and finds no difference", () => {
-    const project = copyProject(join(directory, "good"));
-    const { code, output } = reproduce(project);
-    expect(code, output).toBe(0);
-    const id = must([process.execPath, "ci/pipeline.ts", "build", "--id"], { cwd: project }).trim();
-    const builds = output.split("\n").filter((line) => line.startsWith("build "));
-    expect(builds).toHaveLength(2);
-    for (const line of builds)
-      expect(line).toMatch(new RegExp(`helloapp:${id}  runtime [0-9a-f]{12}  app [0-9a-f]{12}  archive `));
-    expect(builds[1]).toContain("umask 077, Pacific/Kiritimati");
-    expect(output).toEndWith("2 of 2 equal\n");
-    // Either it was compared, or it is told why not.
-    expect(output).toMatch(/^(dagger: (equal|same)|left out: the Dagger engine: )/m);
-  });
-
-  // Found by this test: a file that git still knows is copied although it is gone.
-  test("a file that is deleted, and not yet committed so, stops nothing", () => {
-    const project = copyProject(join(directory, "deleted"));
-    must(["git", "init", "--quiet"], { cwd: project });
-    must(["git", "add", "--all"], { cwd: project });
-    rmSync(join(project, "Dockerfile"));
-    const { code, output } = reproduce(project);
-    expect(code, output).toBe(0);
-  });
-
-  test("an image that follows the user's mask: exit 1, with path and modes", () => {
-    const project = copyProject(join(directory, "mask"));
-    rewrite(
-      join(project, "ci/slipway/image/archive-writer.ts"),
-      /type: "file", mode: 0o755/,
-      'type: "file", mode: 0o777 & ~process.umask()',
-    );
-    // A directory that no other user enters, and a PATH without an engine: both are told.
-    const TMPDIR = join(directory, "tmp");
-    mkdirSync(TMPDIR, { mode: 0o700 });
-    const { code, output } = sh([process.execPath, "ci/pipeline.ts", "reproduce", "--runs", "3"], {
-      cwd: project,
-      env: { PATH: "/usr/bin:/bin", TMPDIR, DAGGER_SESSION_PORT: undefined },
-    });
-    expect(code, output).toBe(1);
-    expect(output).toContain("build 2: app: /helloapp: mode 0700, not 0755\n");
-    expect(output).toContain("build 3: app: /helloapp: mode 0777, not 0755\n");
-    expect(output).toMatch(/^error: 1 of 3 equal\.$/m);
-    expect(output).toContain("left out: another user: ");
-    expect(readdirSync(TMPDIR)).toEqual([]);
-  });
-
-  test.each([[["--runs", "1"]], [["--runs", "x"]], [["--frobnicate"]], [["x"]]])(
-    "%p: usage, exit 2",
-    (args) => {
-      const { code, output } = reproduce(root, ...args);
-      expect(output).toContain("usage: bun ci/pipeline.ts");
-      expect(code).toBe(2);
-    },
-  );
-});
-
-// Found with public services: the engine installs again in the copy, from a file that git ignores.
-describeWith(
-  "reproduce with an engine",
-  ["git"],
-  () => {
-    const directory = temporaryDirectory();
-
-    test("of a service whose packages are files that .gitignore leaves out", () => {
-      const project = join(directory, "vendored");
-      const files = {
-        "package.json": JSON.stringify({
-          name: "vendored",
-          dependencies: { slipway: "file:./slipway.tgz" },
-          devDependencies: { "@dagger.io/dagger": manifest.devDependencies["@dagger.io/dagger"] },
-        }),
-        ".gitignore": "node_modules\n*.tgz\n/kept.ts\n",
-        "src/main.ts":
-          'import { kept } from "../kept.ts";\nBun.serve({ fetch: () => new Response(kept) });\n',
-        "kept.ts": 'export const kept = "git knows it though it is ignored";\n',
-        "ci/pipeline.ts":
-          'import { pipeline } from "slipway";\n\nawait pipeline(import.meta, { entry: "src/main.ts" });\n',
-      };
-      for (const [path, content] of Object.entries(files)) {
-        mkdirSync(join(project, path, ".."), { recursive: true });
-        writeFileSync(join(project, path), content);
-      }
-      const packed = ["pm", "pack", "--quiet", "--filename", join(project, "slipway.tgz")];
-      must([process.execPath, ...packed], { cwd: join(root, "ci/slipway") });
-      must([process.execPath, "install"], { cwd: project });
-      must(["git", "init", "--quiet"], { cwd: project });
-      must(["git", "add", "--force", "kept.ts"], { cwd: project });
-      const { code, output } = sh([process.execPath, "ci/pipeline.ts", "reproduce"], { cwd: project });
-      expect(output).toMatch(/^dagger: (equal|same)/m);
-      expect(output).toEndWith("2 of 2 equal\n");
-      expect(code).toBe(0);
-    });
-  },
-  daggerEngine(),
-);
 
 describeWith("verify-archive", ["git"], () => {
   const directory = temporaryDirectory();
@@ -309,43 +198,5 @@ describeWith("verify-archive", ["git"], () => {
     expect(git("status", "--porcelain")).toBe("");
     const cache = join(project, "node_modules/.cache/slipway");
     expect(must(["sh", "-c", `ls -d ${cache}/verify-* 2>/dev/null || true`])).toBe("");
-  });
-});
-
-describeWith("size", [], () => {
-  const directory = temporaryDirectory();
-  const project = copyProject(join(directory, "project"));
-  const size = (...args: string[]) =>
-    sh([process.execPath, "ci/pipeline.ts", "size", ...args], { cwd: project });
-
-  test("shows what the image holds, and agrees with the figure", () => {
-    const { code, output } = size();
-    expect(output).toMatch(/^ *[\d,]{11} +\d\d\.\d % +\/helloapp$/m);
-    expect(output).toMatch(/libc\.so\.6$/m);
-    expect(output).toMatch(/ archive$/m);
-    expect(code, output).toBe(0);
-  });
-
-  test.each([
-    ["lowered", 0.98, "grew by 2.0 %"],
-    ["raised", 1.02, "shrank by 2.0 %"],
-  ])("with the figure %s: exit 1, and what to change", (_, factor, message) => {
-    const file = join(project, "ci/pipeline.ts");
-    const before = readFileSync(file, "utf8");
-    const architecture = process.arch === "x64" ? "amd64" : "arm64";
-    const total = Number(/([\d,]+) +100\.0 %/.exec(size().output)![1]!.replaceAll(",", ""));
-    const figure = Math.round(total * factor);
-    rewrite(file, /imageSize: \{.*\}/, `imageSize: { ${architecture}: ${figure} }`);
-    const { code, output } = size();
-    writeFileSync(file, before);
-    expect(output).toContain(message);
-    expect(output).toContain(`change size.${architecture} in ci/pipeline.ts from ${figure} to ${total}`);
-    expect(code).toBe(1);
-  });
-
-  test("of something else: exit 2 or 3", () => {
-    expect(size("--frobnicate").code).toBe(2);
-    expect(size("a", "b").code).toBe(2);
-    expect(size("package.json").code).toBe(3);
   });
 });

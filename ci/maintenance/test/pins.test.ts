@@ -1,18 +1,15 @@
-/**
- * The pins: that no place can say something else unnoticed, what renewing one writes, and what `--remote` believes.
- * Servers in this file play GitHub, npm and the image registry.
- */
+/** Tests pins: consistency of their locations, updates, and `--remote`. A local server replaces GitHub, npm and the registry. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PipelineError } from "../core/errors.ts";
+import { PipelineError } from "../../slipway/core/errors.ts";
 import { pinErrors, pin, pinsOf, readProject, setPin, locationsOf, valueOf } from "../pins/locations.ts";
-import { checkUpstream } from "../pins/check-upstream.ts";
+import { checkUpstream, type PinCheck } from "../pins/check-upstream.ts";
 import { updatePin } from "../pins/update.ts";
-import { pins } from "../pins/pins.ts";
-import { root } from "./helloapp-fixture.ts";
-import { linkModules } from "./link-node-modules.ts";
+import { pins } from "../../slipway/core/pins.ts";
+import { root } from "../../slipway/test/helloapp-fixture.ts";
+import { linkModules } from "../../slipway/test/link-node-modules.ts";
 
 const [one, two] = ["1".repeat(40), "2".repeat(40)];
 const workflow = ".github/workflows/a.yml";
@@ -21,7 +18,7 @@ const job = `steps:
   - name: Bun
     uses: oven-sh/setup-bun@${one} # v2
     with:
-      # The pinned one.
+      # Equal to core/pins.ts.
       bun-version: ${pins.bun}
   - uses: dagger/dagger-for-github@${one} # v8.4.1
     with:
@@ -32,7 +29,7 @@ const job = `steps:
       - run: npx bun@${pins.bun} run check
 `;
 const real = await readProject(root);
-/** The project, with the files that an image build leaves out as they are here, and other workflows in place of its own. */
+/** The files of this repository, with small substitutes for those that an image build lacks. */
 const project = (changes: Record<string, string> = {}) =>
   new Map([
     ...[...real].filter(([path]) => !path.includes(".github/")),
@@ -48,8 +45,12 @@ const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
     (error: PipelineError) => error,
   );
 
-describe("places", () => {
-  test("the pins of the table are those that code reads", () => {
+describe("locations", () => {
+  test("all locations of all pins in this repository agree", () => {
+    expect(pinErrors(real)).toEqual([]);
+  });
+
+  test("the table of pins finds the values of core/pins.ts", () => {
     expect(Object.values(pin).map((each) => valueOf(each, real))).toEqual([
       pins.bun,
       pins.baseImage,
@@ -63,22 +64,22 @@ describe("places", () => {
     expect(pinErrors(project())).toEqual([]);
   });
 
-  test("one character of a pin is another, at any place: found, naming the pin and the place", () => {
-    const unseen = new Set<string>();
+  test("a changed character at any location is reported with the pin and the position", () => {
+    const undetected = new Set<string>();
     for (const each of pinsOf(project())) {
-      for (const { file, value, start, place } of locationsOf(each, project())) {
+      for (const { file, value, start, position } of locationsOf(each, project())) {
         const altered = project();
         const at = start! + value!.search(/\d\D*$/);
         const text = altered.get(file)!;
         altered.set(file, text.slice(0, at) + (text[at] === "1" ? "0" : "1") + text.slice(at + 1));
         const about = pinErrors(altered).filter((finding) => finding.startsWith(`${each.name} `));
-        if (about.length === 0) unseen.add(each.name);
-        else expect(about.join()).toContain(place);
+        if (about.length === 0) undetected.add(each.name);
+        else expect(about.join()).toContain(position);
       }
     }
-    // These stand in one place. What they name is compared with them where it is used: npm's Bun and k3s's script before
-    // they run, the version of k3s by that script; GitHub refuses a commit that an action does not have.
-    expect([...unseen]).toEqual([
+    // These have a single location. They are verified on use: npm's Bun and k3s's script by checksum before they run,
+    // the version of k3s by that script. GitHub rejects a commit that an action does not have.
+    expect([...undetected]).toEqual([
       "Bun from npm for amd64",
       "Bun from npm for arm64",
       "k3s",
@@ -95,9 +96,9 @@ describe("places", () => {
     [
       "an action with two commits",
       step(`actions/checkout@${two} # v7.0.1`),
-      `action actions/checkout does not agree: "${one}`,
+      `action actions/checkout is inconsistent: "${one}`,
     ],
-    ["one commit with two versions", step(`actions/checkout@${one} # v7.0.2`), "does not agree"],
+    ["one commit with two versions", step(`actions/checkout@${one} # v7.0.2`), "is inconsistent"],
     [
       "a commit without its version",
       step(`a/b@${one}`),
@@ -105,43 +106,47 @@ describe("places", () => {
     ],
     ["a tag", step("a/b@v4"), 'action a/b is "v4" in'],
     ["a short commit", step("a/b@1111111 # v4.0.0"), "not a commit with"],
-    ["no commit at all", step("a/b"), 'action a/b is "" in'],
+    ["an action without a commit", step("a/b"), 'action a/b is "" in'],
     ["an action in a directory", step("a/b/c/d@main"), 'action a/b is "main" in'],
     ["an action in quotes", step('"a/b@main"'), 'action a/b is "main"" in'],
     ["an action on one line", { [workflow]: "steps: [{ uses: a/b@main }]" }, "action a/b is"],
     ["a container as action", step("docker://alpine:3"), 'action docker://alpine:3 is "" in'],
     [
-      "an action that names no Bun",
+      "an action without a Bun version",
       without(/ +bun-version.*\n/),
-      `Bun does not agree: "${pins.bun}" in ci/slipway/pins/pins.ts`,
+      `Bun is inconsistent: "${pins.bun}" in ci/slipway/core/pins.ts`,
     ],
-    ["an action that names no Dagger", without(/ +version.*\n/), `missing in ${workflow}:8`],
-    ["another Bun in a command", { "README.md": "npx bun@1.0.0." }, 'but "1.0.0" in README.md:1'],
+    ["an action without a Dagger version", without(/ +version.*\n/), `missing in ${workflow}:8`],
+    ["a different Bun in a command", { "README.md": "npx bun@1.0.0." }, 'but "1.0.0" in README.md:1'],
     ["a tag of Bun", { ".ci/run": "npx bun@latest" }, 'but "latest" in .ci/run:1'],
-    ["a Dockerfile on another base", { Dockerfile: "FROM debian AS builder" }, "base image does not agree"],
+    [
+      "a Dockerfile with a different base image",
+      { Dockerfile: "FROM debian AS builder" },
+      "base image is inconsistent",
+    ],
     [
       "a range in package.json",
       { "package.json": real.get("package.json")!.replace(': "7.', ': "^7.') },
       "npm typescript is",
     ],
     ["a lockfile without a package", { "bun.lock": "" }, "missing in bun.lock"],
-    ["a pin that is not there", { "ci/slipway/pins/pins.ts": "" }, "missing in ci/slipway/pins/pins.ts"],
-  ])("%s: found", (_, changes, sentence) => {
+    ["a missing pin", { "ci/slipway/core/pins.ts": "" }, "missing in ci/slipway/core/pins.ts"],
+  ])("%s is reported", (_, changes, sentence) => {
     expect(pinErrors(project(changes)).join("\n")).toContain(sentence);
   });
 
-  test("comments, and what a workflow computes, are no pins", () => {
+  test("ignores comments and expressions of workflows", () => {
     const comment = `  # - uses: a/b@v4\n  - run: true # uses: a/b@v4\n`;
     const computed = job.replace(`bun-version: ${pins.bun}`, "bun-version: ${{ steps.x.outputs.y }}");
     expect(pinErrors(project({ [workflow]: computed + comment }))).toEqual([]);
   });
 
-  test("what an image build leaves out is not looked at", () => {
-    const files = ["ci/slipway/pins/pins.ts", "Dockerfile", "package.json", "bun.lock"];
+  test("ignores files that do not exist, as in an image build", () => {
+    const files = ["ci/slipway/core/pins.ts", "Dockerfile", "package.json", "bun.lock"];
     expect(pinErrors(new Map(files.map((path) => [path, real.get(path)!])))).toEqual([]);
   });
 
-  test("a value is written to all places and nowhere else", () => {
+  test("writes a value to all locations of the pin and nowhere else", () => {
     const changed = project();
     setPin(changed, pin.bun, "10.20.30");
     expect(new Set(locationsOf(pin.bun, changed).map(({ value }) => value))).toEqual(new Set(["10.20.30"]));
@@ -153,20 +158,20 @@ describe("places", () => {
   });
 });
 
-/** What the servers have: host and path -> reply. */
+/** Replies of the server, by host and path. */
 let replies: Record<string, string | object | number>;
-let asked: { path: string; authorization: string | null }[];
+let requests: { path: string; authorization: string | null }[];
 const server = Bun.serve({
   port: 0,
   fetch({ url, headers }) {
     const path = decodeURIComponent(new URL(url).pathname.slice(1));
-    asked.push({ path, authorization: headers.get("authorization") });
+    requests.push({ path, authorization: headers.get("authorization") });
     const reply = replies[path] ?? 404;
     if (typeof reply === "number") return new Response("no", { status: reply });
     return typeof reply === "string" ? new Response(reply) : Response.json(reply);
   },
 });
-/** Sends to the server of this file what is for another. */
+/** Redirects all requests to the local server. */
 const options = {
   fetch: (url: string, init: RequestInit) => fetch(url.replace("https://", server.url.href), init),
 };
@@ -179,7 +184,7 @@ const scriptAt = (commit: string) => `raw.githubusercontent.com/k3s-io/k3s/${com
 const { GITHUB_TOKEN, npm_config_registry } = process.env;
 
 beforeEach(() => {
-  asked = [];
+  requests = [];
   delete process.env.GITHUB_TOKEN;
   process.env.npm_config_registry = "https://npm.example/";
   replies = {
@@ -204,12 +209,12 @@ afterEach(() => {
 });
 afterAll(() => server.stop(true));
 
-describe("renewing", () => {
+describe("updatePin", () => {
   const values = (changed: Map<string, string>, ...of: (typeof pin)[keyof typeof pin][]) =>
     of.map((each) => [...new Set(locationsOf(each, changed).map(({ value }) => value))].join());
 
   test.each([[[]], [["v9.1.2+k3s1"]]])(
-    "k3s %p: version, script at the tag's commit, SHA-256",
+    "k3s %p: updates the version, the script at the tag's commit and its SHA-256",
     async (args) => {
       const changed = project();
       await updatePin(changed, "k3s", args, options);
@@ -219,7 +224,7 @@ describe("renewing", () => {
     },
   );
 
-  test("k3s: a script that is not that of the checksum beside it is not pinned", async () => {
+  test("k3s: rejects a script that does not match its published checksum", async () => {
     replies[scriptAt(two)] = `${script}#`;
     const changed = project();
     const error = await failureOf(updatePin(changed, "k3s", [], options));
@@ -229,55 +234,69 @@ describe("renewing", () => {
     expect(changed).toEqual(project());
   });
 
-  test.each([[[]], [["9.1.2"]]])("Bun %p: in all places, with npm's integrity for both", async (args) => {
-    const changed = project();
-    await updatePin(changed, "bun", args, options);
-    const image = pins.baseImage.replace(pins.bun, "9.1.2");
-    const expected = ["9.1.2", image, integrity("a"), integrity("b")];
-    expect(values(changed, pin.bun, pin.baseImage, pin.bunForAmd64, pin.bunForArm64)).toEqual(expected);
-    // The lockfile is Bun's to write.
-    expect(pinErrors(changed)).toEqual([expect.stringMatching(/^npm bun-types does not agree: .*bun\.lock/)]);
-  });
+  test.each([[[]], [["9.1.2"]]])(
+    "Bun %p: updates all locations, with npm's integrity for both architectures",
+    async (args) => {
+      const changed = project();
+      await updatePin(changed, "bun", args, options);
+      const image = pins.baseImage.replace(pins.bun, "9.1.2");
+      const expected = ["9.1.2", image, integrity("a"), integrity("b")];
+      expect(values(changed, pin.bun, pin.baseImage, pin.bunForAmd64, pin.bunForArm64)).toEqual(expected);
+      // `bun install` updates the lockfile.
+      expect(pinErrors(changed)).toEqual([
+        expect.stringMatching(/^npm bun-types is inconsistent: .*bun\.lock/),
+      ]);
+    },
+  );
 
-  test.each([[[]], [["9.1.2"]], [["v9.1.2"]]])("Dagger %p: where it is installed", async (args) => {
+  test.each([[[]], [["9.1.2"]], [["v9.1.2"]]])("Dagger %p: updates the workflows", async (args) => {
     const changed = project();
     await updatePin(changed, "dagger", args, options);
     expect(values(changed, pin.dagger)).toEqual(["9.1.2"]);
     expect(pinErrors(changed)).toEqual([]);
   });
 
-  test.each([[[]], [["v9.1.2"]]])("an action %p: commit and comment in all workflows", async (args) => {
-    const changed = project();
-    await updatePin(changed, "action", ["actions/checkout", ...args], options);
-    for (const path of [workflow, ".github/workflows/b.yaml"])
-      expect(changed.get(path)).toContain(`- uses: actions/checkout@${two} # v9.1.2\n`);
-    expect(changed.get(workflow)).toContain(`setup-bun@${one} # v2\n`);
-  });
+  test.each([[[]], [["v9.1.2"]]])(
+    "an action %p: updates commit and comment in all workflows",
+    async (args) => {
+      const changed = project();
+      await updatePin(changed, "action", ["actions/checkout", ...args], options);
+      for (const path of [workflow, ".github/workflows/b.yaml"])
+        expect(changed.get(path)).toContain(`- uses: actions/checkout@${two} # v9.1.2\n`);
+      expect(changed.get(workflow)).toContain(`setup-bun@${one} # v2\n`);
+    },
+  );
 
   test.each<[string, Parameters<typeof updatePin>[1], string[], string, string]>([
-    ["a tag that is not there", "k3s", ["v9.9.9+k3s1"], "environment", "has no tag v9.9.9+k3s1"],
-    ["a tag of another form", "k3s", ["v9"], "usage", "v1.2.3+k3s1"],
-    ["a Bun that is not there", "bun", ["9.9.9"], "environment", "npm has no @oven/bun-linux-x64@9.9.9"],
-    ["a Bun of another form", "bun", ["../x"], "usage", "1.2.3"],
-    ["a Dagger that is not there", "dagger", ["9.9.9"], "environment", "no Dagger 9.9.9"],
+    ["a missing tag", "k3s", ["v9.9.9+k3s1"], "environment", "tag v9.9.9+k3s1 not found"],
+    ["a malformed tag", "k3s", ["v9"], "usage", "v1.2.3+k3s1"],
     [
-      "a tag of an action that is not there",
+      "a missing version of Bun",
+      "bun",
+      ["9.9.9"],
+      "environment",
+      "@oven/bun-linux-x64@9.9.9 not found on npm",
+    ],
+    ["a malformed version of Bun", "bun", ["../x"], "usage", "1.2.3"],
+    ["a missing version of Dagger", "dagger", ["9.9.9"], "environment", "Dagger release 9.9.9 not found"],
+    [
+      "a missing tag of an action",
       "action",
       ["actions/checkout", "v9.9.9"],
       "environment",
-      "no tag v9.9.9",
+      "tag v9.9.9 not found in actions/checkout",
     ],
-    ["an action that nobody uses", "action", ["a/b"], "usage", "a/b"],
+    ["an unused action", "action", ["a/b"], "usage", "a/b"],
     ["no action", "action", [], "usage", "OWNER/NAME"],
-  ])("%s: refused, and nothing is changed", async (_, name, args, fault, message) => {
+  ])("%s: fails and changes nothing", async (_, name, args, kind, message) => {
     const changed = project();
     const error = await failureOf(updatePin(changed, name, args, options));
-    expect(error.kind).toBe(fault as "usage");
+    expect(error.kind).toBe(kind as "usage");
     expect(error.message).toContain(message);
     expect(changed).toEqual(project());
   });
 
-  test("a limit of GitHub's and a network that is not there: exit 3 with a way out", async () => {
+  test("a rate limit of GitHub and a refused connection are environment errors with a hint", async () => {
     replies[`${github}/dagger/dagger/releases/latest`] = 403;
     const limited = await failureOf(updatePin(project(), "dagger", [], options));
     expect(limited).toMatchObject({ kind: "environment", hint: expect.stringContaining("GITHUB_TOKEN") });
@@ -286,11 +305,11 @@ describe("renewing", () => {
     expect(error).toMatchObject({ kind: "environment", hint: expect.stringContaining("reach") });
   });
 
-  test("a GITHUB_TOKEN goes to GitHub's API alone", async () => {
+  test("sends GITHUB_TOKEN only to GitHub's API", async () => {
     process.env.GITHUB_TOKEN = "secret";
     await updatePin(project(), "k3s", [], options);
     await updatePin(project(), "bun", [], options);
-    for (const { path, authorization } of asked)
+    for (const { path, authorization } of requests)
       expect(authorization).toBe(path.startsWith("api.github.com/") ? "Bearer secret" : null);
   });
 });
@@ -298,8 +317,8 @@ describe("renewing", () => {
 describe("--remote", () => {
   const base = () =>
     project({
-      "ci/slipway/pins/pins.ts": real
-        .get("ci/slipway/pins/pins.ts")!
+      "ci/slipway/core/pins.ts": real
+        .get("ci/slipway/core/pins.ts")!
         .replace("docker.io/", `${server.url.host}/`),
       Dockerfile: real.get("Dockerfile")!.replace("docker.io/", `${server.url.host}/`),
     });
@@ -318,67 +337,67 @@ describe("--remote", () => {
       [`${github}/oven-sh/setup-bun/commits/${one}`]: one,
     };
   });
-  /** The project with a pin for the script that the server has. */
+  /** The project with the checksum of the server's script. */
   const pinned = () => {
     const changed = base();
     setPin(changed, pin.k3sScriptSha256, sha256(script));
     return changed;
   };
-  const failing = async (state: false | "unknown" = false) =>
-    (await checkUpstream(pinned(), options)).flatMap(({ name, holds }) => (holds === state ? [name] : []));
+  const pinsWith = async (wanted: PinCheck["status"]) =>
+    (await checkUpstream(pinned(), options)).flatMap(({ name, status }) => (status === wanted ? [name] : []));
 
-  test("every pin is asked for, and holds", async () => {
-    const answers = await checkUpstream(pinned(), options);
-    expect(answers.map(({ name, holds }) => `${name}: ${holds}`)).toEqual([
-      "base image: true",
-      "Bun from npm for amd64: true",
-      "Bun from npm for arm64: true",
-      "Dagger CLI: true",
-      "k3s: true",
-      "SHA-256 of k3s's install script: true",
-      "action actions/checkout: true",
-      "action dagger/dagger-for-github: true",
-      "action oven-sh/setup-bun: true",
+  test("all pins are checked and valid", async () => {
+    const checks = await checkUpstream(pinned(), options);
+    expect(checks.map(({ name, status }) => `${name}: ${status}`)).toEqual([
+      "base image: valid",
+      "Bun from npm for amd64: valid",
+      "Bun from npm for arm64: valid",
+      "Dagger CLI: valid",
+      "k3s: valid",
+      "SHA-256 of k3s's install script: valid",
+      "action actions/checkout: valid",
+      "action dagger/dagger-for-github: valid",
+      "action oven-sh/setup-bun: valid",
     ]);
   });
 
-  test("each that is gone, or something else, is named, and no other", async () => {
+  test("reports exactly the pin that is missing or changed upstream", async () => {
     for (const path of Object.keys(replies)) {
       const reply = replies[path]!;
       replies[path] = path.startsWith("api.github.com") ? 422 : 404;
-      expect([path, (await failing()).length]).toEqual([path, 1]);
+      expect([path, (await pinsWith("invalid")).length]).toEqual([path, 1]);
       const other = path.startsWith("npm.") ? { dist: { integrity: integrity("c") } } : two;
       replies[path] = other;
-      // A release and a manifest only have to be there.
-      const loose = /releases|manifests/.test(path);
-      expect([path, (await failing()).length]).toEqual([path, loose ? 0 : 1]);
+      // A release and a manifest only have to exist.
+      const acceptsAny = /releases|manifests/.test(path);
+      expect([path, (await pinsWith("invalid")).length]).toEqual([path, acceptsAny ? 0 : 1]);
       replies[path] = reply;
     }
-    expect(await failing()).toEqual([]);
+    expect(await pinsWith("invalid")).toEqual([]);
   });
 
-  test("what cannot be asked is not taken for gone", async () => {
+  test("a failed request does not make a pin invalid", async () => {
     replies[`${github}/dagger/dagger/releases/tags/v${pins.dagger}`] = 403;
-    expect(await failing()).toEqual([]);
-    expect(await failing("unknown")).toEqual(["Dagger CLI"]);
+    expect(await pinsWith("invalid")).toEqual([]);
+    expect(await pinsWith("unknown")).toEqual(["Dagger CLI"]);
   });
 });
 
-describe("`pins` on the command line", () => {
+describe("command line", () => {
   let directory: string;
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), "helloapp-pins-"));
     await cp(join(root, "ci"), join(directory, "ci"), { recursive: true });
     await rm(join(directory, "ci/slipway/init/templates/.github"), { recursive: true, force: true });
     linkModules(directory);
-    // What a service needs beside its pins.
+    // A service has an entry point.
     await Bun.write(join(directory, "src/main.ts"), "");
     for (const [path, text] of project()) await Bun.write(join(directory, path), text);
   });
   afterAll(() => rm(directory, { recursive: true }));
 
   async function run(...args: string[]) {
-    const child = Bun.spawn([process.execPath, join(directory, "ci/pipeline.ts"), "pins", ...args], {
+    const child = Bun.spawn([process.execPath, join(directory, "ci/maintenance/pins.ts"), ...args], {
       env: { ...process.env, npm_config_registry: "http://127.0.0.1:1" },
       stdout: "pipe",
       stderr: "pipe",
@@ -390,22 +409,22 @@ describe("`pins` on the command line", () => {
     return { code: await child.exited, stdout, stderr };
   }
 
-  test("shows each pin with its places: exit 0", async () => {
+  test("lists each pin with its locations: exit 0", async () => {
     const { code, stdout, stderr } = await run();
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-    expect(stdout).toContain(`Bun  ${pins.bun}\n    ci/slipway/pins/pins.ts:`);
+    expect(stdout).toContain(`Bun  ${pins.bun}\n    ci/slipway/core/pins.ts:`);
     expect(stdout).toContain(
       `action actions/checkout  ${one} # v7.0.1\n    ${workflow}:2  .github/workflows/b.yaml:2\n`,
     );
   });
 
-  test("places that do not agree: exit 1, naming pin and place", async () => {
+  test("inconsistent locations: exit 1, with the pin and the position", async () => {
     const readme = join(directory, "README.md");
     await writeFile(readme, "npx bun@1.0.0 run up");
     const { code, stderr } = await run();
     await writeFile(readme, project().get("README.md")!);
     expect(code).toBe(1);
-    expect(stderr).toMatch(/^error: Bun does not agree: .* but "1\.0\.0" in README\.md:1/m);
+    expect(stderr).toMatch(/^error: Bun is inconsistent: .* but "1\.0\.0" in README\.md:1/m);
   });
 
   test.each([[["nope"]], [["bun", "1", "2"]], [["toString"]], [["--remote", "x"]]])(
@@ -414,11 +433,11 @@ describe("`pins` on the command line", () => {
       const { code, stderr } = await run(...args);
       expect(code).toBe(2);
       expect(stderr).toMatch(/^error: pins takes --remote, or the name of a pin/m);
-      expect(stderr).toContain("usage: bun ci/pipeline.ts");
+      expect(stderr).toContain("usage: bun run pins");
     },
   );
 
-  test("a registry that does not answer: exit 3, and the files are as they were", async () => {
+  test("an unreachable registry: exit 3, and no file is changed", async () => {
     const { code, stderr } = await run("bun", "9.9.9");
     expect(code).toBe(3);
     expect(stderr).toContain("cannot fetch http://127.0.0.1:1/");

@@ -1,12 +1,14 @@
 /**
- * Every version and checksum that the project trusts, in one place. Other files repeat some of them because they
- * cannot import: `bun run pins` shows where, holds those to these (as the unit tests do), and renews them.
+ * Lists every version and checksum that the project trusts.
+ *
+ * Files that cannot import this module repeat some of them. `bun run pins` in slipway's repository lists the copies,
+ * checks that they agree (as the unit tests do), and updates them.
  */
 export const pins = {
   bun: "1.4.5",
-  /** The base of the builder, and where the image's C library comes from. */
+  /** Base image of the builder, and source of the image's C library. */
   baseImage: "docker.io/oven/bun:1.4.5",
-  /** Bun of the other architecture for the host engine, from npm: package and SHA-512, as the registry's `dist.integrity`. */
+  /** npm packages from which the host engine takes Bun for another architecture. `integrity` is the registry's `dist.integrity`. */
   bunFor: {
     amd64: {
       package: "@oven/bun-linux-x64",
@@ -19,11 +21,11 @@ export const pins = {
         "sha512-4BXmsSKnjOrlGWqZV4x/oWa7AVoR+B6lCXddMzOAXBIm3t50eslg9wb66gmtW1AamEQ1l1CDvmmruysEhqOWMg==",
     },
   },
-  /** CLI and engine in GitHub Actions. */
+  /** Dagger CLI and engine in GitHub Actions. */
   dagger: "0.21.8",
   k3s: {
     version: "v1.36.2+k3s1",
-    /** install.sh of k3s's repository: at a commit, because a commit cannot move. */
+    /** install.sh in k3s's repository, at a commit because a commit cannot change. */
     installScript:
       "https://raw.githubusercontent.com/k3s-io/k3s/019b0afdd830e36f5e4b7a5b237e6a4339e6a6be/install.sh",
     installScriptSha256: "68ae766b4c4fd2c8032f712cdd346c8f9d1ae60eaeb4736a1155effda44ea23d",
