@@ -180,10 +180,10 @@ describeWith(
         gid: 65532,
         pid: 1,
         cwd: "/srv",
-        host: "shop-rehearsal-00000",
+        host: "shop-smoketest-00000",
         passwd: false,
         addresses: expect.arrayContaining(["127.0.0.1", "10.42.0.2"]),
-        pod: "shop-rehearsal-00000",
+        pod: "shop-smoketest-00000",
         ip: "10.42.0.2",
         url: "http://10.42.0.2/$(ABSENT)",
         color: "red",
@@ -320,14 +320,14 @@ describeWith(
         "/version, drain; k8s/overlays/k3s has no Deployment shop: the image's environment alone",
       );
       const none = { ...service, overlays: { ...service.overlays, k3s: "no/such" } };
-      expect(await runSmokeTest(none, { archive, id })).toContain("no/such is not there: the image's");
+      expect(await runSmokeTest(none, { archive, id })).toContain("no/such not found: the image's");
     });
 
     test("without kubectl the manifests are read as they are", async () => {
       const programs = ["unshare", "nsenter"];
       const { said } = await withPath(programs, () => rehearse(deployment("")));
       expect(said).toContain("readiness (GET :8080/readyz)");
-      expect(said).toEndWith("the manifests without k8s/overlays/k3s's patches (no kubectl)");
+      expect(said).toEndWith("the manifests without k8s/overlays/k3s's patches (kubectl not found)");
     });
 
     test.skipIf(process.getuid?.() !== 0 || !Bun.which("setpriv"))(
