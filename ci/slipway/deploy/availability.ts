@@ -22,7 +22,7 @@ export interface AvailabilityReport {
   p99Ms: number;
   /** Seconds of the longest interval with failures and no response. 0 if no request failed. */
   gapSeconds: number;
-  /** One bucket per tenth of a second from the start. */
+  /** Buckets, each a tenth of a second, from the start. */
   buckets: TimeBucket[];
 }
 

@@ -247,7 +247,7 @@ export function findUnexpectedObject(
 /** Kinds that grant rights, even in the service's own namespace. */
 const GRANTING_KINDS = new Set(["Role", "RoleBinding", "ServiceAccount", "Secret"]);
 
-/** Whether a rollback does not apply an object: Secrets, whose values are not stored, and pre-deploy Jobs. */
+/** Returns whether a rollback does not apply an object: Secrets, whose values are not stored, and pre-deploy Jobs. */
 export function isExcludedFromRollback(object: KubeObject): boolean {
   return object.kind === "Secret" || splitPreDeployJobs([object]).jobs.length > 0;
 }

@@ -170,7 +170,7 @@ export async function acquireLock(api: ApiClient, options: LockOptions): Promise
       renewalError = error;
     }
   };
-  /** One renewal at a time, however slow the server is. */
+  /** A single renewal at a time, however slow the server is. */
   const renew = (): Promise<void> => {
     renewing ??= renewOnce().finally(() => (renewing = undefined));
     return renewing;
@@ -276,7 +276,7 @@ export function processIdentity(pid: number | "self" = "self"): string {
   try {
     const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
     const namespace = readlinkSync("/proc/self/ns/pid");
-    // proc_pid_stat(5): the program's name is in parentheses and may hold spaces; field 22 is the start.
+    // proc_pid_stat(5): the program's name is in parentheses and may hold spaces, field 22 is the start.
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
     const [state, ...fields] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
     // A zombie has ended.
@@ -288,7 +288,7 @@ export function processIdentity(pid: number | "self" = "self"): string {
   }
 }
 
-/** Whether a process still runs. "unknown" if it is not visible from here. */
+/** Returns whether a process still runs. "unknown" if it is not visible from here. */
 function stateOf(token = ""): "alive" | "dead" | "unknown" {
   const [process = ""] = token.split("#");
   const [boot, namespace, pid] = process.split("/");

@@ -151,7 +151,7 @@ export function findRestartSince(
   return undefined;
 }
 
-/** Whether the condition is about the current version: it may still be that of the previous version. */
+/** Returns whether the condition is about the current version: it may still be that of the previous version. */
 function isAboutCurrent({ message = "" }: Condition, { deployment, replicaSets }: WorkloadState): boolean {
   const [, named] = /ReplicaSet "([^"]+)"/.exec(message) ?? [];
   const current = replicaSets.find((set) => revisionOf(set) === revisionOf(deployment));
@@ -266,7 +266,7 @@ function findCondition(
   return conditions.find((condition) => condition.type === type && condition.status === status);
 }
 
-/** Whether `pods` contains a pod. Names are compared because Kubernetes does not reuse them. */
+/** Returns whether `pods` contains a pod. Names are compared because Kubernetes does not reuse them. */
 export function includesPod(pods: Pod[], { metadata }: Pod): boolean {
   return pods.some((pod) => pod.metadata.name === metadata.name);
 }

@@ -7,7 +7,7 @@ export interface Endpoint {
   url: string;
   /** Requests `url`. Default: fetch(), which uses HTTP_PROXY if set. */
   open?: ((init: RequestInit) => Promise<Response>) | undefined;
-  /** Whether requests are slow and traffic is limited. Requests are then concurrent and rarer. Default: false. */
+  /** True if requests are slow and traffic is limited. Requests are then concurrent and rarer. Default: false. */
   isRemote?: boolean;
 }
 
@@ -15,7 +15,7 @@ export interface Endpoint {
 const CONCURRENT_REQUESTS = 10;
 
 export interface VerificationResult {
-  /** Whether `replies` responses in a row had the id. */
+  /** True if `replies` responses in a row had the id. */
   ok: boolean;
   /** The last response with another id, or the last error. */
   last: string;

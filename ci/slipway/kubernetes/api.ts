@@ -28,7 +28,7 @@ export class ApiError extends PipelineError {
     super("environment", `${request}: ${reason}`, { hint, output });
   }
 
-  /** Whether the server rejects the object itself, as opposed to the user's rights or a server failure. */
+  /** True if the server rejects the object itself, as opposed to the user's rights or a server failure. */
   get isInvalid(): boolean {
     return [400, 422].includes(this.status) || (this.status === 403 && !MISSING_RIGHTS.test(this.reply));
   }
@@ -45,12 +45,12 @@ export interface ConnectionInfo {
   stderrTail(): string;
 }
 
-/** Whether the API server has not judged the request: it does not know the user, or did not respond. */
+/** Returns whether the API server has not judged the request: it does not know the user, or did not respond. */
 function isUnauthenticatedOrUnanswered(status: number, reply: string): boolean {
   return status === 0 || status === 401 || (status >= 500 && isProxyError(reply));
 }
 
-/** Whether an error comes from kubectl's proxy: no response, or no credentials from the plugin. */
+/** Returns whether an error comes from kubectl's proxy: no response, or no credentials from the plugin. */
 function isProxyError(reply: string): boolean {
   return /refused|no route|no such host|timeout|timed out|EOF|TLS|certificate|unable to connect|getting credentials/i.test(
     reply,
@@ -92,7 +92,7 @@ export interface ApiRequest {
   retryBudgetSeconds?: number;
   /** Default: the client's. A change that must not be interrupted passes undefined. */
   signal?: AbortSignal | undefined;
-  /** Whether `beforeWrite` is called before a request that changes something. Default: true. */
+  /** True if `beforeWrite` is called before a request that changes something. Default: true. */
   checksLock?: boolean;
 }
 

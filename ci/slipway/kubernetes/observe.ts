@@ -6,7 +6,7 @@ import type { KubeObject, Pod, ReplicaSet, Workload } from "./objects.ts";
 export interface WorkloadState {
   /** The workload: a Deployment, a StatefulSet or a DaemonSet. */
   deployment: Workload;
-  /** Of a Deployment. Empty for other kinds. */
+  /** ReplicaSets of a Deployment. Empty for other kinds. */
   replicaSets: ReplicaSet[];
   /** All its pods, of all versions. */
   pods: Pod[];
@@ -22,7 +22,7 @@ const pluralNames: Record<string, string> = {
   DaemonSet: "daemonsets",
 };
 
-/** Whether an object is a workload. */
+/** Returns whether an object is a workload. */
 export function isWorkload(object: KubeObject): object is Workload {
   return object.kind in pluralNames;
 }

@@ -17,7 +17,7 @@ export interface PreparedObject {
   live: KubeObject | undefined;
   /** The API path. Undefined if the cluster does not have the kind, or not yet. */
   path: string | undefined;
-  /** Whether an autoscaler in the cluster sets its replicas. */
+  /** True if an autoscaler in the cluster sets its replicas. */
   scaled: boolean;
 }
 
@@ -50,7 +50,7 @@ export async function prepareForApply(api: ApiClient, manifests: KubeObject[]): 
   });
 }
 
-/** Lists all autoscalers of the namespace, whoever created them. */
+/** Lists all autoscalers of the namespace, also those of others. */
 async function listAutoscalers(api: ApiClient, manifests: KubeObject[]): Promise<Autoscaler[]> {
   if (!manifests.some(isWorkload)) return [];
   const path = api.collection("/apis/autoscaling/v2", "horizontalpodautoscalers");

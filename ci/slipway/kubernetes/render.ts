@@ -11,7 +11,7 @@ import { isWorkload } from "./observe.ts";
 /** Kinds to apply first because others need them. All other kinds follow in any order, workloads last. */
 const APPLY_FIRST = ["Namespace", "CustomResourceDefinition", "ServiceAccount", "ConfigMap", "Secret"];
 
-/** Where the manifests come from. */
+/** Source of the manifests. */
 export interface ManifestSource {
   /** kubectl command for this cluster. */
   kubectl: string[];

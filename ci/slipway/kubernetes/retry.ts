@@ -12,7 +12,7 @@ export const RETRY_BUDGET_SECONDS = 20;
 const FIRST_PAUSE_MS = 100;
 const MAX_PAUSE_MS = 2000;
 
-/** Whether a retry may succeed: no response (0), too many requests, a server or gateway error. */
+/** Returns whether a retry may succeed: no response (0), too many requests, a server or gateway error. */
 export function isTransientStatus(status: number): boolean {
   return status === 0 || status === 429 || (status >= 500 && status !== 501);
 }

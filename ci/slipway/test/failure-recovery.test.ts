@@ -159,7 +159,7 @@ describe("another process acquires the lock at each write of a deploy in turn", 
           const lease = asked++ === n ? cluster.get<KubeObject>(lock) : undefined;
           if (!lease) return undefined;
           lease.metadata = { ...lease.metadata, annotations: {}, resourceVersion: "another" };
-          // As after a suspend of this machine, during which nothing is renewed.
+          // Simulates a suspend of this machine, during which nothing is renewed.
           setSystemTime(new Date(Date.now() + 3600_000));
           // The current request has passed the check already.
           queueMicrotask(() => (after = cluster.changes.splice(0)));

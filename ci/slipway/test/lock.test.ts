@@ -189,7 +189,7 @@ describe("while held", () => {
     const cluster = createCluster();
     const { lock } = await acquire(cluster.api());
     cluster.objects.delete(path);
-    // As a real server responds for a deleted uid.
+    // A real server responds with 409 for a deleted uid.
     cluster.intercept = (method) =>
       method === "PUT"
         ? Response.json({ message: "StorageError: invalid object" }, { status: 409 })

@@ -9,7 +9,7 @@ export interface Client {
   pause?: number;
   /** Seconds until a request times out, connecting included. */
   patience?: number;
-  /** Whether no further request is to be sent. */
+  /** True if no further request is to be sent. */
   over(): boolean;
   /** Called when a request begins. For the first, that is before connecting. */
   asked(): void;
@@ -94,7 +94,7 @@ export async function converse(url: string, client: Client): Promise<void> {
 
 interface Reply {
   body: string;
-  /** Whether the server announces the end of the connection. */
+  /** True if the server announces the end of the connection. */
   last: boolean;
   /** The error, if the response itself is invalid. */
   wrong: string | undefined;

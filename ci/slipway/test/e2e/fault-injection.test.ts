@@ -145,7 +145,7 @@ const changedPaths = (before: ObjectsByPath, after: ObjectsByPath) =>
     (path) => !Bun.deepEquals(before[path], after[path]),
   );
 const isLease = (path: string) => path.includes("/leases/");
-/** Whether the error describes the state and the next step. */
+/** Returns whether the error describes the state and the next step. */
 const describesOutcome = (output: string, state: RegExp, next: RegExp) => {
   const error = output.slice(output.lastIndexOf("\nerror: "));
   return state.test(error) && next.test(error);

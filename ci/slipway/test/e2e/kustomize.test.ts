@@ -159,7 +159,7 @@ describeWith(
       const { panels } = JSON.parse(data["helloapp.json"]) as { panels: { targets: { expr: string }[] }[] };
       const asked = panels.flatMap(({ targets }) => targets.map(({ expr }) => expr));
       expect(asked.length).toBeGreaterThanOrEqual(8);
-      // As Grafana does.
+      // Grafana replaces this variable.
       const exprs = asked.map((expr) => expr.replaceAll("$__rate_interval", "5m"));
       const recorded = exprs.map((expr, i) => ({ record: `panel:${i}`, expr }));
       must([

@@ -36,7 +36,7 @@ export interface RunResult {
   output: string;
   /** Names of all API requests, in order. */
   requests: string[];
-  /** Whether a request met the fault. */
+  /** True if a request met the fault. */
   faulted: boolean;
   /** Causes of the clients' failed requests. */
   failed: string[];
