@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { buildImage } from "../../ci/slipway/image/build.ts";
-import { compileOptions } from "../../ci/slipway/image/image-config.ts";
+import { compileOptions } from "../../ci/slipway/image/image-spec.ts";
 import { image, service } from "../../ci/slipway/test/helloapp-fixture.ts";
 import { JSON_PLEASE, machine, median, printTable, residentMegabytes, say, TRACED } from "./shared.ts";
 import { must } from "../../ci/slipway/test/e2e/setup.ts";

@@ -9,7 +9,7 @@ import { exitCodes, PipelineError } from "../core/errors.ts";
 import { projectFiles } from "../core/project-files.ts";
 import { sha256 } from "../core/hash.ts";
 import { findInstallInputs } from "../core/install-inputs.ts";
-import { createImageSpec } from "../image/image-config.ts";
+import { createImageSpec } from "../image/image-spec.ts";
 import { isOnPath, runProcess } from "../core/process.ts";
 import type { Service } from "../core/service-config.ts";
 import type { Command, CommandContext } from "../cli/context.ts";

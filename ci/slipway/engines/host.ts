@@ -6,7 +6,7 @@ import { projectFilesDigest } from "../core/project-files.ts";
 import { runProcess } from "../core/process.ts";
 import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
 import type { BuildResult } from "../image/build.ts";
-import { findSharedLibrariesIn } from "../image/image-config.ts";
+import { findSharedLibrariesIn } from "../image/image-spec.ts";
 import { ownArchitecture, type Architecture } from "../image/platform.ts";
 import { publicEnv } from "../image/bundle.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";

@@ -12,7 +12,7 @@ import type { Service } from "../core/service-config.ts";
 import type { BuildResult } from "./build.ts";
 import { PipelineError } from "../core/errors.ts";
 import { writeFileAtomically } from "../core/atomic-write.ts";
-import { createImageSpec, layers } from "./image-config.ts";
+import { createImageSpec, layers } from "./image-spec.ts";
 import { APP_DIRECTORY } from "./module-paths.ts";
 import { TAR_END, tarHeader, tarPadding } from "./tar-writer.ts";
 

@@ -20,7 +20,7 @@ import {
   findSharedLibraries,
   layers,
   type RuntimeLibraries,
-} from "./image-config.ts";
+} from "./image-spec.ts";
 import { APP_DIRECTORY } from "./module-paths.ts";
 import { ownArchitecture, type Platform } from "./platform.ts";
 import { bundleOptions, explainBundleError, type BundleInputs } from "./bundle.ts";

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/service-config.ts";
-import { compileOptions } from "./image-config.ts";
+import { compileOptions } from "./image-spec.ts";
 import { stylesInOrder, type HtmlImports } from "./html-order.ts";
 import { rewriteModulePaths, bundlerDefines } from "./module-paths.ts";
 

@@ -4,7 +4,7 @@
  */
 import { PipelineError } from "../core/errors.ts";
 import { digestOf, sha256 } from "../core/hash.ts";
-import { layers as layerNames } from "./image-config.ts";
+import { layers as layerNames } from "./image-spec.ts";
 import { digestInName, shortImageName, layerReader, readArchive, type Archive } from "./archive-reader.ts";
 import { listTar, type TarEntry } from "./tar-reader.ts";
 

@@ -20,12 +20,7 @@ import {
   publicEnv,
   type BundleInputs,
 } from "./bundle.ts";
-import {
-  compileOptions,
-  createImageSpec,
-  withAddonLibraries,
-  type RuntimeLibraries,
-} from "./image-config.ts";
+import { compileOptions, createImageSpec, withAddonLibraries, type RuntimeLibraries } from "./image-spec.ts";
 import { filesOfPackages, findNativePackages } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
 import { APP_DIRECTORY } from "./module-paths.ts";

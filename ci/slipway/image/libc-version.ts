@@ -3,7 +3,7 @@
  * to the revision that a fix came with; elsewhere the library itself names its release, and no more than that.
  */
 import { basename, join, relative } from "node:path";
-import type { RuntimeLibraries } from "./image-config.ts";
+import type { RuntimeLibraries } from "./image-spec.ts";
 
 export interface CLibrary {
   /** The package, `libc6`; where that is not known, `glibc`. */

@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { writeFileAtomically } from "../core/atomic-write.ts";
 import { sha256OfFile } from "../core/hash.ts";
 import type { Service } from "../core/service-config.ts";
-import type { RuntimeLibraries } from "./image-config.ts";
+import type { RuntimeLibraries } from "./image-spec.ts";
 import { identifyLibc, purl } from "./libc-version.ts";
 
 /** Name of the SBOM in the directory of a build. */

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { resolveService } from "../core/service-config.ts";
-import { findSharedLibraries, type RuntimeLibraries } from "../image/image-config.ts";
+import { findSharedLibraries, type RuntimeLibraries } from "../image/image-spec.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
 import type { Settings } from "../index.d.ts";
 

@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import type { PipelineError } from "../core/errors.ts";
 import { resolveService } from "../core/service-config.ts";
 import { bundleOptions } from "../image/bundle.ts";
-import { findSharedLibraries } from "../image/image-config.ts";
+import { findSharedLibraries } from "../image/image-spec.ts";
 import { bundleDigest, collectInputs } from "../image/inputs.ts";
 import type { Architecture } from "../image/platform.ts";
 import type { Settings } from "../index.d.ts";

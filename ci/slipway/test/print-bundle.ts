@@ -2,7 +2,7 @@
 import { resolveService } from "../core/service-config.ts";
 import { sha256 } from "../core/hash.ts";
 import { bundleOptions } from "../image/bundle.ts";
-import { findSharedLibraries } from "../image/image-config.ts";
+import { findSharedLibraries } from "../image/image-spec.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
 import type { Settings } from "../index.d.ts";
 

@@ -9,7 +9,7 @@ import { readArchive } from "../image/archive-reader.ts";
 import { readElf } from "../image/elf.ts";
 import { PipelineError } from "../core/errors.ts";
 import { projectFilesDigest } from "../core/project-files.ts";
-import { findSharedLibraries } from "../image/image-config.ts";
+import { findSharedLibraries } from "../image/image-spec.ts";
 import { TAR_END, tarHeader, tarPadding } from "../image/tar-writer.ts";
 import { readTar } from "../image/tar-reader.ts";
 import { root, service } from "./helloapp-fixture.ts";

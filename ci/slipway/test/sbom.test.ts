@@ -3,7 +3,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
-import type { RuntimeLibraries } from "../image/image-config.ts";
+import type { RuntimeLibraries } from "../image/image-spec.ts";
 import { identifyLibc, purl } from "../image/libc-version.ts";
 import { bundledPackages, hasSbom, createSbom, writeSbom, sbomPathFor } from "../image/sbom.ts";
 import { sha256OfFile } from "../core/hash.ts";

@@ -14,7 +14,7 @@ import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { resolveService } from "../core/service-config.ts";
 import { bundleOptions, explainBundleError } from "../image/bundle.ts";
-import { findSharedLibraries, type RuntimeLibraries } from "../image/image-config.ts";
+import { findSharedLibraries, type RuntimeLibraries } from "../image/image-spec.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
 import { filesOfPackages, findNativePackages } from "../image/native-packages.ts";
 import type { Settings } from "../index.d.ts";

@@ -4,7 +4,7 @@ import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive, type Archive } from "../../image/archive-reader.ts";
 import { buildImage } from "../../image/build.ts";
-import { findSharedLibraries } from "../../image/image-config.ts";
+import { findSharedLibraries } from "../../image/image-spec.ts";
 import { sbomPathFor } from "../../image/sbom.ts";
 import { readTar } from "../../image/tar-reader.ts";
 import { resolveService } from "../../core/service-config.ts";
@@ -96,7 +96,7 @@ describeWith("archive of the host engine", [], () => {
     must([process.execPath, "ci/pipeline.ts", "size", path]);
   });
 
-  test("has the configuration that image/image-config.ts describes", () => {
+  test("has the configuration that image/image-spec.ts describes", () => {
     expect(archive.config.config).toMatchObject({
       User: image.user,
       Entrypoint: [image.binary],
