@@ -1,9 +1,9 @@
 /**
- * What the image is: its two layers, entrypoint, user, environment, labels and name; and the runtime that it brings.
+ * Defines the image: layers, entrypoint, user, environment, labels, name and shared libraries.
  *
- * The image is the binary: a compiled Bun service and the C library that it links. Nobody describes it twice: the build
- * lays its files out under dist/, the Dockerfile and the engines only pick them up. (The Dockerfile has to repeat the
- * settings below, because it cannot read them; `init --check` and a test compare the two.)
+ * The image contains the compiled Bun service and the C library that it links. The build writes its files to dist/, and
+ * the Dockerfile and the engines copy them. The Dockerfile repeats the settings below, because it cannot read them.
+ * `init --check` and a test compare the two.
  */
 import { existsSync, realpathSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
@@ -15,30 +15,30 @@ import type { Platform } from "./platform.ts";
 
 export interface ImageSpec {
   name: string;
-  /** Where the binary stands in the image. */
+  /** Path of the binary in the image. */
   binary: string;
-  /** uid and gid; numeric, so that Kubernetes can check runAsNonRoot without an /etc/passwd. */
+  /** `uid:gid`. Numeric, so that Kubernetes can check runAsNonRoot without an /etc/passwd. */
   user: string;
   env: Record<string, string>;
   port: string;
   labels: Record<string, string>;
 }
 
-/** Directories of the image's root, and those that a runtime mounts there. */
-const taken = [APP_DIRECTORY, "/lib", "/lib64", "/usr", "/dev", "/etc", "/proc", "/sys", "/tmp"];
+/** Root directories of the image, and those that a container runtime mounts. */
+const reservedPaths = [APP_DIRECTORY, "/lib", "/lib64", "/usr", "/dev", "/etc", "/proc", "/sys", "/tmp"];
 
-/** The image of a service. @throws {PipelineError} "project" when its name is that of a directory there */
+/** Creates the image spec of a service. @throws {PipelineError} "project" if its name is a reserved directory */
 export function createImageSpec({ name, version, license, port }: Service): ImageSpec {
-  if (taken.includes(`/${name}`)) {
-    throw new PipelineError("project", `the binary would be /${name}, which is a directory in the image`, {
-      hint: "`name` in ci/pipeline.ts gives the service another one.",
+  if (reservedPaths.includes(`/${name}`)) {
+    throw new PipelineError("project", `the binary's path /${name} is a directory in the image`, {
+      hint: "Set another `name` in ci/pipeline.ts.",
     });
   }
   return {
     name,
     binary: `/${name}`,
     user: "65532:65532",
-    // A service that asks for $PORT gets the one that the manifests probe.
+    // A service that reads $PORT listens on the port that the manifests probe.
     env: { NODE_ENV: "production", PORT: String(port) },
     port: `${port}/tcp`,
     labels: {
@@ -50,49 +50,48 @@ export function createImageSpec({ name, version, license, port }: Service): Imag
 }
 
 /**
- * Options of the compiler. They are an input of the id: change one, and the image has another name.
+ * Options of the compiler. They are an input of the image ID.
  *
- * Dotenv and bunfig are off because either would run code that stands in the working directory.
+ * Dotenv and bunfig are off, because both would load code or settings from the working directory.
  */
 export const compileOptions = {
   minify: true,
   bytecode: true,
-  // An uncaught error then prints a line of the source, not kilobytes of minified text.
+  // With a source map, an uncaught error prints a line of the source instead of kilobytes of minified text.
   sourcemap: "linked",
-  // Takes top-level await, also a dependency's, and starts no later than "cjs".
+  // Supports top-level await, also in dependencies, and starts as fast as "cjs".
   format: "esm",
   autoloadDotenv: false,
   autoloadBunfig: false,
 } as const;
 
-/** The layers, in order. The first changes with the base system, the second with the source. */
-export const layers = ["runtime", "app"] as const;
+/** Names of the layers, in order. The first changes with the base system, the second with the source. */
+export const layerNames = ["runtime", "app"] as const;
 
 export interface RuntimeLibraries {
   platform: Platform;
-  /** Path in the image -> file to take it from: the loader and every library that Bun links. */
+  /** Path in the image -> source file. Contains the loader and every library that Bun links. */
   files: Map<string, string>;
-  /** The Bun executable that becomes part of the binary. */
+  /** The Bun executable that is embedded in the binary. */
   bun: string;
-  /** The directory of the system that they are from. */
+  /** Root directory of the system that the files are from. */
   root: string;
-  /** The linker's hash of the Bun that becomes part of the binary: one version has several builds (baseline, musl). */
+  /** The linker's hash of the embedded Bun. A Bun version has several builds (baseline, musl). */
   bunBuildId: string;
 }
 
 /**
- * Finds what the compiled binary needs at run time by reading Bun's own ELF header, which the binary inherits.
+ * Finds the libraries that the compiled binary needs, by reading Bun's ELF header, which the binary inherits.
  *
- * A C library keeps its parts beside its loader and the loader looks there first, on every distribution, so each file
- * keeps its place.
+ * Each file keeps its path. On every distribution, a C library is beside its loader, and the loader searches there first.
  *
  * @param bun path of the Bun executable
- * @param root the directory of the system that its libraries are taken from; default: this one
- * @throws {Error} when a library cannot be found, naming it
+ * @param root root directory of the system that has the libraries. Default: this machine's
+ * @throws {Error} if a library cannot be found, with its name
  */
 export function findSharedLibraries(bun: string = process.execPath, root = "/"): RuntimeLibraries {
   const { architecture, interpreter, needed, buildId } = readElf(bun);
-  if (!interpreter) throw new Error(`${bun} is linked statically: there is no runtime to put into the image`);
+  if (!interpreter) throw new Error(`${bun} is statically linked: it has no shared libraries for the image`);
   const inRoot = (path: string) => realpathSync(join(root, path));
   const files = new Map([[interpreter, inRoot(interpreter)]]);
   const platform = { os: "linux", architecture } as const;
@@ -101,35 +100,39 @@ export function findSharedLibraries(bun: string = process.execPath, root = "/"):
   return runtime;
 }
 
-/** As findRuntime() has it, with what native addons link, too. @param objects addons and the libraries that come with them */
+/** Adds the libraries that native addons link. @param objects addons and the libraries that their packages include */
 export function withAddonLibraries(runtime: RuntimeLibraries, objects: string[]): RuntimeLibraries {
   const extended = { ...runtime, files: new Map(runtime.files) };
-  const brought = new Set(objects.map((object) => basename(object)));
+  const included = new Set(objects.map((object) => basename(object)));
   for (const object of objects) {
     addLibraries(
       extended,
       object,
-      readElf(object).needed.filter((library) => !brought.has(library)),
+      readElf(object).needed.filter((library) => !included.has(library)),
     );
   }
   return extended;
 }
 
-/** Adds libraries, and those that they link, from beside the loader. @throws {Error} when one is not there, naming it */
-function addLibraries({ platform, files, root }: RuntimeLibraries, by: string, needed: string[]): void {
+/** Adds libraries and their dependencies. @throws {PipelineError} "environment" if a library is not found */
+function addLibraries({ platform, files, root }: RuntimeLibraries, linkedBy: string, needed: string[]): void {
   const [interpreter = ""] = files.keys();
   const inRoot = (path: string) => realpathSync(join(root, path));
-  const beside = join("/", relative(root, dirname(inRoot(interpreter))));
-  const places = [beside, "/usr/lib", "/lib"];
-  const isOther = (library: string) => library !== basename(interpreter);
-  const wanted = needed.filter(isOther);
-  for (const library of wanted) {
-    const path = places.map((place) => join(place, library)).find((path) => existsSync(join(root, path)));
+  const loaderDirectory = join("/", relative(root, dirname(inRoot(interpreter))));
+  const directories = [loaderDirectory, "/usr/lib", "/lib"];
+  const isNotLoader = (library: string) => library !== basename(interpreter);
+  const queue = needed.filter(isNotLoader);
+  for (const library of queue) {
+    const path = directories.map((at) => join(at, library)).find((path) => existsSync(join(root, path)));
     if (!path) {
-      const message = `${library}, which ${by} links, is in none of ${places.map((at) => join(root, at)).join(", ")}`;
-      throw new PipelineError("environment", message, {
-        hint: "The image has the libraries of the system that it is built on.",
-      });
+      const searched = directories.map((at) => join(root, at)).join(", ");
+      throw new PipelineError(
+        "environment",
+        `${library}, which ${linkedBy} links, was not found in ${searched}`,
+        {
+          hint: "Install the library on this system: the image uses the libraries of the build system.",
+        },
+      );
     }
     if (files.has(path)) continue;
     const file = inRoot(path);
@@ -138,12 +141,12 @@ function addLibraries({ platform, files, root }: RuntimeLibraries, by: string, n
       throw new Error(`${file} is not for ${platform.architecture}`);
     }
     files.set(path, file);
-    // A library may link others; the loop goes on over what is added here.
-    wanted.push(...elf.needed.filter(isOther));
+    // The loop also visits the elements that it adds.
+    queue.push(...elf.needed.filter(isNotLoader));
   }
 }
 
-/** The runtime of another system, laid out as the base image is; without `root`, this machine's. */
+/** Finds the libraries of the system in `root`, which has the layout of the base image. Default: this machine. */
 export function findSharedLibrariesIn(root: string | undefined): RuntimeLibraries {
   return root === undefined
     ? findSharedLibraries()

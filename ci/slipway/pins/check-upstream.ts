@@ -105,5 +105,5 @@ function compare(there: string | undefined, pinned = there): Pick<PinCheck, "hol
 }
 
 function registryOptions({ signal = new AbortController().signal, seconds = 30 }: DownloadOptions) {
-  return { signal, patienceSeconds: seconds };
+  return { signal, requestTimeoutSeconds: seconds };
 }

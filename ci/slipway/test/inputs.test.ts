@@ -326,7 +326,7 @@ test("its inputs are named by their places in the project, each with its file", 
 
 describe("the paths that a service answers itself", () => {
   const ownOf = async (files: Files, settings: Settings = {}) =>
-    (await collectInputs(resolveService(await project(files), settings), findSharedLibraries())).own;
+    (await collectInputs(resolveService(await project(files), settings), findSharedLibraries())).ownPaths;
   const answering = (text: string) => ({ "src/a.ts": `export const a = () => ${text};\n` });
 
   test.each<[string, string[]]>([

@@ -7,7 +7,7 @@ import type { PipelineError } from "../core/errors.ts";
 import { resolveService } from "../core/service-config.ts";
 import { bundleOptions } from "../image/bundle.ts";
 import { findSharedLibraries } from "../image/image-spec.ts";
-import { bundleDigest, collectInputs } from "../image/inputs.ts";
+import { computeBundleDigest, collectInputs } from "../image/inputs.ts";
 import type { Architecture } from "../image/platform.ts";
 import type { Settings } from "../index.d.ts";
 
@@ -33,7 +33,7 @@ async function inputs(files: Files, settings: Settings = {}) {
   }
   const own = { ...findSharedLibraries(), platform: { os: "linux", architecture: "amd64" } as const };
   const found = await collectInputs(resolveService(at, { attach: false, ...settings }), own);
-  return { ...found, beside: [...found.beside.keys()].sort() };
+  return { ...found, appFiles: [...found.appFiles.keys()].sort() };
 }
 
 const failed = (work: Promise<unknown>) =>
@@ -82,7 +82,7 @@ describe("a package with addons", () => {
 
   // Found by this test: bcrypt and argon2 bring them all, and were refused.
   test("for all systems in one: that of the image lies in it, and no other", async () => {
-    const { beside, external } = await inputs({
+    const { appFiles, externalPackages } = await inputs({
       "node_modules/tiny/package.json": manifest({ dependencies: { "node-gyp-build": "4" } }),
       "node_modules/node-gyp-build/package.json": '{"name":"node-gyp-build","main":"index.js"}',
       "node_modules/node-gyp-build/index.js": "",
@@ -94,8 +94,8 @@ describe("a package with addons", () => {
       "node_modules/tiny/prebuilds/darwin-arm64/tiny.node": "\xcf\xfa\xed\xfe",
       "node_modules/tiny/prebuilds/win32-x64/tiny.node": "MZ",
     });
-    expect(external.sort()).toEqual(["node-gyp-build", "tiny"]);
-    expect(beside).toEqual([
+    expect(externalPackages.sort()).toEqual(["node-gyp-build", "tiny"]);
+    expect(appFiles).toEqual([
       "node_modules/node-gyp-build/index.js",
       "node_modules/node-gyp-build/package.json",
       "node_modules/tiny/index.js",
@@ -110,7 +110,7 @@ describe("a package with addons", () => {
     ["whose addon links it", '{"name":"tiny-musl"}', "libc.so"],
     ["whose addon links it by its name", '{"name":"tiny-musl"}', "libc.musl-x86_64.so.1"],
   ])("in packages of their own: one for musl %s is left out", async (_, package_, library) => {
-    const { external } = await inputs({
+    const { externalPackages } = await inputs({
       "node_modules/tiny/package.json": manifest({
         optionalDependencies: { "tiny-gnu": "1", "tiny-musl": "1" },
       }),
@@ -120,12 +120,12 @@ describe("a package with addons", () => {
       "node_modules/tiny-musl/package.json": package_,
       "node_modules/tiny-musl/index.node": elf("amd64", library),
     });
-    expect(external.sort()).toEqual(["tiny", "tiny-gnu"]);
+    expect(externalPackages.sort()).toEqual(["tiny", "tiny-gnu"]);
   });
 
   test.each([
-    [elf("arm64", "libc.so.6"), "is for arm64, and the image for amd64"],
-    ["MZ", "is for another system, and the image for amd64"],
+    [elf("arm64", "libc.so.6"), "is for arm64, but the image is for amd64"],
+    ["MZ", "is for another system, but the image is for amd64"],
   ])("none of which is for the image: refused, naming one (%#)", async (addon, words) => {
     const files = {
       "node_modules/tiny/package.json": manifest({}),
@@ -153,8 +153,8 @@ describe("a package that is not installed", () => {
   const driver = 'exports.x = (name) => name === "b" ? require("b-driver/promise") : require("a-driver");\n';
 
   test("and that an installed one requires when it comes to that: left out, and said to be", async () => {
-    const { absent, warnings } = await inputs({ "node_modules/tiny/index.js": driver });
-    expect(absent.sort()).toEqual(["a-driver", "b-driver/promise"]);
+    const { missingPackages, warnings } = await inputs({ "node_modules/tiny/index.js": driver });
+    expect(missingPackages.sort()).toEqual(["a-driver", "b-driver/promise"]);
     expect(warnings).toEqual([
       "not installed, and left out: a-driver, b-driver/promise (tiny can load them)",
     ]);
@@ -215,8 +215,10 @@ test("the order in which the bundler has its files is no input", async () => {
   const artifact = (path: string, text: string) =>
     Object.assign(new Blob([text]), { path }) as unknown as Bun.BuildArtifact;
   const files = [artifact("./main.js", "1"), artifact("./a.html", "2"), artifact("./b.html", "3")];
-  expect(await bundleDigest(files.toReversed())).toBe(await bundleDigest(files));
-  expect(await bundleDigest([files[0]!, artifact("./a.html", "3")])).not.toBe(await bundleDigest(files));
+  expect(await computeBundleDigest(files.toReversed())).toBe(await computeBundleDigest(files));
+  expect(await computeBundleDigest([files[0]!, artifact("./a.html", "3")])).not.toBe(
+    await computeBundleDigest(files),
+  );
 });
 
 describe("what is known only when it runs", () => {
@@ -231,13 +233,13 @@ describe("what is known only when it runs", () => {
     });
     const line = code.split("\n").length + 1;
     expect(warnings).toEqual([
-      `src/main.ts:${line} loads what is known only when it runs, which is not in the image: ${loads}`,
+      `src/main.ts:${line} loads a path that is known only at run time and not in the image: ${loads}`,
     ]);
   });
 
   test("so is the bundler", async () => {
     const { warnings } = await inputs({ "src/main.ts": 'await Bun.build({ entrypoints: ["a.ts"] });\n' });
-    expect(warnings.join("\n")).toContain("src/main.ts:1 bundles when it runs");
+    expect(warnings.join("\n")).toContain("src/main.ts:1 bundles at run time");
   });
 
   test.each([

@@ -72,7 +72,7 @@ describe.skipIf(!isOnPath("openssl"))("an upload to a registry with TLS", () => 
     const plain = serve(() => new Response(null, { status: 201 }));
     const { host } = startSecure(() => `${plain.url}/stolen`, status);
     expect(await upload(host)).toBe(
-      `${host} sends us on to ${plain.url}, which is not encrypted; nothing was sent there`,
+      `${host} redirects to ${plain.url}, which is not encrypted; nothing was sent there`,
     );
     expect(plain.requests).toEqual([]);
   });

@@ -112,11 +112,11 @@ describe("reference", () => {
     "ghcr.io/../b:1",
     "x:99999/a:1",
   ])("%s is none", (reference) => {
-    expect(() => parseReference(reference)).toThrow(`"${reference}" is no REGISTRY`);
+    expect(() => parseReference(reference)).toThrow(`"${reference}" is not of the form REGISTRY`);
   });
 
   test("a password in one is not repeated", () => {
-    expect(() => parseReference("me:secret@ghcr.io/app:1")).toThrow('"…@ghcr.io/app:1" is no');
+    expect(() => parseReference("me:secret@ghcr.io/app:1")).toThrow('"…@ghcr.io/app:1" is not of the form');
   });
 });
 
@@ -201,7 +201,7 @@ describe("push", () => {
       );
       const error = await failureOf(resolveDigest(reference, options));
       expect(error.kind).toBe("environment");
-      expect(error.message).toContain(`"${given}" that is no digest`);
+      expect(error.message).toContain(`"${given}", which is not a digest`);
     },
   );
 
@@ -288,19 +288,27 @@ describe("push", () => {
     );
     const error = await failureOf(pushImage(archive, reference, options));
     expect(error.kind).toBe("environment");
-    expect(error.message).toContain(`says ${sha256("other")} of what is sha256:`);
+    expect(error.message).toContain(`returned the digest ${sha256("other")}, expected sha256:`);
   });
 
   test.each([
-    ["is not there", () => "/nonexistent.tar", "no such file"],
+    ["is not there", () => "/nonexistent.tar", "file not found"],
     ["is no tar", () => join(import.meta.dir, "registry.test.ts"), "not a tar file"],
-    ["has a layer that was changed", () => changed("appapp", "Appapp"), "not what its config says"],
+    [
+      "has a layer that was changed",
+      () => changed("appapp", "Appapp"),
+      "does not match its diffID in the config",
+    ],
     [
       "has a config that was changed",
       () => changed('"WorkingDir":"/srv"', '"WorkingDir":"/sry"'),
-      "digest that is its name",
+      "does not match the digest in its name",
     ],
-    ["tells of other layers", () => changed('"diff_ids":["', '"Diff_ids":["'), "other layers than it has"],
+    [
+      "tells of other layers",
+      () => changed('"diff_ids":["', '"Diff_ids":["'),
+      "the config lists 0 layers, but the archive has 2",
+    ],
   ])("an archive that %s is named", async (_, path, reason) => {
     const { reference, manifests } = startRegistry();
     const error = await failureOf(pushImage(path(), reference, options));
@@ -411,7 +419,7 @@ describe("push of several platforms", () => {
   test.each([
     ["two for one platform", () => [archives[0]!, archives[0]!], "usage", "both for linux/amd64"],
     ["one without an id", () => [archive], "environment", "helloapp:<id>"],
-    ["one that is not there", () => [archives[0]!, "/nowhere.tar"], "environment", "no such file"],
+    ["one that is not there", () => [archives[0]!, "/nowhere.tar"], "environment", "file not found"],
   ])("%s: nothing is sent", async (_, given, fault, message) => {
     const registry = startRegistry();
     const error = await failureOf(pushIndex(service.name, given(), repositoryOf(registry), ["v1"], options));
@@ -531,13 +539,13 @@ describe("the SBOM of a push", () => {
     registry.manifests.set(fallbackTag(image), { type: "x", body });
     const error = await failureOf(pushImage(archive, registry.reference, withSbom));
     expect(error.kind).toBe("environment");
-    expect(error.message).toContain(`${fallbackTag(image)} is no list`);
+    expect(error.message).toContain(`${fallbackTag(image)} is not a list`);
     expect(registry.manifests.get(fallbackTag(image))!.body).toBe(body);
   });
 
   test.each([
     ["is refused", "403", { answer: 403, path: sbom }],
-    ["is not there", "there is no SBOM at /nonexistent", { answer: undefined, path: "/nonexistent" }],
+    ["is not there", "SBOM /nonexistent not found", { answer: undefined, path: "/nonexistent" }],
   ])("comes before the tag: where it %s, the image is not found", async (_, message, { answer, path }) => {
     const { reference, manifests } = startRegistry(async (request) => {
       if (!answer || request.method !== "PUT") return undefined;
@@ -558,7 +566,7 @@ describe("a failure of a moment", () => {
   test.each([429, 500, 502, 503, 504])("status %d is tried again, three times in all", async (status) => {
     const { reference, requests } = serveReference(() => new Response(null, { status }));
     const lines: string[] = [];
-    const error = await failureOf(resolveDigest(reference, { ...options, say: (line) => lines.push(line) }));
+    const error = await failureOf(resolveDigest(reference, { ...options, log: (line) => lines.push(line) }));
     expect(error.message).toContain(`(${status})`);
     expect(requests).toHaveLength(3);
     expect(lines).toHaveLength(2);
@@ -588,14 +596,12 @@ describe("a failure of a moment", () => {
       },
     });
     const reference = `127.0.0.1:${listener.port}/team/app:1`;
-    expect((await failureOf(resolveDigest(reference, options))).message).toContain(
-      "broke off the connection",
-    );
+    expect((await failureOf(resolveDigest(reference, options))).message).toContain("closed the connection");
     expect(connections).toBe(3);
     listener.stop(true);
     const lines: string[] = [];
-    const error = await failureOf(resolveDigest(reference, { ...options, say: (line) => lines.push(line) }));
-    expect(error.message).toBe(`127.0.0.1:${listener.port} cannot be reached (ECONNREFUSED)`);
+    const error = await failureOf(resolveDigest(reference, { ...options, log: (line) => lines.push(line) }));
+    expect(error.message).toBe(`cannot reach 127.0.0.1:${listener.port} (ECONNREFUSED)`);
     expect(lines).toHaveLength(2);
   });
 
@@ -603,7 +609,7 @@ describe("a failure of a moment", () => {
     const { host, url } = serve(() => undefined);
     await stopServers();
     const starting = () => void serve(() => undefined, undefined, Number(new URL(url).port));
-    expect(await resolveDigest(`${host}/team/app:1`, { ...options, say: starting })).toBeUndefined();
+    expect(await resolveDigest(`${host}/team/app:1`, { ...options, log: starting })).toBeUndefined();
   });
 
   test("a registry that gave no answer is asked once more", async () => {
@@ -613,7 +619,7 @@ describe("a failure of a moment", () => {
       return asked === 1 ? new Promise<never>(() => {}) : new Response(null, { status: 404 });
     });
     // Long enough for a busy machine to answer the second time.
-    expect(await resolveDigest(reference, { ...options, patienceSeconds: 3 })).toBeUndefined();
+    expect(await resolveDigest(reference, { ...options, requestTimeoutSeconds: 3 })).toBeUndefined();
     expect(asked).toBe(2);
   });
 
@@ -633,8 +639,8 @@ describe("a failure of a moment", () => {
           })
         : new Response(null, { status: 404 }),
     );
-    await resolveDigest(reference, { ...options, say: (line) => lines.push(line) });
-    expect(lines).toEqual([expect.stringContaining(`; again in ${seconds} s`)]);
+    await resolveDigest(reference, { ...options, log: (line) => lines.push(line) });
+    expect(lines).toEqual([expect.stringContaining(`; retrying in ${seconds} s`)]);
   });
 
   test.each(["3600", "Thu, 01 Jan 2032 01:00:00 GMT"])(
@@ -648,7 +654,7 @@ describe("a failure of a moment", () => {
           }),
       );
       const error = await failureOf(resolveDigest(reference, options));
-      expect(error.message).toContain("asks for a pause of 3600 s");
+      expect(error.message).toContain("requests a pause of 3600 s");
       expect(requests).toHaveLength(1);
     },
   );
@@ -657,13 +663,13 @@ describe("a failure of a moment", () => {
     const interrupted = new AbortController();
     const { reference } = serveReference(() => new Response(null, { status: 503 }));
     const reason = new PipelineError("interrupted", "interrupted");
-    const say = () => interrupted.abort(reason);
+    const log = () => interrupted.abort(reason);
     const error = await failureOf(
       resolveDigest(reference, {
         signal: interrupted.signal,
-        patienceSeconds: 1000,
+        requestTimeoutSeconds: 1000,
         pauseSeconds: 1000,
-        say,
+        log,
       }),
     );
     expect(error).toBe(reason);
@@ -690,32 +696,32 @@ describe("errors", () => {
       "404",
       errors(404, "NAME_UNKNOWN", "no repository"),
       "NAME_UNKNOWN: no repository",
-      "Is team/app the right name?",
+      "Check the name team/app.",
     ],
     [
       "413",
       () => new Response("<html>", { status: 413 }),
-      "refuses to take team/app:1 (413)",
-      "limits the size",
+      "refuses the push of team/app:1 (413)",
+      "request size limit",
     ],
-    ["507", errors(507, "X", "y"), "(507, X: y)", "is full"],
+    ["507", errors(507, "X", "y"), "(507, X: y)", "Free space"],
     [
       "a full disk",
       errors(500, "UNKNOWN", "unknown error", "write /data: no space left on device"),
       "UNKNOWN",
-      "is full",
+      "Free space",
     ],
     [
       "500",
       errors(500, "UNKNOWN", "unknown error", "write /data: input/output error"),
       "UNKNOWN",
-      "The registry's log",
+      "the registry's log",
     ],
   ])("%s: in the registry's words, with a way out", async (_, answer, message, hint) => {
     const { reference, host } = startRegistry(({ method }) => (method === "POST" ? answer() : undefined));
     const error = await failureOf(pushImage(archive, reference, options));
     expect(error.kind).toBe("environment");
-    expect(error.message).toStartWith(`${host} refuses to take team/app:1`);
+    expect(error.message).toStartWith(`${host} refuses the push of team/app:1`);
     expect(error.message).toContain(message);
     expect(error.hint).toContain(hint);
   });
@@ -739,10 +745,10 @@ describe("errors", () => {
           new ReadableStream({ pull: () => new Promise<never>(() => {}), start: (c) => c.enqueue("{") }),
         ),
     );
-    const patient = { ...options, patienceSeconds: 0.05 };
+    const patient = { ...options, requestTimeoutSeconds: 0.05 };
     const given = [resolveDigest(silent.reference, patient), pushImage(archive, half.reference, patient)];
     for (const { message } of await Promise.all(given.map(failureOf)))
-      expect(message).toContain("gave no answer within 0.05 s");
+      expect(message).toContain("did not reply within 0.05 s");
   });
 
   test("an interruption ends a request with its own reason", async () => {
@@ -759,7 +765,9 @@ describe("errors", () => {
     const { reference } = startRegistry(({ method }) =>
       method === "POST" ? new Response(null, { status: 202 }) : undefined,
     );
-    expect((await failureOf(pushImage(archive, reference, options))).message).toContain("no Location");
+    expect((await failureOf(pushImage(archive, reference, options))).message).toContain(
+      "without a Location header",
+    );
   });
 });
 
@@ -916,8 +924,8 @@ describe("authentication", () => {
   test.each([
     ["refuses", () => new Response(null, { status: 401 }), "(401)"],
     ["redirects", (other: string) => Response.redirect(other, 307), "(307)"],
-    ["gives something else", () => new Response("secret"), "other than JSON"],
-    ["gives none", () => Response.json({}), "gives none"],
+    ["gives something else", () => new Response("secret"), "not JSON"],
+    ["gives none", () => Response.json({}), "returned none"],
   ])("an endpoint that %s ends it, and no secret is told", async (_, answer, message) => {
     const other = serve(() => Response.json({ token: "t" }));
     const { reference, host } = startWithTokens(() => answer(other.url));
@@ -933,7 +941,7 @@ describe("authentication", () => {
     const { reference, host, requests } = startRegistry(() => unauthorized('Basic realm="x"'));
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:secret") } } });
     const error = await failureOf(pushImage(archive, reference, options));
-    expect(error.hint).toStartWith(`The credentials found for ${host} do not allow that`);
+    expect(error.hint).toStartWith(`The credentials found for ${host} do not allow this`);
     expect(Bun.inspect(error)).not.toMatch(new RegExp(`secret|${base64("me:secret")}`));
     expect(requests).toHaveLength(2);
   });
@@ -944,7 +952,7 @@ describe("authentication", () => {
     const { reference, host } = startRegistry(() => unauthorized(`Bearer realm="${realm}"`));
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:secret") } } });
     const error = await failureOf(pushImage(archive, reference, options));
-    expect(error.message).toContain(`sends us on to ${realm}, which is not encrypted`);
+    expect(error.message).toContain(`redirects to ${realm}, which is not encrypted`);
     expect(elsewhere.requests).toEqual([]);
   });
 

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import type { RuntimeLibraries } from "../image/image-spec.ts";
 import { identifyLibc, purl } from "../image/libc-version.ts";
-import { bundledPackages, hasSbom, createSbom, writeSbom, sbomPathFor } from "../image/sbom.ts";
+import { listBundledPackages, hasSbom, createSbom, writeSbom, sbomPathFor } from "../image/sbom.ts";
 import { sha256OfFile } from "../core/hash.ts";
 import { service } from "./helloapp-fixture.ts";
 import packageJson from "../../../package.json";
@@ -104,7 +104,7 @@ describe("the C library", () => {
     expect(await identify(name, files)).toEqual({
       name: "glibc",
       version: "2.99",
-      origin: expect.stringContaining(`which package of ${release} it is from`),
+      origin: expect.stringContaining(`the package of ${release} and its fixes are unknown`),
       purl: "pkg:generic/glibc@2.99",
       files: new Set(["/usr/lib/x/libc.so.6"]),
     });
@@ -141,7 +141,7 @@ describe("the bundled packages", () => {
       minify: true,
       metafile: true,
     });
-    return bundledPackages(metafile!);
+    return listBundledPackages(metafile!);
   };
 
   test("are those whose code is in it, also a package's own; not what is merely installed or was shaken off", async () => {
@@ -174,7 +174,7 @@ describe("the bundled packages", () => {
       target: "bun",
       metafile: true,
     });
-    expect(await bundledPackages(metafile!)).toEqual([]);
+    expect(await listBundledPackages(metafile!)).toEqual([]);
   });
 });
 

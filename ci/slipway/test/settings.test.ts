@@ -16,7 +16,7 @@ import { resolveService } from "../core/service-config.ts";
 import { bundleOptions, explainBundleError } from "../image/bundle.ts";
 import { findSharedLibraries, type RuntimeLibraries } from "../image/image-spec.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
-import { filesOfPackages, findNativePackages } from "../image/native-packages.ts";
+import { listPackageFiles, findNativePackages } from "../image/native-packages.ts";
 import type { Settings } from "../index.d.ts";
 import { assertSupportedBun, assertNoShadowingBun, assertPinnedBun } from "../cli/bun-version.ts";
 
@@ -77,7 +77,10 @@ describe("its name", () => {
   test.each(["srv", "lib64", "tmp"])("%s is a directory's in the image: refused", async (name) => {
     const service = describeOwn({ "src/main.ts": "" }, { name });
     const error = await failureOf(() => computeImageId(service, runtime));
-    expect(error).toMatchObject({ kind: "project", message: expect.stringContaining(`/${name}, which is`) });
+    expect(error).toMatchObject({
+      kind: "project",
+      message: expect.stringContaining(`/${name} is a directory`),
+    });
   });
 });
 
@@ -129,7 +132,7 @@ describe("files", () => {
     LICENSE: "l",
   };
   const below = async (patterns: string[]) =>
-    [...(await inputs(files, { files: patterns })).beside.keys()]
+    [...(await inputs(files, { files: patterns })).appFiles.keys()]
       .map((path) => path.replace(/^srv\//, ""))
       .sort();
 
@@ -202,7 +205,7 @@ describe("native packages", () => {
     expect([...native.packages.keys()].sort()).toEqual(["@scope/has.it", "has-for-this", "needed"]);
     expect(native.objects).toEqual([join(at, "node_modules/has-for-this/x.node")]);
     expect(
-      filesOfPackages(native)
+      listPackageFiles(native)
         .map(([path]) => path)
         .sort(),
     ).toEqual([
@@ -218,8 +221,12 @@ describe("native packages", () => {
     const at = project(finder);
     const embedded = join(at, "node_modules/has-for-this/x.node");
     const native = findNativePackages([entry(at, "@scope/has.it"), embedded], [], architecture);
-    expect(native).toEqual({ packages: new Map(), objects: [embedded], others: new Set() });
-    expect(named(at, [], ["needed"])).toEqual({ packages: new Map(), objects: [], others: new Set() });
+    expect(native).toEqual({ packages: new Map(), objects: [embedded], foreignObjects: new Set() });
+    expect(named(at, [], ["needed"])).toEqual({
+      packages: new Map(),
+      objects: [],
+      foreignObjects: new Set(),
+    });
   });
 
   test("the setting `native` carries what is imported, also without an addon, and knows nothing else", async () => {
@@ -233,7 +240,7 @@ describe("native packages", () => {
     [
       "an addon for another architecture",
       { "node_modules/has-for-this/x.node": addon(true) },
-      ["has-for-this/x.node is for " + other, `the image for ${architecture}`],
+      ["has-for-this/x.node is for " + other, `the image is for ${architecture}`],
     ],
     [
       "two versions of a package",

@@ -2,7 +2,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { layerReader, readArchive } from "../../image/archive-reader.ts";
+import { createLayerReader, readArchive } from "../../image/archive-reader.ts";
 import { readElf } from "../../image/elf.ts";
 import { ownArchitecture } from "../../image/platform.ts";
 import { runSmokeTest } from "../../smoke-test/smoke-test.ts";
@@ -27,7 +27,7 @@ const triplet = other === "arm64" ? "aarch64-linux-gnu" : "x86_64-linux-gnu";
 /** Unpacks an archive. @returns the paths of its files */
 async function unpack(archive: string, directory: string): Promise<string[]> {
   const { layers } = (await readArchive(archive))!;
-  const { unpacked } = layerReader(archive, layers);
+  const { unpacked } = createLayerReader(archive, layers);
   const paths: string[] = [];
   for (const layer of layers) {
     const tar = join(directory, `${basename(layer.path)}.unpacked`);
