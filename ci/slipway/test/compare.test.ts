@@ -1,4 +1,4 @@
-/** What differs between two images, in words; on small images, each with one thing that is not as it should be. */
+/** Tests the description of differences between two images, with small images that differ in one aspect. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -19,7 +19,7 @@ interface Entry {
   path: string;
   content?: string;
   mode?: number;
-  /** Fields of the header, by their offset. */
+  /** Header fields by offset. */
   fields?: Record<number, string>;
 }
 
@@ -83,13 +83,13 @@ async function make(
 }
 
 const imageOf = async (name: string, making?: Making) => readImage(await make(name, making));
-/** An image whose app layer holds these files. */
+/** Creates an image whose app layer has these files. */
 const withApp = (entries: Entry[]) => imageOf("other", { layers: [tar(runtime), tar(entries)] });
 
 let good: ImageContent;
 beforeAll(async () => void (good = await imageOf("good")));
 
-describe("equal", () => {
+describe("equal images", () => {
   const halves = (layer: Uint8Array) => [layer.subarray(0, 700), layer.subarray(700)];
 
   test.each<[string, (layer: Uint8Array) => Uint8Array]>([
@@ -101,7 +101,7 @@ describe("equal", () => {
     ],
     ["zstd", (layer) => Bun.zstdCompressSync(layer)],
     ["zstd in two frames", (layer) => Buffer.concat(halves(layer).map((half) => Bun.zstdCompressSync(half)))],
-  ])("however the layers are stored: %s", async (_, store) => {
+  ])("with layers stored as %s", async (_, store) => {
     const stored = await imageOf("stored", { store });
     expect(stored.damage).toEqual([]);
     expect(diffImages(good, stored)).toEqual([]);
@@ -117,7 +117,7 @@ describe("differences", () => {
 
   test.each<[string, Entry[], string]>([
     ["a file that is not there", [], "/helloapp is missing"],
-    ["one too many", [...app, { path: "x" }], "/x is unexpected"],
+    ["an additional file", [...app, { path: "x" }], "/x is unexpected"],
     ["mode", [{ ...binary, mode: 0o4711 }], "/helloapp: mode 4711, not 0755"],
     [
       "owner",
@@ -149,7 +149,7 @@ describe("differences", () => {
     expect(found[1]).toStartWith(`app: ${expected}`);
   });
 
-  test("the same files in another order", async () => {
+  test("reports another order of the same files", async () => {
     const layers = [tar(runtime.toReversed()), tar(app)];
     expect(diffImages(good, await imageOf("order", { layers }))).toEqual([
       expect.stringMatching(/^runtime: diffID /),
@@ -157,7 +157,7 @@ describe("differences", () => {
     ]);
   });
 
-  test("a bit in what nobody reads has its place told", async () => {
+  test("reports the position of a bit in an ignored field", async () => {
     const layer = tar(app);
     layer[512 + 300] = 1;
     const found = diffImages(good, await imageOf("padding", { layers: [tar(runtime), layer] }));
@@ -166,7 +166,7 @@ describe("differences", () => {
     );
   });
 
-  test("the config, by the path in it", async () => {
+  test("reports differences of the config with their JSON path", async () => {
     expect(diffImages(good, await imageOf("labels", { labels: { version: "2", more: "x" } }))).toEqual([
       'config: config.Labels.version is "2", not "1"',
       'config: config.Labels.more is unexpected: "x"',
@@ -176,7 +176,7 @@ describe("differences", () => {
     );
   });
 
-  test("what is not set in the config may be there or not", async () => {
+  test("treats empty config values like missing values", async () => {
     const { config } = good;
     const unset = {
       ...config,
@@ -185,7 +185,7 @@ describe("differences", () => {
     expect(diffImages(good, { ...good, config: unset })).toEqual([]);
   });
 
-  test("another number of layers: the files of all count", async () => {
+  test("compares the files of all layers if the number of layers differs", async () => {
     const one = [tar([...runtime, { path: "helloapp", content: "the bINary" }])];
     const found = await imageOf("one", { layers: one });
     expect(found.layers[0]!.name).toBe("layer 1");
@@ -195,7 +195,7 @@ describe("differences", () => {
     ]);
   });
 
-  test("without content: modes count, sizes and bytes do not", async () => {
+  test("compares modes, but not sizes and bytes, with `content: false`", async () => {
     const other = await withApp([{ ...binary, content: "another", mode: 0o700 }]);
     expect(diffImages(good, other, { content: false })).toEqual(["app: /helloapp: mode 0700, not 0755"]);
   });
@@ -205,11 +205,11 @@ describe("differences", () => {
     [100_000, 99_999, 99_999],
     [0, 0, undefined],
     [0, 1, 0],
-  ])("zeros, %i and %i of them: first different at %p", (one, other, expected) => {
+  ])("%i and %i zeros differ first at %p", (one, other, expected) => {
     expect(firstDifference(new Uint8Array(one), new Uint8Array(other))).toBe(expected);
   });
 
-  test("the first of several, also on the border of what is compared at once", () => {
+  test("finds the first of several differences, also at a chunk border", () => {
     for (const at of [0, 65_535, 65_536, 99_999]) {
       const other = new Uint8Array(100_000);
       other.fill(1, at);
@@ -226,13 +226,13 @@ describe("damage", () => {
     return imageOf("damaged", { layers: [tar(runtime), layer], diffIds, ...(store && { store }) });
   };
 
-  test("one bit of a file: layer, file and place", async () => {
+  test("reports layer, file and offset of a flipped bit", async () => {
     const found = await damaged(512 + 4);
     expect(found.damage).toEqual([expect.stringMatching(/^app is damaged: its diffID is /)]);
     expect(diffImages(good, found)).toContain("app: /helloapp: bytes differ, the first at offset 4");
   });
 
-  test("one bit of a header, which then cannot be read", async () => {
+  test("reports a flipped bit in a header", async () => {
     const found = await damaged(130);
     expect(found.damage[0]).toContain(
       "app cannot be read: the tar of app is damaged: the checksum of the header at byte 0 does not match",
@@ -240,7 +240,7 @@ describe("damage", () => {
     expect(diffImages(good, found)).toContain("app: differs from byte 130 on, in the header of /helloapp");
   });
 
-  test("one bit of a compressed layer", async () => {
+  test("reports a flipped bit in a compressed layer", async () => {
     const store = (layer: Uint8Array) => {
       const bytes = Bun.gzipSync(Buffer.from(layer));
       bytes[bytes.length - 6]! ^= 1;
@@ -250,7 +250,7 @@ describe("damage", () => {
     expect(found.damage.join("\n")).toMatch(/^runtime cannot be read: .*\nruntime is damaged/);
   });
 
-  test("a config that is not the one of its name", async () => {
+  test("reports a config that does not match the digest in its name", async () => {
     const found = await imageOf("config", { configName: `${"0".repeat(64)}.json` });
     expect(found.damage).toEqual([expect.stringContaining("config is damaged")]);
   });
@@ -261,9 +261,9 @@ describe("damage", () => {
     ["an empty file", async () => new Uint8Array()],
     ["half an archive", async () => (await Bun.file(await make("half")).bytes()).subarray(0, 2048)],
     ["a tar of something else", async () => tar(runtime)],
-    ["one that promises no layers", async () => Bun.file(await make("no-ids", { diffIds: [] })).bytes()],
+    ["a config without diffIDs", async () => Bun.file(await make("no-ids", { diffIds: [] })).bytes()],
     ["a manifest of another form", async () => tar([{ path: "manifest.json", content: "[{}]" }])],
-  ])("%s is the surroundings' fault, with its path", async (_, content) => {
+  ])("%s is an environment error that names the path", async (_, content) => {
     const path = join(directory, "unreadable");
     await rm(path, { force: true });
     const bytes = await content();
@@ -275,7 +275,7 @@ describe("damage", () => {
   });
 });
 
-describe("two engines", () => {
+describe("comparison of two engines", () => {
   const other = async (mode = 0o755) => {
     const layers = [
       tar([runtime[0]!, { path: "lib/libc", content: "another C library", mode }]),
@@ -284,36 +284,36 @@ describe("two engines", () => {
     return { ...(await imageOf("contained", { layers })), names: ["helloapp:def"] };
   };
 
-  test("one id: every bit counts", async () => {
+  test("compares every bit if the IDs are equal", async () => {
     expect(compareEngines(service, good, good)).toEqual({ lines: [], compared: "equal, bit for bit" });
     const { lines } = compareEngines(service, good, { ...(await other()), names: good.names });
     expect(lines).toContain("app: /helloapp: bytes differ, the first at offset 0");
   });
 
-  test("another C library: says which, and what was compared", async () => {
+  test("names both C libraries if they differ, and what was compared", async () => {
     const { lines, compared } = compareEngines(service, good, await other());
     expect(lines).toEqual([]);
     expect(compared).toContain("C library is not this machine's (/lib/libc)");
     expect(compared).toContain("differs in 5 of 10 bytes");
   });
 
-  test("another C library is no excuse for another mode", async () => {
+  test("reports another mode even if the C libraries differ", async () => {
     expect(compareEngines(service, good, await other(0o644)).lines).toEqual([
       "runtime: /lib/libc: mode 0644, not 0755",
     ]);
   });
 
-  test("the same C library under another id: it is Bun", async () => {
+  test("blames Bun if the IDs differ and the C libraries are equal", async () => {
     const { compared } = compareEngines(service, good, { ...good, names: ["helloapp:def"] });
     expect(compared).toContain("Bun is not the build that runs here");
   });
 });
 
-describe("size", () => {
+describe("size report", () => {
   const sized = (size: number) => withApp([{ path: "helloapp", content: "x".repeat(size) }]);
   const [library] = [runtime[1]!.content!.length];
 
-  test("is that of all files, once however they are stored", async () => {
+  test("counts every file once, however layers are stored", async () => {
     expect(contentSize(await sized(1000))).toBe(1000 + library);
     expect(contentSize(await imageOf("small", { store: (layer) => Bun.zstdCompressSync(layer) }))).toBe(
       10 + library,
@@ -338,11 +338,11 @@ describe("size", () => {
     else expect(finding).toContain(expected);
   });
 
-  test("no figure for an architecture is no finding", async () => {
+  test("reports nothing without a configured size for the architecture", async () => {
     expect(checkSize(good, { arm64: 1 })).toBeUndefined();
   });
 
-  test("the report has layers, files, shares and the archive", async () => {
+  test("lists layers, files, shares and the archive", async () => {
     const report = sizeReport(await sized(1000)).map((line) => line.trim().replace(/ +/g, " "));
     expect(report).toEqual([
       "13 1.3 % runtime",
