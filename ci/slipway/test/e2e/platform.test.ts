@@ -156,7 +156,7 @@ describeWith("compressed layers, read by others", ["skopeo", "podman"], () => {
     const digests = manifest.layers.map(({ digest }: { digest: string }) => digest);
     expect(digests).toEqual(config.rootfs.diff_ids);
     const storage = [
-      "--sysroot",
+      "--root",
       `${directory}/root`,
       "--runroot",
       `${directory}/run`,
