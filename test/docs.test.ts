@@ -6,7 +6,7 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { resolveService } from "../ci/slipway/core/service-config.ts";
-import { createImageSpec } from "../ci/slipway/image/image-config.ts";
+import { createImageSpec } from "../ci/slipway/image/image-spec.ts";
 import { settings } from "../src/config.ts";
 
 const root = join(import.meta.dir, "..");

@@ -3,7 +3,7 @@
  *
  *     bun ci/maintenance/language.ts        prints the figures
  *
- * test/language.test.ts holds documents, help texts and messages to the rules of CONTRIBUTING.md.
+ * ci/maintenance/test/language.test.ts holds documents, help texts and messages to the rules of CONTRIBUTING.md.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { loadSdk } from "../../ci/slipway/engines/sdk.ts";
 import { writeArchive } from "../../ci/slipway/image/archive-writer.ts";
 import { bundleOptions } from "../../ci/slipway/image/bundle.ts";
-import { compileOptions, findSharedLibraries } from "../../ci/slipway/image/image-config.ts";
+import { compileOptions, findSharedLibraries } from "../../ci/slipway/image/image-spec.ts";
 import { pins } from "../../ci/slipway/core/pins.ts";
 import { resolveService } from "../../ci/slipway/core/service-config.ts";
 import { must } from "../../ci/slipway/test/e2e/setup.ts";

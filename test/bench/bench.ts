@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { buildImage } from "../../ci/slipway/image/build.ts";
-import { compileOptions } from "../../ci/slipway/image/image-config.ts";
+import { compileOptions } from "../../ci/slipway/image/image-spec.ts";
 import { image, service } from "../../ci/slipway/test/helloapp-fixture.ts";
 import { JSON_HEADERS, logLine, machineInfo, median, printTable } from "./shared.ts";
 import { residentMegabytes, TRACE_HEADERS } from "./shared.ts";

@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { findSharedLibraries } from "../../ci/slipway/image/image-config.ts";
+import { findSharedLibraries } from "../../ci/slipway/image/image-spec.ts";
 import { computeImageId } from "../../ci/slipway/image/inputs.ts";
 import { loadConfig, settings } from "../../src/config.ts";
 import { drainUnderLoad, type Instance } from "../bench/drain.ts";

@@ -113,5 +113,5 @@ function registryOptions({
   signal = new AbortController().signal,
   seconds = 30,
 }: DownloadOptions): Parameters<typeof resolveDigest>[1] {
-  return { signal, patienceSeconds: seconds };
+  return { signal, requestTimeoutSeconds: seconds };
 }

@@ -6,7 +6,7 @@ import {
   formatThousands,
   type ImageContent,
 } from "../../slipway/image/compare.ts";
-import { createImageSpec } from "../../slipway/image/image-config.ts";
+import { createImageSpec } from "../../slipway/image/image-spec.ts";
 
 /**
  * Compares two images bit for bit if they have the same ID, otherwise without file contents.

@@ -1,7 +1,7 @@
 /** The image's files, laid out in a directory: what the Dockerfile copies and the engines pick up. */
 import { join, resolve } from "node:path";
 import { buildImage } from "../image/build.ts";
-import { findSharedLibrariesIn } from "../image/image-config.ts";
+import { findSharedLibrariesIn } from "../image/image-spec.ts";
 import { computeImageId } from "../image/inputs.ts";
 import { assertPinnedBun } from "../cli/bun-version.ts";
 import { usageError } from "../cli/options.ts";

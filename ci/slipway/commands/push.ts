@@ -15,7 +15,7 @@ export default {
     if (args.length > 1 && tags.length === 0)
       throw usageError("push takes --tag NAME where there are several archives");
     return context.report.step("push", async () => {
-      const options = { signal, say: (line: string) => context.log(line), sbomOf: sbomPathFor };
+      const options = { signal, log: (line: string) => context.log(line), sbomOf: sbomPathFor };
       const { digest, platforms } = await pushIndex(service.name, args, registry, tags, options);
       const names = tags.map((tag) => `${registry}:${tag}`).join(", ") || registry;
       // The digest is the first word, for a script.

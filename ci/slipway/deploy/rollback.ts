@@ -39,7 +39,7 @@ export async function prepareRollback(context: DeployContext, wanted?: string): 
   log(`roll back from ${running ? runningId(running.deployment) : "nothing"} to ${id}, as ${version.name}`);
   recordState(`The rollback to ${id} was under way and continues in the cluster.`);
   // The default target may be another version by then.
-  const resumeHint = `Run \`bun ci/pipeline.ts rollback ${id}\` to resume.`;
+  const resumeHint = `Run \`bun ci/pipeline.ts rollback ${id}\` to continue.`;
   const current = versions.find(({ name }) => name === currentName);
   return {
     name: `${service.name}:${id}`,

@@ -1,6 +1,13 @@
 /** Undo of a failed change: restores the state before it, and shows why it failed. */
 import { PipelineError } from "../core/errors.ts";
-import { applyAll, partialFailure, prune, restoreObjects, withLeftovers } from "../kubernetes/apply.ts";
+import {
+  applyAll,
+  partialFailure,
+  prune,
+  RESUME_HINT,
+  restoreObjects,
+  withLeftovers,
+} from "../kubernetes/apply.ts";
 import { runningId } from "../kubernetes/observe.ts";
 import { prepareForApply } from "../kubernetes/prepare-apply.ts";
 import { describeAvailability, renderTimeline } from "./availability.ts";
@@ -137,7 +144,7 @@ async function restorePrevious(
     if (error instanceof RolloutFailed && !signal.aborted) {
       const message = `${reason}. The rollback to ${id} failed as well: ${error.message}`;
       // Nobody knows now whether the previous version serves, so this is no project error.
-      const next = resumeHint ?? "Run the same command again to resume.";
+      const next = resumeHint ?? RESUME_HINT;
       const hint = `${nextStepHint(target, error.failure)} ${next}`;
       throw new PipelineError("partial", message, { hint, output });
     }

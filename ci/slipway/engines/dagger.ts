@@ -13,7 +13,7 @@ import { PipelineError } from "../core/errors.ts";
 import { trackedButIgnored } from "../core/project-files.ts";
 import { findInstallInputs } from "../core/install-inputs.ts";
 import type { Architecture } from "../image/platform.ts";
-import { publicVariables } from "../image/bundle.ts";
+import { findPublicVariables } from "../image/bundle.ts";
 import { lockfiles } from "../image/inputs.ts";
 import type { Service } from "../core/service-config.ts";
 import { pins } from "../core/pins.ts";
@@ -94,7 +94,7 @@ function daggerEngine(service: Service, known: string[]): Engine {
       .withoutEnvVariable("NODE_EXTRA_CA_CERTS")
       .withEnvVariable("NO_COLOR", "1");
     let builder = withSource(installed).withWorkdir(join("/src", relative(root, project)));
-    for (const [name, value] of Object.entries(publicVariables(service))) {
+    for (const [name, value] of Object.entries(findPublicVariables(service))) {
       builder = builder.withEnvVariable(name, value);
     }
     for (const name of prebuild) builder = builder.withExec(["bun", "run", "--silent", name]);

@@ -6,9 +6,9 @@ import { projectFilesDigest } from "../core/project-files.ts";
 import { runProcess } from "../core/process.ts";
 import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
 import type { BuildResult } from "../image/build.ts";
-import { findSharedLibrariesIn } from "../image/image-config.ts";
+import { findSharedLibrariesIn } from "../image/image-spec.ts";
 import { ownArchitecture, type Architecture } from "../image/platform.ts";
-import { publicEnv } from "../image/bundle.ts";
+import { publicEnvDefines } from "../image/bundle.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
 import { createPrebuild } from "./prebuild.ts";
 import type { Engine } from "./engine.ts";
@@ -39,7 +39,7 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
     return root;
   };
   // A public variable decides what the source says, to tests as well as to the build.
-  const environment = JSON.stringify(publicEnv(service));
+  const environment = JSON.stringify(publicEnvDefines(service));
   const digest = () => projectFilesDigest(service.root, signal, environment);
   // The image is what a deploy waits for longest, because it is brought while these run.
   const runScript = (name: string) => bun(["run", "--silent", name], `bun run ${name}`, true);

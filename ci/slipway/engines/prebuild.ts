@@ -89,13 +89,13 @@ export function createPrebuild(
 /** Over the inputs that are neither the project's own files nor installed. */
 async function digestOfMade(
   root: string,
-  { files, beside }: ImageInputs,
+  { files, appFiles }: ImageInputs,
   signal: AbortSignal,
 ): Promise<string> {
   const own = new Set(await projectFiles(root, signal));
   const hash = new Bun.CryptoHasher("sha256");
   const isMade = (file: string) => !own.has(relative(root, file)) && !file.includes("/node_modules/");
-  for (const file of new Set([...files.values(), ...beside.values()].filter(isMade).sort())) {
+  for (const file of new Set([...files.values(), ...appFiles.values()].filter(isMade).sort())) {
     const content = readFileSync(file);
     hash.update(`\n${file}\0${content.length}\0`).update(content);
   }

@@ -1,7 +1,7 @@
 /** The files that a service owns, as this version of slipway writes them. */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { createImageSpec } from "../image/image-config.ts";
+import { createImageSpec } from "../image/image-spec.ts";
 import { APP_DIRECTORY } from "../image/module-paths.ts";
 import { pins } from "../core/pins.ts";
 import { addComponents, componentFiles } from "./components.ts";

@@ -13,7 +13,7 @@ import {
   type DeltaOp,
 } from "../ssh/delta.ts";
 import { writeArchive } from "../image/archive-writer.ts";
-import { findSharedLibraries } from "../image/image-config.ts";
+import { findSharedLibraries } from "../image/image-spec.ts";
 import { bootstrapScript } from "../ssh/connection.ts";
 import { RemoteContainerd } from "../ssh/containerd.ts";
 import type { SshSession } from "../ssh/session.ts";

@@ -1,11 +1,11 @@
-/** A registry in memory that takes what it is given, and servers that keep what they were asked. */
+/** HTTP servers that record requests, and an in-memory registry. */
 
 export const sha256 = (bytes: string | Uint8Array): string =>
   `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`;
 
 let servers: Bun.Server<undefined>[] = [];
 
-/** Stops all that were started. */
+/** Stops all started servers. */
 export async function stopServers(): Promise<void> {
   await Promise.all(servers.map((server) => server.stop(true)));
   servers = [];
@@ -13,7 +13,7 @@ export async function stopServers(): Promise<void> {
 
 export type Handler = (request: Request, url: URL) => Response | undefined | Promise<Response | undefined>;
 
-/** A server on this machine that keeps what it was asked; `answer` comes first, then `otherwise`. */
+/** Starts a local server that records requests. It responds with `answer`, or else with `otherwise`. */
 export function serve(
   answer: Handler,
   otherwise: Handler = () => new Response(null, { status: 404 }),
@@ -38,9 +38,9 @@ export function serve(
 }
 
 /**
- * A registry that takes what it is given; `answer` may be quicker.
+ * Starts a registry. `answer` may respond first.
  *
- * @param keepsAccount whether it knows what refers to what, as of the specification's 1.1
+ * @param keepsAccount whether it implements the referrers API of the distribution specification 1.1
  */
 export function startRegistry(answer: Handler = () => undefined, { keepsAccount = false } = {}) {
   const blobs = new Map<string, Uint8Array>();

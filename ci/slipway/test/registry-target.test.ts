@@ -1,6 +1,6 @@
 /**
- * A deploy by way of a registry, in which others may have put something under the same id: a registry and a Service on this machine,
- * and a cluster in memory.
+ * Tests deploys through a registry in which others can push images under the same ID.
+ * The registry and the Service run on this machine, and the cluster is in memory.
  */
 import { afterAll, afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -22,7 +22,7 @@ import { FakeCluster } from "./fake-cluster.ts";
 import { service as own } from "./helloapp-fixture.ts";
 import { sha256, startRegistry, stopServers } from "./fake-servers.ts";
 
-// Archives are written and read, on a machine that may be busy with other things.
+// The tests write and read archives, and the machine can be busy.
 setDefaultTimeout(60_000);
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-target-"));
@@ -67,7 +67,7 @@ beforeEach(() => {
   output = join(place, "image.tar");
   [lines, built] = [[], 0];
   server = Bun.serve({ port: 0, fetch: () => Response.json({ id: cluster.served() }) });
-  // What renders the overlay: `kubectl kustomize` is the e2e tests' matter.
+  // Replaces `kubectl kustomize`, which the e2e tests cover.
   writeFileSync(
     join(place, "kubectl"),
     `#!/bin/sh\ncat <<'END'\n${manifests.map((one) => JSON.stringify(one)).join("\n---\n")}\nEND\n`,
@@ -81,7 +81,7 @@ afterEach(async () => {
 });
 afterAll(() => rmSync(directory, { recursive: true }));
 
-/** What a build leaves; with another word it is another image. */
+/** Writes build output. Another word gives another image. */
 function lay(dist: string, word = "helloapp"): void {
   for (const layer of ["runtime", "app"]) {
     mkdirSync(join(dist, layer), { recursive: true });
@@ -90,7 +90,7 @@ function lay(dist: string, word = "helloapp"): void {
   writeFileSync(join(dist, "sbom.cdx.json"), "{}");
 }
 
-/** Puts an image under the id, as somebody else would. @returns its digest */
+/** Pushes an image under the ID, like another user. @returns its digest */
 async function somebodyPushes({
   word = "helloapp",
   revision = "c0ffee",
@@ -141,7 +141,7 @@ const sent = () => registry.calls(/^(POST|PUT)/).length;
 const under = () => sha256(registry.manifests.get(id)!.body);
 const warning = () => lines.filter((line) => line.includes("is another image than the one built here"));
 
-test("an image that was never there is pushed, and deployed by its digest; a second deploy does nothing", async () => {
+test("pushes a new image and deploys it by digest, and a second deploy does nothing", async () => {
   expect(await deploy()).toContain("serves at");
   expect(deployed()).toBe(`${repository}@${under()}`);
   const before = sent();
@@ -149,7 +149,7 @@ test("an image that was never there is pushed, and deployed by its digest; a sec
   expect([sent(), warning()]).toEqual([before, []]);
 });
 
-test("the same image of another commit is used as it is, and nothing is sent", async () => {
+test("uses the same image of another commit without a push", async () => {
   const digest = await somebodyPushes({ revision: "another" });
   const before = sent();
   expect(await deploy()).toContain("serves at");
@@ -160,7 +160,7 @@ test("the same image of another commit is used as it is, and nothing is sent", a
 test.each([
   ["other layers", { word: "malware" }],
   ["another config", { port: 6666 }],
-])("an image with %s is pushed over, and a line says so", async (_, other) => {
+])("overwrites an image with %s and logs it", async (_, other) => {
   const digest = await somebodyPushes(other);
   expect(await deploy()).toContain("serves at");
   expect(warning()).toHaveLength(1);
@@ -168,7 +168,7 @@ test.each([
   expect(deployed()).toBe(`${repository}@${under()}`);
 });
 
-test("a config that claims to be this image's, and has not its digest, stops the deploy", async () => {
+test("stops if the content of the config does not match its digest", async () => {
   await somebodyPushes();
   const { config } = registry.manifest(id);
   registry.blobs.set(config.digest, Buffer.from("{}"));
@@ -179,12 +179,15 @@ test("a config that claims to be this image's, and has not its digest, stops the
 test.each<[string, () => object]>([
   ["an index", () => ({ manifests: [] })],
   ["a manifest without layers", () => ({ config: registry.manifest(id).config })],
-  ["one whose layers have odd names", () => ({ ...registry.manifest(id), layers: [{ digest: "../x" }] })],
   [
-    "one whose layers are not there",
+    "a manifest with invalid layer digests",
+    () => ({ ...registry.manifest(id), layers: [{ digest: "../x" }] }),
+  ],
+  [
+    "a manifest with missing layers",
     () => ({ ...registry.manifest(id), layers: [{ digest: sha256("gone") }] }),
   ],
-])("%s under the id is pushed over", async (_, content) => {
+])("overwrites %s under the ID", async (_, content) => {
   await somebodyPushes();
   const body = Buffer.from(JSON.stringify(content()));
   registry.manifests.set(id, { type: "application/vnd.oci.image.manifest.v1+json", body });
@@ -194,7 +197,7 @@ test.each<[string, () => object]>([
   expect(under()).not.toBe(sha256(body));
 });
 
-test("what somebody pushes after a deploy does not run with the next one", async () => {
+test("does not run an image that another user pushed after the last deploy", async () => {
   await deploy();
   const image = deployed();
   await somebodyPushes({ word: "malware" });
@@ -205,8 +208,8 @@ test("what somebody pushes after a deploy does not run with the next one", async
   expect(under()).toBe(image.split("@")[1]!);
 });
 
-test("what already runs is compared, too", async () => {
-  // As a deploy without a comparison would have left it.
+test("compares the image even if it already runs", async () => {
+  // The state after a deploy without a comparison.
   const { run, to } = await start();
   const { compare: _, ...trusting } = to.target as typeof to.target & { compare: unknown };
   const digest = await somebodyPushes({ word: "malware" });
@@ -217,7 +220,7 @@ test("what already runs is compared, too", async () => {
   expect(under()).not.toBe(digest);
 });
 
-test("what is pushed between the comparison and the delivery is not delivered", async () => {
+test("does not deliver an image that is pushed between comparison and delivery", async () => {
   await somebodyPushes();
   const { run, to } = await start();
   const target = to.target as typeof to.target & { compare(archive: string, id: string): Promise<boolean> };
@@ -235,15 +238,15 @@ test("what is pushed between the comparison and the delivery is not delivered", 
   expect(texts.join()).not.toContain("malware");
 });
 
-test("rollback finds what is there, whatever it is", async () => {
+test("rollback finds the stored image without a comparison", async () => {
   await deploy();
   const { to } = await start();
   expect(await to.target.find(id)).toBe(deployed());
-  // There is no version to go back to, and that is what is said.
+  // The error is that there is no earlier version.
   expect(await rollback(to).catch((error: Error) => error.message)).toContain("no earlier version");
 });
 
-test("plan says that it is not compared yet", async () => {
+test("plan reports that the image is not compared yet", async () => {
   const api = cluster.api(signal);
   using behind = Bun.serve({
     port: 0,
@@ -273,7 +276,7 @@ console.log("Starting to serve");`;
   expect(await planCommand.execute(run)).toContain("whose image is there, but not compared yet, would");
 });
 
-test("an archive that was asked for by words is written, though all is deployed", async () => {
+test("writes the archive that --output and --tag request, even if the image is deployed already", async () => {
   await deploy();
   const named = join(directory, "named.tar");
   const containerd = { target: "registry", output: named } as const;

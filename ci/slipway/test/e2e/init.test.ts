@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
-import { findSharedLibraries } from "../../image/image-config.ts";
+import { findSharedLibraries } from "../../image/image-spec.ts";
 import { sha256 } from "../../core/hash.ts";
 import { pins } from "../../core/pins.ts";
 import manifest from "../../package.json";

@@ -198,10 +198,10 @@ describeWith(
         gid: 65532,
         pid: 1,
         cwd: "/srv",
-        host: "shop-rehearsal-00000",
+        host: "shop-smoketest-00000",
         passwd: false,
         addresses: expect.arrayContaining(["127.0.0.1", "10.42.0.2"]),
-        pod: "shop-rehearsal-00000",
+        pod: "shop-smoketest-00000",
         ip: "10.42.0.2",
         url: "http://10.42.0.2/$(ABSENT)",
         color: "red",
@@ -340,16 +340,14 @@ describeWith(
         "/version, drain; k8s/overlays/k3s has no Deployment shop, so only the image's environment was used",
       );
       const none = { ...service, overlays: { ...service.overlays, k3s: "no/such" } };
-      expect((await runSmokeTest(none, { archive, id })).detail).toContain(
-        "no/such is not there: the image's",
-      );
+      expect((await runSmokeTest(none, { archive, id })).detail).toContain("no/such not found: the image's");
     });
 
     test("reads the manifests without kustomize if kubectl is missing", async () => {
       const programs = { unshare: undefined, nsenter: undefined };
       const { message } = await withPath(programs, () => smokeTest(deployment("")));
       expect(message).toContain("readiness (GET :8080/readyz)");
-      expect(message).toEndWith("the manifests without k8s/overlays/k3s's patches (no kubectl)");
+      expect(message).toEndWith("the manifests without k8s/overlays/k3s's patches (kubectl not found)");
     });
 
     test.skipIf(process.getuid?.() !== 0 || !Bun.which("setpriv"))(

@@ -13,7 +13,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeArchive } from "../../image/archive-writer.ts";
-import { findSharedLibraries } from "../../image/image-config.ts";
+import { findSharedLibraries } from "../../image/image-spec.ts";
 import { RemoteContainerd, type DeliveryResult } from "../../ssh/containerd.ts";
 import { SshSession } from "../../ssh/session.ts";
 import { ImageUpload } from "../../ssh/image-upload.ts";
