@@ -285,7 +285,7 @@ test("what is run as root there is what README has for sudoers, and no more", as
     .map((command) => command.replaceAll(/["']/g, "").replaceAll("$1", "0".repeat(64)).trim())
     // Not where the word is laid down.
     .filter(Boolean);
-  const readme = readFileSync(join(root, "ci/slipway/README.md"), "utf8");
+  const readme = readFileSync(join(root, "ci/slipway/docs/how-to/ssh-without-root.md"), "utf8");
   const entry = /^deploy ALL=\(root\) NOPASSWD: ([^]*?)\n```/m.exec(readme)![1]!;
   const allowed = entry.split(/,\s*\\?\s*/).map((command) => command.replaceAll("\\:", ":").trim());
   const allows = (pattern: string, command: string) => {

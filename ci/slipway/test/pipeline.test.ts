@@ -243,7 +243,7 @@ process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
 test("exit codes are those of the README's table and of the usage", async () => {
   expect(exitCodes).toEqual({ project: 1, usage: 2, environment: 3, partial: 4, interrupted: 130 });
   const codes = ["0", ...Object.values(exitCodes).map(String)];
-  const readme = await Bun.file(join(root, "ci/slipway/README.md")).text();
+  const readme = await Bun.file(join(root, "ci/slipway/docs/reference/cli.md")).text();
   const table = readme.slice(readme.indexOf("| exit |")).split("\n\n")[0]!;
   expect([...table.matchAll(/^\| (\d+) /gm)].map(([, code]) => code!)).toEqual(codes);
   const { stdout } = Bun.spawnSync([process.execPath, join(root, "ci/pipeline.ts"), "--help"]);
