@@ -38,7 +38,8 @@ async function connect(
   if (target === "none") throw usageError("this takes a cluster: not with --target none");
   assertSinglePlatform(options);
   if (hosts.length > 0) return connectSshTarget({ service, hosts, url, signal });
-  if (target === "k3s") return connectK3sTarget({ service, kubeconfig, context, url, deploys, signal });
+  if (target === "k3s")
+    return connectK3sTarget({ service, kubeconfig, context, url, isDeploy: deploys, signal });
   return connectRegistryTarget({
     service,
     kubeconfig,

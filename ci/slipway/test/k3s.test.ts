@@ -170,7 +170,7 @@ console.log("Starting to serve");`;
       ctr: `while ! [ -e ${rendered} ]; do sleep 0.01; done`,
     });
     await writeFile(join(directory, "overlay"), "first");
-    const { kustomize, overlay } = await connect({ deploys: true });
+    const { kustomize, overlay } = await connect({ isDeploy: true });
     expect((await kustomize!(overlay)).stdout).toBe("first");
     await writeFile(join(directory, "overlay"), "edited");
     expect((await kustomize!(overlay)).stdout).toBe("edited");
@@ -218,7 +218,7 @@ console.log("Starting to serve");`;
 
   test("a cluster that does not answer is given up within ten seconds", async () => {
     await standIn({ ctr: "exec sleep 60" });
-    const error = await failureOf(connect({ patienceSeconds: 0.1 }));
+    const error = await failureOf(connect({ timeoutSeconds: 0.1 }));
     // Of the two that are asked at once, a busy machine may give up on either first.
     expect(`${error.message} ${error.hint}`).toContain("does not answer");
     expect(CONNECT_TIMEOUT_SECONDS).toBeLessThan(10);

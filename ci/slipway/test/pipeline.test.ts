@@ -194,7 +194,7 @@ describe("command line", () => {
   test("up with a cluster's name is for that cluster: without a k3s it is no rehearsal", async () => {
     const { code, stderr } = await slipway(["up", "--context", "prod"]);
     expect(code).toBe(3);
-    expect(stderr).toContain("there is no k3s on this machine");
+    expect(stderr).toContain("k3s not found on this machine");
   });
 
   test.each([

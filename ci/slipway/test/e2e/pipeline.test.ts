@@ -45,7 +45,7 @@ describeWith("pipeline on the host", [], () => {
   test("no k3s: exit 3 with the way out, before anything is built", () => {
     const { code, output } = pipeline(["--engine", "host"]);
     expect(code).toBe(3);
-    expect(output).toMatch(/^error: there is no k3s on this machine.*install-k3s.*--target none/m);
+    expect(output).toMatch(/^error: k3s not found on this machine.*install-k3s.*--target none/m);
     expect(readdirSync(directory)).not.toContain("helloapp.tar");
   });
 

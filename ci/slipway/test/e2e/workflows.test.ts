@@ -328,7 +328,7 @@ describeWith(
       );
       // Nobody is there: the pipeline's own words, with its exit code.
       expect(failure).toContain("ended with 3");
-      expect(failure).toContain("deploy@shop.example is not reached: ssh: connect to host");
+      expect(failure).toContain("cannot connect to deploy@shop.example over SSH: ssh: connect to host");
       for (const host of ["deploy@shop.example", "n2.example"])
         expect(called()).toContainEqual(
           expect.stringMatching(new RegExp(`^ssh .*-oBatchMode=yes .*-- ${host} exec`)),
