@@ -46,7 +46,7 @@ export class CommandContext {
   constructor({ service, options, signal, report = new Report(), engine }: CommandContextOptions) {
     [this.service, this.options, this.signal] = [service, options, signal];
     [this.report, this.engine] = [report, engine];
-    engine.begin?.();
+    engine.startRun?.();
   }
 
   log(line: string): void {
@@ -55,7 +55,7 @@ export class CommandContext {
 
   /** The id of what is deployed, asked about, or tried. */
   imageId(): Promise<string> {
-    return this.engine.id(this.options.architectures?.[0]);
+    return this.engine.computeId(this.options.architectures?.[0]);
   }
 
   /** What a person calls an id: `helloapp:<id>`. */

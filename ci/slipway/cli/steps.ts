@@ -35,7 +35,7 @@ function script(
       return { value: undefined, skipped: true, detail: "package.json has no script for it" };
     }
     await assertNoShadowingBun(service, signal);
-    const { unchanged } = await engine.script(name);
+    const { unchanged } = await engine.runScript(name);
     const detail = unchanged ? "passed before, on these files" : "";
     return { value: undefined, reused: unchanged, detail };
   });
@@ -47,7 +47,10 @@ export async function buildArchives(context: CommandContext): Promise<string> {
   const made: string[] = [];
   for (const architecture of architectures) {
     const own = architectures.length > 1 ? output.replace(/(\.tar)?$/, `-${architecture}$&`) : output;
-    const id = await buildArchive(context, context.engine.id(architecture), { architecture, output: own });
+    const id = await buildArchive(context, context.engine.computeId(architecture), {
+      architecture,
+      output: own,
+    });
     made.push(`${basename(own)} holds ${context.imageNameOf(id)}`);
   }
   return made.join(", ");

@@ -104,6 +104,6 @@ function compare(there: string | undefined, pinned = there): Pick<PinCheck, "hol
     : { holds: false, text: `pinned is ${pinned}, there is ${there}` };
 }
 
-function registryOptions({ signal = new AbortController().signal, seconds = 30 }: DownloadOptions) {
-  return { signal, patienceSeconds: seconds };
+function registryOptions({ signal = new AbortController().signal, timeoutSeconds = 30 }: DownloadOptions) {
+  return { signal, patienceSeconds: timeoutSeconds };
 }

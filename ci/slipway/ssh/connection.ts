@@ -141,7 +141,7 @@ export async function connectHost(
     const values = await readBootstrapOutput(child.stdout);
     if (!values) {
       const code = await child.exited;
-      await stderr.whole;
+      await stderr.complete;
       throw (
         explainBootstrapFailure(host, code, stderr.text()) ??
         (await explainSshError(host, stderr.text(), signal))

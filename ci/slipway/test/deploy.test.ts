@@ -512,8 +512,8 @@ describe("the image, while check and test run", () => {
   function runOf(id: string): { whole: CommandContext; to: typeof run } {
     const engine: Engine = {
       name: "host",
-      script: async () => ({ unchanged: true }),
-      id: async () => id,
+      runScript: async () => ({ unchanged: true }),
+      computeId: async () => id,
       async build(dist) {
         built = dist;
         if (breaks) throw new PipelineError("environment", "no space left");
@@ -588,7 +588,7 @@ describe("the image, while check and test run", () => {
     test("and not even begun where that is known before the id", async () => {
       const { whole } = runOf("bbbbbbbbbbbb");
       const id = Promise.withResolvers<string>();
-      whole.engine.id = () => id.promise;
+      whole.engine.computeId = () => id.promise;
       const { archive: imaging, setDelivery: tell } = startBuild(whole);
       tell({ place: "there already" });
       await Bun.sleep(0);

@@ -530,11 +530,11 @@ describeWith(
     });
 
     test.each<[string, Files, string]>([
-      ["nothing at all", {}, "error: there is no "],
-      ["a package that starts nothing", { "package.json": { name: "x" } }, "error: no module was found in "],
+      ["nothing at all", {}, "package.json not found"],
+      ["a package that starts nothing", { "package.json": { name: "x" } }, "error: no entry found in "],
       ["a package.json with comments", { "package.json": "{ // x\n}" }, "without comments"],
-      ["a package.json that is a list", { "package.json": [] }, "holds no object"],
-      ["a name that no label can be made of", plain({ name: "123" }), 'error: the service\'s name ""'],
+      ["a package.json that is a list", { "package.json": [] }, "is not a JSON object"],
+      ["a name that no label can be made of", plain({ name: "123" }), 'error: invalid name ""'],
       [
         "a directory of that name",
         { ...plain({ name: "x" }), "Dockerfile/x": "" },

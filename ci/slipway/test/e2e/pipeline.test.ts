@@ -52,7 +52,7 @@ describeWith("pipeline on the host", [], () => {
   test("--engine dagger without a session: exit 3 with the command that makes one", () => {
     const { code, output } = pipeline(["--engine", "dagger", "--target", "none"]);
     expect(code).toBe(3);
-    expect(output).toMatch(/^error: .*no Dagger session.*dagger run bun ci\/pipeline.ts/m);
+    expect(output).toMatch(/^error: .*requires a Dagger session.*dagger run bun ci\/pipeline.ts/m);
   });
 
   test("a Dagger session that does not answer: exit 3", () => {
