@@ -135,7 +135,7 @@ const withoutStrategy = ["patch", "deployment", "helloapp", "--patch", '{"spec":
 
 function missingFor(engine: "Dagger" | "host"): string[] {
   const surroundings = engine === "Dagger" ? [daggerEngine()] : [];
-  const silent = surroundings.filter(({ answers }) => !answers);
+  const silent = surroundings.filter(({ isMet }) => !isMet);
   return [...absent("k3s"), ...silent.map(({ name }) => name.replace(/^a /, ""))];
 }
 

@@ -22,7 +22,7 @@ setDefaultTimeout(300_000);
 const place = { namespace: "helloapp-e2e", port: 30980 };
 const url = `http://127.0.0.1:${place.port}/version`;
 const allowed = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
-const surroundings = { name: "E2E_CLUSTER=k3s, and a k3s that answers", answers: allowed };
+const surroundings = { name: "E2E_CLUSTER=k3s, and a k3s that answers", isMet: allowed };
 const dagger = daggerEngine();
 
 const remove = (namespace: string) =>
@@ -107,7 +107,7 @@ describeWith(
     beforeAll(() => remove(place.namespace));
     afterAll(() => remove(place.namespace));
 
-    describe.each(["host", ...(dagger.answers ? ["dagger"] : [])])("%s engine", (engine) => {
+    describe.each(["host", ...(dagger.isMet ? ["dagger"] : [])])("%s engine", (engine) => {
       let id: string;
 
       test("a version is built, imported, rolled out, verified", async () => {
@@ -389,5 +389,5 @@ describeWith(
     });
   },
   surroundings,
-  { name: "kubectl", answers: Bun.which("kubectl") !== null },
+  { name: "kubectl", isMet: Bun.which("kubectl") !== null },
 );

@@ -11,7 +11,7 @@ import { describeWith, eventually, sh, temporaryDirectory } from "./setup.ts";
 setDefaultTimeout(900_000);
 
 const answers = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
-const surroundings = { name: "E2E_CLUSTER=k3s, and a k3s that answers", answers };
+const surroundings = { name: "E2E_CLUSTER=k3s, and a k3s that answers", isMet: answers };
 const kustomization = "k8s/base/kustomization.yaml";
 
 /** A lane for the tests of one block. */

@@ -186,7 +186,7 @@ const isFirst = ({ name }: Flow, code: number) => ["first", "nothing"].includes(
 const isFirstQuestion = (request: string) => request === "GET /api/v1/nodes";
 
 const answers = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
-const surroundings = { name: "E2E_CLUSTER=k3s, and a k3s that answers", answers };
+const surroundings = { name: "E2E_CLUSTER=k3s, and a k3s that answers", isMet: answers };
 
 describeWith(
   "an API server that fails once",

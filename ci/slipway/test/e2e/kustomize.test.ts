@@ -85,10 +85,10 @@ describeWith(
       expect(egress).toBeUndefined();
     });
   },
-  { name: "a kubectl with kustomize 5", answers: recent },
+  { name: "a kubectl with kustomize 5", isMet: recent },
 );
 
-const kustomize = { name: "a kubectl with kustomize 5", answers: recent || Boolean(Bun.which("k3s")) };
+const kustomize = { name: "a kubectl with kustomize 5", isMet: recent || Boolean(Bun.which("k3s")) };
 
 describeWith(
   "components",
@@ -233,7 +233,7 @@ describeWith(
       ]);
     });
   },
-  { name: "promtool", answers: Boolean(Bun.which("promtool")) },
+  { name: "promtool", isMet: Boolean(Bun.which("promtool")) },
   kustomize,
 );
 
@@ -280,6 +280,6 @@ describeWith(
       },
     );
   },
-  { name: "kube-score", answers: Boolean(Bun.which("kube-score")) },
+  { name: "kube-score", isMet: Boolean(Bun.which("kube-score")) },
   kustomize,
 );

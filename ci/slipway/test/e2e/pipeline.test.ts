@@ -156,5 +156,5 @@ describeWith(
       expect(text).toContain("exit 3, left: \n");
     });
   },
-  { name: "the right to mount", answers: mounts },
+  { name: "the right to mount", isMet: mounts },
 );

@@ -368,5 +368,5 @@ Bun.serve({
       },
     );
   },
-  { name: "the right to mount and chroot", answers: confined },
+  { name: "the right to mount and chroot", isMet: confined },
 );

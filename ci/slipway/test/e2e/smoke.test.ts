@@ -17,7 +17,7 @@ setDefaultTimeout(120_000);
 const hasNamespaces =
   sh(["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "--mount-proc", "true"])
     .code === 0;
-const namespaces = { name: "namespaces", answers: hasNamespaces };
+const namespaces = { name: "namespaces", isMet: hasNamespaces };
 
 /** The service. Its id is what the build puts in. */
 const source = `

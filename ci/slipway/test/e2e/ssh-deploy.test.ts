@@ -133,6 +133,6 @@ describeWith(
       expect(await served()).toBe(first);
     });
   },
-  { name: "E2E_CLUSTER=k3s, and a running k3s", answers: allowed },
-  { name: "openssh-server", answers: existsSync(SSHD) },
+  { name: "E2E_CLUSTER=k3s, and a running k3s", isMet: allowed },
+  { name: "openssh-server", isMet: existsSync(SSHD) },
 );

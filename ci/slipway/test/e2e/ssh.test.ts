@@ -24,7 +24,7 @@ import { Sshd, SSHD } from "./sshd.ts";
 
 setDefaultTimeout(300_000);
 
-const hasSshd = { name: "openssh-server", answers: existsSync(SSHD) };
+const hasSshd = { name: "openssh-server", isMet: existsSync(SSHD) };
 const canMount =
   process.getuid?.() === 0 && sh(["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).code === 0;
 const path = process.env.PATH;
@@ -430,6 +430,6 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "${socket}
       expect(digest("long")).toBeDefined();
     });
   },
-  { name: "root", answers: process.getuid?.() === 0 },
+  { name: "root", isMet: process.getuid?.() === 0 },
   hasSshd,
 );

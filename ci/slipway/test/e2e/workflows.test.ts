@@ -32,7 +32,7 @@ setDefaultTimeout(600_000);
 const names = ["ci.yml", "deploy.yml", "release.yml", "scheduled.yml"];
 const tag = `v${packageJson.version}`;
 /** A linter that .ci/run cannot install everywhere: without it the test says so and is skipped. */
-const linter = (name: string) => ({ name, answers: Boolean(Bun.which(name)) });
+const linter = (name: string) => ({ name, isMet: Boolean(Bun.which(name)) });
 const tracked = () =>
   must(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
     .split("\0")
@@ -424,7 +424,7 @@ describeWith(
   },
   {
     name: `the C library for ${other}, and npm's registry`,
-    answers:
+    isMet:
       existsSync(`/usr/${other}-linux-gnu/lib`) &&
       sh([process.execPath, "pm", "view", "bun", "version"]).code === 0,
   },
