@@ -44,8 +44,9 @@ const READY = "Starting";
 /**
  * Creates the remote directory and runs until the SSH connection ends.
  *
- * The pid in a directory's name tells whether its connection still exists, so that abandoned directories are removed. A k3s agent
- * has no kubeconfig: it can import images, but has no API server. `test -O` is not in POSIX, but every sh on Linux has it.
+ * The pid in a directory's name tells whether its connection still exists, so that abandoned directories are removed.
+ * A k3s agent has no kubeconfig: it can import images, but has no API server. `test -O` is not in POSIX, but every sh on
+ * Linux has it.
  */
 export const bootstrapScript = (nonce: string) => `
 for old in /tmp/slipway-*.*; do

@@ -43,7 +43,7 @@ export function isRegistryTarget(target: Target): target is RegistryTarget {
   return "compare" in target;
 }
 
-/** @throws {PipelineError} "environment" if kubectl or the context is missing, or the API server is unreachable or denies access */
+/** @throws {PipelineError} "environment" if kubectl or the context is missing, or the API server cannot be used */
 export async function connectRegistryTarget(options: RegistryTargetOptions): Promise<RegistryTarget> {
   const { service, kubeconfig, context, repository, url, signal, connect = connectApi } = options;
   const kubectl = ["kubectl", ...(kubeconfig ? [`--kubeconfig=${kubeconfig}`] : []), `--context=${context}`];
