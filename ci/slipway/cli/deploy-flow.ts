@@ -38,10 +38,10 @@ export const buildSteps = (context: CommandContext): FlowStep<FlowResults>[] => 
   step("smoke", { needs: ["check", "test", "archives", "id"], run: ({ id }) => smokeTest(context, id) }),
 ];
 
-export const connectStep = (context: CommandContext, deploys = false): FlowStep<FlowResults> =>
+export const connectStep = (context: CommandContext, isDeploy = false): FlowStep<FlowResults> =>
   internal("connect", {
     isFatal: true,
-    run: () => connectTarget(context, deploys),
+    run: () => connectTarget(context, isDeploy),
     release: ({ connect }) => connect!.target.api.close(),
   });
 

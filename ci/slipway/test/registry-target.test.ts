@@ -107,8 +107,8 @@ async function somebodyPushes({
 async function start(values: OptionValues = {}) {
   const engine: Engine = {
     name: "host",
-    script: async () => ({ unchanged: true }),
-    id: async () => id,
+    runScript: async () => ({ unchanged: true }),
+    computeId: async () => id,
     async build(dist) {
       built += 1;
       lay(dist);

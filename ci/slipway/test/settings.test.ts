@@ -120,7 +120,7 @@ describe("entries", () => {
 
   test("a missing file is refused", async () => {
     const error = await failureOf(() => describeOwn({}, { entries: { migrate: "src/gone.ts" } }));
-    expect(error).toMatchObject({ kind: "project", message: "the entry src/gone.ts is not there" });
+    expect(error).toMatchObject({ kind: "project", message: "entry src/gone.ts not found" });
   });
 });
 

@@ -67,14 +67,14 @@ describeWith("pipeline on the host", [], () => {
   test("no k3s: exit 3 with the way out, before anything is built", () => {
     const { code, output } = pipeline(["--engine", "host"]);
     expect(code).toBe(3);
-    expect(output).toMatch(/^error: there is no k3s on this machine.*install-k3s.*--target none/m);
+    expect(output).toMatch(/^error: k3s not found on this machine.*install-k3s.*--target none/m);
     expect(readdirSync(directory)).not.toContain("helloapp.tar");
   });
 
   test("--engine dagger without a session: exit 3 with the command that makes one", () => {
     const { code, output } = pipeline(["--engine", "dagger", "--target", "none"]);
     expect(code).toBe(3);
-    expect(output).toMatch(/^error: .*no Dagger session.*dagger run bun ci\/pipeline.ts/m);
+    expect(output).toMatch(/^error: .*requires a Dagger session.*dagger run bun ci\/pipeline.ts/m);
   });
 
   test("a Dagger session that does not answer: exit 3", () => {
@@ -179,5 +179,5 @@ describeWith(
       expect(text).toContain("exit 3, left: \n");
     });
   },
-  { name: "the right to mount", answers: mounts },
+  { name: "the right to mount", isMet: mounts },
 );
