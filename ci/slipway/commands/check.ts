@@ -1,10 +1,10 @@
-/** Types and format, by the service's own script. */
+/** Checks types and format with the service's script. */
 import { stepOptions } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
 import { runCheck } from "../cli/steps.ts";
 
 export default {
-  about: "the service's script `check` alone: types and format",
+  about: "Run the service's `check` script (types and format)",
   options: stepOptions,
   async execute(context) {
     await runCheck(context);

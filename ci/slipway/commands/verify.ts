@@ -1,11 +1,11 @@
-/** Whether the Service serves what is here. */
+/** Checks that the Service serves the version in the working tree. */
 import { endpointOf, assertServing } from "../deploy/status.ts";
 import { clusterOptions, stepOptions } from "../cli/options.ts";
 import { withCluster } from "../cli/deploy-flow.ts";
 import type { Command } from "../cli/context.ts";
 
 export default {
-  about: "ask the Service whether it serves what is here",
+  about: "Check that the running version matches the working tree",
   options: [...stepOptions, "platform", ...clusterOptions],
   execute: (context) =>
     withCluster(context, async (deployContext) => {

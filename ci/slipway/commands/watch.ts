@@ -1,4 +1,4 @@
-/** Deploys what is here, then at every save, until it is interrupted. One line for each. */
+/** Deploys the working tree, then again on every change until interrupted. Prints a line for each deploy. */
 import { PipelineError } from "../core/errors.ts";
 import { Report } from "../core/report.ts";
 import { watchForSaves } from "../core/file-watcher.ts";
@@ -8,7 +8,7 @@ import { CommandContext, type Command } from "../cli/context.ts";
 import deploy from "./deploy.ts";
 
 export default {
-  about: "deploy at every save",
+  about: "Watch the source and deploy on every change",
   // Each save is a run of its own, whose line is all of it; and a cluster it takes.
   options: deploy.options.filter((name) => name !== "report"),
   execute: (context) =>
