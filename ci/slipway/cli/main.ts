@@ -93,7 +93,8 @@ async function parse(words: string[]) {
     const names = Object.values(commandGroups).flat();
     const commands = await Promise.all(names.map(loadCommand));
     const others = names.filter((_, index) => accepts(commands[index]!, option));
-    throw usageError(`--${option} does not apply to ${name}. Use it with ${others.join(" or ")}`);
+    const list = new Intl.ListFormat("en", { type: "disjunction" }).format(others);
+    throw usageError(`--${option} does not apply to ${name}. Use it with ${list}`);
   }
   const { form = "no argument", min = 0, max = 0 } = command.args ?? {};
   if (!values.help && (args.length < min || args.length > max)) {
