@@ -157,7 +157,7 @@ function deploy(copy: Copy): Deploy {
   ids.add(id);
   const mark = `${run}/${crypto.randomUUID()}`;
   const start = performance.now();
-  const command = ["ci/pipeline.ts", "--engine", "host", "--output", join(directory, `${copy.name}.tar`)];
+  const command = ["ci/pipeline.ts", "--engine", "host"];
   const child = Bun.spawn([process.execPath, ...command], {
     cwd: copy.directory,
     // In GitHub Actions each deploy would add a table to the summary.

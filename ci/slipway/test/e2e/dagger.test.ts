@@ -1,6 +1,6 @@
 /** The same steps in containers: the same exit codes, the same files, and the same archive every time. */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { appendFileSync } from "node:fs";
+import { appendFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
 import { sbomPathFor } from "../../image/sbom.ts";
@@ -31,8 +31,10 @@ describeWith(
 
     test("makes the image that the host makes: path, type, mode, owner, time; bytes where the C library is the same", async () => {
       const [contained, host] = [join(directory, "dagger.tar"), join(directory, "host.tar")];
-      const { code, output } = dagger("--target", "none", "--output", contained);
+      const { code, output } = dagger("--target", "none");
       expect(code, output).toBe(0);
+      for (const end of [".tar", ".cdx.json"])
+        renameSync(join(project, `helloapp${end}`), contained.replace(".tar", end));
       must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", host], {
         cwd: project,
       });
