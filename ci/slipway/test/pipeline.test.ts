@@ -156,11 +156,11 @@ describe("command line", () => {
     }
   });
 
-  test.concurrent.each([["--version"], ["-v"], ["deploy", "--version"]])(
-    "%s %s: the versions of slipway and Bun, exit 0",
-    async (...words) => {
+  test.concurrent.each([[["--version"]], [["-v"]], [["deploy", "--version"]]])(
+    "%p: the versions of slipway and Bun, exit 0",
+    async (words) => {
       const expected = { code: 0, stdout: `slipway ${manifest.version} (Bun ${Bun.version})\n`, stderr: "" };
-      expect(await slipway(words.filter(Boolean))).toEqual(expected);
+      expect(await slipway(words)).toEqual(expected);
     },
   );
 
