@@ -3,7 +3,7 @@
  * evidence, with both engines. All runs in the Dagger engine share a session, as in `watch`.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { appendFileSync, cpSync, existsSync, linkSync, mkdirSync, readFileSync } from "node:fs";
+import { appendFileSync, cpSync, existsSync, linkSync, mkdirSync, readFileSync, renameSync } from "node:fs";
 import { rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
@@ -103,15 +103,19 @@ interface Engine {
 }
 
 /**
- * Runs the pipeline of `app`, which writes its archive to the directory `output`.
+ * Runs the pipeline in `app`, where git ignores the archive. Keeps the archive in the directory `output` between runs.
  *
  * @returns the image ID, and for each step whether it did any work
  */
 function runIn(app: string, output: string, { name, env }: Engine, more: Record<string, string> = {}) {
   mkdirSync(output, { recursive: true });
   const report = `${output}.json`;
-  const command = [join(app, "ci/pipeline.ts"), "--engine", name, "--target", "none", "--report", report];
-  must([process.execPath, ...command], { cwd: output, env: { ...env(), ...more } });
+  const command = ["ci/pipeline.ts", "--engine", name, "--target", "none", "--report", report];
+  const files = ["small.tar", "small.cdx.json"];
+  for (const file of files)
+    if (existsSync(join(output, file))) renameSync(join(output, file), join(app, file));
+  must([process.execPath, ...command], { cwd: app, env: { ...env(), ...more } });
+  for (const file of files) renameSync(join(app, file), join(output, file));
   const { steps } = JSON.parse(readFileSync(report, "utf8")) as {
     steps: { name: string; reused: boolean; detail: string }[];
   };
