@@ -30,7 +30,7 @@ export async function withTarget<T>(
   }
 }
 
-async function connect({ service, options, signal }: CommandContext, deploys: boolean): Promise<Target> {
+async function connect({ service, options, signal }: CommandContext, isDeploy: boolean): Promise<Target> {
   const { target, hosts, registry, context, kubeconfig, url } = options;
   if (target === "none") throw usageError("this command needs a cluster: --target none is not possible");
   assertSinglePlatform(options);

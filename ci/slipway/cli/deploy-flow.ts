@@ -90,7 +90,7 @@ export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] =>
     needs: ["id"],
     awaits: ["connect", "locate"],
     run: ({ id }, { connect, locate }) =>
-      buildArchive(context, id, { existingImage: findExistingImage(context, connect, locate) }),
+      buildArchive(context, id, { existingImage: findExistingImage(connect, locate) }),
   }),
   internal("compare", {
     needs: ["connect", "plan", "announce", "image"],

@@ -1,6 +1,6 @@
 /** Tests that the Dagger engine has the same exit codes and files as the host engine, and builds reproducible archives. */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { appendFileSync } from "node:fs";
+import { appendFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
 import { sbomPathFor } from "../../image/sbom.ts";
@@ -31,8 +31,10 @@ describeWith(
 
     test("builds the same files as the host engine, with the same content if the C library is the same", async () => {
       const [contained, host] = [join(directory, "dagger.tar"), join(directory, "host.tar")];
-      const { code, output } = dagger("--target", "none", "--output", contained);
+      const { code, output } = dagger("--target", "none");
       expect(code, output).toBe(0);
+      for (const end of [".tar", ".cdx.json"])
+        renameSync(join(project, `helloapp${end}`), contained.replace(".tar", end));
       must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", host], {
         cwd: project,
       });

@@ -377,7 +377,7 @@ describeWith(
       for (const architecture of ["amd64", "arm64"])
         expect(compared).toMatch(
           new RegExp(
-            `helloapp-${architecture}\\.tar is helloapp:[0-9a-f]{12}, bit for bit what the working tree makes`,
+            `helloapp-${architecture}\\.tar is helloapp:[0-9a-f]{12} and matches the working tree bit for bit`,
           ),
         );
       expect(await run("scheduled.yml", "reproduce", { env: { LAST_RELEASE: "" } })).toMatchObject({
