@@ -138,7 +138,7 @@ const withoutStrategy = ["patch", "deployment", "helloapp", "--patch", '{"spec":
 
 function missingFor(engine: "Dagger" | "host"): string[] {
   const services = engine === "Dagger" ? [daggerEngine()] : [];
-  const unavailable = services.filter(({ answers }) => !answers);
+  const unavailable = services.filter(({ isMet }) => !isMet);
   return [...findMissing("k3s"), ...unavailable.map(({ name }) => name.replace(/^a /, ""))];
 }
 

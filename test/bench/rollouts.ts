@@ -158,7 +158,7 @@ function deploy(copy: Copy): Deploy {
   ids.add(id);
   const mark = `${runMark}/${crypto.randomUUID()}`;
   const start = performance.now();
-  const command = ["ci/pipeline.ts", "--engine", "host", "--output", join(directory, `${copy.name}.tar`)];
+  const command = ["ci/pipeline.ts", "--engine", "host"];
   const child = Bun.spawn([process.execPath, ...command], {
     cwd: copy.directory,
     // Without a step summary, because each deploy would add a table in GitHub Actions.

@@ -52,5 +52,5 @@ describeWith(
       }
     });
   },
-  { name: "schemathesis", answers: Boolean(Bun.which("schemathesis")) },
+  { name: "schemathesis", isMet: Boolean(Bun.which("schemathesis")) },
 );

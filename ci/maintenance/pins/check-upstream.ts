@@ -111,7 +111,7 @@ function compare(upstream: string | undefined, pinned = upstream): Result {
 
 function registryOptions({
   signal = new AbortController().signal,
-  seconds = 30,
+  timeoutSeconds = 30,
 }: DownloadOptions): Parameters<typeof resolveDigest>[1] {
-  return { signal, requestTimeoutSeconds: seconds };
+  return { signal, requestTimeoutSeconds: timeoutSeconds };
 }

@@ -26,7 +26,7 @@ export async function runScript(
   if (name === undefined)
     return { value: undefined, skipped: true, detail: "package.json has no script for it" };
   await assertNoShadowingBun(service, signal);
-  const { unchanged } = await engine.script(name);
+  const { unchanged } = await engine.runScript(name);
   return { value: undefined, reused: unchanged, detail: unchanged ? "passed before, on these files" : "" };
 }
 
@@ -37,7 +37,7 @@ export async function buildArchives(context: CommandContext): Promise<string> {
   for (const architecture of architectures) {
     const file = architectures.length > 1 ? output.replace(/(\.tar)?$/, `-${architecture}$&`) : output;
     const id = await context.report.step("image", async () =>
-      buildArchive(context, await context.engine.id(architecture), { architecture, output: file }),
+      buildArchive(context, await context.engine.computeId(architecture), { architecture, output: file }),
     );
     built.push(`${basename(file)} holds ${context.imageNameOf(id)}`);
   }

@@ -1,4 +1,4 @@
-/** The first command that somebody types: as far as this machine lets it go. */
+/** First command of a new user. Without k3s it ends with a smoke test. */
 import { basename } from "node:path";
 import type { Command, CommandContext } from "../cli/context.ts";
 import { buildSteps } from "../cli/deploy-flow.ts";
@@ -8,7 +8,7 @@ import { hasK3s } from "../targets/k3s.ts";
 import deploy from "./deploy.ts";
 
 export default {
-  about: "the same where there is a k3s; elsewhere a smoke test of the image",
+  about: "Deploy if k3s is available, otherwise build the image and smoke-test it",
   options: deploy.options,
   execute: (context) => (isWithout(context) ? withoutCluster(context) : deploy.execute(context)),
 } satisfies Command;

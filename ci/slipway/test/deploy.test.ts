@@ -515,8 +515,8 @@ describe("the image, while checks and tests run", () => {
   function runOf(id: string): { whole: CommandContext; to: typeof run } {
     const engine: Engine = {
       name: "host",
-      script: async () => ({ unchanged: true }),
-      id: async () => id,
+      runScript: async () => ({ unchanged: true }),
+      computeId: async () => id,
       async build(dist) {
         built = dist;
         if (breaks) throw new PipelineError("environment", "no space left");

@@ -3,7 +3,7 @@
  * The registry and the Service run on this machine, and the cluster is in memory.
  */
 import { afterAll, afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
@@ -107,8 +107,8 @@ async function somebodyPushes({
 async function start(values: OptionValues = {}) {
   const engine: Engine = {
     name: "host",
-    script: async () => ({ unchanged: true }),
-    id: async () => id,
+    runScript: async () => ({ unchanged: true }),
+    computeId: async () => id,
     async build(dist) {
       built += 1;
       lay(dist);
@@ -274,12 +274,4 @@ console.log("Starting to serve");`;
   expect(await planCommand.execute(run)).toContain("whose image is not there yet, would");
   await somebodyPushes();
   expect(await planCommand.execute(run)).toContain("whose image is there, but not compared yet, would");
-});
-
-test("writes the archive that --output and --tag request, even if the image is deployed already", async () => {
-  await deploy();
-  const named = join(directory, "named.tar");
-  const containerd = { target: "registry", output: named } as const;
-  expect(await deploy({ ...containerd, tag: ["v1"] })).toContain("nothing to deploy");
-  expect(existsSync(named)).toBe(true);
 });

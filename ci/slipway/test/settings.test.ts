@@ -120,7 +120,7 @@ describe("entries", () => {
 
   test("a missing file is refused", async () => {
     const error = await failureOf(() => describeOwn({}, { entries: { migrate: "src/gone.ts" } }));
-    expect(error).toMatchObject({ kind: "project", message: "the entry src/gone.ts is not there" });
+    expect(error).toMatchObject({ kind: "project", message: "entry src/gone.ts not found" });
   });
 });
 
@@ -436,7 +436,7 @@ describe("the pinned Bun version", () => {
     const error = await failureOf(() => assertPinnedBun(describeOwn({}, { bun: "1.99.0" })));
     expect(error).toMatchObject({
       kind: "environment",
-      message: expect.stringContaining(`pins Bun 1.99.0, and this is ${Bun.version}`),
+      message: expect.stringContaining(`pins Bun 1.99.0, but Bun ${Bun.version} is running`),
       hint: expect.stringContaining("npx -y bun@1.99.0 ci/pipeline.ts"),
     });
   });
@@ -455,9 +455,9 @@ describe("the pinned Bun version", () => {
     const [version, brought] = ["1.3.2", join(at, "node_modules/bun/bin/bun.exe")];
     const own = await failureOf(() => assertSupportedBun(at, { version, path: "/usr/bin/bun" }));
     expect(own.kind).toBe("environment");
-    expect(own.message).toMatch(/^this runs in Bun 1\.3\.2, and slipway needs >=/);
+    expect(own.message).toMatch(/^slipway needs Bun >=\S+, but Bun 1\.3\.2 is running/);
     const error = await failureOf(() => assertSupportedBun(at, { version, path: brought }));
-    expect(error.message).toContain(`which a dependency brought to ${brought}`);
+    expect(error.message).toContain(`Bun 1.3.2 (installed by a dependency at ${brought})`);
     expect(error.hint).toContain('"overrides": { "bun": "');
   });
 

@@ -22,7 +22,7 @@ setDefaultTimeout(300_000);
 const place = { namespace: "helloapp-e2e", port: 30980 };
 const url = `http://127.0.0.1:${place.port}/version`;
 const isAllowed = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
-const k3s = { name: "E2E_CLUSTER=k3s and a running k3s", answers: isAllowed };
+const k3s = { name: "E2E_CLUSTER=k3s and a running k3s", isMet: isAllowed };
 const dagger = daggerEngine();
 
 const remove = (namespace: string) =>
@@ -109,7 +109,7 @@ describeWith(
     beforeAll(() => remove(place.namespace));
     afterAll(() => remove(place.namespace));
 
-    describe.each(["host", ...(dagger.answers ? ["dagger"] : [])])("%s engine", (engine) => {
+    describe.each(["host", ...(dagger.isMet ? ["dagger"] : [])])("%s engine", (engine) => {
       let id: string;
 
       test("builds, imports, rolls out and verifies a version", async () => {
@@ -391,5 +391,5 @@ describeWith(
     });
   },
   k3s,
-  { name: "kubectl", answers: Bun.which("kubectl") !== null },
+  { name: "kubectl", isMet: Bun.which("kubectl") !== null },
 );

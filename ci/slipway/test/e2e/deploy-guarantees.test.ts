@@ -14,7 +14,7 @@ import { describeWith, eventually, sh, temporaryDirectory } from "./setup.ts";
 setDefaultTimeout(900_000);
 
 const isRunning = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
-const k3s = { name: "E2E_CLUSTER=k3s and a running k3s", answers: isRunning };
+const k3s = { name: "E2E_CLUSTER=k3s and a running k3s", isMet: isRunning };
 const kustomization = "k8s/base/kustomization.yaml";
 
 /** Creates a test service for the tests of one block. */

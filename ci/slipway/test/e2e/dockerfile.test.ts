@@ -162,6 +162,6 @@ describeWith(
   },
   {
     name: `${pins.baseImage}, which cannot be pulled here`,
-    answers: Boolean(Bun.which("buildah")) && base(),
+    isMet: Boolean(Bun.which("buildah")) && base(),
   },
 );

@@ -195,7 +195,7 @@ const isFirstDeploy = ({ name }: Flow, code: number) => ["first", "nothing"].inc
 const isFirstRequest = (request: string) => request === "GET /api/v1/nodes";
 
 const isRunning = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
-const k3s = { name: "E2E_CLUSTER=k3s and a running k3s", answers: isRunning };
+const k3s = { name: "E2E_CLUSTER=k3s and a running k3s", isMet: isRunning };
 
 describeWith(
   "an API server that fails once",

@@ -86,10 +86,10 @@ describeWith(
       expect(egress).toBeUndefined();
     });
   },
-  { name: "a kubectl with kustomize 5", answers: isRecent },
+  { name: "a kubectl with kustomize 5", isMet: isRecent },
 );
 
-const kustomize = { name: "a kubectl with kustomize 5", answers: isRecent || Boolean(Bun.which("k3s")) };
+const kustomize = { name: "a kubectl with kustomize 5", isMet: isRecent || Boolean(Bun.which("k3s")) };
 
 describeWith(
   "components",
@@ -238,7 +238,7 @@ describeWith(
       ]);
     });
   },
-  { name: "promtool", answers: Boolean(Bun.which("promtool")) },
+  { name: "promtool", isMet: Boolean(Bun.which("promtool")) },
   kustomize,
 );
 
@@ -282,6 +282,6 @@ describeWith(
       expect(findings(overlay, "--disable-ignore-checks-annotations")).toEqual(left);
     });
   },
-  { name: "kube-score", answers: Boolean(Bun.which("kube-score")) },
+  { name: "kube-score", isMet: Boolean(Bun.which("kube-score")) },
   kustomize,
 );

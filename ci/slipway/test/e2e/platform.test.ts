@@ -83,7 +83,7 @@ describeWith(
   },
   {
     name: `libc6-${other}-cross and npm's registry`,
-    answers:
+    isMet:
       existsSync(`/usr/${triplet}/lib`) && sh([process.execPath, "pm", "view", "bun", "version"]).code === 0,
   },
 );

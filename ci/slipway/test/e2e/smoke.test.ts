@@ -29,7 +29,7 @@ import {
 
 setDefaultTimeout(120_000);
 
-const namespaces = { name: "namespaces", answers: hasNamespaces };
+const namespaces = { name: "namespaces", isMet: hasNamespaces };
 
 /** Source of the service. */
 const source = `

@@ -32,7 +32,7 @@ setDefaultTimeout(600_000);
 const names = ["ci.yml", "deploy.yml", "release.yml", "scheduled.yml"];
 const tag = `v${packageJson.version}`;
 /** A linter that .ci/run cannot install everywhere: without it the test says so and is skipped. */
-const linter = (name: string) => ({ name, answers: Boolean(Bun.which(name)) });
+const linter = (name: string) => ({ name, isMet: Boolean(Bun.which(name)) });
 const tracked = () =>
   must(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
     .split("\0")
@@ -326,7 +326,7 @@ describeWith(
       );
       // Nobody is there: the pipeline's own words, with its exit code.
       expect(failure).toContain("ended with 3");
-      expect(failure).toContain("deploy@shop.example is not reached: ssh: connect to host");
+      expect(failure).toContain("cannot connect to deploy@shop.example over SSH: ssh: connect to host");
       for (const host of ["deploy@shop.example", "n2.example"])
         expect(called()).toContainEqual(
           expect.stringMatching(new RegExp(`^ssh .*-oBatchMode=yes .*-- ${host} exec`)),
@@ -377,7 +377,7 @@ describeWith(
       for (const architecture of ["amd64", "arm64"])
         expect(compared).toMatch(
           new RegExp(
-            `helloapp-${architecture}\\.tar is helloapp:[0-9a-f]{12}, bit for bit what the working tree makes`,
+            `helloapp-${architecture}\\.tar is helloapp:[0-9a-f]{12} and matches the working tree bit for bit`,
           ),
         );
       expect(await run("scheduled.yml", "reproduce", { env: { LAST_RELEASE: "" } })).toMatchObject({
@@ -422,7 +422,7 @@ describeWith(
   },
   {
     name: `the C library for ${other}, and npm's registry`,
-    answers:
+    isMet:
       existsSync(`/usr/${other}-linux-gnu/lib`) &&
       sh([process.execPath, "pm", "view", "bun", "version"]).code === 0,
   },
