@@ -251,7 +251,7 @@ test("taints and nodeSelectors decide which nodes can run the pods", () => {
   expect(names(workload({}, "docker.io/library/redis:8"))).toEqual([]);
 });
 
-test("the sudoers lines of the README allow exactly the commands that run as root on the host", async () => {
+test("the sudoers lines of the SSH page allow exactly the commands that run as root on the host", async () => {
   const scripts = [bootstrapScript("01234567")];
   const layers = ["a", "b"].map((digit, i) => ({
     digest: `sha256:${digit.repeat(64)}`,

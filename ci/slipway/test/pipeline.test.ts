@@ -306,7 +306,7 @@ process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
   });
 });
 
-test("the README's table and the help list every exit code", async () => {
+test("the CLI page and the help list every exit code", async () => {
   expect(exitCodes).toEqual({ project: 1, usage: 2, environment: 3, partial: 4, interrupted: 130 });
   const codes = ["0", ...Object.values(exitCodes).map(String)];
   const readme = await Bun.file(join(root, "ci/slipway/docs/reference/cli.md")).text();
