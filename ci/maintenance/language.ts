@@ -145,8 +145,7 @@ const per1000 = (texts: string[], pattern: RegExp): number => {
 /** "What is there", "for who …": clauses in the place of a noun. A question is none. */
 const CLAUSES =
   /\b(?:what|whatever|whoever)\b(?![^.!?]*\?)|(?:^|[.;:] )who\b(?![^.!?]*\?)|\b(?:for|by|of|to|from) who\b/gi;
-const NEGATIONS =
-  /\b(?:not|no|never|none|nothing|nobody|nowhere|neither|nor|without|cannot)\b|\b\w+n['’]t\b/gi;
+const NEGATIONS = /\b(?:not|no|never|none|nothing|nobody|nowhere|neither|nor|without|cannot)\b|\b\w+n['’]t\b/gi;
 
 export interface LanguageFigures {
   words: number;

@@ -53,9 +53,7 @@ if (engine === "host") {
       .withDirectory(".", host(["package.json", "bun.lock", "bunfig.toml", "ci/slipway/package.json"]));
     const bundle = process.env.NODE_EXTRA_CA_CERTS;
     const withCa = bundle
-      ? installed
-          .withMountedFile("/ca.crt", dag.host().file(bundle))
-          .withEnvVariable("NODE_EXTRA_CA_CERTS", "/ca.crt")
+      ? installed.withMountedFile("/ca.crt", dag.host().file(bundle)).withEnvVariable("NODE_EXTRA_CA_CERTS", "/ca.crt")
       : installed;
     const source = dag
       .host()

@@ -1,11 +1,6 @@
 /** Compares the images that the host and the Dagger engine build from the same source. */
 import type { Service } from "../../slipway/core/service-config.ts";
-import {
-  diffImages,
-  filesInLayers,
-  formatThousands,
-  type ImageContent,
-} from "../../slipway/image/compare.ts";
+import { diffImages, filesInLayers, formatThousands, type ImageContent } from "../../slipway/image/compare.ts";
 import { createImageSpec } from "../../slipway/image/image-spec.ts";
 
 /**

@@ -21,8 +21,7 @@ function isInstalled(): boolean {
 
 /** Resolves the import of slipway in ci/pipeline.ts to this package. */
 function provideSlipway(): void {
-  const run = async (_: ImportMeta, settings: Settings = {}) =>
-    process.exit(await main(words, project, settings));
+  const run = async (_: ImportMeta, settings: Settings = {}) => process.exit(await main(words, project, settings));
   Bun.plugin({
     name: "slipway",
     setup: (build) => void build.module("slipway", () => ({ exports: { pipeline: run }, loader: "object" })),

@@ -36,10 +36,7 @@ export function assertPinnedBun({ bun }: Service): void {
  * @param bun version and path of the running Bun
  * @throws {PipelineError} "environment" if it is older than slipway's minimum
  */
-export function assertSupportedBun(
-  project: string,
-  bun = { version: Bun.version, path: process.execPath },
-): void {
+export function assertSupportedBun(project: string, bun = { version: Bun.version, path: process.execPath }): void {
   if (Bun.semver.satisfies(bun.version, engines.bun)) return;
   const isDependency = bun.path.startsWith(join(findWorkspaceRoot(project), "node_modules/"));
   const origin = isDependency ? ` (installed by a dependency at ${bun.path})` : "";

@@ -46,10 +46,7 @@ export const connectStep = (context: CommandContext, isDeploy = false): FlowStep
   });
 
 /** The change of the cluster, after `prepare` has decided what to write. */
-export const changeSteps = (
-  context: CommandContext,
-  title: "rollout" | "rollback",
-): FlowStep<FlowResults>[] => [
+export const changeSteps = (context: CommandContext, title: "rollout" | "rollback"): FlowStep<FlowResults>[] => [
   internal("jobs", {
     needs: ["lock", "prepare"],
     skip: ({ prepare }) => !prepare,

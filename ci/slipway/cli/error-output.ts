@@ -51,9 +51,7 @@ export function printError(error: unknown, verbose: boolean, service?: Service):
   }
   const output = error.output?.trimEnd();
   if (output) console.error(verbose ? output : summarizeOutput(output, () => saveOutput(output, service)));
-  console.error(
-    `\nerror: ${error.message}${/[.!?]$/.test(error.message) ? "" : "."} ${error.hint ?? ""}`.trimEnd(),
-  );
+  console.error(`\nerror: ${error.message}${/[.!?]$/.test(error.message) ? "" : "."} ${error.hint ?? ""}`.trimEnd());
   if (verbose) console.error(error.stack);
 }
 

@@ -121,8 +121,7 @@ export function readOptions(
   if (registry) checkRepository(registry);
   if (target === "registry") {
     // A deploy never follows the current context.
-    if (!registry || !context)
-      throw usageError("--target registry requires --registry HOST/PATH and --context NAME");
+    if (!registry || !context) throw usageError("--target registry requires --registry HOST/PATH and --context NAME");
   }
   if (url !== undefined) checkUrl(url);
   // An explicit cluster replaces the hosts of the settings.
@@ -134,9 +133,7 @@ export function readOptions(
   }
   const architectures = text("platform")
     ?.split(",")
-    .map((platform) =>
-      parseChoice("platform", platform, ["linux/amd64", "linux/arm64"]).slice("linux/".length),
-    );
+    .map((platform) => parseChoice("platform", platform, ["linux/amd64", "linux/arm64"]).slice("linux/".length));
   const inSession = env.DAGGER_SESSION_PORT !== undefined;
   const [compress, report] = [text("compress"), text("report")];
   return {
@@ -172,8 +169,7 @@ export function validateTargetOptions(options: Options): void {
     const name = names.find((name) => options[name] !== undefined);
     if (name) throw usageError(`--${name} cannot be combined with ${other}`);
   };
-  if (hosts.length > 0 && target !== "k3s")
-    throw usageError(`--host cannot be combined with --target ${target}`);
+  if (hosts.length > 0 && target !== "k3s") throw usageError(`--host cannot be combined with --target ${target}`);
   if (hosts.length > 0) exclude(["kubeconfig", "context"], "--host");
   if (registry && target !== "registry") throw usageError("--registry requires --target registry");
   if (target === "none") exclude(["url", "kubeconfig", "context"], "--target none");
@@ -221,9 +217,7 @@ export function parseChoice<const T extends string>(what: string, text: string, 
 
 /** Finds the name that at most two edits separate from a misspelt name, and one edit if the name is short. */
 export function findNearest(text: string, names: readonly string[]): string | undefined {
-  return [1, 2]
-    .flatMap((edits) => names.filter((name) => name.length > 2 * edits && isNear(text, name, edits)))
-    .at(0);
+  return [1, 2].flatMap((edits) => names.filter((name) => name.length > 2 * edits && isNear(text, name, edits))).at(0);
 }
 
 /** Whether so many insertions, deletions, substitutions and swaps turn one text into the other. */

@@ -20,11 +20,8 @@ export default {
   options: ["check", "with"],
   needs: "package",
   async execute(context) {
-    const selected = [...new Set(context.options.with)].map((name) =>
-      parseChoice("component", name, components),
-    );
-    if (context.options.check && selected.length > 0)
-      throw usageError("--check cannot be combined with --with");
+    const selected = [...new Set(context.options.with)].map((name) => parseChoice("component", name, components));
+    if (context.options.check && selected.length > 0) throw usageError("--check cannot be combined with --with");
     const facts = await detectFacts(context);
     const changes = planChanges(facts, { selected });
     if (context.options.check) return check(context, facts, changes);
@@ -68,8 +65,7 @@ function planChanges(facts: ProjectFacts, { selected = [] as string[], all = fal
     [join(root, ".gitignore"), addToGitignore],
     [join(root, ".dockerignore"), addToDockerignore],
   ];
-  if (overlayText !== undefined)
-    merged.push([overlay, () => addComponents(overlayText, overlay, project, selected)]);
+  if (overlayText !== undefined) merged.push([overlay, () => addComponents(overlayText, overlay, project, selected)]);
   else if (selected.length > 0 && relative(project, overlay) !== OVERLAY)
     throw new PipelineError("project", `cannot switch components on: ${overlay} not found`, {
       hint: "Nothing was changed.",
@@ -110,8 +106,7 @@ function isUnreferenced({ service }: ProjectFacts, name: string): boolean {
 /** Prints the differences from this version's templates. @throws {PipelineError} "project" if there are any */
 async function check(context: CommandContext, facts: ProjectFacts, missing: FileChange[]): Promise<string> {
   const changes = planChanges(facts, { all: true });
-  for (const { path, before, after } of changes)
-    console.log(await diff(facts, path, before ?? "", after, context));
+  for (const { path, before, after } of changes) console.log(await diff(facts, path, before ?? "", after, context));
   if (changes.length === 0) return "all files match the templates of this version";
   const edited = changes.length - missing.length;
   const counts = [
@@ -150,8 +145,7 @@ async function install(
   changes: FileChange[],
 ): Promise<void> {
   const installed =
-    existsSync(join(service.project, "node_modules/slipway")) ||
-    existsSync(join(service.root, "node_modules/slipway"));
+    existsSync(join(service.project, "node_modules/slipway")) || existsSync(join(service.root, "node_modules/slipway"));
   const isNew = changes.some(({ path }) => path === join(service.project, "package.json"));
   if (installed && !isNew && existsSync(join(service.root, lockfile))) return;
   console.log("  bun install");
@@ -172,11 +166,7 @@ function hasForeignScript({ package: { scripts = {} } }: ProjectFacts, name: str
 }
 
 /** Lists changes that the developer has to make by hand. */
-function createAdvice(
-  facts: ProjectFacts,
-  shadowing: PipelineError | undefined,
-  changes: FileChange[],
-): string[] {
+function createAdvice(facts: ProjectFacts, shadowing: PipelineError | undefined, changes: FileChange[]): string[] {
   const { service, hasTests, isFixed, package: manifest } = facts;
   const { scripts } = service;
   const lines: string[] = [];
@@ -184,9 +174,7 @@ function createAdvice(
   if (outdated !== undefined) lines.push(`${outdated}. ${UPGRADE_HINT}`);
   if (shadowing) lines.push(`${shadowing.message}. ${shadowing.hint}`);
   if (scripts.check === undefined)
-    lines.push(
-      'no `check` script, so types are not checked. Add the script "check": "bun check --no-script"',
-    );
+    lines.push('no `check` script, so types are not checked. Add the script "check": "bun check --no-script"');
   if (scripts.test === undefined)
     lines.push(
       hasTests

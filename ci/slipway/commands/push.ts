@@ -12,8 +12,7 @@ export default {
     const { service, signal } = context;
     const { args, registry, tags } = context.options;
     if (!registry) throw usageError("push requires --registry HOST/PATH");
-    if (args.length > 1 && tags.length === 0)
-      throw usageError("push requires --tag NAME for several archives");
+    if (args.length > 1 && tags.length === 0) throw usageError("push requires --tag NAME for several archives");
     return context.report.step("push", async () => {
       const options = { signal, log: (line: string) => context.log(line), sbomOf: sbomPathFor };
       const { digest, platforms } = await pushIndex(service.name, args, registry, tags, options);

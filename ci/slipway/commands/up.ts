@@ -25,9 +25,7 @@ async function withoutCluster(context: CommandContext): Promise<string> {
   const { archives, id } = await runFlow(context, buildSteps(context), { goals: ["smoke"] });
   const file = basename(options.output);
   context.log(`k3s is not installed here. Next, run one of:`);
-  context.log(
-    `  bun ci/pipeline.ts install-k3s && bun ci/pipeline.ts    to install k3s and deploy this version`,
-  );
+  context.log(`  bun ci/pipeline.ts install-k3s && bun ci/pipeline.ts    to install k3s and deploy this version`);
   context.log(
     `  podman load -i ${file} && podman run --rm -p ${service.port}:${service.port} ${context.imageNameOf(id)}`,
   );

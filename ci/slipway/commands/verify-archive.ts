@@ -90,15 +90,11 @@ function revisionOf({ config }: ImageContent): string | undefined {
  *
  * @returns `altered`: a description of the damage, if the layout is the same and the bytes differ
  */
-export async function compareArchives(
-  rebuilt: string,
-  path: string,
-): Promise<{ same: boolean; altered?: string }> {
+export async function compareArchives(rebuilt: string, path: string): Promise<{ same: boolean; altered?: string }> {
   const [expected, actual] = await Promise.all([rebuilt, path].map((file) => Bun.file(file).bytes()));
   const offset = firstDifference(expected!, actual!);
   if (offset === undefined) return { same: true };
-  const layoutOf = (file: string) =>
-    readPlainTar(file).map(({ path, offset, size }) => [path, offset, size].join());
+  const layoutOf = (file: string) => readPlainTar(file).map(({ path, offset, size }) => [path, offset, size].join());
   if (layoutOf(rebuilt).join("\n") !== layoutOf(path).join("\n")) return { same: false };
   return {
     same: false,
@@ -131,9 +127,7 @@ async function createHint(result: {
     const commit = revision.replace(/-dirty$/, "");
     const changes = revision === commit ? "" : " with uncommitted changes";
     const stash = head?.endsWith("-dirty") ? "`git stash` and " : "";
-    hints.push(
-      `It was built from commit ${commit}${changes}. Run ${stash}\`git checkout ${commit}\`, then retry.`,
-    );
+    hints.push(`It was built from commit ${commit}${changes}. Run ${stash}\`git checkout ${commit}\`, then retry.`);
   } else if (sameRuntime) hints.push("It was built from this commit, with another build of Bun.");
   return hints.join(" ");
 }

@@ -41,14 +41,10 @@ export class PipelineError extends Error {
 export function explainDiskError(error: unknown, path: string): unknown {
   const code = error instanceof Error && "code" in error ? error.code : undefined;
   if (code === "ENOSPC" || code === "EDQUOT") {
-    return new PipelineError(
-      "environment",
-      `no space left to write ${path}. The incomplete file was removed`,
-      {
-        hint: "Free some space (a build needs about 230 MB) and run the command again.",
-        cause: error,
-      },
-    );
+    return new PipelineError("environment", `no space left to write ${path}. The incomplete file was removed`, {
+      hint: "Free some space (a build needs about 230 MB) and run the command again.",
+      cause: error,
+    });
   }
   if (code === "EACCES" || code === "EROFS" || code === "EPERM" || code === "ENOENT" || code === "ENOTDIR") {
     return new PipelineError("environment", `cannot write ${path} (${code})`, {

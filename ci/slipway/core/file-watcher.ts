@@ -6,8 +6,7 @@ import { projectFilesDigest } from "./project-files.ts";
 /** Debounce time, because editors save in several steps. */
 const DEBOUNCE_MS = 40;
 /** Files that nobody edits by hand, and files that are written all the time. */
-const ignored =
-  /(^|\/)(node_modules|\.git|dist)(\/|$)|\.tar(\.part)?$|\.cdx\.json(\.part)?$|\.bun-build$|~$|\.swp$/;
+const ignored = /(^|\/)(node_modules|\.git|dist)(\/|$)|\.tar(\.part)?$|\.cdx\.json(\.part)?$|\.bun-build$|~$|\.swp$/;
 
 /**
  * Yields the current time first, and then the time of each change, in milliseconds since 1970. Changes that occur while the
@@ -16,11 +15,7 @@ const ignored =
  * @param root directory to watch, except for build outputs and installed packages
  * @param onChange called immediately for each change, even while the caller handles the previous one
  */
-export async function* watchForSaves(
-  root: string,
-  signal: AbortSignal,
-  onChange: () => void,
-): AsyncGenerator<number> {
+export async function* watchForSaves(root: string, signal: AbortSignal, onChange: () => void): AsyncGenerator<number> {
   let firstChange: number | undefined = Date.now();
   let lastChange = 0;
   let digest = "";

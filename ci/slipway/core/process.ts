@@ -125,8 +125,7 @@ function spawn(
       detached,
     });
     const { pid, stdout, stderr, exited } = child;
-    const signal = (name: NodeJS.Signals) =>
-      detached ? signalProcessGroup(pid, name) : void child.kill(name);
+    const signal = (name: NodeJS.Signals) => (detached ? signalProcessGroup(pid, name) : void child.kill(name));
     const kill = () => signal("SIGKILL");
     running.add(kill);
     return { pid, stdout, stderr, exited, signal, unregister: () => running.delete(kill) };

@@ -47,11 +47,7 @@ export async function trackedButIgnored(root: string, signal: AbortSignal): Prom
 }
 
 /** Hashes the project's files, Bun's version and the environment. */
-export async function projectFilesDigest(
-  root: string,
-  signal: AbortSignal,
-  environment = "",
-): Promise<string> {
+export async function projectFilesDigest(root: string, signal: AbortSignal, environment = ""): Promise<string> {
   const hash = new Bun.CryptoHasher("sha256").update(`${Bun.version_with_sha}\0${environment}`);
   for (const path of await projectFiles(root, signal)) {
     const content = tryRead(join(root, path));

@@ -163,9 +163,7 @@ export function criticalPath(steps: Step[]): Step[] {
   let nextStart = Infinity;
   for (;;) {
     // Tolerates rounding between the end of a step and the start of the next.
-    const earlier = steps.filter(
-      (step) => !path.includes(step) && step.wait + step.work <= nextStart + 0.001,
-    );
+    const earlier = steps.filter((step) => !path.includes(step) && step.wait + step.work <= nextStart + 0.001);
     const last = earlier.reduce<Step | undefined>(
       (latest, step) => (latest && latest.wait + latest.work >= step.wait + step.work ? latest : step),
       undefined,

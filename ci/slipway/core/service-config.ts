@@ -62,16 +62,9 @@ export interface PackageJson {
 const LABEL = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
 /** Entry points to try if neither the settings nor package.json name the entry. */
-const defaultEntries = [
-  "src/main",
-  "src/index",
-  "src/server",
-  "index",
-  "main",
-  "server",
-  "src/app",
-  "app",
-].flatMap((name) => ["ts", "tsx", "mts", "js", "mjs", "cjs"].map((ending) => `${name}.${ending}`));
+const defaultEntries = ["src/main", "src/index", "src/server", "index", "main", "server", "src/app", "app"].flatMap(
+  (name) => ["ts", "tsx", "mts", "js", "mjs", "cjs"].map((ending) => `${name}.${ending}`),
+);
 
 /**
  * Applies the settings, and detects or defaults the rest.
@@ -87,10 +80,7 @@ export function resolveService(directory: string, settings: Settings = {}): Serv
   const { namespace = name } = settings;
   for (const [setting, value] of Object.entries({ name, namespace })) {
     if (!LABEL.test(value))
-      throw settingError(
-        `invalid ${setting} "${value}": expected a DNS label (a-z, 0-9, -, at most 63)`,
-        hints.name,
-      );
+      throw settingError(`invalid ${setting} "${value}": expected a DNS label (a-z, 0-9, -, at most 63)`, hints.name);
   }
   const { entry = findEntry(project, packageJson), license = licenseOf(packageJson) } = settings;
   if (!entry) throw settingError(`no entry found in ${project}`, hints.entry);
@@ -226,9 +216,7 @@ export function findPinnedBun(project: string, projectPackage: PackageJson): str
   for (const directory of new Set([project, findWorkspaceRoot(project)])) {
     const file = join(directory, ".bun-version");
     const { packageManager = "" } = directory === project ? projectPackage : readPackage(directory);
-    const pinned = existsSync(file)
-      ? readFileSync(file, "utf8")
-      : (/^bun@([^+]+)/.exec(packageManager)?.[1] ?? "");
+    const pinned = existsSync(file) ? readFileSync(file, "utf8") : (/^bun@([^+]+)/.exec(packageManager)?.[1] ?? "");
     if (pinned.trim()) return pinned.trim().replace(/^(bun-)?v/, "");
   }
   return undefined;

@@ -132,9 +132,7 @@ export function renderTimeline(buckets: TimeBucket[]): string {
 
 /** Renders the rollout as a chart for GitHub's Markdown. https://mermaid.js.org/syntax/xyChart.html */
 export function renderMermaidChart(buckets: TimeBucket[]): string {
-  const seconds = Array.from({ length: Math.ceil(buckets.length / 10) }, (_, i) =>
-    buckets.slice(i * 10, i * 10 + 10),
-  );
+  const seconds = Array.from({ length: Math.ceil(buckets.length / 10) }, (_, i) => buckets.slice(i * 10, i * 10 + 10));
   const row = (key: keyof TimeBucket) =>
     seconds.map((tenths) => tenths.reduce((total, bucket) => total + bucket[key], 0)).join(", ");
   return [

@@ -97,11 +97,7 @@ export function assertFitsInSecret(api: ApiClient, version: Version): void {
 function withoutValues(manifests: KubeObject[]): KubeObject[] {
   return manifests.map((object) => {
     if (object.kind !== "Secret") return object;
-    const {
-      data: _,
-      stringData: __,
-      ...rest
-    } = object as KubeObject & { data?: unknown; stringData?: unknown };
+    const { data: _, stringData: __, ...rest } = object as KubeObject & { data?: unknown; stringData?: unknown };
     return rest;
   });
 }
@@ -112,10 +108,7 @@ export function versionNameOf({ metadata }: KubeObject): string | undefined {
 }
 
 /** Lists the stored versions, most recently verified first. Invalid ones are logged and skipped. */
-export async function listVersions(
-  api: ApiClient,
-  log: (line: string) => void = () => {},
-): Promise<Version[]> {
+export async function listVersions(api: ApiClient, log: (line: string) => void = () => {}): Promise<Version[]> {
   const found = await api.list<VersionSecret>(api.collection("/api/v1", "secrets"), versionSelector(api));
   const versions = found.flatMap((secret): Version[] => {
     try {
@@ -204,9 +197,7 @@ export function findRollbackTarget(
 ): Version | undefined {
   const verified = versions.filter((version) => version.verified);
   if (wanted === undefined) return verified.find(({ name, left }) => name !== from && !left);
-  const matching = verified.filter(
-    ({ name, id }) => name === wanted || name.endsWith(`-${wanted}`) || id === wanted,
-  );
+  const matching = verified.filter(({ name, id }) => name === wanted || name.endsWith(`-${wanted}`) || id === wanted);
   return matching.find(({ name }) => name !== from) ?? matching[0];
 }
 
@@ -238,8 +229,7 @@ export function findUnexpectedObject(
   const expected = new Set(overlay.map(keyOf));
   const found = version.manifests.find(
     (object) =>
-      !expected.has(keyOf(object)) &&
-      (object.metadata.namespace !== namespace || GRANTING_KINDS.has(object.kind)),
+      !expected.has(keyOf(object)) && (object.metadata.namespace !== namespace || GRANTING_KINDS.has(object.kind)),
   );
   return found && `${found.kind}/${found.metadata.name} in ${found.metadata.namespace ?? "the cluster"}`;
 }

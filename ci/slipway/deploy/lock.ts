@@ -194,13 +194,11 @@ export async function acquireLock(api: ApiClient, options: LockOptions): Promise
       const body = { preconditions: { uid, resourceVersion } };
       // No signal: an interruption must not prevent the release.
       const options = { signal: undefined, checksLock: false, retryBudgetSeconds: 2 } satisfies ApiRequest;
-      await api
-        .json(`${collection}/${name}`, { method: "DELETE", body, ...options })
-        .catch((error: unknown) => {
-          if (error instanceof ApiError && [404, 409].includes(error.status)) return;
-          const why = error instanceof Error ? error.message : String(error);
-          log(`the deploy lock could not be released and expires within ${leaseSeconds} s: ${why}`);
-        });
+      await api.json(`${collection}/${name}`, { method: "DELETE", body, ...options }).catch((error: unknown) => {
+        if (error instanceof ApiError && [404, 409].includes(error.status)) return;
+        const why = error instanceof Error ? error.message : String(error);
+        log(`the deploy lock could not be released and expires within ${leaseSeconds} s: ${why}`);
+      });
     },
   };
 }

@@ -91,17 +91,13 @@ export function diagnoseBlockedEgress(
   const blocking = policies.filter(({ spec: { podSelector = {}, policyTypes, egress } }) => {
     const { matchLabels = {}, matchExpressions = [] } = podSelector;
     const selects = Object.entries(matchLabels).every(([label, value]) => labels[label] === value);
-    return (
-      selects && matchExpressions.length === 0 && (policyTypes?.includes("Egress") ?? egress !== undefined)
-    );
+    return selects && matchExpressions.length === 0 && (policyTypes?.includes("Egress") ?? egress !== undefined);
   });
   if (blocking.length === 0) return undefined;
   const rules = blocking.flatMap(({ spec: { egress = [] } }) => egress);
   // A rule without a condition allows everything.
   if (rules.some((rule) => Object.values(rule).flat().length === 0)) return undefined;
-  const cause = isReported
-    ? "The service cannot reach another host"
-    : "The service may be waiting for another host";
+  const cause = isReported ? "The service cannot reach another host" : "The service may be waiting for another host";
   const names = `NetworkPolicy ${blocking.map(({ metadata }) => metadata.name).join(", ")}`;
   return rules.length === 0
     ? `${cause}: ${names} blocks all outgoing traffic, DNS included. Allow the hosts that it needs with \`slipway init --with egress\`.`

@@ -27,8 +27,7 @@ export async function runPreDeployJobs(
     const { name } = prepared!.object.metadata;
     await step("pre-deploy", async () => {
       const previous = outcomeOf(prepared!.live as Job | undefined);
-      if (previous === "Complete")
-        return { value: undefined, reused: true, detail: `Job/${name} has completed` };
+      if (previous === "Complete") return { value: undefined, reused: true, detail: `Job/${name} has completed` };
       // A failed Job is run again, and must be deleted first because the name is the same.
       if (previous === "Failed") await api.delete(prepared!.object);
       await waitUntilDeleted(context, prepared!.path);

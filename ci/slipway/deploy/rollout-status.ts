@@ -122,10 +122,7 @@ export function assessWorkloads(seen: WorkloadState[], service: Service): Rollou
  *
  * @param completed the workloads when the rollout was complete
  */
-export function findRestartSince(
-  completed: WorkloadState[],
-  seen: WorkloadState[],
-): RolloutFailure | undefined {
+export function findRestartSince(completed: WorkloadState[], seen: WorkloadState[]): RolloutFailure | undefined {
   const keyFor = (pod: Pod, { name }: ContainerStatus) => `${pod.metadata.name} ${name}`;
   const statuses = ({ status: { containerStatuses = [] } }: Pod) => containerStatuses;
   const restarts = new Map(
@@ -204,11 +201,7 @@ function findSuspectedFailures(
   const grace = own.some(isReady) ? scheduleTimeoutSeconds * 4 : scheduleTimeoutSeconds;
   const unscheduled = own.filter((pod) => findCondition(pod.status.conditions, "PodScheduled", "False"));
   const unplaced: SuspectedFailure[] = unscheduled.map(({ metadata, status }) => {
-    const { reason = "Unschedulable", message = "" } = findCondition(
-      status.conditions,
-      "PodScheduled",
-      "False",
-    )!;
+    const { reason = "Unschedulable", message = "" } = findCondition(status.conditions, "PodScheduled", "False")!;
     return { reason, message, pod: metadata.name, graceSeconds: grace };
   });
   if (rejected) {
@@ -249,20 +242,13 @@ function checkStuck({ name, state, lastState, restartCount }: ContainerStatus): 
   return undefined;
 }
 
-function checkReady(
-  { name, ready, state }: ContainerStatus,
-  readySeconds: number,
-): SuspectedFailure | undefined {
+function checkReady({ name, ready, state }: ContainerStatus, readySeconds: number): SuspectedFailure | undefined {
   if (ready || !state?.running) return undefined;
   const message = `${name} is running but has not passed its readiness probe for ${readySeconds} s`;
   return { reason: "NotReady", message, graceSeconds: readySeconds };
 }
 
-function findCondition(
-  conditions: Condition[] = [],
-  type: string,
-  status: Condition["status"],
-): Condition | undefined {
+function findCondition(conditions: Condition[] = [], type: string, status: Condition["status"]): Condition | undefined {
   return conditions.find((condition) => condition.type === type && condition.status === status);
 }
 

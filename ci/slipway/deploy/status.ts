@@ -14,11 +14,7 @@ export async function endpointOf({ target, service, signal }: DeployContext): Pr
 }
 
 /** Checks from outside that every response has `id`. @returns the endpoint @throws {PipelineError} "project" if not */
-export async function assertServing(
-  { signal }: DeployContext,
-  endpoint: Endpoint,
-  id: string,
-): Promise<Endpoint> {
+export async function assertServing({ signal }: DeployContext, endpoint: Endpoint, id: string): Promise<Endpoint> {
   const { ok, last } = await verifyVersion(endpoint, id, { signal, deadlineSeconds: 5 });
   if (ok) return endpoint;
   throw new PipelineError("project", `${endpoint.url} does not serve ${id} (last response: ${last})`, {
@@ -58,9 +54,7 @@ export async function status(context: DeployContext): Promise<string[]> {
     `${endpoint.url} ${ok ? "serves this version" : `does not serve this version: ${last}`}`,
     ...(lacking.length > 0 ? [`without its image: ${lacking.join(", ")} (a deploy delivers it)`] : []),
     ...(verdict.state === "failed" ? [`${verdict.reason}: ${verdict.message}`] : []),
-    ...(lease
-      ? [`a deploy is under way: ${lease.spec.holderIdentity}, renewed ${lease.spec.renewTime}`]
-      : []),
+    ...(lease ? [`a deploy is under way: ${lease.spec.holderIdentity}, renewed ${lease.spec.renewTime}`] : []),
     "stored versions, most recently verified first:",
     ...versions.map(({ name, id, verified, left, commit }) => {
       const state = left ? "rolled back" : (verified ?? "never verified");

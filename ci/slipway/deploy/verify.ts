@@ -32,11 +32,7 @@ export interface VerificationResult {
 export async function verifyVersion(
   endpoint: Endpoint,
   id: string,
-  {
-    replies = 20,
-    deadlineSeconds = 30,
-    signal,
-  }: { replies?: number; deadlineSeconds?: number; signal: AbortSignal },
+  { replies = 20, deadlineSeconds = 30, signal }: { replies?: number; deadlineSeconds?: number; signal: AbortSignal },
 ): Promise<VerificationResult> {
   const end = performance.now() + deadlineSeconds * 1000;
   let consecutive = 0;
@@ -44,9 +40,7 @@ export async function verifyVersion(
   while (consecutive < replies) {
     signal.throwIfAborted();
     const count = endpoint.isRemote ? Math.min(CONCURRENT_REQUESTS, replies - consecutive) : 1;
-    const results = await Promise.all(
-      Array.from({ length: count }, () => fetchVersion(endpoint, { signal })),
-    );
+    const results = await Promise.all(Array.from({ length: count }, () => fetchVersion(endpoint, { signal })));
     const other = results.find((reply) => reply.id !== id);
     if (other === undefined) {
       consecutive += count;

@@ -37,13 +37,9 @@ export async function crossSysroot(
   const { triplet, package: name, loader } = debian[architecture];
   const libraries = join("/usr", triplet, "lib");
   if (!existsSync(libraries)) {
-    throw new PipelineError(
-      "environment",
-      `the host engine has no C library for ${architecture} on this machine`,
-      {
-        hint: `Run \`apt-get install ${name}\`, or use the Dagger engine, which takes the library from the base image.`,
-      },
-    );
+    throw new PipelineError("environment", `the host engine has no C library for ${architecture} on this machine`, {
+      hint: `Run \`apt-get install ${name}\`, or use the Dagger engine, which takes the library from the base image.`,
+    });
   }
   const root = join(directory, `${pins.bun}`);
   const part = `${root}.part-${process.pid}`;

@@ -111,9 +111,7 @@ function daggerEngine(service: Service, tracked: string[]): Engine {
   };
 
   /** Mounts the base image of another architecture. Nothing in it is executed, so no emulation is needed. */
-  const builderFor = async (
-    architecture?: Architecture,
-  ): Promise<{ container: Container; args: string[] }> => {
+  const builderFor = async (architecture?: Architecture): Promise<{ container: Container; args: string[] }> => {
     const container = await builder();
     if (architecture === undefined) return { container, args: [] };
     const platform = `linux/${architecture}` as Platform;
@@ -172,14 +170,10 @@ async function explain<T>(step: string | undefined, result: Promise<T>): Promise
         cause: error,
       });
     }
-    throw new PipelineError(
-      "environment",
-      `the Dagger engine failed at ${step ?? "the source"}: ${messageOf(error)}`,
-      {
-        hint: "Check that the engine runs (`dagger core version`) and that it can pull the base image.",
-        cause: error,
-      },
-    );
+    throw new PipelineError("environment", `the Dagger engine failed at ${step ?? "the source"}: ${messageOf(error)}`, {
+      hint: "Check that the engine runs (`dagger core version`) and that it can pull the base image.",
+      cause: error,
+    });
   }
 }
 

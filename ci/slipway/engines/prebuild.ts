@@ -95,8 +95,7 @@ async function generatedFilesDigest(
 ): Promise<string> {
   const sources = new Set(await projectFiles(root, signal));
   const hash = new Bun.CryptoHasher("sha256");
-  const isGenerated = (file: string) =>
-    !sources.has(relative(root, file)) && !file.includes("/node_modules/");
+  const isGenerated = (file: string) => !sources.has(relative(root, file)) && !file.includes("/node_modules/");
   for (const file of new Set([...files.values(), ...appFiles.values()].filter(isGenerated).sort())) {
     const content = readFileSync(file);
     hash.update(`\n${file}\0${content.length}\0`).update(content);

@@ -111,9 +111,7 @@ export function shortImageName(name: string): string {
 
 /** Extracts the digest in an entry's name: a blob, or a config named by docker and podman, or by crane. */
 export function digestInName({ path }: TarEntry): string | undefined {
-  return (BLOB_PATH.exec(path) ??
-    /^([0-9a-f]{64})\.json$/.exec(path) ??
-    /^sha256:([0-9a-f]{64})$/.exec(path))?.[1];
+  return (BLOB_PATH.exec(path) ?? /^([0-9a-f]{64})\.json$/.exec(path) ?? /^sha256:([0-9a-f]{64})$/.exec(path))?.[1];
 }
 
 type Invalid = (reason: string) => Error;
@@ -147,8 +145,7 @@ function isLegacyEntry(name: string, entry: TarEntry, known: Set<TarEntry>): boo
 }
 
 function parseManifest(value: unknown, invalid: Invalid) {
-  if (!Array.isArray(value) || value.length !== 1)
-    throw invalid("manifest.json does not describe exactly one image");
+  if (!Array.isArray(value) || value.length !== 1) throw invalid("manifest.json does not describe exactly one image");
   const image = expectObject(value[0], "the image in manifest.json");
   const unknown = Object.keys(image).find(
     (key) => !["Config", "RepoTags", "Layers", "LayerSources", "Parent"].includes(key),
@@ -167,10 +164,7 @@ function parseConfig(value: unknown, layerCount: number, invalid: Invalid): Arch
     const text = config[key];
     if (typeof text !== "string" || !/^[a-z0-9]+$/.test(text)) throw invalid(`the config has no ${key}`);
   }
-  const ids = expectStrings(
-    expectObject(config.rootfs, "rootfs of the config").diff_ids,
-    "diff_ids of the config",
-  );
+  const ids = expectStrings(expectObject(config.rootfs, "rootfs of the config").diff_ids, "diff_ids of the config");
   if (ids.length !== layerCount)
     throw invalid(`the config lists ${ids.length} layers, but the archive has ${layerCount}`);
   const malformed = ids.find((id) => !/^sha256:[0-9a-f]{64}$/.test(id));

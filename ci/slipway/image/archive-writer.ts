@@ -71,8 +71,7 @@ async function writeContent(
   let at = 0;
   const write = (bytes: Uint8Array) => {
     // write() can be partial, for example if the disk is nearly full.
-    for (let done = 0; done < bytes.length;)
-      done += writeSync(file, bytes, done, bytes.length - done, at + done);
+    for (let done = 0; done < bytes.length;) done += writeSync(file, bytes, done, bytes.length - done, at + done);
     at += bytes.length;
   };
   const add = (path: string, content: string | Uint8Array) => {

@@ -67,10 +67,7 @@ export async function buildImage(
     await mkdir(join(part, "app", APP_DIRECTORY), { recursive: true });
     for (const layer of layerNames) await normaliseMetadata(join(part, layer));
     const packages = [...bundled, ...(await readPackages(inputs.packages.values()))];
-    await Bun.write(
-      join(part, SBOM_FILE),
-      await createSbom(service, { id, packages, runtime: inputs.runtime }),
-    );
+    await Bun.write(join(part, SBOM_FILE), await createSbom(service, { id, packages, runtime: inputs.runtime }));
     await Bun.write(join(part, "image.json"), JSON.stringify(built) + "\n");
     await rm(dist, { recursive: true, force: true });
     await rename(part, dist);

@@ -83,17 +83,13 @@ export async function bundleOptions(
 export function publicEnvDefines(service: Service): Record<string, string> {
   const found = Object.entries(findPublicVariables(service));
   return Object.fromEntries(
-    found
-      .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([name, value]) => [`process.env.${name}`, JSON.stringify(value)]),
+    found.sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, value]) => [`process.env.${name}`, JSON.stringify(value)]),
   );
 }
 
 /** Returns the environment variables whose names start with the `publicEnv` setting. */
 export function findPublicVariables({ publicEnv }: Service): Record<string, string> {
-  const found = Object.entries(process.env).filter(
-    ([name]) => publicEnv !== "" && name.startsWith(publicEnv),
-  );
+  const found = Object.entries(process.env).filter(([name]) => publicEnv !== "" && name.startsWith(publicEnv));
   return Object.fromEntries(found as [string, string][]);
 }
 
@@ -198,9 +194,7 @@ function dispatchCode(
   others: [name: string, path: string][],
   specifier: (path: string) => string,
 ): string[] {
-  const table = others.map(
-    ([name, path]) => `  [${JSON.stringify(name)}, () => import(${specifier(path)})],`,
-  );
+  const table = others.map(([name, path]) => `  [${JSON.stringify(name)}, () => import(${specifier(path)})],`);
   return [
     // A Map, because every object has keys like `constructor`.
     "const others = new Map<string, () => Promise<unknown>>([",

@@ -6,13 +6,7 @@
 import { PipelineError } from "../core/errors.ts";
 import { digestOf, sha256 } from "../core/hash.ts";
 import { layerNames } from "./image-spec.ts";
-import {
-  digestInName,
-  shortImageName,
-  createLayerReader,
-  readArchive,
-  type Archive,
-} from "./archive-reader.ts";
+import { digestInName, shortImageName, createLayerReader, readArchive, type Archive } from "./archive-reader.ts";
 import { listTar, type TarEntry } from "./tar-reader.ts";
 
 export interface Layer {
@@ -163,11 +157,7 @@ function layerDifferences(expected: Layer, found: Layer, content: boolean): stri
   return named([...id, ...tree]);
 }
 
-function treeDifferences(
-  expected: Map<string, ImageFile>,
-  found: Map<string, ImageFile>,
-  content: boolean,
-): string[] {
+function treeDifferences(expected: Map<string, ImageFile>, found: Map<string, ImageFile>, content: boolean): string[] {
   const paths = [...new Set([...expected.keys(), ...found.keys()])].sort();
   return paths.flatMap((path) => {
     const [before, after] = [expected.get(path), found.get(path)];

@@ -44,8 +44,7 @@ export class Decompressor {
     try {
       const { buffer, engine } = await inflate(packing, bytes, options);
       // gunzip ignores trailing zeros, but other tools fail.
-      if (engine.bytesWritten !== bytes.length)
-        throw new Error(`its ${packing} data is followed by other data`);
+      if (engine.bytesWritten !== bytes.length) throw new Error(`its ${packing} data is followed by other data`);
       this.#remainingBytes -= buffer.length;
       if (this.#remainingBytes < 0) throw tooLarge(limit);
       return new Uint8Array(buffer.buffer as ArrayBuffer, buffer.byteOffset, buffer.length);

@@ -36,8 +36,7 @@ export function describeMissing(missing: Map<string, string>): string[] {
 }
 
 /** Matches imports of computed paths, and calls of the bundler, which needs the source at run time. */
-const dynamicLoad =
-  /(?<![.\w$#])(?:import|require)\(\s*(?:`[^`]*\$\{|[^"'`\s)/])[^\n]*|(?<![.\w$])Bun\.build\(/g;
+const dynamicLoad = /(?<![.\w$#])(?:import|require)\(\s*(?:`[^`]*\$\{|[^"'`\s)/])[^\n]*|(?<![.\w$])Bun\.build\(/g;
 
 /**
  * Finds dynamic loads in the service's own modules, with their locations. The loaded modules are not in the image.

@@ -60,8 +60,7 @@ function parse(path: string, read: (offset: number, length: number) => Buffer): 
       length: number(table, at + 32),
     };
   });
-  const bytesOf = (type: number) =>
-    segments.filter((s) => s.type === type).map((s) => read(s.offset, s.length));
+  const bytesOf = (type: number) => segments.filter((s) => s.type === type).map((s) => read(s.offset, s.length));
 
   const dynamic = bytesOf(PT_DYNAMIC)[0] ?? Buffer.alloc(0);
   const tags = Array.from({ length: dynamic.length / 16 }, (_, i) => ({

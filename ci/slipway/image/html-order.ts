@@ -87,9 +87,7 @@ export async function findHtmlImports(
   const targetOf = ({ importer, path }: ImportCall) => targets.get(key(importer, path));
   const isStyle = (file: string | undefined) => file !== undefined && styleImports.has(file);
   const targetsOf = (some: ImportCall[]) => some.flatMap((call) => targetOf(call) ?? []);
-  const [within, outside] = [true, false].map((is) =>
-    calls.filter(({ importer }) => isStyle(importer) === is),
-  );
+  const [within, outside] = [true, false].map((is) => calls.filter(({ importer }) => isStyle(importer) === is));
   const known = new Set(targetsOf(within!));
   const order = new Set(byPath(targetsOf(outside!).filter(isStyle)));
   // The loop also visits the elements that it adds.

@@ -126,13 +126,9 @@ function addLibraries({ platform, files, root }: RuntimeLibraries, linkedBy: str
     const path = directories.map((at) => join(at, library)).find((path) => existsSync(join(root, path)));
     if (!path) {
       const searched = directories.map((at) => join(root, at)).join(", ");
-      throw new PipelineError(
-        "environment",
-        `${library}, which ${linkedBy} links, was not found in ${searched}`,
-        {
-          hint: "Install the library on this system: the image uses the libraries of the build system.",
-        },
-      );
+      throw new PipelineError("environment", `${library}, which ${linkedBy} links, was not found in ${searched}`, {
+        hint: "Install the library on this system: the image uses the libraries of the build system.",
+      });
     }
     if (files.has(path)) continue;
     const file = inRoot(path);
@@ -148,7 +144,5 @@ function addLibraries({ platform, files, root }: RuntimeLibraries, linkedBy: str
 
 /** Finds the libraries of the system in `root`, which has the layout of the base image. Default: this machine. */
 export function findSharedLibrariesIn(root: string | undefined): RuntimeLibraries {
-  return root === undefined
-    ? findSharedLibraries()
-    : findSharedLibraries(join(root, "usr/local/bin/bun"), root);
+  return root === undefined ? findSharedLibraries() : findSharedLibraries(join(root, "usr/local/bin/bun"), root);
 }

@@ -147,10 +147,7 @@ function findConfiguredFiles({ project, files }: Service): [string, string][] {
     const found = [...glob.scanSync({ cwd: project, dot: true })].filter((file) => !isInstalled(`/${file}`));
     const inImage = (file: string) => join(APP_DIRECTORY, file).slice(1);
     if (found.length > 0) return found.map((file): [string, string] => [inImage(file), join(project, file)]);
-    throw new PipelineError(
-      "project",
-      `\`files\` contains ${configured}, which matches no file in ${project}`,
-    );
+    throw new PipelineError("project", `\`files\` contains ${configured}, which matches no file in ${project}`);
   });
 }
 

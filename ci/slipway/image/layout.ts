@@ -35,10 +35,7 @@ const manifestTypes = [
   "application/vnd.oci.image.manifest.v1+json",
   "application/vnd.docker.distribution.manifest.v2+json",
 ];
-const configTypes = [
-  "application/vnd.oci.image.config.v1+json",
-  "application/vnd.docker.container.image.v1+json",
-];
+const configTypes = ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 /** Compression of each layer type. containerd trusts OCI's types, but detects the compression for docker's. */
 const layerTypes: Record<string, CompressionFormat | "any"> = {
   "application/vnd.oci.image.layer.v1.tar": "none",
@@ -99,12 +96,9 @@ export async function checkLayout(image: Image, access: ArchiveAccess): Promise<
 /** Compares the image names, because containerd reads them from the layout. */
 function checkNames({ names }: Image, manifests: Descriptor[], invalid: ArchiveAccess["invalid"]): void {
   const expected = new Set(names.map(fullName));
-  const found = new Set(
-    manifests.map(({ annotations }) => String(annotations["io.containerd.image.name"] ?? "")),
-  );
+  const found = new Set(manifests.map(({ annotations }) => String(annotations["io.containerd.image.name"] ?? "")));
   if (expected.size === 0) expected.add("");
-  const different =
-    [...found].find((name) => !expected.has(name)) ?? [...expected].find((name) => !found.has(name));
+  const different = [...found].find((name) => !expected.has(name)) ?? [...expected].find((name) => !found.has(name));
   if (different !== undefined)
     throw invalid(`index.json and manifest.json have different names: ${different || "none"}`);
 }
@@ -146,10 +140,7 @@ function blobOf({ digest }: Descriptor): string {
 function parseDescriptors(value: unknown, where: string): Descriptor[] {
   if (!Array.isArray(value)) throw new Error(`${where} has no list of descriptors`);
   return value.map((item) => {
-    const { mediaType, digest, size, annotations, platform, ...more } = expectObject(
-      item,
-      `a descriptor of ${where}`,
-    );
+    const { mediaType, digest, size, annotations, platform, ...more } = expectObject(item, `a descriptor of ${where}`);
     if (typeof mediaType !== "string" || typeof size !== "number")
       throw new Error(`a descriptor of ${where} has no type or no size`);
     if (typeof digest !== "string" || !/^sha256:[0-9a-f]{64}$/.test(digest))

@@ -53,9 +53,7 @@ async function identifyByDpkg(
   const dpkg = join(root, "var/lib/dpkg");
   const stanza = (await readText(join(dpkg, "status"))).split("\n\n").find((text) => {
     const has = (field: string, value: string) => new RegExp(`^${field}: ${value}$`, "m").test(text);
-    return (
-      has("Package", PACKAGE) && has("Architecture", architecture) && has("Status", "\\S+ \\S+ installed")
-    );
+    return has("Package", PACKAGE) && has("Architecture", architecture) && has("Status", "\\S+ \\S+ installed");
   });
   const field = (name: string) => new RegExp(`^${name}: (\\S+)`, "m").exec(stanza ?? "")?.[1];
   const version = field("Version");
@@ -96,9 +94,7 @@ async function identifyByContent(
   const [path, source] = [...files].find(([path]) => basename(path) === "libc.so.6") ?? [];
   if (!path || !source) return undefined;
   const text = Buffer.from(await Bun.file(source).bytes()).toString("latin1");
-  const version = /GNU C Library \([^)\0]*\) (?:stable|development) release version ([\d.]*\d)/.exec(
-    text,
-  )?.[1];
+  const version = /GNU C Library \([^)\0]*\) (?:stable|development) release version ([\d.]*\d)/.exec(text)?.[1];
   if (!version) return undefined;
   return {
     name: "glibc",
@@ -115,12 +111,7 @@ async function identifyByContent(
  * @param path optional namespace, and name
  * @param qualifiers sorted by name
  */
-export function purl(
-  type: string,
-  path: string[],
-  version: string,
-  qualifiers: Record<string, string> = {},
-): string {
+export function purl(type: string, path: string[], version: string, qualifiers: Record<string, string> = {}): string {
   // encodeURIComponent() encodes colons, but the specification does not.
   const encode = (text: string) => encodeURIComponent(text).replaceAll("%3A", ":");
   const query = Object.entries(qualifiers).map(([name, value]) => `${name}=${encode(value)}`);

@@ -56,19 +56,14 @@ export function findNativePackages(
   }
   const packages = new Map<string, string>();
   for (const [directory, name] of owners) {
-    if (requested.includes(name) || hasHiddenAddon(directory, embedded))
-      addPackage(name, directory, packages);
+    if (requested.includes(name) || hasHiddenAddon(directory, embedded)) addPackage(name, directory, packages);
   }
   const missing = requested.find((name) => !packages.has(name));
   if (missing)
-    throw new PipelineError(
-      "project",
-      `\`nativePackages\` lists ${missing}, but the service does not import it`,
-    );
+    throw new PipelineError("project", `\`nativePackages\` lists ${missing}, but the service does not import it`);
   // The bundler can embed an addon for musl as well, which is never loaded.
   const objects = embedded.filter(isForGlibc);
-  for (const object of objects)
-    if (!isFor(architecture)(object)) throw wrongArchitecture(object, architecture);
+  for (const object of objects) if (!isFor(architecture)(object)) throw wrongArchitecture(object, architecture);
   const foreignObjects = new Set<string>();
   for (const directory of packages.values()) {
     const all = listObjects(directory);
@@ -80,8 +75,7 @@ export function findNativePackages(
   return { packages, objects, foreignObjects };
 }
 
-const isFor = (architecture: Architecture) => (object: string) =>
-  readElf(object).architecture === architecture;
+const isFor = (architecture: Architecture) => (object: string) => readElf(object).architecture === architecture;
 
 function wrongArchitecture(object: string, architecture: Architecture): PipelineError {
   const actual = isElf(object) ? readElf(object).architecture : "another system";
@@ -95,17 +89,12 @@ function wrongArchitecture(object: string, architecture: Architecture): Pipeline
 }
 
 /** Lists the files of packages for the image, without documentation, types, sources and build artifacts. */
-export function listPackageFiles({
-  packages,
-  foreignObjects,
-}: NativePackages): [path: string, file: string][] {
+export function listPackageFiles({ packages, foreignObjects }: NativePackages): [path: string, file: string][] {
   return [...packages].flatMap(([name, directory]) =>
     [...allFiles.scanSync({ cwd: directory, dot: false })]
       .filter(
         (path) =>
-          !/(^|\/)(node_modules|docs?|tests?|examples?)\/|\.(md|map|[cm]?ts|c|cc|cpp|h|hpp|gyp|o|a)$/i.test(
-            path,
-          ),
+          !/(^|\/)(node_modules|docs?|tests?|examples?)\/|\.(md|map|[cm]?ts|c|cc|cpp|h|hpp|gyp|o|a)$/i.test(path),
       )
       .map((path): [string, string] => [`node_modules/${name}/${path}`, join(directory, path)])
       .filter(([, file]) => !foreignObjects.has(file)),
@@ -130,10 +119,7 @@ function hasHiddenAddon(directory: string, embedded: string[]): boolean {
 function addPackage(name: string, directory: string, packages: Map<string, string>): void {
   const existing = packages.get(name);
   if (existing !== undefined && existing !== directory && versionOf(existing) !== versionOf(directory)) {
-    throw new PipelineError(
-      "project",
-      `the image would need two versions of ${name}: ${existing} and ${directory}`,
-    );
+    throw new PipelineError("project", `the image would need two versions of ${name}: ${existing} and ${directory}`);
   }
   if (existing !== undefined) return;
   packages.set(name, directory);
@@ -157,9 +143,7 @@ function isPackageForGlibc(directory: string): boolean {
 
 /** Whether an object links glibc or no C library. musl and other systems use other library names. */
 function isForGlibc(object: string): boolean {
-  return (
-    isElf(object) && readElf(object).needed.every((library) => !/^libc\./.test(library) || library === GLIBC)
-  );
+  return isElf(object) && readElf(object).needed.every((library) => !/^libc\./.test(library) || library === GLIBC);
 }
 
 function readManifest(directory: string): Manifest {

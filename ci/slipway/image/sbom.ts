@@ -48,8 +48,7 @@ export async function createSbom(service: Service, { id, packages, runtime }: Sb
   ]);
   const licenses = (license: string | undefined) => {
     if (!license) return new Models.LicenseRepository();
-    if (SPDX.isSupportedSpdxId(license))
-      return new Models.LicenseRepository([new Models.SpdxLicense(license)]);
+    if (SPDX.isSupportedSpdxId(license)) return new Models.LicenseRepository([new Models.SpdxLicense(license)]);
     const isExpression = / (AND|OR|WITH) /.test(license);
     return new Models.LicenseRepository([
       isExpression ? new Models.LicenseExpression(license) : new Models.NamedLicense(license),
@@ -153,9 +152,7 @@ export async function loadCycloneDx() {
  * @param metafile the bundler's metafile. Its paths are relative to the working directory
  * @throws {Error} if a package in the bundle has no name or version
  */
-export async function listBundledPackages({
-  outputs,
-}: Pick<Bun.BuildMetafile, "outputs">): Promise<BundledPackage[]> {
+export async function listBundledPackages({ outputs }: Pick<Bun.BuildMetafile, "outputs">): Promise<BundledPackage[]> {
   const inputs = Object.values(outputs).flatMap(({ inputs }) => Object.keys(inputs));
   // The last node_modules of a path counts, because packages can be nested.
   const directories = new Set(

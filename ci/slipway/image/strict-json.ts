@@ -27,8 +27,7 @@ function countKeys(value: unknown): number {
 
 /** Returns a value as an object. @throws {Error} if it is not an object */
 export function expectObject(value: unknown, name: string): Record<string, unknown> {
-  if (typeof value !== "object" || value === null || Array.isArray(value))
-    throw new Error(`${name} is not an object`);
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error(`${name} is not an object`);
   return value as Record<string, unknown>;
 }
 

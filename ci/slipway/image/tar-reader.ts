@@ -111,8 +111,7 @@ class Reader {
       if ("xgLK".includes(type)) {
         const size = octal(header, 124, 12);
         if (this.plain) throw this.invalid(textOf(header, 0, 100), "is an extension (pax, GNU)");
-        if (!(size <= MAX_EXTENSION_BYTES))
-          throw this.invalid(textOf(header, 0, 100), "is an extension of over 1 MiB");
+        if (!(size <= MAX_EXTENSION_BYTES)) throw this.invalid(textOf(header, 0, 100), "is an extension of over 1 MiB");
         extended = { ...extended, ...this.extension(type, this.content(at + BLOCK_BYTES, size)) };
         at += BLOCK_BYTES + size + tarPadding(size).length;
         continue;
@@ -206,9 +205,7 @@ class Reader {
     const magic = header.toString("latin1", 257, 265);
     if (!magic.startsWith("ustar")) throw new Error(`${this.name} is not a tar file`);
     if (octal(header, 148, 8) !== tarChecksum(header)) {
-      throw new Error(
-        `${this.name} is damaged: the checksum of the header at byte ${at - this.start} does not match`,
-      );
+      throw new Error(`${this.name} is damaged: the checksum of the header at byte ${at - this.start} does not match`);
     }
     // The `star` format has other fields after the prefix. Image archives use short names without a prefix.
     const rest = header.subarray(this.plain ? 345 : 500);

@@ -39,8 +39,7 @@ function split(path: string): [prefix: string, name: string] {
   if (bytes.length <= 100) return ["", path];
   // The name is as long as possible. The final slash of a directory is no split point.
   const at = bytes.indexOf("/", bytes.length - 101);
-  if (at <= 0 || at > 155 || at === bytes.length - 1)
-    throw new RangeError(`${path} is too long for a tar header`);
+  if (at <= 0 || at > 155 || at === bytes.length - 1) throw new RangeError(`${path} is too long for a tar header`);
   return [bytes.toString("utf8", 0, at), bytes.toString("utf8", at + 1)];
 }
 

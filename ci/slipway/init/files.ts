@@ -61,8 +61,7 @@ function moduleType({ service, package: manifest }: ProjectFacts): [string, stri
   const file = join(service.project, "tsconfig.json");
   if (manifest.type === "module" || !existsSync(file)) return [];
   // With a bundler's resolution, imports make a file a module.
-  if (/"moduleResolution"\s*:\s*"bundler"|"module"\s*:\s*"(preserve|es)/i.test(readFileSync(file, "utf8")))
-    return [];
+  if (/"moduleResolution"\s*:\s*"bundler"|"module"\s*:\s*"(preserve|es)/i.test(readFileSync(file, "utf8"))) return [];
   return [["ci/package.json", '{ "private": true, "type": "module" }\n']];
 }
 

@@ -4,15 +4,7 @@ import type { PackageJson } from "../core/service-config.ts";
 import type { ProjectFacts } from "./project-facts.ts";
 
 /** Patterns for .gitignore: files that slipway writes. */
-const gitPatterns = [
-  "node_modules/",
-  "dist/",
-  "*.tar",
-  "*.tar.part",
-  "*.cdx.json",
-  "*.cdx.json.part",
-  ".*.bun-build",
-];
+const gitPatterns = ["node_modules/", "dist/", "*.tar", "*.tar.part", "*.cdx.json", "*.cdx.json.part", ".*.bun-build"];
 /** Patterns for .dockerignore: files that an image build does not need. */
 const dockerPatterns = [".git", "**/node_modules", "**/dist", "**/*.tar", "**/*.cdx.json", "**/.env*"];
 
@@ -59,8 +51,7 @@ export function addToPackage(text: string, { hasTests, service, slipway }: Proje
     up: "bun install --silent && bun ci/pipeline.ts up",
   };
   // If the package is published under another name, an alias keeps the import `slipway`.
-  const version =
-    slipway.name === "slipway" ? `^${slipway.version}` : `npm:${slipway.name}@^${slipway.version}`;
+  const version = slipway.name === "slipway" ? `^${slipway.version}` : `npm:${slipway.name}@^${slipway.version}`;
   let changed = text.replace(/^\uFEFF/, "");
   const byteOrderMark = text.slice(0, text.length - changed.length);
   const add = (path: [section: string, name: string], value: string) => {

@@ -49,9 +49,7 @@ function findServerPort(code: string): string | undefined {
     before: textBeforeObject(code, index),
   }));
   const isServer = ({ before }: { before: string }) =>
-    /(\b(serve|listen|createServer|Server)\w*\s*(<[^()]*>)?\(\s*(\w+\s*,\s*)?|\bexport\s+default\s*)$/.test(
-      before,
-    );
+    /(\b(serve|listen|createServer|Server)\w*\s*(<[^()]*>)?\(\s*(\w+\s*,\s*)?|\bexport\s+default\s*)$/.test(before);
   // An object that is not an argument may hold the server's options.
   const isArgument = ({ before }: { before: string }) => /[(,]\s*$/.test(before);
   return (matches.find(isServer) ?? matches.find((match) => !isArgument(match)))?.port;

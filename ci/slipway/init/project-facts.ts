@@ -51,8 +51,7 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
     isFixed: hasHardcodedPort(source),
     hasTests,
     hasDagger: "@dagger.io/dagger" in { ...manifest.dependencies, ...manifest.devDependencies },
-    lockfile:
-      existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",
+    lockfile: existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",
     members,
     installs,
     hasHooks,
@@ -85,10 +84,7 @@ const [FIRST_PORT, PORT_COUNT] = [30_100, 2_600];
  * Finds the service's NodePort in the overlay or in the cluster. Otherwise derives one from the name, so that services do not
  * collide, and skips ports that are taken in the cluster.
  */
-async function findNodePort(
-  { project, overlays, name, namespace }: Service,
-  signal: AbortSignal,
-): Promise<number> {
+async function findNodePort({ project, overlays, name, namespace }: Service, signal: AbortSignal): Promise<number> {
   const overlay = join(project, overlays.k3s);
   for (const file of existsSync(overlay) ? readdirSync(overlay) : []) {
     const [, port] = nodePortPattern.exec(read(join(overlay, file))) ?? [];
@@ -119,13 +115,7 @@ async function clusterNodePorts(
 ): Promise<{ current: number | undefined; taken: Set<number> }> {
   if (!isOnPath("k3s")) return { current: undefined, taken: new Set() };
   const line = "{.metadata.namespace}/{.metadata.name} {.spec.ports[*].nodePort}";
-  const query = [
-    "get",
-    "services",
-    "--all-namespaces",
-    "-o",
-    `jsonpath={range .items[*]}${line}{"\\n"}{end}`,
-  ];
+  const query = ["get", "services", "--all-namespaces", "-o", `jsonpath={range .items[*]}${line}{"\\n"}{end}`];
   const command = ["k3s", "kubectl", "--request-timeout=3s", ...query];
   const { code, stdout } = await runProcess(command, { signal, timeoutSeconds: 5 }).catch(() => ({
     code: 1,

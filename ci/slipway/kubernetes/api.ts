@@ -224,11 +224,7 @@ export class ApiClient {
   }
 
   /** Like pathOf(), but returns undefined if the cluster does not have the kind, or not yet. */
-  async findPath({
-    apiVersion,
-    kind,
-    metadata: { name, namespace },
-  }: KubeObject): Promise<string | undefined> {
+  async findPath({ apiVersion, kind, metadata: { name, namespace } }: KubeObject): Promise<string | undefined> {
     // An empty name would address the collection of all objects.
     if (!name) throw new Error(`a ${kind} without a name`);
     const base = apiVersion.includes("/") ? `/apis/${apiVersion}` : `/api/${apiVersion}`;

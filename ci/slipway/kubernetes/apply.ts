@@ -6,12 +6,7 @@ import { CREATED_BY, prepareForApply, type PreparedObject } from "./prepare-appl
 import { objectName, type KubeObject, type Workload } from "./objects.ts";
 
 /** Kinds whose deletion would also delete data or objects of others. They are never deleted automatically. */
-const neverDeleted = new Set([
-  "Namespace",
-  "CustomResourceDefinition",
-  "PersistentVolumeClaim",
-  "PersistentVolume",
-]);
+const neverDeleted = new Set(["Namespace", "CustomResourceDefinition", "PersistentVolumeClaim", "PersistentVolume"]);
 
 /** Seconds that the server may take to serve a kind after its definition is applied. */
 const DISCOVERY_TIMEOUT_SECONDS = 20;

@@ -64,10 +64,7 @@ export async function connectApi(options: ApiOptions): Promise<ApiClient> {
       if (code !== 0) throw kubeconfigError(stderr);
       const copy = join(directory, "kubeconfig");
       await writeFile(copy, stdout, { mode: 0o600 });
-      command = [
-        ...kubectl.filter((argument) => !/^--(kubeconfig|context)=/.test(argument)),
-        `--kubeconfig=${copy}`,
-      ];
+      command = [...kubectl.filter((argument) => !/^--(kubeconfig|context)=/.test(argument)), `--kubeconfig=${copy}`];
     }
     const socket = join(directory, "socket");
     const stderr = openStderrFile(join(directory, "stderr"));
@@ -89,13 +86,11 @@ export async function connectApi(options: ApiOptions): Promise<ApiClient> {
     };
     proxy.unref();
     const reader = proxy.stdout.getReader();
-    const started = await withTimeout(reader.read(), startTimeoutSeconds, signal).catch(
-      async (error: unknown) => {
-        signalProcessGroup(proxy.pid, "SIGKILL");
-        await close();
-        throw error;
-      },
-    );
+    const started = await withTimeout(reader.read(), startTimeoutSeconds, signal).catch(async (error: unknown) => {
+      signalProcessGroup(proxy.pid, "SIGKILL");
+      await close();
+      throw error;
+    });
     if (started === undefined || started.done) {
       if (started === undefined) signalProcessGroup(proxy.pid, "SIGKILL");
       const output = stderr.tail();
@@ -114,11 +109,7 @@ export async function connectApi(options: ApiOptions): Promise<ApiClient> {
 }
 
 /** Awaits a promise. @returns undefined on timeout @throws the signal's reason if it was aborted */
-async function withTimeout<T>(
-  promise: Promise<T>,
-  seconds: number,
-  signal: AbortSignal,
-): Promise<T | undefined> {
+async function withTimeout<T>(promise: Promise<T>, seconds: number, signal: AbortSignal): Promise<T | undefined> {
   const ended = Promise.withResolvers<undefined>();
   const end = () => ended.resolve(undefined);
   const timer = setTimeout(end, seconds * 1000);

@@ -74,9 +74,7 @@ export function explainRejection(operation: string, object: KubeObject, error: u
   if (!(error instanceof ApiError) || !error.isInvalid) return error;
   // The server quotes the invalid value.
   const reason =
-    object.kind === "Secret"
-      ? `status ${error.status} (details hidden, they may contain a value)`
-      : error.reply;
+    object.kind === "Secret" ? `status ${error.status} (details hidden, they may contain a value)` : error.reply;
   const message = `the cluster rejected the ${operation} of ${objectName(object)}: ${reason}`;
   const cause = object.kind === "Secret" ? undefined : error;
   return new PipelineError("project", message, { hint: "Correct the manifests under k8s/.", cause });
@@ -92,9 +90,7 @@ function describeChanges(object: KubeObject, live: KubeObject, merged: KubeObjec
 function comparableFields(object: KubeObject): unknown {
   const { metadata, status: _, ...rest } = object as KubeObject & { status?: unknown };
   const { labels } = metadata;
-  const annotations = Object.entries(metadata.annotations ?? {}).filter(
-    ([name]) => !CONTROLLER_ANNOTATIONS.test(name),
-  );
+  const annotations = Object.entries(metadata.annotations ?? {}).filter(([name]) => !CONTROLLER_ANNOTATIONS.test(name));
   return { ...rest, metadata: { labels, annotations: Object.fromEntries(annotations) } };
 }
 

@@ -98,8 +98,7 @@ const UNPRIVILEGED_ID = 65532;
 
 /** Finds the service's Deployment. */
 export function findWorkload(service: Service, manifests: KubeObject[]): Workload | undefined {
-  return manifests.find((object) => objectName(object) === `Deployment/${service.name}`) as
-    Workload | undefined;
+  return manifests.find((object) => objectName(object) === `Deployment/${service.name}`) as Workload | undefined;
 }
 
 /**
@@ -126,9 +125,7 @@ export function resolvePodSpec(service: Service, image: ImageConfig, manifests: 
   });
   const volumes = (spec?.volumes ?? []).flatMap(({ name, emptyDir }) => {
     if (emptyDir === undefined) return [];
-    return [
-      { name, ...(emptyDir?.sizeLimit !== undefined && { bytes: parseByteQuantity(emptyDir.sizeLimit) }) },
-    ];
+    return [{ name, ...(emptyDir?.sizeLimit !== undefined && { bytes: parseByteQuantity(emptyDir.sizeLimit) }) }];
   });
   const mounts: PodMount[] = [];
   for (const mount of container?.volumeMounts ?? []) {
@@ -218,12 +215,7 @@ function servicePort(
 
 /** Returns the seconds that one attempt may take, and until the probe must pass. */
 function probeTimes(kind: ScheduledProbe["kind"], probe: KubeProbe, { readyTimeoutSeconds }: Service) {
-  const {
-    initialDelaySeconds = 0,
-    periodSeconds = 10,
-    failureThreshold = 3,
-    timeoutSeconds: seconds = 1,
-  } = probe;
+  const { initialDelaySeconds = 0, periodSeconds = 10, failureThreshold = 3, timeoutSeconds: seconds = 1 } = probe;
   const limit = {
     startup: periodSeconds * failureThreshold,
     // The same time that a deploy waits for a pod, see the settings.

@@ -44,8 +44,7 @@ export async function prepareForApply(api: ApiClient, manifests: KubeObject[]): 
     if (!live || live.metadata.annotations?.[CREATED_BY] !== undefined) {
       prepared.metadata.annotations = { ...prepared.metadata.annotations, [CREATED_BY]: api.service.name };
     }
-    if (isWorkload(prepared))
-      keepReplicas(api, prepared, live as Workload | undefined, scalerOf(prepared, scalers));
+    if (isWorkload(prepared)) keepReplicas(api, prepared, live as Workload | undefined, scalerOf(prepared, scalers));
     return { object: prepared, path, live, scaled: scalerOf(prepared, liveScalers) !== undefined };
   });
 }
@@ -63,9 +62,7 @@ async function listAutoscalers(api: ApiClient, manifests: KubeObject[]): Promise
 }
 
 function scalerOf(object: KubeObject, scalers: Autoscaler[]): Autoscaler | undefined {
-  return scalers.find(
-    ({ spec: { scaleTargetRef: target } }) => objectName(object) === `${target.kind}/${target.name}`,
-  );
+  return scalers.find(({ spec: { scaleTargetRef: target } }) => objectName(object) === `${target.kind}/${target.name}`);
 }
 
 /** Keeps the autoscaler's current replicas. Before its first decision, sets its minimum. */

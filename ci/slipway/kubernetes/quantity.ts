@@ -11,8 +11,7 @@ for (const [i, letter] of ["K", "M", "G", "T", "P", "E"].entries()) {
 
 /** Converts a quantity such as `64Mi` to bytes, rounded up. @throws {RangeError} if it is not a quantity */
 export function parseByteQuantity(quantity: string | number): number {
-  const [, number, unit = ""] =
-    /^(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)([a-zA-Z]*)$/.exec(String(quantity)) ?? [];
+  const [, number, unit = ""] = /^(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)([a-zA-Z]*)$/.exec(String(quantity)) ?? [];
   const factor = factors[unit];
   if (number === undefined || factor === undefined) throw new RangeError(`${quantity} is not a quantity`);
   return Math.ceil(Number(number) * factor);

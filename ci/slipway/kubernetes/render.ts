@@ -45,11 +45,7 @@ export async function renderManifests(
 }
 
 /** Runs `kubectl kustomize` on a directory. */
-export function kustomizeLocally(
-  kubectl: string[],
-  directory: string,
-  signal: AbortSignal,
-): Promise<ProcessResult> {
+export function kustomizeLocally(kubectl: string[], directory: string, signal: AbortSignal): Promise<ProcessResult> {
   const program = kubectl.filter((argument) => argument !== "sudo" && !argument.startsWith("--"));
   return runProcess([...program, "kustomize", directory], { signal, timeoutSeconds: 60 });
 }
@@ -110,12 +106,7 @@ export function containersOf({ spec }: PodTemplate): { name: string; image: stri
  *
  * @param image the image's name in pods
  */
-export function withVersion(
-  service: Service,
-  manifests: KubeObject[],
-  id: string,
-  image: string,
-): KubeObject[] {
+export function withVersion(service: Service, manifests: KubeObject[], id: string, image: string): KubeObject[] {
   const version = { "app.kubernetes.io/version": id };
   return cloneJson(manifests).map((object) => {
     const templates = podTemplates(object);

@@ -98,8 +98,7 @@ function keysOf(manifests: KubeObject[], kind: string, name: string): Record<str
     KeyValues | undefined;
   if (!found) return undefined;
   const { data = {}, stringData = {} } = found;
-  const plain =
-    kind === "ConfigMap" ? data : mapValues(data, (text) => Buffer.from(text, "base64").toString());
+  const plain = kind === "ConfigMap" ? data : mapValues(data, (text) => Buffer.from(text, "base64").toString());
   return { ...plain, ...stringData };
 }
 

@@ -16,10 +16,7 @@ export type Credentials = { user: string; password: string } | { identityToken: 
 /** The relevant keys of both file formats. */
 interface AuthFile {
   /** Registry or `registry/name/space` -> credentials. An empty entry means that a store has them. */
-  auths?: Record<
-    string,
-    { auth?: string; username?: string; password?: string; identitytoken?: string } | undefined
-  >;
+  auths?: Record<string, { auth?: string; username?: string; password?: string; identitytoken?: string } | undefined>;
   /** Registry -> NAME of its credential helper, the program docker-credential-NAME. */
   credHelpers?: Record<string, string>;
   /** NAME of the credential helper for all other registries. */
@@ -31,20 +28,11 @@ const DOCKER_HUB = "https://index.docker.io/v1/";
 
 /** Lists the files that can contain credentials, by precedence. */
 function listAuthFiles(): string[] {
-  const {
-    HOME = homedir(),
-    REGISTRY_AUTH_FILE,
-    XDG_RUNTIME_DIR,
-    XDG_CONFIG_HOME,
-    DOCKER_CONFIG,
-  } = process.env;
+  const { HOME = homedir(), REGISTRY_AUTH_FILE, XDG_RUNTIME_DIR, XDG_CONFIG_HOME, DOCKER_CONFIG } = process.env;
   return [
     ...(REGISTRY_AUTH_FILE ? [REGISTRY_AUTH_FILE] : []),
     // Without a login session, for example with sudo, podman uses a directory for each user.
-    join(
-      XDG_RUNTIME_DIR ? `${XDG_RUNTIME_DIR}/containers` : `/run/containers/${process.getuid?.()}`,
-      "auth.json",
-    ),
+    join(XDG_RUNTIME_DIR ? `${XDG_RUNTIME_DIR}/containers` : `/run/containers/${process.getuid?.()}`, "auth.json"),
     join(XDG_CONFIG_HOME || join(HOME, ".config"), "containers/auth.json"),
     join(DOCKER_CONFIG || join(HOME, ".docker"), "config.json"),
   ];
@@ -98,8 +86,7 @@ async function lookUp(
     const entry = entries.get(segments.slice(0, length).join("/"));
     if (entry?.identitytoken) return { identityToken: entry.identitytoken };
     if (entry?.username && entry.password) return { user: entry.username, password: entry.password };
-    const [, user, password] =
-      /^([^:]*):(.*)$/s.exec(Buffer.from(entry?.auth ?? "", "base64").toString()) ?? [];
+    const [, user, password] = /^([^:]*):(.*)$/s.exec(Buffer.from(entry?.auth ?? "", "base64").toString()) ?? [];
     if (user && password) return { user, password };
   }
   if (!credsStore) return undefined;
@@ -130,10 +117,8 @@ async function runCredentialHelper(
     // Helpers mark an identity token by this reserved user name.
     return user === "<token>" ? { identityToken: password } : { user, password };
   } catch {
-    throw new PipelineError(
-      "environment",
-      `${program} returned no credentials for ${server} (exit code ${code})`,
-      { hint: `Run \`echo ${server} | ${program} get\` to see its output.` },
-    );
+    throw new PipelineError("environment", `${program} returned no credentials for ${server} (exit code ${code})`, {
+      hint: `Run \`echo ${server} | ${program} get\` to see its output.`,
+    });
   }
 }

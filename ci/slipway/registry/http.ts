@@ -43,11 +43,7 @@ export interface RequestPolicy {
  * @throws {PipelineError} "environment" if there is no reply, or a redirect is not encrypted. Nothing is sent to its target
  * @throws the signal's reason if it is aborted
  */
-export async function sendRequest(
-  from: URL,
-  request: HttpRequest,
-  policy: RequestPolicy,
-): Promise<HttpReply> {
+export async function sendRequest(from: URL, request: HttpRequest, policy: RequestPolicy): Promise<HttpReply> {
   const { redirect, timeoutSeconds: _, ...first } = request;
   const timeout = AbortSignal.timeout(policy.timeoutSeconds * 1000);
   let [url, init] = [from, first];
@@ -85,12 +81,7 @@ function redirectedRequest(request: HttpRequest, status: number, isSameOrigin: b
   return { method: "GET", headers: bodilessHeaders };
 }
 
-async function sendOnce(
-  url: URL,
-  init: HttpRequest,
-  timeout: AbortSignal,
-  policy: RequestPolicy,
-): Promise<HttpReply> {
+async function sendOnce(url: URL, init: HttpRequest, timeout: AbortSignal, policy: RequestPolicy): Promise<HttpReply> {
   try {
     const response = await fetch(url, {
       ...init,

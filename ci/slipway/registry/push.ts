@@ -8,13 +8,7 @@
 import { zstdLevels } from "../image/archive-writer.ts";
 import { PipelineError } from "../core/errors.ts";
 import { digestOf, isDigest } from "../core/hash.ts";
-import {
-  digestInName,
-  shortImageName,
-  createLayerReader,
-  readArchive,
-  type Archive,
-} from "../image/archive-reader.ts";
+import { digestInName, shortImageName, createLayerReader, readArchive, type Archive } from "../image/archive-reader.ts";
 import { detectCompression } from "../image/decompress.ts";
 import type { TarEntry } from "../image/tar-reader.ts";
 import { attachSbom } from "./referrer.ts";
@@ -160,10 +154,7 @@ async function pushArchive(
     const configBytes = await reader.stored(configEntry);
     const declaredDigest = digestInName(configEntry);
     if (declaredDigest !== undefined && digestOf(configBytes) !== `sha256:${declaredDigest}`)
-      throw invalidArchive(
-        archive,
-        `the content of ${configEntry.path} does not match the digest in its name`,
-      );
+      throw invalidArchive(archive, `the content of ${configEntry.path} does not match the digest in its name`);
     const existing = await repository.manifest();
     if (existing && (await isComplete(existing.content, digestOf(configBytes), repository))) {
       options.log?.(`${reference} exists already`);
@@ -197,10 +188,7 @@ async function pushArchive(
  * @throws {PipelineError} "usage" if the reference is malformed
  * @throws the signal's reason if it is aborted
  */
-export async function resolveDigest(
-  reference: string,
-  options: RegistryOptions,
-): Promise<string | undefined> {
+export async function resolveDigest(reference: string, options: RegistryOptions): Promise<string | undefined> {
   return new Repository(parseReference(reference), "pull", options).digest();
 }
 
@@ -227,9 +215,7 @@ export async function compareWithRemote(
   const configDigest = content.config?.digest;
   const remoteConfig = isDigest(configDigest) && (await repository.blob(configDigest));
   const same =
-    remoteConfig &&
-    isSameConfig(remoteConfig, config) &&
-    (await isComplete(content, configDigest, repository));
+    remoteConfig && isSameConfig(remoteConfig, config) && (await isComplete(content, configDigest, repository));
   return { digest: descriptor.digest, same: same === true };
 }
 
@@ -254,11 +240,7 @@ function withoutCommit(config: Archive["config"]): object {
  *
  * The config contains the diffIDs of the layers, so their compression may differ.
  */
-async function isComplete(
-  manifest: Manifest,
-  configDigest: string,
-  repository: Repository,
-): Promise<boolean> {
+async function isComplete(manifest: Manifest, configDigest: string, repository: Repository): Promise<boolean> {
   if (manifest.config?.digest !== configDigest || !Array.isArray(manifest.layers)) return false;
   const digests = [manifest.config, ...manifest.layers].map(({ digest }) => digest);
   if (!digests.every(isDigest)) return false;

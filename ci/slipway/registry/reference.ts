@@ -19,8 +19,7 @@ export interface Reference {
  * @throws {PipelineError} "usage" if the reference is malformed
  */
 export function parseReference(reference: string): Reference {
-  const name =
-    /^(\[[\da-fA-F:]+\]|[\w.-]+)(:\d+)?\/([a-z\d]+(?:(?:[._]|__|-+|\/)[a-z\d]+)*):(\w[\w.-]{0,127})$/;
+  const name = /^(\[[\da-fA-F:]+\]|[\w.-]+)(:\d+)?\/([a-z\d]+(?:(?:[._]|__|-+|\/)[a-z\d]+)*):(\w[\w.-]{0,127})$/;
   const [, host = "", port = "", path = "", tag = ""] = name.exec(reference) ?? [];
   const url = URL.parse(`https://${host}${port}`);
   if (!url || (host !== "localhost" && !port && !/[.:]/.test(host))) {

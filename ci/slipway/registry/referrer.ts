@@ -54,16 +54,12 @@ export async function attachSbom(
   });
   const referrer = { ...createDescriptor(ociMediaTypes.manifest, manifest), artifactType: sbomType };
   const { digest } = referrer;
-  const isListed = (index: Index | undefined) =>
-    index?.manifests.some((item) => item.digest === digest) ?? false;
+  const isListed = (index: Index | undefined) => index?.manifests.some((item) => item.digest === digest) ?? false;
 
   const referrers = await repository.referrers(subject.digest, sbomType);
   if (isListed(referrers ?? (await readFallbackList(repository, subject)))) return { digest, sent: false };
 
-  await Promise.all([
-    repository.sendBlob(config.digest, emptyConfig),
-    repository.sendBlob(layer.digest, content),
-  ]);
+  await Promise.all([repository.sendBlob(config.digest, emptyConfig), repository.sendBlob(layer.digest, content)]);
   const { linked } = await repository.putManifest(manifest, ociMediaTypes.manifest, digest);
   if (!linked) {
     // Read as late as possible, because other clients can change the list and the protocol has no lock.
@@ -93,13 +89,9 @@ async function readFallbackList(repository: Repository, subject: Descriptor): Pr
   if (!found) return undefined;
   const { manifests } = found.content;
   if (!manifests)
-    throw new PipelineError(
-      "environment",
-      `the registry's tag ${tag} is not a list of the image's referrers`,
-      {
-        hint: "Delete the tag in the registry if nobody uses it, then push again.",
-      },
-    );
+    throw new PipelineError("environment", `the registry's tag ${tag} is not a list of the image's referrers`, {
+      hint: "Delete the tag in the registry if nobody uses it, then push again.",
+    });
   return { ...found.content, manifests };
 }
 

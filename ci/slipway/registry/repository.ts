@@ -136,10 +136,7 @@ export class Repository extends Transport {
       location.search += `${location.search ? "&" : "?"}digest=${encodeURIComponent(digest)}`;
       const headers = { "Content-Type": "application/octet-stream" };
       const timeoutSeconds = UPLOAD_TIMEOUT_SECONDS;
-      this.compareDigest(
-        digest,
-        await this.request(location, { method: "PUT", headers, body, timeoutSeconds }),
-      );
+      this.compareDigest(digest, await this.request(location, { method: "PUT", headers, body, timeoutSeconds }));
       return true;
     }, UPLOAD_TIMEOUT_SECONDS);
   }

@@ -199,8 +199,7 @@ export class Transport {
         : `No credentials for ${registry} were found`;
       return `${found}. Run \`podman login ${registry}\` or \`docker login ${registry}\`.`;
     }
-    if (status === 404)
-      return `Check the name ${path}. Some registries require you to create the repository first.`;
+    if (status === 404) return `Check the name ${path}. Some registries require you to create the repository first.`;
     return "Check the registry's log.";
   }
 }
@@ -210,10 +209,7 @@ function isFull(status: number, text: string): boolean {
   return status === 413 || status === 507 || /no space left|quota/i.test(text);
 }
 
-async function authorize(
-  request: HttpRequest,
-  authorization: Promise<string> | undefined,
-): Promise<HttpRequest> {
+async function authorize(request: HttpRequest, authorization: Promise<string> | undefined): Promise<HttpRequest> {
   if (!authorization) return request;
   return { ...request, headers: { ...request.headers, Authorization: await authorization } };
 }

@@ -109,11 +109,7 @@ export interface HostConnection {
  * @param signal cancels the attempt, but not the open connection: an interrupted deploy still has to write to the cluster
  * @throws {PipelineError} "environment" if ssh is missing, the host is unreachable, or k3s or permissions are missing
  */
-export async function connectHost(
-  host: string,
-  controlSocket: string,
-  signal?: AbortSignal,
-): Promise<HostConnection> {
+export async function connectHost(host: string, controlSocket: string, signal?: AbortSignal): Promise<HostConnection> {
   signal?.throwIfAborted();
   const script = bootstrapScript(crypto.randomUUID().slice(0, 8));
   const ssh = ["ssh", "-T", "-M", `-S${controlSocket}`, ...sshOptions, "--", host, remoteCommand(script)];
@@ -143,14 +139,9 @@ export async function connectHost(
     if (!values) {
       const code = await child.exited;
       await stderr.complete;
-      throw (
-        explainBootstrapFailure(host, code, stderr.text()) ??
-        (await explainSshError(host, stderr.text(), signal))
-      );
+      throw explainBootstrapFailure(host, code, stderr.text()) ?? (await explainSshError(host, stderr.text(), signal));
     }
-    const [bootId = "", directory = "", sudo = ""] = ["boot", "directory", "sudo"].map((key) =>
-      values.get(key),
-    );
+    const [bootId = "", directory = "", sudo = ""] = ["boot", "directory", "sudo"].map((key) => values.get(key));
     // kubectl prints "Starting to serve on …", the script only "Starting".
     const apiSocket = values.get(READY) === "" ? undefined : `${directory}/api`;
     return {
@@ -174,9 +165,7 @@ export async function connectHost(
 }
 
 /** @returns the text after each line's first word, keyed by that word. undefined: the script exited too early */
-async function readBootstrapOutput(
-  stdout: ReadableStream<Uint8Array>,
-): Promise<Map<string, string> | undefined> {
+async function readBootstrapOutput(stdout: ReadableStream<Uint8Array>): Promise<Map<string, string> | undefined> {
   const values = new Map<string, string>();
   const reader = stdout.getReader();
   const decoder = new TextDecoder();
@@ -203,15 +192,11 @@ function explainBootstrapFailure(host: string, code: number, stderr: string): Pi
   const failure = (message: string, hint: string) =>
     new PipelineError("environment", `${host}: ${message}. Nothing was changed`, { hint, output: stderr });
   if (code === bootstrapCodes.noK3s) {
-    const hint =
-      "Install k3s there (https://docs.k3s.io/quick-start), on the user's PATH or in /usr/local/bin.";
+    const hint = "Install k3s there (https://docs.k3s.io/quick-start), on the user's PATH or in /usr/local/bin.";
     return failure("k3s not found", hint);
   }
   if (code !== bootstrapCodes.noSudo) return undefined;
-  return failure(
-    `the SSH user cannot read k3s's kubeconfig, and sudo fails (${lastReason(stderr)})`,
-    SUDOERS_HINT,
-  );
+  return failure(`the SSH user cannot read k3s's kubeconfig, and sudo fails (${lastReason(stderr)})`, SUDOERS_HINT);
 }
 
 export const SUDOERS_HINT =

@@ -147,8 +147,7 @@ export class RemoteContainerd {
     const input = Buffer.concat(inserts);
     const { directory } = await this.session.hostInfo();
     // The tail turns the archive into an image. The script holds it back until the checksum is verified.
-    const tailBytes =
-      bytes.length - Math.max(...layers.map(({ offset, content }) => offset + content.length));
+    const tailBytes = bytes.length - Math.max(...layers.map(({ offset, content }) => offset + content.length));
     if (tailBytes > MAX_TAIL_BYTES) return `the archive has ${tailBytes} bytes after its last layer`;
     const script = `${await this.#blobFunction()}
 new=${directory}/new.$$ whole=${directory}/whole.$$ verdict=${directory}/verdict.$$
@@ -195,9 +194,7 @@ ${await this.#listCommand()}`;
    * service, which takes twice the time. `--local` avoids that. Older versions lack the option.
    */
   async #importCommand(): Promise<string> {
-    this.#supportsLocal ??= this.ctr(["images", "import", "--help"]).then(({ stdout }) =>
-      /--local\b/.test(stdout),
-    );
+    this.#supportsLocal ??= this.ctr(["images", "import", "--help"]).then(({ stdout }) => /--local\b/.test(stdout));
     const [{ sudo }, supportsLocal] = await Promise.all([this.session.hostInfo(), this.#supportsLocal]);
     return `${sudo}${CTR} images import ${supportsLocal ? "--local " : ""}-`;
   }
@@ -260,9 +257,7 @@ hashes() {
   mkdir "$d" && split -b ${BLOCK_BYTES} -a 4 - "$d/" && (cd "$d" && sha256sum -- * | cut -c1-${HASH_PREFIX_LENGTH}) && rm -rf "$d"
 }
 blob ${digest} | { ${commands.join("; ")}; }`;
-    const counts = chunks.map((chunk) =>
-      Math.ceil(Math.min(CHUNK_BYTES, size - chunk * CHUNK_BYTES) / BLOCK_BYTES),
-    );
+    const counts = chunks.map((chunk) => Math.ceil(Math.min(CHUNK_BYTES, size - chunk * CHUNK_BYTES) / BLOCK_BYTES));
     const total = counts.reduce((sum, count) => sum + count, 0);
     const hashes = parseHashes(await this.session.run(script), total);
     let from = 0;

@@ -37,9 +37,7 @@ export function shortHashes(bytes: Uint8Array, size: number): string[] {
 }
 
 function split(bytes: Uint8Array, size: number): Uint8Array[] {
-  return Array.from({ length: Math.ceil(bytes.length / size) }, (_, i) =>
-    bytes.subarray(i * size, (i + 1) * size),
-  );
+  return Array.from({ length: Math.ceil(bytes.length / size) }, (_, i) => bytes.subarray(i * size, (i + 1) * size));
 }
 
 /** Returns the changed chunks with neither cached content nor known block hashes. */
@@ -177,11 +175,7 @@ class MatchFinder {
     const compare = (position: number) => {
       if (position < minBase || position + SEED_BYTES > base.length) return;
       let [targetStart, baseStart] = [i, position];
-      while (
-        targetStart > minTarget &&
-        baseStart > minBase &&
-        target[targetStart - 1] === base[baseStart - 1]
-      )
+      while (targetStart > minTarget && baseStart > minBase && target[targetStart - 1] === base[baseStart - 1])
         [targetStart, baseStart] = [targetStart - 1, baseStart - 1];
       let end = i;
       while (end < target.length && target[end] === base[position + end - i]) end += 1;
@@ -208,10 +202,7 @@ function seedHash(bytes: Uint8Array, start: number): number {
   let hash = 0;
   for (let i = start; i < start + SEED_BYTES; i += 4)
     hash =
-      Math.imul(
-        hash ^ (bytes[i]! | (bytes[i + 1]! << 8) | (bytes[i + 2]! << 16) | (bytes[i + 3]! << 24)),
-        0x9e3779b1,
-      ) ^
+      Math.imul(hash ^ (bytes[i]! | (bytes[i + 1]! << 8) | (bytes[i + 2]! << 16) | (bytes[i + 3]! << 24)), 0x9e3779b1) ^
       (hash >>> 15);
   return (hash ^ (hash >>> 13)) & ((1 << 20) - 1);
 }

@@ -10,11 +10,7 @@ export class SshConnectionLost extends PipelineError {
 }
 
 /** @param stderr everything that ssh wrote */
-export async function explainSshError(
-  host: string,
-  stderr: string,
-  signal?: AbortSignal,
-): Promise<PipelineError> {
+export async function explainSshError(host: string, stderr: string, signal?: AbortSignal): Promise<PipelineError> {
   const reason = lastReason(stderr);
   const failure = (message: string, hint: string) =>
     new PipelineError("environment", `${host}: ${message}. Nothing was changed`, { hint, output: stderr });

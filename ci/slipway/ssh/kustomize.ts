@@ -16,18 +16,11 @@ const MAX_BYTES = 8 << 20;
  * @param overlay the directory of the kustomization
  * @throws {PipelineError} "project" if the kustomization reads files outside `root`, or more than MAX_BYTES
  */
-export async function kustomizeRemotely(
-  session: SshSession,
-  root: string,
-  overlay: string,
-): Promise<ProcessResult> {
+export async function kustomizeRemotely(session: SshSession, root: string, overlay: string): Promise<ProcessResult> {
   const files = kustomizationFiles(overlay);
   const outside = files.find((file) => relative(root, file).startsWith(".."));
   if (outside !== undefined)
-    throw new PipelineError(
-      "project",
-      `the manifests read ${outside}, but only files in ${root} are sent to the host`,
-    );
+    throw new PipelineError("project", `the manifests read ${outside}, but only files in ${root} are sent to the host`);
   const contents = files.map((file) => readFileSync(file));
   if (contents.reduce((sum, { length }) => sum + length, 0) > MAX_BYTES)
     throw new PipelineError("project", `the manifests in ${overlay} exceed ${MAX_BYTES} bytes`);
@@ -59,8 +52,7 @@ export function kustomizationFiles(directory: string, seen: Set<string> = new Se
       const path = join(directory, name);
       if (!existsSync(path) || path === directory) continue;
       if (statSync(path).isFile()) files.push(path);
-      else if (basename(path) !== "" && statSync(path).isDirectory())
-        files.push(...kustomizationFiles(path, seen));
+      else if (basename(path) !== "" && statSync(path).isDirectory()) files.push(...kustomizationFiles(path, seen));
     }
   }
   return [...new Set(files)];

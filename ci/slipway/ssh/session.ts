@@ -153,8 +153,7 @@ function prependScript(
   input: NonNullable<ProcessOptions["input"]>,
 ): NonNullable<ProcessOptions["input"]> {
   const text = Buffer.from(wrapScript(script));
-  if (typeof input === "string" || input instanceof Uint8Array)
-    return Buffer.concat([text, Buffer.from(input)]);
+  if (typeof input === "string" || input instanceof Uint8Array) return Buffer.concat([text, Buffer.from(input)]);
   return (async function* () {
     yield text;
     yield* input;

@@ -29,10 +29,7 @@ export async function listImages(containerd: ContainerdNode): Promise<Map<string
 }
 
 /** Lists names only, which takes a quarter of the time: ctr does not open the images. @throws {PipelineError} "environment" */
-export async function listImageNames(
-  containerd: ContainerdNode,
-  timeoutSeconds?: number,
-): Promise<Set<string>> {
+export async function listImageNames(containerd: ContainerdNode, timeoutSeconds?: number): Promise<Set<string>> {
   return new Set(await list(containerd, ["images", "ls", "-q"], timeoutSeconds));
 }
 
@@ -68,15 +65,10 @@ export async function removeUnusedImages(
   if (unused.length === 0) return [];
   const kept = [...images].filter(([name]) => !unused.includes(name) && !name.startsWith("sha256:"));
   const keptDigests = new Set(kept.map(([, digest]) => digest));
-  const digests = new Set(
-    unused.map((name) => images.get(name)!).filter((digest) => !keptDigests.has(digest)),
-  );
+  const digests = new Set(unused.map((name) => images.get(name)!).filter((digest) => !keptDigests.has(digest)));
   // The kubelet adds a second name to each image. containerd keeps the layers while either name exists.
   const aliases = [...images].filter(([name, digest]) => name.startsWith("sha256:") && digests.has(digest));
-  const { code, stderr } = await containerd.ctr(
-    ["images", "rm", ...unused, ...aliases.map(([name]) => name)],
-    60,
-  );
+  const { code, stderr } = await containerd.ctr(["images", "rm", ...unused, ...aliases.map(([name]) => name)], 60);
   if (code !== 0) throw explainContainerdError(containerd, "cannot remove images", stderr);
   return unused;
 }
@@ -101,12 +93,9 @@ export function explainContainerdError(
     return error(`no permission to use k3s's containerd (${lastLine})`, permissionHint);
   // A containerd that stops or restarts during an import closes the connection.
   if (
-    /no such file|refused|deadline|timed out|\bEOF\b|reset by peer|broken pipe|unavailable|while dialing/i.test(
-      stderr,
-    )
+    /no such file|refused|deadline|timed out|\bEOF\b|reset by peer|broken pipe|unavailable|while dialing/i.test(stderr)
   ) {
-    const hint =
-      "Check that k3s is running: `sudo systemctl status k3s`. Once it is, run the same command again.";
+    const hint = "Check that k3s is running: `sudo systemctl status k3s`. Once it is, run the same command again.";
     return error(`k3s's containerd does not respond (${lastLine})`, hint);
   }
   return error(`containerd returned an error (${lastLine})`);
@@ -118,9 +107,7 @@ export function imageVanishedError(
   archive: string,
   reference: string,
 ): PipelineError {
-  return new PipelineError(
-    "environment",
-    `${label}${archive} was imported, but containerd has no ${reference}`,
-    { hint: `Check whether another program removed it: \`${listCommand}\` lists all images.` },
-  );
+  return new PipelineError("environment", `${label}${archive} was imported, but containerd has no ${reference}`, {
+    hint: `Check whether another program removed it: \`${listCommand}\` lists all images.`,
+  });
 }

@@ -73,11 +73,9 @@ export async function connectK3sTarget({
   }
   const isRoot = process.getuid?.() === 0;
   if (!isRoot && !isOnPath("sudo")) {
-    throw new PipelineError(
-      "environment",
-      "k3s's containerd requires root, and sudo was not found on this machine",
-      { hint: "Run the pipeline as root." },
-    );
+    throw new PipelineError("environment", "k3s's containerd requires root, and sudo was not found on this machine", {
+      hint: "Run the pipeline as root.",
+    });
   }
   const isReadable = await access(kubeconfig, constants.R_OK).then(
     () => true,
@@ -154,11 +152,7 @@ export async function connectK3sTarget({
  * Imports an archive with `--local` if ctr has that option. By default, ctr of containerd 2 sends the archive through a
  * service, which takes twice the time. Older versions lack the option.
  */
-async function importArchive(
-  command: string[],
-  archive: string,
-  signal: AbortSignal,
-): Promise<ProcessResult> {
+async function importArchive(command: string[], archive: string, signal: AbortSignal): Promise<ProcessResult> {
   const options = { timeoutSeconds: 120, signal };
   const result = await runProcess([...command, "--local", archive], options);
   const isUnsupported = /not defined: -+local/.test(result.stdout + result.stderr);

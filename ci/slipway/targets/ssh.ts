@@ -202,8 +202,7 @@ function createTarget(context: TargetContext): Target {
       const reference = referenceOf(id);
       const missing = lastFind?.id === id ? lastFind.missing : await findNodesWithout(id);
       lastFind = undefined;
-      for (const { node } of missing)
-        await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
+      for (const { node } of missing) await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
       const upload = await ImageUpload.open(archive);
       const start = performance.now();
       const progress = missing.map(() => ({ sent: 0, total: 0 }));
@@ -215,16 +214,11 @@ function createTarget(context: TargetContext): Target {
       const deliveries = await Promise.all(
         missing.map(async ({ session, remote, containerd, images }, i) => {
           const base = await findBase(images);
-          const { result, names, bytes, fallbackReason } = await remote.deliver(
-            upload,
-            base,
-            (sent, total) => {
-              progress[i] = { sent, total };
-              showProgress();
-            },
-          );
-          if (result.code !== 0)
-            throw explainContainerdError(containerd, `cannot import ${archive}`, result.stderr);
+          const { result, names, bytes, fallbackReason } = await remote.deliver(upload, base, (sent, total) => {
+            progress[i] = { sent, total };
+            showProgress();
+          });
+          if (result.code !== 0) throw explainContainerdError(containerd, `cannot import ${archive}`, result.stderr);
           if (!names.has(containerdName(reference))) throw imageVanishedError(containerd, archive, reference);
           return { bytes, note: fallbackReason && `full image for ${session.host}: ${fallbackReason}` };
         }),

@@ -9,19 +9,7 @@ import { diffImages, readImage } from "../image/compare.ts";
 import { readArchive } from "../image/archive-reader.ts";
 import { Decompressor } from "../image/decompress.ts";
 import { listTar } from "../image/tar-reader.ts";
-import {
-  image,
-  join,
-  layout,
-  manifestOf,
-  named,
-  nameOf,
-  part,
-  pax,
-  replaced,
-  split,
-  withFields,
-} from "./edit-tar.ts";
+import { image, join, layout, manifestOf, named, nameOf, part, pax, replaced, split, withFields } from "./edit-tar.ts";
 import type { Part } from "./edit-tar.ts";
 
 let directory: string;
@@ -76,42 +64,22 @@ describe("refuses ambiguous archives and names the entry", () => {
     ["an unreferenced layer", [...good, part(`${hex}/layer.tar`, "x")], `${hex}/layer.tar`],
     ["a dangling link", [...good, link(`${hex}/layer.tar`, "../x")], `${hex}/layer.tar`],
     ["a device", [...good, part("null", "", { 156: "3" })], "null"],
-    [
-      "a manifest.json that is a link",
-      [...renamed("manifest.json", "m"), link("manifest.json", "m")],
-      "manifest.json",
-    ],
+    ["a manifest.json that is a link", [...renamed("manifest.json", "m"), link("manifest.json", "m")], "manifest.json"],
     [
       "a hard link for a config",
       good.map((one) => (nameOf(one) === Config ? part(Config, "", { 156: "1", 157: "x" }) : one)),
       Config,
     ],
-    [
-      "a file with the mode of a link",
-      [withFields(good[0]!, { 100: "0120644\0" }), ...good.slice(1)],
-      Layers[0]!,
-    ],
+    ["a file with the mode of a link", [withFields(good[0]!, { 100: "0120644\0" }), ...good.slice(1)], Layers[0]!],
     ["a pax header", [part("pax", pax("path", "manifest.json"), { 156: "x" }), ...good], "pax"],
     ["a global pax header", [part("pax", pax("path", "manifest.json"), { 156: "g" }), ...good], "pax"],
     ["GNU's long name", [part("././@LongLink", "manifest.json\0", { 156: "L" }), ...good], "@LongLink"],
     ["a name with a prefix", [withFields(part("json", "[]"), { 345: "manifest" }), ...good], "json"],
     ["two images", withManifest(json([{ Config, RepoTags, Layers }, manifestOf(other)])), "manifest.json"],
     ["no image", withManifest("[]"), "manifest.json"],
-    [
-      "a key in another case",
-      withManifest(json([{ Config, RepoTags, Layers, config: "x" }])),
-      "manifest.json",
-    ],
-    [
-      "a key twice",
-      withManifest(`[{"Config":"x",${json({ Config, RepoTags, Layers }).slice(1)}]`),
-      "manifest.json",
-    ],
-    [
-      "a config's key in another case",
-      replaced(good, { [Config]: config.replace(`"os"`, `"OS":"x","os"`) }),
-      Config,
-    ],
+    ["a key in another case", withManifest(json([{ Config, RepoTags, Layers, config: "x" }])), "manifest.json"],
+    ["a key twice", withManifest(`[{"Config":"x",${json({ Config, RepoTags, Layers }).slice(1)}]`), "manifest.json"],
+    ["a config's key in another case", replaced(good, { [Config]: config.replace(`"os"`, `"OS":"x","os"`) }), Config],
     ["a config's key twice", replaced(good, { [Config]: config.replace(`"os"`, `"os":"x","os"`) }), Config],
     ["a byte order mark", withManifest("\ufeff[]"), "manifest.json"],
     [
@@ -126,10 +94,7 @@ describe("refuses ambiguous archives and names the entry", () => {
   test.each<[string, (index: Record<string, any>) => unknown]>([
     ["a nested index", (index) => (index.manifests[0].mediaType = "application/vnd.oci.image.index.v1+json")],
     ["a second image", (index) => index.manifests.push({ ...index.manifests[0], digest: `sha256:${hex}` })],
-    [
-      "another name",
-      (index) => (index.manifests[0].annotations["io.containerd.image.name"] = "docker.io/library/x:1"),
-    ],
+    ["another name", (index) => (index.manifests[0].annotations["io.containerd.image.name"] = "docker.io/library/x:1")],
     ["another platform", (index) => (index.manifests[0].platform = { os: "linux", architecture: "arm64" })],
     ["embedded content", (index) => (index.manifests[0].data = "e30=")],
     ["another size", (index) => (index.manifests[0].size += 1)],
@@ -141,14 +106,12 @@ describe("refuses ambiguous archives and names the entry", () => {
   });
 
   // Found by corrupt-archives.test.ts: containerd does not check whether an OCI layer is compressed.
-  test.each([
-    "oci.image.layer.v1.tar+gzip",
-    "oci.image.layer.v1.tar+zstd",
-    "docker.image.rootfs.diff.tar.zstd",
-    "x",
-  ])("a layout with the wrong layer type %s", async (type) => {
-    expect(await failure(read(layout(good, good, type)))).toContain(type);
-  });
+  test.each(["oci.image.layer.v1.tar+gzip", "oci.image.layer.v1.tar+zstd", "docker.image.rootfs.diff.tar.zstd", "x"])(
+    "a layout with the wrong layer type %s",
+    async (type) => {
+      expect(await failure(read(layout(good, good, type)))).toContain(type);
+    },
+  );
 
   test("a directory, and a truncated archive", async () => {
     expect(await failure(readArchive(directory))).toContain("it is not a file");
@@ -310,16 +273,10 @@ describe("reads archives of all writers", () => {
     ["docker before 25", docker],
     ["docker since 25, containerd", layout(good)],
     ["containerd with docker's types", layout(good, good, "docker.image.rootfs.diff.tar.gzip")],
-    [
-      "docker with layer configs from before 2016",
-      [...layout(good), part(`blobs/sha256/${sha256(legacy)}`, legacy)],
-    ],
+    ["docker with layer configs from before 2016", [...layout(good), part(`blobs/sha256/${sha256(legacy)}`, legacy)]],
     ["entries in reverse order", layout(good).toReversed()],
     ["podman's name", withManifest(json([{ Config, RepoTags: [`localhost/${RepoTags[0]}`], Layers }]))],
-    [
-      "skopeo's name",
-      withManifest(json([{ Config, RepoTags: [`docker.io/library/${RepoTags[0]}`], Layers }])),
-    ],
+    ["skopeo's name", withManifest(json([{ Config, RepoTags: [`docker.io/library/${RepoTags[0]}`], Layers }]))],
   ])("%s", async (_, parts) => {
     const expected = await readImage(await write(join(good)));
     const found = await readImage(await write(join(parts)));

@@ -72,10 +72,7 @@ async function make(
     ]);
   const path = join(directory, `${name}.tar`);
   const stored = layers.map((layer, i) => outer(`${i}.tar`, store(layer)));
-  const texts = [
-    outer(Config, Buffer.from(config)),
-    outer("manifest.json", Buffer.from(JSON.stringify(manifest))),
-  ];
+  const texts = [outer(Config, Buffer.from(config)), outer("manifest.json", Buffer.from(JSON.stringify(manifest)))];
   await writeFile(path, Buffer.concat([...stored, ...texts, TAR_END]));
   return path;
 }
@@ -93,10 +90,7 @@ describe("equal images", () => {
   test.each<[string, (layer: Uint8Array) => Uint8Array]>([
     ["as it is", (layer) => layer],
     ["gzip", (layer) => Bun.gzipSync(layer as Uint8Array<ArrayBuffer>)],
-    [
-      "gzip in two members",
-      (layer) => Buffer.concat(halves(layer).map((half) => Bun.gzipSync(Buffer.from(half)))),
-    ],
+    ["gzip in two members", (layer) => Buffer.concat(halves(layer).map((half) => Bun.gzipSync(Buffer.from(half))))],
     ["zstd", (layer) => Bun.zstdCompressSync(layer)],
     ["zstd in two frames", (layer) => Buffer.concat(halves(layer).map((half) => Bun.zstdCompressSync(half)))],
   ])("with layers stored as %s", async (_, store) => {
@@ -117,11 +111,7 @@ describe("differences", () => {
     ["a file that is not there", [], "/helloapp is missing"],
     ["an additional file", [...app, { path: "x" }], "/x is unexpected"],
     ["mode", [{ ...binary, mode: 0o4711 }], "/helloapp: mode 4711, not 0755"],
-    [
-      "owner",
-      [{ ...binary, fields: { 108: "0001750\0", 116: "0000144\0" } }],
-      "/helloapp: owner 1000:100, not 0:0",
-    ],
+    ["owner", [{ ...binary, fields: { 108: "0001750\0", 116: "0000144\0" } }], "/helloapp: owner 1000:100, not 0:0"],
     [
       "time",
       [{ ...binary, fields: { 136: "00000000074\0" } }],
@@ -159,9 +149,7 @@ describe("differences", () => {
     const layer = tar(app);
     layer[512 + 300] = 1;
     const found = diffImages(good, await imageOf("padding", { layers: [tar(runtime), layer] }));
-    expect(found.at(-1)).toBe(
-      "app: its files are identical, but the tar differs from byte 812 on, after /helloapp",
-    );
+    expect(found.at(-1)).toBe("app: its files are identical, but the tar differs from byte 812 on, after /helloapp");
   });
 
   test("reports differences of the config with their JSON path", async () => {
@@ -187,10 +175,7 @@ describe("differences", () => {
     const one = [tar([...runtime, { path: "helloapp", content: "the bINary" }])];
     const found = await imageOf("one", { layers: one });
     expect(found.layers[0]!.name).toBe("layer 1");
-    expect(diffImages(good, found)).toEqual([
-      "1 layer, not 2",
-      "/helloapp: bytes differ, the first at offset 5",
-    ]);
+    expect(diffImages(good, found)).toEqual(["1 layer, not 2", "/helloapp: bytes differ, the first at offset 5"]);
   });
 
   test("compares modes, but not sizes and bytes, with `content: false`", async () => {

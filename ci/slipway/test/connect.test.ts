@@ -81,12 +81,7 @@ describe("a kubectl that does not start its proxy", () => {
 
 describe("an error response", () => {
   /** Connects to a proxy that writes to stderr, then sends this response. */
-  async function connect(
-    program: "kubectl" | "k3s",
-    status: number,
-    reply: string,
-    stderr = "",
-  ): Promise<ApiClient> {
+  async function connect(program: "kubectl" | "k3s", status: number, reply: string, stderr = ""): Promise<ApiClient> {
     fakeProgram(program, `exec ${process.execPath} "\${0%/*}/proxy.ts" "$@"`);
     const proxy = `const unix = process.argv.at(-1).replace("--unix-socket=", "");
 const [status, reply, stderr] = ${JSON.stringify([status, reply, stderr])};

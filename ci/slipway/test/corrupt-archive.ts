@@ -1,18 +1,7 @@
 /** Corrupts archives at random with a seed, like an attacker who wants to pass off another image. */
 import { gzipSync } from "node:zlib";
 import { sha256 } from "../core/hash.ts";
-import {
-  join,
-  layout,
-  manifestOf,
-  named,
-  nameOf,
-  part,
-  pax,
-  replaced,
-  withFields,
-  type Part,
-} from "./edit-tar.ts";
+import { join, layout, manifestOf, named, nameOf, part, pax, replaced, withFields, type Part } from "./edit-tar.ts";
 
 /** Creates a random number generator for [0, 1) with a seed: mulberry32, https://github.com/bryc/code. */
 export function randomOf(seed: number): () => number {
@@ -72,8 +61,7 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
 
   const mutations: Record<string, () => Part[] | Uint8Array> = {
     "a duplicated entry": () => insert([one]),
-    "a duplicated entry with other content": () =>
-      insert([part(nameOf(one), pick([...good, ...evil]).content)]),
+    "a duplicated entry with other content": () => insert([part(nameOf(one), pick([...good, ...evil]).content)]),
     "an entry of the other image first": () => insert([pick(evil)], 0),
     "an entry of the other image last": () => insert([pick(evil)], good.length),
     "a missing entry": () => good.toSpliced(at, 1),
@@ -253,9 +241,7 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
       ]),
     "the other image before the end": () => Buffer.concat([join(evil).subarray(0, -1024), join(good)]),
     "an unknown entry": () =>
-      insert([
-        part(pick(["x", "layer.tar", "VERSION", `${"0".repeat(64)}/json`, "repositories"]), noise(30)),
-      ]),
+      insert([part(pick(["x", "layer.tar", "VERSION", `${"0".repeat(64)}/json`, "repositories"]), noise(30))]),
     "a link": () =>
       insert([
         part(pick([`${"0".repeat(64)}/layer.tar`, "x", layer]), "", {

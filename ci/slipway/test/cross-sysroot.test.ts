@@ -16,8 +16,7 @@ const { package: name } = pins.bunFor.arm64;
 const path = `/${name}/-/bun-linux-aarch64-${pins.bun}.tgz`;
 const npm = Bun.serve({
   port: 0,
-  fetch: ({ url }) =>
-    new URL(url).pathname === path ? new Response(tarball) : new Response("no", { status: 404 }),
+  fetch: ({ url }) => (new URL(url).pathname === path ? new Response(tarball) : new Response("no", { status: 404 })),
 });
 const before = process.env.npm_config_registry;
 process.env.npm_config_registry = npm.url.href;

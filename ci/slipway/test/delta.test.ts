@@ -106,11 +106,7 @@ describe("a delta", () => {
     Buffer.concat([bytes.subarray(0, at), Buffer.from(added), bytes.subarray(at)]);
 
   test("is little larger than the added bytes if the base content is cached, even if content moved", () => {
-    const target = edited(
-      edited(noise, 2 * CHUNK_BYTES + 100, "a line\n"),
-      CHUNK_BYTES - 3,
-      "another line\n",
-    );
+    const target = edited(edited(noise, 2 * CHUNK_BYTES + 100, "a line\n"), CHUNK_BYTES - 3, "another line\n");
     const operations = computeDelta(target, baseWith(noise, "bytes"));
     expect(insertedBytes(operations)).toBeLessThan(1000);
     expect(apply(operations, noise)).toEqual(target);
@@ -142,13 +138,7 @@ describe("a delta", () => {
     const first = Buffer.from(noise);
     first[CHUNK_BYTES + 5]! ^= 1;
     const name = (n: number) => n.toString(16).padStart(64, "0");
-    await saveCachedLayer(
-      cache,
-      name(1),
-      first,
-      shortHashes(first, CHUNK_BYTES),
-      shortHashes(noise, CHUNK_BYTES),
-    );
+    await saveCachedLayer(cache, name(1), first, shortHashes(first, CHUNK_BYTES), shortHashes(noise, CHUNK_BYTES));
     const cached = (await loadCachedLayer(cache, name(1)))!;
     const base: DeltaBase = { size: first.length, blockHashes: () => undefined, ...cached };
     const target = edited(first.subarray(0, 2 * CHUNK_BYTES), CHUNK_BYTES + 900, "more");
@@ -161,8 +151,7 @@ describe("a delta", () => {
     bytes[bytes.length - 1]! ^= 1;
     writeFileSync(path, bytes);
     expect(await loadCachedLayer(cache, name(1))).toBeUndefined();
-    for (let i = 2; i < 20; i += 1)
-      await saveCachedLayer(cache, name(i), first.subarray(0, i), [String(i)], []);
+    for (let i = 2; i < 20; i += 1) await saveCachedLayer(cache, name(i), first.subarray(0, i), [String(i)], []);
     expect(readdirSync(cache).length).toBe(8);
   });
 });
@@ -279,16 +268,13 @@ test("the sudoers lines of the SSH page allow exactly the commands that run as r
   await writeArchive(archive, { service, platform, dist: join(directory, "dist"), names: ["helloapp:x"] });
   const containerd = new RemoteContainerd(session, join(directory, "none"));
   expect(
-    (await containerd.deliver(await ImageUpload.open(archive), `sha256:${"c".repeat(64)}`, () => {}))
-      .fallbackReason,
+    (await containerd.deliver(await ImageUpload.open(archive), `sha256:${"c".repeat(64)}`, () => {})).fallbackReason,
   ).toBeUndefined();
   await containerd.deliver(await ImageUpload.open(archive), undefined, () => {});
   await containerd.ctr(["images", "ls"]);
   await containerd.ctr(["images", "rm", "docker.io/library/helloapp:0123456789ab", "sha256:abc"]);
   const asRoot = scripts
-    .flatMap((script) =>
-      [...script.matchAll(/(?:sudo -n |\$\{sudo\})([^|;)\n&<>]*)/g)].map(([, command]) => command!),
-    )
+    .flatMap((script) => [...script.matchAll(/(?:sudo -n |\$\{sudo\})([^|;)\n&<>]*)/g)].map(([, command]) => command!))
     .map((command) => command.replaceAll(/["']/g, "").replaceAll("$1", "0".repeat(64)).trim())
     // Drops the assignment of the variable itself.
     .filter(Boolean);
@@ -305,9 +291,7 @@ test("the sudoers lines of the SSH page allow exactly the commands that run as r
       .replaceAll("*", ".*");
     return path.endsWith(`/${program}`) && new RegExp(`^${form}$`).test(words.join(" "));
   };
-  const refused = [...new Set(asRoot)].filter(
-    (command) => !allowed.some((pattern) => allows(pattern, command)),
-  );
+  const refused = [...new Set(asRoot)].filter((command) => !allowed.some((pattern) => allows(pattern, command)));
   expect(refused).toEqual([]);
   const unused = allowed.filter((pattern) => !asRoot.some((command) => allows(pattern, command)));
   expect(unused).toEqual([]);

@@ -205,8 +205,7 @@ describe("a version that does not become ready", () => {
     const message = "1 node(s) had untolerated taint {node.kubernetes.io/disk-pressure: }";
     cluster.intercept = () => {
       for (const [path, object] of cluster.objects) {
-        if (!path.includes("/pods/") || object.metadata.labels?.["app.kubernetes.io/version"] !== "b")
-          continue;
+        if (!path.includes("/pods/") || object.metadata.labels?.["app.kubernetes.io/version"] !== "b") continue;
         const conditions = [{ type: "PodScheduled", status: "False" as const, reason, message }];
         (object as Pod).status = { conditions };
       }
@@ -239,9 +238,7 @@ describe("a version that does not become ready", () => {
       cluster.intercept = (_, path) => (path.endsWith("/log") ? new Response(log) : undefined);
       const error = await failureOf(bring("b"));
       expect(error.output).toContain(log);
-      expect(error.hint).toStartWith(
-        "The service writes to /storage, but only /tmp and volumes are writable",
-      );
+      expect(error.hint).toStartWith("The service writes to /storage, but only /tmp and volumes are writable");
     },
   );
 
@@ -378,9 +375,7 @@ describe("failures during a deploy", () => {
     manifests = changed;
     const error = await failureOf(bring("b"));
     expect(error.kind).toBe("project");
-    expect(error.message).toContain(
-      "the cluster rejected the dry run of Deployment/helloapp: replicas: Invalid value",
-    );
+    expect(error.message).toContain("the cluster rejected the dry run of Deployment/helloapp: replicas: Invalid value");
     expect(cluster.changes).toEqual([]);
   });
 
@@ -452,9 +447,7 @@ describe("a container that ends after it was ready, while old pods terminate", (
     atTheEnd(exit(status));
     const error = await failureOf(bring("b"));
     expect(error.kind).toBe("project");
-    expect(error.message).toMatch(
-      /exited with [09] after it had been ready\. Rolled back: helloapp:a serves/,
-    );
+    expect(error.message).toMatch(/exited with [09] after it had been ready\. Rolled back: helloapp:a serves/);
     expect(cluster.served()).toBe("a");
   });
 
@@ -464,8 +457,7 @@ describe("a container that ends after it was ready, while old pods terminate", (
       (pod) => {
         exit({ state: ended })(pod);
         pod.metadata.deletionTimestamp = "2026-01-01T00:00:00Z";
-        const leave = () =>
-          cluster.objects.forEach((one, path) => one === pod && cluster.objects.delete(path));
+        const leave = () => cluster.objects.forEach((one, path) => one === pod && cluster.objects.delete(path));
         setTimeout(leave, 50);
       },
     ],

@@ -116,9 +116,7 @@ export function layout(parts: Part[], other = parts, type?: string): Part[] {
         config: describe(oci("config.v1+json"), their.config),
         layers: their.layers.map((layer) =>
           describe(
-            type
-              ? `application/vnd.${type}`
-              : oci(`layer.v1.tar${suffixes[detectCompression(layer.content)]}`),
+            type ? `application/vnd.${type}` : oci(`layer.v1.tar${suffixes[detectCompression(layer.content)]}`),
             layer,
           ),
         ),
@@ -137,11 +135,7 @@ export function layout(parts: Part[], other = parts, type?: string): Part[] {
   const blobs = [own.config, ...own.layers, their.config, ...their.layers, manifest];
   const once = [...new Map(blobs.map((blob) => [nameOf(blob), blob])).values()];
   const directories = ["blobs/", "blobs/sha256/"].map((path) => part(path, "", { 156: "5" }));
-  return [
-    ...directories,
-    ...once,
-    ...Object.entries(files).map(([path, json]) => part(path, JSON.stringify(json))),
-  ];
+  return [...directories, ...once, ...Object.entries(files).map(([path, json]) => part(path, JSON.stringify(json)))];
 }
 
 /** Creates a record of a pax header. */

@@ -11,8 +11,7 @@ import { service } from "./helloapp-fixture.ts";
 const LINES = 30;
 const nameFile = () => "all.log";
 const unexpected = (): string => expect.unreachable("no line was cut");
-const numbered = (count: number, line: (n: number) => string) =>
-  Array.from({ length: count }, (_, n) => line(n + 1));
+const numbered = (count: number, line: (n: number) => string) => Array.from({ length: count }, (_, n) => line(n + 1));
 
 describe("excerpt", () => {
   test("short output is whole, without trailing line breaks", () => {
@@ -30,10 +29,9 @@ describe("excerpt", () => {
 
   test("leaves out lines before the first error", () => {
     const before = numbered(100, (n) => `(pass) test ${n}`);
-    const lines = summarizeOutput(
-      [...before, "src/a.ts(1,1): error TS2322: no", ...before].join("\n"),
-      nameFile,
-    ).split("\n");
+    const lines = summarizeOutput([...before, "src/a.ts(1,1): error TS2322: no", ...before].join("\n"), nameFile).split(
+      "\n",
+    );
     // Up to eight lines above belong to the error, unless an empty line separates them.
     expect(lines.slice(0, 9)).toEqual([...before.slice(-8), "src/a.ts(1,1): error TS2322: no"]);
     expect(lines).toHaveLength(LINES + 1);
@@ -55,15 +53,7 @@ describe("excerpt", () => {
       "(fail) sum > is three [0.12ms]",
     ];
     const passed = numbered(300, (n) => `(pass) is ${n} [0.01ms]`);
-    const text = [
-      "bun test v1.4.5",
-      "",
-      ...passed,
-      "",
-      "test/src/sum.test.ts:",
-      ...assertion,
-      ...passed,
-    ].join("\n");
+    const text = ["bun test v1.4.5", "", ...passed, "", "test/src/sum.test.ts:", ...assertion, ...passed].join("\n");
     const lines = summarizeOutput(text, nameFile).split("\n");
     expect(lines.slice(0, assertion.length + 1)).toEqual(["test/src/sum.test.ts:", ...assertion]);
     expect(lines).toHaveLength(LINES + 1);
@@ -72,9 +62,7 @@ describe("excerpt", () => {
   // Regression: a passed test with "error" in its name counted as the first error.
   test('ignores passed tests with "error" in their names', () => {
     const passed = numbered(100, (n) => `(pass) error ${n} is reported [0.01ms]`);
-    const text = [...passed, "", "error: expect(received).toBe(expected)", "(fail) sum", ...passed].join(
-      "\n",
-    );
+    const text = [...passed, "", "error: expect(received).toBe(expected)", "(fail) sum", ...passed].join("\n");
     expect(summarizeOutput(text, nameFile)).toContain("(fail) sum");
   });
 
@@ -82,10 +70,7 @@ describe("excerpt", () => {
     const directory = mkdtempSync(join(tmpdir(), "slipway-failure-"));
     const good = numbered(60, (n) => `test("good ${n}", () => {});`).join("\n");
     const red = 'test("sum is three", () => {\n  const sum = 1 + 1;\n  expect(sum).toBe(3);\n});';
-    writeFileSync(
-      join(directory, "a.test.ts"),
-      `import { expect, test } from "bun:test";\n${good}\n${red}\n${good}\n`,
-    );
+    writeFileSync(join(directory, "a.test.ts"), `import { expect, test } from "bun:test";\n${good}\n${red}\n${good}\n`);
     const { stdout, stderr } = Bun.spawnSync([process.execPath, "test"], {
       cwd: directory,
       env: { ...process.env, NO_COLOR: "1", CLAUDECODE: undefined, AGENT: undefined },
@@ -110,9 +95,7 @@ describe("excerpt", () => {
 
   test("without an error, prints the beginning", () => {
     const lines = numbered(100, (n) => `quiet line ${n}`);
-    expect(summarizeOutput(lines.join("\n"), nameFile).split("\n").slice(0, LINES)).toEqual(
-      lines.slice(0, LINES),
-    );
+    expect(summarizeOutput(lines.join("\n"), nameFile).split("\n").slice(0, LINES)).toEqual(lines.slice(0, LINES));
   });
 
   test("prints an error in the last line", () => {

@@ -86,12 +86,7 @@ const state = () =>
     [...cluster.objects]
       .filter(([path]) => !/\/(secrets|leases|pods|replicasets)\//.test(path))
       .map(([path, object]) => {
-        const {
-          resourceVersion: _,
-          generation: __,
-          annotations,
-          ...metadata
-        } = structuredClone(object.metadata);
+        const { resourceVersion: _, generation: __, annotations, ...metadata } = structuredClone(object.metadata);
         const { "deployment.kubernetes.io/revision": ___, ...notes } = annotations ?? {};
         return [path, { ...structuredClone(object), status: undefined, metadata: { ...metadata, notes } }];
       }),
@@ -230,9 +225,7 @@ describe("permanent errors", () => {
     process.env.MANIFESTS = JSON.stringify(manifests);
     const planned = await planDeploy(run, "b");
     cluster.intercept = (method, path) =>
-      method === "PATCH" && path === deployment
-        ? Response.json({ message: "webhook" }, { status: 500 })
-        : undefined;
+      method === "PATCH" && path === deployment ? Response.json({ message: "webhook" }, { status: 500 }) : undefined;
     let left = "";
     run.recordState = (state) => void (left = state);
     const error = await failureOf(deploy(run, planned, "x.tar"));
@@ -341,9 +334,7 @@ describe("exit 3: nothing was changed", () => {
     const error = await failureOf(deploy(run, planned, "x.tar"));
     expect(error).toMatchObject({
       kind: "partial",
-      message: expect.stringMatching(
-        /the disk is full\. Nothing was rolled out.*Secret\/helloapp-version-b-/,
-      ),
+      message: expect.stringMatching(/the disk is full\. Nothing was rolled out.*Secret\/helloapp-version-b-/),
       hint: expect.stringContaining("Run the same command again to continue"),
     });
     cluster.intercept = () => undefined;
@@ -617,9 +608,7 @@ describe("versions", () => {
     run.target.find = async () => undefined;
     run.target.deliver = async (_, id) => ((delivered = true), id);
     const text = () => crypto.getRandomValues(new Uint8Array(65_536)).toHex();
-    const large = Array.from({ length: 24 }, (_, i) =>
-      named("ConfigMap", `large-${i}`, { data: { text: text() } }),
-    );
+    const large = Array.from({ length: 24 }, (_, i) => named("ConfigMap", `large-${i}`, { data: { text: text() } }));
     // Too large for an environment variable.
     const file = join(tmpdir(), `helloapp-large-${process.pid}.json`);
     await Bun.write(file, JSON.stringify([...base.slice(0, 3), ...large, workload]));
@@ -647,8 +636,7 @@ describe("secrets", () => {
       process.env.MANIFESTS = JSON.stringify(manifests);
       const planned = await planDeploy(run, id);
       expect(JSON.stringify(planned.differences)).not.toContain("hunter");
-      if (id !== "a")
-        expect(planned.differences.flatMap(({ lines }) => lines)).toContain("stringData.key changed");
+      if (id !== "a") expect(planned.differences.flatMap(({ lines }) => lines)).toContain("stringData.key changed");
       await deploy(run, planned, "x.tar");
     }
     await rollback(run);
@@ -685,9 +673,7 @@ describe("secrets", () => {
         : undefined;
     const error = await failureOf(bring("b"));
     expect(error.message).toContain("Secret/token");
-    expect(JSON.stringify([error.message, error.output, error.hint, String(error.cause)])).not.toContain(
-      "hunter",
-    );
+    expect(JSON.stringify([error.message, error.output, error.hint, String(error.cause)])).not.toContain("hunter");
   });
 });
 
@@ -703,9 +689,7 @@ describe("replicas set by an autoscaler", () => {
   test("are kept by a deploy, start at the minimum, and are no difference in a plan", async () => {
     manifests = [...base.slice(0, 3), scaler, workload];
     manifests = manifests.map((one) =>
-      one === workload
-        ? ({ ...workload, spec: { ...(workload as Deployment).spec, replicas: 1 } } as KubeObject)
-        : one,
+      one === workload ? ({ ...workload, spec: { ...(workload as Deployment).spec, replicas: 1 } } as KubeObject) : one,
     );
     await bring("a");
     expect(replicas()).toBe(2);
@@ -764,25 +748,19 @@ describe("replicas set by an autoscaler", () => {
   test.each([
     [500, "environment"],
     [403, undefined],
-  ])(
-    "status %d for the list of autoscalers: fails, unless the user may not list them",
-    async (status, fault) => {
-      manifests = [...base.slice(0, 3), workload];
-      await bring("a");
-      cluster.objects.set(
-        `/apis/autoscaling/v2/namespaces/${service.namespace}/horizontalpodautoscalers/x`,
-        scaler,
-      );
-      cluster.intercept = (_, path) =>
-        path.endsWith("/horizontalpodautoscalers") ? Response.json({ message: "no" }, { status }) : undefined;
-      const error = await bring("b").then(
-        () => undefined,
-        (error: PipelineError) => error,
-      );
-      expect(error?.kind).toBe(fault as "environment");
-      expect(cluster.served()).toBe(fault ? "a" : "b");
-    },
-  );
+  ])("status %d for the list of autoscalers: fails, unless the user may not list them", async (status, fault) => {
+    manifests = [...base.slice(0, 3), workload];
+    await bring("a");
+    cluster.objects.set(`/apis/autoscaling/v2/namespaces/${service.namespace}/horizontalpodautoscalers/x`, scaler);
+    cluster.intercept = (_, path) =>
+      path.endsWith("/horizontalpodautoscalers") ? Response.json({ message: "no" }, { status }) : undefined;
+    const error = await bring("b").then(
+      () => undefined,
+      (error: PipelineError) => error,
+    );
+    expect(error?.kind).toBe(fault as "environment");
+    expect(cluster.served()).toBe(fault ? "a" : "b");
+  });
 });
 
 test("every pod template with the service's image gets the version's image", async () => {

@@ -106,8 +106,7 @@ export class FakeCluster {
         // Field ownership is not implemented.
         if (Array.isArray(body)) return Response.json(found);
         const merged = { ...found, ...body, metadata: { ...found?.metadata, ...body.metadata } };
-        if (body.spec?.replicas < 0)
-          return Response.json({ message: "replicas: Invalid value" }, { status: 422 });
+        if (body.spec?.replicas < 0) return Response.json({ message: "replicas: Invalid value" }, { status: 422 });
         return Response.json(dryRun ? merged : this.#store(path, merged));
       }
       case "DELETE": {

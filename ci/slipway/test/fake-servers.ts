@@ -14,11 +14,7 @@ export async function stopServers(): Promise<void> {
 export type Handler = (request: Request, url: URL) => Response | undefined | Promise<Response | undefined>;
 
 /** Starts a local server that records requests. It responds with `answer`, or else with `otherwise`. */
-export function serve(
-  answer: Handler,
-  otherwise: Handler = () => new Response(null, { status: 404 }),
-  port = 0,
-) {
+export function serve(answer: Handler, otherwise: Handler = () => new Response(null, { status: 404 }), port = 0) {
   const requests: { call: string; url: URL; authorization: string | null; body: string }[] = [];
   const server = Bun.serve({
     port,
@@ -27,9 +23,7 @@ export function serve(
       const body = await request.clone().text();
       const authorization = request.headers.get("authorization");
       requests.push({ call: `${request.method} ${url.pathname}`, url, authorization, body });
-      return (
-        (await answer(request, url)) ?? (await otherwise(request, url)) ?? new Response(null, { status: 500 })
-      );
+      return (await answer(request, url)) ?? (await otherwise(request, url)) ?? new Response(null, { status: 500 });
     },
   });
   servers.push(server);

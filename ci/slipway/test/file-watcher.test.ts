@@ -48,16 +48,13 @@ async function nextSave(): Promise<void> {
   expect({ done, isTime: typeof value }).toEqual({ done: false, isTime: "number" });
 }
 
-test.each(["package.json", "src/main.ts", "src/deep/er/part.ts"])(
-  "detects every save by rename: %s",
-  async (path) => {
-    for (const content of ["a", "b", "c"]) {
-      const next = nextSave();
-      writeByRename(path, content);
-      await next;
-    }
-  },
-);
+test.each(["package.json", "src/main.ts", "src/deep/er/part.ts"])("detects every save by rename: %s", async (path) => {
+  for (const content of ["a", "b", "c"]) {
+    const next = nextSave();
+    writeByRename(path, content);
+    await next;
+  }
+});
 
 test("detects saves in place after a save by rename", async () => {
   for (const save of [writeByRename, write, write, writeByRename]) {

@@ -21,8 +21,7 @@ const pages: Record<string, string> = {
     "console.log(JSON.stringify([...(await Promise.all(asked)), text]));",
     "process.exit(0);",
   ].join("\n"),
-  "src/shared.ts":
-    'import "./shared.css";\nimport image from "./shared.svg";\nexport const shared = image;\n',
+  "src/shared.ts": 'import "./shared.css";\nimport image from "./shared.svg";\nexport const shared = image;\n',
   "src/migrate.ts": "console.log(1);",
   "src/mail.html": "<p>no page, but text</p>",
   "src/shared.css": 'p { background: url("./shared.svg") }',
@@ -103,18 +102,14 @@ test("builds identical binaries that serve the pages", async () => {
     import { resolveService } from ${JSON.stringify(join(import.meta.dir, "../core/service-config.ts"))};
     console.log(JSON.stringify((await buildImage(resolveService(process.cwd()), "dist")).warnings));
   `;
-  const binaries = await Promise.all(
-    ["one place", "another"].map((name) => copy(name, { "build.ts": build })),
-  );
+  const binaries = await Promise.all(["one place", "another"].map((name) => copy(name, { "build.ts": build })));
   const digests = binaries.map(async (project) => {
     expect(run(project, "build.ts")).toBe("[]\n");
     return sha256(await Bun.file(join(project, "dist/app/pages")).bytes());
   });
   const [one, other] = await Promise.all(digests);
   expect(one).toBe(other!);
-  const said = JSON.parse(
-    Bun.spawnSync([join(binaries[0]!, "dist/app/pages")], { cwd: directory }).stdout.toString(),
-  );
+  const said = JSON.parse(Bun.spawnSync([join(binaries[0]!, "dist/app/pages")], { cwd: directory }).stdout.toString());
   expect(said.pop()).toBe(pages["src/mail.html"]!);
   for (const n of numbers) {
     expect(said[n]).toContain(`<title>page ${n}</title>`);

@@ -1,17 +1,6 @@
 /** Unit tests of `slipway init`: detected facts, merged files and generated files. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import {
-  chmod,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  realpath,
-  rm,
-  stat,
-  symlink,
-  writeFile,
-} from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
@@ -272,9 +261,7 @@ describe("facts", () => {
 
     test("is not taken by another Service of the cluster", async () => {
       const { nodePort } = await factsOf({});
-      const next = withCluster(`a/a ${nodePort}\ndefault/kubernetes \nb/b ${nodePort + 1} 1`, () =>
-        factsOf({}),
-      );
+      const next = withCluster(`a/a ${nodePort}\ndefault/kubernetes \nb/b ${nodePort + 1} 1`, () => factsOf({}));
       expect((await next).nodePort).toBe(nodePort + 2);
     });
 
@@ -344,14 +331,13 @@ describe("package.json", () => {
     expect(after).toContain(`\n${line},\n  "scripts": {\n    "dev"`);
   });
 
-  test.each([
-    '{"name":"shop"}',
-    '{ "name": "shop", "scripts": { "start": "bun ." } }',
-    '{"name":"shop","scripts":{}}',
-  ])("adds to a file on a single line: %s", async (text) => {
-    const after = await added(text);
-    expect(JSON.parse(after)).toMatchObject({ ...JSON.parse(text), scripts });
-  });
+  test.each(['{"name":"shop"}', '{ "name": "shop", "scripts": { "start": "bun ." } }', '{"name":"shop","scripts":{}}'])(
+    "adds to a file on a single line: %s",
+    async (text) => {
+      const after = await added(text);
+      expect(JSON.parse(after)).toMatchObject({ ...JSON.parse(text), scripts });
+    },
+  );
 
   test("keeps existing scripts and adds `test` only if there are tests", async () => {
     const own = { dev: "a", build: "b", up: "c" };
@@ -515,9 +501,7 @@ describe("files", () => {
       scripts: { typecheck: "tsc" },
     };
     const dockerfile = (await write({ "package.json": packageJson, "a.test.ts": "" })).get("Dockerfile")!;
-    expect(builder(dockerfile)).toContain(
-      "RUN bun run typecheck\nRUN bun run test\nRUN bun ci/pipeline.ts build\n",
-    );
+    expect(builder(dockerfile)).toContain("RUN bun run typecheck\nRUN bun run test\nRUN bun ci/pipeline.ts build\n");
     expect(dockerfile).toContain(`LABEL org.opencontainers.image.title="my-shop" \\
       org.opencontainers.image.version="1.2.3" \\
       org.opencontainers.image.licenses="MIT"\n`);
@@ -555,9 +539,7 @@ describe("files", () => {
     const workflow = own.get("../../.github/workflows/slipway-api.yml")!;
     // Regression: the workflows of two members cancelled each other.
     expect(workflow).toContain("  group: slipway-api-${{ github.ref }}\n");
-    expect(workflow).toContain(
-      'working-directory: "apps/api"\n        run: bun ci/pipeline.ts install-k3s\n',
-    );
+    expect(workflow).toContain('working-directory: "apps/api"\n        run: bun ci/pipeline.ts install-k3s\n');
   });
 
   // Regression: scripts, patches and local packages were copied after the installation, which needs them.
@@ -574,20 +556,17 @@ describe("files", () => {
   test.each<[string, object, boolean]>([
     ["with", { devDependencies: { "@dagger.io/dagger": "0.21.9" } }, true],
     ["without", {}, false],
-  ])(
-    "the workflow of a service %s @dagger.io/dagger uses the matching engine",
-    async (_, more, hasDagger) => {
-      const own = await write({ "package.json": { name: "shop", ...more } });
-      const workflow = own.get(".github/workflows/slipway.yml")!;
-      const { jobs } = Bun.YAML.parse(workflow) as {
-        jobs: { deploy: { steps: { uses?: string; run?: string }[] } };
-      };
-      const { steps } = jobs.deploy;
-      expect(steps.some(({ uses }) => uses?.startsWith("dagger/"))).toBe(hasDagger);
-      expect(steps.at(-1)!.run).toBe(hasDagger ? "dagger run bun ci/pipeline.ts" : "bun ci/pipeline.ts");
-      expect(workflow).toContain(`bun-version: ${pins.bun}\n`);
-    },
-  );
+  ])("the workflow of a service %s @dagger.io/dagger uses the matching engine", async (_, more, hasDagger) => {
+    const own = await write({ "package.json": { name: "shop", ...more } });
+    const workflow = own.get(".github/workflows/slipway.yml")!;
+    const { jobs } = Bun.YAML.parse(workflow) as {
+      jobs: { deploy: { steps: { uses?: string; run?: string }[] } };
+    };
+    const { steps } = jobs.deploy;
+    expect(steps.some(({ uses }) => uses?.startsWith("dagger/"))).toBe(hasDagger);
+    expect(steps.at(-1)!.run).toBe(hasDagger ? "dagger run bun ci/pipeline.ts" : "bun ci/pipeline.ts");
+    expect(workflow).toContain(`bun-version: ${pins.bun}\n`);
+  });
 
   test.each<[string, object, string | undefined, boolean]>([
     ["no tsconfig.json", {}, undefined, false],
@@ -690,9 +669,9 @@ describe("components", () => {
     expect(added).toEqual(components.flatMap(componentFiles));
     for (const path of added) expect(own.get(path), path).not.toMatch(/__[A-Z_]+__/);
     const overlay = own.get("k8s/overlays/k3s/kustomization.yaml")!;
-    expect(
-      componentsIn(overlay, join(facts.service.project, "k8s/overlays/k3s/x"), facts.service.project),
-    ).toEqual(components);
+    expect(componentsIn(overlay, join(facts.service.project, "k8s/overlays/k3s/x"), facts.service.project)).toEqual(
+      components,
+    );
   });
 
   // The only difference is that helloapp serves its metrics on a separate port.
@@ -700,9 +679,7 @@ describe("components", () => {
     const facts = { ...(await factsOf({})), service: { ...helloapp, project: root } };
     for (const [path, text] of generatedFiles(facts, components)) {
       if (!path.startsWith("k8s/components/")) continue;
-      const own = path.endsWith("podmonitor.yaml")
-        ? text.replace("- port: http\n", "- port: metrics\n")
-        : text;
+      const own = path.endsWith("podmonitor.yaml") ? text.replace("- port: http\n", "- port: metrics\n") : text;
       expect(await readFile(join(root, path), "utf8"), path).toBe(own);
     }
   });

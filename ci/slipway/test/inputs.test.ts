@@ -45,8 +45,7 @@ async function runtime(libc = "libc"): Promise<RuntimeLibraries> {
 }
 
 /** Resolves a service without attached endpoints by default, so that only its own code is an input. */
-const describeOwn = (at: string, settings: Settings = {}) =>
-  resolveService(at, { attach: false, ...settings });
+const describeOwn = (at: string, settings: Settings = {}) => resolveService(at, { attach: false, ...settings });
 
 async function idOf(files: Files, settings: Settings = {}, libc?: string): Promise<string> {
   return computeImageId(describeOwn(await project(files), settings), await runtime(libc));
@@ -133,11 +132,7 @@ test("does not depend on type-only imports", async () => {
 describe("depends on imports", () => {
   const importing = (statement: string) => ({ "src/main.ts": `${statement}\nconsole.log(x);\n` });
   test.each<[string, Files, path: string]>([
-    [
-      "a module of a module",
-      { "src/a.ts": 'export * from "./deep/b.ts"; export const a = 1;' },
-      "src/deep/b.ts",
-    ],
+    ["a module of a module", { "src/a.ts": 'export * from "./deep/b.ts"; export const a = 1;' }, "src/deep/b.ts"],
     ["a dynamic import", importing('const x = await import("./b.ts");'), "src/b.ts"],
     ["a side-effect import", { "src/main.ts": 'import "./b.ts";\n' }, "src/b.ts"],
     ["a required module", importing('const x = require("./b.ts");'), "src/b.ts"],
@@ -145,11 +140,7 @@ describe("depends on imports", () => {
     ["a file", importing('import x from "./b.bin" with { type: "file" };'), "src/b.bin"],
     ["JSON", importing('import x from "./b.json";'), "src/b.json"],
     ["TOML", importing('import x from "./b.toml";'), "src/b.toml"],
-    [
-      "a file above the source",
-      importing('import x from "../assets/b.txt" with { type: "text" };'),
-      "assets/b.txt",
-    ],
+    ["a file above the source", importing('import x from "../assets/b.txt" with { type: "text" };'), "assets/b.txt"],
     ["package.json", importing('import x from "../package.json";'), "package.json"],
   ])("%s", async (_, files, path) => {
     const content = (number: number) =>
@@ -207,9 +198,7 @@ describe("depends on imports", () => {
     await symlink(join(elsewhere, "node_modules"), join(linked, "node_modules"));
     expect(index).toBeString();
     const own = await runtime();
-    expect(await computeImageId(describeOwn(linked), own)).toBe(
-      await computeImageId(describeOwn(elsewhere), own),
-    );
+    expect(await computeImageId(describeOwn(linked), own)).toBe(await computeImageId(describeOwn(elsewhere), own));
   });
 });
 

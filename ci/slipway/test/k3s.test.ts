@@ -46,9 +46,7 @@ describe("install script", () => {
   test("a failed download is reported", async () => {
     const error = await failureOf(fetchInstallScript(new URL("/gone", server.url).href, "x"));
     expect(error.message).toContain("404");
-    expect((await failureOf(fetchInstallScript("http://127.0.0.1:1/", "x"))).message).toContain(
-      "cannot fetch",
-    );
+    expect((await failureOf(fetchInstallScript("http://127.0.0.1:1/", "x"))).message).toContain("cannot fetch");
   });
 });
 
@@ -148,9 +146,7 @@ console.log("Starting to serve");`;
     const bin = await fakeProxy();
     await connect({ context: "other", connect: connectApi });
     const args = await Bun.file(join(bin, "args")).text();
-    expect(args).toStartWith(
-      `kubectl --kubeconfig=${directory}/k3s.yaml --context=other proxy --unix-socket=`,
-    );
+    expect(args).toStartWith(`kubectl --kubeconfig=${directory}/k3s.yaml --context=other proxy --unix-socket=`);
   });
 
   test("close() stops the proxy and removes its files", async () => {
@@ -180,12 +176,7 @@ console.log("Starting to serve");`;
 
   const apiError = (code: number, message: string) => ({ status: code, nodes: [{ message }] });
   test.each<[string, Parameters<typeof fakeK3s>[0] | (() => Parameters<typeof fakeK3s>[0]), string, string]>([
-    [
-      "more than one node",
-      () => ({ nodes: [node("a", boot), node("b", "x")] }),
-      "2 nodes (a, b)",
-      "--target registry",
-    ],
+    ["more than one node", () => ({ nodes: [node("a", boot), node("b", "x")] }), "2 nodes (a, b)", "--target registry"],
     ["another machine", () => ({ nodes: [node("far", "0")] }), "far is not this machine", "--context"],
     ["no node yet", { nodes: [] }, "no node yet", "again"],
     ["API server down", apiError(502, "connection refused"), "connection refused", "systemctl status k3s"],

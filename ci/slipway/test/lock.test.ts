@@ -156,18 +156,13 @@ describe("held by another process", () => {
   test("of three concurrent takeovers, exactly one succeeds", async () => {
     const cluster = createCluster();
     heldBy(cluster, otherMachine);
-    const results = await Promise.allSettled([
-      acquire(cluster.api()),
-      acquire(cluster.api()),
-      acquire(cluster.api()),
-    ]);
+    const results = await Promise.allSettled([acquire(cluster.api()), acquire(cluster.api()), acquire(cluster.api())]);
     expect(results.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
   });
 });
 
 describe("while held", () => {
-  const renewals = (cluster: FakeCluster) =>
-    cluster.changes.filter((change) => change.startsWith("PUT")).length;
+  const renewals = (cluster: FakeCluster) => cluster.changes.filter((change) => change.startsWith("PUT")).length;
 
   test("is renewed", async () => {
     const cluster = createCluster();
@@ -191,9 +186,7 @@ describe("while held", () => {
     cluster.objects.delete(path);
     // A real server responds with 409 for a deleted uid.
     cluster.intercept = (method) =>
-      method === "PUT"
-        ? Response.json({ message: "StorageError: invalid object" }, { status: 409 })
-        : undefined;
+      method === "PUT" ? Response.json({ message: "StorageError: invalid object" }, { status: 409 }) : undefined;
     while (!lock.lost.aborted) await Bun.sleep(1);
   });
 

@@ -44,8 +44,7 @@ afterAll(async () => {
 
 /** Uses an empty cache each time, because cached packages are not verified again. */
 async function bun(args: string[]) {
-  for (const name of ["node_modules", "cache"])
-    await rm(join(directory, name), { recursive: true, force: true });
+  for (const name of ["node_modules", "cache"]) await rm(join(directory, name), { recursive: true, force: true });
   const env = {
     PATH: process.env.PATH,
     HOME: directory,

@@ -10,10 +10,7 @@ const own = { project: join(import.meta.dir, "..") };
 
 test.each([
   ["EROFS: read-only file system, mkdir '/storage'", "The service writes to /storage,"],
-  [
-    "Error: EROFS: read-only file system, open '/app/log.txt'\n   errno: -30",
-    "The service writes to /app/log.txt,",
-  ],
+  ["Error: EROFS: read-only file system, open '/app/log.txt'\n   errno: -30", "The service writes to /app/log.txt,"],
   ["EROFS: read-only file system, rename '/tmp/a' -> '/data/a'", "The service writes to /data/a,"],
   ["SQLiteError: unable to open database file", "The service writes to a file,"],
   ['   code: "SQLITE_CANTOPEN"', "The service writes to a file,"],
@@ -38,10 +35,7 @@ test.each([
   ["ENOENT: no such file or directory, open '/test'", "test"],
   ["ENOENT: no such file or directory, open '/srv/init/templates/Dockerfile'", "init/templates/Dockerfile"],
   ["ENOENT: no such file or directory, scandir './init/templates/'", "init/templates"],
-  [
-    "ENOENT: no such file or directory, open '/$bunfs/root/init/templates/Dockerfile'",
-    "init/templates/Dockerfile",
-  ],
+  ["ENOENT: no such file or directory, open '/$bunfs/root/init/templates/Dockerfile'", "init/templates/Dockerfile"],
   ["ENOENT: no such file or directory, open '/nowhere'\nENOENT: x, stat 'README.md'", "README.md"],
 ])("a missing file that is in the project: %s", (output, path) => {
   expect(diagnoseLogs(output, own)).toContain(`\`files: ["${path}"]\` in ci/pipeline.ts`);
@@ -122,8 +116,7 @@ describe("blocked egress", () => {
 
   // A Redis client retries for 10 s before it reports an error.
   test("the hint is given for a service that waits without output", () => {
-    const silentHint = (...policies: KubeObject[]) =>
-      diagnoseBlockedEgress("", service, [workload, ...policies], true);
+    const silentHint = (...policies: KubeObject[]) => diagnoseBlockedEgress("", service, [workload, ...policies], true);
     expect(silentHint(closed)).toStartWith(
       "The service may be waiting for another host: NetworkPolicy own blocks all outgoing traffic, ",
     );

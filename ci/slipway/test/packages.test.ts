@@ -155,9 +155,7 @@ describe("a package that is not installed", () => {
   test("is left out with a warning if an installed package loads it lazily", async () => {
     const { missingPackages, warnings } = await inputs({ "node_modules/tiny/index.js": driver });
     expect(missingPackages.sort()).toEqual(["a-driver", "b-driver/promise"]);
-    expect(warnings).toEqual([
-      "not installed, and left out: a-driver, b-driver/promise (tiny can load them)",
-    ]);
+    expect(warnings).toEqual(["not installed, and left out: a-driver, b-driver/promise (tiny can load them)"]);
   });
 
   test("is refused with a hint if the service imports it", async () => {
@@ -213,9 +211,7 @@ test("the bundle digest does not depend on the order of files", async () => {
     Object.assign(new Blob([text]), { path }) as unknown as Bun.BuildArtifact;
   const files = [artifact("./main.js", "1"), artifact("./a.html", "2"), artifact("./b.html", "3")];
   expect(await computeBundleDigest(files.toReversed())).toBe(await computeBundleDigest(files));
-  expect(await computeBundleDigest([files[0]!, artifact("./a.html", "3")])).not.toBe(
-    await computeBundleDigest(files),
-  );
+  expect(await computeBundleDigest([files[0]!, artifact("./a.html", "3")])).not.toBe(await computeBundleDigest(files));
 });
 
 describe("a dynamic load", () => {

@@ -104,8 +104,7 @@ describe("command line", () => {
     return { code: await child.exited, stdout: stdout!, stderr: stderr! };
   }
   const commands = readdirSync(join(import.meta.dir, "../commands")).map((file) => file.replace(/\.ts$/, ""));
-  const load = async (name: string) =>
-    ((await import(`../commands/${name}.ts`)) as { default: Command }).default;
+  const load = async (name: string) => ((await import(`../commands/${name}.ts`)) as { default: Command }).default;
 
   test("the list of the help holds every command once", () => {
     expect(Object.values(commandGroups).flat().toSorted()).toEqual(commands.toSorted());
@@ -117,17 +116,14 @@ describe("command line", () => {
     expect(about).toMatch(/^[A-Z][a-z]+[^s.] [^\n]{5,75}[^.\n]$/);
   });
 
-  test.each(["--help", "-h", "help"])(
-    "%s names every command in a line, and the exit codes",
-    async (help) => {
-      const { code, stdout, stderr } = await slipway([help]);
-      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-      expect(stdout).toContain("usage: bun ci/pipeline.ts [command] [options]");
-      const shown = [...stdout.matchAll(/^ {2}([a-z][a-z0-9-]*)\b.{3,}/gm)].map(([, command]) => command!);
-      expect(shown).toEqual(Object.values(commandGroups).flat());
-      for (const exit of Object.values(exitCodes)) expect(stdout).toMatch(new RegExp(`\\b${exit} `));
-    },
-  );
+  test.each(["--help", "-h", "help"])("%s names every command in a line, and the exit codes", async (help) => {
+    const { code, stdout, stderr } = await slipway([help]);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toContain("usage: bun ci/pipeline.ts [command] [options]");
+    const shown = [...stdout.matchAll(/^ {2}([a-z][a-z0-9-]*)\b.{3,}/gm)].map(([, command]) => command!);
+    expect(shown).toEqual(Object.values(commandGroups).flat());
+    for (const exit of Object.values(exitCodes)) expect(stdout).toMatch(new RegExp(`\\b${exit} `));
+  });
 
   test.concurrent.each(commands)("%s --help lists its arguments and options, exit 0", async (name) => {
     const command = await load(name);
@@ -199,10 +195,7 @@ describe("command line", () => {
       ["--target", "registry", "--context", "c", "--registry", "r.example/x:tag"],
       "is not of the form HOST[:PORT]/PATH",
     ],
-    [
-      ["--target", "registry", "--context", "c", "--registry", "r.example"],
-      "is not of the form HOST[:PORT]/PATH",
-    ],
+    [["--target", "registry", "--context", "c", "--registry", "r.example"], "is not of the form HOST[:PORT]/PATH"],
     [["--registry", "r.example/x"], "--target registry"],
     [["--target", "k3s", "--registry", "r.example/x"], "--target registry"],
     [["up", "--target", "none", "--registry", "r.example/x"], "--target registry"],

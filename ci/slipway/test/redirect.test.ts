@@ -68,17 +68,14 @@ console.log(await sent.then(() => "sent", (error) => error.message));`;
 }
 
 describe.skipIf(!isOnPath("openssl"))("an upload to a registry with TLS", () => {
-  test.each([301, 302, 307, 308])(
-    "is not redirected to plain HTTP (%d), not even on this machine",
-    async (status) => {
-      const plain = serve(() => new Response(null, { status: 201 }));
-      const { host } = startSecure(() => `${plain.url}/stolen`, status);
-      expect(await upload(host)).toBe(
-        `${host} redirects to ${plain.url}, which is not encrypted; nothing was sent there`,
-      );
-      expect(plain.requests).toEqual([]);
-    },
-  );
+  test.each([301, 302, 307, 308])("is not redirected to plain HTTP (%d), not even on this machine", async (status) => {
+    const plain = serve(() => new Response(null, { status: 201 }));
+    const { host } = startSecure(() => `${plain.url}/stolen`, status);
+    expect(await upload(host)).toBe(
+      `${host} redirects to ${plain.url}, which is not encrypted; nothing was sent there`,
+    );
+    expect(plain.requests).toEqual([]);
+  });
 
   test("is redirected to another TLS URL unchanged", async () => {
     const { host, requests } = startSecure((own) => `${own}/elsewhere`);

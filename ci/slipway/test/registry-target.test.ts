@@ -91,11 +91,7 @@ function lay(dist: string, word = "helloapp"): void {
 }
 
 /** Pushes an image under the ID, like another user. @returns its digest */
-async function somebodyPushes({
-  word = "helloapp",
-  revision = "c0ffee",
-  port = service.port,
-} = {}): Promise<string> {
+async function somebodyPushes({ word = "helloapp", revision = "c0ffee", port = service.port } = {}): Promise<string> {
   const place = mkdtempSync(join(directory, "other-"));
   const [dist, archive] = [join(place, "dist"), join(place, "other.tar")];
   lay(dist, word);
@@ -123,8 +119,7 @@ async function start(values: OptionValues = {}) {
   const connect = async () => {
     const api = cluster.api(signal);
     const open = api.open;
-    const answer: typeof open = async (path, init) =>
-      path === "/version" ? Response.json({}) : open(path, init);
+    const answer: typeof open = async (path, init) => (path === "/version" ? Response.json({}) : open(path, init));
     return Object.assign(api, { open: answer });
   };
   const target = await connectRegistryTarget({ service, context, repository, url, signal, connect });
@@ -179,14 +174,8 @@ test("stops if the content of the config does not match its digest", async () =>
 test.each<[string, () => object]>([
   ["an index", () => ({ manifests: [] })],
   ["a manifest without layers", () => ({ config: registry.manifest(id).config })],
-  [
-    "a manifest with invalid layer digests",
-    () => ({ ...registry.manifest(id), layers: [{ digest: "../x" }] }),
-  ],
-  [
-    "a manifest with missing layers",
-    () => ({ ...registry.manifest(id), layers: [{ digest: sha256("gone") }] }),
-  ],
+  ["a manifest with invalid layer digests", () => ({ ...registry.manifest(id), layers: [{ digest: "../x" }] })],
+  ["a manifest with missing layers", () => ({ ...registry.manifest(id), layers: [{ digest: sha256("gone") }] })],
 ])("overwrites %s under the ID", async (_, content) => {
   await somebodyPushes();
   const body = Buffer.from(JSON.stringify(content()));
@@ -232,9 +221,7 @@ test("does not deliver an image that is pushed between comparison and delivery",
   await runDeploy(run, { given: { connect: { ...to, target: { ...target, compare } as typeof target } } });
   expect(deployed()).toBe(`${repository}@${under()}`);
   const { layers } = registry.manifest(id) as { layers: { digest: string }[] };
-  const texts = layers.map(({ digest }) =>
-    Buffer.from(Bun.zstdDecompressSync(registry.blobs.get(digest)!)).toString(),
-  );
+  const texts = layers.map(({ digest }) => Buffer.from(Bun.zstdDecompressSync(registry.blobs.get(digest)!)).toString());
   expect(texts.join()).not.toContain("malware");
 });
 

@@ -23,9 +23,7 @@ const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
   );
 
 const variables = ["HOME", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"];
-const before = Object.fromEntries(
-  [...variables, "PATH", "HTTP_PROXY"].map((name) => [name, process.env[name]]),
-);
+const before = Object.fromEntries([...variables, "PATH", "HTTP_PROXY"].map((name) => [name, process.env[name]]));
 const directory = mkdtempSync(join(tmpdir(), "helloapp-registry-"));
 const archive = join(directory, "helloapp.tar");
 const sbom = join(directory, "helloapp.cdx.json");
@@ -103,17 +101,12 @@ describe("reference", () => {
     expect(parseReference(reference)).toEqual({ origin, registry, path, tag: "1" });
   });
 
-  test.each([
-    "app:1",
-    "me/app:1",
-    "ghcr.io/app",
-    "ghcr.io/App:1",
-    "ghcr.io/a//b:1",
-    "ghcr.io/../b:1",
-    "x:99999/a:1",
-  ])("%s is refused", (reference) => {
-    expect(() => parseReference(reference)).toThrow(`"${reference}" is not of the form REGISTRY`);
-  });
+  test.each(["app:1", "me/app:1", "ghcr.io/app", "ghcr.io/App:1", "ghcr.io/a//b:1", "ghcr.io/../b:1", "x:99999/a:1"])(
+    "%s is refused",
+    (reference) => {
+      expect(() => parseReference(reference)).toThrow(`"${reference}" is not of the form REGISTRY`);
+    },
+  );
 
   test("a password is not printed", () => {
     expect(() => parseReference("me:secret@ghcr.io/app:1")).toThrow('"…@ghcr.io/app:1" is not of the form');
@@ -145,16 +138,11 @@ describe("push", () => {
     expect(layers.map((layer: Uint8Array) => layer.length)).toEqual(
       manifest.layers.map(({ size }: { size: number }) => size),
     );
-    expect(layers.map((layer: Uint8Array) => sha256(Bun.zstdDecompressSync(layer)))).toEqual(
-      config.rootfs.diff_ids,
-    );
+    expect(layers.map((layer: Uint8Array) => sha256(Bun.zstdDecompressSync(layer)))).toEqual(config.rootfs.diff_ids);
   });
 
   test.each<[string, () => Part[]]>([
-    [
-      "with gzip",
-      () => image([[part("lib", "libc")], [part("helloapp", "x")]], { store: (tar) => gzipSync(tar) }),
-    ],
+    ["with gzip", () => image([[part("lib", "libc")], [part("helloapp", "x")]], { store: (tar) => gzipSync(tar) })],
     ["with an OCI layout", () => layout(image([[part("lib", "libc")], [part("helloapp", "x")]]))],
   ])("compresses the layers of another tool's archive %s with zstd", async (_, parts) => {
     const { reference, blobs, manifests } = startRegistry();
@@ -163,9 +151,7 @@ describe("push", () => {
     await pushImage(path, reference, options);
     const { layers } = JSON.parse(Buffer.from(manifests.get("1")!.body).toString());
     const { config } = (await readArchive(path))!;
-    const unpacked = layers.map(({ digest }: { digest: string }) =>
-      sha256(Bun.zstdDecompressSync(blobs.get(digest)!)),
-    );
+    const unpacked = layers.map(({ digest }: { digest: string }) => sha256(Bun.zstdDecompressSync(blobs.get(digest)!)));
     expect(unpacked).toEqual(config.rootfs.diff_ids);
   });
 
@@ -174,9 +160,7 @@ describe("push", () => {
     const path = join(directory, "bomb.tar");
     const store = () => Bun.zstdCompressSync(Buffer.alloc(2 ** 26));
     writeFileSync(path, joinParts(image([[part("helloapp", "x")]], { store })));
-    expect((await failureOf(pushImage(path, reference, options))).message).toContain(
-      "larger than 16777216 bytes",
-    );
+    expect((await failureOf(pushImage(path, reference, options))).message).toContain("larger than 16777216 bytes");
     expect(manifests.size).toBe(0);
   });
 
@@ -196,9 +180,7 @@ describe("push", () => {
   test.each(["sha256:abc", `sha512:${"0".repeat(128)}`, "latest", `sha256:${"A".repeat(64)}`])(
     "resolveDigest() refuses %s, which is not a digest",
     async (given) => {
-      const { reference } = startRegistry(
-        () => new Response(null, { headers: { "Docker-Content-Digest": given } }),
-      );
+      const { reference } = startRegistry(() => new Response(null, { headers: { "Docker-Content-Digest": given } }));
       const error = await failureOf(resolveDigest(reference, options));
       expect(error.kind).toBe("environment");
       expect(error.message).toContain(`"${given}", which is not a digest`);
@@ -210,9 +192,7 @@ describe("push", () => {
     const odd = { config: { digest }, layers: [{ digest: "../../other" }] };
     manifests.set("1", { type: "x", body: Buffer.from(JSON.stringify(odd)) });
     await pushImage(archive, reference, options);
-    expect(requests.filter(({ url }) => url.pathname.includes("other") || url.pathname === "/v2/x")).toEqual(
-      [],
-    );
+    expect(requests.filter(({ url }) => url.pathname.includes("other") || url.pathname === "/v2/x")).toEqual([]);
     expect(JSON.parse(Buffer.from(manifests.get("1")!.body).toString())).toMatchObject({
       schemaVersion: 2,
     });
@@ -371,9 +351,9 @@ describe("push of several platforms", () => {
     const registry = startRegistry();
     const first = await pushIndex(service.name, archives, repositoryOf(registry), ["v1"], options);
     const sent = registry.calls(/^(POST|PUT)/).length;
-    expect(
-      await pushIndex(service.name, archives.toReversed(), repositoryOf(registry), ["v1"], options),
-    ).toEqual(first);
+    expect(await pushIndex(service.name, archives.toReversed(), repositoryOf(registry), ["v1"], options)).toEqual(
+      first,
+    );
     expect(registry.calls(/^(POST|PUT)/)).toHaveLength(sent);
   });
 
@@ -398,13 +378,7 @@ describe("push of several platforms", () => {
 
   test("pushes a single archive without tags as an image without an index", async () => {
     const registry = startRegistry();
-    const { digest } = await pushIndex(
-      service.name,
-      archives.slice(0, 1),
-      repositoryOf(registry),
-      [],
-      options,
-    );
+    const { digest } = await pushIndex(service.name, archives.slice(0, 1), repositoryOf(registry), [], options);
     expect([...registry.manifests.keys()]).toEqual([ids.amd64]);
     expect(digest).toBe(sha256(registry.manifests.get(ids.amd64)!.body));
   });
@@ -484,9 +458,7 @@ describe("the SBOM of a push", () => {
     ["with a page", () => new Response("<html>", { headers: { "Content-Type": "text/html" } })],
     ["with an unsupported method", () => new Response(null, { status: 405 })],
   ])("is listed under the tag if the registry replies %s", async (_, answer) => {
-    const registry = startRegistry((__, { pathname }) =>
-      pathname.includes("/referrers/") ? answer() : undefined,
-    );
+    const registry = startRegistry((__, { pathname }) => (pathname.includes("/referrers/") ? answer() : undefined));
     const image = await pushImage(archive, registry.reference, withSbom);
     expect(registry.manifest(fallbackTag(image)).manifests).toHaveLength(1);
   });
@@ -559,19 +531,14 @@ describe("the SBOM of a push", () => {
 describe("transient failures", () => {
   const busy = () => new Response(null, { status: 503, headers: { "Retry-After": "0" } });
 
-  test.each([429, 500, 502, 503, 504])(
-    "status %d is retried, with three attempts in total",
-    async (status) => {
-      const { reference, requests } = serveReference(() => new Response(null, { status }));
-      const lines: string[] = [];
-      const error = await failureOf(
-        resolveDigest(reference, { ...options, log: (line) => lines.push(line) }),
-      );
-      expect(error.message).toContain(`(${status})`);
-      expect(requests).toHaveLength(3);
-      expect(lines).toHaveLength(2);
-    },
-  );
+  test.each([429, 500, 502, 503, 504])("status %d is retried, with three attempts in total", async (status) => {
+    const { reference, requests } = serveReference(() => new Response(null, { status }));
+    const lines: string[] = [];
+    const error = await failureOf(resolveDigest(reference, { ...options, log: (line) => lines.push(line) }));
+    expect(error.message).toContain(`(${status})`);
+    expect(requests).toHaveLength(3);
+    expect(lines).toHaveLength(2);
+  });
 
   test("an upload is restarted from the beginning", async () => {
     let failures = 2;
@@ -686,19 +653,9 @@ describe("errors", () => {
   const errors = (status: number, code: string, message: string, detail?: unknown) => () =>
     Response.json({ errors: [{ code, message, detail }] }, { status });
   test.each([
-    [
-      "401",
-      errors(401, "UNAUTHORIZED", "log in"),
-      "(401, UNAUTHORIZED: log in)",
-      "No credentials for 127.0.0.1",
-    ],
+    ["401", errors(401, "UNAUTHORIZED", "log in"), "(401, UNAUTHORIZED: log in)", "No credentials for 127.0.0.1"],
     ["403", errors(403, "DENIED", "not\nyours"), "(403, DENIED: not yours)", "`podman login 127.0.0.1"],
-    [
-      "404",
-      errors(404, "NAME_UNKNOWN", "no repository"),
-      "NAME_UNKNOWN: no repository",
-      "Check the name team/app.",
-    ],
+    ["404", errors(404, "NAME_UNKNOWN", "no repository"), "NAME_UNKNOWN: no repository", "Check the name team/app."],
     [
       "413",
       () => new Response("<html>", { status: 413 }),
@@ -730,9 +687,7 @@ describe("errors", () => {
   test("reports missing TLS, and sends nothing to the registry", async () => {
     // A name of this machine that is none of those for which plain HTTP will do.
     const { host, requests } = serve(() => new Response());
-    const error = await failureOf(
-      resolveDigest(`${host.replace("127.0.0.1", "0.0.0.0")}/team/app:1`, options),
-    );
+    const error = await failureOf(resolveDigest(`${host.replace("127.0.0.1", "0.0.0.0")}/team/app:1`, options));
     expect(error.message).toContain("no TLS that this machine trusts");
     expect(error.hint).toContain("NODE_EXTRA_CA_CERTS");
     expect(requests).toEqual([]);
@@ -742,9 +697,7 @@ describe("errors", () => {
     const silent = serveReference(() => new Promise<never>(() => {}));
     const half = serveReference(
       () =>
-        new Response(
-          new ReadableStream({ pull: () => new Promise<never>(() => {}), start: (c) => c.enqueue("{") }),
-        ),
+        new Response(new ReadableStream({ pull: () => new Promise<never>(() => {}), start: (c) => c.enqueue("{") })),
     );
     const patient = { ...options, requestTimeoutSeconds: 0.05 };
     const given = [resolveDigest(silent.reference, patient), pushImage(archive, half.reference, patient)];
@@ -766,9 +719,7 @@ describe("errors", () => {
     const { reference } = startRegistry(({ method }) =>
       method === "POST" ? new Response(null, { status: 202 }) : undefined,
     );
-    expect((await failureOf(pushImage(archive, reference, options))).message).toContain(
-      "without a Location header",
-    );
+    expect((await failureOf(pushImage(archive, reference, options))).message).toContain("without a Location header");
   });
 });
 
@@ -793,9 +744,7 @@ describe("authentication", () => {
       const remaining = left.get(token) ?? 0;
       left.set(token, remaining - 1);
       if (remaining > 0) return undefined;
-      return unauthorized(
-        `Bearer realm="${tokens.url}/token?x=y",service="s 1",scope="repository:team/app:pull"`,
-      );
+      return unauthorized(`Bearer realm="${tokens.url}/token?x=y",service="s 1",scope="repository:team/app:pull"`);
     });
     return { ...registry, tokens };
   }
@@ -853,9 +802,7 @@ describe("authentication", () => {
     const headers = new Headers();
     for (const one of [challenge(`${tokens.url}/token`)].flat()) headers.append("WWW-Authenticate", one);
     const { reference, requests } = startRegistry((request) =>
-      request.headers.get("authorization") === "Bearer t"
-        ? undefined
-        : new Response(null, { status: 401, headers }),
+      request.headers.get("authorization") === "Bearer t" ? undefined : new Response(null, { status: 401, headers }),
     );
     expect(await resolveDigest(reference, options)).toBeUndefined();
     expect(requests.map(({ authorization }) => authorization)).toEqual([null, "Bearer t"]);
@@ -998,12 +945,7 @@ describe("credentials", () => {
 
   test("are read from $REGISTRY_AUTH_FILE, podman's files and Docker's file, in this order", async () => {
     process.env.REGISTRY_AUTH_FILE = join(home, "own.json");
-    const files = [
-      "own.json",
-      "run/containers/auth.json",
-      ".config/containers/auth.json",
-      ".docker/config.json",
-    ];
+    const files = ["own.json", "run/containers/auth.json", ".config/containers/auth.json", ".docker/config.json"];
     for (const file of files) login(file, { auths: { "ghcr.io": auth(file) } });
     for (const file of files) {
       expect(await find("ghcr.io")).toEqual(is(file));

@@ -199,9 +199,7 @@ describe("failed", () => {
 
     test("an exceeded quota fails too, unless another new pod starts", () => {
       const message = 'pods "x" is forbidden: exceeded quota: small';
-      const conditions = [
-        { type: "ReplicaFailure", status: "True", reason: "FailedCreate", message } as const,
-      ];
+      const conditions = [{ type: "ReplicaFailure", status: "True", reason: "FailedCreate", message } as const];
       expect(after(service.scheduleTimeoutSeconds, observe([], { conditions }))).toMatchObject({ message });
       const placed = { type: "PodScheduled", status: "True" } as const;
       const starting = pod("new", {}, { conditions: [placed] });

@@ -13,8 +13,7 @@ import packageJson from "../../../package.json";
 const directory = mkdtempSync(join(tmpdir(), "helloapp-sbom-"));
 afterAll(() => rmSync(directory, { recursive: true }));
 
-const hash = (algorithm: "md5" | "sha256", text: string) =>
-  new Bun.CryptoHasher(algorithm).update(text).digest("hex");
+const hash = (algorithm: "md5" | "sha256", text: string) => new Bun.CryptoHasher(algorithm).update(text).digest("hex");
 
 /** Writes files. Values other than strings are written as JSON. @returns the directory */
 function layOut(name: string, files: Record<string, unknown>): string {
@@ -163,9 +162,7 @@ describe("the bundled packages", () => {
 
   test("must have a name and a version", async () => {
     const nameless = bundle('import nameless from "nameless";\nconsole.log(nameless);');
-    await expect(nameless).rejects.toThrow(
-      "node_modules/nameless is in the image, but has no name and version",
-    );
+    await expect(nameless).rejects.toThrow("node_modules/nameless is in the image, but has no name and version");
   });
 
   test("do not include the service", async () => {
@@ -308,7 +305,5 @@ test("a package URL encodes exactly the required characters", () => {
 test("a file's hash covers all of its chunks", () => {
   const bytes = Buffer.alloc(3_000_001, "helloapp");
   writeFileSync(join(directory, "large"), bytes);
-  expect(sha256OfFile(join(directory, "large"))).toBe(
-    new Bun.CryptoHasher("sha256").update(bytes).digest("hex"),
-  );
+  expect(sha256OfFile(join(directory, "large"))).toBe(new Bun.CryptoHasher("sha256").update(bytes).digest("hex"));
 });

@@ -12,11 +12,7 @@ beforeAll(async () => void (directory = await realpath(await mkdtemp(join(tmpdir
 afterAll(() => rm(directory, { recursive: true }));
 
 /** Creates a project with empty files in a directory of that name. */
-async function project(
-  packageJson: object,
-  files: string[] = ["src/main.ts"],
-  name = "project",
-): Promise<string> {
+async function project(packageJson: object, files: string[] = ["src/main.ts"], name = "project"): Promise<string> {
   const at = join(await mkdtemp(join(directory, "at-")), name);
   for (const path of ["package.json", ...files]) {
     await mkdir(dirname(join(at, path)), { recursive: true });
@@ -76,10 +72,7 @@ test("package.json determines the configuration, and the rest has defaults", asy
 });
 
 test("settings override the detected values, and single overlays or scripts can be set", async () => {
-  const at = await project({ name: "shop", scripts: { check: "x", test: "x", lint: "x" } }, [
-    "src/main.ts",
-    "x.ts",
-  ]);
+  const at = await project({ name: "shop", scripts: { check: "x", test: "x", lint: "x" } }, ["src/main.ts", "x.ts"]);
   const settings: Required<Settings> = {
     name: "till",
     namespace: "market",
@@ -141,15 +134,7 @@ describe("the name", () => {
 });
 
 describe("the entry", () => {
-  const all = [
-    "src/main.ts",
-    "src/index.ts",
-    "src/server.ts",
-    "index.ts",
-    "server.js",
-    "lib/x.mjs",
-    "app/y.tsx",
-  ];
+  const all = ["src/main.ts", "src/index.ts", "src/server.ts", "index.ts", "server.js", "lib/x.mjs", "app/y.tsx"];
   test.each<[string, object, files: string[], entry: string]>([
     ["src/main.ts by default", {}, all, "src/main.ts"],
     ["src/index.ts if src/main.ts is missing", {}, all.slice(1), "src/index.ts"],
@@ -164,12 +149,7 @@ describe("the entry", () => {
     ],
     ["a module that `bun run` starts", { scripts: { start: "bun run lib/x.mjs" } }, all, "lib/x.mjs"],
     ["the module that `dev` runs", { scripts: { dev: "bun --watch src/server.ts" } }, all, "src/server.ts"],
-    [
-      "`start` rather than `dev`",
-      { scripts: { dev: "bun index.ts", start: "bun lib/x.mjs" } },
-      all,
-      "lib/x.mjs",
-    ],
+    ["`start` rather than `dev`", { scripts: { dev: "bun index.ts", start: "bun lib/x.mjs" } }, all, "lib/x.mjs"],
     ["`module`", { module: "./src/server.ts" }, all, "src/server.ts"],
     ["`main`", { main: "server.js" }, all, "server.js"],
     ["not a missing file", { main: "gone.js", scripts: { start: "bun dist/main.js" } }, all, "src/main.ts"],

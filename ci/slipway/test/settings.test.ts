@@ -1,14 +1,6 @@
 /** Tests the effect of settings on the build inputs. e2e/settings.test.ts runs the binaries. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import {
-  chmodSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  realpathSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
@@ -49,8 +41,7 @@ function project(files: Files): string {
 const describeOwn = (files: Files, settings: Settings = {}) =>
   resolveService(project(files), { attach: false, ...settings });
 
-const inputs = (files: Files, settings: Settings = {}) =>
-  collectInputs(describeOwn(files, settings), runtime);
+const inputs = (files: Files, settings: Settings = {}) => collectInputs(describeOwn(files, settings), runtime);
 
 async function failureOf(work: () => unknown): Promise<PipelineError> {
   try {
@@ -74,17 +65,14 @@ async function runBundled(files: Files, settings: Settings = {}, args: string[] 
 }
 
 describe("name", () => {
-  test.each(["srv", "lib64", "tmp"])(
-    "%s is refused, because it is a directory in the image",
-    async (name) => {
-      const service = describeOwn({ "src/main.ts": "" }, { name });
-      const error = await failureOf(() => computeImageId(service, runtime));
-      expect(error).toMatchObject({
-        kind: "project",
-        message: expect.stringContaining(`/${name} is a directory`),
-      });
-    },
-  );
+  test.each(["srv", "lib64", "tmp"])("%s is refused, because it is a directory in the image", async (name) => {
+    const service = describeOwn({ "src/main.ts": "" }, { name });
+    const error = await failureOf(() => computeImageId(service, runtime));
+    expect(error).toMatchObject({
+      kind: "project",
+      message: expect.stringContaining(`/${name} is a directory`),
+    });
+  });
 });
 
 describe("entries", () => {
@@ -112,8 +100,8 @@ describe("entries", () => {
   test("each is an input, with its name", async () => {
     const { files: found } = await inputs(files, settings);
     expect([...found.keys()]).toEqual(expect.arrayContaining(["src/migrate.ts", "src/job.ts"]));
-    const ids = [{}, { entries: { migrate: "src/migrate.ts" } }, { entries: { m: "src/migrate.ts" } }].map(
-      (settings) => computeImageId(describeOwn(files, settings), runtime),
+    const ids = [{}, { entries: { migrate: "src/migrate.ts" } }, { entries: { m: "src/migrate.ts" } }].map((settings) =>
+      computeImageId(describeOwn(files, settings), runtime),
     );
     expect(new Set(await Promise.all(ids)).size).toBe(ids.length);
   });
@@ -135,9 +123,7 @@ describe("files", () => {
     LICENSE: "l",
   };
   const below = async (patterns: string[]) =>
-    [...(await inputs(files, { files: patterns })).appFiles.keys()]
-      .map((path) => path.replace(/^srv\//, ""))
-      .sort();
+    [...(await inputs(files, { files: patterns })).appFiles.keys()].map((path) => path.replace(/^srv\//, "")).sort();
 
   test.each([
     [["public"], ["public/.well-known/x", "public/a.txt", "public/deep/b c.txt"]],
@@ -169,8 +155,7 @@ describe("files", () => {
 });
 
 describe("native packages", () => {
-  const [architecture, other] =
-    process.arch === "x64" ? (["amd64", "arm64"] as const) : (["arm64", "amd64"] as const);
+  const [architecture, other] = process.arch === "x64" ? (["amd64", "arm64"] as const) : (["arm64", "amd64"] as const);
   const library = [...findSharedLibraries().files.values()].at(-1)!;
   /** Creates an addon from a library, optionally with the other architecture in its header. */
   const addon = (foreign = false) => {
@@ -406,12 +391,7 @@ describe("the pinned Bun version", () => {
       {},
       "1.2.3",
     ],
-    [
-      "another packageManager",
-      { "package.json": '{"name":"x","packageManager":"pnpm@9.0.0"}' },
-      {},
-      undefined,
-    ],
+    ["another packageManager", { "package.json": '{"name":"x","packageManager":"pnpm@9.0.0"}' }, {}, undefined],
     ["a setting, which takes precedence", { ".bun-version": "1.2.3\n" }, { bun: "1.0.0" }, "1.0.0"],
     ["no pin", {}, {}, undefined],
   ])("is set by %s", (_, files, settings, bun) => {

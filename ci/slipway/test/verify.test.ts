@@ -119,9 +119,7 @@ test("monitorAvailability runs two clients, and its report is one line", async (
       gapSeconds: 0.25,
       buckets: [],
     }),
-  ).toBe(
-    "2 of 7 requests failed during the rollout (reset, no response for 0.3 s), median 1.3 ms, p99 20.0 ms",
-  );
+  ).toBe("2 of 7 requests failed during the rollout (reset, no response for 0.3 s), median 1.3 ms, p99 20.0 ms");
   expect(
     describeAvailability({
       requests: 7,

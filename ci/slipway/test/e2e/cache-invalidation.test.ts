@@ -112,8 +112,7 @@ function runIn(app: string, output: string, { name, env }: Engine, more: Record<
   const report = `${output}.json`;
   const command = ["ci/pipeline.ts", "--engine", name, "--target", "none", "--report", report];
   const files = ["small.tar", "small.cdx.json"];
-  for (const file of files)
-    if (existsSync(join(output, file))) renameSync(join(output, file), join(app, file));
+  for (const file of files) if (existsSync(join(output, file))) renameSync(join(output, file), join(app, file));
   must([process.execPath, ...command], { cwd: app, env: { ...env(), ...more } });
   for (const file of files) renameSync(join(app, file), join(output, file));
   const { steps } = JSON.parse(readFileSync(report, "utf8")) as {
@@ -162,22 +161,19 @@ function table(engine: Engine, directory: string): void {
     }
   };
 
-  test.each(rows)(
-    "after a change of $change: new ID $id, check and test run $steps",
-    ({ change, edit, id, steps }) => {
-      restore();
-      const env = edit(workspace) ?? {};
-      const after = runIn(app, output, engine, env);
-      ids.set(change, after.id);
-      expect({ id: after.id !== base, ran: after.ran }).toEqual({
-        id,
-        ran: { check: steps, test: steps, image: id },
-      });
-      if (engine.name !== "host") return;
-      const command = [process.execPath, "ci/pipeline.ts", "build", "--id"];
-      expect(must(command, { cwd: app, env }).trim()).toBe(after.id);
-    },
-  );
+  test.each(rows)("after a change of $change: new ID $id, check and test run $steps", ({ change, edit, id, steps }) => {
+    restore();
+    const env = edit(workspace) ?? {};
+    const after = runIn(app, output, engine, env);
+    ids.set(change, after.id);
+    expect({ id: after.id !== base, ran: after.ran }).toEqual({
+      id,
+      ran: { check: steps, test: steps, image: id },
+    });
+    if (engine.name !== "host") return;
+    const command = [process.execPath, "ci/pipeline.ts", "build", "--id"];
+    expect(must(command, { cwd: app, env }).trim()).toBe(after.id);
+  });
 
   test("a reverted edit is served from the cache", () => {
     restore();
@@ -245,18 +241,7 @@ describeWith(
       expect(existsSync(join(workspace, "app/Dockerfile"))).toBe(true);
       const secret = bundle ? [`--secret=id=ca,src=${bundle}`] : [];
       const tag = `slipway-edits-${process.pid}`;
-      const command = [
-        "buildah",
-        "bud",
-        "--format",
-        "docker",
-        ...secret,
-        "-f",
-        "app/Dockerfile",
-        "-t",
-        tag,
-        ".",
-      ];
+      const command = ["buildah", "bud", "--format", "docker", ...secret, "-f", "app/Dockerfile", "-t", tag, "."];
       const { code, output } = sh(command, { cwd: workspace });
       expect(code, output).toBe(0);
       const archive = join(directory, "by-dockerfile.tar");

@@ -30,8 +30,7 @@ const remove = (namespace: string) =>
 
 /** Starts the pipeline in a copy of the project. */
 function start(directory: string, args: string[], engine = "host") {
-  const runner =
-    engine === "dagger" ? ["dagger", "--progress=plain", "run", process.execPath] : [process.execPath];
+  const runner = engine === "dagger" ? ["dagger", "--progress=plain", "run", process.execPath] : [process.execPath];
   return Bun.spawn([...runner, "ci/pipeline.ts", ...args], {
     cwd: directory,
     env: { ...process.env, GITHUB_STEP_SUMMARY: undefined },
@@ -44,10 +43,7 @@ function start(directory: string, args: string[], engine = "host") {
 /** Runs the pipeline in a copy of the project, and waits for its end. */
 async function pipeline(directory: string, args: string[] = [], engine = "host") {
   const child = start(directory, args, engine);
-  const [stdout, stderr] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-  ]);
+  const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   return { code: await child.exited, output: stdout + stderr };
 }
 
@@ -71,9 +67,7 @@ async function servedId(): Promise<string> {
 }
 
 /** Runs `work` while three clients request the version. @returns how often each response came */
-async function withClients<T>(
-  work: () => Promise<T>,
-): Promise<{ value: T; replies: Record<string, number> }> {
+async function withClients<T>(work: () => Promise<T>): Promise<{ value: T; replies: Record<string, number> }> {
   const replies: Record<string, number> = {};
   let done = false;
   const client = async (keepalive: boolean) => {
@@ -102,8 +96,7 @@ describeWith(
     const project = new Copy(directory, "project", place);
     const { directory: cwd } = project;
     const kubectl = (...args: string[]) => must(["k3s", "kubectl", "-n", place.namespace, ...args]);
-    const generation = () =>
-      kubectl("get", "deployment", "helloapp", "-o", "jsonpath={.metadata.generation}");
+    const generation = () => kubectl("get", "deployment", "helloapp", "-o", "jsonpath={.metadata.generation}");
     const images = () => must(["k3s", "ctr", "-n", "k8s.io", "images", "ls", "-q"]).split("\n");
 
     beforeAll(() => remove(place.namespace));
@@ -142,9 +135,7 @@ describeWith(
       });
 
       test("rolls back a version that exits at start, shows its log, and serves the old version throughout", async () => {
-        project.state(
-          `if (process.env.NOTHING === undefined) throw new Error("cannot start like this (${engine})");`,
-        );
+        project.state(`if (process.env.NOTHING === undefined) throw new Error("cannot start like this (${engine})");`);
         const { value, replies } = await withClients(() => pipeline(cwd, [], engine));
         project.restore();
         expect(value.code, value.output).toBe(1);
@@ -248,8 +239,7 @@ describeWith(
       project.edit();
       kubectl("create", "quota", "pods", "--hard=pods=3");
       await eventually(
-        async () =>
-          kubectl("get", "resourcequota", "pods", "-o", "jsonpath={.status.used.pods}") === "2" || undefined,
+        async () => kubectl("get", "resourcequota", "pods", "-o", "jsonpath={.status.used.pods}") === "2" || undefined,
       );
       const { code, output } = await pipeline(cwd);
       kubectl("delete", "resourcequota", "pods");
@@ -266,10 +256,7 @@ describeWith(
       const good = await servedId();
       expect(good).toBe(project.id());
       const red = join(cwd, "test/src/red.test.ts");
-      const statements = [
-        'import { expect, test } from "bun:test";',
-        'test("red", () => expect(1).toBe(2));',
-      ];
+      const statements = ['import { expect, test } from "bun:test";', 'test("red", () => expect(1).toBe(2));'];
       writeFileSync(red, `${statements.join("\n\n")}\n`);
       project.edit();
       expect(await until(child.stdout, "failed")).toContain("bun run test:unit failed");
@@ -300,9 +287,7 @@ describeWith(
         "--clusterrole=view",
         `--serviceaccount=${place.namespace}:limited`,
       );
-      const config = JSON.parse(
-        must(["k3s", "kubectl", "config", "view", "--raw", "--flatten", "-o", "json"]),
-      );
+      const config = JSON.parse(must(["k3s", "kubectl", "config", "view", "--raw", "--flatten", "-o", "json"]));
       const kubeconfig = join(directory, "limited.yaml");
       const as = (token: string) => {
         config.users[0].user = { token };
@@ -325,8 +310,7 @@ describeWith(
       const labels = kubectl("get", "namespace", place.namespace, "-o", "jsonpath={.metadata.labels}");
       expect(JSON.parse(labels)["pod-security.kubernetes.io/enforce"]).toBe("restricted");
       await eventually(
-        async () =>
-          kubectl("get", "pdb", "helloapp", "-o", "jsonpath={.status.currentHealthy}") === "2" || undefined,
+        async () => kubectl("get", "pdb", "helloapp", "-o", "jsonpath={.status.currentHealthy}") === "2" || undefined,
       );
     });
   },

@@ -110,15 +110,12 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
   test(`${COUNT} with the seed ${SEED}`, async () => {
     writeFileSync(reference, join(image(good)));
     const verdictOf = async (file: string): Promise<Verdict> => {
-      const child = Bun.spawn(
-        [process.execPath, joinPath(import.meta.dir, "compare-archives.ts"), reference, file],
-        {
-          stdout: "pipe",
-          stderr: "pipe",
-          timeout: 30_000,
-          killSignal: "SIGKILL",
-        },
-      );
+      const child = Bun.spawn([process.execPath, joinPath(import.meta.dir, "compare-archives.ts"), reference, file], {
+        stdout: "pipe",
+        stderr: "pipe",
+        timeout: 30_000,
+        killSignal: "SIGKILL",
+      });
       const text = await new Response(child.stdout).text();
       await child.exited;
       const message = async () => `exit ${child.exitCode}: ${await new Response(child.stderr).text()}`;
@@ -155,8 +152,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
       const expected: Image = { config: `sha256:${verdict.config}`, layers: diffIds() };
       const found = { skopeo: bySkopeo(file), containerd: byContainerd(file, `n${i}`) };
       const same = Object.values(found).every((one) => Bun.deepEquals(one, expected));
-      if (verdict.genuine && !same)
-        report(`genuine, but ${JSON.stringify(found)}, not ${JSON.stringify(expected)}`);
+      if (verdict.genuine && !same) report(`genuine, but ${JSON.stringify(found)}, not ${JSON.stringify(expected)}`);
       if (!verdict.genuine) {
         count["refused, and read by the tools"] += 1;
         if (same) count["refused, but accepted by both tools"] += 1;

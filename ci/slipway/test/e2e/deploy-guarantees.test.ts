@@ -42,11 +42,7 @@ async function run(testService: TestService, args: string[] = [], code = 0): Pro
   return ended.output;
 }
 
-async function list<T extends KubeObject>(
-  testService: TestService,
-  group: string,
-  resources: string,
-): Promise<T[]> {
+async function list<T extends KubeObject>(testService: TestService, group: string, resources: string): Promise<T[]> {
   const path = `${group}/namespaces/${testService.place.namespace}/${resources}`;
   return (await testService.ask<{ items: T[] }>("GET", path)).items;
 }
@@ -99,8 +95,7 @@ describeWith(
     function version({ fixed, named }: { fixed: string; named: string }): void {
       const { copy } = testService();
       testService().version();
-      const digest = (name: string) =>
-        `new Bun.CryptoHasher("sha256").update(process.env.${name}!).digest("hex")`;
+      const digest = (name: string) => `new Bun.CryptoHasher("sha256").update(process.env.${name}!).digest("hex")`;
       copy.state(`if (!Bun.argv[2]) console.log("sees", ${digest("FIXED")}, ${digest("NAMED")});`);
       const generators = `secretGenerator:
   - name: fixed
@@ -140,9 +135,7 @@ describeWith(
       expect(texts.length).toBeGreaterThan(15);
       const all = values.flatMap(({ fixed, named }) => [fixed, named]);
       return [...texts, ["the output", printed] as const].flatMap(([path, text]) =>
-        all
-          .filter((value) => text.includes(value) || text.includes(btoa(value)))
-          .map((value) => `${value}: ${path}`),
+        all.filter((value) => text.includes(value) || text.includes(btoa(value))).map((value) => `${value}: ${path}`),
       );
     }
 

@@ -33,8 +33,7 @@ interface Flow {
 
 async function mustRun(testService: TestService, args: string[], code = 0): Promise<void> {
   const ended = await testService.run(args, Object.values(testService.ids));
-  if (ended.code !== code)
-    throw new Error(`a run without a fault exits with ${ended.code}:\n${ended.output}`);
+  if (ended.code !== code) throw new Error(`a run without a fault exits with ${ended.code}:\n${ended.output}`);
 }
 
 /** Deploys versions in turn. */
@@ -137,8 +136,7 @@ function casesOf(positions: RequestPosition[], { name, stride }: Flow): Case[] {
   return turn(0).filter((_, i) => i % stride === 0);
 }
 
-const isWrite = ({ request }: RequestPosition) =>
-  !request.startsWith("GET ") && !request.endsWith("(dry run)");
+const isWrite = ({ request }: RequestPosition) => !request.startsWith("GET ") && !request.endsWith("(dry run)");
 
 const changedPaths = (before: ObjectsByPath, after: ObjectsByPath) =>
   [...new Set([...Object.keys(before), ...Object.keys(after)])].filter(
@@ -170,13 +168,9 @@ function findViolations(
   if (![flow.code, 3, 4].includes(code)) violations.push(`exit ${code}`);
   if ((code === 3 || code === 1) && changed.length > 0)
     violations.push(`exit ${code}, and changed: ${changed.join(", ")}`);
-  if (
-    code === 1 &&
-    !describesOutcome(output, /Rolled back: \S+ serves, as before/, /run the same command again/)
-  )
+  if (code === 1 && !describesOutcome(output, /Rolled back: \S+ serves, as before/, /run the same command again/))
     violations.push("exit 1 without state and next step");
-  const state =
-    /serves(?: again)? and is verified, but|The rollback of|Nothing was rolled out|Left in the cluster/;
+  const state = /serves(?: again)? and is verified, but|The rollback of|Nothing was rolled out|Left in the cluster/;
   if (code === 4 && !describesOutcome(output, state, /goes on from there|again to continue/))
     violations.push("exit 4 without state and next step");
   if (failed.length > 0 && !isFirstDeploy(flow, code))

@@ -144,9 +144,7 @@ function send(reply: ServerResponse, status: number, body: string): void {
  * Error responses as a real server sends them.
  * https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.32/#status-v1-meta
  */
-const errorResponses: Partial<
-  Record<Fault, (name: string) => { code: number; reason: string; message: string }>
-> = {
+const errorResponses: Partial<Record<Fault, (name: string) => { code: number; reason: string; message: string }>> = {
   "409": (name) => ({
     code: 409,
     reason: "Conflict",

@@ -9,15 +9,7 @@ import { sbomPathFor } from "../../image/sbom.ts";
 import { readTar } from "../../image/tar-reader.ts";
 import { resolveService } from "../../core/service-config.ts";
 import { image, settings } from "../helloapp-fixture.ts";
-import {
-  builtProject,
-  copyProject,
-  describeWith,
-  must,
-  root,
-  sameBytes,
-  temporaryDirectory,
-} from "./setup.ts";
+import { builtProject, copyProject, describeWith, must, root, sameBytes, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
 
@@ -28,17 +20,7 @@ describeWith("archive of the host engine", [], () => {
   let id: string;
 
   beforeAll(async () => {
-    must([
-      process.execPath,
-      "ci/pipeline.ts",
-      "image",
-      "--engine",
-      "host",
-      "--output",
-      path,
-      "--tag",
-      "other",
-    ]);
+    must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path, "--tag", "other"]);
     archive = (await readArchive(path))!;
     ({ id } = await builtProject());
   });
@@ -108,22 +90,9 @@ describeWith("archive of the host engine", [], () => {
     const command = `umask 077 && exec bun ci/pipeline.ts image --engine host --tag other --output ${other}`;
     const PATH = `${dirname(process.execPath)}:${process.env.PATH}`;
     // Outside the repository, there is no commit for the label, so both omit it.
-    must(
-      [
-        process.execPath,
-        "ci/pipeline.ts",
-        "image",
-        "--engine",
-        "host",
-        "--tag",
-        "other",
-        "--output",
-        `${path}.2`,
-      ],
-      {
-        env: { GIT_DIR: "/nonexistent" },
-      },
-    );
+    must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--tag", "other", "--output", `${path}.2`], {
+      env: { GIT_DIR: "/nonexistent" },
+    });
     must(["sh", "-c", command], { cwd: project, env: { TZ: "Pacific/Kiritimati", PATH } });
     expect(await sameBytes(`${path}.2`, other)).toBe(true);
     expect(await sameBytes(sbomPathFor(`${path}.2`), sbomPathFor(other))).toBe(true);
@@ -138,8 +107,7 @@ describeWith("archive of the host engine", [], () => {
 describeWith("SBOM", [], () => {
   const directory = temporaryDirectory();
   const path = join(directory, "helloapp.tar");
-  const pipeline = () =>
-    must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path]);
+  const pipeline = () => must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path]);
   // A CycloneDX document of any content. The assertions check it.
   const read = (): Promise<any> => Bun.file(sbomPathFor(path)).json();
 

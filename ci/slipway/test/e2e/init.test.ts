@@ -245,8 +245,7 @@ describeWith(
 
       test("up fails if a test fails", () => {
         write(at, {
-          "test/red.test.ts":
-            'import { test } from "bun:test";\ntest("red", () => { throw new Error("so red"); });\n',
+          "test/red.test.ts": 'import { test } from "bun:test";\ntest("red", () => { throw new Error("so red"); });\n',
         });
         const { code, output } = up(at);
         rmSync(join(at, "test/red.test.ts"));
@@ -268,9 +267,9 @@ describeWith(
       const tsc = (cwd: string) => must([process.execPath, "x", "--no-install", "tsc"], { cwd });
 
       test("its tsc, which also checks declarations, accepts ci/pipeline.ts", () => {
-        expect(
-          must([process.execPath, "x", "--no-install", "tsc", "--listFilesOnly"], { cwd: at }),
-        ).toContain("/ci/pipeline.ts\n");
+        expect(must([process.execPath, "x", "--no-install", "tsc", "--listFilesOnly"], { cwd: at })).toContain(
+          "/ci/pipeline.ts\n",
+        );
         tsc(at);
         // tsc finds an error in the file.
         const text = read(at, "ci/pipeline.ts");
@@ -418,9 +417,7 @@ describeWith(
       expect(code, output).toBe(0);
       expect(Object.keys(own).map((name) => [name, read(at, name)])).toEqual(texts);
       // Missing files are added, except manifests that the existing kustomization does not list.
-      const added = must(["git", "ls-files", "--others", "--exclude-standard"], { cwd: at })
-        .trim()
-        .split("\n");
+      const added = must(["git", "ls-files", "--others", "--exclude-standard"], { cwd: at }).trim().split("\n");
       expect(added.filter((name) => !(name in own)).sort()).toEqual([
         "bun.lock",
         "ci/package.json",
@@ -450,8 +447,7 @@ describeWith(
           "CommonJS",
           {
             ...plain({ name: "init-cjs", type: "commonjs", main: "server.js" }),
-            "server.js":
-              'require("node:http").createServer((_, r) => r.end("x")).listen(process.env.PORT || 4000);\n',
+            "server.js": 'require("node:http").createServer((_, r) => r.end("x")).listen(process.env.PORT || 4000);\n',
           },
           "init-cjs",
         ],
@@ -523,9 +519,7 @@ describeWith(
       const top = makeService("below", {});
       write(join(top, "backend"), plain({ name: "init-backend" }));
       expect(init(join(top, "backend")).code).toBe(0);
-      expect(read(top, ".github/workflows/slipway-init-backend.yml")).toContain(
-        'working-directory: "backend"',
-      );
+      expect(read(top, ".github/workflows/slipway-init-backend.yml")).toContain('working-directory: "backend"');
       expectUnchanged(join(top, "backend"));
     });
 
@@ -570,9 +564,7 @@ describeWith(
       const { code, output } = sh(["unshare", "--mount", "sh", "-c", command]);
       expect(code, output).toBe(3);
       expect(output).toMatch(/error: cannot write .*package\.json \(EROFS\)\. Nothing was changed\./);
-      expect(must(["git", "status", "--porcelain", "-uall"], { cwd: at })).toBe(
-        "?? index.ts\n?? package.json\n",
-      );
+      expect(must(["git", "status", "--porcelain", "-uall"], { cwd: at })).toBe("?? index.ts\n?? package.json\n");
     });
   },
   { name: "the right to mount", isMet: sh(["unshare", "--mount", "true"]).code === 0 },
@@ -602,13 +594,10 @@ describeWith(
       const tag = `slipway-init-${process.pid}-${name}`;
       tags.add(tag);
       const secret = bundle ? [`--secret=id=ca,src=${bundle}`] : [];
-      const log = must(
-        ["buildah", "bud", "--format", "docker", ...secret, "-f", dockerfile, "-t", tag, "."],
-        {
-          cwd: at,
-          env: { BUILDAH_ISOLATION: "chroot" },
-        },
-      );
+      const log = must(["buildah", "bud", "--format", "docker", ...secret, "-f", dockerfile, "-t", tag, "."], {
+        cwd: at,
+        env: { BUILDAH_ISOLATION: "chroot" },
+      });
       const [, id] = new RegExp(`^${name}:([0-9a-f]{12})$`, "m").exec(log) ?? [];
       expect(id, log).toBeString();
       const file = join(directory, `${tag}.tar`);
@@ -676,8 +665,7 @@ describeWith(
       Number(/value: (\d{5})/.exec(read(services.get(name)!, "k8s/overlays/k3s/kustomization.yaml"))![1]);
     const request = (name: string, path: string) =>
       fetch(`http://127.0.0.1:${portOf(name)}${path}`, { keepalive: false, proxy: "" });
-    const served = async (name: string) =>
-      ((await (await request(name, "/version")).json()) as { id: string }).id;
+    const served = async (name: string) => ((await (await request(name, "/version")).json()) as { id: string }).id;
     const idOf = (name: string) =>
       must([process.execPath, "ci/pipeline.ts", "build", "--id"], {
         cwd: services.get(name)!,

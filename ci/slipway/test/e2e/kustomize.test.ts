@@ -38,14 +38,7 @@ describeWith(
         objects()
           .map(({ kind }) => kind)
           .sort(),
-      ).toEqual([
-        "Deployment",
-        "Namespace",
-        "NetworkPolicy",
-        "PodDisruptionBudget",
-        "Service",
-        "ServiceAccount",
-      ]);
+      ).toEqual(["Deployment", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"]);
       for (const { kind, metadata } of objects()) {
         if (kind !== "Namespace") expect(metadata.namespace).toBe(service.namespace);
         expect(metadata.labels["app.kubernetes.io/name"]).toBe(service.name);
@@ -109,9 +102,7 @@ describeWith(
         const before = rendered(service.overlays.k3s);
         const objects = rendered(overlayWith(names));
         const isNew = (object: any) => !before.some((one) => nameOf(one) === nameOf(object));
-        expect(objects.filter(isNew).map(nameOf).sort()).toEqual(
-          names.flatMap((name) => added[name]!).sort(),
-        );
+        expect(objects.filter(isNew).map(nameOf).sort()).toEqual(names.flatMap((name) => added[name]!).sort());
         for (const { kind, metadata } of objects) {
           if (kind !== "Namespace") expect(metadata.namespace).toBe(service.namespace);
           expect(metadata.labels["app.kubernetes.io/name"]).toBe(service.name);
@@ -162,24 +153,13 @@ describeWith(
       // Grafana replaces this variable.
       const exprs = asked.map((expr) => expr.replaceAll("$__rate_interval", "5m"));
       const recorded = exprs.map((expr, i) => ({ record: `panel:${i}`, expr }));
-      must([
-        "promtool",
-        "check",
-        "rules",
-        write("panels.yaml", { groups: [{ name: "panels", rules: recorded }] }),
-      ]);
+      must(["promtool", "check", "rules", write("panels.yaml", { groups: [{ name: "panels", rules: recorded }] })]);
     });
 
     test.each<[string, object[], string[]]>([
       [
         "healthy",
-        [
-          up(1),
-          ready(2),
-          count("/", 200, "0+600x30"),
-          bucket("/", "0.5", "0+600x30"),
-          bucket("/", "+Inf", "0+600x30"),
-        ],
+        [up(1), ready(2), count("/", 200, "0+600x30"), bucket("/", "0.5", "0+600x30"), bucket("/", "+Inf", "0+600x30")],
         [],
       ],
       ["no requests", [up(1), ready(2)], []],
@@ -199,11 +179,7 @@ describeWith(
         [up(1), ready(2), count("/", 200, "0+588x30"), count("/", 500, "0+12x30")],
         ["ServiceErrorRatio"],
       ],
-      [
-        "1 in 200 requests fails",
-        [up(1), ready(2), count("/", 200, "0+597x30"), count("/", 500, "0+3x30")],
-        [],
-      ],
+      ["1 in 200 requests fails", [up(1), ready(2), count("/", 200, "0+597x30"), count("/", 500, "0+3x30")], []],
       [
         "1 in 50 requests is slow",
         [
@@ -230,12 +206,7 @@ describeWith(
           : [],
       }));
       const tests = [{ interval: "1m", input_series, promql_expr_test: ALERTS }];
-      must([
-        "promtool",
-        "test",
-        "rules",
-        write("test.yaml", { rule_files: [file], evaluation_interval: "1m", tests }),
-      ]);
+      must(["promtool", "test", "rules", write("test.yaml", { rule_files: [file], evaluation_interval: "1m", tests })]);
     });
   },
   { name: "promtool", isMet: Boolean(Bun.which("promtool")) },

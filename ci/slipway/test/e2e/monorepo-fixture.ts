@@ -31,8 +31,7 @@ Bun.serve({ port: process.env.PORT, routes: { "/": page, "/all": () => Response.
 `;
 
 const files: Files = {
-  "package.json":
-    '{ "name": "all", "private": true, "workspaces": ["app", "member", "unused", "slipway"] }\n',
+  "package.json": '{ "name": "all", "private": true, "workspaces": ["app", "member", "unused", "slipway"] }\n',
   "bunfig.toml": '[install]\nlinker = "hoisted"\n',
   "tsconfig.base.json": '{ "compilerOptions": { "module": "Preserve" } }\n',
   ".gitignore": "node_modules/\ndist/\nmade/\n*.tar\n*.cdx.json\n*.log\n",
@@ -65,8 +64,7 @@ await pipeline(import.meta, {
   plugins: [plugin],
 });
 `,
-  "app/ci/make.ts":
-    'await Bun.write("made/made.json", JSON.stringify(await Bun.file("material/words.txt").text()));\n',
+  "app/ci/make.ts": 'await Bun.write("made/made.json", JSON.stringify(await Bun.file("material/words.txt").text()));\n',
   "app/material/words.txt": "material\n",
   "app/src/main.ts": main,
   "app/src/local.ts": "export const local = 1;\n",
@@ -85,8 +83,7 @@ await pipeline(import.meta, {
   "app/src/page.ts": 'document.body.append("page");\n',
   "app/src/types.ts": "export type T = number;\n",
   "app/public/robots.txt": "User-agent: *\n",
-  "app/test/main.test.ts":
-    'import { expect, test } from "bun:test";\n\ntest("one", () => expect(1).toBe(1));\n',
+  "app/test/main.test.ts": 'import { expect, test } from "bun:test";\n\ntest("one", () => expect(1).toBe(1));\n',
   "app/README.md": "The service.\n",
 };
 

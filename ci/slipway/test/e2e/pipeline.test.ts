@@ -3,16 +3,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
-import {
-  copyProject,
-  describeWith,
-  eventually,
-  hasNamespaces,
-  must,
-  root,
-  sh,
-  temporaryDirectory,
-} from "./setup.ts";
+import { copyProject, describeWith, eventually, hasNamespaces, must, root, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
 
@@ -21,20 +12,7 @@ describeWith("pipeline on the host", [], () => {
   const bin = join(directory, "bin");
   mkdirSync(bin);
   // A PATH with the tools of the scripts and without k3s.
-  for (const tool of [
-    "bun",
-    "sh",
-    "git",
-    "cat",
-    "sleep",
-    "tar",
-    "true",
-    "rm",
-    "grep",
-    "sed",
-    "xargs",
-    "unshare",
-  ]) {
+  for (const tool of ["bun", "sh", "git", "cat", "sleep", "tar", "true", "rm", "grep", "sed", "xargs", "unshare"]) {
     const found = tool === "bun" ? process.execPath : Bun.which(tool);
     if (found) symlinkSync(found, join(bin, tool));
   }
@@ -54,15 +32,12 @@ describeWith("pipeline on the host", [], () => {
     expect(stdout).toContain("usage: bun ci/pipeline.ts");
   });
 
-  test.each([["frobnicate"], ["--frobnicate"], ["--engine=podman"]])(
-    "%s: usage on stderr, exit 2",
-    (argument) => {
-      const { code, output, stdout } = pipeline([argument]);
-      expect(code).toBe(2);
-      expect(stdout).toBe("");
-      expect(output).toContain("usage: bun ci/pipeline.ts");
-    },
-  );
+  test.each([["frobnicate"], ["--frobnicate"], ["--engine=podman"]])("%s: usage on stderr, exit 2", (argument) => {
+    const { code, output, stdout } = pipeline([argument]);
+    expect(code).toBe(2);
+    expect(stdout).toBe("");
+    expect(output).toContain("usage: bun ci/pipeline.ts");
+  });
 
   test("no k3s: exit 3 with a hint, before a build", () => {
     const { code, output } = pipeline(["--engine", "host"]);

@@ -8,16 +8,7 @@ import { ownArchitecture } from "../../image/platform.ts";
 import { runSmokeTest } from "../../smoke-test/smoke-test.ts";
 import { readTar } from "../../image/tar-reader.ts";
 import { image } from "../helloapp-fixture.ts";
-import {
-  builtProject,
-  daggerEngine,
-  describeWith,
-  must,
-  root,
-  service,
-  sh,
-  temporaryDirectory,
-} from "./setup.ts";
+import { builtProject, daggerEngine, describeWith, must, root, service, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(600_000);
 
@@ -83,8 +74,7 @@ describeWith(
   },
   {
     name: `libc6-${other}-cross and npm's registry`,
-    isMet:
-      existsSync(`/usr/${triplet}/lib`) && sh([process.execPath, "pm", "view", "bun", "version"]).code === 0,
+    isMet: existsSync(`/usr/${triplet}/lib`) && sh([process.execPath, "pm", "view", "bun", "version"]).code === 0,
   },
 );
 
@@ -155,14 +145,7 @@ describeWith("compressed layers, read by others", ["skopeo", "podman"], () => {
     const manifest = await Bun.file(join(directory, "dir/manifest.json")).json();
     const digests = manifest.layers.map(({ digest }: { digest: string }) => digest);
     expect(digests).toEqual(config.rootfs.diff_ids);
-    const storage = [
-      "--root",
-      `${directory}/root`,
-      "--runroot",
-      `${directory}/run`,
-      "--storage-driver",
-      "vfs",
-    ];
+    const storage = ["--root", `${directory}/root`, "--runroot", `${directory}/run`, "--storage-driver", "vfs"];
     const loaded = must(["podman", ...storage, "load", "-i", archive]);
     expect(loaded).toContain(names[0]!);
     sh(["podman", ...storage, "system", "reset", "--force"]);

@@ -88,8 +88,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
       port: 0,
       fetch(request) {
         const url = new URL(request.url);
-        if (request.method !== "GET" && request.method !== "HEAD")
-          sent.push(`${request.method} ${url.pathname}`);
+        if (request.method !== "GET" && request.method !== "HEAD") sent.push(`${request.method} ${url.pathname}`);
         const { method, headers, body } = request;
         return fetch(`http://${open}${url.pathname}${url.search}`, { method, headers, body, proxy: false });
       },
@@ -109,9 +108,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     const sbom = join(dist, "sbom.cdx.json");
     const image = await pushImage(archive, reference, { signal, sbom });
     const raw = (name: string) =>
-      JSON.parse(
-        skopeo("inspect", "--tls-verify=false", "--raw", `docker://${open}/attached/helloapp${name}`),
-      );
+      JSON.parse(skopeo("inspect", "--tls-verify=false", "--raw", `docker://${open}/attached/helloapp${name}`));
     const { manifests } = raw(`:${image.replace(":", "-")}`);
     expect(manifests).toEqual([
       expect.objectContaining({ artifactType: "application/vnd.cyclonedx+json", size: expect.any(Number) }),

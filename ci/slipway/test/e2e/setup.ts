@@ -22,12 +22,7 @@ export interface Requirement {
 }
 
 /** Declares tests with required tools and other requirements. The name of skipped tests lists the missing ones. */
-export function describeWith(
-  name: string,
-  tools: string[],
-  body: () => void,
-  ...requirements: Requirement[]
-): void {
+export function describeWith(name: string, tools: string[], body: () => void, ...requirements: Requirement[]): void {
   const missingTools = tools.filter((tool) => !Bun.which(tool));
   const unmet = requirements.filter(({ isMet }) => !isMet).map(({ name }) => name);
   if (missingTools.length > 0 && process.env.E2E === "required") {
@@ -55,17 +50,7 @@ export function temporaryDirectory(): string {
   return directory;
 }
 
-const files = [
-  "package.json",
-  "bun.lock",
-  "bunfig.toml",
-  "tsconfig.json",
-  "src",
-  "test",
-  "ci",
-  "k8s",
-  "Dockerfile",
-];
+const files = ["package.json", "bun.lock", "bunfig.toml", "tsconfig.json", "src", "test", "ci", "k8s", "Dockerfile"];
 
 /** Copies the project. @param modules whether to link the installed packages. Default: true. */
 export function copyProject(target: string, { modules = true } = {}): string {
@@ -121,9 +106,7 @@ export function builtProject(): Promise<BuildResult & { dist: string }> {
 }
 
 /** Waits until a service logs that it is ready, returns its URLs and closes the log's pipe. */
-export async function untilReady(
-  stdout: ReadableStream<Uint8Array>,
-): Promise<{ url: string; admin: string }> {
+export async function untilReady(stdout: ReadableStream<Uint8Array>): Promise<{ url: string; admin: string }> {
   let text = "";
   for await (const chunk of stdout) {
     text += new TextDecoder().decode(chunk);
@@ -149,11 +132,7 @@ export async function eventually<T>(attempt: () => Promise<T | undefined>, secon
 /** Returns the image's merged files: path -> type, mode, owner, time, size and digest of the content. */
 export async function fileTree(archive: string): Promise<Record<string, string[]>> {
   const files = filesInLayers((await readImage(archive)).layers);
-  const describe = (file: ImageFile) => [
-    ...Object.values(shapeOfFile(file)),
-    String(file.size),
-    sha256(file.content),
-  ];
+  const describe = (file: ImageFile) => [...Object.values(shapeOfFile(file)), String(file.size), sha256(file.content)];
   return Object.fromEntries([...files].map(([path, file]) => [path, describe(file)]));
 }
 
@@ -184,9 +163,7 @@ export async function daggerSession(): Promise<{ env: Record<string, string>; en
     if (text.split("\n").length > names.length) break;
   }
   return {
-    env: Object.fromEntries(
-      [...text.matchAll(/^(DAGGER_\w+)=(.*)$/gm)].map(([, name, value]) => [name, value]),
-    ),
+    env: Object.fromEntries([...text.matchAll(/^(DAGGER_\w+)=(.*)$/gm)].map(([, name, value]) => [name, value])),
     async end() {
       child.stdin.end();
       await child.exited;

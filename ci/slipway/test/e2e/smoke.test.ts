@@ -1,14 +1,6 @@
 /** Smoke tests of a small service. The variable MODE in its manifests selects how it behaves. */
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { resolveService, type Service } from "../../core/service-config.ts";
@@ -120,10 +112,7 @@ beforeAll(async () => {
   const project = join(directory, "shop");
   mkdirSync(join(project, "k8s/overlays/k3s"), { recursive: true });
   writeFileSync(join(project, "package.json"), JSON.stringify({ name: "shop", version: "1.0.0" }));
-  writeFileSync(
-    join(project, "bun.lock"),
-    '{"lockfileVersion":1,"workspaces":{"":{"name":"shop"}},"packages":{}}',
-  );
+  writeFileSync(join(project, "bun.lock"), '{"lockfileVersion":1,"workspaces":{"":{"name":"shop"}},"packages":{}}');
   writeFileSync(join(project, "index.ts"), source);
   service = resolveService(project, { attach: false, readyTimeoutSeconds: 1 });
   const dist = join(directory, "dist");
@@ -185,9 +174,7 @@ describeWith(
       expect(detail).toStartWith(
         "as uid 65532 on a read-only root, readiness (GET :8080/readyz), liveness (GET :8080/healthz), /version, drain",
       );
-      await expect(runSmokeTest(greeting, { archive: path, id: "another-id" })).rejects.toThrow(
-        "expected another-id",
-      );
+      await expect(runSmokeTest(greeting, { archive: path, id: "another-id" })).rejects.toThrow("expected another-id");
     });
 
     test("the process sees a pod and not this machine", async () => {
@@ -248,9 +235,7 @@ describeWith(
       expect(message).toContain(
         "the readiness probe (GET :8080/readyz) failed for 1 s: connection refused (the service listens on 0.0.0.0:3000)",
       );
-      expect((await smokeTest(deployment("loopback"))).message).toContain(
-        "(the service listens on 127.0.0.1:8080)",
-      );
+      expect((await smokeTest(deployment("loopback"))).message).toContain("(the service listens on 127.0.0.1:8080)");
     });
 
     test("fails if a probe fails, with the probe, the status and the output", async () => {
@@ -302,9 +287,7 @@ describeWith(
 
     test("runs an exec probe in the container", async () => {
       const probed = (command: string[]) =>
-        smokeTest(
-          deployment("", { startupProbe: { exec: { command }, periodSeconds: 1, failureThreshold: 1 } }),
-        );
+        smokeTest(deployment("", { startupProbe: { exec: { command }, periodSeconds: 1, failureThreshold: 1 } }));
       // It exits with 1 if the service's port is in use, so it must run in the service's network.
       expect((await probed(["/shop", "--ask"])).message).toContain(
         "startup probe (/shop --ask) failed for 1 s: exit code 1",
@@ -363,8 +346,7 @@ describeWith(
 import { runSmokeTest } from ${JSON.stringify(module)};\nconsole.log((${call}).detail);\n`,
         );
         const user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"];
-        const hasUserNamespaces =
-          sh([...user, "unshare", "--user", "--map-root-user", "--mount", "true"]).code === 0;
+        const hasUserNamespaces = sh([...user, "unshare", "--user", "--map-root-user", "--mount", "true"]).code === 0;
         const { output } = sh([...user, process.execPath, script], { cwd: dirname(script) });
         // The user may have no access to the project's directory.
         if (output.includes("EACCES")) return;

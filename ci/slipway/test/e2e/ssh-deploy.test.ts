@@ -109,15 +109,8 @@ describeWith(
       const { output: status } = await pipeline("status");
       expect(status).toContain("without its image: ");
       const generation = () =>
-        kubectl(
-          "-n",
-          deployment.namespace,
-          "get",
-          "deployment",
-          "helloapp",
-          "-o",
-          "jsonpath={.metadata.generation}",
-        ).stdout;
+        kubectl("-n", deployment.namespace, "get", "deployment", "helloapp", "-o", "jsonpath={.metadata.generation}")
+          .stdout;
       const before = generation();
       const { code, output } = await pipeline();
       expect(code).toBe(0);

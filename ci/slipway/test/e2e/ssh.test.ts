@@ -1,15 +1,6 @@
 /** SSH sessions and image transfers, with a real sshd and a real containerd. ssh-deploy.test.ts tests a full deploy. */
 import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import {
-  chmodSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeArchive } from "../../image/archive-writer.ts";
@@ -71,8 +62,7 @@ describeWith(
         () => expect.unreachable(),
         (error: PipelineError) => error,
       );
-    const hello = async (session: SshSession) =>
-      (await session.run("echo hello; cat", { input: " world" })).stdout;
+    const hello = async (session: SshSession) => (await session.run("echo hello; cat", { input: " world" })).stdout;
 
     test("uses one connection for all scripts and forwards, and removes its directory", async () => {
       const before = sshd.logins();
@@ -108,12 +98,9 @@ describeWith(
       });
 
     /** Runs a command of a hint, with this test's known_hosts instead of the user's. */
-    const runHint = (command: string) =>
-      must(["sh", "-c", command.replaceAll("~/.ssh/known_hosts", sshd.knownHosts)]);
-    const commandsIn = (error: PipelineError) =>
-      [...error.hint!.matchAll(/`([^`]+)`/g)].map(([, command]) => command!);
-    const fingerprint = (key: string) =>
-      must(["ssh-keygen", "-lf", join(sshd.directory, `${key}.pub`)]).split(" ")[1]!;
+    const runHint = (command: string) => must(["sh", "-c", command.replaceAll("~/.ssh/known_hosts", sshd.knownHosts)]);
+    const commandsIn = (error: PipelineError) => [...error.hint!.matchAll(/`([^`]+)`/g)].map(([, command]) => command!);
+    const fingerprint = (key: string) => must(["ssh-keygen", "-lf", join(sshd.directory, `${key}.pub`)]).split(" ")[1]!;
 
     test("an unknown host key is refused, with commands to show and add it", async () => {
       sshd.setKnownHost();
@@ -186,8 +173,7 @@ describeWith(
       expect(existsSync(held)).toBe(true);
       holder.kill("SIGKILL");
       await eventually(async () => !existsSync(held) || undefined);
-      const socketsOf = (pid: number) =>
-        readdirSync(tmpdir()).filter((name) => name.startsWith(`slipway-${pid}-`));
+      const socketsOf = (pid: number) => readdirSync(tmpdir()).filter((name) => name.startsWith(`slipway-${pid}-`));
       expect(socketsOf(holder.pid)).toHaveLength(1);
       await open();
       expect(socketsOf(holder.pid)).toEqual([]);
@@ -237,11 +223,7 @@ describeWith(
       cacheDirectory = cache,
       sent: (bytes: number) => void = () => {},
     ): Promise<DeliveryResult> =>
-      new RemoteContainerd(session, cacheDirectory).deliver(
-        await ImageUpload.open(archives[tag]!),
-        base,
-        sent,
-      );
+      new RemoteContainerd(session, cacheDirectory).deliver(await ImageUpload.open(archives[tag]!), base, sent);
     /** Returns the digest after an import of the full archive with ctr. */
     const digestOfFullImport = (tag: string) => {
       removeImages(tag);
@@ -299,11 +281,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "${socket}
       const binary = join(edited, "app/helloapp");
       const bytes = Buffer.from(await Bun.file(binary).bytes());
       const at = bytes.length - 500_000;
-      const next = Buffer.concat([
-        bytes.subarray(0, at),
-        Buffer.from("edited".repeat(50)),
-        bytes.subarray(at),
-      ]);
+      const next = Buffer.concat([bytes.subarray(0, at), Buffer.from("edited".repeat(50)), bytes.subarray(at)]);
       writeFileSync(binary, next);
       await make("b", edited);
       next[next.length - 1000]! ^= 1;
@@ -356,9 +334,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "${socket}
       expect(fourth.fallbackReason).toBeUndefined();
       expect(fourth.bytes).toBeLessThan(20_000);
       expect(digest("d")).toBe(wanted.d);
-      expect(must([...ctr, "images", "check", `name==${containerdName("helloapp:d")}`])).toContain(
-        "complete",
-      );
+      expect(must([...ctr, "images", "check", `name==${containerdName("helloapp:d")}`])).toContain("complete");
     });
 
     test("sends the full image and reports the reason if the base is damaged or missing", async () => {
@@ -393,25 +369,22 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "${socket}
     });
 
     // Regression test: the script waited forever for an import that had already ended.
-    test.skipIf(!canMount)(
-      "creates no image if the disk fills up, and succeeds once there is space",
-      async () => {
-        removeImages("a", "b", "c", "d", "packed");
-        expect((await deliver("a")).result.code).toBe(0);
-        const used = Number(must(["df", "--output=used", "-B1", disk]).split("\n")[1]);
-        must(["mount", "-o", `remount,size=${used + 3_000_000}`, disk]);
-        const full = await deliver("b", digest("a"));
-        must(["mount", "-o", "remount,size=1g", disk]);
-        expect(full.result.code).not.toBe(0);
-        expect(full.fallbackReason).toContain("no space left");
-        expect(full.result.stderr).toContain("no space left");
-        expect(digest("b")).toBeUndefined();
-        const again = await deliver("b", digest("a"));
-        expect(again.result.code).toBe(0);
-        expect(again.fallbackReason).toBeUndefined();
-        expect(digest("b")).toBeDefined();
-      },
-    );
+    test.skipIf(!canMount)("creates no image if the disk fills up, and succeeds once there is space", async () => {
+      removeImages("a", "b", "c", "d", "packed");
+      expect((await deliver("a")).result.code).toBe(0);
+      const used = Number(must(["df", "--output=used", "-B1", disk]).split("\n")[1]);
+      must(["mount", "-o", `remount,size=${used + 3_000_000}`, disk]);
+      const full = await deliver("b", digest("a"));
+      must(["mount", "-o", "remount,size=1g", disk]);
+      expect(full.result.code).not.toBe(0);
+      expect(full.fallbackReason).toContain("no space left");
+      expect(full.result.stderr).toContain("no space left");
+      expect(digest("b")).toBeUndefined();
+      const again = await deliver("b", digest("a"));
+      expect(again.result.code).toBe(0);
+      expect(again.fallbackReason).toBeUndefined();
+      expect(digest("b")).toBeDefined();
+    });
 
     test("a lost connection during the transfer creates no image", async () => {
       removeImages("a", "b", "c", "d", "packed");

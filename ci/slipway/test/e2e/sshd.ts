@@ -57,8 +57,7 @@ export class Sshd {
 
   /** Writes one of the keys to known_hosts. Default: none. */
   setKnownHost(key?: string): void {
-    const entry =
-      key && `[127.0.0.1]:${this.port} ${readFileSync(join(this.directory, `${key}.pub`), "utf8")}`;
+    const entry = key && `[127.0.0.1]:${this.port} ${readFileSync(join(this.directory, `${key}.pub`), "utf8")}`;
     writeFileSync(this.knownHosts, entry ?? "");
   }
 

@@ -196,9 +196,7 @@ export class TestService {
     await this.ask("PUT", own, initial[own]);
     const pods = `/api/v1/namespaces/${this.place.namespace}/pods`;
     await this.ask("DELETE", `${pods}?gracePeriodSeconds=0`);
-    await eventually(
-      async () => (await this.ask<{ items: [] }>("GET", pods)).items.length === 0 || undefined,
-    );
+    await eventually(async () => (await this.ask<{ items: [] }>("GET", pods)).items.length === 0 || undefined);
     await this.#waitUntilSilent();
   }
 
@@ -245,14 +243,8 @@ export class TestService {
 
   async #collectionsOf(namespace: string): Promise<string[]> {
     if (this.#collections) return this.#collections;
-    const { groups } = await this.ask<{ groups: { preferredVersion: { groupVersion: string } }[] }>(
-      "GET",
-      "/apis",
-    );
-    const bases = [
-      "/api/v1",
-      ...groups.map(({ preferredVersion }) => `/apis/${preferredVersion.groupVersion}`),
-    ];
+    const { groups } = await this.ask<{ groups: { preferredVersion: { groupVersion: string } }[] }>("GET", "/apis");
+    const bases = ["/api/v1", ...groups.map(({ preferredVersion }) => `/apis/${preferredVersion.groupVersion}`)];
     const found = await Promise.all(
       bases.map(async (base) => {
         const { resources } = await this.ask<{

@@ -180,9 +180,7 @@ describeWith("verify-archive", ["git"], () => {
     rewrite(join(project, "src/build-info.ts"), /$/, "// edited\n");
     const dirty = verify(good);
     expect(dirty.output).toMatch(/^name: helloapp:[0-9a-f]{12}, helloapp:other, not helloapp:[0-9a-f]{12}$/m);
-    expect(dirty.output).toContain(
-      `error: good.tar does not match the working tree. It was built from commit`,
-    );
+    expect(dirty.output).toContain(`error: good.tar does not match the working tree. It was built from commit`);
     expect(dirty.output).toContain(`\`git stash\` and \`git checkout ${first}\``);
     expect(dirty.code).toBe(1);
     git("commit", "--quiet", "--all", "--message", "second");
