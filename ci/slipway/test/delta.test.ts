@@ -250,7 +250,7 @@ test("a node takes pods that neither a taint nor a nodeSelector keeps away", () 
   expect(names(workload({}, "docker.io/library/redis:8"))).toEqual([]);
 });
 
-test("what is run as root there is what README has for sudoers, and no more", async () => {
+test("the documented sudoers lines allow exactly the commands that run as root on the host", async () => {
   const scripts = [bootstrapScript("01234567")];
   const layers = ["a", "b"].map((digit, i) => ({
     digest: `sha256:${digit.repeat(64)}`,
@@ -285,8 +285,8 @@ test("what is run as root there is what README has for sudoers, and no more", as
     .map((command) => command.replaceAll(/["']/g, "").replaceAll("$1", "0".repeat(64)).trim())
     // Not where the word is laid down.
     .filter(Boolean);
-  const readme = readFileSync(join(root, "ci/slipway/README.md"), "utf8");
-  const entry = /^deploy ALL=\(root\) NOPASSWD: ([^]*?)\n```/m.exec(readme)![1]!;
+  const page = readFileSync(join(root, "ci/slipway/docs/how-to/ssh-without-root.md"), "utf8");
+  const entry = /^deploy ALL=\(root\) NOPASSWD: ([^]*?)\n```/m.exec(page)![1]!;
   const allowed = entry.split(/,\s*\\?\s*/).map((command) => command.replaceAll("\\:", ":").trim());
   const allows = (pattern: string, command: string) => {
     const [program, ...words] = command.split(" ");
