@@ -60,12 +60,7 @@ export const settings = {
     { min: 0, max: 3600, whole: false },
     "log slower requests as a warning, also with the access log off",
   ),
-  maxBodyBytes: number(
-    "MAX_BODY_BYTES",
-    65536,
-    { min: 0, max: 2 ** 30 },
-    "maximum request body in bytes (above: 413)",
-  ),
+  maxBodyBytes: number("MAX_BODY_BYTES", 65536, { min: 0, max: 2 ** 30 }, "maximum request body in bytes (above: 413)"),
   maxUrlBytes: number(
     "MAX_URL_BYTES",
     8192,

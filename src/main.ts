@@ -5,8 +5,7 @@ import { Lifecycle } from "slipway/service";
 import { startServer } from "./server.ts";
 import { createLogger, createStdoutOutput } from "./telemetry/log.ts";
 
-const usage =
-  () => `${buildInfo.name} ${buildInfo.version}, build ${buildInfo.id}: serves a greeting over HTTP
+const usage = () => `${buildInfo.name} ${buildInfo.version}, build ${buildInfo.id}: serves a greeting over HTTP
 
 usage: ${buildInfo.name} [--help | --version | --print-config | --health]
 
@@ -64,8 +63,7 @@ function serve(config: Config): void {
       delaySeconds: config.drainDelaySeconds,
       timeoutSeconds: config.drainTimeoutSeconds,
     });
-    if (forced)
-      log.warn("requests aborted at the drain timeout", { timeoutSeconds: config.drainTimeoutSeconds });
+    if (forced) log.warn("requests aborted at the drain timeout", { timeoutSeconds: config.drainTimeoutSeconds });
     await output.flush();
     process.exit(0);
   };

@@ -21,12 +21,7 @@ export const HTML_TYPE = "text/html; charset=utf-8";
  * @param type `Content-Type`
  * @param headers more headers. `Cache-Control` defaults to "no-store", because replies describe the current state
  */
-export function createReply(
-  type: string,
-  body: string,
-  headers: Record<string, string> = {},
-  status = 200,
-): Reply {
+export function createReply(type: string, body: string, headers: Record<string, string> = {}, status = 200): Reply {
   const init = { status, headers: { "Content-Type": type, "Cache-Control": "no-store", ...headers } };
   return { status, response: new Response(body, init), bytes: Buffer.byteLength(body) };
 }

@@ -6,7 +6,7 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { resolveService } from "../ci/slipway/core/service-config.ts";
-import { createImageSpec } from "../ci/slipway/image/image-config.ts";
+import { createImageSpec } from "../ci/slipway/image/image-spec.ts";
 import { settings } from "../src/config.ts";
 
 const root = join(import.meta.dir, "..");
@@ -44,9 +44,7 @@ test.skipIf(!document)("the table of variables lists exactly the settings in src
   });
   const known = new Set(expected.map(([variable]) => rowOf(variable)));
   const unknown = found.flatMap((line, at) =>
-    known.has(at)
-      ? []
-      : [`${document}:${head + 3 + at} names no variable in src/config.ts\n  ${normalizeRow(line)}`],
+    known.has(at) ? [] : [`${document}:${head + 3 + at} names no variable in src/config.ts\n  ${normalizeRow(line)}`],
   );
   expect([...wrong, ...unknown].join("\n")).toBe("");
 });
@@ -77,10 +75,7 @@ describe("the Dockerfile's last stage matches the pipeline's image", () => {
   });
 
   test("two layers: runtime and app", () => {
-    expect(instruction("COPY")).toEqual([
-      "--from=builder /src/dist/runtime/ /",
-      "--from=builder /src/dist/app/ /",
-    ]);
+    expect(instruction("COPY")).toEqual(["--from=builder /src/dist/runtime/ /", "--from=builder /src/dist/app/ /"]);
   });
 });
 
@@ -118,9 +113,7 @@ describe("manifests", () => {
   test("remove a pod from its endpoints before it stops accepting connections", () => {
     const { periodSeconds, failureThreshold } = container.readinessProbe;
     const { seconds } = container.lifecycle.preStop.sleep;
-    expect(seconds + settings.drainDelaySeconds.fallback).toBeGreaterThanOrEqual(
-      periodSeconds * failureThreshold,
-    );
+    expect(seconds + settings.drainDelaySeconds.fallback).toBeGreaterThanOrEqual(periodSeconds * failureThreshold);
   });
 
   test("keep old pods until new pods are ready, and exclude metrics from the Service", () => {

@@ -54,9 +54,7 @@ beforeAll(async () => {
   const text = await (await fetch(new URL("/metrics", server.adminUrl))).text();
   samples = [...text.matchAll(/^([a-z_]+)(?:\{(.*)\})? \S+$/gm)].map(([, name, labels = ""]) => ({
     name: name!,
-    labels: Object.fromEntries(
-      [...labels.matchAll(/(\w+)="([^"]*)"/g)].map(([, label, value]) => [label, value]),
-    ),
+    labels: Object.fromEntries([...labels.matchAll(/(\w+)="([^"]*)"/g)].map(([, label, value]) => [label, value])),
   }));
 });
 afterAll(() => Promise.all(server.servers.map((server) => server.stop(true))));
@@ -80,9 +78,7 @@ test.each(selectors)("%s is exposed", (selector) => {
       found.some(({ labels }) => label in labels),
       `${name} with a label ${label}`,
     ).toBeTrue();
-    const pattern = operator.endsWith("~")
-      ? new RegExp(`^(?:${value})$`)
-      : { test: (text: string) => text === value };
+    const pattern = operator.endsWith("~") ? new RegExp(`^(?:${value})$`) : { test: (text: string) => text === value };
     found = found.filter(({ labels }) => pattern.test(labels[label] ?? "") !== operator.startsWith("!"));
     expect(found, `${name}, ${matcher}`).not.toBeEmpty();
   }

@@ -3,7 +3,7 @@
  *
  *     bun ci/maintenance/language.ts        prints the figures
  *
- * test/language.test.ts holds documents, help texts and messages to the rules of CONTRIBUTING.md.
+ * ci/maintenance/test/language.test.ts holds documents, help texts and messages to the rules of CONTRIBUTING.md.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -145,8 +145,7 @@ const per1000 = (texts: string[], pattern: RegExp): number => {
 /** "What is there", "for who …": clauses in the place of a noun. A question is none. */
 const CLAUSES =
   /\b(?:what|whatever|whoever)\b(?![^.!?]*\?)|(?:^|[.;:] )who\b(?![^.!?]*\?)|\b(?:for|by|of|to|from) who\b/gi;
-const NEGATIONS =
-  /\b(?:not|no|never|none|nothing|nobody|nowhere|neither|nor|without|cannot)\b|\b\w+n['’]t\b/gi;
+const NEGATIONS = /\b(?:not|no|never|none|nothing|nobody|nowhere|neither|nor|without|cannot)\b|\b\w+n['’]t\b/gi;
 
 export interface LanguageFigures {
   words: number;

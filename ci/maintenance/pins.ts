@@ -25,11 +25,7 @@ const command: MaintenanceCommand = {
     if (name === undefined) {
       list(project);
       if (options.remote) await listUpstream(project);
-    } else if (
-      !options.remote &&
-      Object.hasOwn(updaters, name) &&
-      args.length <= (name === "action" ? 2 : 1)
-    ) {
+    } else if (!options.remote && Object.hasOwn(updaters, name) && args.length <= (name === "action" ? 2 : 1)) {
       await update(root, project, name as keyof typeof updaters, args);
     } else throw usageError("pins takes --remote, or the name of a pin and its new value");
     return "";
@@ -70,12 +66,7 @@ async function listUpstream(project: Project): Promise<void> {
   if (unknown) throw new PipelineError("environment", `pins could not be checked: ${unknown}`);
 }
 
-async function update(
-  root: string,
-  project: Project,
-  name: keyof typeof updaters,
-  args: string[],
-): Promise<void> {
+async function update(root: string, project: Project, name: keyof typeof updaters, args: string[]): Promise<void> {
   const before = new Map(project);
   const values = await updatePin(project, name, args);
   const changed = [...project].filter(([path, text]) => text !== before.get(path));
@@ -83,8 +74,7 @@ async function update(
   for (const [pin, value] of values) console.log(`${pin.name}  ${value}`);
   if (changed.length === 0) return console.log("The pin is already up to date.");
   console.log(`Updated ${changed.map(([path]) => path).join(", ")}. Review the changes with \`git diff\`.`);
-  if (project.get("package.json") !== before.get("package.json"))
-    console.log("Run `bun install` to update bun.lock.");
+  if (project.get("package.json") !== before.get("package.json")) console.log("Run `bun install` to update bun.lock.");
 }
 
 if (import.meta.main) await runCommand(command);

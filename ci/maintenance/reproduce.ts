@@ -15,13 +15,7 @@ import { diffImages, readImage, shortDigest, type ImageContent } from "../slipwa
 import { runCommand, type MaintenanceCommand } from "./command.ts";
 import { compareEngines } from "./reproduce/compare-engines.ts";
 import { copyProject, setTimesAndOwner } from "./reproduce/copy-project.ts";
-import {
-  asUser,
-  detectCapabilities,
-  environments,
-  OTHER_UID,
-  type Capabilities,
-} from "./reproduce/environments.ts";
+import { asUser, detectCapabilities, environments, OTHER_UID, type Capabilities } from "./reproduce/environments.ts";
 
 const command: MaintenanceCommand = {
   name: "reproduce",
@@ -129,11 +123,7 @@ async function buildOnHost(
 }
 
 /** Builds the image with the Dagger engine. @returns the reason if the engine is unavailable */
-async function buildWithDagger(
-  service: Service,
-  directory: string,
-  signal: AbortSignal,
-): Promise<Build | string> {
+async function buildWithDagger(service: Service, directory: string, signal: AbortSignal): Promise<Build | string> {
   const start = ["dagger", "--progress=plain", "run"];
   const inSession = process.env.DAGGER_SESSION_PORT !== undefined;
   if (!inSession) {
@@ -154,8 +144,7 @@ async function buildWithDagger(
     env: buildEnv(directory),
     signal,
   });
-  if (code === exitCodes.environment)
-    return /^error: (.*)$/m.exec(stderr + stdout)?.[1] ?? "the engine failed";
+  if (code === exitCodes.environment) return /^error: (.*)$/m.exec(stderr + stdout)?.[1] ?? "the engine failed";
   if (code !== 0) throw buildFailed("the Dagger engine's build", code, stdout + stderr);
   return readBuild("dagger", output);
 }

@@ -57,8 +57,7 @@ export function checkSize(image: ImageContent, expectedBytes: typeof EXPECTED_BY
   if (expected === undefined || Math.abs(actual - expected) <= expected * TOLERANCE) return undefined;
   const difference = Math.abs(actual - expected);
   const percent = ((difference / expected) * 100).toFixed(1);
-  const [verb, condition] =
-    actual > expected ? ["grew", "If that is intended"] : ["shrank", "To keep it that small"];
+  const [verb, condition] = actual > expected ? ["grew", "If that is intended"] : ["shrank", "To keep it that small"];
   return (
     `the image ${verb} by ${percent} % (${formatThousands(difference)} bytes). ${condition}, ` +
     `change EXPECTED_BYTES.${architecture} in ci/maintenance/size.ts from ${expected} to ${actual}`
@@ -72,16 +71,10 @@ export function sizeReport(image: ImageContent): string[] {
     `${formatThousands(size).padStart(13)} ${((size / total) * 100).toFixed(1).padStart(6)} %  ${label}`;
   const rows = image.layers.flatMap((layer) => {
     const files = [...filesInLayers([layer])].filter(([, { type }]) => type === "file");
-    const fileRows = files
-      .sort(([, a], [, b]) => b.size - a.size)
-      .map(([path, { size }]) => row(size, `  ${path}`));
+    const fileRows = files.sort(([, a], [, b]) => b.size - a.size).map(([path, { size }]) => row(size, `  ${path}`));
     return [row(sum(files.map(([, { size }]) => size)), layer.name), ...fileRows];
   });
-  return [
-    ...rows,
-    row(total, "all files"),
-    `${formatThousands(image.archiveSize).padStart(13)}           archive`,
-  ];
+  return [...rows, row(total, "all files"), `${formatThousands(image.archiveSize).padStart(13)}           archive`];
 }
 
 function sum(sizes: number[]): number {

@@ -55,12 +55,7 @@ function response(description: string, required: string[], content?: object, opt
 }
 
 const problem = (description: string, required: string[] = [], optional: string[] = []) =>
-  response(
-    description,
-    ["Cache-Control", ...required],
-    { "application/problem+json": schema("Problem") },
-    optional,
-  );
+  response(description, ["Cache-Control", ...required], { "application/problem+json": schema("Problem") }, optional);
 
 /** Responses that all paths share. */
 const common = {
@@ -82,10 +77,7 @@ interface Path {
 
 function path({ id, summary, reads = [], responses }: Path) {
   const all = { ...common, ...responses };
-  const withoutContent = Object.entries(all).map(([status, reply]) => [
-    status,
-    { ...reply, content: undefined },
-  ]);
+  const withoutContent = Object.entries(all).map(([status, reply]) => [status, { ...reply, content: undefined }]);
   const operation = (verb: string, summary: string, responses: object) => ({
     operationId: `${verb}${id}`,
     summary,

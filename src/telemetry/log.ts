@@ -64,8 +64,7 @@ export function createLogger(level: LogLevel, write: (line: string) => void): Lo
       if (!enabled(level)) return;
       // String concatenation costs less than JSON.stringify(). Only the path needs escaping: a method is a token, and the
       // other values contain no special characters.
-      const safePath =
-        path !== route && /["\\\x00-\x1f]/.test(path) ? JSON.stringify(path).slice(1, -1) : path;
+      const safePath = path !== route && /["\\\x00-\x1f]/.test(path) ? JSON.stringify(path).slice(1, -1) : path;
       write(
         `{"time":"${timestamp()}","level":"${level}","event":"request","method":"${method}",` +
           `${route === undefined ? "" : `"route":"${route}",`}"path":"${safePath}","status":${status},"bytes":${bytes},"durationMs":${formatMilliseconds(milliseconds)},` +

@@ -87,9 +87,7 @@ function createHistogram(route: string | undefined, method: string, status: numb
 }
 
 /** Creates metrics. @param countDroppedLines returns the number of log lines dropped so far */
-export function createMetrics({
-  countDroppedLines = () => 0,
-}: { countDroppedLines?: () => number } = {}): Metrics {
+export function createMetrics({ countDroppedLines = () => 0 }: { countDroppedLines?: () => number } = {}): Metrics {
   const active = new AutoMap<string, { count: number }>(() => ({ count: 0 }));
   const rejected = new Map<RejectionReason, number>(REJECTION_REASONS.map((reason) => [reason, 0]));
   const startTime = Date.now() / 1000 - process.uptime();
@@ -98,9 +96,7 @@ export function createMetrics({
   /** Creates the counters for a method of a route. */
   function createCounters(route: string | undefined, method: string) {
     const gauge = active.getOrCreate(method);
-    const histogramsByStatus = new AutoMap<number, Histogram>((status) =>
-      createHistogram(route, method, status),
-    );
+    const histogramsByStatus = new AutoMap<number, Histogram>((status) => createHistogram(route, method, status));
     const end = (status: number, seconds: number) => {
       inFlight -= 1;
       gauge.count -= 1;
@@ -116,8 +112,7 @@ export function createMetrics({
   const routes = new AutoMap((route: string | undefined) => {
     const byMethod = new AutoMap((method: string) => createCounters(route, method));
     const begin = (method: string): ActiveRequest => {
-      const counters =
-        byMethod.get(method) ?? byMethod.getOrCreate(methods.includes(method) ? method : "_OTHER");
+      const counters = byMethod.get(method) ?? byMethod.getOrCreate(methods.includes(method) ? method : "_OTHER");
       inFlight += 1;
       counters.gauge.count += 1;
       return counters;
@@ -163,9 +158,7 @@ export function createMetrics({
         metric("log_lines_dropped_total", "counter", "Log lines dropped because of a slow reader.", [
           ["", countDroppedLines()],
         ]),
-        metric("process_cpu_seconds_total", "counter", "CPU time, user and system.", [
-          ["", (user + system) / 1e6],
-        ]),
+        metric("process_cpu_seconds_total", "counter", "CPU time, user and system.", [["", (user + system) / 1e6]]),
         metric("process_resident_memory_bytes", "gauge", "Resident memory.", [["", rss]]),
         metric("process_open_fds", "gauge", "Open file descriptors, most of them connections.", [
           ["", countOpenFiles()],

@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { loadSdk } from "../../ci/slipway/engines/sdk.ts";
 import { writeArchive } from "../../ci/slipway/image/archive-writer.ts";
 import { bundleOptions } from "../../ci/slipway/image/bundle.ts";
-import { compileOptions, findSharedLibraries } from "../../ci/slipway/image/image-config.ts";
+import { compileOptions, findSharedLibraries } from "../../ci/slipway/image/image-spec.ts";
 import { pins } from "../../ci/slipway/core/pins.ts";
 import { resolveService } from "../../ci/slipway/core/service-config.ts";
 import { must } from "../../ci/slipway/test/e2e/setup.ts";
@@ -53,9 +53,7 @@ if (engine === "host") {
       .withDirectory(".", host(["package.json", "bun.lock", "bunfig.toml", "ci/slipway/package.json"]));
     const bundle = process.env.NODE_EXTRA_CA_CERTS;
     const withCa = bundle
-      ? installed
-          .withMountedFile("/ca.crt", dag.host().file(bundle))
-          .withEnvVariable("NODE_EXTRA_CA_CERTS", "/ca.crt")
+      ? installed.withMountedFile("/ca.crt", dag.host().file(bundle)).withEnvVariable("NODE_EXTRA_CA_CERTS", "/ca.crt")
       : installed;
     const source = dag
       .host()

@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { buildImage } from "../../ci/slipway/image/build.ts";
-import { compileOptions } from "../../ci/slipway/image/image-config.ts";
+import { compileOptions } from "../../ci/slipway/image/image-spec.ts";
 import { image, service } from "../../ci/slipway/test/helloapp-fixture.ts";
 import { JSON_HEADERS, logLine, machineInfo, median, printTable } from "./shared.ts";
 import { residentMegabytes, TRACE_HEADERS } from "./shared.ts";
@@ -196,9 +196,7 @@ const formatRatio = (value: number) => value.toFixed(2);
 
 if (parts.has("load")) {
   const running = Object.entries(all);
-  const measured = Object.fromEntries(
-    running.map(([key]) => [key, [] as (Load & { cpuMicroseconds: number })[]]),
-  );
+  const measured = Object.fromEntries(running.map(([key]) => [key, [] as (Load & { cpuMicroseconds: number })[]]));
   for (let round = 1; round <= rounds; round += 1) {
     logLine(`load, round ${round} of ${rounds}`);
     for (const [key, candidate] of running) {
@@ -249,11 +247,7 @@ if (parts.has("start")) {
   }
   const [bare, helloapp] = [median(times.bare!), median(times.helloapp!)];
   results.start = { bareMilliseconds: bare, milliseconds: helloapp, ratio: helloapp / bare };
-  table.push([
-    "cold start to the first 200",
-    `${helloapp.toFixed(1)} ms`,
-    `${formatRatio(helloapp / bare)} × bare`,
-  ]);
+  table.push(["cold start to the first 200", `${helloapp.toFixed(1)} ms`, `${formatRatio(helloapp / bare)} × bare`]);
 }
 
 if (parts.has("memory")) {
@@ -285,11 +279,7 @@ if (parts.has("drain")) {
   }
   results.drain = total;
   const value = `${total.failed} of ${total.requests} requests`;
-  table.push([
-    "failed requests while one of two instances drains, 64 keep-alive clients, 20 runs",
-    value,
-    "",
-  ]);
+  table.push(["failed requests while one of two instances drains, 64 keep-alive clients, 20 runs", value, ""]);
 }
 
 if (parts.has("soak")) {
@@ -316,6 +306,5 @@ if (parts.has("soak")) {
 }
 
 printTable(table);
-if (options.json)
-  await Bun.write(options.json, JSON.stringify({ machine: machineInfo, ...results }, null, 2) + "\n");
+if (options.json) await Bun.write(options.json, JSON.stringify({ machine: machineInfo, ...results }, null, 2) + "\n");
 process.exit(0);

@@ -138,7 +138,7 @@ const withoutStrategy = ["patch", "deployment", "helloapp", "--patch", '{"spec":
 
 function missingFor(engine: "Dagger" | "host"): string[] {
   const services = engine === "Dagger" ? [daggerEngine()] : [];
-  const unavailable = services.filter(({ answers }) => !answers);
+  const unavailable = services.filter(({ isMet }) => !isMet);
   return [...findMissing("k3s"), ...unavailable.map(({ name }) => name.replace(/^a /, ""))];
 }
 
@@ -153,9 +153,10 @@ function pipelineFlow(engine: "Dagger" | "host"): DeployFlow {
     edit: () => copy.edit(),
     async run() {
       const { seconds, stdout } = await programs.execute(command, copy.directory);
-      const steps = [...stdout.matchAll(/^ +(\w+) +ok +([\d.]+) s/gm)].map(
-        ([, step, took]): [string, number] => [step!, Number(took)],
-      );
+      const steps = [...stdout.matchAll(/^ +(\w+) +ok +([\d.]+) s/gm)].map(([, step, took]): [string, number] => [
+        step!,
+        Number(took),
+      ]);
       const isUnchanged = stdout.includes("nothing to deploy");
       return {
         id: isUnchanged ? undefined : /\bhelloapp:([0-9a-f]{12}) serves at/.exec(stdout)?.[1],
@@ -198,10 +199,7 @@ function archiveFlow(name: string, modules = 0): Flow {
         ? copy.state(`if (process.env.BENCH === "${crypto.randomUUID()}") console.log(total([1]));`)
         : copy.edit(),
     async run() {
-      await programs.execute(
-        [process.execPath, "ci/pipeline.ts", "image", "--engine", "host"],
-        copy.directory,
-      );
+      await programs.execute([process.execPath, "ci/pipeline.ts", "image", "--engine", "host"], copy.directory);
       return { steps: {} };
     },
   };
@@ -364,9 +362,7 @@ function reportRatio(measure: string, samples: Sample[] = [], reference: Sample[
 
 /** Waits until the old pods are gone. */
 async function waitForOldPods(): Promise<void> {
-  await eventually(
-    async () => kubectl("get", "pods", "-o", "name").trim().split("\n").length <= 2 || undefined,
-  );
+  await eventually(async () => kubectl("get", "pods", "-o", "name").trim().split("\n").length <= 2 || undefined);
 }
 
 const isId = (reply: string) => /^[0-9a-f]{12}$/.test(reply);

@@ -110,8 +110,7 @@ async function limitPods(): Promise<void> {
   kubectl("create", "quota", "pods", "--hard=pods=2");
   // Waits for the quota controller. Before, pods are rejected for another reason.
   await eventually(
-    async () =>
-      kubectl("get", "resourcequota", "pods", "-o", "jsonpath={.status.used.pods}") === "2" || undefined,
+    async () => kubectl("get", "resourcequota", "pods", "-o", "jsonpath={.status.used.pods}") === "2" || undefined,
   );
 }
 
@@ -158,7 +157,7 @@ function deploy(copy: Copy): Deploy {
   ids.add(id);
   const mark = `${runMark}/${crypto.randomUUID()}`;
   const start = performance.now();
-  const command = ["ci/pipeline.ts", "--engine", "host", "--output", join(directory, `${copy.name}.tar`)];
+  const command = ["ci/pipeline.ts", "--engine", "host"];
   const child = Bun.spawn([process.execPath, ...command], {
     cwd: copy.directory,
     // Without a step summary, because each deploy would add a table in GitHub Actions.
@@ -195,9 +194,7 @@ async function deployInitial(copy: Copy): Promise<string> {
 
 /** Waits until the old pods are gone. */
 async function waitForOldPods(): Promise<void> {
-  await eventually(
-    async () => kubectl("get", "pods", "-o", "name").trim().split("\n").length === 2 || undefined,
-  );
+  await eventually(async () => kubectl("get", "pods", "-o", "name").trim().split("\n").length === 2 || undefined);
 }
 
 /** Runs `work` under load. @param ids the versions that may reply at first */
@@ -237,10 +234,7 @@ async function rollouts(count: number, [one, two]: [Copy, Copy]): Promise<void> 
       await load.expect([before, after]);
       const start = performance.now();
       const deployed = deploy(copy).result;
-      const [result, served] = await Promise.all([
-        deployed,
-        waitUntilServed(url, (id) => id === after, deployed),
-      ]);
+      const [result, served] = await Promise.all([deployed, waitUntilServed(url, (id) => id === after, deployed)]);
       logLine(`rollout ${round} of ${count}: exit ${result.code}, ${formatSeconds(result.seconds)}`);
       if (result.code !== 0 || !served) {
         logLine(result.output);
@@ -258,10 +252,7 @@ async function rollouts(count: number, [one, two]: [Copy, Copy]): Promise<void> 
     "rollouts: duration of the command",
     `median ${formatSeconds(median(commandSeconds))}, maximum ${formatSeconds(Math.max(...commandSeconds))}`,
   );
-  report(
-    "rollouts: time until only the new version serves",
-    `median ${formatSeconds(median(servedSeconds))}`,
-  );
+  report("rollouts: time until only the new version serves", `median ${formatSeconds(median(servedSeconds))}`);
 }
 
 async function kills(count: number, copies: [Copy, Copy]): Promise<void> {
@@ -308,8 +299,7 @@ async function kills(count: number, copies: [Copy, Copy]): Promise<void> {
         `kill ${round} of ${count} after ${formatSeconds(delay)}${code === 0 ? " (too late)" : ""}: ` +
           `retry exit ${retry.code}, ${formatSeconds(retry.seconds)}${found.length ? `; orphans: ${found.join("; ")}` : ""}`,
       );
-      if (!isOk)
-        logLine(`${served} serves, expected ${retry.id}\nkilled:\n${output}\nretry:\n${retry.output}`);
+      if (!isOk) logLine(`${served} serves, expected ${retry.id}\nkilled:\n${output}\nretry:\n${retry.output}`);
       // The next round starts from one version in any case.
       await setCurrent(isOk ? retry.id : await deployInitial(copy));
       recovered += Number(isOk);
@@ -341,9 +331,7 @@ async function races(count: number, copies: [Copy, Copy]): Promise<void> {
       const versions = runningVersions();
       const last = [a, b].filter(({ code }) => code === 0).sort((x, y) => y.endedAt - x.endedAt)[0];
       const isOk =
-        [a, b].every(({ code }) => code === 0 || code === EXIT_LOCKED) &&
-        served === last?.id &&
-        versions.length === 1;
+        [a, b].every(({ code }) => code === 0 || code === EXIT_LOCKED) && served === last?.id && versions.length === 1;
       for (const [loser, other] of [
         [a, b],
         [b, a],

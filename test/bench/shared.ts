@@ -24,10 +24,7 @@ export function residentMegabytes(pid: number): number {
 /** Request headers of a client that accepts JSON. */
 export const JSON_HEADERS = ["Accept: application/json"];
 /** Request headers of a client that also sends a trace. */
-export const TRACE_HEADERS = [
-  ...JSON_HEADERS,
-  "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-];
+export const TRACE_HEADERS = [...JSON_HEADERS, "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"];
 
 /** Prints a Markdown table of measures, values and verdicts. */
 export function printTable(rows: [measure: string, value: string, verdict: string][], verdict = ""): void {
@@ -103,9 +100,7 @@ export function removeImages(names: string[]): void {
   const all = rows.map((row) => row.split(/\s+/)).map(([name = "", , digest = ""]) => ({ name, digest }));
   const removed = all.filter(({ name }) => names.includes(name));
   const isAlias = (name: string) => name.startsWith("sha256:");
-  const needed = new Set(
-    all.filter(({ name }) => !isAlias(name) && !names.includes(name)).map(({ digest }) => digest),
-  );
+  const needed = new Set(all.filter(({ name }) => !isAlias(name) && !names.includes(name)).map(({ digest }) => digest));
   const digests = new Set(removed.map(({ digest }) => digest).filter((digest) => !needed.has(digest)));
   // The kubelet's second name of an image would keep the layers.
   const aliases = all.filter(({ name, digest }) => isAlias(name) && digests.has(digest));
@@ -127,8 +122,7 @@ export function killMarked(mark: string): void {
   for (const pid of findMarked(mark)) sh(["kill", "-KILL", String(pid)]);
 }
 
-export const commandOf = (pid: number) =>
-  readProc(pid, "cmdline").replaceAll("\0", " ").trim() || `process ${pid}`;
+export const commandOf = (pid: number) => readProc(pid, "cmdline").replaceAll("\0", " ").trim() || `process ${pid}`;
 
 /** Reads a file in /proc. @returns an empty text if the process has ended */
 function readProc(pid: number | string, file: string): string {

@@ -46,10 +46,7 @@ describe("a direction with a simulated clock", () => {
   test("sends segments of all connections in turn", () => {
     const direction = new Direction({ rate: 1e6, delay: 0 });
     const order: string[] = [];
-    const [many, few] = [
-      new ConnectionQueue(() => order.push("many")),
-      new ConnectionQueue(() => order.push("few")),
-    ];
+    const [many, few] = [new ConnectionQueue(() => order.push("many")), new ConnectionQueue(() => order.push("few"))];
     many.put(new Uint8Array(14480));
     few.put(new Uint8Array(1448 * 2));
     direction.schedule(many, 0);

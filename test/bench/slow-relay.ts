@@ -124,10 +124,7 @@ export class Direction {
       const { queue, part } = this.#inTransit.shift()!;
       queue.deliver(part);
     }
-    const times = [
-      ...(this.#turns.length > 0 ? [this.#idleAt] : []),
-      this.#inTransit[0]?.arrival ?? Infinity,
-    ];
+    const times = [...(this.#turns.length > 0 ? [this.#idleAt] : []), this.#inTransit[0]?.arrival ?? Infinity];
     const next = Math.min(...times);
     return next === Infinity ? undefined : next;
   }
@@ -162,8 +159,7 @@ class TimedDirection {
   run = () => {
     clearTimeout(this.#timer);
     const next = this.direction.step(performance.now());
-    this.#timer =
-      next === undefined ? undefined : setTimeout(this.run, Math.max(0, next - performance.now()));
+    this.#timer = next === undefined ? undefined : setTimeout(this.run, Math.max(0, next - performance.now()));
   };
 
   stop() {

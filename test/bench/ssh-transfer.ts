@@ -124,8 +124,7 @@ function createCopy(): Copy {
   copy.patch([{ op: "add", path: `${container}/imagePullPolicy`, value: "IfNotPresent" }]);
   const manifests = [...new Bun.Glob("k8s/**/*.yaml").scanSync(copy.directory)];
   for (const file of manifests)
-    if (readFileSync(join(copy.directory, file), "utf8").includes("helloapp"))
-      copy.rewrite(file, /helloapp/g, name);
+    if (readFileSync(join(copy.directory, file), "utf8").includes("helloapp")) copy.rewrite(file, /helloapp/g, name);
   const namespace = `  namespace: "${location.namespace}",\n`;
   copy.rewrite("ci/pipeline.ts", namespace, `${namespace}  name: "${name}",\n`);
   return copy;
@@ -149,9 +148,7 @@ function pipelineFlow(copy: Copy, name: string, target: string[], prepare: () =>
     async run() {
       const result = await programs.execute([...pipeline, "--engine", "host", ...target], copy.directory);
       const { stdout } = result;
-      const id = stdout.includes("nothing to deploy")
-        ? undefined
-        : /\bwire:([0-9a-f]{12}) serves at/.exec(stdout)?.[1];
+      const id = stdout.includes("nothing to deploy") ? undefined : /\bwire:([0-9a-f]{12}) serves at/.exec(stdout)?.[1];
       return { id, steps: stepsOf(result) };
     },
   };
@@ -290,9 +287,7 @@ function measureSteps(
 
 /** Waits until the old pods are gone. */
 async function waitForOldPods(): Promise<void> {
-  await eventually(
-    async () => kubectl("get", "pods", "-o", "name").trim().split("\n").length <= 2 || undefined,
-  );
+  await eventually(async () => kubectl("get", "pods", "-o", "name").trim().split("\n").length <= 2 || undefined);
 }
 
 /**
@@ -332,8 +327,7 @@ async function measureEdit(relay: SlowRelay, flow: Flow, copy: Copy): Promise<Sa
     return served?.at;
   });
   if (programs.isStopping) throw new Error("interrupted");
-  if (!served || served.id !== result.id)
-    throw new Error(`${served?.id ?? before} serves, expected ${result.id}`);
+  if (!served || served.id !== result.id) throw new Error(`${served?.id ?? before} serves, expected ${result.id}`);
   return sample;
 }
 
@@ -446,9 +440,7 @@ async function measureAll(relay: SlowRelay, options: Options, registry: Registry
     if (samples.length > 0) reportFlow(`edit to served version, ${all[key]!.name}`, samples, limitsOf(key));
   reportFlow("first deploy, command", [first.sample], targets.first);
   if (!only.includes("unchanged") || programs.isStopping) return;
-  const samples = await measureUnchanged(relay, all.cached!).catch((error: Error) =>
-    reportFailure(all.cached!, error),
-  );
+  const samples = await measureUnchanged(relay, all.cached!).catch((error: Error) => reportFailure(all.cached!, error));
   if (samples) reportFlow("command without a change", samples, targets.unchanged);
 }
 

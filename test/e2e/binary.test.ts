@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { findSharedLibraries } from "../../ci/slipway/image/image-config.ts";
+import { findSharedLibraries } from "../../ci/slipway/image/image-spec.ts";
 import { computeImageId } from "../../ci/slipway/image/inputs.ts";
 import { loadConfig, settings } from "../../src/config.ts";
 import { drainUnderLoad, type Instance } from "../bench/drain.ts";
@@ -41,9 +41,7 @@ describeWith("binary", [], () => {
     const log: Record<string, unknown>[] = [];
     const ended = (async () => {
       let rest = "";
-      for await (const chunk of child.stdout.pipeThrough(
-        new TextDecoderStream() as never,
-      ) as ReadableStream<string>) {
+      for await (const chunk of child.stdout.pipeThrough(new TextDecoderStream() as never) as ReadableStream<string>) {
         const lines = (rest + chunk).split("\n");
         rest = lines.pop()!;
         log.push(...lines.map((line) => JSON.parse(line)));
@@ -218,9 +216,7 @@ describeWith("binary", [], () => {
       const { id } = await builtProject();
       const { code, stdout } = await binary("--version");
       expect(code).toBe(0);
-      expect(stdout).toMatch(
-        new RegExp(`^helloapp \\d+\\.\\d+\\.\\d+ \\(build ${id}, Bun ${Bun.version}\\)\\n$`),
-      );
+      expect(stdout).toMatch(new RegExp(`^helloapp \\d+\\.\\d+\\.\\d+ \\(build ${id}, Bun ${Bun.version}\\)\\n$`));
     });
 
     test("--print-config shows the configuration from the environment", async () => {
@@ -233,22 +229,18 @@ describeWith("binary", [], () => {
       const { url, child, exit } = await start();
       const { dist } = await builtProject();
       const exitCode = () =>
-        sh([join(dist, "app/helloapp"), "--health"], { env: { HOST: "127.0.0.1", PORT: new URL(url).port } })
-          .code;
+        sh([join(dist, "app/helloapp"), "--health"], { env: { HOST: "127.0.0.1", PORT: new URL(url).port } }).code;
       expect(exitCode()).toBe(0);
       child.kill("SIGTERM");
       await exit();
       expect(exitCode()).toBe(1);
     });
 
-    test.each([["--frobnicate"], ["start"]])(
-      "unknown argument %s: exit 2 with the usage",
-      async (argument) => {
-        const { code, output } = await binary(argument);
-        expect(code).toBe(2);
-        expect(output).toContain("usage: helloapp");
-      },
-    );
+    test.each([["--frobnicate"], ["start"]])("unknown argument %s: exit 2 with the usage", async (argument) => {
+      const { code, output } = await binary(argument);
+      expect(code).toBe(2);
+      expect(output).toContain("usage: helloapp");
+    });
   });
 
   test("invalid configuration: one message with all variables, exit 2, no open port", async () => {

@@ -66,15 +66,7 @@ function generate(seed: number): Input {
     const isGet = method === "GET" || method === "HEAD";
     const isGreeting = path === "/" || path.startsWith("/?");
     const status =
-      method === "OPTIONS"
-        ? 204
-        : !isGet
-          ? 405
-          : !known
-            ? 404
-            : isGreeting && accept === "image/png"
-              ? 406
-              : 200;
+      method === "OPTIONS" ? 204 : !isGet ? 405 : !known ? 404 : isGreeting && accept === "image/png" ? 406 : 200;
     return {
       text: `${method} ${path} HTTP/1.1\r\n${headers.join("\r\n")}\r\n\r\n${body}`,
       status,
@@ -172,8 +164,7 @@ function parseStatuses(text: string, heads: boolean[]): number[] {
     const length = /^content-length: (\d+)\r?$/im.exec(rest.slice(0, end + 2))?.[1];
     // A reply to HEAD has Content-Length but no body.
     const body = heads[statuses.length] ? 0 : Number(length ?? 0);
-    if (rest.length < end + 4 + body)
-      throw new Error(`incomplete reply: ${JSON.stringify(rest.slice(0, 60))}`);
+    if (rest.length < end + 4 + body) throw new Error(`incomplete reply: ${JSON.stringify(rest.slice(0, 60))}`);
     statuses.push(Number(status));
     rest = rest.slice(end + 4 + body);
   }
@@ -261,13 +252,7 @@ describeWith("fuzz", [], () => {
     await Promise.all(Array.from({ length: 32 }, worker));
     expect(failures).toEqual([]);
     expect(child.exitCode).toBeNull();
-    expect(Object.keys(counts).sort()).toEqual([
-      "malformed",
-      "mutated",
-      "oversized",
-      "pipelined",
-      "truncated",
-    ]);
+    expect(Object.keys(counts).sort()).toEqual(["malformed", "mutated", "oversized", "pipelined", "truncated"]);
     expect((await fetch(url)).status).toBe(200);
     // All requests have ended.
     await eventually(async () => {

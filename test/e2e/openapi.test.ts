@@ -4,12 +4,7 @@
  */
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import {
-  builtProject,
-  describeWith,
-  temporaryDirectory,
-  untilReady,
-} from "../../ci/slipway/test/e2e/setup.ts";
+import { builtProject, describeWith, temporaryDirectory, untilReady } from "../../ci/slipway/test/e2e/setup.ts";
 
 setDefaultTimeout(1_200_000);
 
@@ -38,10 +33,11 @@ describeWith(
           "request-timeout": "60",
         };
         const flags = Object.entries(options).map(([name, value]) => `--${name}=${value}`);
-        const run = Bun.spawn(
-          ["schemathesis", "--no-color", "run", new URL("/openapi.json", url).href, ...flags],
-          { cwd: directory, stdout: "pipe", stderr: "pipe" },
-        );
+        const run = Bun.spawn(["schemathesis", "--no-color", "run", new URL("/openapi.json", url).href, ...flags], {
+          cwd: directory,
+          stdout: "pipe",
+          stderr: "pipe",
+        });
         const output = await new Response(run.stdout).text();
         expect(await run.exited, output.slice(-4000)).toBe(0);
         // The summary line. Failures would appear on the same line.
@@ -52,5 +48,5 @@ describeWith(
       }
     });
   },
-  { name: "schemathesis", answers: Boolean(Bun.which("schemathesis")) },
+  { name: "schemathesis", isMet: Boolean(Bun.which("schemathesis")) },
 );

@@ -74,7 +74,7 @@ function installFakeClock() {
 
 const registry = {
   name: "npm's registry",
-  answers: sh([process.execPath, "pm", "view", "axe-core", "version"]).code === 0,
+  isMet: sh([process.execPath, "pm", "view", "axe-core", "version"]).code === 0,
 };
 
 describeWith("page in Chromium", ["chromium"], () => {
@@ -145,9 +145,7 @@ describeWith("page in Chromium", ["chromium"], () => {
       `[...document.querySelectorAll(${JSON.stringify(selector)})].map((one) => one.innerText ?? one.textContent)`,
     );
   const paths = (selector: string) =>
-    show<string[]>(
-      `[...document.querySelectorAll(${JSON.stringify(selector)})].map((one) => one.getAttribute("d"))`,
-    );
+    show<string[]>(`[...document.querySelectorAll(${JSON.stringify(selector)})].map((one) => one.getAttribute("d"))`);
   /** Runs rounds of requests, half a second each, with these replies in turn. */
   async function pass(rounds: number, ...next: (Answer | number)[]): Promise<void> {
     answers = next;
@@ -249,9 +247,7 @@ describeWith("page in Chromium", ["chromium"], () => {
       expect(await text("#status")).toBe("Build 0a1b2c3d4e5f answers, some requests fail");
       expect(await text("#failures")).toBe("1");
       expect(marks((await paths("#failed .cap"))[0]!)).toHaveLength(1);
-      const [red, green, blue] = (
-        await show("getComputedStyle(document.querySelector('#failed .cap')).stroke")
-      )
+      const [red, green, blue] = (await show("getComputedStyle(document.querySelector('#failed .cap')).stroke"))
         .match(/\d+/g)!
         .map(Number);
       expect(red!).toBeGreaterThan(green! + 80);
@@ -360,9 +356,7 @@ describeWith("page in Chromium", ["chromium"], () => {
     await pass(30, after);
     // Two builds, then failures, then no recent failures, then one build.
     expect(await show<number>("statusChanges")).toBeLessThanOrEqual(5);
-    expect(
-      await show<number>("document.querySelectorAll('[aria-live], [role=log], [role=alert]').length"),
-    ).toBe(0);
+    expect(await show<number>("document.querySelectorAll('[aria-live], [role=log], [role=alert]').length")).toBe(0);
   });
 
   test("can be paused and resumed by keyboard", async () => {
@@ -409,9 +403,7 @@ describeWith("page in Chromium", ["chromium"], () => {
   test("fills the height of a desktop screen", async () => {
     await open();
     await passAndDraw(before, after);
-    const { top, bottom } = await show<DOMRect>(
-      "document.querySelector('#live').getBoundingClientRect().toJSON()",
-    );
+    const { top, bottom } = await show<DOMRect>("document.querySelector('#live').getBoundingClientRect().toJSON()");
     expect(top).toBeLessThan(900 * 0.2);
     expect(bottom).toBeGreaterThan(900 * 0.7);
     expect(await show<number>("document.documentElement.scrollHeight")).toBe(900);
@@ -472,10 +464,6 @@ function luminance(colour: string): number {
     .match(/[\d.]+/g)!
     .slice(0, 3)
     .map((part) => Number(part) / 255)
-    .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)) as [
-    number,
-    number,
-    number,
-  ];
+    .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)) as [number, number, number];
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 }

@@ -51,17 +51,12 @@ beforeAll(() => {
       },
     },
   );
-  impatient = start(
-    { REQUEST_TIMEOUT_SECONDS: "0.05", SLOW_REQUEST_SECONDS: "0.04" },
-    { "/never": { handle: never } },
-  );
+  impatient = start({ REQUEST_TIMEOUT_SECONDS: "0.05", SLOW_REQUEST_SECONDS: "0.04" }, { "/never": { handle: never } });
   quiet = start({ ACCESS_LOG: "off" }, {});
   lifecycle.ready();
 });
 
-afterAll(() =>
-  Promise.all([server, impatient, quiet].flatMap(({ servers }) => servers.map((one) => one.stop(true)))),
-);
+afterAll(() => Promise.all([server, impatient, quiet].flatMap(({ servers }) => servers.map((one) => one.stop(true)))));
 
 describe("GET /", () => {
   test("returns text by default", async () => {
@@ -171,8 +166,7 @@ describe("limits", () => {
         ?.split(" ")[1],
     );
   };
-  const rejected = (reason: string, of = server) =>
-    metric(`http_requests_rejected_total{reason="${reason}"}`, of);
+  const rejected = (reason: string, of = server) => metric(`http_requests_rejected_total{reason="${reason}"}`, of);
 
   test("a URL over MAX_URL_BYTES gets 414 and is counted", async () => {
     const before = await rejected("url");
@@ -186,16 +180,11 @@ describe("limits", () => {
     const before = await Promise.all([rejected("body"), rejected("length")]);
     await get("/", { method: "POST", body: "x".repeat(11) });
     await raw("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
-    expect(await Promise.all([rejected("body"), rejected("length")])).toEqual([
-      before[0]! + 1,
-      before[1]! + 1,
-    ]);
+    expect(await Promise.all([rejected("body"), rejected("length")])).toEqual([before[0]! + 1, before[1]! + 1]);
   });
 
   test("request headers over MAX_HEADER_BYTES get 431 and a closed connection", async () => {
-    expect(await raw(`GET / HTTP/1.1\r\nHost: x\r\nX: ${"x".repeat(17_000)}\r\n\r\n`)).toStartWith(
-      "HTTP/1.1 431 ",
-    );
+    expect(await raw(`GET / HTTP/1.1\r\nHost: x\r\nX: ${"x".repeat(17_000)}\r\n\r\n`)).toStartWith("HTTP/1.1 431 ");
   });
 
   test("a request over REQUEST_TIMEOUT_SECONDS gets 503 and is counted", async () => {
@@ -234,8 +223,7 @@ describe("limits", () => {
 });
 
 describe("X-Request-Id of a successful reply", () => {
-  const idOf = async (url: string, headers = {}) =>
-    (await fetch(url, { headers })).headers.get("x-request-id");
+  const idOf = async (url: string, headers = {}) => (await fetch(url, { headers })).headers.get("x-request-id");
 
   test("is the client's ID or the ID in the log line", async () => {
     expect(await idOf(server.url, { "X-Request-Id": "mine" })).toBe("mine");
@@ -275,36 +263,24 @@ describe("headers that HTTP requires", () => {
     },
   );
 
-  test.each(["keep-alive", "closed", "x-close"])(
-    "Connection: %s keeps the connection open",
-    async (value) => {
-      // The second request succeeds only if the connection stays open.
-      const reply = await raw(
-        `GET / HTTP/1.1\r\nHost: x\r\nConnection: ${value}\r\n\r\nGET / HTTP/1.1\r\n${CLOSE}\r\n`,
-      );
-      const [first, second] = reply.split("HTTP/1.1 200 OK").slice(1);
-      expect(first).not.toMatch(/^connection: close\r$/im);
-      expect(second).toMatch(/^connection: close\r$/im);
-    },
-  );
+  test.each(["keep-alive", "closed", "x-close"])("Connection: %s keeps the connection open", async (value) => {
+    // The second request succeeds only if the connection stays open.
+    const reply = await raw(`GET / HTTP/1.1\r\nHost: x\r\nConnection: ${value}\r\n\r\nGET / HTTP/1.1\r\n${CLOSE}\r\n`);
+    const [first, second] = reply.split("HTTP/1.1 200 OK").slice(1);
+    expect(first).not.toMatch(/^connection: close\r$/im);
+    expect(second).toMatch(/^connection: close\r$/im);
+  });
 });
 
 test("pipelined requests keep their own IDs and traces", async () => {
   const trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-  const request = (id: string, more: string) =>
-    `GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: ${id}\r\n${more}\r\n`;
+  const request = (id: string, more: string) => `GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: ${id}\r\n${more}\r\n`;
   const parent = `traceparent: 00-${trace}-00f067aa0ba902b7-01\r\n`;
-  const replies = (
-    await raw(request("one", parent) + request("two", "") + request("three", "Connection: close\r\n"))
-  )
+  const replies = (await raw(request("one", parent) + request("two", "") + request("three", "Connection: close\r\n")))
     .split("HTTP/1.1 200 OK")
     .slice(1);
   expect(replies.map((reply) => /x-request-id: (\w+)/i.exec(reply)?.[1])).toEqual(["one", "two", "three"]);
-  expect(replies.map((reply) => /traceresponse: 00-(\w+)/i.exec(reply)?.[1])).toEqual([
-    trace,
-    undefined,
-    undefined,
-  ]);
+  expect(replies.map((reply) => /traceresponse: 00-(\w+)/i.exec(reply)?.[1])).toEqual([trace, undefined, undefined]);
 });
 
 test("a slow request is logged as a warning", async () => {
@@ -348,22 +324,14 @@ describe("/openapi.json", () => {
   test("describes every path, and all replies match the description", async () => {
     const description = await (await get("/openapi.json")).json();
     expect(description.openapi).toBe("3.1.0");
-    expect(Object.keys(description.paths).sort()).toEqual([
-      "/",
-      "/healthz",
-      "/openapi.json",
-      "/readyz",
-      "/version",
-    ]);
+    expect(Object.keys(description.paths).sort()).toEqual(["/", "/healthz", "/openapi.json", "/readyz", "/version"]);
     const valid = (value: any, { $ref, type, required = [], properties = {} }: any): boolean => {
       if ($ref) return valid(value, description.components.schemas[$ref.split("/").at(-1)]);
       const is = type === "integer" ? Number.isInteger(value) : typeof value === type;
       return (
         is &&
         required.every((name: string) => name in value) &&
-        Object.entries(properties).every(
-          ([name, schema]) => value[name] === undefined || valid(value[name], schema),
-        ) &&
+        Object.entries(properties).every(([name, schema]) => value[name] === undefined || valid(value[name], schema)) &&
         // Undescribed properties are errors.
         (Object.keys(properties).length === 0 || Object.keys(value).every((name) => name in properties))
       );
@@ -453,17 +421,14 @@ describe("access log", () => {
     // With an invalid Host, Bun reports the path as it was sent.
     ["GET /a/../version?q", "x y", 404, undefined, "/a/../version"],
     ["CONNECT constructor", "x", 405, undefined, "constructor"],
-  ] as const)(
-    "%s with Host %p: reply, log and metrics use the same path",
-    async (line, host, status, route, path) => {
-      lines.length = 0;
-      const reply = await raw(`${line} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
-      expect(reply).toStartWith(`HTTP/1.1 ${status} `);
-      const [entry] = logged();
-      expect([entry.status, entry.route, entry.path]).toEqual([status, route, path]);
-      if (route) expect(reply).toContain('"name":"helloapp"');
-    },
-  );
+  ] as const)("%s with Host %p: reply, log and metrics use the same path", async (line, host, status, route, path) => {
+    lines.length = 0;
+    const reply = await raw(`${line} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+    expect(reply).toStartWith(`HTTP/1.1 ${status} `);
+    const [entry] = logged();
+    expect([entry.status, entry.route, entry.path]).toEqual([status, route, path]);
+    if (route) expect(reply).toContain('"name":"helloapp"');
+  });
 
   test("and metrics do not include requests that Bun's parser rejects, as documented in src/README.md", async () => {
     lines.length = 0;
@@ -486,12 +451,7 @@ describe("access log", () => {
         `BREW / HTTP/1.1\r\n${host}`,
       ].map(raw),
     );
-    expect(replies.map((reply) => reply.split(" ")[1])).toEqual([
-      ...Array(6).fill("400"),
-      "431",
-      "505",
-      undefined,
-    ]);
+    expect(replies.map((reply) => reply.split(" ")[1])).toEqual([...Array(6).fill("400"), "431", "505", undefined]);
     expect(lines).toEqual([]);
     expect(await count()).toEqual(before);
   });

@@ -47,8 +47,7 @@ describe("metrics", () => {
     metrics.reject("url");
     const text = metrics.render();
     const name = "http_server_request_duration_seconds";
-    const labels =
-      'http_request_method="GET",http_route="/",http_response_status_code="200",url_scheme="http"';
+    const labels = 'http_request_method="GET",http_route="/",http_response_status_code="200",url_scheme="http"';
     for (const [le, count] of [
       ["0.005", 1],
       ["0.25", 1],
@@ -107,8 +106,9 @@ describe("metrics", () => {
       const type = /^# TYPE (\S+) (counter|gauge|histogram)$/.exec(line);
       if (type) typed.add(type[1]!);
       else if (!line.startsWith("# HELP ")) {
-        const sample =
-          /^([a-z_]+?)(_bucket|_sum|_count)?(\{([a-z_]+="[^"\n]*",?)+\})? \d+(\.\d+)?(e-?\d+)?$/.exec(line);
+        const sample = /^([a-z_]+?)(_bucket|_sum|_count)?(\{([a-z_]+="[^"\n]*",?)+\})? \d+(\.\d+)?(e-?\d+)?$/.exec(
+          line,
+        );
         expect(sample, line).not.toBeNull();
         expect(typed.has(sample![1]!) || typed.has(sample![1]! + (sample![2] ?? ""))).toBe(true);
       }

@@ -9,15 +9,7 @@ import { sha256 } from "../../slipway/core/hash.ts";
 import { pins } from "../../slipway/core/pins.ts";
 import { resolveDigest } from "../../slipway/registry/push.ts";
 import { commitOf, hasRelease } from "./github.ts";
-import {
-  actionPins,
-  pin,
-  locationsOf,
-  valueOf,
-  type ActionPin,
-  type Pin,
-  type Project,
-} from "./locations.ts";
+import { actionPins, pin, locationsOf, valueOf, type ActionPin, type Pin, type Project } from "./locations.ts";
 import { packageVersion } from "./npm.ts";
 
 export interface PinCheck {
@@ -38,10 +30,7 @@ export async function checkUpstream(project: Project, options: DownloadOptions =
     return compare(found?.dist.integrity, pinned(integrity));
   };
   const checks: [Pin, () => Promise<Result>][] = [
-    [
-      pin.baseImage,
-      async () => compare(await resolveDigest(pinned(pin.baseImage), registryOptions(options))),
-    ],
+    [pin.baseImage, async () => compare(await resolveDigest(pinned(pin.baseImage), registryOptions(options)))],
     [pin.bunForAmd64, () => checkNpm(pin.bunForAmd64, pins.bunFor.amd64.package)],
     [pin.bunForArm64, () => checkNpm(pin.bunForArm64, pins.bunFor.arm64.package)],
     [
@@ -111,7 +100,7 @@ function compare(upstream: string | undefined, pinned = upstream): Result {
 
 function registryOptions({
   signal = new AbortController().signal,
-  seconds = 30,
+  timeoutSeconds = 30,
 }: DownloadOptions): Parameters<typeof resolveDigest>[1] {
-  return { signal, patienceSeconds: seconds };
+  return { signal, requestTimeoutSeconds: timeoutSeconds };
 }

@@ -34,11 +34,7 @@ export async function newestRelease(repository: string, options: DownloadOptions
 }
 
 /** Checks whether a tag has a release. @throws {PipelineError} "environment" if the request fails */
-export async function hasRelease(
-  repository: string,
-  tag: string,
-  options: DownloadOptions = {},
-): Promise<boolean> {
+export async function hasRelease(repository: string, tag: string, options: DownloadOptions = {}): Promise<boolean> {
   const url = apiUrl(repository, `releases/tags/${encodeTag(tag)}`);
   return (await tryDownload(url, requestOptions(options, "application/vnd.github+json"))) !== undefined;
 }

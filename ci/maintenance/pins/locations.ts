@@ -231,13 +231,9 @@ export function pinErrors(project: Project): string[] {
     });
     const isInconsistent = values.length > 1 || values[0]?.value === undefined;
     return [
-      ...(isInconsistent
-        ? [`${pin.name} is inconsistent: ${values.map(({ text }) => text).join(", but ")}`]
-        : []),
+      ...(isInconsistent ? [`${pin.name} is inconsistent: ${values.map(({ text }) => text).join(", but ")}`] : []),
       ...values.flatMap(({ value, text }) =>
-        value === undefined || pin.format.test(value)
-          ? []
-          : [`${pin.name} is ${text}, not ${pin.formatDescription}`],
+        value === undefined || pin.format.test(value) ? [] : [`${pin.name} is ${text}, not ${pin.formatDescription}`],
       ),
     ];
   });

@@ -91,11 +91,7 @@ async function fetchDagger([given]: string[], options: DownloadOptions): Promise
   return [[pin.dagger, version]];
 }
 
-async function fetchAction(
-  [repository, given]: string[],
-  options: DownloadOptions,
-  project: Project,
-): Promise<Values> {
+async function fetchAction([repository, given]: string[], options: DownloadOptions, project: Project): Promise<Values> {
   const action = actionPin(repository ?? "");
   if (!repository || locationsOf(action, project).length === 0)
     throw usageError(`no workflow uses the action "${repository ?? ""}": expected OWNER/NAME`);

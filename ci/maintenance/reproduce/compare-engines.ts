@@ -1,12 +1,7 @@
 /** Compares the images that the host and the Dagger engine build from the same source. */
 import type { Service } from "../../slipway/core/service-config.ts";
-import {
-  diffImages,
-  filesInLayers,
-  formatThousands,
-  type ImageContent,
-} from "../../slipway/image/compare.ts";
-import { createImageSpec } from "../../slipway/image/image-config.ts";
+import { diffImages, filesInLayers, formatThousands, type ImageContent } from "../../slipway/image/compare.ts";
+import { createImageSpec } from "../../slipway/image/image-spec.ts";
 
 /**
  * Compares two images bit for bit if they have the same ID, otherwise without file contents.

@@ -11,11 +11,7 @@ import type { Service } from "../../slipway/core/service-config.ts";
  *
  * Links to the packages would not do, because the build would then read them from the original path.
  */
-export async function copyProject(
-  { root, project }: Service,
-  target: string,
-  signal: AbortSignal,
-): Promise<void> {
+export async function copyProject({ root, project }: Service, target: string, signal: AbortSignal): Promise<void> {
   // Install inputs are needed even if git ignores them, because an engine may install again.
   for (const file of new Set([...(await projectFiles(root, signal)), ...findInstallInputs(root).files])) {
     // A deleted file stays in git's index until the deletion is staged.

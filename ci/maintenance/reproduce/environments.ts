@@ -49,8 +49,7 @@ export async function detectCapabilities(directory: string, signal: AbortSignal)
   const probe = [...asUser(OTHER_UID), "sh", "-c", 'exec "$0" --version', bun];
   const canChangeUser = isRoot && (await succeeds(probe));
   if (!isRoot) skipped.push("another user: this process does not run as root");
-  else if (!canChangeUser)
-    skipped.push(`another user: setpriv failed, or other users cannot enter ${directory}`);
+  else if (!canChangeUser) skipped.push(`another user: setpriv failed, or other users cannot enter ${directory}`);
   return { bun: canChangeUser ? bun : undefined, oneCpuPrefix: canPinCpu ? oneCpuPrefix : [], skipped };
 }
 

@@ -13,24 +13,19 @@ const options = {
 async function run(name: string, ...args: string[]) {
   const command = [process.execPath, join(root, `ci/maintenance/${name}.ts`), ...args];
   const child = Bun.spawn(command, { stdin: "ignore", stdout: "pipe", stderr: "pipe" });
-  const [stdout, stderr] = await Promise.all(
-    [child.stdout, child.stderr].map((stream) => new Response(stream).text()),
-  );
+  const [stdout, stderr] = await Promise.all([child.stdout, child.stderr].map((stream) => new Response(stream).text()));
   return { code: await child.exited, stdout: stdout!, stderr: stderr! };
 }
 
-test.concurrent.each(Object.entries(options))(
-  "%s --help lists every option, exit 0",
-  async (name, expected) => {
-    for (const help of ["--help", "-h"]) {
-      const { code, stdout, stderr } = await run(name, help);
-      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-      expect(stdout).toContain(`usage: bun run ${name} `);
-      expect([...stdout.matchAll(/^ {2}--([a-z-]+)/gm)].map(([, option]) => option!)).toEqual(expected);
-    }
-    expect(packageJson.scripts).toMatchObject({ [name]: `bun ci/maintenance/${name}.ts` });
-  },
-);
+test.concurrent.each(Object.entries(options))("%s --help lists every option, exit 0", async (name, expected) => {
+  for (const help of ["--help", "-h"]) {
+    const { code, stdout, stderr } = await run(name, help);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toContain(`usage: bun run ${name} `);
+    expect([...stdout.matchAll(/^ {2}--([a-z-]+)/gm)].map(([, option]) => option!)).toEqual(expected);
+  }
+  expect(packageJson.scripts).toMatchObject({ [name]: `bun ci/maintenance/${name}.ts` });
+});
 
 test.concurrent.each([
   [["size", "--frobnicate"], "--frobnicate"],

@@ -23,9 +23,7 @@ test("names the C library if the engines use different ones", async () => {
 
 test("reports a different mode even if the C libraries differ", async () => {
   const other = await smallImage({ ...rebuilt, mode: "0644" });
-  expect(compareEngines(service, good, other).differences).toEqual([
-    "runtime: /lib/libc: mode 0644, not 0755",
-  ]);
+  expect(compareEngines(service, good, other).differences).toEqual(["runtime: /lib/libc: mode 0644, not 0755"]);
 });
 
 test("names Bun if the IDs differ and the C library does not", async () => {

@@ -99,11 +99,7 @@ describe("locations", () => {
       `action actions/checkout is inconsistent: "${one}`,
     ],
     ["one commit with two versions", step(`actions/checkout@${one} # v7.0.2`), "is inconsistent"],
-    [
-      "a commit without its version",
-      step(`a/b@${one}`),
-      `action a/b is "${one}" in ${workflow}:15, not a commit with`,
-    ],
+    ["a commit without its version", step(`a/b@${one}`), `action a/b is "${one}" in ${workflow}:15, not a commit with`],
     ["a tag", step("a/b@v4"), 'action a/b is "v4" in'],
     ["a short commit", step("a/b@1111111 # v4.0.0"), "not a commit with"],
     ["an action without a commit", step("a/b"), 'action a/b is "" in'],
@@ -152,9 +148,7 @@ describe("locations", () => {
     expect(new Set(locationsOf(pin.bun, changed).map(({ value }) => value))).toEqual(new Set(["10.20.30"]));
     setPin(changed, pin.bun, pins.bun);
     expect(changed).toEqual(project());
-    expect(() => setPin(project({ Dockerfile: "" }), pin.bun, "10.20.30")).toThrow(
-      "Bun is missing in Dockerfile",
-    );
+    expect(() => setPin(project({ Dockerfile: "" }), pin.bun, "10.20.30")).toThrow("Bun is missing in Dockerfile");
   });
 });
 
@@ -243,9 +237,7 @@ describe("updatePin", () => {
       const expected = ["9.1.2", image, integrity("a"), integrity("b")];
       expect(values(changed, pin.bun, pin.baseImage, pin.bunForAmd64, pin.bunForArm64)).toEqual(expected);
       // `bun install` updates the lockfile.
-      expect(pinErrors(changed)).toEqual([
-        expect.stringMatching(/^npm bun-types is inconsistent: .*bun\.lock/),
-      ]);
+      expect(pinErrors(changed)).toEqual([expect.stringMatching(/^npm bun-types is inconsistent: .*bun\.lock/)]);
     },
   );
 
@@ -256,27 +248,18 @@ describe("updatePin", () => {
     expect(pinErrors(changed)).toEqual([]);
   });
 
-  test.each([[[]], [["v9.1.2"]]])(
-    "an action %p: updates commit and comment in all workflows",
-    async (args) => {
-      const changed = project();
-      await updatePin(changed, "action", ["actions/checkout", ...args], options);
-      for (const path of [workflow, ".github/workflows/b.yaml"])
-        expect(changed.get(path)).toContain(`- uses: actions/checkout@${two} # v9.1.2\n`);
-      expect(changed.get(workflow)).toContain(`setup-bun@${one} # v2\n`);
-    },
-  );
+  test.each([[[]], [["v9.1.2"]]])("an action %p: updates commit and comment in all workflows", async (args) => {
+    const changed = project();
+    await updatePin(changed, "action", ["actions/checkout", ...args], options);
+    for (const path of [workflow, ".github/workflows/b.yaml"])
+      expect(changed.get(path)).toContain(`- uses: actions/checkout@${two} # v9.1.2\n`);
+    expect(changed.get(workflow)).toContain(`setup-bun@${one} # v2\n`);
+  });
 
   test.each<[string, Parameters<typeof updatePin>[1], string[], string, string]>([
     ["a missing tag", "k3s", ["v9.9.9+k3s1"], "environment", "tag v9.9.9+k3s1 not found"],
     ["a malformed tag", "k3s", ["v9"], "usage", "v1.2.3+k3s1"],
-    [
-      "a missing version of Bun",
-      "bun",
-      ["9.9.9"],
-      "environment",
-      "@oven/bun-linux-x64@9.9.9 not found on npm",
-    ],
+    ["a missing version of Bun", "bun", ["9.9.9"], "environment", "@oven/bun-linux-x64@9.9.9 not found on npm"],
     ["a malformed version of Bun", "bun", ["../x"], "usage", "1.2.3"],
     ["a missing version of Dagger", "dagger", ["9.9.9"], "environment", "Dagger release 9.9.9 not found"],
     [
@@ -317,9 +300,7 @@ describe("updatePin", () => {
 describe("--remote", () => {
   const base = () =>
     project({
-      "ci/slipway/core/pins.ts": real
-        .get("ci/slipway/core/pins.ts")!
-        .replace("docker.io/", `${server.url.host}/`),
+      "ci/slipway/core/pins.ts": real.get("ci/slipway/core/pins.ts")!.replace("docker.io/", `${server.url.host}/`),
       Dockerfile: real.get("Dockerfile")!.replace("docker.io/", `${server.url.host}/`),
     });
   beforeEach(() => {
@@ -402,10 +383,7 @@ describe("command line", () => {
       stdout: "pipe",
       stderr: "pipe",
     });
-    const [stdout, stderr] = await Promise.all([
-      new Response(child.stdout).text(),
-      new Response(child.stderr).text(),
-    ]);
+    const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
     return { code: await child.exited, stdout, stderr };
   }
 
@@ -427,15 +405,12 @@ describe("command line", () => {
     expect(stderr).toMatch(/^error: Bun is inconsistent: .* but "1\.0\.0" in README\.md:1/m);
   });
 
-  test.each([[["nope"]], [["bun", "1", "2"]], [["toString"]], [["--remote", "x"]]])(
-    "%p: exit 2",
-    async (args) => {
-      const { code, stderr } = await run(...args);
-      expect(code).toBe(2);
-      expect(stderr).toMatch(/^error: pins takes --remote, or the name of a pin/m);
-      expect(stderr).toContain("usage: bun run pins");
-    },
-  );
+  test.each([[["nope"]], [["bun", "1", "2"]], [["toString"]], [["--remote", "x"]]])("%p: exit 2", async (args) => {
+    const { code, stderr } = await run(...args);
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/^error: pins takes --remote, or the name of a pin/m);
+    expect(stderr).toContain("usage: bun run pins");
+  });
 
   test("an unreachable registry: exit 3, and no file is changed", async () => {
     const { code, stderr } = await run("bun", "9.9.9");

@@ -1,5 +1,5 @@
 #!/usr/bin/env bun
-/** `slipway`: the pipeline of the service in this directory, or what one needs to begin. */
+/** The `slipway` program: runs ci/pipeline.ts of this directory, or the commands that work without it. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { main } from "./main.ts";
@@ -9,7 +9,7 @@ const project = process.cwd();
 const words = process.argv.slice(2);
 const pipeline = join(project, "ci/pipeline.ts");
 
-/** Whether ci/pipeline.ts finds the package that it imports: in a fresh clone nothing is installed yet. */
+/** Whether ci/pipeline.ts can import slipway. In a fresh clone no package is installed yet. */
 function isInstalled(): boolean {
   try {
     Bun.resolveSync("slipway", join(project, "ci"));
@@ -19,10 +19,9 @@ function isInstalled(): boolean {
   }
 }
 
-/** Gives ci/pipeline.ts this package as the one that it imports. */
-function standIn(): void {
-  const run = async (_: ImportMeta, settings: Settings = {}) =>
-    process.exit(await main(words, project, settings));
+/** Resolves the import of slipway in ci/pipeline.ts to this package. */
+function provideSlipway(): void {
+  const run = async (_: ImportMeta, settings: Settings = {}) => process.exit(await main(words, project, settings));
   Bun.plugin({
     name: "slipway",
     setup: (build) => void build.module("slipway", () => ({ exports: { pipeline: run }, loader: "object" })),
@@ -30,8 +29,8 @@ function standIn(): void {
 }
 
 if (existsSync(pipeline) && isInstalled()) await import(pipeline);
-// What the service says of itself counts as well for `init`, which adds the package.
+// `init` needs the settings of ci/pipeline.ts before the package is installed.
 else if (existsSync(pipeline) && words.includes("init")) {
-  standIn();
+  provideSlipway();
   await import(pipeline);
 } else process.exit(await main(words, project));

@@ -23,10 +23,9 @@ export async function runScript(
   step: "check" | "test",
 ): Promise<StepResult<void>> {
   const name = service.scripts[step];
-  if (name === undefined)
-    return { value: undefined, skipped: true, detail: "package.json has no script for it" };
+  if (name === undefined) return { value: undefined, skipped: true, detail: "package.json has no script for it" };
   await assertNoShadowingBun(service, signal);
-  const { unchanged } = await engine.script(name);
+  const { unchanged } = await engine.runScript(name);
   return { value: undefined, reused: unchanged, detail: unchanged ? "passed before, on these files" : "" };
 }
 
@@ -37,7 +36,7 @@ export async function buildArchives(context: CommandContext): Promise<string> {
   for (const architecture of architectures) {
     const file = architectures.length > 1 ? output.replace(/(\.tar)?$/, `-${architecture}$&`) : output;
     const id = await context.report.step("image", async () =>
-      buildArchive(context, await context.engine.id(architecture), { architecture, output: file }),
+      buildArchive(context, await context.engine.computeId(architecture), { architecture, output: file }),
     );
     built.push(`${basename(file)} holds ${context.imageNameOf(id)}`);
   }
@@ -45,10 +44,7 @@ export async function buildArchives(context: CommandContext): Promise<string> {
 }
 
 /** Smoke-tests the archive. */
-export async function smokeTest(
-  { service, options, signal }: CommandContext,
-  id: string,
-): Promise<StepResult<void>> {
+export async function smokeTest({ service, options, signal }: CommandContext, id: string): Promise<StepResult<void>> {
   const result = await runSmokeTest(service, { archive: options.output, id, signal });
   return { value: undefined, ...result };
 }
@@ -99,8 +95,7 @@ export async function buildArchive(
   if (unneeded) return unneeded;
   const existing = await readArchive(output).catch(() => undefined);
   const isSame = existing?.names.join() === names.join() && existing.packed === (compression !== "none");
-  if (isSame && (await hasSbom(service, output, id)))
-    return (await findUnneeded()) ?? written("exists", true);
+  if (isSame && (await hasSbom(service, output, id))) return (await findUnneeded()) ?? written("exists", true);
   // Neither a check nor `watch` sees files come and go in the cache.
   const dist = join(cacheDirectoryOf(service), `dist-${process.pid}`);
   await removeLeftovers(service);

@@ -1,4 +1,4 @@
-/** Which Bun runs: the one that the service pins, and no other one that a script would find before it. */
+/** Checks the version of Bun: the service's pin, slipway's minimum, and copies in node_modules that shadow it. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
@@ -7,78 +7,74 @@ import { findWorkspaceRoot, type Service } from "../core/service-config.ts";
 import { engines } from "../package.json";
 import { pins } from "../core/pins.ts";
 
-/** What to do about a Bun that is too old. */
-export const UPGRADE_HINT = `Renew it there, or say \`bun: "${Bun.version}"\` in ci/pipeline.ts: the image has that one.`;
+/** Hint for a pinned Bun that is too old. */
+export const UPGRADE_HINT = `Update the pin, or set \`bun: "${Bun.version}"\` in ci/pipeline.ts to build the image with that version.`;
 
-/** Where the pinned Bun is older than what this needs, that as a sentence. */
+/** Returns a message if the pinned Bun is older than slipway's minimum. */
 export function outdatedBunMessage(bun: string | undefined): string | undefined {
   if (bun === undefined || Bun.semver.satisfies(bun, engines.bun)) return undefined;
-  return `the service pins Bun ${bun}, by .bun-version or package.json's packageManager, and slipway needs ${engines.bun}`;
+  return `the service pins Bun ${bun} in .bun-version or package.json (packageManager), but slipway needs ${engines.bun}`;
 }
 
-/** @throws {PipelineError} "environment" when another Bun runs than the service pins */
+/** @throws {PipelineError} "environment" if the running Bun is not the pinned version */
 export function assertPinnedBun({ bun }: Service): void {
   if (bun === undefined || bun === Bun.version) return;
-  const old = outdatedBunMessage(bun);
-  if (old !== undefined)
-    throw new PipelineError("environment", `${old}; nothing was changed`, { hint: UPGRADE_HINT });
+  const outdated = outdatedBunMessage(bun);
+  if (outdated !== undefined)
+    throw new PipelineError("environment", `${outdated}. Nothing was changed`, { hint: UPGRADE_HINT });
   throw new PipelineError(
     "environment",
-    `the service pins Bun ${bun}, and this is ${Bun.version}; nothing was changed`,
-    {
-      hint: `\`npx -y bun@${bun} ci/pipeline.ts\` runs it with the pinned one.`,
-    },
+    `the service pins Bun ${bun}, but Bun ${Bun.version} is running. Nothing was changed`,
+    { hint: `Run \`npx -y bun@${bun} ci/pipeline.ts\` to use the pinned version.` },
   );
 }
 
 /**
- * `bun run` finds the Bun that a dependency brought before the one on PATH: `bun-plugin-tailwind` brings one.
+ * Checks that the running Bun is new enough. `bun run` prefers a Bun in node_modules to the one on PATH, and
+ * `bun-plugin-tailwind` installs one there.
  *
- * @param bun the one that runs this
- * @throws {PipelineError} "environment" when it is older than what this needs
+ * @param bun version and path of the running Bun
+ * @throws {PipelineError} "environment" if it is older than slipway's minimum
  */
-export function assertSupportedBun(
-  project: string,
-  bun = { version: Bun.version, path: process.execPath },
-): void {
+export function assertSupportedBun(project: string, bun = { version: Bun.version, path: process.execPath }): void {
   if (Bun.semver.satisfies(bun.version, engines.bun)) return;
-  const isBrought = bun.path.startsWith(join(findWorkspaceRoot(project), "node_modules/"));
-  const how = isBrought ? `, which a dependency brought to ${bun.path}` : "";
+  const isDependency = bun.path.startsWith(join(findWorkspaceRoot(project), "node_modules/"));
+  const origin = isDependency ? ` (installed by a dependency at ${bun.path})` : "";
   throw new PipelineError(
     "environment",
-    `this runs in Bun ${bun.version}${how}, and slipway needs ${engines.bun}; nothing was changed`,
-    { hint: isBrought ? override(pins.bun) : "`bun upgrade` brings one." },
+    `slipway needs Bun ${engines.bun}, but Bun ${bun.version}${origin} is running. Nothing was changed`,
+    { hint: isDependency ? overrideHint(pins.bun) : "Run `bun upgrade`." },
   );
 }
 
-const override = (version: string) =>
-  `\`bun pm why bun\` tells which; for package.json, before \`bun install\`: "overrides": { "bun": "${version}" }.`;
+const overrideHint = (version: string) =>
+  `Find the dependency with \`bun pm why bun\`. Add "overrides": { "bun": "${version}" } to package.json, then run \`bun install\`.`;
 
 /**
- * A package's script finds what dependencies brought into node_modules/.bin before anything on PATH, another Bun too.
+ * Finds another version of Bun in node_modules/.bin, which the scripts of package.json would run instead of the one on PATH.
  *
- * @returns that there is one, as an error with what to do
+ * @returns an error with a hint, or undefined if there is none
  */
 export async function findShadowingBun(
   { project, root }: Service,
   signal: AbortSignal,
 ): Promise<PipelineError | undefined> {
   for (const directory of new Set([project, root])) {
-    const other = join(directory, "node_modules/.bin/bun");
-    if (!existsSync(other)) continue;
-    const { stdout } = await runProcess([other, "--version"], { signal, timeoutSeconds: 10 });
+    const path = join(directory, "node_modules/.bin/bun");
+    if (!existsSync(path)) continue;
+    const { stdout } = await runProcess([path, "--version"], { signal, timeoutSeconds: 10 });
     if (stdout.trim() === Bun.version) continue;
     return new PipelineError(
       "environment",
-      `scripts would run Bun ${stdout.trim() || "of another kind"}, which a dependency brought to ${other}, and not ${Bun.version}`,
-      { hint: override(Bun.version) },
+      `scripts would run Bun ${stdout.trim() || "(unknown version)"} at ${path}, which a dependency installed, and not ${Bun.version}`,
+      { hint: overrideHint(Bun.version) },
     );
   }
   return undefined;
 }
 
-/** @throws {PipelineError} "environment" when there is another Bun */
+/** @throws {PipelineError} "environment" if scripts would run another Bun */
 export async function assertNoShadowingBun(service: Service, signal: AbortSignal): Promise<void> {
-  const other = await findShadowingBun(service, signal);
-  if (other) throw other;
+  const error = await findShadowingBun(service, signal);
+  if (error) throw error;
 }

@@ -10,11 +10,11 @@ import { assertSinglePlatform, usageError } from "./options.ts";
 /**
  * Connects to the target. The caller closes `target.api`.
  *
- * @param deploys whether the command deploys: the overlay is rendered meanwhile. Default: false.
+ * @param isDeploy whether the command deploys: the overlay is rendered meanwhile. Default: false.
  * @throws {PipelineError} "usage" if the options name no cluster, "environment" if the cluster cannot be reached
  */
-export async function connectTarget(context: CommandContext, deploys = false): Promise<DeployContext> {
-  return createDeployContext(context, await connect(context, deploys));
+export async function connectTarget(context: CommandContext, isDeploy = false): Promise<DeployContext> {
+  return createDeployContext(context, await connect(context, isDeploy));
 }
 
 /** Runs `use` with a connection to the target, and closes it. @throws as {@link connectTarget} */
@@ -30,12 +30,12 @@ export async function withTarget<T>(
   }
 }
 
-async function connect({ service, options, signal }: CommandContext, deploys: boolean): Promise<Target> {
+async function connect({ service, options, signal }: CommandContext, isDeploy: boolean): Promise<Target> {
   const { target, hosts, registry, context, kubeconfig, url } = options;
   if (target === "none") throw usageError("this command needs a cluster: --target none is not possible");
   assertSinglePlatform(options);
   if (hosts.length > 0) return connectSshTarget({ service, hosts, url, signal });
-  if (target === "k3s") return connectK3sTarget({ service, kubeconfig, context, url, deploys, signal });
+  if (target === "k3s") return connectK3sTarget({ service, kubeconfig, context, url, isDeploy, signal });
   return connectRegistryTarget({
     service,
     kubeconfig,

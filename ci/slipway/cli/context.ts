@@ -46,7 +46,7 @@ export class CommandContext {
   constructor({ service, options, signal, report = new Report(), engine, skipWait }: CommandContextOptions) {
     [this.service, this.options, this.signal] = [service, options, signal];
     [this.report, this.engine, this.skipWait] = [report, engine, skipWait];
-    engine.begin?.();
+    engine.startRun?.();
   }
 
   log(line: string): void {
@@ -55,7 +55,7 @@ export class CommandContext {
 
   /** The image ID of the working tree. */
   imageId(): Promise<string> {
-    return this.engine.id(this.options.architectures?.[0]);
+    return this.engine.computeId(this.options.architectures?.[0]);
   }
 
   /** The image name of an id: `helloapp:<id>`. */

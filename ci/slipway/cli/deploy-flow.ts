@@ -38,18 +38,15 @@ export const buildSteps = (context: CommandContext): FlowStep<FlowResults>[] => 
   step("smoke", { needs: ["check", "test", "archives", "id"], run: ({ id }) => smokeTest(context, id) }),
 ];
 
-export const connectStep = (context: CommandContext, deploys = false): FlowStep<FlowResults> =>
+export const connectStep = (context: CommandContext, isDeploy = false): FlowStep<FlowResults> =>
   internal("connect", {
     isFatal: true,
-    run: () => connectTarget(context, deploys),
+    run: () => connectTarget(context, isDeploy),
     release: ({ connect }) => connect!.target.api.close(),
   });
 
 /** The change of the cluster, after `prepare` has decided what to write. */
-export const changeSteps = (
-  context: CommandContext,
-  title: "rollout" | "rollback",
-): FlowStep<FlowResults>[] => [
+export const changeSteps = (context: CommandContext, title: "rollout" | "rollback"): FlowStep<FlowResults>[] => [
   internal("jobs", {
     needs: ["lock", "prepare"],
     skip: ({ prepare }) => !prepare,
@@ -90,7 +87,7 @@ export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] =>
     needs: ["id"],
     awaits: ["connect", "locate"],
     run: ({ id }, { connect, locate }) =>
-      buildArchive(context, id, { existingImage: findExistingImage(context, connect, locate) }),
+      buildArchive(context, id, { existingImage: findExistingImage(connect, locate) }),
   }),
   internal("compare", {
     needs: ["connect", "plan", "announce", "image"],

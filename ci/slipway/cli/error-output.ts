@@ -1,48 +1,48 @@
-/** A failure on the screen: the first of it, first; all of it in a file. */
+/** Prints errors: the relevant part of a tool's output on stderr, and the whole output in a file. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
 
-/** Lines of a tool's output that reach the screen, and characters of each. */
-const LINES = 30;
-const WIDTH = 200;
-/** Lines above the first error that belong to it: a test runner shows the code there. */
-const CONTEXT = 8;
+/** Limits of the printed output: lines, and characters of a line. */
+const MAX_LINES = 30;
+const MAX_WIDTH = 200;
+/** Lines before the first error to print with it. A test runner prints the code there. */
+const CONTEXT_LINES = 8;
 
-/** What tells of something wrong: compilers, test runners, exceptions. */
-const wrong = /\berror\b|\bTS\d{4}\b|\(fail\)|^✗|^\s*\w*(Error|Exception)\b|not formatted|panic/i;
+/** Matches errors of compilers and test runners, and exceptions. */
+const errorPattern = /\berror\b|\bTS\d{4}\b|\(fail\)|^✗|^\s*\w*(Error|Exception)\b|not formatted|panic/i;
 
 /**
- * Of a tool's output, what a person reads first.
+ * Cuts a tool's output to 30 lines, starting shortly before the first error.
  *
- * @param all names the file that has the rest; asked only when something is left out
+ * @param nameFile returns the location of the whole output. Called only if lines are cut.
  */
-export function summarizeOutput(output: string, all: () => string): string {
+export function summarizeOutput(output: string, nameFile: () => string): string {
   const lines = output.trimEnd().split("\n").map(cut);
-  if (lines.length <= LINES) return lines.join("\n");
+  if (lines.length <= MAX_LINES) return lines.join("\n");
   const first = Math.max(
     0,
-    // A test that passed may be about errors.
-    lines.findIndex((line) => wrong.test(line) && !/^\s*(\(pass\)|✓)/.test(line)),
+    // The name of a passed test may contain "error".
+    lines.findIndex((line) => errorPattern.test(line) && !/^\s*(\(pass\)|✓)/.test(line)),
   );
   let start = first;
-  while (start > 0 && first - start < CONTEXT && lines[start - 1]!.trim() !== "") start -= 1;
-  const shown = lines.slice(start, start + LINES);
-  return [...shown, `… ${lines.length - shown.length} more lines: ${all()}`].join("\n");
+  while (start > 0 && first - start < CONTEXT_LINES && lines[start - 1]!.trim() !== "") start -= 1;
+  const shown = lines.slice(start, start + MAX_LINES);
+  return [...shown, `… ${lines.length - shown.length} more lines: ${nameFile()}`].join("\n");
 }
 
 function cut(line: string): string {
-  return line.length > WIDTH ? `${line.slice(0, WIDTH)} … (${line.length} characters)` : line;
+  return line.length > MAX_WIDTH ? `${line.slice(0, MAX_WIDTH)} … (${line.length} characters)` : line;
 }
 
 /**
- * Writes an error to stderr: output first, then a paragraph that says what failed and what to do.
+ * Prints an error to stderr: the failed tool's output, then a paragraph with cause and next step. Prints each error once.
  *
- * @param service where the whole output is kept; default: it is not
+ * @param service service whose cache directory stores the whole output. Default: it is not stored
  */
 export function printError(error: unknown, verbose: boolean, service?: Service): void {
-  // It may have been told while others still ran.
+  // Parallel steps print an error as soon as it occurs.
   if (printed.has(error as object)) return;
   if (typeof error === "object" && error !== null) printed.add(error);
   if (!(error instanceof PipelineError)) {
@@ -50,24 +50,23 @@ export function printError(error: unknown, verbose: boolean, service?: Service):
     return;
   }
   const output = error.output?.trimEnd();
-  if (output) console.error(verbose ? output : summarizeOutput(output, () => keep(output, service)));
-  console.error(
-    `\nerror: ${error.message}${/[.!?]$/.test(error.message) ? "" : "."} ${error.hint ?? ""}`.trimEnd(),
-  );
+  if (output) console.error(verbose ? output : summarizeOutput(output, () => saveOutput(output, service)));
+  console.error(`\nerror: ${error.message}${/[.!?]$/.test(error.message) ? "" : "."} ${error.hint ?? ""}`.trimEnd());
   if (verbose) console.error(error.stack);
 }
 
 const printed = new WeakSet<object>();
-let kept = 0;
+let savedCount = 0;
 
-function keep(output: string, service: Service | undefined): string {
-  const fallback = "--verbose shows them";
+/** @returns the path of the file, or the alternative if it cannot be written */
+function saveOutput(output: string, service: Service | undefined): string {
+  const fallback = "add --verbose to print them";
   if (!service) return fallback;
   try {
     const directory = cacheDirectoryOf(service);
     mkdirSync(directory, { recursive: true });
-    const file = join(directory, kept === 0 ? "failure.log" : `failure-${kept}.log`);
-    kept += 1;
+    const file = join(directory, savedCount === 0 ? "failure.log" : `failure-${savedCount}.log`);
+    savedCount += 1;
     writeFileSync(file, `${output}\n`);
     return file;
   } catch {

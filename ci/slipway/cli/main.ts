@@ -1,7 +1,7 @@
 /**
- * The command line: finds the command, reads its options, runs it, and says what came of it.
+ * Command line: finds the command, reads its options, runs it and reports the result.
  *
- * Commands are the files in commands/, by their names; nothing here knows one of them.
+ * Each file in commands/ is a command, named after the file. The groups below only order the help.
  */
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -11,107 +11,121 @@ import { hostEngine } from "../engines/host.ts";
 import { withDagger } from "../engines/session.ts";
 import { exitCodes, PipelineError } from "../core/errors.ts";
 import { resolveService, type Service } from "../core/service-config.ts";
+import { version } from "../package.json";
 import { assertSupportedBun, assertNoShadowingBun, assertPinnedBun } from "./bun-version.ts";
 import { printError } from "./error-output.ts";
 import {
   validateTargetOptions,
   commonOptions,
   describeOptions,
+  findNearest,
   optionDefinitions,
+  parseChoice,
   readOptions,
   stepOptions,
   usageError,
 } from "./options.ts";
-import type { OptionValues } from "./options.ts";
+import type { Option, OptionName, OptionValues } from "./options.ts";
 import { isProjectError, CommandContext, UNCHANGED, type Command } from "./context.ts";
 import type { Settings } from "../index.d.ts";
 
 const commands = join(import.meta.dir, "../commands");
 const DEFAULT = "deploy";
 
+/** Commands in the order of the help, which follows the workflow. A test checks that none is missing. */
+export const commandGroups = {
+  Everyday: ["init", "up", "deploy", "watch", "plan", "verify", "status", "rollback"],
+  "Parts of a deploy": ["check", "test", "build", "image", "push", "verify-archive"],
+  "Set-up": ["install-k3s"],
+};
+
 async function loadCommand(name: string): Promise<Command> {
-  if (!/^[a-z][a-z0-9-]*$/.test(name) || !existsSync(join(commands, `${name}.ts`))) {
-    throw usageError(`unknown command "${name}": expected one of ${commandNames().join(", ")}`);
-  }
-  return (await import(join(commands, `${name}.ts`))).default as Command;
+  const names = readdirSync(commands).flatMap((file) => (file.endsWith(".ts") ? [file.slice(0, -3)] : []));
+  return (await import(join(commands, `${parseChoice("command", name, names)}.ts`))).default as Command;
 }
 
-function commandNames(): string[] {
-  return readdirSync(commands)
-    .flatMap((file) => (file.endsWith(".ts") ? [file.slice(0, -3)] : []))
-    .sort();
-}
-
-/** The usage of one command, or of all. */
+/** Returns the help of a command, or of slipway. */
 async function usage(name?: string): Promise<string> {
   if (name !== undefined) {
     const { about, args, options } = await loadCommand(name);
     const form = ["slipway", name, ...(args ? [args.form] : []), "[options]"].join(" ");
-    return [
-      `usage: ${form}`,
-      "",
-      about,
-      "",
-      "options:",
-      ...describeOptions([...options, ...commonOptions]),
-      "",
-    ].join("\n");
+    const lines = describeOptions([...options, ...commonOptions]);
+    return [`usage: ${form}`, "", about, "", "options:", ...lines, ""].join("\n");
   }
-  const lines = await Promise.all(
-    commandNames().map(async (name) => {
+  const sections = Object.entries(commandGroups).map(async ([title, names]) => {
+    const lines = names.map(async (name) => {
       const { about, args } = await loadCommand(name);
-      const form = args && args.form.length < 12 ? `${name} ${args.form}` : name;
-      return `  ${form.padEnd(20)} ${about}`;
-    }),
-  );
-  return `Takes a Bun service from the source to a verified version on Kubernetes.
+      return `  ${[name, args?.form].join(" ").padEnd(20)} ${about}\n`;
+    });
+    return `${title}:\n${(await Promise.all(lines)).join("")}`;
+  });
+  return `slipway tests, builds and deploys a Bun service to Kubernetes, and verifies the new version.
 
 usage: bun ci/pipeline.ts [command] [options]              on this machine (also: slipway [command] [options])
        dagger run bun ci/pipeline.ts [command] [options]   in containers
 
-commands, each with a --help of its own:
-${lines.join("\n")}
+${(await Promise.all(sections)).join("\n")}
+Run \`slipway help COMMAND\` for the options of a command, and \`slipway --version\` for the version.
 
-exit codes: 0 what was asked for holds; 1 the change is at fault; 2 the command line is wrong;
-            3 the surroundings are at fault, nothing was changed; 4 they failed in the middle, and not even the
-            way back was open; 130 interrupted
+exit codes:
+    0 success
+    1 the project is at fault
+    2 wrong command line
+    3 the environment is at fault, nothing was changed
+    4 partial failure, the message names the state and the next command
+  130 interrupted
 `;
 }
 
-/** @throws {PipelineError} "usage" */
+/** @throws {PipelineError} "usage" if the command line is invalid */
 async function parse(words: string[]) {
-  const { values, positionals } = (() => {
-    try {
-      const known = Object.entries(optionDefinitions).map(([name, option]) => {
-        const { value, multiple = false } = option as { value?: string; multiple?: boolean };
-        const type = value === undefined ? ("boolean" as const) : ("string" as const);
-        return [name, { type, multiple, ...(name === "help" && { short: "h" }) }];
-      });
-      const parsed = parseArgs({ args: words, allowPositionals: true, options: Object.fromEntries(known) });
-      return { positionals: parsed.positionals, values: parsed.values as OptionValues };
-    } catch (error) {
-      throw usageError((error as Error).message);
-    }
-  })();
+  const { values, positionals } = parseWords(words);
+  if (positionals[0] === "help") {
+    positionals.shift();
+    values.help = true;
+  }
   const [name = DEFAULT, ...args] = positionals;
   const command = await loadCommand(name);
-  const taken = new Set<string>([...command.options, ...commonOptions]);
+  const accepts = ({ options }: Command, option: string) =>
+    [...options, ...commonOptions].includes(option as OptionName);
   for (const option of Object.keys(values)) {
-    if (!taken.has(option)) throw usageError(`${name} takes no --${option}`);
+    if (accepts(command, option)) continue;
+    const names = Object.values(commandGroups).flat();
+    const commands = await Promise.all(names.map(loadCommand));
+    const others = names.filter((_, index) => accepts(commands[index]!, option));
+    const list = new Intl.ListFormat("en", { type: "disjunction" }).format(others);
+    throw usageError(`--${option} does not apply to ${name}. Use it with ${list}`);
   }
-  const { form = "", min = 0, max = 0 } = command.args ?? {};
+  const { form = "no argument", min = 0, max = 0 } = command.args ?? {};
   if (!values.help && (args.length < min || args.length > max)) {
-    throw usageError(`${name} takes ${form || "no further word"}, not ${args.join(" ") || "nothing"}`);
+    throw usageError(`${name} expects ${form}, got ${args.join(" ") || "no argument"}`);
   }
   return { name: positionals.length > 0 ? name : undefined, command, args, values };
 }
 
+/** @throws {PipelineError} "usage" if an option is unknown or its value is missing */
+function parseWords(words: string[]): { positionals: string[]; values: OptionValues } {
+  const options = Object.entries(optionDefinitions).map(([name, definition]) => {
+    const { value, multiple = false, short }: Option = definition;
+    return [name, { type: value === undefined ? "boolean" : "string", multiple, ...(short && { short }) }];
+  });
+  try {
+    return parseArgs({ args: words, allowPositionals: true, options: Object.fromEntries(options) });
+  } catch (error) {
+    const { message } = error as Error;
+    const [, unknown] = /^Unknown option '(-[^']+)'/.exec(message) ?? [];
+    if (unknown === undefined) throw usageError(message);
+    const near = findNearest(unknown.slice(2), Object.keys(optionDefinitions));
+    throw usageError(`unknown option ${unknown}${near ? `: did you mean --${near}?` : ""}`);
+  }
+}
+
 /**
- * Runs what the command line says.
+ * Runs the command that the command line names.
  *
- * @param words the command line, without program and script
- * @param project the directory with the service's package.json
- * @param settings the service's; undefined: this is not its pipeline, and only commands that need none run
+ * @param words command line without program and script
+ * @param project directory with the service's package.json
+ * @param settings settings of the service. Without them, only commands that need no ci/pipeline.ts run.
  * @returns the exit code
  */
 export async function main(words: string[], project: string, settings?: Settings): Promise<number> {
@@ -121,6 +135,10 @@ export async function main(words: string[], project: string, settings?: Settings
   let service: Service | undefined;
   try {
     const { name, command, args, values } = await parse(words);
+    if (values.version) {
+      console.log(`slipway ${version} (Bun ${Bun.version})`);
+      return 0;
+    }
     if (values.help) {
       console.log(await usage(name));
       return 0;
@@ -129,11 +147,11 @@ export async function main(words: string[], project: string, settings?: Settings
     if (settings === undefined && command.needs === undefined) {
       if (existsSync(join(project, "ci/pipeline.ts"))) {
         throw new PipelineError("environment", "the service's packages are not installed", {
-          hint: "`bun install` installs them.",
+          hint: "Run `bun install`.",
         });
       }
-      throw new PipelineError("project", `there is no ci/pipeline.ts in ${project}`, {
-        hint: "`slipway init` writes what a service needs; run the command in the directory with its package.json.",
+      throw new PipelineError("project", `ci/pipeline.ts not found in ${project}`, {
+        hint: "Change to the directory with the service's package.json. To add slipway to a service, run `slipway init` there.",
       });
     }
     service = command.needs === "nothing" ? bareService(project) : resolveService(project, settings);
@@ -154,10 +172,10 @@ export async function main(words: string[], project: string, settings?: Settings
       if (conclusion) console.log(`${conclusion}${current.report.summaryLine()}`);
     };
     const takesEngine = command.options.includes(stepOptions[0]);
-    // The Dagger engine brings its own.
+    // The Dagger engine contains the pinned Bun.
     const onHost = !takesEngine || parsed.engine === "host";
     if (takesEngine && onHost) assertPinnedBun(service);
-    // The first that an engine does; check and test see to it by themselves.
+    // Engines run prebuild scripts first. check and test do this check themselves.
     if (takesEngine && service.prebuild.length > 0) await assertNoShadowingBun(service, interrupted.signal);
     if (onHost) await execute(hostEngine(service, interrupted.signal));
     else await withDagger(service, interrupted.signal, execute);
@@ -165,9 +183,9 @@ export async function main(words: string[], project: string, settings?: Settings
   } catch (error) {
     current?.report.clearProgress();
     if (interrupted.signal.aborted) {
-      const left = current?.interruptMessage ?? UNCHANGED;
-      console.error(`\ninterrupted. ${left}`);
-      await current?.report.publish(`**interrupted:** ${left}`, current.options.report);
+      const state = current?.interruptMessage ?? UNCHANGED;
+      console.error(`\ninterrupted. ${state}`);
+      await current?.report.publish(`**interrupted:** ${state}`, current.options.report);
       return exitCodes.interrupted;
     }
     printError(error, verbose, service);
@@ -180,7 +198,7 @@ export async function main(words: string[], project: string, settings?: Settings
   }
 }
 
-/** Of any directory, as much as a command needs that runs anywhere. */
+/** Creates a stand-in for commands that run in any directory. */
 function bareService(project: string): Service {
   return { project, root: project, name: "service", hosts: [] as string[] } as Service;
 }

@@ -1,4 +1,4 @@
-/** Every option of the command line, once; a command names those that it takes. */
+/** Defines every command-line option once. A command lists the options that it takes. */
 import { resolve } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/service-config.ts";
@@ -7,10 +7,11 @@ import type { Architecture } from "../image/platform.ts";
 import { parseHost } from "../ssh/host.ts";
 import { parseReference } from "../registry/reference.ts";
 
-interface Option {
-  /** What it takes, as the usage shows it; undefined: nothing. */
+export interface Option {
+  /** Form of the value in the help. Default: the option takes no value. */
   value?: string;
   multiple?: boolean;
+  short?: string;
   about: string;
 }
 
@@ -18,49 +19,52 @@ export const optionDefinitions = {
   engine: { value: "dagger|host", about: "where steps run (default: dagger under `dagger run`, else host)" },
   target: {
     value: "k3s|registry|none",
-    about: "this machine's k3s (default), any cluster, the archive alone",
+    about: "k3s on this machine, a cluster with a registry, or the archive alone (default: k3s)",
   },
   host: {
     value: "[USER@]HOST",
     multiple: true,
-    about: "k3s on another machine, over SSH; one for each node that may run the pods",
+    about: "k3s on another machine, over SSH (repeat it for each node that may run the pods)",
   },
-  registry: { value: "HOST/PATH", about: "where the image is pushed, without a tag; with --target registry" },
-  url: { value: "URL", about: "where the Service answers from outside (default: the NodePort, or the API)" },
-  output: { value: "FILE", about: "the docker-archive (default: NAME.tar)" },
+  registry: { value: "HOST/PATH", about: "repository for the image, without a tag" },
+  url: {
+    value: "URL",
+    about: "public URL of the Service (default: the NodePort, or through the API server)",
+  },
+  output: { value: "FILE", about: "image archive to write (default: NAME.tar)" },
   platform: {
     value: "LIST",
-    about: "linux/amd64, linux/arm64 or both: one archive each (default: this one's)",
+    about: "linux/amd64, linux/arm64 or both, with one archive each (default: this machine's)",
   },
-  compress: {
-    value: "LEVEL",
-    about: "of the layers: none, fast, high (default: none; for a registry: fast)",
-  },
+  compress: { value: "LEVEL", about: "compression of the layers: none, fast or high (default: none)" },
   tag: {
     value: "NAME",
     multiple: true,
-    about: "a further name in the archive, or of what is pushed; repeatable",
+    about: "additional tag of the image (repeatable)",
   },
-  kubeconfig: { value: "FILE", about: "another kubeconfig than k3s's own; with a registry: than kubectl's" },
-  context: { value: "NAME", about: "which context of that file; --target registry always takes one" },
-  report: { value: "FILE", about: "the steps and their times as JSON" },
-  id: { about: "print the id and build nothing" },
-  sysroot: { value: "DIRECTORY", about: "a system of another architecture to take libraries and Bun from" },
-  check: { about: "write nothing: say what differs, exit 1 if anything does" },
+  kubeconfig: { value: "FILE", about: "kubeconfig (default: k3s's own, with a registry kubectl's)" },
+  context: { value: "NAME", about: "context in the kubeconfig, required with --target registry" },
+  report: { value: "FILE", about: "write the steps and their times as JSON" },
+  id: { about: "print the image ID and build nothing" },
+  sysroot: { value: "DIRECTORY", about: "root of another architecture, for its libraries and its Bun" },
+  check: { about: "print the differences and write nothing, exit 1 if a file differs" },
   with: { value: "LIST", about: "components to switch on: autoscaler, egress, ingress, monitoring" },
-  verbose: { about: "stack traces and the whole output of what failed" },
-  help: { about: "this text" },
+  verbose: { about: "print stack traces and the whole output of a failed tool" },
+  help: { short: "h", about: "print this text" },
+  version: { short: "v", about: "print the versions of slipway and Bun" },
 } satisfies Record<string, Option>;
 
 export type OptionName = keyof typeof optionDefinitions;
 
-/** Options that every command takes. */
-export const commonOptions = ["verbose", "help"] as const satisfies OptionName[];
-/** Of commands that run steps. */
+/** Options of every command. */
+export const commonOptions = ["verbose", "help", "version"] as const satisfies OptionName[];
+/** Options of commands that run steps. */
 export const stepOptions = ["engine", "report"] as const satisfies OptionName[];
-/** Of commands that make an archive. */
-export const imageOptions = ["output", "platform", "compress", "tag"] as const satisfies OptionName[];
-/** Of commands that go to a cluster. */
+/** Options of commands that build an image. */
+export const imageOptions = ["platform"] as const satisfies OptionName[];
+/** Options of the archive, for `image`. */
+export const archiveOptions = ["output", "compress", "tag"] as const satisfies OptionName[];
+/** Options of commands that connect to a cluster. */
 export const clusterOptions = [
   "target",
   "host",
@@ -70,26 +74,24 @@ export const clusterOptions = [
   "context",
 ] as const satisfies OptionName[];
 
-/** Values as the command line has them, by name. */
+/** Values on the command line, by name. */
 export type OptionValues = { [Name in OptionName]?: string | boolean | string[] };
 
-/** What a command is run with. */
+/** Parsed command line. */
 export interface Options {
-  /** Words after the command. */
+  /** Arguments after the command. */
   args: string[];
   engine: "dagger" | "host";
   target: "k3s" | "registry" | "none";
   output: string;
-  /** k3s's that are reached over SSH; none: `target` says where it goes. */
+  /** k3s machines to reach over SSH. If empty, `target` decides. */
   hosts: string[];
-  /** Whether an archive was asked for by words: --output, --tag or --compress. */
-  wantsArchive: boolean;
-  /** Undefined: the engine's own. */
+  /** Default: the engine's architecture. */
   architectures: Architecture[] | undefined;
   compression: Compression | undefined;
   tags: string[];
   registry: string | undefined;
-  /** Where the steps and their times go, as JSON. */
+  /** JSON file for the steps and their times. */
   report: string | undefined;
   url: string | undefined;
   kubeconfig: string | undefined;
@@ -106,7 +108,7 @@ export function usageError(message: string): PipelineError {
   return new PipelineError("usage", message);
 }
 
-/** @throws {PipelineError} "usage" when a value cannot be, or two do not go together */
+/** @throws {PipelineError} "usage" if a value is invalid or two options exclude each other */
 export function readOptions(
   values: OptionValues,
   args: string[],
@@ -116,34 +118,30 @@ export function readOptions(
   const text = (option: OptionName) => values[option] as string | undefined;
   const target = parseChoice("target", text("target") ?? "k3s", ["k3s", "registry", "none"]);
   const [registry, context, url] = [text("registry"), text("context"), text("url")];
-  if (registry) parseReference(`${registry}:tag`);
+  if (registry) checkRepository(registry);
   if (target === "registry") {
-    // No deploy follows whatever context happens to be current.
-    if (!registry || !context)
-      throw usageError("--target registry takes --registry HOST/PATH and --context NAME");
+    // A deploy never follows the current context.
+    if (!registry || !context) throw usageError("--target registry requires --registry HOST/PATH and --context NAME");
   }
   if (url !== undefined) checkUrl(url);
-  const named = values.host as string[] | undefined;
-  // Who says where it goes does not mean the hosts of the settings.
-  const elsewhere = [values.target, values.kubeconfig, context].some((value) => value !== undefined);
+  // An explicit cluster replaces the hosts of the settings.
+  const hasCluster = [values.target, values.kubeconfig, context].some((value) => value !== undefined);
+  const hostNames = (values.host as string[] | undefined) ?? (hasCluster ? [] : hosts);
   const tags = (values.tag as string[] | undefined) ?? [];
   for (const tag of tags) {
-    if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw usageError(`--tag "${tag}" is no image tag`);
+    if (!/^[\w][\w.-]{0,127}$/.test(tag)) throw usageError(`--tag "${tag}" is not a valid image tag`);
   }
   const architectures = text("platform")
     ?.split(",")
-    .map((platform) =>
-      parseChoice("platform", platform, ["linux/amd64", "linux/arm64"]).slice("linux/".length),
-    );
+    .map((platform) => parseChoice("platform", platform, ["linux/amd64", "linux/arm64"]).slice("linux/".length));
   const inSession = env.DAGGER_SESSION_PORT !== undefined;
   const [compress, report] = [text("compress"), text("report")];
   return {
     args,
     engine: parseChoice("engine", text("engine") ?? (inSession ? "dagger" : "host"), ["dagger", "host"]),
     target,
-    hosts: (named ?? (elsewhere ? [] : hosts)).map(parseHost),
+    hosts: hostNames.map(parseHost),
     output: resolve(text("output") ?? `${name}.tar`),
-    wantsArchive: text("output") !== undefined || compress !== undefined || tags.length > 0,
     architectures: architectures && ([...new Set(architectures)] as Architecture[]),
     compression: compress === undefined ? undefined : parseChoice("level", compress, compressions),
     tags,
@@ -161,48 +159,80 @@ export function readOptions(
 }
 
 /**
- * Of a command that takes a target.
+ * Checks that every option has an effect with the chosen target.
  *
- * @throws {PipelineError} "usage" when an option would have no effect with the one that is chosen
+ * @throws {PipelineError} "usage" if an option would have none
  */
-export function validateTargetOptions(given: Options): void {
-  const { target, registry, hosts } = given;
-  if (hosts.length > 0 && target !== "k3s") throw usageError(`--host is a k3s: not with --target ${target}`);
-  for (const name of ["kubeconfig", "context"] as const) {
-    if (hosts.length > 0 && given[name] !== undefined)
-      throw usageError(`--${name} is of this machine: not with --host`);
-  }
-  if (registry && target !== "registry") throw usageError("--registry goes with --target registry");
-  if (target !== "none") return;
-  for (const name of ["url", "kubeconfig", "context"] as const) {
-    if (given[name] !== undefined) throw usageError(`--${name} is of a cluster: not with --target none`);
-  }
+export function validateTargetOptions(options: Options): void {
+  const { target, registry, hosts } = options;
+  const exclude = (names: readonly ("url" | "kubeconfig" | "context")[], other: string) => {
+    const name = names.find((name) => options[name] !== undefined);
+    if (name) throw usageError(`--${name} cannot be combined with ${other}`);
+  };
+  if (hosts.length > 0 && target !== "k3s") throw usageError(`--host cannot be combined with --target ${target}`);
+  if (hosts.length > 0) exclude(["kubeconfig", "context"], "--host");
+  if (registry && target !== "registry") throw usageError("--registry requires --target registry");
+  if (target === "none") exclude(["url", "kubeconfig", "context"], "--target none");
 }
 
-/** @throws {PipelineError} "usage" where a version runs, which is for one platform */
+/** @throws {PipelineError} "usage" if a deploy names several platforms */
 export function assertSinglePlatform({ architectures = [] }: Options): void {
   if (architectures.length > 1)
-    throw usageError("a deploy is for one platform: several go with `image` or --target none");
+    throw usageError("a deploy takes a single platform. Build several with `image` or --target none");
 }
 
-/** @throws {PipelineError} "usage" for what no client could ask: `localhost:30080` has the form of a URL, with a scheme of that name */
-function checkUrl(given: string): void {
-  const url = URL.parse(given);
-  const isWeb = url !== null && /^https?:\/\//i.test(given);
+/**
+ * Checks the value of --url. `localhost:30080` parses as a URL with the scheme `localhost`, so the scheme is checked too.
+ *
+ * @throws {PipelineError} "usage" if it is not an HTTP URL, or has a query or a fragment
+ */
+function checkUrl(text: string): void {
+  const url = URL.parse(text);
+  const isWeb = url !== null && /^https?:\/\//i.test(text);
   if (!isWeb || url.search || url.hash)
-    throw usageError(`--url "${given}" is no URL of the form http(s)://HOST[:PORT][/PATH]`);
+    throw usageError(`--url "${text}" is not of the form http(s)://HOST[:PORT][/PATH]`);
 }
 
-export function parseChoice<const T extends string>(what: string, given: string, known: readonly T[]): T {
-  const found = known.find((value) => value === given);
-  if (!found) throw usageError(`unknown ${what} "${given}": expected one of ${known.join(", ")}`);
-  return found;
+/** @throws {PipelineError} "usage" if a value of --registry is not a repository */
+function checkRepository(repository: string): void {
+  try {
+    parseReference(`${repository}:tag`);
+  } catch {
+    // The part before an @ can contain a password.
+    const shown = repository.replace(/.*@/, "…@");
+    throw new PipelineError("usage", `--registry "${shown}" is not of the form HOST[:PORT]/PATH`, {
+      hint: "For Docker Hub, use docker.io/NAME/IMAGE.",
+    });
+  }
 }
 
-/** The lines of a usage about these options. */
+/** @throws {PipelineError} "usage" if the value is not among the choices */
+export function parseChoice<const T extends string>(what: string, text: string, choices: readonly T[]): T {
+  const found = choices.find((choice) => choice === text);
+  if (found) return found;
+  const near = findNearest(text, choices);
+  const hint = near ? `did you mean "${near}"?` : `expected one of ${choices.join(", ")}`;
+  throw usageError(`unknown ${what} "${text}": ${hint}`);
+}
+
+/** Finds the name that at most two edits separate from a misspelt name, and one edit if the name is short. */
+export function findNearest(text: string, names: readonly string[]): string | undefined {
+  return [1, 2].flatMap((edits) => names.filter((name) => name.length > 2 * edits && isNear(text, name, edits))).at(0);
+}
+
+/** Whether so many insertions, deletions, substitutions and swaps turn one text into the other. */
+function isNear(a: string, b: string, edits: number): boolean {
+  if (!a || !b) return a.length + b.length <= edits;
+  if (a[0] === b[0]) return isNear(a.slice(1), b.slice(1), edits);
+  const isSwapped = a[0] === b[1] && a[1] === b[0];
+  const skips = [[1, 0], [0, 1], [1, 1], ...(isSwapped ? [[2, 2]] : [])] as [number, number][];
+  return edits > 0 && skips.some(([inA, inB]) => isNear(a.slice(inA), b.slice(inB), edits - 1));
+}
+
+/** Describes options for the help, with a line for each. */
 export function describeOptions(names: readonly OptionName[]): string[] {
   return names.map((name) => {
-    const { value, about }: Option = optionDefinitions[name];
-    return `  ${`--${name}${value ? ` ${value}` : ""}`.padEnd(29)} ${about}`;
+    const { value, short, about }: Option = optionDefinitions[name];
+    return `  ${`--${name}${short ? `, -${short}` : ""}${value ? ` ${value}` : ""}`.padEnd(29)} ${about}`;
   });
 }

@@ -14,16 +14,14 @@ export function logChanges(context: CommandContext, plan: Plan): void {
 /**
  * Decides whether the archive is unnecessary, because the target has the image.
  *
- * @returns the reason, in a few words. A registry's image is compared with the archive, and options may ask for the file itself.
+ * @returns the reason, in a few words. A registry's image is compared with the archive, so a registry needs the archive.
  */
 export async function findExistingImage(
-  { options }: CommandContext,
   connecting: Promise<DeployContext>,
   locating: Promise<string | undefined>,
 ): Promise<string | undefined> {
   const [{ target }, image] = await Promise.all([connecting, locating]);
-  const isNeeded = options.wantsArchive || isRegistryTarget(target);
-  return image && !isNeeded ? "on the node already" : undefined;
+  return image && !isRegistryTarget(target) ? "on the node already" : undefined;
 }
 
 /**

@@ -1,11 +1,11 @@
-/** Types and format, by the service's own script. */
+/** Checks types and format with the service's script. */
 import type { Command } from "../cli/context.ts";
 import { buildSteps } from "../cli/deploy-flow.ts";
 import { stepOptions } from "../cli/options.ts";
 import { runFlow } from "../cli/run-flow.ts";
 
 export default {
-  about: "the service's script `check` alone: types and format",
+  about: "Run the service's `check` script (types and format)",
   options: stepOptions,
   async execute(context) {
     await runFlow(context, buildSteps(context), { goals: ["check"] });

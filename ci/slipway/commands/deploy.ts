@@ -1,4 +1,4 @@
-/** The default command: from the source to a verified version. */
+/** Builds, rolls out and verifies a version. This is the default command. */
 import type { Command } from "../cli/context.ts";
 import { buildSteps } from "../cli/deploy-flow.ts";
 import { clusterOptions, imageOptions, stepOptions } from "../cli/options.ts";
@@ -6,7 +6,7 @@ import { runDeploy } from "../cli/run-deploy.ts";
 import { runFlow } from "../cli/run-flow.ts";
 
 export default {
-  about: "check, test, image, then deliver, roll out, verify (the default)",
+  about: "Check, test, build, deliver, roll out and verify (default command)",
   options: [...stepOptions, ...imageOptions, ...clusterOptions],
   async execute(context) {
     if (context.options.target !== "none") return (await runDeploy(context)).conclusion;

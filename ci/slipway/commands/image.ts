@@ -1,10 +1,10 @@
-/** The docker-archive, without checks, tests or a cluster. */
-import { imageOptions, stepOptions } from "../cli/options.ts";
+/** Builds the image archive without checks, tests or a cluster. */
+import { archiveOptions, imageOptions, stepOptions } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
 import { buildArchives } from "../cli/build-steps.ts";
 
 export default {
-  about: "the docker-archive alone",
-  options: [...stepOptions, ...imageOptions],
+  about: "Build the image archive (docker-archive format)",
+  options: [...stepOptions, ...imageOptions, ...archiveOptions],
   execute: buildArchives,
 } satisfies Command;

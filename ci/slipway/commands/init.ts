@@ -1,6 +1,6 @@
 /**
- * What a Bun service needs to be carried by slipway, written beside what it has: ci/pipeline.ts, k8s/, Dockerfile, a workflow;
- * scripts and ignore patterns are added. A file that is there is never written over, so a second run changes nothing.
+ * Generates the files that a Bun service needs for slipway: ci/pipeline.ts, k8s/, Dockerfile and a workflow. Adds scripts to
+ * package.json and patterns to the ignore files. Existing files are never overwritten, so a second run changes nothing.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join, normalize, relative } from "node:path";
@@ -16,36 +16,33 @@ import { parseChoice, usageError } from "../cli/options.ts";
 import type { Command, CommandContext } from "../cli/context.ts";
 
 export default {
-  about: "write what a Bun service needs to be carried, beside what it has",
+  about: "Generate pipeline, manifests, Dockerfile and workflow, and keep existing files",
   options: ["check", "with"],
   needs: "package",
   async execute(context) {
-    const asked = [...new Set(context.options.with)].map((name) =>
-      parseChoice("component", name, components),
-    );
-    if (context.options.check && asked.length > 0)
-      throw usageError("--check writes nothing: not with --with");
-    const facts = await settle(context);
-    const changes = changesOf(facts, { asked });
+    const selected = [...new Set(context.options.with)].map((name) => parseChoice("component", name, components));
+    if (context.options.check && selected.length > 0) throw usageError("--check cannot be combined with --with");
+    const facts = await detectFacts(context);
+    const changes = planChanges(facts, { selected });
     if (context.options.check) return check(context, facts, changes);
     const reports: string[] = [];
     for (const { path, before, after } of changes) {
       if (before === undefined)
-        reports.push(`  new      ${shown(facts, path)}  ${after.split("\n").length - 1} lines`);
+        reports.push(`  new      ${displayPath(facts, path)}  ${after.split("\n").length - 1} lines`);
       else reports.push(await diff(facts, path, before, after, context));
     }
     await writeAll(changes);
     for (const report of reports) console.log(report);
     await install(context, facts, changes);
-    const other = await findShadowingBun(context.service, context.signal);
-    for (const line of advice(facts, other, changes)) console.log(line);
-    if (changes.length === 0) return "nothing to write: all of it is there";
-    return isOwn(facts, "up") ? "next: bun ci/pipeline.ts up" : "next: bun run up";
+    const shadowing = await findShadowingBun(context.service, context.signal);
+    for (const line of createAdvice(facts, shadowing, changes)) console.log(line);
+    if (changes.length === 0) return "nothing to write: all files exist";
+    return hasForeignScript(facts, "up") ? "next: bun ci/pipeline.ts up" : "next: bun run up";
   },
 } satisfies Command;
 
-/** Facts, with the port that was found where no settings have a say yet. */
-async function settle({ service, signal }: CommandContext): Promise<ProjectFacts> {
+/** Detects the facts. The detected port counts only if there is no ci/pipeline.ts yet. */
+async function detectFacts({ service, signal }: CommandContext): Promise<ProjectFacts> {
   const facts = await findFacts(service, signal);
   const isNew = !existsSync(join(service.project, "ci/pipeline.ts"));
   if (!isNew || facts.port === undefined) return facts;
@@ -53,75 +50,79 @@ async function settle({ service, signal }: CommandContext): Promise<ProjectFacts
 }
 
 /**
- * What would be written.
+ * Lists the files to write.
  *
- * @param asked components to switch on, beside those that the overlay names
- * @param all also where a file of the service's own is another one
+ * @param selected components to switch on, in addition to those of the overlay
+ * @param all also lists existing files that differ from the templates
  */
-function changesOf(facts: ProjectFacts, { asked = [] as string[], all = false }): FileChange[] {
+function planChanges(facts: ProjectFacts, { selected = [] as string[], all = false }): FileChange[] {
   const { project, root } = facts.service;
   const overlay = overlayOf(facts.service);
-  const there = read(overlay);
-  const named = there === undefined ? [] : componentsIn(there, overlay, project);
+  const overlayText = readIfPresent(overlay);
+  const active = overlayText === undefined ? [] : componentsIn(overlayText, overlay, project);
   const merged: [string, (text: string | undefined) => string][] = [
     [join(project, "package.json"), (text = "{}") => addToPackage(text, facts)],
     [join(root, ".gitignore"), addToGitignore],
     [join(root, ".dockerignore"), addToDockerignore],
   ];
-  if (there !== undefined) merged.push([overlay, () => addComponents(there, overlay, project, asked)]);
-  else if (asked.length > 0 && relative(project, overlay) !== OVERLAY)
-    throw new PipelineError("project", `there is no ${overlay} to switch components on in`, {
+  if (overlayText !== undefined) merged.push([overlay, () => addComponents(overlayText, overlay, project, selected)]);
+  else if (selected.length > 0 && relative(project, overlay) !== OVERLAY)
+    throw new PipelineError("project", `cannot switch components on: ${overlay} not found`, {
       hint: "Nothing was changed.",
     });
-  const changes = merged.map(([path, add]) => ({ path, before: read(path), after: add(read(path)) }));
-  for (const [name, after] of generatedFiles(facts, [...new Set([...named, ...asked])])) {
+  const changes = merged.map(([path, add]) => {
+    const before = readIfPresent(path);
+    return { path, before, after: add(before) };
+  });
+  for (const [name, after] of generatedFiles(facts, [...new Set([...active, ...selected])])) {
     const path = normalize(join(project, name));
-    const before = read(path);
-    if ((before === undefined && !isLeftOut(facts, name)) || (before !== undefined && all))
-      changes.push({ path, before, after });
+    const before = readIfPresent(path);
+    if (before === undefined ? !isUnreferenced(facts, name) : all) changes.push({ path, before, after });
   }
   return changes.filter(({ before, after }) => before !== after);
 }
 
-/** undefined: there is none. @throws {PipelineError} "project" where something else than a file has the name */
-function read(path: string): string | undefined {
+/** @throws {PipelineError} "project" if the path is not a file */
+function readIfPresent(path: string): string | undefined {
   if (!existsSync(path)) return undefined;
   try {
     return readFileSync(path, "utf8");
   } catch (error) {
-    throw new PipelineError("project", `${path} is to be a file: ${(error as Error).message}`, {
+    throw new PipelineError("project", `cannot read the file ${path}: ${(error as Error).message}`, {
       hint: "Nothing was changed.",
       cause: error,
     });
   }
 }
 
-/** A manifest that the service's own kustomization does not name would be read by nobody. */
-function isLeftOut({ service }: ProjectFacts, name: string): boolean {
-  const [, place, file] = /^(k8s\/(?:base|components\/[^/]+))\/(.*)$/.exec(name) ?? [];
-  const own = place && file && read(join(service.project, place, "kustomization.yaml"));
-  return own ? !own.includes(file!) : false;
+/** Whether the service has its own kustomization, which does not list this manifest. */
+function isUnreferenced({ service }: ProjectFacts, name: string): boolean {
+  const [, directory, file] = /^(k8s\/(?:base|components\/[^/]+))\/(.*)$/.exec(name) ?? [];
+  if (!directory || !file) return false;
+  const kustomization = readIfPresent(join(service.project, directory, "kustomization.yaml"));
+  return kustomization ? !kustomization.includes(file) : false;
 }
 
-/** Says what differs from what this version would write. @throws {PipelineError} "project" when anything does */
+/** Prints the differences from this version's templates. @throws {PipelineError} "project" if there are any */
 async function check(context: CommandContext, facts: ProjectFacts, missing: FileChange[]): Promise<string> {
-  const changes = changesOf(facts, { all: true });
-  for (const { path, before, after } of changes)
-    console.log(await diff(facts, path, before ?? "", after, context));
-  if (changes.length === 0) return "all of it is as this version writes it";
-  const own = changes.length - missing.length;
-  const lacking = missing.length > 0 ? `${missing.length} to be added by \`slipway init\`` : "";
-  const differ = own > 0 ? `${own} of the service's own differ: take over by hand what is wanted` : "";
-  throw new PipelineError("project", [lacking, differ].filter(Boolean).join("; "), {
-    hint: "A file that is removed is written anew.",
+  const changes = planChanges(facts, { all: true });
+  for (const { path, before, after } of changes) console.log(await diff(facts, path, before ?? "", after, context));
+  if (changes.length === 0) return "all files match the templates of this version";
+  const edited = changes.length - missing.length;
+  const counts = [
+    missing.length > 0 && `files to write with \`slipway init\`: ${missing.length}`,
+    edited > 0 && `files that differ from the templates: ${edited}`,
+  ];
+  throw new PipelineError("project", counts.filter(Boolean).join(", "), {
+    hint: "Apply the changes you want by hand. To generate a file again, remove it and run `slipway init`.",
   });
 }
 
-function shown({ service }: ProjectFacts, path: string): string {
+function displayPath({ service }: ProjectFacts, path: string): string {
   return relative(service.project, path);
 }
 
-/** A unified diff; without diff(1), the file's name. */
+/** Returns a unified diff, or the name of the file if diff(1) is missing. */
 async function diff(
   facts: ProjectFacts,
   path: string,
@@ -129,7 +130,7 @@ async function diff(
   after: string,
   { signal }: CommandContext,
 ): Promise<string> {
-  const name = shown(facts, path);
+  const name = displayPath(facts, path);
   const labels = ["-L", `a/${name}`, "-L", `b/${name}`];
   const file = before === "" ? "/dev/null" : path;
   const command = ["diff", "-u", ...labels, file, "-"];
@@ -137,15 +138,14 @@ async function diff(
   return stdout.trimEnd() || `  changed  ${name}`;
 }
 
-/** Installs the package that is new in package.json, and makes or migrates the lockfile. */
+/** Runs `bun install` if package.json changed or the lockfile or the package is missing. */
 async function install(
   { signal }: CommandContext,
   { service, lockfile }: ProjectFacts,
   changes: FileChange[],
 ): Promise<void> {
   const installed =
-    existsSync(join(service.project, "node_modules/slipway")) ||
-    existsSync(join(service.root, "node_modules/slipway"));
+    existsSync(join(service.project, "node_modules/slipway")) || existsSync(join(service.root, "node_modules/slipway"));
   const isNew = changes.some(({ path }) => path === join(service.project, "package.json"));
   if (installed && !isNew && existsSync(join(service.root, lockfile))) return;
   console.log("  bun install");
@@ -154,57 +154,53 @@ async function install(
     signal,
   });
   if (code === 0) return;
-  throw new PipelineError("environment", "`bun install` failed; the files are written", {
-    hint: "Run it again when what it says is mended; then `bun run up`.",
+  throw new PipelineError("environment", "`bun install` failed. The files were written", {
+    hint: "Fix the error above, run `bun install` again, then `bun run up`.",
     output: stdout + stderr,
   });
 }
 
-/** Whether the service has a script of that name that does something else. */
-function isOwn({ package: { scripts = {} } }: ProjectFacts, name: string): boolean {
+/** Whether the service has a script of this name that does not run slipway. */
+function hasForeignScript({ package: { scripts = {} } }: ProjectFacts, name: string): boolean {
   return scripts[name] !== undefined && !scripts[name].includes("ci/pipeline.ts");
 }
 
-/** What only the service's people can do, with the lines for it. */
-function advice(facts: ProjectFacts, other: PipelineError | undefined, changes: FileChange[]): string[] {
-  const { service, hasTests, isFixed, package: own } = facts;
+/** Lists changes that the developer has to make by hand. */
+function createAdvice(facts: ProjectFacts, shadowing: PipelineError | undefined, changes: FileChange[]): string[] {
+  const { service, hasTests, isFixed, package: manifest } = facts;
   const { scripts } = service;
   const lines: string[] = [];
-  const old = outdatedBunMessage(service.bun);
-  if (old !== undefined) lines.push(`  ${old}. ${UPGRADE_HINT}`);
-  if (other) lines.push(`  ${other.message}. ${other.hint}`);
+  const outdated = outdatedBunMessage(service.bun);
+  if (outdated !== undefined) lines.push(`${outdated}. ${UPGRADE_HINT}`);
+  if (shadowing) lines.push(`${shadowing.message}. ${shadowing.hint}`);
   if (scripts.check === undefined)
-    lines.push(
-      '  no script `check`: types are not checked. For package.json: "check": "bun check --no-script"',
-    );
+    lines.push('no `check` script, so types are not checked. Add the script "check": "bun check --no-script"');
   if (scripts.test === undefined)
     lines.push(
       hasTests
-        ? `  no tests are run: the script \`test\` (${own.scripts?.test}) runs none to its end; \`test:unit\` goes before it`
-        : "  no tests were found: none are run",
+        ? `no tests run, because the \`test\` script (${manifest.scripts?.test}) never completes them. Add a \`test:unit\` script`
+        : "no tests were found, so none run",
     );
   if (isFixed)
     lines.push(
-      `  ${service.entry} listens on ${service.port} whatever $PORT says, which \`up\` tries it on: process.env.PORT ?? ${service.port}`,
+      `${service.entry} ignores $PORT, which \`up\` needs to test the service. Listen on process.env.PORT ?? ${service.port}`,
     );
-  const sent = read(join(service.root, ".dockerignore"));
-  if (sent !== undefined && isAllowlistGitignore(sent))
-    lines.push(
-      "  .dockerignore names what is sent to an image build: the Dockerfile needs ci/ and the lockfile as well",
-    );
-  for (const [name, does] of [
-    ["build", "the image is built by"],
-    ["up", "the service is brought up by"],
+  const dockerignore = readIfPresent(join(service.root, ".dockerignore"));
+  if (dockerignore !== undefined && isAllowlistGitignore(dockerignore))
+    lines.push(".dockerignore is an allow-list. Add ci/ and the lockfile, which the Dockerfile needs");
+  for (const [name, purpose] of [
+    ["build", "Build the image"],
+    ["up", "Deploy the service"],
   ] as const) {
-    if (isOwn(facts, name))
+    if (hasForeignScript(facts, name))
       lines.push(
-        `  the script \`${name}\` (${own.scripts?.[name]}) stays as it is; ${does} \`bun ci/pipeline.ts ${name}\``,
+        `the script \`${name}\` (${manifest.scripts?.[name]}) is unchanged. ${purpose} with \`bun ci/pipeline.ts ${name}\``,
       );
   }
   for (const name of components) {
-    const place = `k8s/components/${name}`;
-    if (changes.some(({ path }) => path === join(service.project, place, "kustomization.yaml")))
-      lines.push(`  ${place}: its first lines say what it needs, and what is yours to fill in`);
+    const directory = `k8s/components/${name}`;
+    if (changes.some(({ path }) => path === join(service.project, directory, "kustomization.yaml")))
+      lines.push(`${directory}: read its comments for requirements and for values to fill in`);
   }
-  return lines.length > 0 ? ["", ...lines] : [];
+  return lines.length > 0 ? ["", ...lines.map((line) => `  ${line}`)] : [];
 }

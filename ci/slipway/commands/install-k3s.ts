@@ -1,9 +1,8 @@
 /**
- * k3s on this machine. Fetches its install script, checks its SHA-256 against core/pins.ts, and runs it
- * with the pinned version.
+ * Installs the pinned version of k3s on this machine, with the k3s install script.
  *
- * The script runs as root, so it comes from k3s's repository at a commit and not from the site that serves the newest,
- * and not one byte of it runs before the checksum has matched. The script checks the k3s binary itself.
+ * The script runs as root. It is therefore fetched from a fixed commit of k3s's repository, and runs only if its SHA-256
+ * matches core/pins.ts. The script itself checks the k3s binary.
  */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -16,22 +15,22 @@ import { pins } from "../core/pins.ts";
 import type { Command } from "../cli/context.ts";
 
 export default {
-  about: "k3s on this machine, by its install script, whose SHA-256 is checked first",
+  about: "Install the pinned k3s on this machine, after a checksum check",
   options: [],
   needs: "nothing",
   async execute({ signal }) {
     await install(signal);
-    return `k3s ${pins.k3s.version} runs, and its node is ready`;
+    return `k3s ${pins.k3s.version} is running and its node is ready`;
   },
 } satisfies Command;
 
-/** Only what the deploy needs: no ingress, no load balancer, no metrics; a kubeconfig for root alone. */
+/** Leaves out ingress, load balancer and metrics, which a deploy does not need. Only root can read the kubeconfig. */
 const serverOptions = "--disable=traefik,servicelb,metrics-server --write-kubeconfig-mode=0600";
 
 /**
- * Fetches the install script and checks it.
+ * Fetches the install script and checks its SHA-256.
  *
- * @throws {PipelineError} "environment" when it cannot be fetched, or is not the one that is pinned
+ * @throws {PipelineError} "environment" if the download fails or the checksum differs
  */
 export async function fetchInstallScript(url: string, sha256: string): Promise<Uint8Array> {
   const script = await download(url);
@@ -39,10 +38,10 @@ export async function fetchInstallScript(url: string, sha256: string): Promise<U
   if (actual !== sha256) {
     throw new PipelineError(
       "environment",
-      `k3s's install script is not the pinned one, it was not run: pins.k3s.installScriptSha256 is ${sha256}, ` +
-        `${url} has ${actual}`,
+      `checksum mismatch: the k3s install script at ${url} has SHA-256 ${actual}, ` +
+        `but pins.k3s.installScriptSha256 is ${sha256}. The script was not run`,
       {
-        hint: "If k3s published a new script, read what changed and renew the pin with `bun run pins k3s TAG`.",
+        hint: "If k3s published a new script, review it and update the pin with `bun run pins k3s TAG`.",
       },
     );
   }
@@ -62,8 +61,8 @@ async function install(signal: AbortSignal): Promise<void> {
       stdio: ["inherit", "inherit", "inherit"],
     });
     if ((await child.exited) !== 0) {
-      throw new PipelineError("environment", "k3s's install script failed", {
-        hint: "Its last lines above say why; `sudo journalctl -u k3s -n 50` may say more.",
+      throw new PipelineError("environment", "the k3s install script failed", {
+        hint: "Read its output above and `sudo journalctl -u k3s -n 50`.",
       });
     }
     await waitUntilReady({ sudo, signal });
@@ -72,19 +71,19 @@ async function install(signal: AbortSignal): Promise<void> {
   }
 }
 
-/** Seconds that a k3s has to become ready, one question to it may take, and lie between two. */
+/** Timeout for k3s to become ready, timeout of a single query, and pause between two queries. */
 const READY_SECONDS = 120;
-const ASK_SECONDS = 10;
+const QUERY_SECONDS = 10;
 const PAUSE_SECONDS = 1;
 
 /**
- * Waits until every node can take a pod. The script is done before the node and the service account exist; where k3s joined
- * others, there are several.
+ * Waits until every node can run pods. The install script ends before the node and the default service account exist. If
+ * k3s joined a cluster, there are several nodes.
  *
- * @param sudo what to run kubectl with; default: nothing
- * @param seconds that it may take in all, whatever the server does. Default: 120
- * @throws {PipelineError} "environment" when that takes longer
- * @throws the signal's reason when it was aborted
+ * @param sudo command prefix for kubectl. Default: none
+ * @param seconds total timeout. Default: 120
+ * @throws {PipelineError} "environment" on a timeout
+ * @throws the signal's reason if it is aborted
  */
 export async function waitUntilReady({
   sudo = [],
@@ -98,7 +97,7 @@ export async function waitUntilReady({
   const end = performance.now() + seconds * 1000;
   const left = () => (end - performance.now()) / 1000;
   const kubectl = async (...args: string[]) => {
-    const timeoutSeconds = Math.max(0, Math.min(ASK_SECONDS, left()));
+    const timeoutSeconds = Math.max(0, Math.min(QUERY_SECONDS, left()));
     const { code, stdout } = await runProcess([...sudo, "k3s", "kubectl", ...args], {
       timeoutSeconds,
       signal,
@@ -114,6 +113,6 @@ export async function waitUntilReady({
     signal.throwIfAborted();
   }
   throw new PipelineError("environment", `k3s is installed, but its node is not ready after ${seconds} s`, {
-    hint: "`sudo journalctl -u k3s -n 50` tells why.",
+    hint: "Read `sudo journalctl -u k3s -n 50`.",
   });
 }

@@ -1,4 +1,4 @@
-/** What a deploy would change, by a dry run on the server. */
+/** Shows what a deploy would change, using a server-side dry run. */
 import { describePlan, planDeploy } from "../deploy/plan.ts";
 import { clusterOptions, stepOptions } from "../cli/options.ts";
 import { withTarget } from "../cli/connect-target.ts";
@@ -6,7 +6,7 @@ import type { Command } from "../cli/context.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 
 export default {
-  about: "what a deploy would change",
+  about: "Show what a deploy would change",
   options: [...stepOptions, "platform", ...clusterOptions],
   execute: (context) =>
     withTarget(context, async (deployContext) => {

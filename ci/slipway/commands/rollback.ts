@@ -1,11 +1,11 @@
-/** Back to an earlier version. */
+/** Rolls back to an earlier version. */
 import type { Command } from "../cli/context.ts";
 import { rollbackSteps } from "../cli/rollback-flow.ts";
 import { clusterOptions } from "../cli/options.ts";
 import { runFlow } from "../cli/run-flow.ts";
 
 export default {
-  about: "go back to the version that served before, or to ID, and verify that",
+  about: "Roll back to the previous version, or to ID, and verify it",
   args: { form: "[ID]", min: 0, max: 1 },
   options: [...clusterOptions, "report"],
   async execute(context) {

@@ -1,11 +1,11 @@
-/** What runs, and how it is. */
+/** Shows the running version and its health. */
 import { status } from "../deploy/status.ts";
 import { clusterOptions } from "../cli/options.ts";
 import { withTarget } from "../cli/connect-target.ts";
 import type { Command } from "../cli/context.ts";
 
 export default {
-  about: "what runs, since when, by which commit, how healthy; which versions are kept",
+  about: "Show the running version, its age, commit and health, and the stored versions",
   options: clusterOptions,
   execute: (context) =>
     withTarget(context, async (deployContext) => {

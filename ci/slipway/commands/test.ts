@@ -1,11 +1,11 @@
-/** The service's tests, by its own script. */
+/** Runs the service's tests with its script. */
 import type { Command } from "../cli/context.ts";
 import { buildSteps } from "../cli/deploy-flow.ts";
 import { stepOptions } from "../cli/options.ts";
 import { runFlow } from "../cli/run-flow.ts";
 
 export default {
-  about: "the service's script `test:unit` or `test` alone",
+  about: "Run the service's `test:unit` or `test` script",
   options: stepOptions,
   async execute(context) {
     await runFlow(context, buildSteps(context), { goals: ["test"] });

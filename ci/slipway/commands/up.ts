@@ -1,4 +1,4 @@
-/** The first command that somebody types: as far as this machine lets it go. */
+/** First command of a new user. Without k3s it ends with a smoke test. */
 import { basename } from "node:path";
 import type { Command, CommandContext } from "../cli/context.ts";
 import { buildSteps } from "../cli/deploy-flow.ts";
@@ -8,7 +8,7 @@ import { hasK3s } from "../targets/k3s.ts";
 import deploy from "./deploy.ts";
 
 export default {
-  about: "the same where there is a k3s; elsewhere a smoke test of the image",
+  about: "Deploy if k3s is available, otherwise build the image and smoke-test it",
   options: deploy.options,
   execute: (context) => (isWithout(context) ? withoutCluster(context) : deploy.execute(context)),
 } satisfies Command;
@@ -25,9 +25,7 @@ async function withoutCluster(context: CommandContext): Promise<string> {
   const { archives, id } = await runFlow(context, buildSteps(context), { goals: ["smoke"] });
   const file = basename(options.output);
   context.log(`k3s is not installed here. Next, run one of:`);
-  context.log(
-    `  bun ci/pipeline.ts install-k3s && bun ci/pipeline.ts    to install k3s and deploy this version`,
-  );
+  context.log(`  bun ci/pipeline.ts install-k3s && bun ci/pipeline.ts    to install k3s and deploy this version`);
   context.log(
     `  podman load -i ${file} && podman run --rm -p ${service.port}:${service.port} ${context.imageNameOf(id)}`,
   );

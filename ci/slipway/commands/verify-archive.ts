@@ -1,4 +1,4 @@
-/** Proof that a saved archive is what the working tree makes: built again, and compared bit for bit. */
+/** Rebuilds the image and compares a saved archive with it, bit for bit. */
 import { mkdir, rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { writeArchive } from "../image/archive-writer.ts";
@@ -19,63 +19,64 @@ import { stepOptions } from "../cli/options.ts";
 import type { Command, CommandContext } from "../cli/context.ts";
 
 export default {
-  about: "build again, and compare FILE with that bit for bit",
+  about: "Rebuild the image and compare FILE with it, bit for bit",
   args: { form: "FILE", min: 1, max: 1 },
   options: stepOptions,
   execute: (context) =>
     context.report.step("rebuild", async () => {
       const value = await verifyArchive(resolve(context.options.args[0]!), context);
-      return { value, detail: `and compared, by the ${context.engine.name} engine` };
+      return { value, detail: `and comparison, by the ${context.engine.name} engine` };
     }),
 } satisfies Command;
 
 /**
- * Builds the image again and compares the archive with it: the id, each layer, the config.
+ * Rebuilds the image and compares the archive with it: image ID, layers and config.
  *
- * The commit is taken over from the archive, because it is no part of what is proven; with it and with the same names
- * an archive of this pipeline must be the same to its last byte. One that another tool has written holds the image
- * in another form: then the image counts.
+ * The git commit is copied from the archive, because it is not a build input. With the same commit and names, an archive
+ * that slipway wrote must match to the last byte. An archive from another tool has another format, so only the image is
+ * compared.
  *
- * @returns what holds, as a sentence
- * @throws {PipelineError} "project" when they differ, with the differences as output; "environment" when there is no
- * archive at `path` or none that can be read
+ * @returns the result as a sentence
+ * @throws {PipelineError} "project" if they differ, with the differences as output
+ * @throws {PipelineError} "environment" if the archive is missing or unreadable
  */
 async function verifyArchive(path: string, context: CommandContext): Promise<string> {
   const { service, engine } = context;
   const saved = await readImage(path);
   const name = basename(path);
-  // Where neither `bun check` nor `watch` sees it come and go.
-  const place = join(cacheDirectoryOf(service), `verify-${process.pid}`);
+  // Neither `bun check` nor `watch` reads the cache directory.
+  const directory = join(cacheDirectoryOf(service), `verify-${process.pid}`);
   try {
-    await mkdir(place, { recursive: true });
-    const [dist, again] = [join(place, "dist"), join(place, "again.tar")];
+    await mkdir(directory, { recursive: true });
+    const [dist, rebuilt] = [join(directory, "dist"), join(directory, "rebuilt.tar")];
     const { architecture } = saved.config;
-    const foreign = architecture === ownArchitecture ? undefined : (architecture as Architecture);
-    const { id, platform } = await engine.build(dist, foreign);
-    const wanted = context.imageNameOf(id);
-    const sameId = saved.names.includes(wanted);
+    const crossArchitecture = architecture === ownArchitecture ? undefined : (architecture as Architecture);
+    const { id, platform } = await engine.build(dist, crossArchitecture);
+    const expected = context.imageNameOf(id);
+    const sameId = saved.names.includes(expected);
     const revision = revisionOf(saved);
-    await writeArchive(again, { service, dist, platform, revision, names: sameId ? saved.names : [wanted] });
+    const names = sameId ? saved.names : [expected];
+    await writeArchive(rebuilt, { service, dist, platform, revision, names });
 
-    const built = await readImage(again);
+    const built = await readImage(rebuilt);
     const lines = [...saved.damage, ...diffImages(built, saved)];
-    const around = lines.length === 0 ? await compareArchives(again, path) : undefined;
-    if (around?.altered) lines.push(around.altered);
+    const archives = lines.length === 0 ? await compareArchives(rebuilt, path) : undefined;
+    if (archives?.altered) lines.push(archives.altered);
     if (lines.length === 0)
-      return `${name} is ${wanted}, ${around!.same ? "bit for bit" : "layer by layer"} what the working tree makes`;
+      return `${name} is ${expected} and matches the working tree ${archives!.same ? "bit for bit" : "layer by layer"}`;
 
-    const damaged = saved.damage.length > 0 || around?.altered !== undefined;
+    const damaged = saved.damage.length > 0 || archives?.altered !== undefined;
     const files = filesInLayers(saved.layers);
     const sameRuntime = [...filesInLayers([built.layers[0]!])].every(
       ([path, { content }]) => Buffer.compare(content, files.get(path)?.content ?? Buffer.of()) === 0,
     );
-    const message = damaged ? `${name} is damaged` : `${name} is not what the working tree makes`;
+    const message = damaged ? `${name} is damaged` : `${name} does not match the working tree`;
     throw new PipelineError("project", message, {
       output: lines.join("\n"),
-      hint: await advise({ sameId, sameRuntime, damaged, revision, run: context }),
+      hint: await createHint({ sameId, sameRuntime, damaged, revision, context }),
     });
   } finally {
-    await rm(place, { recursive: true, force: true });
+    await rm(directory, { recursive: true, force: true });
   }
 }
 
@@ -84,51 +85,49 @@ function revisionOf({ config }: ImageContent): string | undefined {
   return labels?.["org.opencontainers.image.revision"];
 }
 
-/** Of two archives with the same image. `altered`, in words: they have one form, and so should be one, but are not. */
-export async function compareArchives(
-  again: string,
-  path: string,
-): Promise<{ same: boolean; altered?: string }> {
-  const [one, other] = await Promise.all([again, path].map((file) => Bun.file(file).bytes()));
-  const at = firstDifference(one!, other!);
-  if (at === undefined) return { same: true };
-  const form = (file: string) =>
-    readPlainTar(file).map(({ path, offset, size }) => [path, offset, size].join());
-  if (form(again).join("\n") !== form(path).join("\n")) return { same: false };
+/**
+ * Compares two archives that hold the same image.
+ *
+ * @returns `altered`: a description of the damage, if the layout is the same and the bytes differ
+ */
+export async function compareArchives(rebuilt: string, path: string): Promise<{ same: boolean; altered?: string }> {
+  const [expected, actual] = await Promise.all([rebuilt, path].map((file) => Bun.file(file).bytes()));
+  const offset = firstDifference(expected!, actual!);
+  if (offset === undefined) return { same: true };
+  const layoutOf = (file: string) => readPlainTar(file).map(({ path, offset, size }) => [path, offset, size].join());
+  if (layoutOf(rebuilt).join("\n") !== layoutOf(path).join("\n")) return { same: false };
   return {
     same: false,
-    altered: `the image is whole, the archive around it is not: from byte ${formatThousands(at)} on`,
+    altered: `the image is intact, but the archive around it is altered from byte ${formatThousands(offset)} on`,
   };
 }
 
-/** What to do next, as sentences. */
-async function advise(found: {
+/** Suggests the next step. */
+async function createHint(result: {
   sameId: boolean;
   sameRuntime: boolean;
   damaged: boolean;
   revision: string | undefined;
-  run: CommandContext;
+  context: CommandContext;
 }): Promise<string> {
-  const { sameId, sameRuntime, damaged, revision, run } = found;
+  const { sameId, sameRuntime, damaged, revision, context } = result;
   if (sameId) {
     return damaged
-      ? "Remove it; `bun ci/pipeline.ts image` builds it anew."
+      ? "Remove it and rebuild it with `bun ci/pipeline.ts image`."
       : "The build is not reproducible: check the plugins, macros and prebuild scripts for times and random values.";
   }
   const hints: string[] = [];
   if (!sameRuntime) {
-    const other = run.engine.name === "host" ? "dagger" : "host";
-    hints.push(`Its C library is another: is it that of --engine ${other}?`);
+    const engine = context.engine.name === "host" ? "dagger" : "host";
+    hints.push(`Its C library differs. Try --engine ${engine}.`);
   }
-  const head = await gitCommit(run.service.project, run.signal);
-  if (revision === undefined) hints.push("It does not name its commit.");
+  const head = await gitCommit(context.service.project, context.signal);
+  if (revision === undefined) hints.push("The archive has no commit label.");
   else if (revision !== head || head.endsWith("-dirty")) {
     const commit = revision.replace(/-dirty$/, "");
-    const changes = revision === commit ? "" : " and changes that were not committed";
-    const first = head?.endsWith("-dirty") ? "`git stash`, " : "";
-    hints.push(
-      `It was made from commit ${commit}${changes}: ${first}\`git checkout ${commit}\`, then run the command again.`,
-    );
-  } else if (sameRuntime) hints.push("It was made from this commit, so its Bun is another build.");
+    const changes = revision === commit ? "" : " with uncommitted changes";
+    const stash = head?.endsWith("-dirty") ? "`git stash` and " : "";
+    hints.push(`It was built from commit ${commit}${changes}. Run ${stash}\`git checkout ${commit}\`, then retry.`);
+  } else if (sameRuntime) hints.push("It was built from this commit, with another build of Bun.");
   return hints.join(" ");
 }

@@ -1,11 +1,11 @@
-/** Whether the Service serves what is here. */
+/** Checks that the Service serves the version in the working tree. */
 import type { Command } from "../cli/context.ts";
 import { verifySteps } from "../cli/rollback-flow.ts";
 import { clusterOptions, stepOptions } from "../cli/options.ts";
 import { runFlow } from "../cli/run-flow.ts";
 
 export default {
-  about: "ask the Service whether it serves what is here",
+  about: "Check that the running version matches the working tree",
   options: [...stepOptions, "platform", ...clusterOptions],
   async execute(context) {
     const { serving, id } = await runFlow(context, verifySteps(context), { goals: ["serving"] });

@@ -1,4 +1,4 @@
-/** Deploys what is here, then at every save, until it is interrupted. One line for each. */
+/** Deploys the working tree, then again on every change until interrupted. Prints a line for each deploy. */
 import { printError } from "../cli/error-output.ts";
 import { createDeployContext, withTarget } from "../cli/connect-target.ts";
 import { CommandContext, type Command } from "../cli/context.ts";
@@ -9,7 +9,7 @@ import { Report } from "../core/report.ts";
 import deploy from "./deploy.ts";
 
 export default {
-  about: "deploy at every save",
+  about: "Watch the source and deploy on every change",
   // Each save gets a line of its own, so a report of the whole makes no sense.
   options: deploy.options.filter((name) => name !== "report"),
   execute: (context) =>

@@ -1,26 +1,26 @@
-/** Files that are whole or not there: written beside their place under a name of this run's own, then renamed. */
+/** Writes files atomically: to a temporary file in the same directory, which is then renamed. */
 import { readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { explainDiskError } from "./errors.ts";
 import { isRunning } from "./process.ts";
 
-/** Milliseconds after which the part of a process that is gone is nobody's: another container's processes cannot be seen. */
+/** Age at which a temporary file without a running process is removed. Processes of other containers are invisible. */
 const ABANDONED_MS = 10 * 60_000;
 
-let parts = 0;
+let partCount = 0;
 
 /**
- * Has a file written. Of two runs with one target each publishes its own, and the later one stays.
+ * Writes a file atomically. If two runs write the same file, the later one wins.
  *
- * @param write gets the path to write to
- * @throws {PipelineError} "environment" when the disk is full or the place cannot be written
+ * @param write receives the path of the temporary file
+ * @throws {PipelineError} "environment" if the disk is full or the directory is not writable
  */
 export async function writeFileAtomically(
   target: string,
   write: (part: string) => void | Promise<void>,
 ): Promise<void> {
-  // It ends as ignore files have it: `*.tar.part`.
-  const part = join(dirname(target), `${process.pid}-${(parts += 1)}.${basename(target)}.part`);
+  // Ignore files match `*.tar.part`.
+  const part = join(dirname(target), `${process.pid}-${(partCount += 1)}.${basename(target)}.part`);
   try {
     removeAbandoned(target);
     await write(part);
@@ -28,20 +28,20 @@ export async function writeFileAtomically(
   } catch (error) {
     rmSync(part, { force: true });
     const { path } = error as NodeJS.ErrnoException;
-    // What it is made of may be missing as well, and is no fault of the place.
-    const isOther = path !== undefined && ![part, dirname(target)].includes(path);
-    throw isOther ? error : explainDiskError(error, target);
+    // The error may be about an input of `write`.
+    const isInput = path !== undefined && ![part, dirname(target)].includes(path);
+    throw isInput ? error : explainDiskError(error, target);
   }
 }
 
-/** What a killed run has left. */
+/** Removes temporary files of killed runs. */
 function removeAbandoned(target: string): void {
   const ending = `.${basename(target)}.part`;
   for (const name of readdirSync(dirname(target))) {
     const [, pid] = name.endsWith(ending) ? (/^(\d+)-\d+$/.exec(name.slice(0, -ending.length)) ?? []) : [];
     if (pid === undefined || isRunning(Number(pid))) continue;
     const path = join(dirname(target), name);
-    const found = statSync(path, { throwIfNoEntry: false });
-    if (found && Date.now() - found.mtimeMs > ABANDONED_MS) rmSync(path, { force: true });
+    const stats = statSync(path, { throwIfNoEntry: false });
+    if (stats && Date.now() - stats.mtimeMs > ABANDONED_MS) rmSync(path, { force: true });
   }
 }

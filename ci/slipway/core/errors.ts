@@ -1,16 +1,16 @@
 /**
- * What can go wrong, as a person needs to hear it: one paragraph that says what failed, where, what it left behind and
- * what to do next, and an exit code that tells a script whose fault it was.
+ * Errors for users. Each message names the failure, the resulting state and the next step, and the exit code tells a script the
+ * kind of error.
  */
 
 export const exitCodes = {
-  /** The change is at fault: types, format, tests, or the new version did not come up. */
+  /** Project error: types, format or tests fail, or the new version does not become ready. */
   project: 1,
-  /** The command line is wrong. */
+  /** Invalid command line. */
   usage: 2,
-  /** The surroundings are at fault: no cluster, no permission, no space, no engine. Nothing was changed. */
+  /** Environment error: no cluster, permission, disk space or engine. Nothing was changed. */
   environment: 3,
-  /** The surroundings failed in the middle, and not even the way back was open: the message says what state things are in. */
+  /** Partial failure: the environment failed during a deploy, and so did the rollback. The message describes the state. */
   partial: 4,
   interrupted: 130,
 } as const;
@@ -20,39 +20,35 @@ export type ErrorKind = keyof typeof exitCodes;
 export class PipelineError extends Error {
   override name = "PipelineError";
   readonly kind: ErrorKind;
-  /** What to do next, as a sentence. */
+  /** Next step, as a sentence. */
   readonly hint: string | undefined;
-  /** Output of the tool that failed, shown above the message. */
+  /** Output of the failed tool, which is printed above the message. */
   readonly output: string | undefined;
 
   constructor(
-    fault: ErrorKind,
+    kind: ErrorKind,
     message: string,
     { hint, output, cause }: { hint?: string; output?: string | undefined; cause?: unknown } = {},
   ) {
     super(message, { cause });
-    this.kind = fault;
+    this.kind = kind;
     this.hint = hint;
     this.output = output;
   }
 }
 
-/** Turns an operating system error about the disk into one that says so; passes everything else on. */
+/** Turns a file system error into a PipelineError. Returns all other errors unchanged. */
 export function explainDiskError(error: unknown, path: string): unknown {
   const code = error instanceof Error && "code" in error ? error.code : undefined;
   if (code === "ENOSPC" || code === "EDQUOT") {
-    return new PipelineError(
-      "environment",
-      `no space left to write ${path}; what was written of it is removed`,
-      {
-        hint: "Free some space (an image takes about 230 MB while it is built) and run the command again.",
-        cause: error,
-      },
-    );
+    return new PipelineError("environment", `no space left to write ${path}. The incomplete file was removed`, {
+      hint: "Free some space (a build needs about 230 MB) and run the command again.",
+      cause: error,
+    });
   }
   if (code === "EACCES" || code === "EROFS" || code === "EPERM" || code === "ENOENT" || code === "ENOTDIR") {
     return new PipelineError("environment", `cannot write ${path} (${code})`, {
-      hint: "Name a place that can be written with --output.",
+      hint: "Name a writable path with --output.",
       cause: error,
     });
   }

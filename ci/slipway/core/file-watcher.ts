@@ -1,94 +1,89 @@
-/** Saves of the project's files, for `watch`. */
+/** Watches the project's files for `watch`. */
 import { readdirSync, statSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
 import { projectFilesDigest } from "./project-files.ts";
 
-/** Milliseconds without a further change after which a save counts as ended: editors write in several steps. */
-const QUIET_MS = 40;
-/** What no save of a person's touches, and what is written all the time. */
-const ignored =
-  /(^|\/)(node_modules|\.git|dist)(\/|$)|\.tar(\.part)?$|\.cdx\.json(\.part)?$|\.bun-build$|~$|\.swp$/;
+/** Debounce time, because editors save in several steps. */
+const DEBOUNCE_MS = 40;
+/** Files that nobody edits by hand, and files that are written all the time. */
+const ignored = /(^|\/)(node_modules|\.git|dist)(\/|$)|\.tar(\.part)?$|\.cdx\.json(\.part)?$|\.bun-build$|~$|\.swp$/;
 
 /**
- * The time of each save, in milliseconds since 1970, and first of all now. Saves that come while the one before is still
- * worked on are one; one that leaves every file as it was is none.
+ * Yields the current time first, and then the time of each change, in milliseconds since 1970. Changes that occur while the
+ * caller still handles the previous one are merged. A save that leaves all files unchanged is ignored.
  *
- * @param root what is below it is watched, but for what is built or installed
- * @param onSave called at once, also while the one before is still worked on
+ * @param root directory to watch, except for build outputs and installed packages
+ * @param onChange called immediately for each change, even while the caller handles the previous one
  */
-export async function* watchForSaves(
-  root: string,
-  signal: AbortSignal,
-  onSave: () => void,
-): AsyncGenerator<number> {
-  let first: number | undefined = Date.now();
-  let last = 0;
+export async function* watchForSaves(root: string, signal: AbortSignal, onChange: () => void): AsyncGenerator<number> {
+  let firstChange: number | undefined = Date.now();
+  let lastChange = 0;
   let digest = "";
   let wake = () => {};
-  const changed = (_: unknown, name: string | null) => {
+  const handleEvent = (_: unknown, name: string | null) => {
     if (name === null || ignored.test(name)) return;
-    last = Date.now();
-    first ??= last;
-    onSave();
+    lastChange = Date.now();
+    firstChange ??= lastChange;
+    onChange();
     wake();
   };
-  const below = new Watchers(root, changed);
-  const own = watch(root, (event, name) => {
-    below.renew();
-    changed(event, name);
+  const subdirectories = new SubdirectoryWatchers(root, handleEvent);
+  const rootWatcher = watch(root, (event, name) => {
+    subdirectories.update();
+    handleEvent(event, name);
   });
-  below.renew();
+  subdirectories.update();
   signal.addEventListener("abort", () => wake(), { once: true });
   try {
     while (!signal.aborted) {
-      if (first === undefined) {
+      if (firstChange === undefined) {
         await new Promise<void>((resolve) => (wake = resolve));
-      } else if (Date.now() - last < QUIET_MS) {
-        await Bun.sleep(QUIET_MS);
+      } else if (Date.now() - lastChange < DEBOUNCE_MS) {
+        await Bun.sleep(DEBOUNCE_MS);
       } else {
-        const saved = first;
-        first = undefined;
-        const now = await projectFilesDigest(root, signal);
-        if (now === digest) continue;
-        digest = now;
-        yield saved;
+        const time = firstChange;
+        firstChange = undefined;
+        const newDigest = await projectFilesDigest(root, signal);
+        if (newDigest === digest) continue;
+        digest = newDigest;
+        yield time;
       }
     }
   } finally {
-    own.close();
-    below.close();
+    rootWatcher.close();
+    subdirectories.close();
   }
   signal.throwIfAborted();
 }
 
 /**
- * Of the directories in `root`, each with all that is below it. Not of the whole tree: node_modules alone may have more
- * directories than the system lets one watch.
+ * Watches each directory in `root` recursively, except for ignored ones. node_modules alone can have more directories than the
+ * system's limit of watches.
  */
-class Watchers {
-  /** By name, with the inode: what has taken the place of another directory is another one. */
+class SubdirectoryWatchers {
+  /** By name. The inode detects a directory that was replaced. */
   readonly #watched = new Map<string, { inode: number; watcher: FSWatcher }>();
 
   constructor(
     private readonly root: string,
-    private readonly changed: (event: unknown, name: string | null) => void,
+    private readonly onEvent: (event: unknown, name: string | null) => void,
   ) {}
 
-  /** Watches what is there now, and that alone. */
-  renew(): void {
-    const there = new Map(directoriesIn(this.root));
+  /** Adds watchers for new directories and removes those of deleted ones. */
+  update(): void {
+    const current = new Map(directoriesIn(this.root));
     for (const [name, { inode, watcher }] of this.#watched) {
-      if (there.get(name) === inode) continue;
+      if (current.get(name) === inode) continue;
       watcher.close();
       this.#watched.delete(name);
     }
-    for (const [name, inode] of there) {
+    for (const [name, inode] of current) {
       if (this.#watched.has(name)) continue;
       try {
-        const watcher = watch(join(this.root, name), { recursive: true }, this.changed);
+        const watcher = watch(join(this.root, name), { recursive: true }, this.onEvent);
         this.#watched.set(name, { inode, watcher });
       } catch (error) {
-        // Gone again: then that is a change of its own.
+        // The directory was removed meanwhile, which is another event.
         if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
       }
     }
@@ -103,7 +98,7 @@ class Watchers {
 function directoriesIn(root: string): [name: string, inode: number][] {
   return readdirSync(root, { withFileTypes: true }).flatMap((entry): [string, number][] => {
     if (!entry.isDirectory() || ignored.test(entry.name)) return [];
-    const found = statSync(join(root, entry.name), { throwIfNoEntry: false });
-    return found ? [[entry.name, found.ino]] : [];
+    const stats = statSync(join(root, entry.name), { throwIfNoEntry: false });
+    return stats ? [[entry.name, stats.ino]] : [];
   });
 }

@@ -1,7 +1,7 @@
-/** What git says of the source, where there is git. It goes into labels and annotations, never into the id. */
+/** Reads the commit for labels and annotations. It never affects the image ID. */
 import { runProcess } from "./process.ts";
 
-/** The commit of HEAD, with "-dirty" after it when files differ from it; undefined outside a repository. */
+/** Returns the commit of HEAD, with "-dirty" if files have changed. undefined: no git or no repository. */
 export async function gitCommit(project: string, signal: AbortSignal): Promise<string | undefined> {
   if (!Bun.which("git")) return undefined;
   const command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"];

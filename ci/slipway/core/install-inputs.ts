@@ -1,14 +1,14 @@
-/** What `bun install` reads of a project, beside package.json of the root and of its members. */
+/** Finds the files that `bun install` reads besides the package.json files of the root and its members. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { isWorkspaceMember, readPackage, workspacePatternsOf, type PackageJson } from "./service-config.ts";
 
 export interface InstallInputs {
-  /** Directories of the workspace's members, from its root; none where there is no workspace. */
+  /** Directories of the workspace's members, relative to the root. Empty without a workspace. */
   members: string[];
-  /** Files, from the root: settings, packages that are files, patches. */
+  /** Settings, package archives and patches, relative to the root. */
   files: string[];
-  /** Whether it runs scripts of the workspace's own, which may read anything. */
+  /** Whether it runs scripts of the workspace, which may read any file. */
   hasHooks: boolean;
 }
 
@@ -22,17 +22,18 @@ export function findInstallInputs(root: string): InstallInputs {
   };
 }
 
-/** What an installation runs of the packages that lie in the workspace. */
+/** Scripts of workspace packages that an installation runs. */
 const hooks = ["preinstall", "install", "postinstall", "preprepare", "prepare", "postprepare"];
 
-/** Packages that are files in the workspace (`file:vendor/x.tgz`), and patches of others; from its root. */
+/** Lists package archives (`file:vendor/x.tgz`) and patches, relative to the root. */
 function localFiles(packages: Map<string, PackageJson>): string[] {
-  const found = [...packages].flatMap(([member, own]) => {
-    const all = { ...own.dependencies, ...own.devDependencies, ...own.optionalDependencies };
-    const archives = Object.values(all).flatMap(
+  const found = [...packages].flatMap(([member, packageJson]) => {
+    const { dependencies, devDependencies, optionalDependencies, patchedDependencies = {} } = packageJson;
+    const versions = { ...dependencies, ...devDependencies, ...optionalDependencies };
+    const archives = Object.values(versions).flatMap(
       (version) => /^file:(.*\.(?:tgz|tar\.gz))$/.exec(version)?.[1] ?? [],
     );
-    const paths = [...archives, ...Object.values(own.patchedDependencies ?? {})];
+    const paths = [...archives, ...Object.values(patchedDependencies)];
     return paths.filter((path) => !path.startsWith("/")).flatMap((path) => [join(member, path), join(path)]);
   });
   return [...new Set(found)].filter((path) => !path.startsWith("../")).sort();

@@ -12,13 +12,11 @@ export const pins = {
   bunFor: {
     amd64: {
       package: "@oven/bun-linux-x64",
-      integrity:
-        "sha512-IWX9BELoGHAUtMonkeSaNaZwXzRk+oDw6Mk+HBFXd3KHYIBNBsIGRupMZPcgNoDbJpLu6gAJjIoIVPZtt1aJ1g==",
+      integrity: "sha512-IWX9BELoGHAUtMonkeSaNaZwXzRk+oDw6Mk+HBFXd3KHYIBNBsIGRupMZPcgNoDbJpLu6gAJjIoIVPZtt1aJ1g==",
     },
     arm64: {
       package: "@oven/bun-linux-aarch64",
-      integrity:
-        "sha512-4BXmsSKnjOrlGWqZV4x/oWa7AVoR+B6lCXddMzOAXBIm3t50eslg9wb66gmtW1AamEQ1l1CDvmmruysEhqOWMg==",
+      integrity: "sha512-4BXmsSKnjOrlGWqZV4x/oWa7AVoR+B6lCXddMzOAXBIm3t50eslg9wb66gmtW1AamEQ1l1CDvmmruysEhqOWMg==",
     },
   },
   /** Dagger CLI and engine in GitHub Actions. */
@@ -26,8 +24,7 @@ export const pins = {
   k3s: {
     version: "v1.36.2+k3s1",
     /** install.sh in k3s's repository, at a commit because a commit cannot change. */
-    installScript:
-      "https://raw.githubusercontent.com/k3s-io/k3s/019b0afdd830e36f5e4b7a5b237e6a4339e6a6be/install.sh",
+    installScript: "https://raw.githubusercontent.com/k3s-io/k3s/019b0afdd830e36f5e4b7a5b237e6a4339e6a6be/install.sh",
     installScriptSha256: "68ae766b4c4fd2c8032f712cdd346c8f9d1ae60eaeb4736a1155effda44ea23d",
   },
 };

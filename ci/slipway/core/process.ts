@@ -1,4 +1,4 @@
-/** Runs other programs: output kept, a deadline always, and none outlives the pipeline. */
+/** Runs programs with captured output and a time limit. No program outlives the pipeline. */
 import { writeFileSync } from "node:fs";
 import { getPriority, setPriority } from "node:os";
 import { PipelineError } from "./errors.ts";
@@ -11,83 +11,81 @@ export interface ProcessResult {
 
 export interface ProcessOptions {
   cwd?: string;
-  /** Added to the environment of the pipeline. */
+  /** Variables in addition to the pipeline's environment. */
   env?: Record<string, string>;
-  /** Of what comes in pieces, no more is asked for than the program has taken. */
+  /** Pieces of an iterable are only requested as fast as the program reads them. */
   input?: string | Uint8Array | AsyncIterable<Uint8Array>;
   /**
-   * Seconds after which the program is killed with all that it has started; the result's code is then 124, as with timeout(1).
+   * Time limit after which the program and its children are killed. The result's code is then 124, like timeout(1)'s.
    * Default: 600.
    */
   timeoutSeconds?: number;
-  /** Whether others, which something waits for longer, get the processor first. Default: false. */
+  /** Whether other programs get more CPU time. Default: false. */
   lowPriority?: boolean;
   signal?: AbortSignal;
 }
 
-/** The code of what was ended because it took too long. */
+/** Exit code after a timeout. */
 export const TIMED_OUT = 124;
 
-/** How far back: a third of what others get, where they want all of it. sched(7), the nice value. */
+/** Gives a low-priority program a third of the CPU time that others get. sched(7), the nice value. */
 const NICE = 5;
 
-/** Milliseconds that an interrupted program has to end by itself. */
+/** Time that an interrupted program has to exit by itself. */
 const GRACE_MS = 5000;
 
 /**
- * Runs a program to its end. A code other than 0 is a result, not an error.
+ * Runs a program until it exits. A code other than 0 is a result, not an error.
  *
- * The deadline holds whatever the program has started: its whole session is killed, and what still holds its output open is
- * not waited for.
+ * A timeout kills the program's whole session. Processes that left the session and still hold the output open are not awaited.
  *
- * @throws {PipelineError} "environment" when there is no such program
- * @throws the signal's reason when it was aborted
+ * @throws {PipelineError} "environment" if the program is not on PATH
+ * @throws the signal's reason if the signal is aborted
  */
 export async function runProcess(command: string[], options: ProcessOptions = {}): Promise<ProcessResult> {
   const { cwd, env = {}, input, timeoutSeconds = 600, lowPriority = false, signal } = options;
   signal?.throwIfAborted();
   const child = spawn(command, { cwd, env, stdin: input === undefined ? "ignore" : stdinOf(input) });
-  if (lowPriority) standBack(child.pid);
+  if (lowPriority) lowerPriority(child.pid);
   const outputs = [collectOutput(child.stdout), collectOutput(child.stderr)] as const;
-  const cut = Promise.withResolvers<"cut">();
-  const end = () => {
-    child.end("SIGKILL");
-    cut.resolve("cut");
+  const killed = Promise.withResolvers<"killed">();
+  const kill = () => {
+    child.signal("SIGKILL");
+    killed.resolve("killed");
   };
-  const timer = setTimeout(end, timeoutSeconds * 1000);
+  const timer = setTimeout(kill, timeoutSeconds * 1000);
   let grace: Timer | undefined;
   const abort = () => {
-    child.end("SIGTERM");
-    grace = setTimeout(end, GRACE_MS);
+    child.signal("SIGTERM");
+    grace = setTimeout(kill, GRACE_MS);
   };
   signal?.addEventListener("abort", abort);
   try {
-    const ended = Promise.all([child.exited, ...outputs.map(({ whole }) => whole)]);
-    const how = await Promise.race([ended, cut.promise]);
+    const exited = Promise.all([child.exited, ...outputs.map(({ complete }) => complete)]);
+    const outcome = await Promise.race([exited, killed.promise]);
     signal?.throwIfAborted();
     const [stdout, stderr] = outputs.map(({ text }) => text()) as [string, string];
-    if (how === "cut")
-      return { code: TIMED_OUT, stdout, stderr: `${stderr}no answer within ${timeoutSeconds} s\n` };
-    return { code: how[0], stdout, stderr };
+    if (outcome === "killed")
+      return { code: TIMED_OUT, stdout, stderr: `${stderr}timed out after ${timeoutSeconds} s\n` };
+    return { code: outcome[0], stdout, stderr };
   } finally {
     clearTimeout(timer);
     clearTimeout(grace);
     signal?.removeEventListener("abort", abort);
     for (const { stop } of outputs) stop();
-    child.forget();
+    child.unregister();
   }
 }
 
-/** Whether there is such a program. */
 export function isOnPath(program: string): boolean {
-  // Bun.which() by itself looks at the PATH of the start.
+  // Bun.which() would use the PATH from the start of the process.
   return Bun.which(program, { PATH: process.env.PATH ?? "" }) !== null;
 }
 
 /**
- * Sends a signal to all processes of a group; to one that is gone, or another user's, nothing.
+ * Sends a signal to a process group. Ignores groups that are gone or belong to another user.
  *
- * @param leader the process that the group is named after, one that was started with `detached`
+ * @param leader pid of a process that was started with `detached`
  */
 export function signalProcessGroup(leader: number, signal: NodeJS.Signals): void {
   try {
@@ -97,7 +95,7 @@ export function signalProcessGroup(leader: number, signal: NodeJS.Signals): void
   }
 }
 
-/** Whether there is such a process, whoever's. */
+/** Returns whether a process of any user has this pid. */
 export function isRunning(pid: number): boolean {
   try {
     return process.kill(pid, 0);
@@ -106,7 +104,7 @@ export function isRunning(pid: number): boolean {
   }
 }
 
-/** What runs now. */
+/** Functions that kill the running programs. */
 const running = new Set<() => void>();
 process.on("exit", () => running.forEach((kill) => kill()));
 
@@ -114,8 +112,8 @@ function spawn(
   command: string[],
   { cwd, env, stdin }: { cwd?: string | undefined; env: Record<string, string>; stdin: "ignore" | Stdin },
 ) {
-  // A session of its own can be ended as a whole. sudo keeps a password for the terminal's session alone, and what it starts is
-  // root's: where this user may not end that, only the waiting ends. sudoers(5), timestamp_type.
+  // A separate session can be killed as a whole. sudo is an exception, because it caches passwords per terminal session. If the
+  // user may not kill the program that sudo runs as root, only the waiting ends. sudoers(5), timestamp_type.
   const detached = command[0] !== "sudo";
   try {
     const child = Bun.spawn(command, {
@@ -127,26 +125,25 @@ function spawn(
       detached,
     });
     const { pid, stdout, stderr, exited } = child;
-    const end = (signal: NodeJS.Signals) =>
-      detached ? signalProcessGroup(pid, signal) : void child.kill(signal);
-    const kill = () => end("SIGKILL");
+    const signal = (name: NodeJS.Signals) => (detached ? signalProcessGroup(pid, name) : void child.kill(name));
+    const kill = () => signal("SIGKILL");
     running.add(kill);
-    return { pid, stdout, stderr, exited, end, forget: () => running.delete(kill) };
+    return { pid, stdout, stderr, exited, signal, unregister: () => running.delete(kill) };
   } catch (error) {
-    throw new PipelineError("environment", `cannot run ${command[0]}: there is no such program on PATH`, {
+    throw new PipelineError("environment", `cannot run ${command[0]}: not found on PATH`, {
       cause: error,
     });
   }
 }
 
-/** What it starts from now on stands back with it. */
-function standBack(pid: number): void {
+/** Lowers the priority of a process and of all processes that it starts later. */
+function lowerPriority(pid: number): void {
   try {
     setPriority(pid, Math.min(19, getPriority() + NICE));
-    // Between sessions that alone says nothing where Linux shares the processor out by session. sched(7), autogroups.
+    // With autogroups, Linux divides CPU time between sessions first, and the nice value only counts within one. sched(7)
     writeFileSync(`/proc/${pid}/autogroup`, String(NICE));
   } catch {
-    // It has ended, there are no such groups, or they may not be set: then all get the same.
+    // The process has exited, or autogroups are missing or read-only. The priority then stays as it is.
   }
 }
 
@@ -167,7 +164,7 @@ function stdinOf(input: NonNullable<ProcessOptions["input"]>): Stdin {
   });
 }
 
-/** Reads a stream to its end, or until it is told to stop. `text()` gives what has come so far. */
+/** Reads a stream until it ends or stop() is called. `text()` returns the output so far. */
 export function collectOutput(stream: ReadableStream<Uint8Array>) {
   const parts: Uint8Array[] = [];
   const reader = stream.getReader();
@@ -175,7 +172,7 @@ export function collectOutput(stream: ReadableStream<Uint8Array>) {
     for (let part; !(part = await reader.read()).done;) parts.push(part.value);
   };
   return {
-    whole: read(),
+    complete: read(),
     text: () => Buffer.concat(parts).toString(),
     stop: () => void reader.cancel().catch(() => {}),
   };

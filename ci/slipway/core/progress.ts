@@ -1,41 +1,41 @@
 /**
- * Lines on the screen, and below them, on a terminal, one for each step that has run for over a second: rewritten in place,
- * so that a person sees that it goes on. In a log a step is the one line at its end.
+ * Prints lines, and on a terminal a live line below them for each step that has run for over a second. In a log, each step
+ * is a single line when it ends.
  */
 
-/** Milliseconds after which a running step is shown, and between two looks at the clock. */
-const SHOWN_AFTER_MS = 1000;
-const EVERY_MS = 200;
+/** Time after which a running step is shown, and the refresh interval. */
+const SHOW_AFTER_MS = 1000;
+const REFRESH_MS = 200;
 
 interface Running {
   name: string;
-  since: number;
-  /** How far it is. */
+  startTime: number;
+  /** Progress of the step. */
   detail?: string;
 }
 
 export class Progress {
   readonly #running = new Set<Running>();
-  /** Lines that stand below the last one that stays. */
-  #below = 0;
+  /** Number of live lines below the permanent ones. */
+  #liveLines = 0;
   #timer: Timer | undefined;
-  readonly #live: boolean;
+  readonly #isLive: boolean;
 
-  /** @param live whether `write` goes to stdout, which may be a terminal */
+  /** @param isStdout whether `write` writes to stdout, which may be a terminal */
   constructor(
     private readonly write: (line: string) => void,
-    live: boolean,
+    isStdout: boolean,
   ) {
-    // A terminal that is "dumb" cannot move its cursor.
-    this.#live = live && process.stdout.isTTY === true && process.env.TERM !== "dumb";
+    // A "dumb" terminal cannot move the cursor.
+    this.#isLive = isStdout && process.stdout.isTTY === true && process.env.TERM !== "dumb";
   }
 
   begin(name: string): Running {
-    const running = { name, since: performance.now() };
+    const running = { name, startTime: performance.now() };
     this.#running.add(running);
-    if (this.#live) {
-      this.#timer ??= setInterval(() => this.#show(), EVERY_MS);
-      // What waits for a step is the step; the picture of it keeps nothing alive.
+    if (this.#isLive) {
+      this.#timer ??= setInterval(() => this.#draw(), REFRESH_MS);
+      // The display must not keep the process alive.
       this.#timer.unref();
     }
     return running;
@@ -46,37 +46,37 @@ export class Progress {
     if (this.#running.size === 0) this.clear();
   }
 
-  /** A line that stays. */
+  /** Prints a permanent line. */
   print(line: string): void {
-    this.#clear();
+    this.#erase();
     this.write(line);
-    this.#show();
+    this.#draw();
   }
 
-  /** Takes the running steps off the screen, for good or until the next line. */
+  /** Removes the live lines until the next print() or begin(). */
   clear(): void {
     clearInterval(this.#timer);
     this.#timer = undefined;
-    this.#clear();
+    this.#erase();
   }
 
-  #clear(): void {
-    if (this.#below > 0) process.stdout.write(`\x1b[${this.#below}F\x1b[J`);
-    this.#below = 0;
+  #erase(): void {
+    if (this.#liveLines > 0) process.stdout.write(`\x1b[${this.#liveLines}F\x1b[J`);
+    this.#liveLines = 0;
   }
 
-  #show(): void {
-    if (!this.#live) return;
+  #draw(): void {
+    if (!this.#isLive) return;
     const now = performance.now();
     const lines = [...this.#running]
-      .filter(({ since }) => now - since >= SHOWN_AFTER_MS)
+      .filter(({ startTime }) => now - startTime >= SHOW_AFTER_MS)
       .map(
-        ({ name, since, detail = "" }) =>
-          `  ${name.padEnd(8)} …      ${((now - since) / 1000).toFixed(0).padStart(3)} s  ${detail}`,
+        ({ name, startTime, detail = "" }) =>
+          `  ${name.padEnd(8)} …      ${((now - startTime) / 1000).toFixed(0).padStart(3)} s  ${detail}`,
       );
-    this.#clear();
+    this.#erase();
     const width = process.stdout.columns || 80;
     for (const line of lines) process.stdout.write(`${line.slice(0, width - 1)}\n`);
-    this.#below = lines.length;
+    this.#liveLines = lines.length;
   }
 }

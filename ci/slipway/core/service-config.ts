@@ -1,7 +1,4 @@
-/**
- * A service as slipway knows it: its settings, and what was found out where they say nothing. It is handed in, so that
- * nothing here is about one service alone.
- */
+/** Resolves a service's configuration from its settings, package.json and files. */
 import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import type { Settings } from "../index.d.ts";
@@ -9,9 +6,9 @@ import { PipelineError } from "./errors.ts";
 
 /** The settings with their defaults. */
 export interface Service {
-  /** The directory with package.json. */
+  /** Directory with package.json. */
   project: string;
-  /** The workspace's directory where the service is a member of one, else `project`: the lockfile is there. */
+  /** Directory with the lockfile: the root of the workspace if the service is a member, else `project`. */
   root: string;
   name: string;
   version: string;
@@ -21,7 +18,7 @@ export interface Service {
   entry: string;
   port: number;
   attach: boolean;
-  /** undefined: there is no such script. */
+  /** undefined: package.json has no such script. */
   scripts: { check: string | undefined; test: string | undefined };
   overlays: { k3s: string; registry: string };
   versionPath: string;
@@ -42,12 +39,12 @@ export interface Service {
   rolloutTimeoutSeconds: number;
 }
 
-/** The parts of package.json that matter here. */
+/** The fields of package.json that slipway reads. */
 export interface PackageJson {
   name?: string;
   version?: string;
   description?: string;
-  /** Formerly an object. */
+  /** Old packages have an object. */
   license?: string | { type?: string };
   type?: string;
   module?: string;
@@ -61,46 +58,47 @@ export interface PackageJson {
   patchedDependencies?: Record<string, string>;
 }
 
-/** What a Kubernetes object can be called. https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ */
+/** Valid name of a Kubernetes object. https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ */
 const LABEL = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
-/** Where the entry is, if nothing says so. */
-const entries = ["src/main", "src/index", "src/server", "index", "main", "server", "src/app", "app"].flatMap(
+/** Entry points to try if neither the settings nor package.json name the entry. */
+const defaultEntries = ["src/main", "src/index", "src/server", "index", "main", "server", "src/app", "app"].flatMap(
   (name) => ["ts", "tsx", "mts", "js", "mjs", "cjs"].map((ending) => `${name}.${ending}`),
 );
 
 /**
- * @param directory the one with package.json
- * @throws {PipelineError} "project" when a setting cannot be, or what has no setting cannot be found out
+ * Applies the settings, and detects or defaults the rest.
+ *
+ * @param directory contains package.json
+ * @throws {PipelineError} "project" if a setting is invalid, or the name or entry cannot be detected
  */
 export function resolveService(directory: string, settings: Settings = {}): Service {
-  // The bundler sees through links.
+  // The bundler resolves symbolic links.
   const project = existsSync(directory) ? realpathSync(directory) : directory;
-  const own = readPackage(project);
-  const name = settings.name ?? serviceNameOf(own, project);
+  const packageJson = readPackage(project);
+  const name = settings.name ?? serviceNameOf(packageJson, project);
   const { namespace = name } = settings;
-  for (const [what, value] of Object.entries({ name, namespace })) {
+  for (const [setting, value] of Object.entries({ name, namespace })) {
     if (!LABEL.test(value))
-      throw wrong(`the service's ${what} "${value}" is no DNS label (a-z, 0-9, -; at most 63)`, hints.name);
+      throw settingError(`invalid ${setting} "${value}": expected a DNS label (a-z, 0-9, -, at most 63)`, hints.name);
   }
-  const { entry = findEntry(project, own), license = licenseOf(own) } = settings;
-  if (!entry)
-    throw wrong(`no module was found in ${project} that starts the service: set \`entry\``, hints.entry);
+  const { entry = findEntry(project, packageJson), license = licenseOf(packageJson) } = settings;
+  if (!entry) throw settingError(`no entry found in ${project}`, hints.entry);
   for (const path of [entry, ...Object.values(settings.entries ?? {})]) {
-    if (!existsSync(join(project, path))) throw wrong(`the entry ${path} is not there`);
+    if (!existsSync(join(project, path))) throw settingError(`entry ${path} not found`);
   }
   return {
     project,
     root: findWorkspaceRoot(project),
     name,
-    version: own.version ?? "0.0.0",
-    description: own.description,
+    version: packageJson.version ?? "0.0.0",
+    description: packageJson.description,
     license,
     namespace,
     entry,
     port: settings.port ?? 8080,
     attach: settings.attach ?? true,
-    scripts: { ...findScripts(own), ...settings.scripts },
+    scripts: { ...findScripts(packageJson), ...settings.scripts },
     overlays: { k3s: "k8s/overlays/k3s", registry: "k8s/overlays/registry", ...settings.overlays },
     versionPath: settings.versionPath ?? "/version",
     entries: settings.entries ?? {},
@@ -111,7 +109,7 @@ export function resolveService(directory: string, settings: Settings = {}): Serv
     define: settings.define ?? {},
     publicEnv: settings.publicEnv ?? "",
     plugins: settings.plugins ?? [],
-    bun: settings.bun ?? findPinnedBun(project, own),
+    bun: settings.bun ?? findPinnedBun(project, packageJson),
     smokeEnv: settings.smokeEnv ?? {},
     hosts: settings.hosts ?? [],
     keepVersions: settings.keepVersions ?? 5,
@@ -121,14 +119,14 @@ export function resolveService(directory: string, settings: Settings = {}): Serv
   };
 }
 
-/** What to do about what cannot be found out. Before `slipway init` there is no ci/pipeline.ts. */
+/** Before `slipway init`, ci/pipeline.ts does not exist, so hints also name package.json. */
 const hints = {
-  name: "package.json's `name` is where it comes from, or `name` in ci/pipeline.ts.",
-  entry: "package.json can name it, as `module` or in the script `start`, or ci/pipeline.ts, as `entry`.",
+  name: "Set `name` in package.json or ci/pipeline.ts.",
+  entry: "Set `module` or the script `start` in package.json, or `entry` in ci/pipeline.ts.",
   missing: "Run the command in the directory with the service's package.json.",
 };
 
-/** @throws {PipelineError} "project" when there is none, or it is not JSON */
+/** @throws {PipelineError} "project" if package.json is missing or invalid */
 export function readPackage(project: string): PackageJson {
   const file = join(project, "package.json");
   let text: string;
@@ -136,25 +134,25 @@ export function readPackage(project: string): PackageJson {
     text = readFileSync(file, "utf8");
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (code !== "ENOENT" && code !== "ENOTDIR") throw wrong(`${file}: ${message}`);
-    throw wrong(`there is no ${file}`, hints.missing);
+    if (code !== "ENOENT" && code !== "ENOTDIR") throw settingError(`${file}: ${message}`);
+    throw settingError(`${file} not found`, hints.missing);
   }
-  const hint = "It is to be JSON as npm reads it, without comments.";
+  const hint = "Write it as a JSON object without comments, as npm requires.";
   try {
-    // Windows' editors put a byte order mark in front, which Bun and npm pass over.
-    const found: unknown = JSON.parse(text.replace(/^\uFEFF/, ""));
-    if (typeof found === "object" && found !== null && !Array.isArray(found)) return found;
+    // Windows editors may add a byte order mark, which Bun and npm ignore.
+    const content: unknown = JSON.parse(text.replace(/^\uFEFF/, ""));
+    if (typeof content === "object" && content !== null && !Array.isArray(content)) return content;
   } catch (error) {
-    throw wrong(`${file}: ${(error as Error).message}`, hint);
+    throw settingError(`${file}: ${(error as Error).message}`, hint);
   }
-  throw wrong(`${file} holds no object`, hint);
+  throw settingError(`${file} is not a JSON object`, hint);
 }
 
 function licenseOf({ license }: PackageJson): string | undefined {
   return typeof license === "object" ? license?.type : license;
 }
 
-/** A DNS label, made of package.json's name or, where that has none, of the directory's. */
+/** Converts package.json's name, or else the directory's, to a DNS label. */
 export function serviceNameOf({ name = "" }: PackageJson, project: string): string {
   const bare = name.replace(/^@[^/]*\//, "") || basename(project);
   const label = bare.toLowerCase().replace(/[^a-z0-9-]+/g, "-");
@@ -164,7 +162,7 @@ export function serviceNameOf({ name = "" }: PackageJson, project: string): stri
     .replace(/-+$/, "");
 }
 
-/** The nearest directory above, or the project's own, that is a workspace with the project as a member. */
+/** Returns the nearest workspace that has the project as a member. Default: the project itself. */
 export function findWorkspaceRoot(project: string): string {
   for (let at = project; ; at = dirname(at)) {
     if (isWorkspaceMember(project.slice(at.length + 1), workspacePatternsOf(at))) return at;
@@ -172,7 +170,7 @@ export function findWorkspaceRoot(project: string): string {
   }
 }
 
-/** Patterns of a workspace's members; what is above may be nobody's: one that cannot be read has none. */
+/** Returns the patterns of a workspace's members. Ignores an invalid package.json, which may be unrelated. */
 export function workspacePatternsOf(directory: string): string[] {
   try {
     const { workspaces = [] } = readPackage(directory);
@@ -182,45 +180,43 @@ export function workspacePatternsOf(directory: string): string[] {
   }
 }
 
-/** A pattern that begins with ! takes members away. */
+/** Returns whether the patterns match a path. A pattern that starts with ! excludes members. */
 export function isWorkspaceMember(path: string, patterns: string[]): boolean {
   const matches = (pattern: string) => new Bun.Glob(pattern.replace(/^\.\/|\/$/g, "")).match(path);
-  const isLess = (pattern: string) => pattern.startsWith("!");
-  const [less, more] = [patterns.filter(isLess), patterns.filter((pattern) => !isLess(pattern))];
-  return more.some(matches) && !less.some((pattern) => matches(pattern.slice(1)));
+  const excludes = patterns.filter((pattern) => pattern.startsWith("!")).map((pattern) => pattern.slice(1));
+  const includes = patterns.filter((pattern) => !pattern.startsWith("!"));
+  return includes.some(matches) && !excludes.some(matches);
 }
 
-/** What is loaded before the module that is run. */
-const LOADED = /\s(?:-r|--(?:preload|require|import))[= ]\S+/g;
+/** Options that load a module before the entry. */
+const PRELOADS = /\s(?:-r|--(?:preload|require|import))[= ]\S+/g;
 
-/** The module that starts the service, relative to the project; undefined: none was found. */
+/** Finds the module that starts the service, relative to the project. */
 export function findEntry(project: string, { scripts = {}, module, main }: PackageJson): string | undefined {
-  const runBy = (runner: string) => {
+  const modulesRunBy = (runner: string) => {
     const file = new RegExp(`\\b(?:${runner})\\b.*?\\s((?:\\./)?[\\w@./-]+\\.[cm]?[jt]sx?)(?=\\s|$)`);
-    return [scripts.start, scripts.dev].map((script = "") => file.exec(script.replace(LOADED, ""))?.[1]);
+    return [scripts.start, scripts.dev].map((script = "") => file.exec(script.replace(PRELOADS, ""))?.[1]);
   };
-  // Who comes from Node may have nothing else that names it.
-  const known = [...runBy("bun"), module, main, ...entries, ...runBy("node|tsx|ts-node|nodemon")];
-  const there = known
+  // In a project for Node, only its scripts may name the entry.
+  const nodeModules = modulesRunBy("node|tsx|ts-node|nodemon");
+  const candidates = [...modulesRunBy("bun"), module, main, ...defaultEntries, ...nodeModules]
     .flatMap((path) => (path ? [path.replace(/^\.\//, "")] : []))
     .filter((path) => /\.[cm]?[jt]sx?$/.test(path) && existsSync(join(project, path)));
-  // What was built lies there on one machine and not on the next.
-  return there.find((path) => !BUILT.test(path)) ?? there[0];
+  // Build outputs are missing in a fresh clone.
+  return candidates.find((path) => !BUILD_OUTPUT.test(path)) ?? candidates[0];
 }
 
-const BUILT = /^(dist|build|out)\//;
+const BUILD_OUTPUT = /^(dist|build|out)\//;
 
-/** What npm writes as a test where there is none; and what never ends. */
-const NONE = /no test specified|\s--(watch|watchAll|hot)\b(?!=false)|\btsc\b.*\s-w\b/;
+/** Matches npm's placeholder test, and scripts that watch and never exit. */
+const UNUSABLE_SCRIPT = /no test specified|\s--(watch|watchAll|hot)\b(?!=false)|\btsc\b.*\s-w\b/;
 
-/** The version of Bun that the service pins; undefined: none. @param own its package.json */
-export function findPinnedBun(project: string, own: PackageJson): string | undefined {
+/** Finds the Bun version that the service pins, in .bun-version or `packageManager`. */
+export function findPinnedBun(project: string, projectPackage: PackageJson): string | undefined {
   for (const directory of new Set([project, findWorkspaceRoot(project)])) {
     const file = join(directory, ".bun-version");
-    const { packageManager = "" } = directory === project ? own : readPackage(directory);
-    const pinned = existsSync(file)
-      ? readFileSync(file, "utf8")
-      : (/^bun@([^+]+)/.exec(packageManager)?.[1] ?? "");
+    const { packageManager = "" } = directory === project ? projectPackage : readPackage(directory);
+    const pinned = existsSync(file) ? readFileSync(file, "utf8") : (/^bun@([^+]+)/.exec(packageManager)?.[1] ?? "");
     if (pinned.trim()) return pinned.trim().replace(/^(bun-)?v/, "");
   }
   return undefined;
@@ -228,18 +224,18 @@ export function findPinnedBun(project: string, own: PackageJson): string | undef
 
 function findScripts({ scripts = {} }: PackageJson): Service["scripts"] {
   const first = (...names: string[]) =>
-    names.find((name) => scripts[name] !== undefined && !NONE.test(scripts[name]));
+    names.find((name) => scripts[name] !== undefined && !UNUSABLE_SCRIPT.test(scripts[name]));
   return { check: first("check", "typecheck"), test: first("test:unit", "test") };
 }
 
-function wrong(
+function settingError(
   message: string,
-  hint = "ci/pipeline.ts has the service's settings; those of `index.d.ts` are explained there.",
+  hint = "Check the settings in ci/pipeline.ts. slipway's `index.d.ts` explains them.",
 ): PipelineError {
   return new PipelineError("project", message, { hint });
 }
 
-/** Where slipway keeps what it can do without: built trees, what passed, whole outputs of what failed. */
+/** Returns the directory for files that can be deleted: build outputs, passed steps, full outputs of failed steps. */
 export function cacheDirectoryOf({ project }: Service): string {
   return join(project, "node_modules/.cache/slipway");
 }

@@ -73,12 +73,7 @@ export async function removeDeliveredImage(
 }
 
 /** Creates the error of a deploy that did not begin and left something behind. */
-export function abortedDeploy(
-  error: unknown,
-  leftover: string,
-  failure: unknown,
-  signal: AbortSignal,
-): PipelineError {
+export function abortedDeploy(error: unknown, leftover: string, failure: unknown, signal: AbortSignal): PipelineError {
   const reason = error instanceof Error ? error.message : String(error);
   return partialFailure(`${reason}. Nothing was rolled out, but ${leftover}`, failure, signal);
 }

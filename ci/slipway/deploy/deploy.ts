@@ -39,11 +39,7 @@ export interface PlanInNamespace {
  * Creates the namespace of a first deploy. The image is delivered before: without a namespace there is no lock and no history, so a
  * failed delivery leaves nothing behind.
  */
-export async function ensureNamespace(
-  context: DeployContext,
-  plan: Plan,
-  archive: string,
-): Promise<PlanInNamespace> {
+export async function ensureNamespace(context: DeployContext, plan: Plan, archive: string): Promise<PlanInNamespace> {
   const { api } = context.target;
   if (await api.find(`/api/v1/namespaces/${api.service.namespace}`)) return { plan };
   await context.step("deliver", (show) => ensureDelivered(context, plan, archive, show));
@@ -80,9 +76,7 @@ export async function recordPlannedVersion(
   context: DeployContext,
   { name, version, versions }: Plan,
 ): Promise<Version | undefined> {
-  context.recordState(
-    `${name} was being delivered. Nothing was rolled out, and the current version keeps running.`,
-  );
+  context.recordState(`${name} was being delivered. Nothing was rolled out, and the current version keeps running.`);
   const known = versions.find((one) => one.name === version.name);
   try {
     await saveVersion(context.target.api, known ?? version);
@@ -118,11 +112,7 @@ export async function deleteRecords(
  * @param image its name for manifests
  * @throws {PipelineError} "environment" if the image was removed meanwhile; no record is left then
  */
-export async function prepareDeploy(
-  context: DeployContext,
-  plan: Plan,
-  image: string,
-): Promise<DeployTransaction> {
+export async function prepareDeploy(context: DeployContext, plan: Plan, image: string): Promise<DeployTransaction> {
   const { target, service, recordState, log, signal } = context;
   const { api } = target;
   const { id, name, endpoint } = plan;
@@ -151,13 +141,9 @@ export async function prepareDeploy(
     }
     rollbackTarget = adopted || findRollbackTarget(versions, version.name);
     signal.throwIfAborted();
-    if (version.name !== plan.version.name || image !== plan.version.image)
-      await deleteVersion(api, plan.version);
+    if (version.name !== plan.version.name || image !== plan.version.image) await deleteVersion(api, plan.version);
     // A clean-up for another namespace may have read the history before this record existed.
-    const [, found] = await Promise.all([
-      saveVersion(api, known ?? version),
-      !plan.delivered || target.find(id),
-    ]);
+    const [, found] = await Promise.all([saveVersion(api, known ?? version), !plan.delivered || target.find(id)]);
     if (!found) throw imageRemoved(name);
   } catch (error) {
     throw await deleteRecords(context, recordedVersions, error);
@@ -240,6 +226,5 @@ async function cleanUp({ target, service, log }: DeployContext, deploy: Verified
   }
   for (const one of expired) await deleteVersion(api, one);
   const removed = await target.clean(() => referencedImages(api));
-  if (removed.length > 0)
-    log(`removed ${removed.length} image${removed.length > 1 ? "s" : ""} of expired versions`);
+  if (removed.length > 0) log(`removed ${removed.length} image${removed.length > 1 ? "s" : ""} of expired versions`);
 }

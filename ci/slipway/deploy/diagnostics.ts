@@ -1,16 +1,16 @@
-/** Why a version failed: what one would look up next, looked up. */
+/** Collects pod state, events and logs of a failed rollout. */
 import { ApiError, type ApiClient } from "../kubernetes/api.ts";
 import type { Event, Pod } from "../kubernetes/objects.ts";
 import type { RolloutFailure } from "./rollout-status.ts";
 
-/** The failed pod's state, the warnings about it, and the last lines of its container. */
+/** Returns the failed pod's state, its warning events, and the last lines of its containers' logs. */
 export async function collectDiagnostics(api: ApiClient, { pod }: RolloutFailure): Promise<string> {
   try {
     const fieldSelector = `type=Warning${pod ? `,involvedObject.name=${pod}` : ""}`;
     const [state, events, log] = await Promise.all([
       pod ? api.find<Pod>(api.collection("/api/v1", `pods/${pod}`)) : undefined,
       api.list<Event>(api.collection("/api/v1", "events"), { fieldSelector }),
-      pod ? logOf(api, pod) : "",
+      pod ? readLogs(api, pod) : "",
     ]);
     const warnings = events
       .sort((a, b) => timeOf(a).localeCompare(timeOf(b)))
@@ -20,14 +20,14 @@ export async function collectDiagnostics(api: ApiClient, { pod }: RolloutFailure
         return `  ${involvedObject.kind}/${involvedObject.name}: ${reason}: ${message?.trim()}${times}`;
       });
     return [
-      state && `${pod}: ${containersOf(state)}`,
+      state && `${pod}: ${describeContainers(state)}`,
       warnings.length > 0 && `warnings:\n${warnings.join("\n")}`,
       log && `last lines of ${pod}:\n${log}`,
     ]
       .filter(Boolean)
       .join("\n");
   } catch (error) {
-    // What goes wrong here must not hide what went wrong there.
+    // An error here must not hide the rollout's failure.
     if (error instanceof ApiError) return error.message;
     throw error;
   }
@@ -37,7 +37,7 @@ function timeOf({ lastTimestamp, eventTime, metadata }: Event): string {
   return lastTimestamp ?? eventTime ?? metadata.creationTimestamp ?? "";
 }
 
-function containersOf({ status: { phase = "Unknown", containerStatuses = [] } }: Pod): string {
+function describeContainers({ status: { phase = "Unknown", containerStatuses = [] } }: Pod): string {
   const containers = containerStatuses.map(({ name, state = {}, restartCount }) => {
     const { waiting, terminated } = state;
     const how = waiting?.reason ?? (terminated ? `exited with ${terminated.exitCode}` : "running");
@@ -46,17 +46,17 @@ function containersOf({ status: { phase = "Unknown", containerStatuses = [] } }:
   return [phase, ...containers].join("; ");
 }
 
-/** The last lines of each container that has any. */
-async function logOf(api: ApiClient, pod: string): Promise<string> {
+/** Returns the last lines of each container's log. */
+async function readLogs(api: ApiClient, pod: string): Promise<string> {
   const found = await api.find<Pod>(api.collection("/api/v1", `pods/${pod}`));
   const containers = found?.spec.containers.map(({ name }) => name) ?? [];
-  const logs = await Promise.all(containers.map((container) => logOfContainer(api, pod, container)));
+  const logs = await Promise.all(containers.map((container) => readContainerLog(api, pod, container)));
   return logs.filter(Boolean).join("\n");
 }
 
-async function logOfContainer(api: ApiClient, pod: string, container: string): Promise<string> {
-  // While a container waits for its restart, its own log is that of the crash; one that runs again has it in the one
-  // before, which the kubelet may have cleared away and then says so in the log's place.
+async function readContainerLog(api: ApiClient, pod: string, container: string): Promise<string> {
+  // While a container waits for its restart, its current log is that of the crash. After the restart, the crash is in
+  // the previous log. The kubelet may have deleted that and sends a message in its place.
   for (const previous of ["false", "true"]) {
     const query = { container, tailLines: "20", previous };
     const response = await api.fetch(api.collection("/api/v1", `pods/${pod}/log`), { query });

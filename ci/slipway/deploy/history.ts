@@ -1,10 +1,10 @@
 /**
- * The versions that the cluster keeps: a Secret of a type of its own for each, with the manifests as they were applied. What an
- * unwanted deploy goes back to is all of a version, its Service and policies too, not the pods alone.
+ * Release history in the cluster, stored as one Secret (type `slipway/version`) per version with its applied
+ * manifests. A rollback restores all of a version, its Service and policies included.
  *
- * Values of Secrets are not kept: a version names its Secrets, and going back to it leaves them as they are. One that
- * kustomize has given a name of its content stays in the cluster for as long as a version that names it is kept; one of a
- * fixed name has the value that it has now, because a password that was changed stays changed.
+ * Values of Secrets are not stored: a version refers to its Secrets, and a rollback leaves them unchanged. A Secret
+ * that kustomize names by its content stays in the cluster as long as a stored version refers to it. A Secret with a
+ * fixed name keeps its current value, so that a changed password stays changed.
  */
 import { gunzipSync, gzipSync } from "node:zlib";
 import { PipelineError } from "../core/errors.ts";
@@ -17,44 +17,47 @@ import { isWorkload } from "../kubernetes/observe.ts";
 import { splitPreDeployJobs } from "../kubernetes/render.ts";
 
 export interface Version {
-  /** Name of its Secret: two versions of one id are possible, with other manifests. */
+  /** Name of its Secret. Two versions may have the same id but other manifests. */
   name: string;
   id: string;
-  /** The image that its pods run. */
+  /** The image of its pods. */
   image: string;
-  /** The commit that it was deployed from, with "-dirty" after it; undefined outside a repository. */
+  /** The deployed commit, with "-dirty" if there were changes. Undefined outside a repository. */
   commit: string | undefined;
-  /** When it was last proven to serve, as RFC 3339; undefined: never. */
+  /** When it was last verified, as RFC 3339. Undefined if never. */
   verified: string | undefined;
-  /** When somebody went back from it; undefined: nobody has since it was proven. */
+  /** When it was rolled back. Undefined if it was not, or was verified again since. */
   left?: string | undefined;
-  /** Those of Secrets without their values. */
+  /** Its manifests, Secrets without their values. */
   manifests: KubeObject[];
 }
 
-interface Kept extends KubeObject {
+interface VersionSecret extends KubeObject {
   type?: string;
   data?: Record<string, string>;
 }
 
 const TYPE = "slipway/version";
 const COMPONENT = { "app.kubernetes.io/component": "version" };
-/** An annotation of workloads: the version that they are. */
-const NAME = "slipway/version";
+/** Annotation of workloads: the name of their version. */
+const VERSION_ANNOTATION = "slipway/version";
 
-/** What a Secret may hold, in bytes; the rest is for what stands around it. https://kubernetes.io/docs/concepts/configuration/secret/ */
-const MOST_BYTES = 1024 * 1024 - 16_384;
+/**
+ * Bytes that a Secret may hold, less a reserve for its metadata.
+ * https://kubernetes.io/docs/concepts/configuration/secret/
+ */
+const MAX_BYTES = 1024 * 1024 - 16_384;
 
-/** Selects the versions of a service. */
-const versionsOf = ({ selector }: ApiClient) => ({
+/** Selects the Secrets of a service's versions. */
+const versionSelector = ({ selector }: ApiClient) => ({
   labelSelector: `${selector},app.kubernetes.io/component=version`,
   fieldSelector: `type=${TYPE}`,
 });
 
 /**
- * A version of these manifests, as it is before its first deploy.
+ * Creates a version from manifests.
  *
- * @returns it, and the manifests to apply: with the values of Secrets
+ * @returns the version, and the manifests to apply: with the values of Secrets
  */
 export function createVersion(
   service: Service,
@@ -67,8 +70,9 @@ export function createVersion(
   const name = `${service.name}-version-${id}-${digest}`;
   const { jobs } = splitPreDeployJobs(manifests);
   const objects = cloneJson(manifests).map((object, i) => {
-    if (isWorkload(object)) object.metadata.annotations = { ...object.metadata.annotations, [NAME]: name };
-    // A Job's pods cannot be changed: each version has one of its own.
+    if (isWorkload(object))
+      object.metadata.annotations = { ...object.metadata.annotations, [VERSION_ANNOTATION]: name };
+    // A Job's pod template is immutable, so each version has its own Job.
     if (jobs.includes(manifests[i]!)) object.metadata.name += `-${id}-${digest}`;
     return object;
   });
@@ -76,16 +80,16 @@ export function createVersion(
   return { version, objects };
 }
 
-/** @throws {PipelineError} "project" when a version is more than one object of the cluster can hold */
+/** Checks that a version fits in a Secret. @throws {PipelineError} "project" if it is too large */
 export function assertFitsInSecret(api: ApiClient, version: Version): void {
   const { data = {} } = secretOf(api, version);
   const bytes = Object.values(data).reduce((sum, value) => sum + (value.length * 3) / 4, 0);
-  if (bytes <= MOST_BYTES) return;
+  if (bytes <= MAX_BYTES) return;
   throw new PipelineError(
     "project",
-    `the manifests are too large to be kept as a version: ${Math.ceil(bytes / 1024)} KiB compressed, of ${MOST_BYTES / 1024} that one Secret holds`,
+    `the manifests are too large to store as a version: ${Math.ceil(bytes / 1024)} KiB compressed, the limit is ${MAX_BYTES / 1024} KiB`,
     {
-      hint: "What is large and not the service's own (dashboards, definitions) belongs into an apply of its own.",
+      hint: "Apply large objects that are not part of the service, such as dashboards and definitions, separately.",
     },
   );
 }
@@ -93,54 +97,45 @@ export function assertFitsInSecret(api: ApiClient, version: Version): void {
 function withoutValues(manifests: KubeObject[]): KubeObject[] {
   return manifests.map((object) => {
     if (object.kind !== "Secret") return object;
-    const {
-      data: _,
-      stringData: __,
-      ...rest
-    } = object as KubeObject & { data?: unknown; stringData?: unknown };
+    const { data: _, stringData: __, ...rest } = object as KubeObject & { data?: unknown; stringData?: unknown };
     return rest;
   });
 }
 
-/** The version that a workload is; undefined: the pipeline has not deployed it. */
+/** Returns the name of a workload's version. Undefined if the pipeline did not deploy it. */
 export function versionNameOf({ metadata }: KubeObject): string | undefined {
-  return metadata.annotations?.[NAME];
+  return metadata.annotations?.[VERSION_ANNOTATION];
 }
 
-/** The kept versions, the one that was proven last first. One that is none is left out, and told to `say`. */
-export async function listVersions(
-  api: ApiClient,
-  say: (line: string) => void = () => {},
-): Promise<Version[]> {
-  const found = await api.list<Kept>(api.collection("/api/v1", "secrets"), versionsOf(api));
-  const versions = found.flatMap((kept): Version[] => {
+/** Lists the stored versions, most recently verified first. Invalid ones are logged and skipped. */
+export async function listVersions(api: ApiClient, log: (line: string) => void = () => {}): Promise<Version[]> {
+  const found = await api.list<VersionSecret>(api.collection("/api/v1", "secrets"), versionSelector(api));
+  const versions = found.flatMap((secret): Version[] => {
     try {
-      return [parse(kept)];
+      return [parseVersion(secret)];
     } catch (error) {
-      say(
-        `Secret/${kept.metadata.name} is no version of this pipeline (${(error as Error).message}): it is left out`,
-      );
+      log(`skipping Secret/${secret.metadata.name}, not a valid version: ${(error as Error).message}`);
       return [];
     }
   });
   return versions.sort((a, b) => ((a.verified ?? "") < (b.verified ?? "") ? 1 : -1));
 }
 
-/** Images of the service that any namespace keeps a version of, or runs: one node may serve several. */
+/** Returns the service's images that any namespace runs or has a stored version of: namespaces share nodes. */
 export async function referencedImages(api: ApiClient): Promise<Set<string>> {
   const [versions, pods] = await Promise.all([
-    api.list<Kept>("/api/v1/secrets", versionsOf(api)),
+    api.list<VersionSecret>("/api/v1/secrets", versionSelector(api)),
     api.list<Pod>("/api/v1/pods", { labelSelector: api.selector }),
   ]);
-  const kept = versions.map(({ data = {} }) => Buffer.from(data.image ?? "", "base64").toString());
-  return new Set([...kept, ...pods.flatMap(({ spec }) => spec.containers.map(({ image }) => image))]);
+  const stored = versions.map(({ data = {} }) => Buffer.from(data.image ?? "", "base64").toString());
+  return new Set([...stored, ...pods.flatMap(({ spec }) => spec.containers.map(({ image }) => image))]);
 }
 
-/** @throws {Error} when it is not what was written */
-function parse({ metadata, data = {} }: Kept): Version {
+/** Parses a version's Secret. @throws {Error} if it is invalid */
+function parseVersion({ metadata, data = {} }: VersionSecret): Version {
   const text = (key: string) => Buffer.from(data[key] ?? "", "base64").toString();
   const manifests = gunzipSync(Buffer.from(data.manifests ?? "", "base64")).toString();
-  if (sha256(manifests) !== text("digest")) throw new Error("its manifests do not have its digest");
+  if (sha256(manifests) !== text("digest")) throw new Error("its manifests do not match its digest");
   return {
     name: metadata.name,
     id: text("id"),
@@ -152,7 +147,7 @@ function parse({ metadata, data = {} }: Kept): Version {
   };
 }
 
-function secretOf({ service }: ApiClient, version: Version): Kept {
+function secretOf({ service }: ApiClient, version: Version): VersionSecret {
   const { name, id, image, commit = "", verified = "", left = "" } = version;
   const manifests = JSON.stringify(version.manifests);
   const values = { id, image, commit, verified, left, digest: sha256(manifests) };
@@ -170,7 +165,7 @@ function secretOf({ service }: ApiClient, version: Version): Kept {
   };
 }
 
-/** Keeps a version, or what is new about one that is kept. */
+/** Stores or updates a version. */
 export async function saveVersion(api: ApiClient, version: Version): Promise<void> {
   await api.apply(secretOf(api, version));
 }
@@ -180,8 +175,8 @@ export async function deleteVersion(api: ApiClient, version: Version): Promise<v
 }
 
 /**
- * The time of a proof that is made now: later than every other one, whatever this machine's clock says. Which version was
- * proven last is what a rollback goes by, and the one before may have been proven by another machine.
+ * Returns the current time as a version's `verified`, but later than all others. A rollback orders versions by it,
+ * and the clock of another machine may have been ahead.
  */
 export function nextVerifiedAt(versions: Version[]): string {
   const others = versions.map(({ verified }) => (verified ? Date.parse(verified) : 0));
@@ -189,63 +184,60 @@ export function nextVerifiedAt(versions: Version[]): string {
 }
 
 /**
- * The version to go back to: the one that was proven last, other than `from`, and that nobody went back from.
+ * Finds the version to roll back to: by default the most recently verified one that is not current and was not rolled
+ * back.
  *
- * @param from name of the version that is there
- * @param wanted a certain one, by its name or id: then also one that somebody went back from
+ * @param from name of the current version
+ * @param wanted name or id of a version, which may be one that was rolled back
  */
 export function findRollbackTarget(
   versions: Version[],
   from: string | undefined,
   wanted?: string,
 ): Version | undefined {
-  const proven = versions.filter(({ verified }) => verified);
-  if (wanted === undefined) return proven.find(({ name, left }) => name !== from && !left);
-  const asked = proven.filter(
-    ({ name, id }) => name === wanted || name.endsWith(`-${wanted}`) || id === wanted,
-  );
-  return asked.find(({ name }) => name !== from) ?? asked[0];
+  const verified = versions.filter((version) => version.verified);
+  if (wanted === undefined) return verified.find(({ name, left }) => name !== from && !left);
+  const matching = verified.filter(({ name, id }) => name === wanted || name.endsWith(`-${wanted}`) || id === wanted);
+  return matching.find(({ name }) => name !== from) ?? matching[0];
 }
 
-/** Versions that nothing needs any more: those never proven, and the oldest beyond `count`. */
+/** Returns the versions to delete: those never verified, and the oldest beyond `count`. */
 export function prunableVersions(versions: Version[], current: Version, count: number): Version[] {
   const others = versions.filter(({ name }) => name !== current.name);
-  const proven = others.filter(({ verified }) => verified);
-  return [...others.filter(({ verified }) => !verified), ...proven.slice(count - 1)];
+  const verified = others.filter((version) => version.verified);
+  return [...others.filter((version) => !version.verified), ...verified.slice(count - 1)];
 }
 
-/** Names of the Secrets that versions need, `Secret/name`. */
+/** Returns the names of the Secrets that versions refer to, `Secret/name`. */
 export function referencedSecrets(versions: Version[]): Set<string> {
   const all = versions.flatMap(({ manifests }) => manifests.filter(({ kind }) => kind === "Secret"));
   return new Set(all.map(({ metadata }) => `Secret/${metadata.name}`));
 }
 
 /**
- * What a version holds that the overlay has not: whoever may write Secrets in the namespace could otherwise have the pipeline
- * apply, with its rights, what it would never have deployed.
+ * Finds an object in a stored version that the overlay would not deploy. Without this check, a user who can write
+ * Secrets in the namespace could have the pipeline apply any object with its rights.
  *
- * @returns `Kind/name in namespace` of the first; undefined: nothing
+ * @returns the first such object as `Kind/name in namespace`
  */
 export function findUnexpectedObject(
   { namespace }: Service,
   version: Version,
   overlay: KubeObject[],
 ): string | undefined {
-  const place = ({ kind, metadata }: KubeObject) => `${kind} ${metadata.namespace ?? ""}`;
-  const known = new Set(overlay.map(place));
-  const foreign = version.manifests.find(
+  const keyOf = ({ kind, metadata }: KubeObject) => `${kind} ${metadata.namespace ?? ""}`;
+  const expected = new Set(overlay.map(keyOf));
+  const found = version.manifests.find(
     (object) =>
-      !known.has(place(object)) && (object.metadata.namespace !== namespace || grants.has(object.kind)),
+      !expected.has(keyOf(object)) && (object.metadata.namespace !== namespace || GRANTING_KINDS.has(object.kind)),
   );
-  return (
-    foreign && `${foreign.kind}/${foreign.metadata.name} in ${foreign.metadata.namespace ?? "the cluster"}`
-  );
+  return found && `${found.kind}/${found.metadata.name} in ${found.metadata.namespace ?? "the cluster"}`;
 }
 
-/** Kinds that give rights, also in the service's own namespace. */
-const grants = new Set(["Role", "RoleBinding", "ServiceAccount", "Secret"]);
+/** Kinds that grant rights, even in the service's own namespace. */
+const GRANTING_KINDS = new Set(["Role", "RoleBinding", "ServiceAccount", "Secret"]);
 
-/** Of a version, what is not applied when one goes back to it: Secrets, whose values are not kept, and Jobs that come first. */
+/** Returns whether a rollback does not apply an object: Secrets, whose values are not stored, and pre-deploy Jobs. */
 export function isExcludedFromRollback(object: KubeObject): boolean {
   return object.kind === "Secret" || splitPreDeployJobs([object]).jobs.length > 0;
 }

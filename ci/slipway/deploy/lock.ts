@@ -1,25 +1,25 @@
 /**
- * One deploy at a time: a Lease in the app's namespace, which only one can hold and which a dead holder does not keep.
+ * Deploy lock: a Lease in the service's namespace, so that only one deploy runs at a time. A dead holder loses it.
  *
- * Nobody's clock is believed. Whoever finds the Lease held watches it: a holder that is alive renews it every
- * RENEW_SECONDS, and then the other one gives up and says who holds it; one that does not for as long as the Lease lasts is
- * dead, and the Lease is taken over. A holder of this machine is looked up among its processes, which takes no time.
+ * No clock is trusted. A process that finds the Lease held watches it. A live holder renews it every RENEW_SECONDS,
+ * and the waiting process gives up and names the holder. A Lease that is not renewed for its whole duration is taken
+ * over. A holder on this machine is looked up among its processes, without waiting.
  */
 import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 import { PipelineError } from "../core/errors.ts";
-import { ApiError, type ApiClient } from "../kubernetes/api.ts";
+import { ApiError, type ApiClient, type ApiRequest } from "../kubernetes/api.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { isTransientStatus, backoffMs } from "../kubernetes/retry.ts";
 
-/** Seconds after its last renewal until a Lease is anybody's. */
+/** Seconds after its last renewal until a Lease expires. */
 export const LEASE_SECONDS = 15;
 /** Seconds between renewals. */
 const RENEW_SECONDS = 4;
 
 export interface Lease extends KubeObject {
   spec: {
-    /** Who holds it and for what, as a sentence says it. */
+    /** Holder and purpose, for messages. */
     holderIdentity?: string;
     leaseDurationSeconds?: number;
     acquireTime?: string;
@@ -28,19 +28,19 @@ export interface Lease extends KubeObject {
 }
 
 export interface Lock {
-  /** Aborted when somebody else holds the Lease now, as after this machine has slept. */
+  /** Aborted when another process holds the Lease, for example after this machine was suspended. */
   lost: AbortSignal;
   /**
-   * Makes sure, before something is written, that the Lease is still ours: one that was not renewed for a while is renewed first.
+   * Checks before a write that this process still holds the Lease. Renews it first if the last renewal is old.
    *
-   * @throws {PipelineError} "environment" when it is not, or the server stays away
+   * @throws {PipelineError} "environment" if the Lease is lost or the server does not respond
    */
   ensureHeld(): Promise<void>;
   release(): Promise<void>;
 }
 
-/** The Lease's collection, name, and the annotation that names its holder's process. */
-function placeOf(api: ApiClient) {
+/** Returns the Lease's collection, its name, and the annotation that identifies the holder's process. */
+function leaseLocation(api: ApiClient) {
   return {
     collection: api.collection("/apis/coordination.k8s.io/v1", "leases"),
     name: `${api.service.name}-deploy`,
@@ -48,36 +48,36 @@ function placeOf(api: ApiClient) {
   };
 }
 
-/** Who holds the lock now; undefined: nobody. */
+/** Reads the lock. @returns undefined if no process holds it */
 export function readLock(api: ApiClient): Promise<Lease | undefined> {
-  const { collection, name } = placeOf(api);
+  const { collection, name } = leaseLocation(api);
   return api.find<Lease>(`${collection}/${name}`);
 }
 
 export interface LockOptions {
-  /** What it is taken for, like `deploy of helloapp:abc`. */
+  /** Purpose, for example `deploy of helloapp:abc`. */
   purpose: string;
-  say(line: string): void;
-  /** Seconds without a renewal after which a holder counts as dead; default: LEASE_SECONDS. */
+  log(line: string): void;
+  /** Seconds without a renewal after which a holder counts as dead. Default: LEASE_SECONDS. */
   leaseSeconds?: number;
-  /** Seconds between two looks at somebody else's Lease, and between renewals of one's own; default: RENEW_SECONDS. */
+  /** Seconds between renewals, and at most between polls of a held Lease. Default: RENEW_SECONDS. */
   renewSeconds?: number;
 }
 
 /**
- * Takes the lock. The app's namespace must be there.
+ * Acquires the lock. The service's namespace must exist.
  *
- * @throws {PipelineError} "environment", naming the holder, when somebody else deploys
+ * @throws {PipelineError} "environment", naming the holder, if another deploy is running
  */
 export async function acquireLock(api: ApiClient, options: LockOptions): Promise<Lock> {
-  const { purpose, say, leaseSeconds = LEASE_SECONDS, renewSeconds = RENEW_SECONDS } = options;
-  const { collection, name, annotation } = placeOf(api);
+  const { purpose, log, leaseSeconds = LEASE_SECONDS, renewSeconds = RENEW_SECONDS } = options;
+  const { collection, name, annotation } = leaseLocation(api);
   const { USER, LOGNAME } = process.env;
   const identity = `${USER ?? LOGNAME ?? `uid ${process.getuid?.()}`}@${hostname()} (${purpose})`;
-  // One process may hold the locks of two services, and try one twice.
+  // A process may hold the locks of two services, and may try to acquire a lock twice.
   const token = `${processIdentity()}#${crypto.randomUUID()}`;
   const now = () => new Date().toISOString().replace("Z", "000Z");
-  const wanted = (): Lease => ({
+  const newLease = (): Lease => ({
     apiVersion: "coordination.k8s.io/v1",
     kind: "Lease",
     metadata: {
@@ -93,81 +93,82 @@ export async function acquireLock(api: ApiClient, options: LockOptions): Promise
       renewTime: now(),
     },
   });
-  /** Replaces the Lease that was read, and fails when it is another one by now. */
+  /** Replaces the Lease. Fails if it has changed since it was read. */
   const replace = (lease: Lease, { resourceVersion, uid }: KubeObject["metadata"]) =>
     api.json<Lease>(`${collection}/${name}`, {
       method: "PUT",
       body: { ...lease, metadata: { ...lease.metadata, resourceVersion, uid } },
       signal: undefined,
-      fenced: false,
+      checksLock: false,
     });
 
-  let watched: { version: string | undefined; since: number } | undefined;
-  let mine: Lease | undefined;
-  while (!mine) {
+  let watch: { version: string | undefined; since: number } | undefined;
+  let acquired: Lease | undefined;
+  while (!acquired) {
     const found = await readLock(api);
     if (!found) {
-      mine = await unlessRaced([409], api.json<Lease>(collection, { method: "POST", body: wanted() }));
+      acquired = await tryWrite([409], api.json<Lease>(collection, { method: "POST", body: newLease() }));
       continue;
     }
-    const holder = found.spec.holderIdentity ?? "somebody";
-    // A request whose answer was lost has taken it.
+    const holder = found.spec.holderIdentity ?? "an unknown holder";
+    // An earlier request has acquired it, but its response was lost.
     if (found.metadata.annotations?.[annotation] === token) {
-      mine = found;
+      acquired = found;
       break;
     }
     const { resourceVersion: version, annotations } = found.metadata;
     const state = stateOf(annotations?.[annotation]);
-    if (state === "alive" || (watched && watched.version !== version)) throw held(holder);
-    if (!watched) {
-      watched = { version, since: performance.now() };
-      if (state === "unknown") say(`the lock is held by ${holder}: waiting for a sign of life`);
+    if (state === "alive" || (watch && watch.version !== version)) throw heldError(holder);
+    if (!watch) {
+      watch = { version, since: performance.now() };
+      if (state === "unknown") log(`${holder} holds the lock: waiting for its next renewal`);
     }
-    if (state === "dead" || performance.now() - watched.since >= leaseSeconds * 1000) {
-      say(`the lock is taken over: ${holder} has ended without releasing it`);
-      mine = await unlessRaced([404, 409], replace(wanted(), found.metadata));
-      // Who else took it over is alive.
-      watched = undefined;
+    if (state === "dead" || performance.now() - watch.since >= leaseSeconds * 1000) {
+      log(`taking over the lock: ${holder} has ended without releasing it`);
+      acquired = await tryWrite([404, 409], replace(newLease(), found.metadata));
+      // If another process was faster, it is alive: start over.
+      watch = undefined;
       continue;
     }
     await Bun.sleep(Math.min(1, renewSeconds) * 1000);
   }
 
   const lost = new AbortController();
-  let current = mine;
-  let renewed = instant();
+  let current = acquired;
+  let renewedAt = bothClocks();
   let renewing: Promise<void> | undefined;
-  /** Why the last renewal was not answered. */
-  let unheard: ApiError | undefined;
+  /** The error of the last renewal. */
+  let renewalError: ApiError | undefined;
   const lose = () => {
     clearInterval(timer);
     lost.abort(
-      new PipelineError("environment", "the deploy lock was lost: somebody else may be deploying now", {
-        hint: "Wait until that has ended.",
+      new PipelineError("environment", "the deploy lock was lost: another deploy may be running", {
+        hint: "Wait until the other deploy has ended.",
       }),
     );
   };
   const renewOnce = async () => {
-    const asked = instant();
+    const sentAt = bothClocks();
     try {
-      current = await replace({ ...wanted(), spec: { ...current.spec, renewTime: now() } }, current.metadata);
-      renewed = asked;
+      const lease = { ...newLease(), spec: { ...current.spec, renewTime: now() } };
+      current = await replace(lease, current.metadata);
+      renewedAt = sentAt;
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       if ([404, 409].includes(error.status)) {
-        // Also after a renewal of our own whose answer was lost: who holds it is looked up before anybody is called a thief.
-        const found = await readLock(api).catch(() => "unheard" as const);
-        if (found !== "unheard") {
+        // A conflict may also follow from an own renewal whose response was lost, so the holder is read first.
+        const found = await readLock(api).catch(() => "unknown" as const);
+        if (found !== "unknown") {
           if (!found || found.metadata.annotations?.[annotation] !== token) return lose();
           current = found;
           return;
         }
       }
-      // A server that is away does not hand the Lease to anybody either: who has it is asked when it is back.
-      unheard = error;
+      // Without the server, no other process can acquire the Lease either. The holder is checked when it is back.
+      renewalError = error;
     }
   };
-  /** One at a time, however slow the server is. */
+  /** A single renewal at a time, however slow the server is. */
   const renew = (): Promise<void> => {
     renewing ??= renewOnce().finally(() => (renewing = undefined));
     return renewing;
@@ -179,48 +180,42 @@ export async function acquireLock(api: ApiClient, options: LockOptions): Promise
       const end = performance.now() + api.retryBudgetSeconds * 1000;
       for (let failed = 0; ; failed += 1) {
         lost.signal.throwIfAborted();
-        if (millisecondsSince(renewed) < renewSeconds * 2 * 1000) return;
-        if (failed > 1) await Bun.sleep(backoffMs(failed - 1, unheard?.pauseSeconds));
-        if (failed > 1 && unheard && performance.now() >= end) throw unheard;
+        if (millisecondsSince(renewedAt) < renewSeconds * 2 * 1000) return;
+        if (failed > 1) await Bun.sleep(backoffMs(failed - 1, renewalError?.pauseSeconds));
+        if (failed > 1 && renewalError && performance.now() >= end) throw renewalError;
         await renew();
       }
     },
     async release() {
       clearInterval(timer);
       await renewing;
-      // Only what is still ours; where it is not, or the server is away, its end is its expiry.
+      // The preconditions protect a Lease that another process holds by now. If the delete fails, the Lease expires.
       const { uid, resourceVersion } = current.metadata;
       const body = { preconditions: { uid, resourceVersion } };
-      // Not a word to the server that an interruption could keep from being said.
-      const request = {
-        method: "DELETE",
-        body,
-        signal: undefined,
-        fenced: false,
-        retryBudgetSeconds: 2,
-      } as const;
-      await api.json(`${collection}/${name}`, request).catch((error: unknown) => {
+      // No signal: an interruption must not prevent the release.
+      const options = { signal: undefined, checksLock: false, retryBudgetSeconds: 2 } satisfies ApiRequest;
+      await api.json(`${collection}/${name}`, { method: "DELETE", body, ...options }).catch((error: unknown) => {
         if (error instanceof ApiError && [404, 409].includes(error.status)) return;
         const why = error instanceof Error ? error.message : String(error);
-        say(`the deploy lock could not be released, and ends by itself within ${leaseSeconds} s: ${why}`);
+        log(`the deploy lock could not be released and expires within ${leaseSeconds} s: ${why}`);
       });
     },
   };
 }
 
 /**
- * A moment on both clocks: the steady one stands still while the machine sleeps, the other may be set.
+ * Reads both clocks: the monotonic clock stops while the machine is suspended, the wall clock may be set.
  * https://man7.org/linux/man-pages/man2/clock_gettime.2.html, CLOCK_MONOTONIC
  */
-const instant = () => ({ steady: performance.now(), wall: Date.now() });
+const bothClocks = () => ({ monotonic: performance.now(), wall: Date.now() });
 
-/** By the clock on which it is longer: a renewal too many does no harm. */
-function millisecondsSince({ steady, wall }: ReturnType<typeof instant>): number {
-  return Math.max(performance.now() - steady, Date.now() - wall);
+/** Returns the longer time of both clocks: an extra renewal does no harm. */
+function millisecondsSince({ monotonic, wall }: ReturnType<typeof bothClocks>): number {
+  return Math.max(performance.now() - monotonic, Date.now() - wall);
 }
 
-/** Undefined where another one was quicker, or the answer was lost: reading shows which. */
-async function unlessRaced(statuses: number[], attempt: Promise<Lease>): Promise<Lease | undefined> {
+/** Writes the Lease. @returns undefined if it must be read again: a faster process, or a lost response */
+async function tryWrite(statuses: number[], attempt: Promise<Lease>): Promise<Lease | undefined> {
   return attempt.catch(async (error: unknown) => {
     if (!(error instanceof ApiError)) throw error;
     if (statuses.includes(error.status)) return undefined;
@@ -230,24 +225,24 @@ async function unlessRaced(statuses: number[], attempt: Promise<Lease>): Promise
   });
 }
 
-function held(holder: string): PipelineError {
+function heldError(holder: string): PipelineError {
   return new PipelineError("environment", `another deploy is under way: ${holder} holds the lock`, {
-    hint: "Run the command again when it has ended; `bun ci/pipeline.ts status` shows it.",
+    hint: "Run the command again when it has ended. `bun ci/pipeline.ts status` shows whether it has.",
   });
 }
 
 /**
- * A process as nothing else on earth is called: the boot, the namespace of process ids (a container has its own), the
- * id, and when it started, because ids come round again. Empty where there is no such process, or no /proc.
+ * Identifies a process globally: boot id, PID namespace (a container has its own), PID, and start time because PIDs
+ * are reused. Empty if the process or /proc does not exist.
  */
 export function processIdentity(pid: number | "self" = "self"): string {
   try {
     const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
     const namespace = readlinkSync("/proc/self/ns/pid");
-    // proc_pid_stat(5): the program's name is in parentheses and may hold spaces; field 22 is the start.
+    // proc_pid_stat(5): the program's name is in parentheses and may hold spaces, field 22 is the start.
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
     const [state, ...fields] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    // What has ended and waits for its parent does nothing any more.
+    // A zombie has ended.
     if (state === "Z" || state === "X") return "";
     const started = fields[18];
     return [boot, namespace, stat.split(" ", 1)[0], started].join("/");
@@ -256,9 +251,9 @@ export function processIdentity(pid: number | "self" = "self"): string {
   }
 }
 
-/** Whether the process of that name still runs; "unknown" where it cannot be seen from here. */
-function stateOf(name = ""): "alive" | "dead" | "unknown" {
-  const [process = ""] = name.split("#");
+/** Returns whether a process still runs. "unknown" if it is not visible from here. */
+function stateOf(token = ""): "alive" | "dead" | "unknown" {
+  const [process = ""] = token.split("#");
   const [boot, namespace, pid] = process.split("/");
   const [ownBoot, ownNamespace] = processIdentity().split("/");
   if (!process || boot !== ownBoot || namespace !== ownNamespace) return "unknown";

@@ -1,5 +1,6 @@
 /** The context of a deploy while it holds the lock. */
 import { PipelineError } from "../core/errors.ts";
+import { RESUME_HINT } from "../kubernetes/apply.ts";
 import { acquireLock } from "./lock.ts";
 import type { DeployContext } from "./plan.ts";
 
@@ -17,7 +18,7 @@ export interface LockedContext extends DeployContext {
  */
 export async function lockDeploys(context: DeployContext, purpose: string): Promise<LockedContext> {
   const { target, log } = context;
-  const lock = await acquireLock(target.api, { purpose, say: log });
+  const lock = await acquireLock(target.api, { purpose, log });
   let hasWritten = false;
   target.api.beforeWrite = async () => {
     await lock.ensureHeld();
@@ -30,7 +31,7 @@ export async function lockDeploys(context: DeployContext, purpose: string): Prom
       const { reason } = lock.lost as { reason?: PipelineError };
       if (!hasWritten || !reason || error !== reason) return error;
       return new PipelineError("partial", `${reason.message}. This deploy was writing until then`, {
-        hint: `${reason.hint} Run the same command again to resume. \`bun ci/pipeline.ts status\` shows the state of the cluster.`,
+        hint: `${reason.hint} ${RESUME_HINT}`,
       });
     },
     async releaseLock() {

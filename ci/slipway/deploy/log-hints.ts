@@ -1,4 +1,7 @@
-/** What a service says last that misses something which images like this do not have, and what to do about it. */
+/**
+ * Recognizes common failures in container logs (read-only file system, missing program or file, blocked egress) and
+ * suggests a fix.
+ */
 import { existsSync } from "node:fs";
 import { join, posix } from "node:path";
 import type { Service } from "../core/service-config.ts";
@@ -6,57 +9,57 @@ import type { KubeObject } from "../kubernetes/objects.ts";
 import { isWorkload } from "../kubernetes/observe.ts";
 import { podTemplates } from "../kubernetes/render.ts";
 
-/** Where nothing can be written: the system's words, and SQLite's. */
-const refused =
+/** Read-only file system, as the system and SQLite report it. */
+const READ_ONLY =
   /\bEROFS\b|read-only file system|SQLITE_CANTOPEN|unable to open database file|SQLITE_READONLY|readonly database/i;
-/** With the path, as Node's errors have it: the last of two is where it was to go. */
-const place = /\bEROFS\b[^\n]*?'(?:[^'\n]*' -> ')?([^'\n]+)'/;
-/** A program that is not there: node:child_process, Bun.spawn and Bun's shell. */
-const program =
+/** The path in Node's errors. Of two paths, the last is the target. */
+const READ_ONLY_PATH = /\bEROFS\b[^\n]*?'(?:[^'\n]*' -> ')?([^'\n]+)'/;
+/** A missing program, as node:child_process, Bun.spawn and Bun's shell report it. */
+const MISSING_PROGRAM =
   /\bENOENT\b[^\n]*\bposix_spawn '([^'\n]+)'|\bspawn (\S+) ENOENT|Executable not found in \$PATH: "([^"\n]+)"|bun: command not found: (\S+)/;
-/** A file that is not there. */
-const missing = /\bENOENT\b[^\n]*?, (?!posix_spawn)\w+ '([^'\n]+)'/g;
-/** A name or an address that is not reached: the system's words, Bun's, and those of its clients of databases. */
-const unreached =
+/** A missing file. */
+const MISSING_FILE = /\bENOENT\b[^\n]*?, (?!posix_spawn)\w+ '([^'\n]+)'/g;
+/** An unreachable host, as the system, Bun and its database clients report it. */
+const UNREACHABLE =
   /\b(EAI_AGAIN|ENOTFOUND|ECONNREFUSED|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ConnectionRefused|ERR_[A-Z]+_CONNECTION_[A-Z]+)\b|Failed to connect\b/;
-/** The pod itself, which no policy is about. */
-const loopback = /(connect|REFUSED|address:|path:|hostname:)[^\n]*(\b127\.\d|\blocalhost\b|::1\b)/i;
+/** An address of the pod itself, to which no policy applies. */
+const LOOPBACK = /(connect|REFUSED|address:|path:|hostname:)[^\n]*(\b127\.\d|\blocalhost\b|::1\b)/i;
 
-/** @returns what to do, as sentences; undefined: it has something else to say */
+/** Returns cause and fix as sentences, or undefined if the log shows none of these failures. */
 export function diagnoseLogs(output: string, { project }: Pick<Service, "project">): string | undefined {
-  return writes(output) ?? starts(output) ?? reads(output, project);
+  return diagnoseWrite(output) ?? diagnoseProgram(output) ?? diagnoseFile(output, project);
 }
 
-function writes(output: string): string | undefined {
-  if (!refused.test(output)) return undefined;
-  const [, path] = place.exec(output) ?? [];
-  return `It writes${path ? ` to ${path}` : " to a file"}, and only /tmp and volumes can be written: slipway's README, "A place to write".`;
+function diagnoseWrite(output: string): string | undefined {
+  if (!READ_ONLY.test(output)) return undefined;
+  const [, path] = READ_ONLY_PATH.exec(output) ?? [];
+  return `The service writes to ${path ?? "a file"}, but only /tmp and volumes are writable. Mount an emptyDir or a PersistentVolumeClaim there.`;
 }
 
-function starts(output: string): string | undefined {
-  const found = program.exec(output)?.slice(1).find(Boolean);
-  return found && `It starts ${found}, and no other program is in the image, not even a shell.`;
+function diagnoseProgram(output: string): string | undefined {
+  const found = MISSING_PROGRAM.exec(output)?.slice(1).find(Boolean);
+  return found && `The service starts ${found}, but the image contains no other program, not even a shell.`;
 }
 
-/** Of what it looked for: something that lies in the project, and that the image would have at the same place. */
-function reads(output: string, project: string): string | undefined {
-  for (const [, path = ""] of output.matchAll(missing)) {
-    const own = posix.normalize(path).replace(/^\/(?:\$bunfs\/root|srv)\/|^\/|\/$/g, "");
-    if (own === "" || own === "." || own.startsWith("..") || !existsSync(join(project, own))) continue;
-    return `It reads ${own}, which is in the project and not in the image: \`files: ["${own}"]\` in ci/pipeline.ts.`;
+/** Finds a missing file that exists in the project, at the path that it would have in the image. */
+function diagnoseFile(output: string, project: string): string | undefined {
+  for (const [, path = ""] of output.matchAll(MISSING_FILE)) {
+    const file = posix.normalize(path).replace(/^\/(?:\$bunfs\/root|srv)\/|^\/|\/$/g, "");
+    if (file === "" || file === "." || file.startsWith("..") || !existsSync(join(project, file))) continue;
+    return `The service reads ${file}, which is in the project but not in the image. Set \`files: ["${file}"]\` in ci/pipeline.ts.`;
   }
   return undefined;
 }
 
-/** Of a service that runs and does not answer: that it is asked on another port than the image tells it. */
+/** Detects that a running service listens on another port than its container declares. */
 export function diagnosePortMismatch({ name, port }: Service, manifests: KubeObject[]): string | undefined {
-  const own = manifests.find(({ kind, metadata }) => kind === "Deployment" && metadata.name === name);
-  const containers = own ? podTemplates(own).flatMap(({ spec }) => spec.containers) : [];
-  const container = containers.find((one) => one.name === name) ?? containers[0];
-  const asked = container?.ports?.map(({ containerPort }) => containerPort) ?? [];
-  const told = Number(container?.env?.find((variable) => variable.name === "PORT")?.value ?? port);
-  if (asked.length === 0 || asked.includes(told)) return undefined;
-  return `It is told PORT=${told} and asked on ${asked.join(", ")}: \`port\` in ci/pipeline.ts and the manifests' containerPort are to agree.`;
+  const deployment = manifests.find(({ kind, metadata }) => kind === "Deployment" && metadata.name === name);
+  const containers = deployment ? podTemplates(deployment).flatMap(({ spec }) => spec.containers) : [];
+  const container = containers.find((candidate) => candidate.name === name) ?? containers[0];
+  const declared = container?.ports?.map(({ containerPort }) => containerPort) ?? [];
+  const configured = Number(container?.env?.find((variable) => variable.name === "PORT")?.value ?? port);
+  if (declared.length === 0 || declared.includes(configured)) return undefined;
+  return `The service gets PORT=${configured}, but containerPort is ${declared.join(", ")}. Set \`port\` in ci/pipeline.ts and containerPort in the manifests to the same value.`;
 }
 
 interface NetworkPolicy extends KubeObject {
@@ -68,10 +71,10 @@ interface NetworkPolicy extends KubeObject {
 }
 
 /**
- * Of a service that does not reach somebody: that the manifests' own policies close the way out.
+ * Detects that the manifests' network policies block the service's outgoing connections.
  *
- * @param isSilent it runs and does not answer, as one does that waits for somebody: this is said of it even where its words are
- * none, or others
+ * @param isSilent whether the service runs without responding, as if it waited for another host. Then the hint is
+ * given whatever the log says
  */
 export function diagnoseBlockedEgress(
   output: string,
@@ -79,26 +82,24 @@ export function diagnoseBlockedEgress(
   manifests: KubeObject[],
   isSilent = false,
 ): string | undefined {
-  const says = unreached.test(output) && !loopback.test(output);
-  if (!says && !isSilent) return undefined;
-  const own = manifests.find((one) => isWorkload(one) && one.metadata.name === name);
-  const labels = own ? podTemplates(own)[0]?.metadata?.labels : undefined;
+  const isReported = UNREACHABLE.test(output) && !LOOPBACK.test(output);
+  if (!isReported && !isSilent) return undefined;
+  const workload = manifests.find((object) => isWorkload(object) && object.metadata.name === name);
+  const labels = workload ? podTemplates(workload)[0]?.metadata?.labels : undefined;
   if (!labels) return undefined;
   const policies = manifests.filter(({ kind }) => kind === "NetworkPolicy") as NetworkPolicy[];
-  const closing = policies.filter(({ spec: { podSelector = {}, policyTypes, egress } }) => {
+  const blocking = policies.filter(({ spec: { podSelector = {}, policyTypes, egress } }) => {
     const { matchLabels = {}, matchExpressions = [] } = podSelector;
     const selects = Object.entries(matchLabels).every(([label, value]) => labels[label] === value);
-    return (
-      selects && matchExpressions.length === 0 && (policyTypes?.includes("Egress") ?? egress !== undefined)
-    );
+    return selects && matchExpressions.length === 0 && (policyTypes?.includes("Egress") ?? egress !== undefined);
   });
-  if (closing.length === 0) return undefined;
-  const rules = closing.flatMap(({ spec: { egress = [] } }) => egress);
-  // One without a condition lets everything out.
+  if (blocking.length === 0) return undefined;
+  const rules = blocking.flatMap(({ spec: { egress = [] } }) => egress);
+  // A rule without a condition allows everything.
   if (rules.some((rule) => Object.values(rule).flat().length === 0)) return undefined;
-  const why = says ? "It does not reach somebody" : "If it waits for somebody";
-  const who = `NetworkPolicy ${closing.map(({ metadata }) => metadata.name).join(", ")}`;
+  const cause = isReported ? "The service cannot reach another host" : "The service may be waiting for another host";
+  const names = `NetworkPolicy ${blocking.map(({ metadata }) => metadata.name).join(", ")}`;
   return rules.length === 0
-    ? `${why}: ${who} lets nothing out, not even to DNS; \`slipway init --with egress\` opens what is named.`
-    : `${why}: ${who} lets out only what is named there.`;
+    ? `${cause}: ${names} blocks all outgoing traffic, DNS included. Allow the hosts that it needs with \`slipway init --with egress\`.`
+    : `${cause}: outgoing traffic is limited to the destinations in ${names}.`;
 }

@@ -107,10 +107,7 @@ export async function createPlan(
 }
 
 /** Plans a deploy of an id from scratch. The id may still be computed meanwhile. */
-export async function planDeploy(
-  context: DeployContext,
-  identified: string | Promise<string>,
-): Promise<Plan> {
+export async function planDeploy(context: DeployContext, identified: string | Promise<string>): Promise<Plan> {
   const locating = Promise.resolve(identified).then((id) => context.target.find(id));
   const [id, image, inputs] = await Promise.all([identified, locating, readPlanInputs(context)]);
   return createPlan(context, id, image, inputs);
@@ -142,10 +139,7 @@ export async function observeMainWorkload(api: Target["api"]): Promise<WorkloadS
 }
 
 /** Whether a deploy has nothing to do: the server would change nothing, and the running version is ready and was verified. */
-export function isUpToDate(
-  { service }: DeployContext,
-  { differences, before, versions, version }: Plan,
-): boolean {
+export function isUpToDate({ service }: DeployContext, { differences, before, versions, version }: Plan): boolean {
   const isVerified = versions.some(({ name, verified }) => name === version.name && verified);
   const isReady = before.length > 0 && assessWorkloads(before, service).state === "complete";
   return differences.length === 0 && isReady && isVerified;

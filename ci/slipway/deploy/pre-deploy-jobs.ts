@@ -1,4 +1,4 @@
-/** Jobs that have to end well before the pods change, like a migration of the database. */
+/** Runs Jobs that must succeed before the rollout, such as a database migration. */
 import { applyAll } from "../kubernetes/apply.ts";
 import { prepareForApply } from "../kubernetes/prepare-apply.ts";
 import { RolloutFailed } from "./rollout.ts";
@@ -6,16 +6,16 @@ import type { Condition, KubeObject, Pod } from "../kubernetes/objects.ts";
 import type { DeployContext } from "./plan.ts";
 import type { DeployTransaction } from "./transaction.ts";
 
-const LOOK_MS = 250;
+const POLL_MS = 250;
 
 interface Job extends KubeObject {
   status?: { conditions?: Condition[] };
 }
 
 /**
- * Runs Jobs one after the other; one that has run for this version is not run again.
+ * Runs Jobs one after the other. A Job that has completed for this version is not run again.
  *
- * @throws {RolloutFailed} when one fails, or does not end within the service's `rolloutSeconds`
+ * @throws {RolloutFailed} if a Job fails, or does not end within the service's `rolloutTimeoutSeconds`
  */
 export async function runPreDeployJobs(
   context: DeployContext,
@@ -23,52 +23,52 @@ export async function runPreDeployJobs(
 ): Promise<void> {
   const { target, service, signal, step } = context;
   const { api } = target;
-  for (const [fitted] of await Promise.all(jobs.map((job) => prepareForApply(api, [job])))) {
-    const { name } = fitted!.object.metadata;
-    await step("first", async () => {
-      const ended = outcomeOf(fitted!.live as Job | undefined);
-      if (ended === "Complete") return { value: undefined, reused: true, detail: `Job/${name} has run` };
-      // What failed is tried again: with the same name it could not be.
-      if (ended === "Failed") await api.delete(fitted!.object);
-      await untilGone(context, fitted!.path);
-      await applyAll(api, [fitted!]);
+  for (const [prepared] of await Promise.all(jobs.map((job) => prepareForApply(api, [job])))) {
+    const { name } = prepared!.object.metadata;
+    await step("pre-deploy", async () => {
+      const previous = outcomeOf(prepared!.live as Job | undefined);
+      if (previous === "Complete") return { value: undefined, reused: true, detail: `Job/${name} has completed` };
+      // A failed Job is run again, and must be deleted first because the name is the same.
+      if (previous === "Failed") await api.delete(prepared!.object);
+      await waitUntilDeleted(context, prepared!.path);
+      await applyAll(api, [prepared!]);
       permanentEffects.push(`Job/${name}`);
       const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
       for (;;) {
         signal.throwIfAborted();
-        const job = await api.find<Job>(fitted!.path!);
+        const job = await api.find<Job>(prepared!.path!);
         const outcome = outcomeOf(job);
-        if (outcome === "Complete") return { value: undefined, detail: `Job/${name} has run` };
-        const late = performance.now() > end;
-        if (!job || outcome === "Failed" || late) {
+        if (outcome === "Complete") return { value: undefined, detail: `Job/${name} has completed` };
+        const isLate = performance.now() > end;
+        if (!job || outcome === "Failed" || isLate) {
           const pod = await lastPod(context, name);
-          const message = late ? `has not ended within ${service.rolloutTimeoutSeconds} s` : "failed";
+          const message = isLate ? `did not end within ${service.rolloutTimeoutSeconds} s` : "failed";
           throw new RolloutFailed({
             reason: "JobFailed",
             message: `Job/${name} ${message}`,
             ...(pod && { pod }),
           });
         }
-        await Bun.sleep(LOOK_MS);
+        await Bun.sleep(POLL_MS);
       }
     });
   }
 }
 
-/** Until a Job that failed before is gone: it is deleted in the background. */
-async function untilGone({ target, signal }: DeployContext, path: string | undefined): Promise<void> {
+/** Waits until a failed Job is gone, which the cluster deletes in the background. */
+async function waitUntilDeleted({ target, signal }: DeployContext, path: string | undefined): Promise<void> {
   const isFailed = async () => path !== undefined && outcomeOf(await target.api.find<Job>(path)) === "Failed";
   for (let i = 0; i < 100 && (await isFailed()); i += 1) {
     signal.throwIfAborted();
-    await Bun.sleep(LOOK_MS);
+    await Bun.sleep(POLL_MS);
   }
 }
 
 function outcomeOf(job: Job | undefined): "Complete" | "Failed" | undefined {
-  const met = job?.status?.conditions?.find(
+  const condition = job?.status?.conditions?.find(
     ({ type, status }) => status === "True" && (type === "Complete" || type === "Failed"),
   );
-  return met?.type as "Complete" | "Failed" | undefined;
+  return condition?.type as "Complete" | "Failed" | undefined;
 }
 
 async function lastPod({ target: { api } }: DeployContext, job: string): Promise<string | undefined> {

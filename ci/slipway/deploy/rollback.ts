@@ -39,7 +39,7 @@ export async function prepareRollback(context: DeployContext, wanted?: string): 
   log(`roll back from ${running ? runningId(running.deployment) : "nothing"} to ${id}, as ${version.name}`);
   recordState(`The rollback to ${id} was under way and continues in the cluster.`);
   // The default target may be another version by then.
-  const resumeHint = `Run \`bun ci/pipeline.ts rollback ${id}\` to resume.`;
+  const resumeHint = `Run \`bun ci/pipeline.ts rollback ${id}\` to continue.`;
   const current = versions.find(({ name }) => name === currentName);
   return {
     name: `${service.name}:${id}`,
@@ -98,9 +98,7 @@ function nameById(versions: Version[], id: string): string | undefined {
 }
 
 function noTarget(versions: Version[], wanted: string | undefined): PipelineError {
-  const stored = versions
-    .filter(({ verified }) => verified)
-    .map(({ id, left }) => (left ? `${id} (rolled back)` : id));
+  const stored = versions.filter(({ verified }) => verified).map(({ id, left }) => (left ? `${id} (rolled back)` : id));
   const cause = wanted ? `version ${wanted} is not stored` : "there is no earlier version to roll back to";
   return new PipelineError("environment", `${cause}. Nothing was changed`, {
     hint: `Stored versions: ${stored.join(", ") || "none"}. Run \`bun ci/pipeline.ts status\` for details.`,
@@ -108,10 +106,7 @@ function noTarget(versions: Version[], wanted: string | undefined): PipelineErro
 }
 
 /** @throws {PipelineError} "environment" if the version cannot run any more */
-async function prepareObjects(
-  { target, service, signal }: DeployContext,
-  version: Version,
-): Promise<PreparedObject[]> {
+async function prepareObjects({ target, service, signal }: DeployContext, version: Version): Promise<PreparedObject[]> {
   const { api } = target;
   const unusable = (cause: string) =>
     new PipelineError("environment", `${cause}. Nothing was changed`, {

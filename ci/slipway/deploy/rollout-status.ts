@@ -1,8 +1,8 @@
 /**
- * Decisions about a rollout, as functions over what was observed: no cluster needed to test them.
+ * Assesses a rollout from observed state, with pure functions that need no cluster.
  *
- * `kubectl rollout status` waits for the whole progress deadline while the pods have said for a minute that they will
- * not come up. The pods are read here instead.
+ * `kubectl rollout status` waits for the whole progress deadline, although the pods often show within seconds that
+ * they will not become ready. These functions read the pods instead.
  */
 import type { Service } from "../core/service-config.ts";
 import type { Condition, ContainerStatus, Pod, Workload } from "../kubernetes/objects.ts";
@@ -11,22 +11,22 @@ import { isReady, oldPods, currentPods, revisionOf, type WorkloadState } from ".
 export interface RolloutFailure {
   reason: string;
   message: string;
-  /** The one whose logs and events tell more; some failures come before there is any. */
+  /** The pod to show logs and events of. Some failures occur before there is a pod. */
   pod?: string;
 }
 
-/** What does not look as if it passed by itself, and how many seconds it may go on before it counts as a failure. */
+/** A condition that may pass, and counts as a failure after `graceSeconds`. */
 export interface SuspectedFailure extends RolloutFailure {
-  patienceSeconds: number;
+  graceSeconds: number;
 }
 
 export type RolloutVerdict =
   | { state: "complete" }
-  | { state: "progressing"; detail: string; doubts: SuspectedFailure[] }
+  | { state: "progressing"; detail: string; suspected: SuspectedFailure[] }
   | ({ state: "failed" } & RolloutFailure);
 
-/** Reasons for which a container waits and that do not pass by themselves. */
-const hopeless = new Set([
+/** Waiting reasons of a container that do not pass by themselves. */
+const FATAL_REASONS = new Set([
   "ErrImageNeverPull",
   "ImagePullBackOff",
   "InvalidImageName",
@@ -35,17 +35,20 @@ const hopeless = new Set([
   "RunContainerError",
   "CrashLoopBackOff",
 ]);
-/** A pull is tried again at once; what fails then becomes an ImagePullBackOff. */
-const PULL_SECONDS = 5;
-/** A kubelet that has not read a new ConfigMap or Secret within a second says so as it does of one that is not there, and tries again. */
-const UNREAD = /failed to sync (configmap|secret) cache/;
-const UNREAD_SECONDS = 30;
+/** The kubelet retries a pull at once. A lasting failure becomes ImagePullBackOff. */
+const PULL_GRACE_SECONDS = 5;
+/**
+ * A kubelet that has not read a new ConfigMap or Secret within a second reports the same reason as for a missing one,
+ * and retries.
+ */
+const CACHE_NOT_SYNCED = /failed to sync (configmap|secret) cache/;
+const CACHE_SYNC_GRACE_SECONDS = 30;
 
-/** How far a workload is, in numbers that all kinds have. */
+/** Replica counts that all workload kinds have. */
 export interface ReplicaCounts {
   desired: number;
   updated: number;
-  /** All pods, of whatever version. */
+  /** All pods, of all versions. */
   all: number;
   available: number;
 }
@@ -70,69 +73,71 @@ export function replicaCountsOf({ kind, spec, status }: Workload): ReplicaCounts
   };
 }
 
-/** What the rollout of one workload is at: done, going on and with what doubts, or never to be done and why. */
+/** Assesses the rollout of one workload: complete, progressing with suspected failures, or failed. */
 export function assessWorkload(seen: WorkloadState, service: Service): RolloutVerdict {
   const { metadata, status } = seen.deployment;
   if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) {
-    return { state: "progressing", detail: "waiting for the controller", doubts: [] };
+    return { state: "progressing", detail: "waiting for the controller", suspected: [] };
   }
   const { desired, updated, all, available } = replicaCountsOf(seen.deployment);
   if (updated === desired && all === desired && available === desired) return { state: "complete" };
-  const late = condition(status.conditions, "Progressing", "False");
-  if (late?.reason === "ProgressDeadlineExceeded" && isAboutCurrent(late, seen)) {
-    return { state: "failed", reason: late.reason, message: late.message ?? "" };
+  const deadline = findCondition(status.conditions, "Progressing", "False");
+  if (deadline?.reason === "ProgressDeadlineExceeded" && isAboutCurrent(deadline, seen)) {
+    return { state: "failed", reason: deadline.reason, message: deadline.message ?? "" };
   }
-  const doubts = doubtsAbout(seen, service);
-  const certain = doubts.find(({ patienceSeconds }) => patienceSeconds === 0);
+  const suspected = findSuspectedFailures(seen, service);
+  const certain = suspected.find(({ graceSeconds }) => graceSeconds === 0);
   if (certain) {
-    const { patienceSeconds: _, ...failure } = certain;
+    const { graceSeconds: _, ...failure } = certain;
     return { state: "failed", ...failure };
   }
   const ready = currentPods(seen).filter(isReady).length;
-  const detail = `${ready} of ${desired} new pods ready, ${all} in all`;
-  return { state: "progressing", detail, doubts };
+  const detail = `${ready} of ${desired} new pods ready, ${all} in total`;
+  return { state: "progressing", detail, suspected };
 }
 
-/** What several workloads are at together: failed as soon as one is, complete when all are. */
+/** Assesses several workloads together: failed if one has failed, complete if all are complete. */
 export function assessWorkloads(seen: WorkloadState[], service: Service): RolloutVerdict {
-  const verdicts = seen.map((one) => ({
-    name: one.deployment.metadata.name,
-    verdict: assessWorkload(one, service),
+  const verdicts = seen.map((workload) => ({
+    name: workload.deployment.metadata.name,
+    verdict: assessWorkload(workload, service),
   }));
   const failed = verdicts.find(({ verdict }) => verdict.state === "failed");
   if (failed) return failed.verdict;
-  const going = verdicts.flatMap(({ name, verdict }) =>
+  const progressing = verdicts.flatMap(({ name, verdict }) =>
     verdict.state === "progressing" ? [{ name, ...verdict }] : [],
   );
-  if (going.length === 0) return { state: "complete" };
+  if (progressing.length === 0) return { state: "complete" };
   const about = (name: string, detail: string) => (seen.length > 1 ? `${name}: ${detail}` : detail);
   return {
     state: "progressing",
-    detail: going.map(({ name, detail }) => about(name, detail)).join("; "),
-    doubts: going.flatMap(({ doubts }) => doubts),
+    detail: progressing.map(({ name, detail }) => about(name, detail)).join("; "),
+    suspected: progressing.flatMap(({ suspected }) => suspected),
   };
 }
 
 /**
- * A container that has ended since the version was up. Kubernetes starts it again at once and sees a loop in it only after the
- * second time, which may be when nobody looks any more.
+ * Finds a container that has ended since the rollout was complete. Kubernetes restarts it at once and reports a crash
+ * loop only after the second exit, possibly after the deploy has ended.
  *
- * @param up how it was when it was complete
+ * @param completed the workloads when the rollout was complete
  */
-export function findRestartSince(up: WorkloadState[], seen: WorkloadState[]): RolloutFailure | undefined {
-  const idOf = (pod: Pod, { name }: ContainerStatus) => `${pod.metadata.name} ${name}`;
+export function findRestartSince(completed: WorkloadState[], seen: WorkloadState[]): RolloutFailure | undefined {
+  const keyFor = (pod: Pod, { name }: ContainerStatus) => `${pod.metadata.name} ${name}`;
   const statuses = ({ status: { containerStatuses = [] } }: Pod) => containerStatuses;
   const restarts = new Map(
-    up.flatMap(currentPods).flatMap((pod) => statuses(pod).map((one) => [idOf(pod, one), one.restartCount])),
+    completed
+      .flatMap(currentPods)
+      .flatMap((pod) => statuses(pod).map((status) => [keyFor(pod, status), status.restartCount])),
   );
-  // One that is evicted, or taken elsewhere, is no fault of the version.
-  const staying = seen
+  // An evicted or deleted pod is not the version's fault.
+  const remaining = seen
     .flatMap(currentPods)
     .filter((pod) => !pod.metadata.deletionTimestamp && pod.status.phase !== "Failed");
-  for (const pod of staying) {
+  for (const pod of remaining) {
     for (const status of statuses(pod)) {
       const { name, state, lastState, restartCount } = status;
-      const before = restarts.get(idOf(pod, status));
+      const before = restarts.get(keyFor(pod, status));
       if (before === undefined) continue;
       const exit = state?.terminated ?? (restartCount > before ? lastState?.terminated : undefined);
       if (!exit) continue;
@@ -143,27 +148,31 @@ export function findRestartSince(up: WorkloadState[], seen: WorkloadState[]): Ro
   return undefined;
 }
 
-/** The condition outlives what it is about: the deadline of the version before says nothing of this one. */
+/** Returns whether the condition is about the current version: it may still be that of the previous version. */
 function isAboutCurrent({ message = "" }: Condition, { deployment, replicaSets }: WorkloadState): boolean {
   const [, named] = /ReplicaSet "([^"]+)"/.exec(message) ?? [];
   const current = replicaSets.find((set) => revisionOf(set) === revisionOf(deployment));
   return named === undefined || current === undefined || named === current.metadata.name;
 }
 
-/** Remembers how long each doubt has lasted, by this machine's clock: the cluster's may be another. */
+/** Tracks how long each suspected failure has lasted, by this machine's clock because the cluster's may differ. */
 export class FailureTimer {
   readonly #since = new Map<string, number>();
 
-  /** @param now milliseconds of any steady clock */
+  /**
+   * Turns a suspected failure into a failed verdict when its grace period is over.
+   *
+   * @param now milliseconds of a monotonic clock
+   */
   evaluate(verdict: RolloutVerdict, now: number): RolloutVerdict {
     if (verdict.state !== "progressing") return verdict;
-    const lasting = new Set(verdict.doubts.map(keyOf));
-    for (const key of this.#since.keys()) if (!lasting.has(key)) this.#since.delete(key);
-    for (const doubt of verdict.doubts) {
-      const since = this.#since.get(keyOf(doubt)) ?? now;
-      this.#since.set(keyOf(doubt), since);
-      const { patienceSeconds, ...failure } = doubt;
-      if (now - since >= patienceSeconds * 1000) return { state: "failed", ...failure };
+    const active = new Set(verdict.suspected.map(keyOf));
+    for (const key of this.#since.keys()) if (!active.has(key)) this.#since.delete(key);
+    for (const suspect of verdict.suspected) {
+      const since = this.#since.get(keyOf(suspect)) ?? now;
+      this.#since.set(keyOf(suspect), since);
+      const { graceSeconds, ...failure } = suspect;
+      if (now - since >= graceSeconds * 1000) return { state: "failed", ...failure };
     }
     return verdict;
   }
@@ -173,80 +182,77 @@ function keyOf({ reason, pod = "" }: SuspectedFailure): string {
   return `${reason} ${pod}`;
 }
 
-function doubtsAbout(
+function findSuspectedFailures(
   seen: WorkloadState,
   { readyTimeoutSeconds, scheduleTimeoutSeconds }: Service,
 ): SuspectedFailure[] {
   const own = currentPods(seen);
   const containers = own.flatMap((pod) => {
     const { containerStatuses = [], initContainerStatuses = [] } = pod.status;
-    const doubts = [
-      ...initContainerStatuses.map(stuck),
-      ...containerStatuses.map((one) => stuck(one) ?? unready(one, readyTimeoutSeconds)),
+    const suspected = [
+      ...initContainerStatuses.map(checkStuck),
+      ...containerStatuses.map((status) => checkStuck(status) ?? checkReady(status, readyTimeoutSeconds)),
     ];
-    return doubts.flatMap((doubt) => (doubt ? [{ ...doubt, pod: pod.metadata.name }] : []));
+    return suspected.flatMap((suspect) => (suspect ? [{ ...suspect, pod: pod.metadata.name }] : []));
   });
 
-  const refused = condition(seen.deployment.status.conditions, "ReplicaFailure", "True");
-  // Room that old pods make when they leave is found at the next try, and tries come ever more seldom.
-  const patience = own.some(isReady) ? scheduleTimeoutSeconds * 4 : scheduleTimeoutSeconds;
-  const unscheduled = own.filter((pod) => condition(pod.status.conditions, "PodScheduled", "False"));
-  const without: SuspectedFailure[] = unscheduled.map(({ metadata, status }) => {
-    const { reason = "Unschedulable", message = "" } = condition(status.conditions, "PodScheduled", "False")!;
-    return { reason, message, pod: metadata.name, patienceSeconds: patience };
+  const rejected = findCondition(seen.deployment.status.conditions, "ReplicaFailure", "True");
+  // Terminating old pods free resources, but the scheduler's retries become rarer over time.
+  const grace = own.some(isReady) ? scheduleTimeoutSeconds * 4 : scheduleTimeoutSeconds;
+  const unscheduled = own.filter((pod) => findCondition(pod.status.conditions, "PodScheduled", "False"));
+  const unplaced: SuspectedFailure[] = unscheduled.map(({ metadata, status }) => {
+    const { reason = "Unschedulable", message = "" } = findCondition(status.conditions, "PodScheduled", "False")!;
+    return { reason, message, pod: metadata.name, graceSeconds: grace };
   });
-  if (refused) {
-    const { reason = "ReplicaFailure", message = "" } = refused;
-    // Every other refusal stays one, however many pods leave.
-    const patienceSeconds = /exceeded quota/.test(message) ? patience : 0;
-    without.push({ reason, message, patienceSeconds });
+  if (rejected) {
+    const { reason = "ReplicaFailure", message = "" } = rejected;
+    // Any other rejection is final, however many pods terminate.
+    const graceSeconds = /exceeded quota/.test(message) ? grace : 0;
+    unplaced.push({ reason, message, graceSeconds });
   }
-  // Where there is no room for all new pods at once, each old one that leaves makes some, and it leaves when a new one is
-  // ready: so a pod without a place is of no concern while others still start or leave.
-  const moving =
+  // If the new pods do not all fit at once, each terminating old pod frees resources, and old pods terminate as new
+  // pods become ready. An unscheduled pod is therefore no failure while others start or terminate.
+  const isMoving =
     oldPods(seen).some(({ metadata }) => metadata.deletionTimestamp) ||
-    own.some((pod) => !isReady(pod) && condition(pod.status.conditions, "PodScheduled", "True"));
-  return [...containers, ...without.filter(({ patienceSeconds }) => patienceSeconds === 0 || !moving)];
+    own.some((pod) => !isReady(pod) && findCondition(pod.status.conditions, "PodScheduled", "True"));
+  return [...containers, ...unplaced.filter(({ graceSeconds }) => graceSeconds === 0 || !isMoving)];
 }
 
-function stuck({ name, state, lastState, restartCount }: ContainerStatus): SuspectedFailure | undefined {
+function checkStuck({ name, state, lastState, restartCount }: ContainerStatus): SuspectedFailure | undefined {
   const { waiting, terminated } = state ?? {};
-  if (waiting?.reason && hopeless.has(waiting.reason)) {
+  if (waiting?.reason && FATAL_REASONS.has(waiting.reason)) {
     const exit = lastState?.terminated;
     const message = exit
       ? `${name} exits with ${exit.exitCode}${exit.message ? `: ${exit.message}` : ""}`
       : (waiting.message ?? "");
-    return { reason: waiting.reason, message, patienceSeconds: UNREAD.test(message) ? UNREAD_SECONDS : 0 };
+    return {
+      reason: waiting.reason,
+      message,
+      graceSeconds: CACHE_NOT_SYNCED.test(message) ? CACHE_SYNC_GRACE_SECONDS : 0,
+    };
   }
   if (waiting?.reason === "ErrImagePull") {
-    return { reason: waiting.reason, message: waiting.message ?? "", patienceSeconds: PULL_SECONDS };
+    return { reason: waiting.reason, message: waiting.message ?? "", graceSeconds: PULL_GRACE_SECONDS };
   }
-  // The second exit within seconds is the loop that Kubernetes calls CrashLoopBackOff a moment later.
+  // Kubernetes reports a second exit within seconds as CrashLoopBackOff a moment later.
   if (terminated && terminated.exitCode !== 0 && restartCount >= 1) {
     const message = `${name} exits with ${terminated.exitCode}`;
-    return { reason: "CrashLoopBackOff", message, patienceSeconds: 0 };
+    return { reason: "CrashLoopBackOff", message, graceSeconds: 0 };
   }
   return undefined;
 }
 
-function unready(
-  { name, ready, state }: ContainerStatus,
-  readySeconds: number,
-): SuspectedFailure | undefined {
+function checkReady({ name, ready, state }: ContainerStatus, readySeconds: number): SuspectedFailure | undefined {
   if (ready || !state?.running) return undefined;
-  const message = `${name} runs and has not passed its readiness probe for ${readySeconds} s`;
-  return { reason: "NotReady", message, patienceSeconds: readySeconds };
+  const message = `${name} is running but has not passed its readiness probe for ${readySeconds} s`;
+  return { reason: "NotReady", message, graceSeconds: readySeconds };
 }
 
-function condition(
-  conditions: Condition[] = [],
-  type: string,
-  status: Condition["status"],
-): Condition | undefined {
+function findCondition(conditions: Condition[] = [], type: string, status: Condition["status"]): Condition | undefined {
   return conditions.find((condition) => condition.type === type && condition.status === status);
 }
 
-/** Whether a pod is one of the pods: by its name, which none that comes after it has. */
+/** Returns whether `pods` contains a pod. Names are compared because Kubernetes does not reuse them. */
 export function includesPod(pods: Pod[], { metadata }: Pod): boolean {
   return pods.some((pod) => pod.metadata.name === metadata.name);
 }

@@ -66,10 +66,7 @@ export interface ServedVersion {
  *
  * @throws {RolloutFailed}
  */
-export async function startRollout(
-  context: DeployContext,
-  options: RolloutOptions,
-): Promise<StepResult<ReadyRollout>> {
+export async function startRollout(context: DeployContext, options: RolloutOptions): Promise<StepResult<ReadyRollout>> {
   const { endpoint, before, id, write } = options;
   const stopMonitor = before.length > 0 ? monitorAvailability(endpoint, id) : undefined;
   const start = performance.now();
@@ -149,9 +146,7 @@ function waitUntilReady(
   return pollWorkloads(context, options, (states) => {
     const deleted = options.workloads.find(
       ({ kind, metadata }) =>
-        !states.some(
-          ({ deployment }) => deployment.kind === kind && deployment.metadata.name === metadata.name,
-        ),
+        !states.some(({ deployment }) => deployment.kind === kind && deployment.metadata.name === metadata.name),
     );
     if (deleted) {
       const message = `the ${deleted.kind} ${deleted.metadata.name} was deleted during the rollout`;

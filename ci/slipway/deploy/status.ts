@@ -1,4 +1,4 @@
-/** What is there, without changing it: what runs and how it is, and whether the Service serves a certain version. */
+/** Reports the deployed version and its health, and checks the served version. Changes nothing. */
 import { PipelineError } from "../core/errors.ts";
 import { listVersions, versionNameOf } from "./history.ts";
 import { readLock } from "./lock.ts";
@@ -8,25 +8,21 @@ import { renderManifests } from "../kubernetes/render.ts";
 import { assessWorkload, replicaCountsOf } from "./rollout-status.ts";
 import { verifyVersion, type Endpoint } from "./verify.ts";
 
-/** Where the Service answers from outside, by what the overlay says. */
+/** Returns the Service's external endpoint, according to the overlay. */
 export async function endpointOf({ target, service, signal }: DeployContext): Promise<Endpoint> {
   return target.endpoint(await renderManifests(target, service, signal));
 }
 
-/** Requests the version from outside. @returns the endpoint @throws {PipelineError} "project" if replies do not carry `id` */
-export async function assertServing(
-  { signal }: DeployContext,
-  endpoint: Endpoint,
-  id: string,
-): Promise<Endpoint> {
+/** Checks from outside that every response has `id`. @returns the endpoint @throws {PipelineError} "project" if not */
+export async function assertServing({ signal }: DeployContext, endpoint: Endpoint, id: string): Promise<Endpoint> {
   const { ok, last } = await verifyVersion(endpoint, id, { signal, deadlineSeconds: 5 });
   if (ok) return endpoint;
-  throw new PipelineError("project", `${endpoint.url} does not answer with ${id}; last: ${last}`, {
-    hint: "`bun ci/pipeline.ts` deploys what is here.",
+  throw new PipelineError("project", `${endpoint.url} does not serve ${id} (last response: ${last})`, {
+    hint: "Run `bun ci/pipeline.ts` to deploy the working tree.",
   });
 }
 
-/** What runs, since when, by which commit, how healthy, who deploys now, and which versions are kept: as lines. */
+/** Reports as lines: the running version, its commit and health, a deploy in progress, and the stored versions. */
 export async function status(context: DeployContext): Promise<string[]> {
   const { target, service, signal } = context;
   const { api } = target;
@@ -49,22 +45,20 @@ export async function status(context: DeployContext): Promise<string[]> {
   const restarts = pods.reduce((sum, pod) => sum + pod.restarts, 0);
   const name = versionNameOf(seen.deployment);
   const current = versions.find((version) => (name ? version.name === name : version.id === id));
-  const since = current?.verified ? `, proven ${current.verified}` : ", never proven";
+  const since = current?.verified ? `, verified ${current.verified}` : ", never verified";
   const from = current?.commit ? `, from commit ${current.commit}` : "";
   const state = verdict.state === "complete" ? "is rolled out" : `is ${verdict.state}`;
   return [
     `${service.name}:${id} ${state}${since}${from}`,
     `${pods.filter(({ ready }) => ready).length} of ${replicaCountsOf(seen.deployment).desired} pods ready, ${restarts} restarts`,
-    `${endpoint.url} ${ok ? "answers with it" : `does not answer with it: ${last}`}`,
-    ...(lacking.length > 0 ? [`without its image: ${lacking.join(", ")}; a deploy brings it there`] : []),
+    `${endpoint.url} ${ok ? "serves this version" : `does not serve this version: ${last}`}`,
+    ...(lacking.length > 0 ? [`without its image: ${lacking.join(", ")} (a deploy delivers it)`] : []),
     ...(verdict.state === "failed" ? [`${verdict.reason}: ${verdict.message}`] : []),
-    ...(lease
-      ? [`a deploy is under way: ${lease.spec.holderIdentity}, renewed ${lease.spec.renewTime}`]
-      : []),
-    "kept versions, the one that was proven last first:",
+    ...(lease ? [`a deploy is under way: ${lease.spec.holderIdentity}, renewed ${lease.spec.renewTime}`] : []),
+    "stored versions, most recently verified first:",
     ...versions.map(({ name, id, verified, left, commit }) => {
-      const how = left ? "left" : (verified ?? "never proven");
-      return `  ${id}  ${how}  ${commit ?? "no commit"}  ${name}`;
+      const state = left ? "rolled back" : (verified ?? "never verified");
+      return `  ${id}  ${state}  ${commit ?? "no commit"}  ${name}`;
     }),
     `next: ${target.kubectl.join(" ")} -n ${service.namespace} get pods; … logs deployment/${service.name}`,
   ];

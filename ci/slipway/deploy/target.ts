@@ -1,6 +1,6 @@
 /**
- * A target is where images and versions go: the k3s of this machine (k3s.ts), one on other machines (hosts.ts), or a cluster and
- * the registry that it pulls from (registry.ts), all in targets/. The deploy itself is the same for all.
+ * Interface of deploy targets: this machine's k3s (k3s.ts), k3s on other machines (ssh.ts), or a cluster with a
+ * registry (registry.ts), all in targets/. The deploy is the same for all targets.
  */
 import type { ApiClient } from "../kubernetes/api.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
@@ -9,22 +9,26 @@ import type { Endpoint } from "./verify.ts";
 
 export interface Target extends ManifestSource {
   api: ApiClient;
-  /** @throws {PipelineError} "environment" when pods of these manifests could run where no image is brought */
+  /**
+   * Checks that pods of these manifests run only on nodes that get the image.
+   *
+   * @throws {PipelineError} "environment" if not
+   */
   admit?(manifests: KubeObject[]): void;
-  /** Names of the nodes that could run pods of these manifests and lack the image of an id; default: none. */
+  /** Returns the nodes that could run pods of these manifests but lack the image of an id. Default: none. */
   lacking?(manifests: KubeObject[], id: string): Promise<string[]>;
-  /** How the manifests name the image of an id, when it is where pods can take it from; undefined when not. */
+  /** Finds the image of an id. @returns its name in manifests, or undefined if pods cannot get it yet */
   find(id: string): Promise<string | undefined>;
   /**
-   * Brings an archive to where pods can take it from.
+   * Imports or pushes an image archive so that pods can use it.
    *
-   * @param show is told, again and again, how far it is, and in the end what it came to
-   * @returns how the manifests name it
-   * @throws {PipelineError} "environment"; nothing was rolled out then
+   * @param show called repeatedly with the progress, at the end with a summary
+   * @returns the image's name in manifests
+   * @throws {PipelineError} "environment". Nothing was rolled out then
    */
   deliver(archive: string, id: string, show?: (text: string) => void): Promise<string>;
-  /** Where the Service of these manifests answers from outside. */
+  /** Returns the external endpoint of the manifests' Service. */
   endpoint(manifests: KubeObject[]): Endpoint;
-  /** Removes images of the service that are none of the kept ones. @returns the names of those removed */
+  /** Removes the service's images except those to keep. @returns the names of the removed images */
   clean(kept: () => Promise<Set<string>>): Promise<string[]>;
 }

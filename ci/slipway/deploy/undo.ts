@@ -1,6 +1,6 @@
 /** Undo of a failed change: restores the state before it, and shows why it failed. */
 import { PipelineError } from "../core/errors.ts";
-import { applyAll, partialFailure, prune, restoreObjects, withLeftovers } from "../kubernetes/apply.ts";
+import { applyAll, partialFailure, prune, RESUME_HINT, restoreObjects, withLeftovers } from "../kubernetes/apply.ts";
 import { runningId } from "../kubernetes/observe.ts";
 import { prepareForApply } from "../kubernetes/prepare-apply.ts";
 import { describeAvailability, renderTimeline } from "./availability.ts";
@@ -19,11 +19,7 @@ import type { DeployTransaction } from "./transaction.ts";
  * @param error the reason: a version that failed to become ready, or a failure in the middle
  * @throws {PipelineError} that names the reason and the state now: "partial" if the undo fails too
  */
-export async function undoDeploy(
-  context: DeployContext,
-  change: DeployTransaction,
-  error: unknown,
-): Promise<never> {
+export async function undoDeploy(context: DeployContext, change: DeployTransaction, error: unknown): Promise<never> {
   if (error instanceof RolloutFailed) return rollBackVersion(context, change, error);
   const { name } = change;
   // Another process may hold the lock now, or the user has interrupted: nothing may be written.
@@ -83,8 +79,7 @@ function explainFailure(
     diagnoseLogs(output, service) ??
     diagnoseBlockedEgress(output, service, manifests) ??
     (isSilent
-      ? (diagnosePortMismatch(service, manifests) ??
-        diagnoseBlockedEgress(output, service, manifests, isSilent))
+      ? (diagnosePortMismatch(service, manifests) ?? diagnoseBlockedEgress(output, service, manifests, isSilent))
       : undefined);
   return known ? `${known} ` : "";
 }
@@ -137,7 +132,7 @@ async function restorePrevious(
     if (error instanceof RolloutFailed && !signal.aborted) {
       const message = `${reason}. The rollback to ${id} failed as well: ${error.message}`;
       // Nobody knows now whether the previous version serves, so this is no project error.
-      const next = resumeHint ?? "Run the same command again to resume.";
+      const next = resumeHint ?? RESUME_HINT;
       const hint = `${nextStepHint(target, error.failure)} ${next}`;
       throw new PipelineError("partial", message, { hint, output });
     }

@@ -1,59 +1,54 @@
-/** What a client sees, not what the cluster says of itself. */
+/** Verifies the served version as a client outside the cluster. */
 import { PipelineError } from "../core/errors.ts";
 
-/** Where the Service answers. */
+/** Endpoint of the Service's version. */
 export interface Endpoint {
-  /** For a person, and what `open` asks. */
+  /** The URL, for requests and messages. */
   url: string;
-  /** Asks for `url`; default: fetch(), which goes through HTTP_PROXY where that is set. */
+  /** Requests `url`. Default: fetch(), which uses HTTP_PROXY if set. */
   open?: ((init: RequestInit) => Promise<Response>) | undefined;
-  /** Whether a request takes a while and every byte counts: it is asked for side by side, and seldom. Default: false. */
+  /** True if requests are slow and traffic is limited. Requests are then concurrent and rarer. Default: false. */
   isRemote?: boolean;
 }
 
-/** Requests at once to what is far. */
-const ABREAST = 10;
+/** Concurrent requests to a remote endpoint. */
+const CONCURRENT_REQUESTS = 10;
 
 export interface VerificationResult {
-  /** Whether `replies` in a row carried the id. */
+  /** True if `replies` responses in a row had the id. */
   ok: boolean;
-  /** What came last that was not it: another id, or an error. */
+  /** The last response with another id, or the last error. */
   last: string;
 }
 
 /**
- * Asks over new connections until `replies` in a row carry `id`.
+ * Sends requests over new connections until `replies` responses in a row have `id`.
  *
- * @param replies default: 20
- * @param deadlineSeconds gives up after this long; default: 30
- * @throws {PipelineError} what kept the last question from being asked at all, a line that has gone: nothing is said of the version then
+ * @param replies Default: 20
+ * @param deadlineSeconds Default: 30
+ * @throws {PipelineError} if the last request could not be sent, for example after a lost SSH connection. That says
+ * nothing about the version
  */
 export async function verifyVersion(
   endpoint: Endpoint,
   id: string,
-  {
-    replies = 20,
-    deadlineSeconds = 30,
-    signal,
-  }: { replies?: number; deadlineSeconds?: number; signal: AbortSignal },
+  { replies = 20, deadlineSeconds = 30, signal }: { replies?: number; deadlineSeconds?: number; signal: AbortSignal },
 ): Promise<VerificationResult> {
   const end = performance.now() + deadlineSeconds * 1000;
-  let inARow = 0;
-  let last = "no reply";
-  while (inARow < replies) {
+  let consecutive = 0;
+  let last = "no response";
+  while (consecutive < replies) {
     signal.throwIfAborted();
-    const count = endpoint.isRemote ? Math.min(ABREAST, replies - inARow) : 1;
-    const answers = await Promise.all(
-      Array.from({ length: count }, () => fetchVersion(endpoint, { signal })),
-    );
-    const other = answers.find((answer) => answer.id !== id);
+    const count = endpoint.isRemote ? Math.min(CONCURRENT_REQUESTS, replies - consecutive) : 1;
+    const results = await Promise.all(Array.from({ length: count }, () => fetchVersion(endpoint, { signal })));
+    const other = results.find((reply) => reply.id !== id);
     if (other === undefined) {
-      inARow += count;
+      consecutive += count;
     } else {
-      [inARow, last] = [0, other.id ?? other.failure];
-      // Asked once at least, however little time there is.
+      [consecutive, last] = [0, other.id ?? other.failure];
+      // At least one request is sent, however short the deadline.
       if (performance.now() > end) {
-        if (other.unasked) throw other.unasked;
+        if (other.connectionError) throw other.connectionError;
         return { ok: false, last };
       }
       await Bun.sleep(50);
@@ -63,15 +58,15 @@ export async function verifyVersion(
 }
 
 export type VersionReply =
-  | { id: string; failure?: undefined; unasked?: undefined }
+  | { id: string; failure?: undefined; connectionError?: undefined }
   | {
       id?: undefined;
       failure: string;
-      /** What is between here and there, where that is at fault. */
-      unasked?: PipelineError;
+      /** Set if the connection to the cluster failed, as opposed to the service. */
+      connectionError?: PipelineError;
     };
 
-/** The id that answers, or what went wrong. */
+/** Requests the version once. @returns its id, or the failure */
 export async function fetchVersion(
   { url, open = (init) => fetch(url, init) }: Endpoint,
   { keepalive = false, signal }: { keepalive?: boolean; signal: AbortSignal },
@@ -86,7 +81,7 @@ export async function fetchVersion(
     if (!response.ok) return { failure: `status ${response.status}` };
     return { id: String((JSON.parse(text) as { id?: unknown }).id) };
   } catch (error) {
-    if (error instanceof PipelineError) return { failure: error.message, unasked: error };
+    if (error instanceof PipelineError) return { failure: error.message, connectionError: error };
     return { failure: error instanceof Error ? error.message : String(error) };
   }
 }

@@ -1,6 +1,6 @@
 /**
- * What the host engine needs to build for another architecture than this machine's, without running any of it: the C
- * library from Debian's cross packages, Bun from npm. Laid out as the base image is, so that the image gets the same paths.
+ * Provides the files that the host engine needs to build for another architecture: the C library from Debian's cross packages,
+ * and Bun from npm. None of them is executed. The layout matches the base image, so that the image gets the same paths.
  */
 import { chmod, copyFile, mkdir, readdir, rename, rm, symlink } from "node:fs/promises";
 import { existsSync } from "node:fs";
@@ -10,17 +10,17 @@ import type { Architecture } from "../image/platform.ts";
 import { downloadPackage, integrityOf } from "../core/npm.ts";
 import { pins } from "../core/pins.ts";
 
-/** Debian's names. https://packages.debian.org/libc6-arm64-cross */
+/** Names in Debian. https://packages.debian.org/libc6-arm64-cross */
 const debian: Record<Architecture, { triplet: string; package: string; loader: string }> = {
   amd64: { triplet: "x86_64-linux-gnu", package: "libc6-amd64-cross", loader: "lib64/ld-linux-x86-64.so.2" },
   arm64: { triplet: "aarch64-linux-gnu", package: "libc6-arm64-cross", loader: "lib/ld-linux-aarch64.so.1" },
 };
 
 /**
- * A root with /usr/local/bin/bun and the C library of `architecture`.
+ * Creates or updates a root directory with /usr/local/bin/bun and the C library of `architecture`.
  *
- * @param directory where it is made, and found the next time
- * @throws {PipelineError} "environment" when the cross package is not installed, or npm's Bun is not the pinned one
+ * @param directory cache in which the root is created
+ * @throws {PipelineError} "environment" if the cross package is not installed, or Bun's checksum does not match
  */
 export async function crossSysroot(
   architecture: Architecture,
@@ -30,17 +30,15 @@ export async function crossSysroot(
   if (Bun.version !== pins.bun) {
     throw new PipelineError(
       "environment",
-      `the host engine builds for ${architecture} with Bun ${pins.bun} alone, whose checksum it has`,
-      {
-        hint: "The Dagger engine takes any from the base image.",
-      },
+      `the host engine builds for ${architecture} only with Bun ${pins.bun}, whose checksum is pinned`,
+      { hint: "Use --engine dagger, which takes any version from the base image." },
     );
   }
   const { triplet, package: name, loader } = debian[architecture];
   const libraries = join("/usr", triplet, "lib");
   if (!existsSync(libraries)) {
-    throw new PipelineError("environment", `the host engine has no C library for ${architecture} here`, {
-      hint: `\`apt-get install ${name}\` brings one; the Dagger engine takes it from the base image instead.`,
+    throw new PipelineError("environment", `the host engine has no C library for ${architecture} on this machine`, {
+      hint: `Run \`apt-get install ${name}\`, or use the Dagger engine, which takes the library from the base image.`,
     });
   }
   const root = join(directory, `${pins.bun}`);
@@ -50,11 +48,11 @@ export async function crossSysroot(
     await mkdir(join(part, "usr/local/bin"), { recursive: true });
     if (existsSync(bun)) await copyFile(bun, join(part, "usr/local/bin/bun"));
     else await fetchBun(architecture, join(part, "usr/local/bin/bun"), signal);
-    // The libraries each time: an upgrade of the package has to be seen.
-    const place = join(part, "usr/lib", triplet);
-    await mkdir(place, { recursive: true });
+    // Copied each time, because the package may have been upgraded.
+    const libraryTarget = join(part, "usr/lib", triplet);
+    await mkdir(libraryTarget, { recursive: true });
     for (const file of await readdir(libraries)) {
-      if (/\.so\.\d+$/.test(file)) await copyFile(join(libraries, file), join(place, file));
+      if (/\.so\.\d+$/.test(file)) await copyFile(join(libraries, file), join(libraryTarget, file));
     }
     await mkdir(dirname(join(part, loader)), { recursive: true });
     await symlink(join("../usr/lib", triplet, loader.slice(loader.indexOf("/") + 1)), join(part, loader));
@@ -67,10 +65,10 @@ export async function crossSysroot(
 }
 
 /**
- * Fetches npm's package of the pinned Bun, checks it, and takes the executable out of it.
+ * Downloads the npm package of the pinned Bun, verifies its checksum and extracts the executable.
  *
- * @param pin default: that of `architecture`
- * @throws {PipelineError} "environment" when it cannot be fetched or is not the pinned one; there is no `target` then
+ * @param pin default: the pin of `architecture`
+ * @throws {PipelineError} "environment" if the download fails or the checksum does not match. `target` is not created then.
  */
 export async function fetchBun(
   architecture: Architecture,
@@ -78,18 +76,18 @@ export async function fetchBun(
   signal: AbortSignal,
   { package: name, integrity } = pins.bunFor[architecture],
 ): Promise<void> {
-  const { url, bytes } = await downloadPackage(name, pins.bun, { signal, seconds: 300 });
-  const got = integrityOf(bytes);
-  if (got !== integrity) {
+  const { url, bytes } = await downloadPackage(name, pins.bun, { signal, timeoutSeconds: 300 });
+  const actual = integrityOf(bytes);
+  if (actual !== integrity) {
     throw new PipelineError(
       "environment",
-      `${url} is not the pinned one (pins.bunFor.${architecture}.integrity): it has ${got}`,
-      { hint: `Compare with \`npm view ${name}@${pins.bun} dist.integrity\`. It was not used.` },
+      `checksum mismatch: ${url} has ${actual}, expected pins.bunFor.${architecture}.integrity. It was not used`,
+      { hint: `Compare with \`npm view ${name}@${pins.bun} dist.integrity\`.` },
     );
   }
   const files = await new Bun.Archive(bytes).files("package/bin/bun");
   const bun = files.get("package/bin/bun");
-  if (!bun) throw new PipelineError("environment", `${url} has no package/bin/bun`);
+  if (!bun) throw new PipelineError("environment", `${url} does not contain package/bin/bun`);
   await Bun.write(target, bun);
   await chmod(target, 0o755);
 }

@@ -1,10 +1,9 @@
 /**
- * The Dagger engine: each step in a container from the pinned base image, cached by what goes in. The C library of
- * the image is the base image's.
+ * Runs each step in a container from the pinned base image, cached by the step's inputs. The image gets the base image's C
+ * library.
  *
- * The trees come back as directories and the archive is written here, as for the host engine, rather than by the
- * engine's own export: that one stamps the time of the build into the image and compresses for a registry that a
- * local import does not have.
+ * The engine exports directory trees, and slipway writes the archive, as it does for the host engine. Dagger's own image
+ * export would store the build time in the image, and compress it for a registry that a local import does not need.
  */
 import { join, relative } from "node:path";
 import type { Container, Platform } from "@dagger.io/dagger";
@@ -13,7 +12,7 @@ import { PipelineError } from "../core/errors.ts";
 import { trackedButIgnored } from "../core/project-files.ts";
 import { findInstallInputs } from "../core/install-inputs.ts";
 import type { Architecture } from "../image/platform.ts";
-import { publicVariables } from "../image/bundle.ts";
+import { findPublicVariables } from "../image/bundle.ts";
 import { lockfiles } from "../image/inputs.ts";
 import type { Service } from "../core/service-config.ts";
 import { pins } from "../core/pins.ts";
@@ -23,13 +22,13 @@ import { loadSdk } from "./sdk.ts";
 const { connection, dag, ExecError } = await loadSdk();
 
 const CA = "/run/secrets/ca.crt";
-/** Where another architecture's base image is mounted. */
-const ROOT = "/root-of-base";
+/** Mount point of another architecture's base image. */
+const SYSROOT = "/root-of-base";
 
-/** What the dependencies are installed from; an edit elsewhere does not install them again. */
-const MANIFESTS = ["**/package.json", ...lockfiles, "**/bunfig.toml", "**/.npmrc", "patches"];
-/** What is built or installed here, where no .gitignore says so. */
-const MADE = [
+/** Inputs of the installation. Edits of other files do not repeat it. */
+const INSTALL_INPUTS = ["**/package.json", ...lockfiles, "**/bunfig.toml", "**/.npmrc", "patches"];
+/** Build outputs and installed packages, which are excluded even without a .gitignore. */
+const GENERATED = [
   "**/node_modules",
   "**/dist",
   ".git",
@@ -39,53 +38,53 @@ const MADE = [
   "**/*.bun-build",
 ];
 
-/** A path as what matches it alone. */
-const asPattern = (path: string) => path.replace(/[\\*?[\]{}!]/g, "\\$&");
+/** Escapes a path, so that it only matches itself as a pattern. */
+const escapePattern = (path: string) => path.replace(/[\\*?[\]{}!]/g, "\\$&");
 
 /**
- * Opens the session that `dagger run` has prepared, for as long as `use` takes.
+ * Opens the session of `dagger run` until `use` ends.
  *
- * @throws {PipelineError} "environment" when it cannot be used
+ * @throws {PipelineError} "environment" if the session does not work
  */
 export async function openSession(
   service: Service,
   signal: AbortSignal,
   use: (engine: Engine) => Promise<void>,
 ): Promise<void> {
-  const kept = await trackedButIgnored(service.root, signal);
+  const tracked = await trackedButIgnored(service.root, signal);
   await explain(
     "the session",
-    connection(() => use(daggerEngine(service, kept))),
+    connection(() => use(daggerEngine(service, tracked))),
   );
 }
 
-/** @param known files that git knows although a .gitignore has them, which the engine would pass over */
-function daggerEngine(service: Service, known: string[]): Engine {
+/** @param tracked files that git tracks although a .gitignore matches them. The engine would exclude them. */
+function daggerEngine(service: Service, tracked: string[]): Engine {
   const { root, project, prebuild, bun = pins.bun } = service;
   const { files, hasHooks } = findInstallInputs(root);
-  // What is installed from is needed whether git knows it or not: an archive, where `*.tgz` is ignored.
-  const kept = [...new Set([...known, ...files])];
+  // Installation inputs are needed even if git ignores them, for example a package archive with `*.tgz` in .gitignore.
+  const forced = [...new Set([...tracked, ...files])];
   const image = pins.baseImage.replace(/:[^:]*$/, `:${bun}`);
-  // A session sees each directory once, if nothing else is said: `watch` would never see a save.
+  // Without noCache, a session reads each directory only once, and `watch` would never notice a change.
   const directory = (options: object) => dag.host().directory(root, { noCache: true, ...options });
   const withSource = (container: Container, include?: string[]) => {
-    const given = directory({ exclude: MADE, gitignore: true, ...(include && { include }) });
-    const added = container.withDirectory(".", given);
+    const source = directory({ exclude: GENERATED, gitignore: true, ...(include && { include }) });
+    const copied = container.withDirectory(".", source);
     const globs = include?.map((pattern) => new Bun.Glob(pattern));
-    const others = globs ? kept.filter((path) => globs.some((glob) => glob.match(path))) : kept;
-    if (others.length === 0) return added;
-    return added.withDirectory(".", directory({ include: others.map(asPattern) }));
+    const included = globs ? forced.filter((path) => globs.some((glob) => glob.match(path))) : forced;
+    if (included.length === 0) return copied;
+    return copied.withDirectory(".", directory({ include: included.map(escapePattern) }));
   };
 
-  /** Packages, source, and what scripts make of it. */
+  /** Installs packages, copies the source and runs the prebuild scripts. */
   const prepare = (): Container => {
-    // Scripts of its own may read all of it.
-    const read = hasHooks ? undefined : [...MANIFESTS, ...files.map(asPattern)];
-    let installing = withSource(dag.container().from(image).withWorkdir("/src"), read);
-    const bundle = process.env.NODE_EXTRA_CA_CERTS;
-    if (bundle) {
+    // Install hooks may read any file.
+    const include = hasHooks ? undefined : [...INSTALL_INPUTS, ...files.map(escapePattern)];
+    let installing = withSource(dag.container().from(image).withWorkdir("/src"), include);
+    const certificates = process.env.NODE_EXTRA_CA_CERTS;
+    if (certificates) {
       installing = installing
-        .withMountedFile(CA, dag.host().file(bundle))
+        .withMountedFile(CA, dag.host().file(certificates))
         .withEnvVariable("NODE_EXTRA_CA_CERTS", CA);
     }
     const installed = installing
@@ -94,62 +93,60 @@ function daggerEngine(service: Service, known: string[]): Engine {
       .withoutEnvVariable("NODE_EXTRA_CA_CERTS")
       .withEnvVariable("NO_COLOR", "1");
     let builder = withSource(installed).withWorkdir(join("/src", relative(root, project)));
-    for (const [name, value] of Object.entries(publicVariables(service))) {
+    for (const [name, value] of Object.entries(findPublicVariables(service))) {
       builder = builder.withEnvVariable(name, value);
     }
     for (const name of prebuild) builder = builder.withExec(["bun", "run", "--silent", name]);
     return builder;
   };
   let prepared: Promise<Container> | undefined;
-  /** The same for all steps of a run, so that the source is read once. */
+  /** Returns one container for all steps of a run, so that the source is read once. */
   const builder = () => (prepared ??= explain(undefined, prepare().sync()));
 
-  /** A command that says when it has ended. The engine does not tell which steps it had, but what they said is cached with them. */
-  const timed = (container: Container, command: string[]) =>
+  /** Runs a command that then prints the time. The output is cached too, so an old time shows that the step was cached. */
+  const withTimestamp = (container: Container, command: string[]) =>
     container.withExec(["sh", "-c", '"$@" && date +%s%3N', "sh", ...command]);
-  const wasThere = async (container: Container, start = Date.now()): Promise<boolean> => {
+  const isCached = async (container: Container, start = Date.now()): Promise<boolean> => {
     return Number((await container.stdout()).trimEnd().split("\n").at(-1)) < start;
   };
 
-  /** For another architecture its base image is only read from, never run: no emulation. */
-  const builderFor = async (
-    architecture?: Architecture,
-  ): Promise<{ container: Container; args: string[] }> => {
+  /** Mounts the base image of another architecture. Nothing in it is executed, so no emulation is needed. */
+  const builderFor = async (architecture?: Architecture): Promise<{ container: Container; args: string[] }> => {
     const container = await builder();
     if (architecture === undefined) return { container, args: [] };
     const platform = `linux/${architecture}` as Platform;
     const base = dag.container({ platform }).from(image).rootfs();
-    return { container: container.withMountedDirectory(ROOT, base), args: ["--sysroot", ROOT] };
+    return { container: container.withMountedDirectory(SYSROOT, base), args: ["--sysroot", SYSROOT] };
   };
-  /** Of the last id, what it was built in, and when that was asked for: what it made since is not from before. */
-  let last: { architecture: Architecture | undefined; built: Container; asked: number } | undefined;
+  /** Container of the last computeId() call, and the call's start: a later timestamp means that the build was not cached. */
+  let last: { architecture: Architecture | undefined; built: Container; start: number } | undefined;
   const build = async (architecture?: Architecture): Promise<Container> => {
     const { container, args } = await builderFor(architecture);
-    return timed(container, ["bun", "ci/pipeline.ts", "build", "dist", ...args]);
+    return withTimestamp(container, ["bun", "ci/pipeline.ts", "build", "dist", ...args]);
   };
 
   return {
     name: "dagger",
-    begin: () => void (prepared = undefined),
-    async script(name) {
-      const passed = timed(await builder(), ["bun", "run", "--silent", name]);
-      return { unchanged: await explain(`bun run ${name}`, wasThere(passed)) };
+    startRun: () => void (prepared = undefined),
+    async runScript(name) {
+      const executed = withTimestamp(await builder(), ["bun", "run", "--silent", name]);
+      return { unchanged: await explain(`bun run ${name}`, isCached(executed)) };
     },
-    async id(architecture) {
-      const asked = Date.now();
-      // Named by what it is, so that the source is not read again for what is taken out of it.
+    async computeId(architecture) {
+      const start = Date.now();
+      // sync() pins the container, so that later reads from it do not read the source again.
       const built = await explain("the build", (await build(architecture)).sync());
-      last = { architecture, built, asked };
-      const told = await explain("the build", built.file("dist/image.json").contents());
-      return (JSON.parse(told) as BuildResult).id;
+      last = { architecture, built, start };
+      const result = await explain("the build", built.file("dist/image.json").contents());
+      return (JSON.parse(result) as BuildResult).id;
     },
     async build(dist, architecture) {
-      const known = last?.architecture === architecture ? last : undefined;
+      const previous = last?.architecture === architecture ? last : undefined;
       last = undefined;
-      const built = known?.built ?? (await build(architecture));
+      const built = previous?.built ?? (await build(architecture));
       const exported = built.directory("dist").export(dist);
       const [reused] = await Promise.all([
-        explain("the build", wasThere(built, known?.asked)),
+        explain("the build", isCached(built, previous?.start)),
         explain("the build", exported),
       ]);
       return { ...((await Bun.file(join(dist, "image.json")).json()) as BuildResult), reused };
@@ -158,29 +155,25 @@ function daggerEngine(service: Service, known: string[]): Engine {
 }
 
 /**
- * Gives an error of a step its own output, and one of the engine a hint.
+ * Adds the output to an error of a step, and a hint to an error of the engine.
  *
- * @param what default: the command that failed
+ * @param step description for messages. Default: the failed command.
  */
-async function explain<T>(what: string | undefined, step: Promise<T>): Promise<T> {
+async function explain<T>(step: string | undefined, result: Promise<T>): Promise<T> {
   try {
-    return await step;
+    return await result;
   } catch (error) {
     if (error instanceof PipelineError) throw error;
     if (error instanceof ExecError) {
-      throw new PipelineError("project", `${what ?? error.cmd.join(" ")} failed in its container`, {
+      throw new PipelineError("project", `${step ?? error.cmd.join(" ")} failed in its container`, {
         output: error.stdout + error.stderr,
         cause: error,
       });
     }
-    throw new PipelineError(
-      "environment",
-      `${what ?? "the source"}: the Dagger engine failed: ${messageOf(error)}`,
-      {
-        hint: "Is the engine running and can it pull the base image? `dagger core version` asks it.",
-        cause: error,
-      },
-    );
+    throw new PipelineError("environment", `the Dagger engine failed at ${step ?? "the source"}: ${messageOf(error)}`, {
+      hint: "Check that the engine runs (`dagger core version`) and that it can pull the base image.",
+      cause: error,
+    });
   }
 }
 

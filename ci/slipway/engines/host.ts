@@ -1,4 +1,4 @@
-/** The host engine: Bun and nothing else. The C library of the image is this machine's. */
+/** Runs the steps on this machine with Bun alone. The image gets this machine's C library. */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
@@ -6,72 +6,72 @@ import { projectFilesDigest } from "../core/project-files.ts";
 import { runProcess } from "../core/process.ts";
 import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
 import type { BuildResult } from "../image/build.ts";
-import { findSharedLibrariesIn } from "../image/image-config.ts";
+import { findSharedLibrariesIn } from "../image/image-spec.ts";
 import { ownArchitecture, type Architecture } from "../image/platform.ts";
-import { publicEnv } from "../image/bundle.ts";
+import { publicEnvDefines } from "../image/bundle.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
 import { createPrebuild } from "./prebuild.ts";
 import type { Engine } from "./engine.ts";
 import { crossSysroot } from "./cross-sysroot.ts";
 
-/** How many states of the files are remembered to have passed: going back to one is as good as not having left it. */
-const REMEMBERED = 20;
+/** Number of stored digests with which a script passed. Reverting to one of these states needs no new run. */
+const MAX_PASSED_DIGESTS = 20;
 
 export function hostEngine(service: Service, signal: AbortSignal): Engine {
   const { project } = service;
   const cache = cacheDirectoryOf(service);
-  const bun = async (args: string[], what: string, standsBack = false) => {
-    // A script runs in a shell, which would leave its child behind when the pipeline is interrupted.
+  const runBun = async (args: string[], step: string, lowPriority = false) => {
+    // Scripts run in a shell. Without --no-orphans, an interruption would leave the shell's child running.
     const command = [process.execPath, "--no-orphans", ...args];
-    const options = { cwd: project, env: { NO_COLOR: "1" }, standsBack, signal };
-    const { code, stdout, stderr } = await runProcess(command, options);
-    if (code !== 0) throw new PipelineError("project", `${what} failed`, { output: stdout + stderr });
+    const env = { NO_COLOR: "1" };
+    const { code, stdout, stderr } = await runProcess(command, { cwd: project, env, lowPriority, signal });
+    if (code !== 0) throw new PipelineError("project", `${step} failed`, { output: stdout + stderr });
   };
-  const roots = new Map<Architecture, Promise<string>>();
-  /** Where libraries and Bun for another architecture are; undefined for this machine's own. */
-  const rootFor = (architecture: Architecture): Promise<string> | undefined => {
+  const sysroots = new Map<Architecture, Promise<string>>();
+  /** Returns the directory with libraries and Bun for another architecture. undefined: this machine's own architecture. */
+  const sysrootFor = (architecture: Architecture): Promise<string> | undefined => {
     if (architecture === ownArchitecture) return undefined;
-    let root = roots.get(architecture);
-    if (!root) {
-      root = crossSysroot(architecture, join(cache, architecture), signal);
-      roots.set(architecture, root);
+    let sysroot = sysroots.get(architecture);
+    if (!sysroot) {
+      sysroot = crossSysroot(architecture, join(cache, architecture), signal);
+      sysroots.set(architecture, sysroot);
     }
-    return root;
+    return sysroot;
   };
-  // A public variable decides what the source says, to tests as well as to the build.
-  const environment = JSON.stringify(publicEnv(service));
-  const digest = () => projectFilesDigest(service.root, signal, environment);
-  // The image is what a deploy waits for longest, because it is brought while these run.
-  const runScript = (name: string) => bun(["run", "--silent", name], `bun run ${name}`, true);
-  const before = createPrebuild(service, environment, runScript, signal);
+  // Public variables are inlined into the source, for tests and for the build.
+  const environment = JSON.stringify(publicEnvDefines(service));
+  const projectDigest = () => projectFilesDigest(service.root, signal, environment);
+  // Low priority, because a deploy waits longest for the image, which is built at the same time.
+  const runScript = (name: string) => runBun(["run", "--silent", name], `bun run ${name}`, true);
+  const prebuild = createPrebuild(service, environment, runScript, signal);
   return {
     name: "host",
-    async script(name) {
-      // It may read what they make.
-      await before.prepare();
-      const state = await digest();
-      const passed = join(cache, `${name.replace(/[^\w.-]/g, "-")}.passed`);
-      const states = (await readFile(passed, "utf8").catch(() => "")).split("\n");
-      const unchanged = states.includes(state);
+    async runScript(name) {
+      // The script may read generated files.
+      await prebuild.prepare();
+      const digest = await projectDigest();
+      const file = join(cache, `${name.replace(/[^\w.-]/g, "-")}.passed`);
+      const passedDigests = (await readFile(file, "utf8").catch(() => "")).split("\n");
+      const unchanged = passedDigests.includes(digest);
       if (!unchanged) await runScript(name);
-      // A file that was saved meanwhile may have been read before or after.
-      if (states[0] !== state && (unchanged || state === (await digest()))) {
-        await mkdir(dirname(passed), { recursive: true });
-        const others = states.filter((other) => other !== state);
-        await writeFile(passed, [state, ...others].slice(0, REMEMBERED).join("\n"));
+      // If a file changed while the script ran, it is unknown which version the script read.
+      if (passedDigests[0] !== digest && (unchanged || digest === (await projectDigest()))) {
+        await mkdir(dirname(file), { recursive: true });
+        const others = passedDigests.filter((other) => other !== digest);
+        await writeFile(file, [digest, ...others].slice(0, MAX_PASSED_DIGESTS).join("\n"));
       }
       return { unchanged };
     },
-    async id(architecture = ownArchitecture) {
-      const runtime = findSharedLibrariesIn(await rootFor(architecture));
-      return computeImageId(service, runtime, await before.inputs(() => collectInputs(service, runtime)));
+    async computeId(architecture = ownArchitecture) {
+      const runtime = findSharedLibrariesIn(await sysrootFor(architecture));
+      return computeImageId(service, runtime, await prebuild.inputs(() => collectInputs(service, runtime)));
     },
     async build(dist, architecture = ownArchitecture) {
-      const root = await rootFor(architecture);
-      await before.prepare();
-      // A process of its own, so that an interrupted pipeline can end it; and where it works, the binary depends on.
-      const command = ["ci/pipeline.ts", "build", dist, ...(root === undefined ? [] : ["--sysroot", root])];
-      await bun(command, "the build");
+      const sysroot = await sysrootFor(architecture);
+      await prebuild.prepare();
+      // A child process can be killed on an interruption. The binary also depends on the working directory.
+      const sysrootArgs = sysroot === undefined ? [] : ["--sysroot", sysroot];
+      await runBun(["ci/pipeline.ts", "build", dist, ...sysrootArgs], "the build");
       return { ...((await Bun.file(join(dist, "image.json")).json()) as BuildResult), reused: false };
     },
   };

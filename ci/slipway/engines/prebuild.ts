@@ -1,7 +1,8 @@
 /**
- * The scripts that make what the source imports, on this machine. What they make lies in the project, ignored by git: it is
- * what the last run left, and may have been removed or made otherwise since. So they are left out only where the files are
- * those that they ran on, and what the build takes of theirs is what they left.
+ * Runs the prebuild scripts, which generate files that the source imports, on this machine.
+ *
+ * git ignores the generated files, and anything may have changed or removed them since the last run. The scripts are
+ * therefore only skipped if the project's files are unchanged, and if the build's generated inputs are unchanged.
  */
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { readFileSync } from "node:fs";
@@ -11,53 +12,53 @@ import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
 import type { ImageInputs } from "../image/inputs.ts";
 
 export interface PrebuildScripts {
-  /** Runs the scripts, unless they ran on these files last. */
+  /** Runs the scripts, unless their last run had the same project files. */
   prepare(): Promise<void>;
   /**
-   * What goes into the image, with what the scripts make; they run again where that is not what they left.
+   * Collects the image's inputs, including generated files. Runs the scripts again if generated files have changed.
    *
-   * @param look finds the inputs; fails where one that they make is not there
+   * @param collect fails if a generated file is missing
    */
-  inputs(look: () => Promise<ImageInputs>): Promise<ImageInputs>;
+  inputs(collect: () => Promise<ImageInputs>): Promise<ImageInputs>;
 }
 
 /**
- * @param environment what the scripts may depend on beside the files
- * @param script runs one; throws when it fails
+ * @param environment variables that affect the scripts, as a text
+ * @param runScript throws if the script fails
  */
 export function createPrebuild(
   service: Service,
   environment: string,
-  script: (name: string) => Promise<void>,
+  runScript: (name: string) => Promise<void>,
   signal: AbortSignal,
 ): PrebuildScripts {
   const { root, prebuild } = service;
-  const file = join(cacheDirectoryOf(service), "before.passed");
-  const state = () => projectFilesDigest(root, signal, environment);
-  /** What the scripts ran on, and what the build took of theirs. */
-  const memory = async () => (await readFile(file, "utf8").catch(() => "")).split("\n");
-  const remember = async (...lines: string[]) => {
+  const file = join(cacheDirectoryOf(service), "prebuild.passed");
+  const projectDigest = () => projectFilesDigest(root, signal, environment);
+  /** Reads the digests of the project and of the generated files after the last run. */
+  const load = async () => (await readFile(file, "utf8").catch(() => "")).split("\n");
+  const save = async (...digests: string[]) => {
     await mkdir(dirname(file), { recursive: true });
-    await writeFile(file, lines.join("\n"));
+    await writeFile(file, digests.join("\n"));
   };
 
-  /** @returns whether they were left out */
-  const prepareOnce = async (again: boolean): Promise<boolean> => {
-    const [ranOn] = await memory();
-    if (!again && ranOn === (await state())) return true;
-    // One that fails half-way leaves nothing to rely on.
+  /** @returns whether the scripts were skipped */
+  const runUnlessUnchanged = async (force: boolean): Promise<boolean> => {
+    const [lastDigest] = await load();
+    if (!force && lastDigest === (await projectDigest())) return true;
+    // A failing script may leave incomplete files.
     await rm(file, { force: true });
-    for (const name of prebuild) await script(name);
-    // They may write what git does not ignore: then that is what they ran on, the next time.
-    await remember(await state());
+    for (const name of prebuild) await runScript(name);
+    // Computed after the run, because scripts may write files that git does not ignore.
+    await save(await projectDigest());
     return false;
   };
 
-  /** Steps that go on side by side wait for the same scripts. */
+  /** Shared by concurrent steps. */
   let running: Promise<boolean> | undefined;
-  const prepare = async (again = false): Promise<boolean> => {
-    if (again) await running?.catch(() => {});
-    running ??= prepareOnce(again).finally(() => (running = undefined));
+  const prepare = async (force = false): Promise<boolean> => {
+    if (force) await running?.catch(() => {});
+    running ??= runUnlessUnchanged(force).finally(() => (running = undefined));
     return running;
   };
 
@@ -65,37 +66,37 @@ export function createPrebuild(
     async prepare() {
       if (prebuild.length > 0) await prepare();
     },
-    async inputs(look) {
-      if (prebuild.length === 0) return look();
-      const reused = await prepare();
-      const left = (await memory())[1];
-      let found = await look().catch((error: unknown) => {
-        if (!reused) throw error;
+    async inputs(collect) {
+      if (prebuild.length === 0) return collect();
+      const isSkipped = await prepare();
+      const lastGenerated = (await load())[1];
+      let inputs = await collect().catch((error: unknown) => {
+        if (!isSkipped) throw error;
         return undefined;
       });
-      let made = found && (await digestOfMade(root, found, signal));
-      if (!found || (reused && left !== undefined && made !== left)) {
+      let generated = inputs && (await generatedFilesDigest(root, inputs, signal));
+      if (!inputs || (isSkipped && lastGenerated !== undefined && generated !== lastGenerated)) {
         await prepare(true);
-        found = await look();
-        made = await digestOfMade(root, found, signal);
+        inputs = await collect();
+        generated = await generatedFilesDigest(root, inputs, signal);
       }
-      const [ranOn] = await memory();
-      if (ranOn && made) await remember(ranOn, made);
-      return found;
+      const [project] = await load();
+      if (project && generated) await save(project, generated);
+      return inputs;
     },
   };
 }
 
-/** Over the inputs that are neither the project's own files nor installed. */
-async function digestOfMade(
+/** Hashes the inputs that are neither project files nor installed packages. */
+async function generatedFilesDigest(
   root: string,
-  { files, beside }: ImageInputs,
+  { files, appFiles }: ImageInputs,
   signal: AbortSignal,
 ): Promise<string> {
-  const own = new Set(await projectFiles(root, signal));
+  const sources = new Set(await projectFiles(root, signal));
   const hash = new Bun.CryptoHasher("sha256");
-  const isMade = (file: string) => !own.has(relative(root, file)) && !file.includes("/node_modules/");
-  for (const file of new Set([...files.values(), ...beside.values()].filter(isMade).sort())) {
+  const isGenerated = (file: string) => !sources.has(relative(root, file)) && !file.includes("/node_modules/");
+  for (const file of new Set([...files.values(), ...appFiles.values()].filter(isGenerated).sort())) {
     const content = readFileSync(file);
     hash.update(`\n${file}\0${content.length}\0`).update(content);
   }

@@ -1,60 +1,59 @@
-/** The session that `dagger run` has prepared, and its engine, which is there before the SDK that speaks to it. */
+/** Opens the session of `dagger run`. Its engine is usable before the SDK has loaded. */
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/service-config.ts";
 import type { Engine } from "./engine.ts";
 
-/** Whether this process was started by `dagger run`. Without, the SDK would download a CLI. */
-function inSession(): boolean {
+/** Returns whether `dagger run` started this process. Without a session, the SDK would download a CLI. */
+function isInSession(): boolean {
   return Boolean(process.env.DAGGER_SESSION_PORT && process.env.DAGGER_SESSION_TOKEN);
 }
 
 /**
- * Opens the session for as long as `use` takes. That begins at once: the SDK takes a third of a second to load, in which the way to
- * the cluster is looked for. What it asks of the engine waits.
+ * Opens the session while `use` runs. `use` starts immediately, so that connecting to the cluster overlaps with loading the
+ * SDK, which takes a third of a second. Calls to the engine wait for the SDK.
  *
- * @throws {PipelineError} "environment" when there is no session, or the SDK is not installed
+ * @throws {PipelineError} "environment" if there is no session, or the SDK is not installed
  */
 export async function withDagger<T>(
   service: Service,
   signal: AbortSignal,
   use: (engine: Engine) => Promise<T>,
 ): Promise<T> {
-  if (!inSession()) {
-    throw new PipelineError("environment", "--engine dagger was asked for, but there is no Dagger session", {
-      hint: "Start it with `dagger run bun ci/pipeline.ts`, or use --engine host.",
+  if (!isInSession()) {
+    throw new PipelineError("environment", "--engine dagger requires a Dagger session", {
+      hint: "Start one with `dagger run bun ci/pipeline.ts`, or use --engine host.",
     });
   }
-  const there = Promise.withResolvers<Engine>();
-  const over = Promise.withResolvers<void>();
+  const ready = Promise.withResolvers<Engine>();
+  const finished = Promise.withResolvers<void>();
   const session = loadDagger().then(({ openSession }) =>
-    openSession(service, signal, (engine) => (there.resolve(engine), over.promise)),
+    openSession(service, signal, (engine) => (ready.resolve(engine), finished.promise)),
   );
-  session.catch(there.reject);
-  there.promise.catch(() => {});
+  session.catch(ready.reject);
+  ready.promise.catch(() => {});
   try {
-    return await use(onceThere(there.promise));
+    return await use(deferredEngine(ready.promise));
   } finally {
-    over.resolve();
-    // What it fails with, each question to the engine has failed with.
+    finished.resolve();
+    // An error of the session has already rejected every call to the engine.
     await session.catch(() => {});
   }
 }
 
-/** An engine that is still to come. */
-function onceThere(there: Promise<Engine>): Engine {
+function deferredEngine(ready: Promise<Engine>): Engine {
   return {
     name: "dagger",
-    begin: () => void there.then((engine) => engine.begin?.()).catch(() => {}),
-    script: async (name) => (await there).script(name),
-    id: async (architecture) => (await there).id(architecture),
-    build: async (dist, architecture) => (await there).build(dist, architecture),
+    startRun: () => void ready.then((engine) => engine.startRun?.()).catch(() => {}),
+    runScript: async (name) => (await ready).runScript(name),
+    computeId: async (architecture) => (await ready).computeId(architecture),
+    build: async (dist, architecture) => (await ready).build(dist, architecture),
   };
 }
 
 /**
- * Imported only when it is asked for: the SDK need not be installed.
+ * Imports the Dagger engine on demand, because its SDK is an optional dependency.
  *
- * @throws {PipelineError} "environment" when it is not
+ * @throws {PipelineError} "environment" if the SDK is not installed
  */
 async function loadDagger() {
   try {
@@ -63,9 +62,9 @@ async function loadDagger() {
     if (!/@dagger\.io\/dagger/.test((error as Error).message)) throw error;
     throw new PipelineError(
       "environment",
-      "the Dagger engine takes the package @dagger.io/dagger, which is not installed",
+      "the Dagger engine requires the package @dagger.io/dagger, which is not installed",
       {
-        hint: "`bun add --dev --exact @dagger.io/dagger@0.21.9` adds it; --engine host needs no package.",
+        hint: "Run `bun add --dev --exact @dagger.io/dagger@0.21.9`, or use --engine host, which needs no package.",
         cause: error,
       },
     );

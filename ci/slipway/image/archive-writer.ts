@@ -1,7 +1,8 @@
 /**
- * The docker-archive: what `podman load`, `docker load`, `skopeo` and containerd's import read. It is written from the
- * trees under dist/, whichever engine built them, so the same trees give the same archive, byte for byte; reader.ts reads
- * it.
+ * Writes the docker-archive that `podman load`, `docker load`, `skopeo` and containerd's import read.
+ *
+ * The input is the trees under dist/, so every engine produces an identical archive from identical trees.
+ * archive-reader.ts reads the format.
  *
  * Format: Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
  */
@@ -12,36 +13,36 @@ import type { Service } from "../core/service-config.ts";
 import type { BuildResult } from "./build.ts";
 import { PipelineError } from "../core/errors.ts";
 import { writeFileAtomically } from "../core/atomic-write.ts";
-import { createImageSpec, layers } from "./image-config.ts";
+import { createImageSpec, layerNames } from "./image-spec.ts";
 import { APP_DIRECTORY } from "./module-paths.ts";
 import { TAR_END, tarHeader, tarPadding } from "./tar-writer.ts";
 
-/** How layers are packed: `none` for an import on this machine, `fast` and `high` for a way that costs per byte. */
+/** Compression of layers: `none` for a local import, `fast` and `high` for a transfer that costs per byte. */
 export const compressions = ["none", "fast", "high"] as const;
 export type Compression = (typeof compressions)[number];
 
 /**
- * zstd's level for each. 22 with its window of the layer's whole size packs some 20 % tighter than 3 and takes a minute
- * for it. https://facebook.github.io/zstd/zstd_manual.html
+ * Levels of zstd. Level 22, with a window of the whole layer, compresses about 20 % better than level 3. It takes about
+ * a minute. https://facebook.github.io/zstd/zstd_manual.html
  */
 export const zstdLevels = { fast: 3, high: 22 } as const;
 
 export interface ArchiveOptions extends Pick<BuildResult, "platform"> {
   service: Service;
-  /** The directory with a tree for each layer. */
+  /** Build directory with one tree per layer. */
   dist: string;
-  /** Names in the archive, `helloapp:<id>`. */
+  /** Image names in the archive, for example `helloapp:<id>`. */
   names: string[];
-  /** The git commit, for the label; it does not touch the layers. */
+  /** Git commit for the image label. It does not affect the layers. */
   revision?: string | undefined;
-  /** Default: none. The layers' diffIDs are the same with all. */
+  /** Default: none. The layers' diffIDs do not depend on it. */
   compression?: Compression;
 }
 
 /**
- * Writes the archive beside `output` and renames it, so that no half archive is ever left.
+ * Writes the archive to a temporary file and renames it, so that `output` is never incomplete.
  *
- * @throws {PipelineError} "environment" when the disk is full, `output` cannot be written, or a tree is gone
+ * @throws {PipelineError} "environment" if the disk is full, `output` is not writable, or a tree is missing
  */
 export async function writeArchive(output: string, options: ArchiveOptions): Promise<void> {
   await writeFileAtomically(output, async (part) => {
@@ -59,21 +60,18 @@ async function writeContent(
   { service, platform, dist, names, revision, compression = "none" }: ArchiveOptions,
 ): Promise<void> {
   const image = createImageSpec(service);
-  const missing = layers.find((layer) => !existsSync(join(dist, layer)));
+  const missing = layerNames.find((layer) => !existsSync(join(dist, layer)));
   if (missing !== undefined) {
     throw new PipelineError(
       "environment",
-      `${join(dist, missing)} is not there: something has removed what was built`,
-      {
-        hint: "Run the command again: it will be built anew.",
-      },
+      `${join(dist, missing)} is missing: another program removed the build output`,
+      { hint: "Run the command again to rebuild it." },
     );
   }
   let at = 0;
   const write = (bytes: Uint8Array) => {
-    // One write() may take less than all of it, on a disk that is nearly full for example.
-    for (let done = 0; done < bytes.length;)
-      done += writeSync(file, bytes, done, bytes.length - done, at + done);
+    // write() can be partial, for example if the disk is nearly full.
+    for (let done = 0; done < bytes.length;) done += writeSync(file, bytes, done, bytes.length - done, at + done);
     at += bytes.length;
   };
   const add = (path: string, content: string | Uint8Array) => {
@@ -86,8 +84,8 @@ async function writeContent(
 
   let digests: string[];
   if (compression === "none") {
-    digests = layers.map((layer) => {
-      // The header holds the layer's digest, which is known when the layer is written: it is filled in afterwards.
+    digests = layerNames.map((layer) => {
+      // The header holds the layer's digest, so it is written after the layer.
       const start = at;
       at += TAR_END.length / 2;
       const contentStart = at;
@@ -100,21 +98,21 @@ async function writeContent(
     });
   } else {
     const level = zstdLevels[compression];
-    const packed = await Promise.all(
-      layers.map(async (layer) => {
+    const compressed = await Promise.all(
+      layerNames.map(async (layer) => {
         const chunks: Uint8Array[] = [];
         const digest = writeLayer(join(dist, layer), (bytes) => void chunks.push(bytes.slice()));
         return { digest, bytes: await Bun.zstdCompress(Buffer.concat(chunks), { level }) };
       }),
     );
-    for (const { digest, bytes } of packed) add(nameOf(digest), bytes);
-    digests = packed.map(({ digest }) => digest);
+    for (const { digest, bytes } of compressed) add(nameOf(digest), bytes);
+    digests = compressed.map(({ digest }) => digest);
   }
 
   const config = JSON.stringify({
     architecture: platform.architecture,
     os: platform.os,
-    // A build time would make two equal images differ.
+    // Fixed, because a build time would break reproducibility.
     created: "1970-01-01T00:00:00Z",
     config: {
       User: image.user,
@@ -128,7 +126,7 @@ async function writeContent(
       },
     },
     rootfs: { type: "layers", diff_ids: digests.map((digest) => `sha256:${digest}`) },
-    history: layers.map((layer) => ({
+    history: layerNames.map((layer) => ({
       created: "1970-01-01T00:00:00Z",
       created_by: `slipway build: dist/${layer}`,
     })),
@@ -140,7 +138,7 @@ async function writeContent(
   write(TAR_END);
 }
 
-/** Writes one tree as a layer and returns its digest: of a layer that is not compressed, the diffID. */
+/** Writes a tree as an uncompressed layer. @returns its digest, which is the diffID */
 function writeLayer(tree: string, write: (bytes: Uint8Array) => void): string {
   const hash = new Bun.CryptoHasher("sha256");
   const emit = (bytes: Uint8Array) => {
@@ -148,7 +146,7 @@ function writeLayer(tree: string, write: (bytes: Uint8Array) => void): string {
     write(bytes);
   };
   const chunk = new Uint8Array(1 << 20);
-  for (const path of list(tree)) {
+  for (const path of listPaths(tree)) {
     if (path.endsWith("/")) {
       emit(tarHeader({ path, type: "directory", mode: 0o755, size: 0 }));
       continue;
@@ -167,13 +165,13 @@ function writeLayer(tree: string, write: (bytes: Uint8Array) => void): string {
   return hash.digest("hex");
 }
 
-/** Paths below a tree, parents first, sorted by code unit; directories end in a slash. */
-function list(tree: string, below = ""): string[] {
-  const entries = readdirSync(join(tree, below), { withFileTypes: true });
+/** Lists the paths of a tree, parents first, sorted by code unit. Directories end in a slash. */
+function listPaths(tree: string, prefix = ""): string[] {
+  const entries = readdirSync(join(tree, prefix), { withFileTypes: true });
   return entries
     .sort((a, b) => (a.name < b.name ? -1 : 1))
     .flatMap((entry) => {
-      const path = below + entry.name;
-      return entry.isDirectory() ? [`${path}/`, ...list(tree, `${path}/`)] : [path];
+      const path = prefix + entry.name;
+      return entry.isDirectory() ? [`${path}/`, ...listPaths(tree, `${path}/`)] : [path];
     });
 }

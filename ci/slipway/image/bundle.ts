@@ -1,35 +1,35 @@
-/** What the bundler is told of a service, for the id and for the binary alike. */
+/** Options of the bundler for a service. The image ID and the binary use the same options. */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/service-config.ts";
-import { compileOptions } from "./image-config.ts";
-import { stylesInOrder, type HtmlImports } from "./html-order.ts";
+import { compileOptions } from "./image-spec.ts";
+import { createStyleOrderPlugin, type HtmlImports } from "./html-order.ts";
 import { rewriteModulePaths, bundlerDefines } from "./module-paths.ts";
 
-/** Stands for the id while it is not known. */
+/** Placeholder until the ID is known. */
 const UNKNOWN_ID = "0".repeat(12);
 
-/** Imported by the entry that is made here: answers and drains where the service does not. */
+/** Module that the generated entry imports. It adds the health endpoints and the drain that the service lacks. */
 const ATTACH = "slipway:attach";
-const attachment = join(import.meta.dir, "../service/attach.ts");
+const attachFile = join(import.meta.dir, "../service/attach.ts");
 
-/** What is known of a service only when its source has been looked at. */
+/** Bundler inputs that are found by reading the service's source. */
 export interface BundleInputs {
-  /** Default: not known yet. */
+  /** Image ID. Default: a placeholder. */
   id?: string;
-  /** Its own modules: file -> content. */
+  /** The service's own modules: file -> content. */
   source?: Map<string, Buffer>;
-  /** Paths that the service answers itself. */
-  own?: string[];
-  /** Packages that lie beside the binary. */
-  external?: string[];
-  /** Packages that are not there at all. */
-  absent?: string[];
-  /** Where there are several: in which order they come. */
-  pages?: HtmlImports | undefined;
-  /** Whether the pages are all that is bundled. */
-  alone?: boolean;
+  /** Paths that the service serves itself, so that slipway does not attach them. */
+  ownPaths?: string[];
+  /** Packages that are copied into the image unbundled. */
+  externalPackages?: string[];
+  /** Optional packages that are not installed. */
+  missingPackages?: string[];
+  /** Several HTML imports, in a fixed order. */
+  htmlImports?: HtmlImports | undefined;
+  /** Whether only the HTML imports are bundled, without the service. */
+  isHtmlOnly?: boolean;
 }
 
 export async function bundleOptions(
@@ -37,30 +37,30 @@ export async function bundleOptions(
   {
     id = UNKNOWN_ID,
     source = new Map<string, Buffer>(),
-    own = [],
-    external = [],
-    absent = [],
-    pages,
-    alone = false,
+    ownPaths = [],
+    externalPackages = [],
+    missingPackages = [],
+    htmlImports,
+    isHtmlOnly = false,
   }: BundleInputs = {},
 ) {
   const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compileOptions;
   const { root, name, version, versionPath } = service;
-  const { plugins = [], ...entry } = entrypoint(service, pages?.files ?? [], alone);
-  const ordered = pages && !alone && stylesInOrder(pages);
-  const place = rewriteModulePaths(source, service.project);
+  const { plugins = [], ...entry } = createEntry(service, htmlImports?.files ?? [], isHtmlOnly);
+  const styleOrder = htmlImports && !isHtmlOnly && createStyleOrderPlugin(htmlImports);
+  const modulePaths = rewriteModulePaths(source, service.project);
   return {
     ...options,
     ...entry,
-    // The service's own come first: what one of them makes is taken as it is.
+    // The service's plugins come before the path rewriting, so that their output is not rewritten.
     plugins: [
-      ...(ordered ? [ordered] : []),
+      ...(styleOrder ? [styleOrder] : []),
       ...plugins,
-      ...(await pluginsOf(service)),
-      ...(place ? [place.plugin] : []),
+      ...(await loadPlugins(service)),
+      ...(modulePaths ? [modulePaths.plugin] : []),
     ],
-    ...(place && { banner: place.banner }),
-    external: [...service.external, ...external, ...absent],
+    ...(modulePaths && { banner: modulePaths.banner }),
+    external: [...service.external, ...externalPackages, ...missingPackages],
     metafile: true,
     root,
     target: "bun" as const,
@@ -69,36 +69,32 @@ export async function bundleOptions(
       BUILD_NAME: JSON.stringify(name),
       BUILD_VERSION: JSON.stringify(version),
       BUILD_VERSION_PATH: JSON.stringify(versionPath),
-      BUILD_OWN_PATHS: JSON.stringify(own),
+      BUILD_OWN_PATHS: JSON.stringify(ownPaths),
       "process.env.NODE_ENV": '"production"',
       ...bundlerDefines,
-      ...place?.define,
-      ...publicEnv(service),
+      ...modulePaths?.define,
+      ...publicEnvDefines(service),
       ...service.define,
     },
   };
 }
 
-/** The variables that become part of the build, as definitions. */
-export function publicEnv(service: Service): Record<string, string> {
-  const found = Object.entries(publicVariables(service));
+/** Returns the public variables as bundler definitions, sorted by name. */
+export function publicEnvDefines(service: Service): Record<string, string> {
+  const found = Object.entries(findPublicVariables(service));
   return Object.fromEntries(
-    found
-      .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([name, value]) => [`process.env.${name}`, JSON.stringify(value)]),
+    found.sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, value]) => [`process.env.${name}`, JSON.stringify(value)]),
   );
 }
 
-/** The variables whose names begin as the setting says. */
-export function publicVariables({ publicEnv }: Service): Record<string, string> {
-  const found = Object.entries(process.env).filter(
-    ([name]) => publicEnv !== "" && name.startsWith(publicEnv),
-  );
+/** Returns the environment variables whose names start with the `publicEnv` setting. */
+export function findPublicVariables({ publicEnv }: Service): Record<string, string> {
+  const found = Object.entries(process.env).filter(([name]) => publicEnv !== "" && name.startsWith(publicEnv));
   return Object.fromEntries(found as [string, string][]);
 }
 
-/** The service's, and those that bunfig.toml names for its pages: Bun itself takes them in its development server alone. */
-async function pluginsOf(service: Service): Promise<Bun.BunPlugin[]> {
+/** Loads the plugins of the settings and of bunfig.toml. Bun itself uses the latter in its development server only. */
+async function loadPlugins(service: Service): Promise<Bun.BunPlugin[]> {
   const named = bunfigPlugins(service).map(async ({ name, file }) => {
     const loaded = (await import(file)) as { default?: Bun.BunPlugin };
     if (loaded.default) return loaded.default;
@@ -107,28 +103,28 @@ async function pluginsOf(service: Service): Promise<Bun.BunPlugin[]> {
   return [...(await Promise.all(named)), ...(service.plugins as Bun.BunPlugin[])];
 }
 
-/** Whether there is a plugin, which decides what becomes of a file. */
+/** Whether the service has plugins. A plugin can change the content of any file. */
 export function hasPlugins(service: Service): boolean {
   return service.plugins.length > 0 || bunfigPlugins(service).length > 0;
 }
 
-/** The modules that plugins come from, those of packages too. */
+/** Returns the modules that define plugins, including modules of packages. */
 export function pluginModules(service: Service): string[] {
   const settings = join(service.project, "ci/pipeline.ts");
   return [...(existsSync(settings) ? [settings] : []), ...bunfigPlugins(service).map(({ file }) => file)];
 }
 
 /**
- * https://bun.sh/docs/bundler/fullstack#plugins
+ * Resolves the plugins that bunfig.toml names. https://bun.sh/docs/bundler/fullstack#plugins
  *
- * @throws {PipelineError} "project" when one is not there
+ * @throws {PipelineError} "project" if a plugin cannot be resolved
  */
 function bunfigPlugins({ project }: Service): { name: string; file: string }[] {
   return bunfigPluginNames(project).map((name) => {
     try {
       return { name, file: Bun.resolveSync(name, project) };
     } catch (error) {
-      throw new PipelineError("project", `bunfig.toml's plugin ${name} is not there`, { cause: error });
+      throw new PipelineError("project", `bunfig.toml's plugin ${name} was not found`, { cause: error });
     }
   });
 }
@@ -144,60 +140,63 @@ function bunfigPluginNames(project: string): string[] {
   }
 }
 
-/** The service's own entry; where there is more than that, one that is never written imports them. */
-function entrypoint({ project, entry, entries, attach }: Service, pages: string[], alone: boolean) {
-  const own = join(project, entry);
-  const others = Object.entries(entries);
-  if (!attach && others.length === 0 && pages.length === 0) return { entrypoints: [own] };
-  // Beside the own one: what is relative to the main module stays where it is.
-  const made = (number: number) => `${own}${number === 0 ? "" : `.${number}`}.slipway.ts`;
-  // The made one is in the source map: a path from the root would make it another one in another directory.
-  const relativeTo = (path: string) => {
-    const found = relative(dirname(own), resolve(project, path));
+/** Returns the service's entry, or generated in-memory entry modules if more than that entry is bundled. */
+function createEntry({ project, entry, entries, attach }: Service, pages: string[], isHtmlOnly: boolean) {
+  const main = join(project, entry);
+  const additional = Object.entries(entries);
+  if (!attach && additional.length === 0 && pages.length === 0) return { entrypoints: [main] };
+  // In the main module's directory, so that paths relative to the main module stay valid.
+  const generatedPath = (number: number) => `${main}${number === 0 ? "" : `.${number}`}.slipway.ts`;
+  // Relative, because generated modules are in the source map, which must not depend on the project's directory.
+  const specifierOf = (path: string) => {
+    const found = relative(dirname(main), resolve(project, path));
     return JSON.stringify(found.startsWith("../") ? found : `./${found}`);
   };
-  const isServed = !alone && others.length === 0 && hasDefault(own);
+  const isServed = !isHtmlOnly && additional.length === 0 && hasDefaultExport(main);
   const service = [
     ...(attach ? [`import "${ATTACH}";`] : []),
-    ...(others.length > 0 ? dispatch(entry, others, relativeTo) : [pass(isServed, relativeTo(entry))]),
+    ...(additional.length > 0
+      ? dispatchCode(entry, additional, specifierOf)
+      : [reexportCode(isServed, specifierOf(entry))]),
   ];
-  // A module for each page, which imports the next: the bundler comes upon them one after the other.
+  // Each page has a module that imports the next one, so that the bundler finds the pages in order.
   const files = [
-    ...pages.map((page, at) => [`import ${relativeTo(page)};`, pass(isServed, relativeTo(made(at + 1)))]),
-    alone ? [] : service,
+    ...pages.map((page, at) => [
+      `import ${specifierOf(page)};`,
+      reexportCode(isServed, specifierOf(generatedPath(at + 1))),
+    ]),
+    isHtmlOnly ? [] : service,
   ];
   const plugin: Bun.BunPlugin = {
     name: "slipway",
-    setup: (build) => void build.onResolve({ filter: /^slipway:attach$/ }, () => ({ path: attachment })),
+    setup: (build) => void build.onResolve({ filter: /^slipway:attach$/ }, () => ({ path: attachFile })),
   };
   return {
-    entrypoints: [made(0)],
-    files: Object.fromEntries(files.map((lines, at) => [made(at), `${lines.join("\n")}\n`])),
+    entrypoints: [generatedPath(0)],
+    files: Object.fromEntries(files.map((lines, at) => [generatedPath(at), `${lines.join("\n")}\n`])),
     plugins: [plugin],
   };
 }
 
-/** Bun serves the default export of the main module. */
-function pass(isServed: boolean, specifier: string): string {
+/** Re-exports the default export if there is one, because Bun serves that of the main module. */
+function reexportCode(isServed: boolean, specifier: string): string {
   return isServed ? `export { default } from ${specifier};` : `import ${specifier};`;
 }
 
-function hasDefault(file: string): boolean {
+function hasDefaultExport(file: string): boolean {
   const { exports } = new Bun.Transpiler({ loader: loaderOf(file) }).scan(readFileSync(file, "utf8"));
   return exports.includes("default");
 }
 
-/** The first argument chooses: `/NAME migrate`. */
-function dispatch(
+/** Generates code that selects the entry by the first argument, for example `/NAME migrate`. */
+function dispatchCode(
   entry: string,
   others: [name: string, path: string][],
   specifier: (path: string) => string,
 ): string[] {
-  const table = others.map(
-    ([name, path]) => `  [${JSON.stringify(name)}, () => import(${specifier(path)})],`,
-  );
+  const table = others.map(([name, path]) => `  [${JSON.stringify(name)}, () => import(${specifier(path)})],`);
   return [
-    // A Map knows no word that every object knows, like `constructor`.
+    // A Map, because every object has keys like `constructor`.
     "const others = new Map<string, () => Promise<unknown>>([",
     ...table,
     "]);",
@@ -216,10 +215,10 @@ function loaderOf(file: string): Bun.JavaScriptLoader {
   return file.endsWith(".tsx") ? "tsx" : file.endsWith(".jsx") ? "jsx" : file.endsWith("ts") ? "ts" : "js";
 }
 
-const missing =
-  "What a script makes before the build is named by `before` in ci/pipeline.ts, a package that the service can do without by `external`.";
+const MISSING_MODULE_HINT =
+  "If a script generates the file, add the script to `prebuild` in ci/pipeline.ts. If the package is optional, add it to `external`.";
 
-/** Turns the bundler's error into one with all of its messages, each with its place. */
+/** Converts a bundler error into a PipelineError with all messages and their locations. */
 export async function explainBundleError<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();
@@ -228,7 +227,7 @@ export async function explainBundleError<T>(work: () => Promise<T>): Promise<T> 
     const isMissing = error.errors.some(({ name }: Error) => name === "ResolveMessage");
     throw new PipelineError("project", "the source does not compile", {
       output: error.errors.map((one) => Bun.inspect(one, { colors: false })).join("\n"),
-      ...(isMissing && { hint: missing }),
+      ...(isMissing && { hint: MISSING_MODULE_HINT }),
       cause: error,
     });
   }

@@ -1,72 +1,73 @@
 /**
- * How two images differ, in words: the layers' diffIDs, each file, the config. It reads docker-archives, whoever wrote
- * them: what counts is what a layer is without compression.
+ * Compares two images and describes the differences in diffIDs, files and config.
+ *
+ * The input is docker-archives of any writer. Layers are compared without compression.
  */
 import { PipelineError } from "../core/errors.ts";
 import { digestOf, sha256 } from "../core/hash.ts";
-import { layers as layerNames } from "./image-config.ts";
-import { digestInName, shortImageName, layerReader, readArchive, type Archive } from "./archive-reader.ts";
+import { layerNames } from "./image-spec.ts";
+import { digestInName, shortImageName, createLayerReader, readArchive, type Archive } from "./archive-reader.ts";
 import { listTar, type TarEntry } from "./tar-reader.ts";
 
 export interface Layer {
-  /** What it is called in messages: `runtime`, `app`; in an image with another number of layers `layer 1`. */
+  /** Name in messages: `runtime`, `app`, or `layer 1` if the image has another number of layers. */
   name: string;
-  /** `sha256:` and the digest of its bytes, computed. */
+  /** Digest computed from `bytes`, with the prefix `sha256:`. */
   diffId: string;
-  /** The diffID that the image's config says it has. */
-  promised: string;
-  /** The tar, without compression. */
+  /** DiffID according to the image's config. */
+  declaredDiffId: string;
+  /** The uncompressed tar. */
   bytes: Uint8Array;
-  /** What the tar holds, with offsets into `bytes`; empty where it is `damage`d. */
+  /** Entries of the tar, with offsets into `bytes`. Empty if the layer is damaged. */
   entries: TarEntry[];
-  /** Why it cannot be read. */
+  /** Reason why the layer cannot be read. */
   damage?: string;
 }
 
 export interface ImageContent extends Pick<Archive, "config"> {
-  /** Names with their tags, as familiarName() has them. */
+  /** Names with their tags, shortened by shortImageName(). */
   names: string[];
   layers: Layer[];
-  /** Bytes of the archive as a file. */
+  /** Size of the archive file in bytes. */
   archiveSize: number;
-  /** What is wrong with the archive by its own account, a sentence each: bytes that are not those of their digest. */
+  /** Content that is unreadable or does not match its digest, one sentence per finding. */
   damage: string[];
 }
 
 /**
  * Reads a whole image into memory.
  *
- * @throws {PipelineError} "environment" when there is no docker-archive at `path`, or none that can be read
+ * @throws {PipelineError} "environment" if `path` is missing or not a readable docker-archive
  */
 export async function readImage(path: string): Promise<ImageContent> {
   try {
     const archive = await readArchive(path);
-    if (!archive) throw new Error(`there is no ${path}`);
+    if (!archive) throw new Error(`${path} not found`);
     const { config, configEntry } = archive;
     const names = [...new Set(archive.names.map(shortImageName))];
-    const content = layerReader(path, archive.layers);
+    const content = createLayerReader(path, archive.layers);
     const layers: Layer[] = [];
     for (const [i, entry] of archive.layers.entries()) {
       const known = archive.layers.length === layerNames.length ? layerNames[i] : undefined;
-      const promised = config.rootfs.diff_ids[i]!;
-      layers.push(await readLayer(known ?? `layer ${i + 1}`, promised, entry, content));
+      const declaredDiffId = config.rootfs.diff_ids[i]!;
+      layers.push(await readLayer(known ?? `layer ${i + 1}`, declaredDiffId, entry, content));
     }
-    const damage = layers.flatMap(({ name, diffId, promised, damage }) => {
+    const damage = layers.flatMap(({ name, diffId, declaredDiffId, damage }) => {
       const lines = damage ? [damage] : [];
-      if (diffId === promised) return lines;
+      if (diffId === declaredDiffId) return lines;
       return [
         ...lines,
-        `${name} is damaged: its bytes have the diffID ${shortDigest(diffId)}, its config promises ${shortDigest(promised)}`,
+        `${name} is damaged: its diffID is ${shortDigest(diffId)}, the config declares ${shortDigest(declaredDiffId)}`,
       ];
     });
     for (const [what, entry] of [["the config", configEntry] as const, ...archive.layers.map(named)]) {
       if (digestInName(entry) !== undefined && digestInName(entry) !== sha256(await content.stored(entry)))
-        damage.push(`${what} is damaged: its bytes do not have the digest that is its name`);
+        damage.push(`${what} is damaged: its content does not match the digest in its name`);
     }
     return { names, config, layers, damage, archiveSize: Bun.file(path).size };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
-    const named = message.includes(path) ? message : `${path} is no docker-archive: ${message}`;
+    const named = message.includes(path) ? message : `${path} is not a docker-archive: ${message}`;
     throw new PipelineError("environment", `cannot read the image: ${named}`, { cause: error });
   }
 }
@@ -75,31 +76,31 @@ const named = (entry: TarEntry) => [`the layer ${entry.path}`, entry] as const;
 
 async function readLayer(
   name: string,
-  promised: string,
+  declaredDiffId: string,
   entry: TarEntry,
-  { stored, unpacked }: ReturnType<typeof layerReader>,
+  { stored, unpacked }: ReturnType<typeof createLayerReader>,
 ): Promise<Layer> {
   let bytes: Uint8Array = await stored(entry);
   try {
     bytes = await unpacked(entry);
     const entries = listTar(`the tar of ${name}`, bytes);
-    return { name, promised, diffId: digestOf(bytes), bytes, entries };
+    return { name, declaredDiffId, diffId: digestOf(bytes), bytes, entries };
   } catch (error) {
     const damage = `${name} cannot be read: ${(error as Error).message}`;
-    return { name, promised, diffId: digestOf(bytes), bytes, entries: [], damage };
+    return { name, declaredDiffId, diffId: digestOf(bytes), bytes, entries: [], damage };
   }
 }
 
-/** A file of an image, with its bytes. */
+/** A file of an image with its content. */
 export interface ImageFile extends TarEntry {
   content: Uint8Array;
 }
 
-/** The files of layers, the later over the earlier, by their path from the root, sorted; without the root itself. */
+/** Merges the files of layers, sorted by absolute path. Later layers override earlier ones, the root is omitted. */
 export function filesInLayers(layers: Layer[]): Map<string, ImageFile> {
   const files = layers.flatMap(({ bytes, entries }) =>
     entries.map((entry): [string, ImageFile] => [
-      // Dialects of tar differ in how they start, and whether a directory ends in a slash.
+      // Tar dialects differ in the start of a path and in the slash after a directory.
       `/${entry.path.replace(/^(\.?\/)+|^\.$/, "").replace(/\/$/, "")}`,
       { ...entry, content: bytes.subarray(entry.offset, entry.offset + entry.size) },
     ]),
@@ -107,7 +108,7 @@ export function filesInLayers(layers: Layer[]): Map<string, ImageFile> {
   return new Map(files.filter(([path]) => path !== "/").sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Of a file, what is the same also where its content is another: type, mode, owner and time. */
+/** Formats the metadata of a file: type, mode, owner and time. */
 export function metadataOf({ type, link, mode, uid, gid, mtime }: TarEntry): Record<string, string> {
   return {
     type: link === undefined ? type : `${type} to ${link}`,
@@ -118,11 +119,11 @@ export function metadataOf({ type, link, mode, uid, gid, mtime }: TarEntry): Rec
 }
 
 export interface CompareOptions {
-  /** Whether sizes and bytes count, names and diffIDs too; default true. Without: only the form of the image. */
+  /** Whether to compare sizes, bytes, names and diffIDs, in addition to the image's structure. Default: true. */
   content?: boolean;
 }
 
-/** Says what `found` has that `expected` has not, a line for each; an empty list when they are equal. */
+/** Describes how `found` differs from `expected`, one line per difference. Returns an empty list for equal images. */
 export function diffImages(
   expected: ImageContent,
   found: ImageContent,
@@ -150,31 +151,27 @@ function layerDifferences(expected: Layer, found: Layer, content: boolean): stri
     return named([...id, ...(differ ? [`differs ${firstByte(expected, found)}`] : [])]);
   }
   const tree = treeDifferences(filesInLayers([expected]), filesInLayers([found]), content);
-  // Two tars of the same files: another order, another dialect, or a bit in what nobody reads.
+  // Equal files in a different tar: another order, another dialect, or a bit in an ignored field.
   if (differ && tree.length === 0)
-    tree.push(`its files are the same, the tar is not: ${firstByte(expected, found)}`);
+    tree.push(`its files are identical, but the tar differs ${firstByte(expected, found)}`);
   return named([...id, ...tree]);
 }
 
-function treeDifferences(
-  expected: Map<string, ImageFile>,
-  found: Map<string, ImageFile>,
-  content: boolean,
-): string[] {
+function treeDifferences(expected: Map<string, ImageFile>, found: Map<string, ImageFile>, content: boolean): string[] {
   const paths = [...new Set([...expected.keys(), ...found.keys()])].sort();
   return paths.flatMap((path) => {
-    const [one, other] = [expected.get(path), found.get(path)];
-    if (!one) return [`${path} is there and should not be`];
-    if (!other) return [`${path} is missing`];
-    const what = fileDifferences(one, other, content);
-    return what.length > 0 ? [`${path}: ${what.join("; ")}`] : [];
+    const [before, after] = [expected.get(path), found.get(path)];
+    if (!before) return [`${path} is unexpected`];
+    if (!after) return [`${path} is missing`];
+    const differences = fileDifferences(before, after, content);
+    return differences.length > 0 ? [`${path}: ${differences.join("; ")}`] : [];
   });
 }
 
 function fileDifferences(expected: ImageFile, found: ImageFile, content: boolean): string[] {
-  const [one, other] = [metadataOf(expected), metadataOf(found)];
-  const lines = Object.keys(one).flatMap((key) =>
-    one[key] === other[key] ? [] : [`${key} ${other[key]}, not ${one[key]}`],
+  const [before, after] = [metadataOf(expected), metadataOf(found)];
+  const lines = Object.keys(before).flatMap((key) =>
+    before[key] === after[key] ? [] : [`${key} ${after[key]}, not ${before[key]}`],
   );
   if (!content) return lines;
   if (found.size !== expected.size)
@@ -184,30 +181,30 @@ function fileDifferences(expected: ImageFile, found: ImageFile, content: boolean
   return lines;
 }
 
-/** Which labels, commands, times; not the diffIDs, which are told layer by layer. */
+/** Describes differences of labels, commands and times. DiffIDs are reported per layer instead. */
 function configDifferences(expected: object, found: object): string[] {
-  const [one, other] = [leaves(expected), leaves(found)];
-  return [...new Set([...one.keys(), ...other.keys()])]
-    .filter((path) => !path.startsWith("rootfs.diff_ids") && one.get(path) !== other.get(path))
+  const [before, after] = [flattenJson(expected), flattenJson(found)];
+  return [...new Set([...before.keys(), ...after.keys()])]
+    .filter((path) => !path.startsWith("rootfs.diff_ids") && before.get(path) !== after.get(path))
     .map((path) => {
-      const [was, is] = [one.get(path), other.get(path)];
-      if (was === undefined) return `config: ${path} is ${is} and should not be there`;
+      const [was, is] = [before.get(path), after.get(path)];
+      if (was === undefined) return `config: ${path} is unexpected: ${is}`;
       return is === undefined ? `config: ${path} is missing: ${was}` : `config: ${path} is ${is}, not ${was}`;
     });
 }
 
-/** Every value of a JSON document by its path, as JSON. What tools write for "not set" is as good as not there. */
-function leaves(value: unknown, path: string[] = []): Map<string, string> {
+/** Maps paths of a JSON document to values as JSON. Empty values, which tools write for "not set", are omitted. */
+function flattenJson(value: unknown, path: string[] = []): Map<string, string> {
   const json = JSON.stringify(value);
   if (["null", '""', "false", "[]"].includes(json)) return new Map();
   if (typeof value !== "object" || json === "{}") return new Map([[path.join("."), json]]);
-  return new Map(Object.entries(value!).flatMap(([key, inner]) => [...leaves(inner, [...path, key])]));
+  return new Map(Object.entries(value!).flatMap(([key, inner]) => [...flattenJson(inner, [...path, key])]));
 }
 
-/** Where two layers differ first, in words: `from byte 700 on, at offset 188 of /a`. */
+/** Describes the first difference of two layers, for example `from byte 700 on, at offset 188 of /a`. */
 function firstByte(expected: Layer, found: Layer): string {
   const at = firstDifference(expected.bytes, found.bytes);
-  // What is damaged cannot say what is where; up to there the other says it.
+  // A damaged layer has no entries, so those of the other layer locate the byte.
   const { entries } = expected.damage ? found : expected;
   const entry = entries.findLast(({ offset }) => offset - 512 <= at!);
   if (!entry) return `from byte ${at} on`;
@@ -216,25 +213,25 @@ function firstByte(expected: Layer, found: Layer): string {
   return `from byte ${at} on, ${at! < offset ? "in the header of" : inside} /${path}`;
 }
 
-const CHUNK = 1 << 16;
+const CHUNK_BYTES = 1 << 16;
 
-/** The offset of the first byte that differs; where one is the start of the other: its length. undefined: equal. */
+/** Returns the offset of the first different byte, or undefined if equal. For a prefix, it is the prefix's length. */
 export function firstDifference(one: Uint8Array, other: Uint8Array): number | undefined {
   const length = Math.min(one.length, other.length);
-  for (let start = 0; start < length; start += CHUNK) {
-    const end = Math.min(start + CHUNK, length);
+  for (let start = 0; start < length; start += CHUNK_BYTES) {
+    const end = Math.min(start + CHUNK_BYTES, length);
     if (Buffer.compare(one.subarray(start, end), other.subarray(start, end)) === 0) continue;
     for (let at = start; at < end; at += 1) if (one[at] !== other[at]) return at;
   }
   return one.length === other.length ? undefined : length;
 }
 
-/** A digest as people read it: without the algorithm, 12 hex digits. */
+/** Shortens a digest to 12 hex digits, without the algorithm. */
 export function shortDigest(digest: string): string {
   return digest.replace(/^sha256:/, "").slice(0, 12);
 }
 
-/** 1234567 -> 1,234,567, whatever the locale. */
+/** Formats 1234567 as 1,234,567 in every locale. */
 export function formatThousands(value: number): string {
   return value.toLocaleString("en-US");
 }

@@ -1,50 +1,52 @@
-/** Layers without their compression: gzip or zstd, by the first bytes, since their names say nothing of it; bounded. */
+/** Decompresses layers within a size limit. The format, gzip or zstd, is detected by the first bytes. */
 import { promisify } from "node:util";
 import { gunzip, zstdDecompress } from "node:zlib";
 
 /**
- * What an image may be unpacked: 100 times what is stored, at least 16 MiB and at most 2 GiB for all its layers. Programs
- * are packed to a third or a fourth; what gets a hundred times as large is made to fill memory.
+ * Limits of an image's unpacked size: 100 times the stored size, at least 16 MiB and at most 2 GiB for all layers.
+ * Programs compress to a third or a fourth. A ratio over 100 indicates a decompression bomb.
  */
-const MOST_TIMES = 100;
-const LEAST_LIMIT = 16 * 2 ** 20;
+const MAX_RATIO = 100;
+const MIN_LIMIT_BYTES = 16 * 2 ** 20;
 export const MAX_UNPACKED_BYTES = 2 * 2 ** 30;
 
 export type CompressionFormat = "none" | "gzip" | "zstd";
 
 const ZSTD_MAGIC = 0xfd2fb528;
 
-/** How bytes are packed. RFC 1952, 2.3.1; RFC 8878, 3.1.1 */
+/** Detects the format by its magic number. RFC 1952, 2.3.1; RFC 8878, 3.1.1 */
 export function detectCompression(bytes: Uint8Array): CompressionFormat {
   if (bytes[0] === 0x1f && bytes[1] === 0x8b) return "gzip";
   return bytes.length >= 4 && view(bytes).getUint32(0, true) === ZSTD_MAGIC ? "zstd" : "none";
 }
 
-/** Unpacks the layers of one image, which share a limit. */
+/** Decompresses the layers of one image, which share a limit. */
 export class Decompressor {
-  #left: number;
+  #remainingBytes: number;
 
-  /** @param stored bytes of the image's layers as they are stored, each once */
-  constructor(stored: number) {
-    this.#left = Math.min(MAX_UNPACKED_BYTES, Math.max(LEAST_LIMIT, MOST_TIMES * stored));
+  /** @param storedBytes total size of the image's layers in the archive, repeated layers counted once */
+  constructor(storedBytes: number) {
+    this.#remainingBytes = Math.min(MAX_UNPACKED_BYTES, Math.max(MIN_LIMIT_BYTES, MAX_RATIO * storedBytes));
   }
 
   /**
-   * @returns the same bytes where they are not packed
-   * @throws {Error} when they are damaged or cut, something follows them, or they are larger than an image may be
+   * Decompresses a layer. Uncompressed bytes are returned unchanged.
+   *
+   * @throws {Error} if the data is damaged, truncated, followed by other data, or exceeds the limit
    */
   async unpack(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
     const packing = detectCompression(bytes);
     if (packing === "none") return bytes;
-    if (packing === "zstd" && !isWholeZstd(bytes)) throw new Error("it is cut, or more than zstd");
-    const limit = this.#left;
+    if (packing === "zstd" && !isCompleteZstd(bytes))
+      throw new Error("its zstd data is truncated or followed by other data");
+    const limit = this.#remainingBytes;
     const options = { maxOutputLength: Math.max(limit, 1), chunkSize: 1 << 20, info: true };
     try {
       const { buffer, engine } = await inflate(packing, bytes, options);
-      // gunzip passes over zeros, where others fail.
-      if (engine.bytesWritten !== bytes.length) throw new Error(`there is something after its ${packing}`);
-      this.#left -= buffer.length;
-      if (this.#left < 0) throw tooLarge(limit);
+      // gunzip ignores trailing zeros, but other tools fail.
+      if (engine.bytesWritten !== bytes.length) throw new Error(`its ${packing} data is followed by other data`);
+      this.#remainingBytes -= buffer.length;
+      if (this.#remainingBytes < 0) throw tooLarge(limit);
       return new Uint8Array(buffer.buffer as ArrayBuffer, buffer.byteOffset, buffer.length);
     } catch (error) {
       throw (error as NodeJS.ErrnoException).code === "ERR_BUFFER_TOO_LARGE" ? tooLarge(limit) : error;
@@ -53,28 +55,29 @@ export class Decompressor {
 }
 
 function tooLarge(limit: number): Error {
-  return new Error(`unpacked it is larger than ${limit} bytes, which is left of what the image may be`);
+  return new Error(`unpacked it is larger than ${limit} bytes, the remaining limit of the image`);
 }
 
 interface Inflated {
   buffer: Buffer;
-  /** bytesWritten: those that were read of what is packed. */
+  /** `bytesWritten` counts the compressed bytes that were consumed. */
   engine: { bytesWritten: number };
 }
 
-/** Not Bun.gunzipSync, which stops after the first member of a file with several; nor Bun.zstd…, which knows no limit. */
+/** Uses node:zlib, because Bun.gunzipSync stops after the first gzip member and Bun.zstd… has no size limit. */
 function inflate(packing: "gzip" | "zstd", bytes: Uint8Array, options: object): Promise<Inflated> {
   const call: (bytes: Uint8Array, options: object) => Promise<unknown> =
     packing === "gzip" ? promisify(gunzip) : promisify(zstdDecompress);
-  // The types do not know of `info`.
+  // The types lack the `info` option.
   return call(bytes, options) as Promise<Inflated>;
 }
 
 /**
- * Whether these are frames of zstd from the first to the last byte; the decoder takes what is cut for whole. RFC 8878,
- * 3.1: a frame is its header, blocks that say how long they are, and maybe a checksum.
+ * Whether the bytes consist of complete zstd frames. The decoder itself accepts truncated data.
+ *
+ * RFC 8878, 3.1: a frame is a header, blocks that declare their length, and an optional checksum.
  */
-function isWholeZstd(bytes: Uint8Array): boolean {
+function isCompleteZstd(bytes: Uint8Array): boolean {
   const at = view(bytes);
   const end = bytes.length;
   let next = 0;
@@ -93,7 +96,7 @@ function isWholeZstd(bytes: Uint8Array): boolean {
       if (next + 3 > end) return false;
       const block = at.getUint16(next, true) | (at.getUint8(next + 2) << 16);
       last = block & 1;
-      // A block of one byte repeated has that byte.
+      // An RLE block stores only the repeated byte.
       next += 3 + (((block >> 1) & 3) === 1 ? 1 : block >> 3);
     }
     next += flags & 4;

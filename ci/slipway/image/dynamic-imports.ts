@@ -1,8 +1,8 @@
-/** What the bundler does not see, or cannot find, of what a service loads. */
+/** Finds modules that the bundler cannot resolve or cannot see, because their path is computed at run time. */
 import { relative } from "node:path";
 
-/** What Bun says of a module that is not there. */
-interface Missing {
+/** Bun's error for a module that cannot be resolved. */
+interface ResolveError {
   name: string;
   specifier: string;
   importKind: string;
@@ -10,57 +10,58 @@ interface Missing {
 }
 
 /**
- * Packages that are not installed, and that an installed one asks for only when it comes to that: the drivers of databases that
- * nobody uses, for example. From source that works until it is reached, so it does in the image.
+ * Finds packages that are not installed and that an installed package loads lazily, for example unused database drivers.
  *
- * @param error what the bundler ended with
- * @returns name -> the package that asks for it
+ * Running from source fails only when the load is reached. The image behaves the same way.
+ *
+ * @param error the bundler's error
+ * @returns name of the missing package -> name of the package that loads it
  */
 export function findMissingPackages(error: unknown): Map<string, string> {
-  const errors = error instanceof AggregateError ? (error.errors as Missing[]) : [];
+  const errors = error instanceof AggregateError ? (error.errors as ResolveError[]) : [];
   const found = errors.flatMap(({ name, specifier, importKind, position }): [string, string][] => {
     const [, by] = /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(position?.file ?? "") ?? [];
-    const isLate = importKind === "require-call" || importKind === "dynamic-import";
+    const isLazy = importKind === "require-call" || importKind === "dynamic-import";
     const isPackage = name === "ResolveMessage" && /^[^./]/.test(specifier);
-    return by && isLate && isPackage ? [[specifier, by]] : [];
+    return by && isLazy && isPackage ? [[specifier, by]] : [];
   });
   return new Map(found);
 }
 
-/** The packages that were left out, as a sentence. */
-export function describeMissing(absent: Map<string, string>): string[] {
-  if (absent.size === 0) return [];
-  const asking = [...new Set(absent.values())].sort().join(", ");
-  return [`not installed, and left out: ${[...absent.keys()].sort().join(", ")} (${asking} can load them)`];
+/** Formats a warning about packages that are not in the image. Returns an empty list if all are installed. */
+export function describeMissing(missing: Map<string, string>): string[] {
+  if (missing.size === 0) return [];
+  const loaders = [...new Set(missing.values())].sort().join(", ");
+  return [`not installed, and left out: ${[...missing.keys()].sort().join(", ")} (${loaders} can load them)`];
 }
 
-/** An import of what is only known when it runs; and the bundler itself, which would need the source. */
-const unseen = /(?<![.\w$#])(?:import|require)\(\s*(?:`[^`]*\$\{|[^"'`\s)/])[^\n]*|(?<![.\w$])Bun\.build\(/g;
+/** Matches imports of computed paths, and calls of the bundler, which needs the source at run time. */
+const dynamicLoad = /(?<![.\w$#])(?:import|require)\(\s*(?:`[^`]*\$\{|[^"'`\s)/])[^\n]*|(?<![.\w$])Bun\.build\(/g;
 
 /**
- * What of a service's own modules the bundler passes over, with its place: what is loaded there is no part of the image.
+ * Finds dynamic loads in the service's own modules, with their locations. The loaded modules are not in the image.
  *
- * @param root the directory that files are named from
+ * @param root base directory of the reported file names
  */
 export function findDynamicLoads(source: Map<string, Buffer>, root: string): string[] {
   return [...source].flatMap(([file, text]) => {
     if (!["import(", "require(", "Bun.build("].some((word) => text.includes(word))) return [];
     const code = withoutComments(text.toString());
-    return [...code.matchAll(unseen)].flatMap(({ 0: found, index }) => {
+    return [...code.matchAll(dynamicLoad)].flatMap(({ 0: found, index }) => {
       const line = code.slice(0, index).split("\n").length;
       const place = `${relative(root, file)}:${line}`;
       if (found.startsWith("Bun.build"))
-        return `${place} bundles when it runs, and the image has no source: \`before\` runs a script in the build`;
-      const loads = call(found);
-      // A method may have that name.
-      if (/^\s*[{:]/.test(found.slice(loads.length))) return [];
-      return `${place} loads what is known only when it runs, which is not in the image: ${loads.replace(/\(\s+/, "(")}`;
+        return `${place} bundles at run time, but the image has no source: use a script in \`prebuild\` instead`;
+      const load = extractCall(found);
+      // A method definition named `import` or `require` is not a load.
+      if (/^\s*[{:]/.test(found.slice(load.length))) return [];
+      return `${place} loads a path that is known only at run time and not in the image: ${load.replace(/\(\s+/, "(")}`;
     });
   });
 }
 
-/** From the name to the bracket that closes it. */
-function call(text: string): string {
+/** Returns the start of the text up to the matching closing bracket. */
+function extractCall(text: string): string {
   let depth = 0;
   for (let at = 0; at < text.length; at += 1) {
     if (text[at] === "(") depth += 1;
@@ -69,7 +70,7 @@ function call(text: string): string {
   return text.trim();
 }
 
-/** Lines stay where they are. */
+/** Replaces comments by spaces, so that line numbers stay correct. */
 function withoutComments(source: string): string {
   return source.replace(
     /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/.*|\/\*[^]*?\*\//g,

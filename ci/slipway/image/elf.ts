@@ -1,19 +1,19 @@
 /**
- * Reads from an ELF file what an image needs to know: which loader and libraries it asks for, and which build it is.
+ * Reads the loader, the needed libraries and the build ID from an ELF file.
  *
- * The file is read, never run, so a program for another architecture is no different. Layout: System V ABI, chapters
- * 4 and 5; only 64-bit little-endian files, which is what Bun is built for.
+ * The file is never run, so files of other architectures work too. Only 64-bit little-endian files are supported, which
+ * is the format of Bun. Layout: System V ABI, chapters 4 and 5.
  */
 import { closeSync, openSync, readSync } from "node:fs";
 import type { Architecture } from "./platform.ts";
 
 export interface Elf {
   architecture: Architecture;
-  /** Path of the loader (PT_INTERP); a library has none. */
+  /** Path of the loader (PT_INTERP). Libraries have none. */
   interpreter: string | undefined;
-  /** Names of the libraries it links (DT_NEEDED). */
+  /** Names of the linked libraries (DT_NEEDED). */
   needed: string[];
-  /** The linker's hash of this very build (NT_GNU_BUILD_ID), in hex. */
+  /** The linker's hash of the build (NT_GNU_BUILD_ID), in hex. */
   buildId: string | undefined;
 }
 
@@ -26,7 +26,7 @@ const DT_NEEDED = 1;
 const DT_STRTAB = 5;
 const NT_GNU_BUILD_ID = 3;
 
-/** @throws {Error} when the file is not a 64-bit little-endian ELF file of an architecture that Bun runs on */
+/** @throws {Error} if the file is not a 64-bit little-endian ELF file of an architecture that Bun supports */
 export function readElf(path: string): Elf {
   const file = openSync(path, "r");
   try {
@@ -60,8 +60,7 @@ function parse(path: string, read: (offset: number, length: number) => Buffer): 
       length: number(table, at + 32),
     };
   });
-  const bytesOf = (type: number) =>
-    segments.filter((s) => s.type === type).map((s) => read(s.offset, s.length));
+  const bytesOf = (type: number) => segments.filter((s) => s.type === type).map((s) => read(s.offset, s.length));
 
   const dynamic = bytesOf(PT_DYNAMIC)[0] ?? Buffer.alloc(0);
   const tags = Array.from({ length: dynamic.length / 16 }, (_, i) => ({
@@ -69,11 +68,11 @@ function parse(path: string, read: (offset: number, length: number) => Buffer): 
     value: number(dynamic, i * 16 + 8),
   }));
   const strings = tags.find(({ tag }) => tag === DT_STRTAB)?.value ?? 0;
-  const home = segments.find(
+  const stringSegment = segments.find(
     (s) => s.type === PT_LOAD && strings >= s.address && strings < s.address + s.length,
   );
   const string = (offset: number) =>
-    cString(read(strings - (home?.address ?? 0) + (home?.offset ?? 0) + offset, 256));
+    cString(read(strings - (stringSegment?.address ?? 0) + (stringSegment?.offset ?? 0) + offset, 256));
 
   const interpreter = bytesOf(PT_INTERP)[0];
   return {

@@ -1,50 +1,53 @@
 /**
- * The order of a service's pages (HTML imports) in its binary.
+ * Gives a service's HTML imports (pages) a reproducible order in its binary.
  *
- * Bun 1.4.5 has the files of several pages in the order in which it comes upon them: by a hash of the place where the
- * project lies, and by which of its threads is quicker. Their stylesheets it sorts by a hash of the numbers that it gives
- * to files, one after the other. Neither can be set, so it is made to come upon them in one order: each page is imported by
- * a module of its own, which imports the next (bundle.ts); what asks for a stylesheet waits until all else that the pages
- * take has its number, and the service itself until the stylesheets have theirs.
+ * Bun 1.4.5 numbers the files of several pages in the order in which it discovers them. That order depends on a hash of
+ * the project's path and on thread timing. It sorts the pages' stylesheets by a hash of these numbers. Neither can be
+ * configured, so the discovery is serialised:
+ *
+ * - Each page is imported by a generated module, which imports the next one (bundle.ts).
+ * - Imports of stylesheets wait until all other files of the pages are numbered.
+ * - The service's own modules wait until the stylesheets are numbered.
  */
 import { basename, relative, resolve } from "node:path";
 
-/** What is imported: by which file, and as what. */
-interface Call {
+/** An import statement: the importing file and the specifier. */
+interface ImportCall {
   importer: string;
   path: string;
 }
 
 export interface HtmlImports {
-  /** The pages, sorted by their path from the root. */
+  /** Pages, sorted by their path relative to the root. */
   files: string[];
-  /** The last parts of what they are imported as. Bun takes no page for one whose path a plugin was asked for. */
+  /** Base names of the import specifiers. If a plugin resolves a path, Bun does not treat it as a page. */
   names: Set<string>;
-  /** undefined where there are not several: then their order is that of the pages. */
-  styles: Styles | undefined;
+  /** Order of the stylesheets. Undefined for fewer than two, which follow the order of the pages. */
+  styles: StyleOrder | undefined;
 }
 
-interface Styles {
-  /** How many imports of the pages' files are of no stylesheet, and by none. */
-  others: number;
-  /** Stylesheets, and what some of them take before others are known, in the order in which they get their numbers. */
+interface StyleOrder {
+  /** Number of imports in the pages' files that are neither of nor by a stylesheet. */
+  otherImports: number;
+  /** Stylesheets and the files that they import, in the order of numbering. */
   order: string[];
-  /** Whether a file is a stylesheet. */
   isStyle(file: string | undefined): boolean;
-  targetOf(call: Call): string | undefined;
-  /** Filled by a build that could not keep the order. */
+  targetOf(call: ImportCall): string | undefined;
+  /** Filled by a build that cannot keep the order. */
   warnings: Set<string>;
 }
 
-/** After how long without an import the order is given up: a plugin may hold back some stylesheets for others. */
+/** Time without an import after which ordering stops. A plugin may defer some stylesheets until others are loaded. */
 const STALL_MS = 10_000;
 const UNORDERED =
-  "a plugin holds back some stylesheets of several pages and not others, so their order is the bundler's: builds of one id may differ in it";
+  "a plugin defers some stylesheets of several pages, so the bundler decides their order: builds with the same ID may differ in it";
 
 /**
- * @param bundle what the bundler made, in whatever order
- * @param record bundles the pages alone, with this plugin
- * @returns undefined where there are no two pages
+ * Finds the HTML imports of a bundle and the order for their stylesheets.
+ *
+ * @param bundle the bundler's result, in any order
+ * @param record bundles only the pages, with the given plugin
+ * @returns undefined for fewer than two pages
  */
 export async function findHtmlImports(
   bundle: Bun.BuildOutput,
@@ -53,7 +56,7 @@ export async function findHtmlImports(
 ): Promise<HtmlImports | undefined> {
   const inputs = Object.entries(bundle.metafile!.inputs);
   const imported = inputs.flatMap(([, { imports }]) => imports);
-  // Of the imports of a page, one at least is called so; one that is taken as text never is.
+  // At least one import of a page has this kind. Imports of HTML as text never have it.
   const found = imported.filter(({ kind }) => (kind as string) === "html_manifest").map(({ path }) => path);
   const byPath = (paths: Iterable<string>) =>
     [...new Set(paths)].sort((a, b) => (relative(root, a) < relative(root, b) ? -1 : 1));
@@ -65,34 +68,33 @@ export async function findHtmlImports(
   const pages: HtmlImports = { files, names: new Set(names), styles: undefined };
   if (bundle.outputs.filter(({ path }) => path.endsWith(".css")).length < 2) return pages;
 
-  const calls: Call[] = [];
-  const recorder = asked(pages, (call) => void calls.push(call));
+  const calls: ImportCall[] = [];
+  const recorder = createImportObserver(pages, (call) => void calls.push(call));
   await record(pages, recorder);
   const targets = new Map<string, string>();
-  /** What stylesheets take. */
-  const taken = new Map<string, string[]>();
+  /** Stylesheet -> files that it imports. */
+  const styleImports = new Map<string, string[]>();
   const key = (importer: string, path: string) => `${importer}\0${path}`;
   for (const [path, { imports, format }] of inputs) {
     const file = resolve(path);
     for (const { path, original } of imports) targets.set(key(file, original ?? path), resolve(path));
     if ((format as string) === "css")
-      taken.set(
+      styleImports.set(
         file,
         imports.map(({ path }) => resolve(path)),
       );
   }
-  const targetOf = ({ importer, path }: Call) => targets.get(key(importer, path));
-  const isStyle = (file: string | undefined) => file !== undefined && taken.has(file);
-  const targetsOf = (some: Call[]) => some.flatMap((call) => targetOf(call) ?? []);
-  const [within, outside] = [true, false].map((is) =>
-    calls.filter(({ importer }) => isStyle(importer) === is),
-  );
+  const targetOf = ({ importer, path }: ImportCall) => targets.get(key(importer, path));
+  const isStyle = (file: string | undefined) => file !== undefined && styleImports.has(file);
+  const targetsOf = (some: ImportCall[]) => some.flatMap((call) => targetOf(call) ?? []);
+  const [within, outside] = [true, false].map((is) => calls.filter(({ importer }) => isStyle(importer) === is));
   const known = new Set(targetsOf(within!));
   const order = new Set(byPath(targetsOf(outside!).filter(isStyle)));
-  // The loop goes on over what is added here.
-  for (const file of order) for (const one of taken.get(file) ?? []) if (known.has(one)) order.add(one);
-  const styles: Styles = {
-    others: outside!.filter((call) => !isStyle(targetOf(call))).length,
+  // The loop also visits the elements that it adds.
+  for (const file of order)
+    for (const imported of styleImports.get(file) ?? []) if (known.has(imported)) order.add(imported);
+  const styles: StyleOrder = {
+    otherImports: outside!.filter((call) => !isStyle(targetOf(call))).length,
     order: [...order].slice(0, [...order].findLastIndex(isStyle) + 1),
     isStyle,
     targetOf,
@@ -101,69 +103,70 @@ export async function findHtmlImports(
   return { ...pages, styles };
 }
 
-const MADE = /\.slipway\.ts$/;
+/** Path of the modules that createEntry() in bundle.ts generates. */
+const GENERATED = /\.slipway\.ts$/;
 
-/** A plugin that is asked for each import but of pages and of what is made for the entry, and changes none. */
-function asked(
+/** Creates a plugin that observes and can delay imports, except those of pages and generated modules. */
+function createImportObserver(
   { names }: Pick<HtmlImports, "names">,
-  ask: (call: Call) => void | Promise<void>,
+  observe: (call: ImportCall) => void | Promise<void>,
 ): Bun.BunPlugin {
   const escaped = [...names].map((name) => name.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"));
-  const filter = new RegExp(`^(?!(?:.*/)?(?:${escaped.join("|")})$|.*${MADE.source})`);
+  const filter = new RegExp(`^(?!(?:.*/)?(?:${escaped.join("|")})$|.*${GENERATED.source})`);
   return {
-    name: "order of pages",
+    name: "html-order",
     setup(build) {
-      build.onResolve({ filter }, ({ importer, path }) => ask({ importer, path }) as undefined);
+      build.onResolve({ filter }, ({ importer, path }) => observe({ importer, path }) as undefined);
     },
   };
 }
 
-/** Has the bundler number the pages' files, then their stylesheets in one order, then the service's own. */
-export function stylesInOrder({ styles, ...pages }: HtmlImports): Bun.BunPlugin | undefined {
+/** Creates a plugin that delays imports, so that the bundler numbers pages, stylesheets and service in this order. */
+export function createStyleOrderPlugin({ styles, ...pages }: HtmlImports): Bun.BunPlugin | undefined {
   if (!styles) return undefined;
   const { order, isStyle, targetOf } = styles;
-  let { others } = styles;
+  let { otherImports: pendingImports } = styles;
   let next = 0;
   const waiting = new Map<string, (() => void)[]>();
-  const wait = (what: string) =>
-    new Promise<void>((go) => void waiting.set(what, [...(waiting.get(what) ?? []), go]));
-  const answer = (what: string) => {
-    for (const go of waiting.get(what) ?? []) go();
-    waiting.delete(what);
+  const waitFor = (key: string) =>
+    new Promise<void>((resolve) => void waiting.set(key, [...(waiting.get(key) ?? []), resolve]));
+  const release = (key: string) => {
+    for (const resolve of waiting.get(key) ?? []) resolve();
+    waiting.delete(key);
   };
-  /** Stands for the service's own modules. The made ones import these when they have all pages. */
+  /** Key of the service's own modules. The generated modules import the service after all pages. */
   const SERVICE = "";
   let hasPages = false;
-  const goOn = () => {
-    if (others > 0 || !hasPages) return;
-    for (; waiting.has(order[next]!); next += 1) answer(order[next]!);
-    if (next === order.length) answer(SERVICE);
+  const releaseNext = () => {
+    if (pendingImports > 0 || !hasPages) return;
+    for (; waiting.has(order[next]!); next += 1) release(order[next]!);
+    if (next === order.length) release(SERVICE);
   };
-  const giveUp = () => {
+  const releaseAll = () => {
     if (waiting.size === 0) return;
     styles.warnings.add(UNORDERED);
     next = order.length;
-    for (const what of [...waiting.keys()]) answer(what);
+    for (const key of [...waiting.keys()]) release(key);
   };
-  let stall: Timer | undefined;
-  return asked(pages, (call) => {
-    clearTimeout(stall);
-    stall = setTimeout(giveUp, STALL_MS);
-    stall.unref();
+  let stallTimer: Timer | undefined;
+  return createImportObserver(pages, (call) => {
+    clearTimeout(stallTimer);
+    stallTimer = setTimeout(releaseAll, STALL_MS);
+    stallTimer.unref();
     const target = targetOf(call);
     const at = target === undefined ? -1 : order.indexOf(target);
-    const inOrder = isStyle(target) || isStyle(call.importer);
-    if (MADE.test(call.importer) && next < order.length) {
+    const isOrdered = isStyle(target) || isStyle(call.importer);
+    if (GENERATED.test(call.importer) && next < order.length) {
       hasPages = true;
-      setImmediate(goOn);
-      return wait(SERVICE);
+      setImmediate(releaseNext);
+      return waitFor(SERVICE);
     }
-    if (inOrder && at >= next) {
-      setImmediate(goOn);
-      return wait(target!);
+    if (isOrdered && at >= next) {
+      setImmediate(releaseNext);
+      return waitFor(target!);
     }
-    if (!inOrder) others -= 1;
-    // When this one has its answer.
-    if (others === 0) setImmediate(goOn);
+    if (!isOrdered) pendingImports -= 1;
+    // Deferred until this import is resolved.
+    if (pendingImports === 0) setImmediate(releaseNext);
   });
 }

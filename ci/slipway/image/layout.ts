@@ -1,6 +1,8 @@
 /**
- * The OCI layout in a docker-archive, as docker (from 25 on) and containerd write both into one file: it has to be of the
- * same image. containerd reads the layout, skopeo's and podman's docker-archive manifest.json.
+ * Checks that an OCI layout inside a docker-archive describes the same image.
+ *
+ * docker (from version 25) and containerd write both formats into one file. containerd reads the layout, skopeo and
+ * podman read manifest.json.
  *
  * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md
  */
@@ -9,10 +11,10 @@ import { expectObject } from "./strict-json.ts";
 import type { CompressionFormat } from "./decompress.ts";
 import type { TarEntry } from "./tar-reader.ts";
 
-/** Path of a blob; its digest is the group. */
-export const blobName = /^blobs\/sha256\/([0-9a-f]{64})$/;
+/** Path of a blob. The capture group is its digest. */
+export const BLOB_PATH = /^blobs\/sha256\/([0-9a-f]{64})$/;
 
-/** What has to be the same. */
+/** The image according to manifest.json, which the layout has to match. */
 interface Image {
   names: string[];
   config: { architecture: string; os: string };
@@ -20,24 +22,21 @@ interface Image {
   layers: TarEntry[];
 }
 
-interface Access {
-  /** @throws {Error} when there is no such file */
+interface ArchiveAccess {
+  /** @throws {Error} if the file does not exist */
   fileNamed(name: string): TarEntry;
   json(entry: TarEntry): Promise<unknown>;
   bytes(entry: TarEntry): Promise<Uint8Array>;
   packing(entry: TarEntry): Promise<CompressionFormat>;
-  wrong(what: string): Error;
+  invalid(reason: string): Error;
 }
 
 const manifestTypes = [
   "application/vnd.oci.image.manifest.v1+json",
   "application/vnd.docker.distribution.manifest.v2+json",
 ];
-const configTypes = [
-  "application/vnd.oci.image.config.v1+json",
-  "application/vnd.docker.container.image.v1+json",
-];
-/** containerd takes OCI's types at their word, and looks itself where it is docker's. */
+const configTypes = ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+/** Compression of each layer type. containerd trusts OCI's types, but detects the compression for docker's. */
 const layerTypes: Record<string, CompressionFormat | "any"> = {
   "application/vnd.oci.image.layer.v1.tar": "none",
   "application/vnd.oci.image.layer.v1.tar+gzip": "gzip",
@@ -47,35 +46,37 @@ const layerTypes: Record<string, CompressionFormat | "any"> = {
 };
 
 /**
- * @returns the entries that the layout consists of, without config and layers
- * @throws {Error} when it is none, of another image, or of several; an index inside the index is not followed
+ * Checks the OCI layout of an archive.
+ *
+ * @returns the entries of the layout, without config and layers
+ * @throws {Error} if the layout is malformed, of another image, or of several. Nested indexes are not supported.
  */
-export async function checkLayout(image: Image, access: Access): Promise<TarEntry[]> {
-  const { fileNamed, json, bytes, wrong } = access;
+export async function checkLayout(image: Image, access: ArchiveAccess): Promise<TarEntry[]> {
+  const { fileNamed, json, bytes, invalid } = access;
   const [layout, index] = ["oci-layout", "index.json"].map(fileNamed);
   const version = expectObject(await json(layout!), "oci-layout").imageLayoutVersion;
-  if (version !== "1.0.0") throw wrong("its oci-layout is of no version that is known");
+  if (version !== "1.0.0") throw invalid("oci-layout has an unknown version");
 
-  const manifests = descriptorsOf(expectObject(await json(index!), "index.json").manifests, "index.json");
+  const manifests = parseDescriptors(expectObject(await json(index!), "index.json").manifests, "index.json");
   const [first] = manifests;
   if (!first || manifests.some(({ digest }) => digest !== first.digest))
-    throw wrong("its index.json is not of one image, and one only");
+    throw invalid("index.json does not describe exactly one image");
   for (const { mediaType, platform, size } of manifests) {
-    if (!manifestTypes.includes(mediaType)) throw wrong(`its index.json names a ${mediaType}, not an image`);
-    if (size !== first.size) throw wrong("its index.json has two sizes for one manifest");
+    if (!manifestTypes.includes(mediaType)) throw invalid(`index.json names a ${mediaType}, not an image`);
+    if (size !== first.size) throw invalid("index.json has two sizes for one manifest");
     const { os, architecture } = image.config;
     if (platform && (platform.os !== os || platform.architecture !== architecture))
-      throw wrong(`its index.json is for another platform than the config, ${os}/${architecture}`);
+      throw invalid(`the platform in index.json is not ${os}/${architecture}, that of the config`);
   }
-  checkNames(image, manifests, wrong);
+  checkNames(image, manifests, invalid);
 
   const manifestEntry = fileNamed(blobOf(first));
   if (`sha256:${sha256(await bytes(manifestEntry))}` !== first.digest || manifestEntry.size !== first.size)
-    throw wrong(`its ${manifestEntry.path} does not have the digest that is its name`);
+    throw invalid(`the content of ${manifestEntry.path} does not match its digest`);
   const manifest = expectObject(await json(manifestEntry), "the image manifest");
-  const [config] = descriptorsOf([manifest.config], manifestEntry.path);
-  const layers = descriptorsOf(manifest.layers, manifestEntry.path);
-  const same =
+  const [config] = parseDescriptors([manifest.config], manifestEntry.path);
+  const layers = parseDescriptors(manifest.layers, manifestEntry.path);
+  const isSameImage =
     !("manifests" in manifest) &&
     configTypes.includes(config!.mediaType) &&
     layers.length === image.layers.length &&
@@ -83,28 +84,26 @@ export async function checkLayout(image: Image, access: Access): Promise<TarEntr
       const entry = [image.configEntry, ...image.layers][i]!;
       return entry.path === blobOf(descriptor) && entry.size === descriptor.size;
     });
-  if (!same) throw wrong("its index.json names another image than its manifest.json");
+  if (!isSameImage) throw invalid("index.json names another image than manifest.json");
   for (const [i, entry] of image.layers.entries()) {
     const expected = layerTypes[layers[i]!.mediaType];
     if (expected !== "any" && expected !== (await access.packing(entry)))
-      throw wrong(`its layer ${entry.path} is no ${layers[i]!.mediaType}`);
+      throw invalid(`the layer ${entry.path} is not of its type ${layers[i]!.mediaType}`);
   }
   return [layout!, index!, manifestEntry];
 }
 
-/** containerd takes the names from here. */
-function checkNames({ names }: Image, manifests: Descriptor[], wrong: Access["wrong"]): void {
-  const own = new Set(names.map(fullName));
-  const found = new Set(
-    manifests.map(({ annotations }) => String(annotations["io.containerd.image.name"] ?? "")),
-  );
-  if (own.size === 0) own.add("");
-  const other = [...found].find((name) => !own.has(name)) ?? [...own].find((name) => !found.has(name));
-  if (other !== undefined)
-    throw wrong(`its index.json has other names than its manifest.json: ${other || "none"}`);
+/** Compares the image names, because containerd reads them from the layout. */
+function checkNames({ names }: Image, manifests: Descriptor[], invalid: ArchiveAccess["invalid"]): void {
+  const expected = new Set(names.map(fullName));
+  const found = new Set(manifests.map(({ annotations }) => String(annotations["io.containerd.image.name"] ?? "")));
+  if (expected.size === 0) expected.add("");
+  const different = [...found].find((name) => !expected.has(name)) ?? [...expected].find((name) => !found.has(name));
+  if (different !== undefined)
+    throw invalid(`index.json and manifest.json have different names: ${different || "none"}`);
 }
 
-/** A name as containerd has it: `app:1` is docker.io/library/app:1. */
+/** Expands a name like containerd: `app:1` becomes docker.io/library/app:1. */
 function fullName(name: string): string {
   const [first, ...rest] = name.split("/");
   if (rest.length === 0) return `docker.io/library/${name}`;
@@ -112,14 +111,14 @@ function fullName(name: string): string {
 }
 
 /**
- * Whether a blob that nothing names is one that docker adds: a layer's config of before 2016, which readers pass over.
- * https://github.com/moby/moby/blob/v25.0.0/image/tarexport/save.go
+ * Whether an unreferenced blob is a layer config in docker's format from before 2016. docker adds them, readers ignore
+ * them. https://github.com/moby/moby/blob/v25.0.0/image/tarexport/save.go
  */
 export async function isLegacyConfig(
   entry: TarEntry,
-  { json, bytes }: Pick<Access, "json" | "bytes">,
+  { json, bytes }: Pick<ArchiveAccess, "json" | "bytes">,
 ): Promise<boolean> {
-  const [, digest] = blobName.exec(entry.path) ?? [];
+  const [, digest] = BLOB_PATH.exec(entry.path) ?? [];
   if (entry.type !== "file" || sha256(await bytes(entry)) !== digest) return false;
   const { id } = expectObject(await json(entry), entry.path);
   return typeof id === "string" && /^[0-9a-f]{64}$/.test(id);
@@ -137,14 +136,11 @@ function blobOf({ digest }: Descriptor): string {
   return `blobs/${digest.replace(":", "/")}`;
 }
 
-/** @throws {Error} when one has more than a descriptor in a file needs: content of its own, or where else to get it */
-function descriptorsOf(value: unknown, where: string): Descriptor[] {
+/** Parses a list of descriptors. @throws {Error} if one has other keys, such as embedded data or download URLs */
+function parseDescriptors(value: unknown, where: string): Descriptor[] {
   if (!Array.isArray(value)) throw new Error(`${where} has no list of descriptors`);
   return value.map((item) => {
-    const { mediaType, digest, size, annotations, platform, ...more } = expectObject(
-      item,
-      `a descriptor of ${where}`,
-    );
+    const { mediaType, digest, size, annotations, platform, ...more } = expectObject(item, `a descriptor of ${where}`);
     if (typeof mediaType !== "string" || typeof size !== "number")
       throw new Error(`a descriptor of ${where} has no type or no size`);
     if (typeof digest !== "string" || !/^sha256:[0-9a-f]{64}$/.test(digest))

@@ -1,52 +1,53 @@
 /**
- * Where a service's own files lie in the image, and where its modules are told that they lie.
+ * Maps paths of the project to paths in the image, and rewrites `__dirname` and similar expressions in modules.
  *
- * The working directory stands for the project: what the service has as `./public` or `src/views` when it is started there, it
- * has in the image. Not the root: some make a file's path by putting a slash after the working directory, and others name
- * `files` as the system does its own, `lib` or `etc`.
+ * The image's working directory replaces the project directory, so relative paths like `./public` or `src/views` work
+ * in both. The working directory is not the root for two reasons: some services append a slash to the working
+ * directory, and `files` can contain names of system directories like `lib` or `etc`.
  */
 import { readFileSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 
-/** The working directory. More services are called `app` than this. */
+/** Working directory in the image. Not `/app`, because a service is more likely to be named `app` than `srv`. */
 export const APP_DIRECTORY = "/srv";
 
-/** The path in the image of a file of the project, or of its workspace. */
-const placeOf = (file: string, project: string): string => join(APP_DIRECTORY, relative(project, file));
+/** Returns the path in the image of a file of the project, or of its workspace. */
+const imagePathOf = (file: string, project: string): string => join(APP_DIRECTORY, relative(project, file));
 
-/** What the bundler would fill in: where the module lies here. Of packages nothing is known but that they look for files. */
+/** Definitions for packages. The bundler would otherwise insert the module's path on the build machine. */
 export const bundlerDefines = { __dirname: `"${APP_DIRECTORY}"`, __filename: `"${APP_DIRECTORY}/index.js"` };
 
 /**
- * Tells those of the service's own modules that ask for their place the one in the image: `__dirname`, import.meta.dir, and
- * import.meta.url where a path is made of it. Bun's own answer to the last two is the root of its file system for modules, where
- * there are no files. Modules that do not ask are not touched, and of those that do no line moves.
+ * Rewrites the service's own modules that use their path, so that they get their path in the image.
+ *
+ * Rewrites `__dirname`, import.meta.dir, and import.meta.url if a file path is made from it. Bun's values for the last
+ * two are in its virtual file system for modules, which has no other files. Other modules stay unchanged, and line
+ * numbers stay the same.
  *
  * @param source the service's own modules: file -> content
  * @returns options for the bundler
  */
 export function rewriteModulePaths(source: Map<string, Buffer>, project: string) {
-  const files = new Map<string, string>();
-  const otherwise = new Set<string>();
+  const prefixes = new Map<string, string>();
+  const importedWithAttributes = new Set<string>();
   for (const [file, bytes] of source) {
     const text = bytes.toString();
-    for (const [, name = ""] of text.matchAll(importsOtherwise)) otherwise.add(basename(name));
-    const head = headOf(text, placeOf(file, project));
-    if (head !== "") files.set(file, head);
+    for (const [, name = ""] of text.matchAll(attributeImport)) importedWithAttributes.add(basename(name));
+    const prefix = pathDeclarations(text, imagePathOf(file, project));
+    if (prefix !== "") prefixes.set(file, prefix);
   }
-  for (const file of files.keys()) if (otherwise.has(basename(file))) files.delete(file);
-  if (files.size === 0) return undefined;
-  const names = [...files.keys()].map((file) => file.replace(/[^\w/]/g, "\\$&"));
+  for (const file of prefixes.keys()) if (importedWithAttributes.has(basename(file))) prefixes.delete(file);
+  if (prefixes.size === 0) return undefined;
+  const names = [...prefixes.keys()].map((file) => file.replace(/[^\w/]/g, "\\$&"));
   const plugin: Bun.BunPlugin = {
-    name: "places in the image",
+    name: "module-paths",
     setup(build) {
       build.onLoad({ filter: new RegExp(`^(?:${names.join("|")})$`) }, ({ path, loader, ...more }) => {
-        // In a browser a module's URL is the server's. Bun's types do not have what Bun tells.
+        // In a browser, a module's URL is on the server. Bun's types lack the `side` property.
         if ((more as { side?: string }).side === "client") return undefined;
         const text = readFileSync(path, "utf8").replace(/^\uFEFF/, "");
-        // Its first line may be for the shell.
         const [shebang = ""] = /^#![^\n]*\n/.exec(text) ?? [];
-        return { contents: shebang + files.get(path)! + text.slice(shebang.length), loader };
+        return { contents: shebang + prefixes.get(path)! + text.slice(shebang.length), loader };
       });
     },
   };
@@ -57,29 +58,29 @@ export function rewriteModulePaths(source: Map<string, Buffer>, project: string)
       "import.meta.dirname": "directoryInImage",
       "import.meta.url": "urlInImage",
     },
-    // For the modules that have none of their own, packages for example.
+    // Fallback for modules without declarations, for example those of packages.
     banner: `var directoryInImage="${APP_DIRECTORY}",urlInImage=import.meta.url;`,
   };
 }
 
-const asksDirectory = /\bimport\.meta\.dir(?:name)?\b/;
-const asksUrl = /\b(?:fileURLToPath|new URL)\([^)]*\bimport\.meta\.url\b/;
-/** It asks which module is the main one, or starts one: then its name as Bun has it is what counts. */
-const asksModule = /\bargv\b|\bBun\.main\b|\bWorker\b/;
-/** As text, as a file, as a macro: which it is, the bundler does not tell a plugin. */
-const importsOtherwise = /["']([^"'\n]+)["']\s*(?:with\s*\{|,\s*\{\s*with\b)/g;
-const asksDirname = /(?<![.\w$])__dirname\b/;
-/** As a module does that was CommonJS before. */
-const makesDirname = /\b(?:const|let|var)\s+(?:__dirname\b|[{[][^=;]*\b__dirname\b)/;
+const usesDirectory = /\bimport\.meta\.dir(?:name)?\b/;
+const usesUrl = /\b(?:fileURLToPath|new URL)\([^)]*\bimport\.meta\.url\b/;
+/** Compares the URL with the main module, or starts a worker. Such modules need Bun's own URL. */
+const usesModuleUrl = /\bargv\b|\bBun\.main\b|\bWorker\b/;
+/** Imports as text, file or macro. Their content must stay unchanged, and plugins do not see the attributes. */
+const attributeImport = /["']([^"'\n]+)["']\s*(?:with\s*\{|,\s*\{\s*with\b)/g;
+const usesDirname = /(?<![.\w$])__dirname\b/;
+/** Declares `__dirname` itself, like modules that were converted from CommonJS. */
+const declaresDirname = /\b(?:const|let|var)\s+(?:__dirname\b|[{[][^=;]*\b__dirname\b)/;
 
-/** What goes before a module's text; "": it does not ask. */
-function headOf(text: string, place: string): string {
-  const told = {
-    directoryInImage: asksDirectory.test(text) && dirname(place),
-    urlInImage: asksUrl.test(text) && !asksModule.test(text) && `file://${place}`,
-    __dirname: asksDirname.test(text) && !makesDirname.test(text) && dirname(place),
+/** Returns the declarations to prepend to a module. Empty if it does not use its path. */
+function pathDeclarations(text: string, imagePath: string): string {
+  const declarations = {
+    directoryInImage: usesDirectory.test(text) && dirname(imagePath),
+    urlInImage: usesUrl.test(text) && !usesModuleUrl.test(text) && `file://${imagePath}`,
+    __dirname: usesDirname.test(text) && !declaresDirname.test(text) && dirname(imagePath),
   };
-  return Object.entries(told)
+  return Object.entries(declarations)
     .filter(([, value]) => value !== false)
     .map(([name, value]) => `const ${name}=${JSON.stringify(value)};`)
     .join("");

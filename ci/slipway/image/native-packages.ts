@@ -1,9 +1,9 @@
 /**
- * Native addons: what of them the bundler embeds, what has to lie beside the binary, and which libraries they link.
+ * Finds native addons, the packages that must be copied into the image for them, and the libraries that they link.
  *
- * An addon whose path stands in the source as text (napi-rs) becomes part of the binary, which unpacks it below /tmp when it
- * starts. One that is looked for at run time (sharp, node-gyp-build, bindings) cannot: its package lies in the image, with
- * the packages that it asks for, and is loaded from there.
+ * The bundler embeds an addon whose path is a literal in the source (napi-rs). The binary extracts it below /tmp when it
+ * starts. Packages that search for their addon at run time (sharp, node-gyp-build, bindings) cannot be embedded. They
+ * are copied into the image unbundled, with their dependencies.
  */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -12,12 +12,12 @@ import { readElf } from "./elf.ts";
 import type { Architecture } from "./platform.ts";
 
 export interface NativePackages {
-  /** Packages that lie beside the binary: name -> directory here. */
+  /** Packages to copy into the image unbundled: name -> directory on this machine. */
   packages: Map<string, string>;
-  /** Addons and libraries that are loaded at run time: what they link has to be in the image. */
+  /** Addons and libraries that are loaded at run time. The libraries that they link must be in the image. */
   objects: string[];
-  /** Those that packages bring for other systems: left out. */
-  others: Set<string>;
+  /** Addons and libraries for other systems, which are left out. */
+  foreignObjects: Set<string>;
 }
 
 interface Manifest {
@@ -31,18 +31,20 @@ interface Manifest {
 
 const GLIBC = "libc.so.6";
 
-/** Packages that find an addon at run time: who depends on one has an addon that the bundler cannot see. */
-const finders = ["bindings", "node-gyp-build", "prebuild-install", "@mapbox/node-pre-gyp", "node-gyp"];
+/** Packages that find an addon at run time. A package that depends on one has an addon that the bundler cannot see. */
+const addonLoaders = ["bindings", "node-gyp-build", "prebuild-install", "@mapbox/node-pre-gyp", "node-gyp"];
 
 /**
- * @param opened the files that the bundler opened
- * @param carried names of packages that the service wants beside the binary
- * @param architecture of the image
- * @throws {PipelineError} "project" when an addon cannot be carried, with the reason
+ * Finds the packages with native addons among those that the bundler opened.
+ *
+ * @param opened files that the bundler opened
+ * @param requested names of packages in the `nativePackages` setting
+ * @param architecture architecture of the image
+ * @throws {PipelineError} "project" if an addon cannot be included, with the reason
  */
 export function findNativePackages(
   opened: Iterable<string>,
-  carried: string[],
+  requested: string[],
   architecture: Architecture,
 ): NativePackages {
   const files = [...opened];
@@ -54,104 +56,97 @@ export function findNativePackages(
   }
   const packages = new Map<string, string>();
   for (const [directory, name] of owners) {
-    if (carried.includes(name) || findsItsAddon(directory, embedded)) carry(name, directory, packages);
+    if (requested.includes(name) || hasHiddenAddon(directory, embedded)) addPackage(name, directory, packages);
   }
-  const missing = carried.find((name) => !packages.has(name));
+  const missing = requested.find((name) => !packages.has(name));
   if (missing)
-    throw new PipelineError("project", `the service imports no package ${missing}, which \`native\` names`);
-  // One for musl may have come into the binary beside the other, and is never loaded.
-  const own = embedded.filter(isForGlibc);
-  for (const object of own) if (!isFor(architecture)(object)) throw misfit(object, architecture);
-  const [objects, others] = [own, new Set<string>()];
+    throw new PipelineError("project", `\`nativePackages\` lists ${missing}, but the service does not import it`);
+  // The bundler can embed an addon for musl as well, which is never loaded.
+  const objects = embedded.filter(isForGlibc);
+  for (const object of objects) if (!isFor(architecture)(object)) throw wrongArchitecture(object, architecture);
+  const foreignObjects = new Set<string>();
   for (const directory of packages.values()) {
-    const all = objectsIn(directory);
-    const fitting = all.filter((object) => isForGlibc(object) && isFor(architecture)(object));
-    if (all[0] && fitting.length === 0) throw misfit(all[0], architecture);
-    objects.push(...fitting);
-    for (const object of all) if (!fitting.includes(object)) others.add(object);
+    const all = listObjects(directory);
+    const compatible = all.filter((object) => isForGlibc(object) && isFor(architecture)(object));
+    if (all[0] && compatible.length === 0) throw wrongArchitecture(all[0], architecture);
+    objects.push(...compatible);
+    for (const object of all) if (!compatible.includes(object)) foreignObjects.add(object);
   }
-  return { packages, objects, others };
+  return { packages, objects, foreignObjects };
 }
 
-const isFor = (architecture: Architecture) => (object: string) =>
-  readElf(object).architecture === architecture;
+const isFor = (architecture: Architecture) => (object: string) => readElf(object).architecture === architecture;
 
-function misfit(object: string, architecture: Architecture): PipelineError {
-  const what = isElf(object) ? readElf(object).architecture : "another system";
+function wrongArchitecture(object: string, architecture: Architecture): PipelineError {
+  const actual = isElf(object) ? readElf(object).architecture : "another system";
   return new PipelineError(
     "project",
-    `the native addon ${object} is for ${what}, and the image for ${architecture}`,
+    `the native addon ${object} is for ${actual}, but the image is for ${architecture}`,
     {
-      hint: `\`bun install --cpu=${architecture === "arm64" ? "arm64" : "x64"}\` installs that of another architecture, where its package has one.`,
+      hint: `Run \`bun install --cpu=${architecture === "arm64" ? "arm64" : "x64"}\` to install the addon for ${architecture}, if its package provides it.`,
     },
   );
 }
 
-/** What of the packages belongs into the image: not their documentation, types, sources and builds' leftovers. */
-export function filesOfPackages({ packages, others }: NativePackages): [path: string, file: string][] {
+/** Lists the files of packages for the image, without documentation, types, sources and build artifacts. */
+export function listPackageFiles({ packages, foreignObjects }: NativePackages): [path: string, file: string][] {
   return [...packages].flatMap(([name, directory]) =>
-    [...contents.scanSync({ cwd: directory, dot: false })]
+    [...allFiles.scanSync({ cwd: directory, dot: false })]
       .filter(
         (path) =>
-          !/(^|\/)(node_modules|docs?|tests?|examples?)\/|\.(md|map|[cm]?ts|c|cc|cpp|h|hpp|gyp|o|a)$/i.test(
-            path,
-          ),
+          !/(^|\/)(node_modules|docs?|tests?|examples?)\/|\.(md|map|[cm]?ts|c|cc|cpp|h|hpp|gyp|o|a)$/i.test(path),
       )
       .map((path): [string, string] => [`node_modules/${name}/${path}`, join(directory, path)])
-      .filter(([, file]) => !others.has(file)),
+      .filter(([, file]) => !foreignObjects.has(file)),
   );
 }
 
-const contents = new Bun.Glob("**/*");
+const allFiles = new Bun.Glob("**/*");
 
-/** Whether a package has an addon that is none of those that the bundler embeds. */
-function findsItsAddon(directory: string, embedded: string[]): boolean {
-  const { dependencies = {}, optionalDependencies = {} } = manifestOf(directory);
-  if (finders.some((name) => name in dependencies)) return true;
+/** Whether a package has an addon that the bundler does not embed. */
+function hasHiddenAddon(directory: string, embedded: string[]): boolean {
+  const { dependencies = {}, optionalDependencies = {} } = readManifest(directory);
+  if (addonLoaders.some((name) => name in dependencies)) return true;
   if (["binding.gyp", "prebuilds"].some((name) => existsSync(join(directory, name)))) return true;
-  const platforms = Object.keys(optionalDependencies)
-    .map((name) => find(name, directory))
-    .filter((found) => found !== undefined && objectsIn(found).some((object) => object.endsWith(".node")));
-  return platforms.length > 0 && !platforms.some((at) => embedded.some((file) => file.startsWith(`${at}/`)));
+  const platformPackages = Object.keys(optionalDependencies)
+    .map((name) => resolvePackage(name, directory))
+    .filter((found) => found !== undefined && listObjects(found).some((object) => object.endsWith(".node")));
+  const isEmbedded = platformPackages.some((at) => embedded.some((file) => file.startsWith(`${at}/`)));
+  return platformPackages.length > 0 && !isEmbedded;
 }
 
-/** Takes a package and all that it asks for; of optional ones what is installed for this system. */
-function carry(name: string, directory: string, packages: Map<string, string>): void {
-  const other = packages.get(name);
-  if (other !== undefined && other !== directory && versionOf(other) !== versionOf(directory)) {
-    throw new PipelineError(
-      "project",
-      `two versions of ${name} would have to lie in the image: ${other} and ${directory}`,
-    );
+/** Adds a package and its dependencies. Optional dependencies are added if they are installed for this system. */
+function addPackage(name: string, directory: string, packages: Map<string, string>): void {
+  const existing = packages.get(name);
+  if (existing !== undefined && existing !== directory && versionOf(existing) !== versionOf(directory)) {
+    throw new PipelineError("project", `the image would need two versions of ${name}: ${existing} and ${directory}`);
   }
-  if (other !== undefined) return;
+  if (existing !== undefined) return;
   packages.set(name, directory);
-  const { dependencies = {}, optionalDependencies = {} } = manifestOf(directory);
-  for (const wanted of Object.keys({ ...dependencies, ...optionalDependencies })) {
-    const found = find(wanted, directory);
-    if (found && fits(found)) carry(wanted, found, packages);
-    else if (!found && wanted in dependencies) {
-      throw new PipelineError("project", `${wanted}, which ${name} needs in the image, is not installed`);
+  const { dependencies = {}, optionalDependencies = {} } = readManifest(directory);
+  for (const dependency of Object.keys({ ...dependencies, ...optionalDependencies })) {
+    const found = resolvePackage(dependency, directory);
+    if (found && isPackageForGlibc(found)) addPackage(dependency, found, packages);
+    else if (!found && dependency in dependencies) {
+      throw new PipelineError("project", `${dependency}, which ${name} needs in the image, is not installed`);
     }
   }
 }
 
-/** The C library of the image is glibc: an addon for musl would be dead weight. Not every package says which it is for. */
-function fits(directory: string): boolean {
-  const { libc } = manifestOf(directory);
+/** Whether a package works with glibc, the C library of the image. Packages without `libc` are checked by content. */
+function isPackageForGlibc(directory: string): boolean {
+  const { libc } = readManifest(directory);
   if (libc) return libc.includes("glibc");
-  const objects = objectsIn(directory).filter(isElf);
+  const objects = listObjects(directory).filter(isElf);
   return objects.length === 0 || objects.some(isForGlibc);
 }
 
-/** musl's library has another name, and so has that of another system. */
+/** Whether an object links glibc or no C library. musl and other systems use other library names. */
 function isForGlibc(object: string): boolean {
-  return (
-    isElf(object) && readElf(object).needed.every((library) => !/^libc\./.test(library) || library === GLIBC)
-  );
+  return isElf(object) && readElf(object).needed.every((library) => !/^libc\./.test(library) || library === GLIBC);
 }
 
-function manifestOf(directory: string): Manifest {
+function readManifest(directory: string): Manifest {
   try {
     return JSON.parse(readFileSync(join(directory, "package.json"), "utf8")) as Manifest;
   } catch {
@@ -159,10 +154,10 @@ function manifestOf(directory: string): Manifest {
   }
 }
 
-const versionOf = (directory: string) => manifestOf(directory).version;
+const versionOf = (directory: string) => readManifest(directory).version;
 
-/** Where a package asks for another. */
-function find(name: string, from: string): string | undefined {
+/** Resolves a package to its directory, like an import from the directory `from`. */
+function resolvePackage(name: string, from: string): string | undefined {
   for (let at = from; ; at = dirname(at)) {
     const place = join(at, "node_modules", name);
     if (existsSync(place)) return realpathSync(place);
@@ -170,8 +165,8 @@ function find(name: string, from: string): string | undefined {
   }
 }
 
-/** Addons and libraries in a package, for whatever system. */
-function objectsIn(directory: string): string[] {
+/** Lists the addons and libraries of a package, for any system. */
+function listObjects(directory: string): string[] {
   return readdirSync(directory, { recursive: true, withFileTypes: true }).flatMap((entry) => {
     const file = join(entry.parentPath, entry.name);
     const named = entry.isFile() && /\.(node|so(\.[\d.]+)?)$/.test(entry.name);
@@ -179,7 +174,7 @@ function objectsIn(directory: string): string[] {
   });
 }
 
-/** And for an architecture that Bun runs on. */
+/** Whether a file is an ELF file for an architecture that Bun supports. */
 function isElf(file: string): boolean {
   try {
     readElf(file);

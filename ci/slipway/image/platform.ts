@@ -1,4 +1,4 @@
-/** What an image is for. */
+/** Platforms of images. */
 
 export type Architecture = "amd64" | "arm64";
 
@@ -7,5 +7,5 @@ export interface Platform {
   architecture: Architecture;
 }
 
-/** This machine's. */
+/** Architecture of this machine. */
 export const ownArchitecture: Architecture = process.arch === "arm64" ? "arm64" : "amd64";

@@ -1,45 +1,46 @@
 /**
- * The image's bill of materials (SBOM): what is in the binary and in the C library's layer, for those who look up
- * advisories and licences. A scanner finds neither in the image: it has no package manager's database, and the binary's
- * packages are no files any more.
+ * Creates the image's software bill of materials (SBOM), for lookups of advisories and licences.
  *
- * Format: CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/. The same image has the same bill, byte for byte: sorted,
- * without the time, and with a serial number that is made from the id.
+ * It lists the packages in the binary and the files of the C library. A scanner cannot find them, because the image has
+ * no package database and the packages are bundled.
+ *
+ * Format: CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/. The SBOM is reproducible: it is sorted, has no timestamp,
+ * and its serial number is derived from the image ID.
  */
 import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeFileAtomically } from "../core/atomic-write.ts";
 import { sha256OfFile } from "../core/hash.ts";
 import type { Service } from "../core/service-config.ts";
-import type { RuntimeLibraries } from "./image-config.ts";
+import type { RuntimeLibraries } from "./image-spec.ts";
 import { identifyLibc, purl } from "./libc-version.ts";
 
-/** Name of the SBOM in the directory of a build. */
-export const SBOM = "sbom.cdx.json";
+/** File name of the SBOM in the build directory. */
+export const SBOM_FILE = "sbom.cdx.json";
 
-/** Not pkg:oci: that takes the image's digest, which the push decides on. */
-const ownPurl = ({ name, version }: Service) => purl("generic", [name], version);
+/** Returns the service's package URL. It is not pkg:oci, which needs the image digest that only a push creates. */
+const servicePurl = ({ name, version }: Service) => purl("generic", [name], version);
 
-/** A package whose code the bundler has put into the binary. */
+/** A package whose code is in the image. */
 export interface BundledPackage {
   name: string;
   version: string;
-  /** As its package.json has it: an SPDX identifier or expression, or other words. */
+  /** `license` of its package.json: an SPDX identifier or expression, or other text. */
   license: string | undefined;
 }
 
-/** What the SBOM is made of; the same input gives the same text. */
+/** Content of the SBOM. Equal input gives identical text. */
 export interface SbomInput {
-  /** The image's id. */
+  /** Image ID. */
   id: string;
   packages: BundledPackage[];
   runtime: RuntimeLibraries;
 }
 
-/** @returns the SBOM as JSON */
+/** Creates the SBOM. @returns JSON text */
 export async function createSbom(service: Service, { id, packages, runtime }: SbomInput): Promise<string> {
-  // No hash of the binary: it would take as long again as the rest, and the id says which one it is.
-  // Loaded only here: it takes some 30 ms, in parts. As a whole it would take three times that.
+  // The binary is not hashed: that would double the time, and the ID identifies the binary.
+  // The library is loaded lazily and in parts, in about 30 ms. The whole library takes three times as long.
   const [{ Enums, Models, Spec, SPDX, Serialize }, tool, libc] = await Promise.all([
     loadCycloneDx(),
     import("@cyclonedx/cyclonedx-library/package.json"),
@@ -47,8 +48,7 @@ export async function createSbom(service: Service, { id, packages, runtime }: Sb
   ]);
   const licenses = (license: string | undefined) => {
     if (!license) return new Models.LicenseRepository();
-    if (SPDX.isSupportedSpdxId(license))
-      return new Models.LicenseRepository([new Models.SpdxLicense(license)]);
+    if (SPDX.isSupportedSpdxId(license)) return new Models.LicenseRepository([new Models.SpdxLicense(license)]);
     const isExpression = / (AND|OR|WITH) /.test(license);
     return new Models.LicenseRepository([
       isExpression ? new Models.LicenseExpression(license) : new Models.NamedLicense(license),
@@ -70,7 +70,7 @@ export async function createSbom(service: Service, { id, packages, runtime }: Sb
     version,
     ...(description && { description }),
     licenses: licenses(license),
-    purl: ownPurl(service),
+    purl: servicePurl(service),
     properties: properties({ "image-id": id, platform: Object.values(runtime.platform).join("/") }),
   });
   const bundled = packages.map(({ name, version, license }) => {
@@ -85,8 +85,8 @@ export async function createSbom(service: Service, { id, packages, runtime }: Sb
   const platform = component("Platform", "bun", {
     version: Bun.version,
     description:
-      "The runtime that is part of the binary. The licence is of Bun's own code, LICENSE.md names those of the " +
-      "libraries in it.",
+      "The runtime embedded in the binary. The licence applies to Bun's own code. LICENSE.md lists the licences of its " +
+      "libraries.",
     licenses: licenses("MIT"),
     purl: purl("github", ["oven-sh", "bun"], `bun-v${Bun.version}`),
     properties: properties({ "bun-revision": Bun.revision, "bun-build-id": runtime.bunBuildId }),
@@ -100,18 +100,18 @@ export async function createSbom(service: Service, { id, packages, runtime }: Sb
   const files = [...runtime.files].map(([path, source]) =>
     component("File", path, { hashes: hashes(sha256OfFile(source)) }),
   );
-  const ofLibc = ({ name }: { name: string }) => libc?.files.has(name) ?? false;
+  const isLibc = ({ name }: { name: string }) => libc?.files.has(name) ?? false;
   const library =
     libc &&
     component("Library", libc.name, {
       version: libc.version,
       description: `The C library: ${libc.origin}.`,
       purl: libc.purl,
-      // Most of glibc; the package's copyright file has the rest.
+      // The licence of most of glibc. The package's copyright file lists the others.
       licenses: licenses("LGPL-2.1-or-later"),
-      components: new Models.ComponentRepository(files.filter(ofLibc)),
+      components: new Models.ComponentRepository(files.filter(isLibc)),
     });
-  const linked = [...(library ? [library] : []), ...files.filter((file) => !ofLibc(file))];
+  const linked = [...(library ? [library] : []), ...files.filter((file) => !isLibc(file))];
   for (const { bomRef } of [platform, ...bundled]) app.dependencies.add(bomRef);
   for (const { bomRef } of linked) platform.dependencies.add(bomRef);
 
@@ -132,7 +132,7 @@ export async function createSbom(service: Service, { id, packages, runtime }: Sb
   return serializer.serialize(bom, { sortLists: true, space: 2 }) + "\n";
 }
 
-/** Loads what makeSbom() needs of the library, so that it can be done while something else goes on. */
+/** Loads the parts of the library that createSbom() needs. Exported, so that it can run during the compilation. */
 export async function loadCycloneDx() {
   const [Enums, Models, Spec, SPDX, Serialize] = await Promise.all([
     import("@cyclonedx/cyclonedx-library/Enums"),
@@ -145,53 +145,52 @@ export async function loadCycloneDx() {
 }
 
 /**
- * The packages of which something is in the bundle, each version once, by name. What was shaken off is not in it; what
- * is installed, or imported for its types alone, is not either.
+ * Lists the packages with code in the bundle, each version once, sorted by name.
  *
- * @param metafile the bundler's; its paths are relative to the working directory
- * @throws {Error} when a package that is in the bundle does not say its name and version
+ * Packages that are tree-shaken, unused, or imported only for types are not included.
+ *
+ * @param metafile the bundler's metafile. Its paths are relative to the working directory
+ * @throws {Error} if a package in the bundle has no name or version
  */
-export async function bundledPackages({
-  outputs,
-}: Pick<Bun.BuildMetafile, "outputs">): Promise<BundledPackage[]> {
+export async function listBundledPackages({ outputs }: Pick<Bun.BuildMetafile, "outputs">): Promise<BundledPackage[]> {
   const inputs = Object.values(outputs).flatMap(({ inputs }) => Object.keys(inputs));
-  // The last node_modules of a path: a package may bring packages of its own.
+  // The last node_modules of a path counts, because packages can be nested.
   const directories = new Set(
     inputs.flatMap((path) => /^.*\bnode_modules\/(?:@[^/]+\/)?[^/]+(?=\/)/.exec(path)?.[0] ?? []),
   );
-  return packagesIn(directories);
+  return readPackages(directories);
 }
 
-/** The packages in these directories, each version once, by name. @throws {Error} when one does not say its name and version */
-export async function packagesIn(directories: Iterable<string>): Promise<BundledPackage[]> {
+/** Reads packages from their directories, each version once, sorted by name. @throws {Error} without name or version */
+export async function readPackages(directories: Iterable<string>): Promise<BundledPackage[]> {
   const found = new Map<string, BundledPackage>();
   for (const directory of directories) {
     const { name, version, license } = await Bun.file(join(directory, "package.json"))
       .json()
       .catch(() => ({}));
     if (!name || !version) throw new Error(`${directory} is in the image, but has no name and version`);
-    // Packages of before 2015 have an object.
+    // Packages from before 2015 have an object.
     found.set(`${name}@${version}`, { name, version, license: license?.type ?? license });
   }
   return [...found].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, value]) => value);
 }
 
-/** Where the SBOM of an archive lies: beside it, `helloapp.cdx.json` of `helloapp.tar`. */
+/** Returns the SBOM path of an archive, for example `helloapp.cdx.json` for `helloapp.tar`. */
 export function sbomPathFor(archive: string): string {
   return `${archive.replace(/\.tar$/, "")}.cdx.json`;
 }
 
 /**
- * Lays the SBOM of a build beside its archive.
+ * Copies the SBOM of a build next to its archive.
  *
- * @param dist the directory of the build
- * @throws {PipelineError} "environment" when the disk is full or the place cannot be written
+ * @param dist the build directory
+ * @throws {PipelineError} "environment" if the disk is full or the directory is not writable
  */
 export async function writeSbom(dist: string, archive: string): Promise<void> {
-  await writeFileAtomically(sbomPathFor(archive), (part) => copyFile(join(dist, SBOM), part));
+  await writeFileAtomically(sbomPathFor(archive), (part) => copyFile(join(dist, SBOM_FILE), part));
 }
 
-/** Whether an SBOM lies beside an archive and is the one of this id. */
+/** Whether the SBOM next to an archive exists and has this image ID. */
 export async function hasSbom(service: Service, archive: string, id: string): Promise<boolean> {
   const found = await Bun.file(sbomPathFor(archive))
     .json()
@@ -199,7 +198,7 @@ export async function hasSbom(service: Service, archive: string, id: string): Pr
   return found?.serialNumber === serialNumber(service, id);
 }
 
-/** The serial number of an image's SBOM: a UUID of version 5, which is a hash of a name. */
+/** Returns the serial number, a UUID version 5, which is a hash of the service and the image ID. */
 function serialNumber(service: Service, id: string): string {
-  return `urn:uuid:${Bun.randomUUIDv5(`${ownPurl(service)}#${id}`, "url")}`;
+  return `urn:uuid:${Bun.randomUUIDv5(`${servicePurl(service)}#${id}`, "url")}`;
 }

@@ -1,9 +1,10 @@
 /**
- * Reads tar archives: headers only, so that a large archive is no slower than a small one, and strictly. What two readers
- * would read differently is refused, with the entry's name: then nobody is shown another file than this one saw.
+ * Reads the headers of tar archives, strictly. The time does not depend on the size of the files.
  *
- * Format: POSIX ustar and pax, https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html; GNU,
- * https://www.gnu.org/software/tar/manual/html_node/Standard.html. What readers do with it: Go's archive/tar, which
+ * Entries that readers interpret differently are refused by name, so that all readers see the same files.
+ *
+ * Formats: POSIX ustar and pax, https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html, and GNU,
+ * https://www.gnu.org/software/tar/manual/html_node/Standard.html. The reference reader is Go's archive/tar, which
  * containerd, podman, skopeo and docker use.
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
@@ -11,23 +12,25 @@ import { tarChecksum, tarPadding, type TarHeader } from "./tar-writer.ts";
 
 export interface TarEntry extends Omit<TarHeader, "type"> {
   type: TarHeader["type"] | "symbolic link" | "hard link" | "special file";
-  /** Of a link: what it names. */
+  /** Target of a link. */
   link?: string;
   uid: number;
   gid: number;
   /** Seconds since 1970. */
   mtime: number;
-  /** Where the content starts in the file. */
+  /** Offset of the content in the tar file. */
   offset: number;
 }
 
-const BLOCK = 512;
-/** Entries of one tar; a layer with a whole distribution has some 30,000. */
-const MOST_ENTRIES = 100_000;
-/** Bytes of a pax header or a long name, and of zeros after the end: writers fill up to a record, mostly of 10 kB. */
-const MOST_EXTRA = 1 << 20;
+const BLOCK_BYTES = 512;
+/** A layer with a whole distribution has about 30,000 entries. */
+const MAX_ENTRIES = 100_000;
+/** Limit of a pax header or a long name. */
+const MAX_EXTENSION_BYTES = 1 << 20;
+/** Limit of the zeros at the end. Writers pad to a record, usually of 10 kB. */
+const MAX_PADDING_BYTES = 1 << 20;
 
-/** What stands in a header for the type of an entry. */
+/** Type flags of a header. */
 const types: Record<string, TarEntry["type"]> = {
   "\0": "file",
   0: "file",
@@ -39,27 +42,27 @@ const types: Record<string, TarEntry["type"]> = {
   6: "special file",
 };
 
-/** The type as some writers put it in front of the permissions, where Go's FileInfo() takes it from. */
+/** Type bits that some writers add to the mode. Go's FileInfo() reads the type from them. */
 const modes: Partial<Record<TarEntry["type"], number>> = {
   file: 0o100000,
   directory: 0o040000,
   "symbolic link": 0o120000,
 };
 
-/** What extensions say of the entry after them. */
+/** Fields of the next entry that an extension header overrides. */
 type Extended = Partial<Pick<TarEntry, "path" | "link" | "size" | "uid" | "gid" | "mtime">>;
 
 /**
  * Lists a tar file.
  *
- * @param start @param end the part of the file that holds the tar, for one inside another; default: all of it
- * @throws {Error} when it is not a tar file, a cut one, or has an entry that readers would not agree on
+ * @param start @param end range of the file, for a tar inside another tar. Default: the whole file
+ * @throws {Error} if it is not a tar file, is truncated, or has an entry that readers interpret differently
  */
 export function readTar(path: string, start = 0, end?: number): TarEntry[] {
   return readFile(path, start, end, false);
 }
 
-/** As readTar(), without what no image archive has: extensions (pax, GNU's long names), or a missing end. */
+/** Lists a tar file like readTar(), but refuses extensions (pax, GNU's long names) and a missing end marker. */
 export function readPlainTar(path: string): TarEntry[] {
   return readFile(path, 0, undefined, true);
 }
@@ -77,7 +80,7 @@ function readFile(path: string, start: number, end: number | undefined, plain: b
   }
 }
 
-/** As readTar(), of one in memory. @param name what an error calls it */
+/** Lists a tar in memory like readTar(). @param name its name in errors */
 export function listTar(name: string, bytes: Uint8Array): TarEntry[] {
   const read = (at: number, length: number) => Buffer.from(bytes.subarray(at, at + length));
   return new Reader(name, read, 0, bytes.length, false).list();
@@ -99,7 +102,7 @@ class Reader {
       if (at === this.end && !this.plain && !extended) return entries;
       const header = this.block(at);
       if (isZero(header)) {
-        if (extended) throw this.cut();
+        if (extended) throw this.truncated();
         this.checkEnd(at);
         return entries;
       }
@@ -107,17 +110,16 @@ class Reader {
       const type = header.toString("latin1", 156, 157);
       if ("xgLK".includes(type)) {
         const size = octal(header, 124, 12);
-        if (this.plain) throw this.wrong(textOf(header, 0, 100), "is an extension (pax, GNU)");
-        if (!(size <= MOST_EXTRA)) throw this.wrong(textOf(header, 0, 100), "is an extension of over 1 MiB");
-        extended = { ...extended, ...this.extension(type, this.content(at + BLOCK, size)) };
-        at += BLOCK + size + tarPadding(size).length;
+        if (this.plain) throw this.invalid(textOf(header, 0, 100), "is an extension (pax, GNU)");
+        if (!(size <= MAX_EXTENSION_BYTES)) throw this.invalid(textOf(header, 0, 100), "is an extension of over 1 MiB");
+        extended = { ...extended, ...this.extension(type, this.content(at + BLOCK_BYTES, size)) };
+        at += BLOCK_BYTES + size + tarPadding(size).length;
         continue;
       }
       const entry = this.entry(header, at, extended ?? {});
       extended = undefined;
       entries.push(entry);
-      if (entries.length > MOST_ENTRIES)
-        throw new Error(`${this.name} has more than ${MOST_ENTRIES} entries`);
+      if (entries.length > MAX_ENTRIES) throw new Error(`${this.name} has more than ${MAX_ENTRIES} entries`);
       at = entry.offset + entry.size + tarPadding(entry.size).length;
     }
   }
@@ -127,29 +129,28 @@ class Reader {
     const prefix = ustar ? textOf(header, 345, 155) : "";
     const path = extended.path ?? (prefix && `${prefix}/`) + textOf(header, 0, 100);
     const character = header.toString("latin1", 156, 157);
-    // What is old has no type for a directory, but a slash.
+    // Old formats mark a directory by a trailing slash only.
     const type = character === "\0" && path.endsWith("/") ? "directory" : types[character];
-    const wrong = (what: string) => this.wrong(path, what);
-    if (!type)
-      throw wrong(`has the type ${JSON.stringify(character)}, which layers and archives do not have`);
-    if (path === "" || path.split("/").includes("..")) throw wrong("is no path below the root");
-    const number = (what: string, offset: number, width: number, least = 0) => {
+    const invalid = (reason: string) => this.invalid(path, reason);
+    if (!type) throw invalid(`has the unsupported type ${JSON.stringify(character)}`);
+    if (path === "" || path.split("/").includes("..")) throw invalid("is not a path below the root");
+    const number = (field: string, offset: number, width: number, min = 0) => {
       const value = octal(header, offset, width);
-      if (!(Number.isSafeInteger(value) && value >= least)) throw wrong(`has a ${what} that is no number`);
+      if (!(Number.isSafeInteger(value) && value >= min)) throw invalid(`has an invalid ${field}`);
       return value;
     };
     const size = extended.size ?? number("size", 124, 12);
-    const offset = at + BLOCK;
-    if (size > 0 && type !== "file") throw wrong(`has a size, but is a ${type}`);
-    if (size > this.end - offset) throw wrong(`has ${size} bytes, more than are left: it is cut`);
+    const offset = at + BLOCK_BYTES;
+    if (size > 0 && type !== "file") throw invalid(`has a size, but is a ${type}`);
+    if (size > this.end - offset) throw invalid(`is truncated, its size is ${size} bytes`);
     const mode = number("mode", 100, 8);
     const typeInMode = mode & 0o170000;
     if (typeInMode !== 0 && modes[type] !== undefined && typeInMode !== modes[type])
-      throw wrong(`is a ${type}, and something else by its mode`);
-    // Nobody needs them, but Go takes no header without them.
+      throw invalid(`is a ${type}, but has the mode of another type`);
+    // Checked only because Go refuses headers with invalid device numbers.
     for (const at of [329, 337]) number("device", at, 8);
     const link = extended.link ?? textOf(header, 157, 100);
-    if (type.endsWith("link") && link === "") throw wrong(`is a ${type} to nothing`);
+    if (type.endsWith("link") && link === "") throw invalid(`is a ${type} without a target`);
     return {
       path,
       type,
@@ -169,24 +170,24 @@ class Reader {
     if (type === "K") return { link: text };
     const extended: Extended = {};
     for (const [key, value] of this.paxRecords(content)) {
-      // Readers do not agree on what holds for all entries after it, or drop it.
-      if (type === "g" && key !== "comment") throw this.wrong(key, "is set for all entries (pax)");
-      if (key.startsWith("GNU.sparse.")) throw this.wrong(key, "is a sparse file's (pax)");
+      // Readers apply global headers differently, or ignore them.
+      if (type === "g" && key !== "comment") throw this.invalid(key, "is set for all entries (pax)");
+      if (key.startsWith("GNU.sparse.")) throw this.invalid(key, "belongs to a sparse file (pax)");
       if (value === "") continue;
       if (key === "path") extended.path = value;
       else if (key === "linkpath") extended.link = value;
       else if (key === "size" || key === "uid" || key === "gid") {
-        if (!/^\d{1,15}$/.test(value)) throw this.wrong(key, "is no number (pax)");
+        if (!/^\d{1,15}$/.test(value)) throw this.invalid(key, "is not a number (pax)");
         extended[key] = Number(value);
       } else if (key === "mtime") {
-        if (!/^-?\d{1,12}(\.\d*)?$/.test(value)) throw this.wrong(key, "is no time (pax)");
+        if (!/^-?\d{1,12}(\.\d*)?$/.test(value)) throw this.invalid(key, "is not a time (pax)");
         extended.mtime = Math.floor(Number(value));
       }
     }
     return extended;
   }
 
-  /** Records are `<bytes of all of it> <key>=<value>\n`. */
+  /** Parses records of the form `<length of the record> <key>=<value>\n`. */
   private *paxRecords(content: Buffer): Generator<[string, string]> {
     for (let at = 0; at < content.length;) {
       const [, digits] = /^(\d{1,7}) /.exec(content.toString("latin1", at, at + 8)) ?? [];
@@ -194,7 +195,7 @@ class Reader {
       const record = digits ? content.toString("utf8", at + digits.length + 1, next) : "";
       const middle = record.indexOf("=");
       if (next > content.length || middle < 1 || !record.endsWith("\n") || record.includes("\0"))
-        throw new Error(`${this.name} is damaged: a pax header has a record that is none`);
+        throw new Error(`${this.name} is damaged: a pax header has an invalid record`);
       yield [record.slice(0, middle), record.slice(middle + 1, -1)];
       at = next;
     }
@@ -204,37 +205,35 @@ class Reader {
     const magic = header.toString("latin1", 257, 265);
     if (!magic.startsWith("ustar")) throw new Error(`${this.name} is not a tar file`);
     if (octal(header, 148, 8) !== tarChecksum(header)) {
-      throw new Error(
-        `${this.name} is damaged: the header at byte ${at - this.start} does not have its own checksum`,
-      );
+      throw new Error(`${this.name} is damaged: the checksum of the header at byte ${at - this.start} does not match`);
     }
-    // A file of star's has other fields behind the name's prefix; the names of an image archive need none.
+    // The `star` format has other fields after the prefix. Image archives use short names without a prefix.
     const rest = header.subarray(this.plain ? 345 : 500);
     if (!["ustar\x0000", "ustar  \0"].includes(magic) || !isZero(rest))
-      throw this.wrong(textOf(header, 0, 100), "is in a dialect of tar that image tools do not write");
+      throw this.invalid(textOf(header, 0, 100), "is in a dialect of tar that image tools do not write");
   }
 
-  /** Two blocks of zeros, and then nothing but zeros. */
+  /** Checks that the end consists of at least two blocks of zeros, and only of zeros. */
   private checkEnd(at: number): void {
-    if (this.plain && at + 2 * BLOCK > this.end) throw this.cut();
-    if (this.end - at > MOST_EXTRA)
-      throw new Error(`${this.name} has more than ${MOST_EXTRA} bytes after its end`);
+    if (this.plain && at + 2 * BLOCK_BYTES > this.end) throw this.truncated();
+    if (this.end - at > MAX_PADDING_BYTES)
+      throw new Error(`${this.name} has more than ${MAX_PADDING_BYTES} bytes after its end`);
     if (!isZero(this.content(at, this.end - at)))
-      throw new Error(`${this.name} is damaged: there is something after its end, byte ${at - this.start}`);
+      throw new Error(`${this.name} is damaged: it has data after its end, byte ${at - this.start}`);
   }
 
   private block(at: number): Buffer {
-    return this.content(at, BLOCK);
+    return this.content(at, BLOCK_BYTES);
   }
 
   private content(at: number, length: number): Buffer {
     const bytes = at + length <= this.end ? this.read(at, length) : Buffer.of();
-    if (bytes.length < length) throw this.cut();
+    if (bytes.length < length) throw this.truncated();
     return bytes;
   }
 
-  private cut = () => new Error(`${this.name} is not a whole tar file`);
-  private wrong = (entry: string, what: string) => new Error(`${this.name}: its entry ${entry} ${what}`);
+  private truncated = () => new Error(`${this.name} is truncated`);
+  private invalid = (entry: string, reason: string) => new Error(`${this.name}: entry ${entry} ${reason}`);
 }
 
 function isZero(bytes: Buffer): boolean {
@@ -245,12 +244,12 @@ function textOf(header: Buffer, offset: number, length: number): string {
   return header.toString("utf8", offset, offset + length).replace(/\0.*$/s, "");
 }
 
-/** A number of a header: octal digits; or, as GNU writes what is too large for them, binary. @returns NaN: none */
+/** Parses a number of a header: octal digits, or GNU's binary format for large numbers. @returns NaN if invalid */
 function octal(header: Buffer, offset: number, width: number): number {
   const field = header.subarray(offset, offset + width);
   if (field[0]! & 0x80) {
     const value = BigInt(`0x${field.toString("hex")}`);
-    // The first bit only says that it is binary, the second is the sign.
+    // The first bit marks the binary format, the second is the sign.
     return Number(BigInt.asIntN(width * 8 - 1, value));
   }
   const text = /^[ \0]*([0-7]*)[ \0]*$/.exec(field.toString("latin1"))?.[1];

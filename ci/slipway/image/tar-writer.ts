@@ -1,21 +1,22 @@
 /**
- * Tar archives as image layers need them: every field fixed, so that the same files give the same bytes.
- * (Bun.Archive sets its own modes and today's date.) Format: POSIX.1-1988 ustar, pax(1). They are read in untar.ts.
+ * Writes tar headers with fixed fields, so that layers are reproducible. Bun.Archive sets its own modes and the date.
+ *
+ * Format: POSIX.1-1988 ustar, pax(1). tar-reader.ts reads it.
  */
 export interface TarHeader {
-  /** Path without a leading slash; a directory ends in one. At most 255 bytes, and those behind a slash at most 100. */
+  /** Path without a leading slash, of at most 255 bytes. A directory ends in a slash. See split() for long paths. */
   path: string;
   type: "file" | "directory";
   mode: number;
-  /** Bytes of content. */
+  /** Size of the content in bytes. */
   size: number;
 }
 
-const BLOCK = 512;
+const BLOCK_BYTES = 512;
 
-/** The 512 bytes in front of a file's content: owner 0:0, time 0. */
+/** Creates the header of an entry, 512 bytes with owner 0:0 and time 0. */
 export function tarHeader({ path, type, mode, size }: TarHeader): Uint8Array {
-  const header = Buffer.alloc(BLOCK);
+  const header = Buffer.alloc(BLOCK_BYTES);
   const [prefix, name] = split(path);
   const octal = (value: number, offset: number, width: number) =>
     header.write(value.toString(8).padStart(width - 1, "0") + "\0", offset, "latin1");
@@ -32,26 +33,25 @@ export function tarHeader({ path, type, mode, size }: TarHeader): Uint8Array {
   return header;
 }
 
-/** The field of a header for the start of a path that is too long for its name, and the rest; POSIX.1-1988. */
+/** Splits a path into the prefix field (155 bytes) and the name field (100 bytes) of a header. POSIX.1-1988. */
 function split(path: string): [prefix: string, name: string] {
   const bytes = Buffer.from(path);
   if (bytes.length <= 100) return ["", path];
-  // As much as can be into the name. Not at the slash that ends a directory.
+  // The name is as long as possible. The final slash of a directory is no split point.
   const at = bytes.indexOf("/", bytes.length - 101);
-  if (at <= 0 || at > 155 || at === bytes.length - 1)
-    throw new RangeError(`${path} is longer than what a tar header can hold`);
+  if (at <= 0 || at > 155 || at === bytes.length - 1) throw new RangeError(`${path} is too long for a tar header`);
   return [bytes.toString("utf8", 0, at), bytes.toString("utf8", at + 1)];
 }
 
-/** Zero bytes that fill the last block of a file of `size` bytes. */
+/** Returns the zeros that fill the last block of a file of `size` bytes. */
 export function tarPadding(size: number): Uint8Array {
-  return new Uint8Array((BLOCK - (size % BLOCK)) % BLOCK);
+  return new Uint8Array((BLOCK_BYTES - (size % BLOCK_BYTES)) % BLOCK_BYTES);
 }
 
-/** The end of an archive: two blocks of zeros. */
-export const TAR_END = new Uint8Array(2 * BLOCK);
+/** End of an archive, two blocks of zeros. */
+export const TAR_END = new Uint8Array(2 * BLOCK_BYTES);
 
-/** The sum of a header's bytes, with the field of the checksum full of spaces. */
+/** Sums a header's bytes. The checksum field counts as spaces. */
 export function tarChecksum(header: Buffer): number {
   return header.reduce((sum, byte, at) => sum + (at >= 148 && at < 156 ? 0x20 : byte), 0);
 }

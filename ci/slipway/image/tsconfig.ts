@@ -1,8 +1,8 @@
-/** Which tsconfig holds for a module: the bundler takes paths, JSX and decorators from it. */
+/** Finds the tsconfig of a module. The bundler reads paths, JSX and decorator settings from it. */
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 
-/** The tsconfig that holds for a directory, the nearest upwards, and those that it extends. */
+/** Finds the nearest tsconfig of a directory, upwards to `root`, and the files that it extends. */
 export function findTsconfigs(directory: string, root: string): string[] {
   for (let at = directory; ; at = dirname(at)) {
     const found = ["tsconfig.json", "jsconfig.json"].map((name) => join(at, name)).find(existsSync);
@@ -15,11 +15,11 @@ function withBases(file: string, seen: string[] = []): string[] {
   if (seen.includes(file) || !existsSync(file)) return seen;
   const { extends: bases = [] } = parseJsonc(readFileSync(file, "utf8"));
   const all = [...seen, file];
-  return [bases].flat().reduce((known: string[], base) => withBases(baseOf(file, base), known), all);
+  return [bases].flat().reduce((known: string[], base) => withBases(resolveBase(file, base), known), all);
 }
 
-/** Where a tsconfig's `extends` points to. https://www.typescriptlang.org/tsconfig/#extends */
-function baseOf(file: string, base: string): string {
+/** Resolves the `extends` of a tsconfig. https://www.typescriptlang.org/tsconfig/#extends */
+function resolveBase(file: string, base: string): string {
   const path = base.startsWith(".") || base.startsWith("/") ? resolve(dirname(file), base) : undefined;
   if (path) {
     const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
@@ -36,7 +36,7 @@ function parseJsonc(text: string): { extends?: string | string[] } {
   try {
     return Object(Bun.JSONC.parse(text));
   } catch {
-    // Who reads it next says what is wrong with it.
+    // The bundler reports the syntax error.
     return {};
   }
 }

@@ -1,14 +1,14 @@
-/** The files that a service owns, as this version of slipway writes them. */
+/** Generates the files of a service from the templates. */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { createImageSpec } from "../image/image-config.ts";
+import { createImageSpec } from "../image/image-spec.ts";
 import { APP_DIRECTORY } from "../image/module-paths.ts";
 import { pins } from "../core/pins.ts";
 import { addComponents, componentFiles } from "./components.ts";
 import type { ProjectFacts } from "./project-facts.ts";
 
 const templates = join(import.meta.dir, "templates");
-/** Where the k3s overlay is written. */
+/** Path of the k3s overlay. */
 export const OVERLAY = "k8s/overlays/k3s/kustomization.yaml";
 const manifests = [
   "k8s/base/deployment.yaml",
@@ -22,9 +22,9 @@ const manifests = [
 ];
 
 /**
- * Path from the service's directory -> text. What lies above it begins with `../`.
+ * Returns the text of each file by its path, relative to the service's directory. Paths outside begin with `../`.
  *
- * @param components those that its overlay names
+ * @param components components to switch on in the overlay
  */
 export function generatedFiles(facts: ProjectFacts, components: string[] = []): Map<string, string> {
   const { project } = facts.service;
@@ -36,38 +36,40 @@ export function generatedFiles(facts: ProjectFacts, components: string[] = []): 
     ...filled.map((path): [string, string] => [path, fill(path, values(facts))]),
     [OVERLAY, addComponents(overlay, join(project, OVERLAY), project, components)],
     ["Dockerfile", fill("Dockerfile", { ...values(facts), ...dockerfile(facts) })],
-    // GitHub looks for workflows in the repository's root alone.
+    // GitHub reads workflows only from the root of the repository.
     [
-      join(relative(fromTop(facts), "."), `.github/workflows/${workflowName(facts)}.yml`),
+      join(relative(pathInRepository(facts), "."), `.github/workflows/${workflowName(facts)}.yml`),
       fill(".github/slipway.yml.template", values(facts)),
     ],
   ]);
 }
 
-/** The service's directory, from the repository's root. */
-function fromTop({ workspace, directory }: ProjectFacts): string {
+/** Returns the service's directory, relative to the root of the repository. */
+function pathInRepository({ workspace, directory }: ProjectFacts): string {
   return join(workspace, directory);
 }
 
 function workflowName(facts: ProjectFacts): string {
-  return fromTop(facts) === "." ? "slipway" : `slipway-${facts.service.name}`;
+  return pathInRepository(facts) === "." ? "slipway" : `slipway-${facts.service.name}`;
 }
 
-/** Without it, a service of CommonJS modules that TypeScript reads as Node does would make one of ci/pipeline.ts. */
-function moduleType({ service, package: own }: ProjectFacts): [string, string][] {
+/**
+ * Returns a package.json for ci/ if TypeScript would otherwise treat ci/pipeline.ts as CommonJS. This is the case in a CommonJS
+ * package with Node's module resolution.
+ */
+function moduleType({ service, package: manifest }: ProjectFacts): [string, string][] {
   const file = join(service.project, "tsconfig.json");
-  if (own.type === "module" || !existsSync(file)) return [];
-  // As Bun's own reads it, the import says what a module is.
-  if (/"moduleResolution"\s*:\s*"bundler"|"module"\s*:\s*"(preserve|es)/i.test(readFileSync(file, "utf8")))
-    return [];
+  if (manifest.type === "module" || !existsSync(file)) return [];
+  // With a bundler's resolution, imports make a file a module.
+  if (/"moduleResolution"\s*:\s*"bundler"|"module"\s*:\s*"(preserve|es)/i.test(readFileSync(file, "utf8"))) return [];
   return [["ci/package.json", '{ "private": true, "type": "module" }\n']];
 }
 
-/** Replaces `__WORD__`; one that nothing is known for would be a mistake here. */
-function fill(path: string, words: Record<string, string>): string {
-  return readFileSync(join(templates, path), "utf8").replace(/__([A-Z_]+?)__/g, (_, word: string) => {
-    const value = words[word];
-    if (value === undefined) throw new Error(`${path} has a __${word}__ that nothing is known for`);
+/** Replaces every `__NAME__` in a template. @throws {Error} if a name has no value */
+function fill(path: string, values: Record<string, string>): string {
+  return readFileSync(join(templates, path), "utf8").replace(/__([A-Z_]+?)__/g, (_, name: string) => {
+    const value = values[name];
+    if (value === undefined) throw new Error(`no value for __${name}__ in the template ${path}`);
     return value;
   });
 }
@@ -79,25 +81,24 @@ function values(facts: ProjectFacts): Record<string, string> {
     NAMESPACE: service.namespace,
     PORT: String(service.port),
     NODE_PORT: String(nodePort),
-    DIRECTORY: JSON.stringify(fromTop(facts)),
+    DIRECTORY: JSON.stringify(pathInRepository(facts)),
     WORKSPACE: JSON.stringify(facts.workspace),
     WORKFLOW: workflowName(facts),
     BUN: pins.bun,
-    // With a package for it, the workflow has the Dagger engine's CLI and runs under it.
+    // If the service depends on Dagger's SDK, the workflow runs the pipeline in the Dagger engine.
     STEP_DAGGER: hasDagger ? fill(".github/dagger.yml.template", {}) : "",
     RUN: hasDagger ? "dagger run " : "",
     BASE_IMAGE: pins.baseImage,
   };
 }
 
-/** Settings that differ from what is found out anyway. */
+/** Returns ci/pipeline.ts with the settings that differ from the defaults. */
 function pipeline({ service, port }: ProjectFacts): string {
-  const settings = [...(port === undefined || port === 8080 ? [] : [`port: ${port}`])];
-  const given = settings.length > 0 ? `, { ${settings.join(", ")} }` : "";
-  return `/** What ${service.name} is to its pipeline: \`slipway --help\` has the commands, the types the settings. */
+  const settings = port === undefined || port === 8080 ? "" : `, { port: ${port} }`;
+  return `/** Pipeline settings of ${service.name}. The type Settings documents them, and \`slipway --help\` the commands. */
 import { pipeline } from "slipway";
 
-await pipeline(import.meta${given});
+await pipeline(import.meta${settings});
 `;
 }
 
@@ -106,8 +107,8 @@ function dockerfile(facts: ProjectFacts): Record<string, string> {
   const image = createImageSpec(service);
   const inRoot = directory === ".";
   const work = inRoot ? "/src" : `/src/${directory}`;
-  const { prebuild, scripts: own } = service;
-  const scripts = [...prebuild, own.check, own.test].filter((name) => name !== undefined);
+  const { prebuild, scripts: steps } = service;
+  const scripts = [...prebuild, steps.check, steps.test].filter((name) => name !== undefined);
   const labels = Object.entries(image.labels).map(([label, value]) => `${label}=${JSON.stringify(value)}`);
   return {
     FROM_ROOT: inRoot ? "" : ", in the workspace's root",
@@ -128,20 +129,20 @@ function dockerfile(facts: ProjectFacts): Record<string, string> {
   };
 }
 
-/** What the installation reads, so that an edit of the source does not run it again. */
+/** Returns COPY instructions for the inputs of the installation, so that an edit of the source does not repeat it. */
 function copyFirst({ members, installs, lockfile, hasHooks }: ProjectFacts): string[] {
-  if (hasHooks) return ["# All of it: the installation runs scripts of the project's own.", "COPY . ."];
+  if (hasHooks) return ["# The installation runs scripts of the project, so it needs all files.", "COPY . ."];
   const atTop = installs.filter((path) => !path.includes("/"));
   const deeper = installs.filter((path) => path.includes("/"));
   return [
-    "# Dependencies first: an edit of the source does not install them again.",
+    "# Dependencies first, so that an edit of the source does not install them again.",
     `COPY ${["package.json", lockfile, ...atTop].join(" ")} ./`,
     ...members.map((member) => copy(`${member}/package.json`)),
     ...deeper.map(copy),
   ];
 }
 
-/** To the same place. The second form takes paths with spaces. */
+/** Returns a COPY instruction to the same path. Paths with spaces need the JSON form. */
 function copy(path: string): string {
   const directory = `${dirname(path)}/`;
   return /\s/.test(path) ? `COPY ${JSON.stringify([path, directory])}` : `COPY ${path} ${directory}`;

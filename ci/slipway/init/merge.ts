@@ -1,79 +1,71 @@
-/** Additions to files that a service has already: what is there stays as it is, to the letter. */
+/** Adds lines to existing files of a service and keeps every other character. */
 import { applyEdits, findNodeAtLocation, modify, parse, parseTree, type Node } from "jsonc-parser";
 import type { PackageJson } from "../core/service-config.ts";
 import type { ProjectFacts } from "./project-facts.ts";
 
-/** What the pipeline leaves behind, and what no image build needs. */
-const ignored = [
-  "node_modules/",
-  "dist/",
-  "*.tar",
-  "*.tar.part",
-  "*.cdx.json",
-  "*.cdx.json.part",
-  ".*.bun-build",
-];
-const notSent = [".git", "**/node_modules", "**/dist", "**/*.tar", "**/*.cdx.json", "**/.env*"];
+/** Patterns for .gitignore: files that slipway writes. */
+const gitPatterns = ["node_modules/", "dist/", "*.tar", "*.tar.part", "*.cdx.json", "*.cdx.json.part", ".*.bun-build"];
+/** Patterns for .dockerignore: files that an image build does not need. */
+const dockerPatterns = [".git", "**/node_modules", "**/dist", "**/*.tar", "**/*.cdx.json", "**/.env*"];
 
-/** The text of an ignore file with the patterns that it lacks. @param text undefined: there is none yet */
+/** Adds missing patterns to an ignore file. @param text undefined if the file does not exist */
 export function addPatterns(text: string | undefined, patterns: string[]): string {
-  const has = new Set(text?.split("\n").map(bare));
-  const missing = patterns.filter((pattern) => !has.has(bare(pattern)));
+  const existing = new Set(text?.split("\n").map(normalize));
+  const missing = patterns.filter((pattern) => !existing.has(normalize(pattern)));
   if (missing.length === 0) return text ?? "";
   const end = detectLineEnding(text);
   const before = text && !text.endsWith("\n") ? `${text}${end}` : (text ?? "");
   return `${before}${missing.join(end)}${end}`;
 }
 
-/** As the file's own lines end. */
+/** Returns the line ending of a text. */
 export function detectLineEnding(text = ""): string {
   return text.includes("\r\n") ? "\r\n" : "\n";
 }
 
-/** `/dist`, `dist/` and `dist` ignore the same, as far as it matters here. */
-function bare(pattern: string): string {
+/** Strips slashes, because `/dist`, `dist/` and `dist` are equivalent here. */
+function normalize(pattern: string): string {
   return pattern.trim().replace(/^\/|\/$/g, "");
 }
 
-export const addToGitignore = (text: string | undefined) => addPatterns(text, ignored);
+export const addToGitignore = (text: string | undefined) => addPatterns(text, gitPatterns);
 
 export function isAllowlistGitignore(text: string): boolean {
   return text.split("\n").some((line) => /^(\*|\*\*|\*\/\*)\s*$/.test(line));
 }
 
-/** An allow-list, which begins with a `*`, is left alone: it says what is sent. */
+/** Adds patterns to .dockerignore. An allow-list, which ignores `*` first, is returned unchanged. */
 export function addToDockerignore(text: string | undefined): string {
   if (text !== undefined && isAllowlistGitignore(text)) return text;
-  return addPatterns(text, notSent);
+  return addPatterns(text, dockerPatterns);
 }
 
-/** package.json with the scripts and the dependency that it lacks. */
+/** Adds missing scripts and the dependency on slipway to package.json. */
 export function addToPackage(text: string, { hasTests, service, slipway }: ProjectFacts): string {
-  const own = (parse(text.replace(/^\uFEFF/, "")) ?? {}) as PackageJson;
+  const manifest = (parse(text.replace(/^\uFEFF/, "")) ?? {}) as PackageJson;
   const scripts: Record<string, string> = {
     dev: `bun --watch ${service.entry}`,
     ...(hasTests && { test: "bun test" }),
     build: "bun ci/pipeline.ts build",
-    // A fresh clone has nothing installed yet.
+    // `up` has to work in a fresh clone too.
     up: "bun install --silent && bun ci/pipeline.ts up",
   };
-  // Published under another name, it is still imported and run as `slipway`.
-  const version =
-    slipway.name === "slipway" ? `^${slipway.version}` : `npm:${slipway.name}@^${slipway.version}`;
+  // If the package is published under another name, an alias keeps the import `slipway`.
+  const version = slipway.name === "slipway" ? `^${slipway.version}` : `npm:${slipway.name}@^${slipway.version}`;
   let changed = text.replace(/^\uFEFF/, "");
-  const mark = text.slice(0, text.length - changed.length);
+  const byteOrderMark = text.slice(0, text.length - changed.length);
   const add = (path: [section: string, name: string], value: string) => {
     changed = addProperty(changed, path, value);
   };
   for (const [name, script] of Object.entries(scripts)) {
-    if (own.scripts?.[name] === undefined) add(["scripts", name], script);
+    if (manifest.scripts?.[name] === undefined) add(["scripts", name], script);
   }
-  if (!own.devDependencies?.slipway && !own.dependencies?.slipway)
+  if (!manifest.devDependencies?.slipway && !manifest.dependencies?.slipway)
     add(["devDependencies", "slipway"], version);
-  return mark + changed;
+  return byteOrderMark + changed;
 }
 
-/** Adds a line, or some, and touches no other, where properties stand on lines of their own. */
+/** Adds a property. Existing lines stay unchanged if every property has its own line. */
 function addProperty(text: string, path: [section: string, name: string], value: string): string {
   const tree = parseTree(text);
   const section = tree && findNodeAtLocation(tree, [path[0]]);
@@ -90,7 +82,7 @@ function addProperty(text: string, path: [section: string, name: string], value:
   return applyEdits(text, modify(text, path, value, { formattingOptions }));
 }
 
-/** @returns undefined where the object is empty or stands on one line */
+/** @returns undefined if the object is empty or on a single line */
 function addLines(text: string, { children = [] }: Node, lines: string[]): string | undefined {
   const last = children.at(-1);
   const indent = last && /\n([\t ]*)$/.exec(text.slice(0, last.offset))?.[1];
@@ -100,7 +92,7 @@ function addLines(text: string, { children = [] }: Node, lines: string[]): strin
   return `${text.slice(0, at)},${lines.map((line) => `${end}${indent}${line}`).join("")}${text.slice(at)}`;
 }
 
-/** What the file is indented with, and how its lines end. */
+/** Detects indentation and line ending. */
 function formatOf(text: string): { unit: string; end: string } {
   return { unit: /^\{\s*?\n([\t ]+)/.exec(text)?.[1] ?? "  ", end: detectLineEnding(text) };
 }

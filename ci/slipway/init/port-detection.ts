@@ -1,9 +1,9 @@
-/** The port that a service's source names, without running it. */
+/** Detects the port of a service in its source, without running it. */
 
 const NUMBER = `["'\`]?(\\d[\\d_]{1,5})\\b(?![.\\w])`;
 
-/** What has the name PORT, from the surest: with the number that holds where the environment says nothing. */
-const named = [
+/** Expressions with the default value of a port, the most reliable first. */
+const defaults = [
   // process.env.PORT ?? 3000, Number(Bun.env["PORT"] || "3000"), Deno.env.get("PORT") ?? 3000
   new RegExp(`\\bPORT\\b["'\`\\])]*\\s*(?:\\?\\?|\\|\\|)=?\\s*${NUMBER}`),
   // process.env.PORT ? Number(process.env.PORT) : 3000
@@ -17,10 +17,10 @@ const named = [
 
 const property = new RegExp(`(?<![.\\w])["']?port["']?\\s*:\\s*${NUMBER}`, "gi");
 
-/** Strings as they are, and comments. */
+/** Matches comments, and captures strings so that they are kept. */
 const stringOrComment = /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/.*|\/\*[^]*?\*\//g;
 
-/** Whether a server of node:http listens on a number and nothing asks for $PORT. */
+/** Whether a node:http server listens on a fixed port and the source never reads $PORT. */
 export function hasHardcodedPort(source: string): boolean {
   const code = withoutComments(source);
   return (
@@ -34,31 +34,29 @@ function withoutComments(source: string): string {
   return source.replace(stringOrComment, (_, string?: string) => string ?? " ");
 }
 
-/** @returns undefined: none is named, so that $PORT decides */
+/** @returns undefined if the source contains no port, so that $PORT decides */
 export function findPort(source: string): number | undefined {
   const code = withoutComments(source);
-  const found = named.map((form) => form.exec(code)?.[1]).find(Boolean) ?? ofServer(code);
+  const found = defaults.map((form) => form.exec(code)?.[1]).find(Boolean) ?? findServerPort(code);
   const port = Number(found?.replaceAll("_", ""));
   return port > 0 && port < 65_536 ? port : undefined;
 }
 
-/** `port: 3000` where a server takes it; not where a client does, of a database or somebody else's service. */
-function ofServer(code: string): string | undefined {
-  const places = [...code.matchAll(property)].map(({ index, 1: port }) => ({
+/** Finds `port: 3000` among the options of a server. Options of a client (database, other service) do not count. */
+function findServerPort(code: string): string | undefined {
+  const matches = [...code.matchAll(property)].map(({ index, 1: port }) => ({
     port,
-    before: opening(code, index),
+    before: textBeforeObject(code, index),
   }));
   const isServer = ({ before }: { before: string }) =>
-    /(\b(serve|listen|createServer|Server)\w*\s*(<[^()]*>)?\(\s*(\w+\s*,\s*)?|\bexport\s+default\s*)$/.test(
-      before,
-    );
-  // An object that is no argument may be a server's settings.
+    /(\b(serve|listen|createServer|Server)\w*\s*(<[^()]*>)?\(\s*(\w+\s*,\s*)?|\bexport\s+default\s*)$/.test(before);
+  // An object that is not an argument may hold the server's options.
   const isArgument = ({ before }: { before: string }) => /[(,]\s*$/.test(before);
-  return (places.find(isServer) ?? places.find((place) => !isArgument(place)))?.port;
+  return (matches.find(isServer) ?? matches.find((match) => !isArgument(match)))?.port;
 }
 
-/** What stands before the brace that opens the object around `index`. */
-function opening(code: string, index: number): string {
+/** Returns up to 120 characters before the brace that opens the object around `index`. */
+function textBeforeObject(code: string, index: number): string {
   let depth = 0;
   for (let at = index - 1; at >= 0; at -= 1) {
     if (code[at] === "}") depth += 1;

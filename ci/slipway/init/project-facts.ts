@@ -1,4 +1,4 @@
-/** What init finds out, so that it asks nothing: from package.json, the source, the workspace, and the cluster if one answers. */
+/** Detects facts for init from package.json, the source, the workspace and, if available, the cluster. */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
 import { projectFiles } from "../core/project-files.ts";
@@ -10,49 +10,48 @@ import { findPort, hasHardcodedPort } from "./port-detection.ts";
 export interface ProjectFacts {
   service: Service;
   package: PackageJson;
-  /** The port that the source names; undefined: none, so that $PORT decides. */
+  /** Port in the source. If undefined, $PORT decides. */
   port: number | undefined;
-  /** Whether it is one of node:http that no $PORT changes; Bun's servers take $PORT in any case. */
+  /** Whether a node:http server ignores $PORT. Bun's servers always honour it. */
   isFixed: boolean;
   /** Whether there are test files. */
   hasTests: boolean;
-  /** Whether the Dagger engine's client is a package of the service's. */
+  /** Whether the service depends on Dagger's SDK. */
   hasDagger: boolean;
-  /** Bun's lockfile in the workspace's root, as it is or as `bun install` makes it of another's. */
+  /** Lockfile in the workspace's root, which `bun install` also creates from another package manager's lockfile. */
   lockfile: "bun.lock" | "bun.lockb";
-  /** Directories of the workspace's members, from its root; none where there is no workspace. */
+  /** Directories of the workspace's members, relative to its root. Empty without a workspace. */
   members: string[];
-  /** Files below the workspace's root that an installation reads, beside package.json of root and members. */
+  /** Inputs of the installation other than package.json files, relative to the workspace's root. */
   installs: string[];
-  /** Whether the installation runs scripts of the workspace's own, which may read anything. */
+  /** Whether the installation runs scripts of the workspace, which may read any file. */
   hasHooks: boolean;
-  /** The service's directory, from the workspace's root; "." where that is one. */
+  /** The service's directory, relative to the workspace's root. May be ".". */
   directory: string;
-  /** The workspace's root, from the repository's, where GitHub looks for workflows; "." where that is one. */
+  /** The workspace's root, relative to the repository's root. May be ".". */
   workspace: string;
   nodePort: number;
-  /** Version of this package, and its name where it is published. */
+  /** Published name and version of this package. */
   slipway: { name: string; version: string };
 }
 
 export async function findFacts(service: Service, signal: AbortSignal): Promise<ProjectFacts> {
   const { root, project } = service;
   const files = await projectFiles(root, signal);
-  const own = files.filter((path) => join(root, path).startsWith(`${project}/`));
+  const serviceFiles = files.filter((path) => join(root, path).startsWith(`${project}/`));
   const manifest = readPackage(project);
   const source = readFileSync(join(project, service.entry), "utf8");
   const { members, files: installs, hasHooks } = findInstallInputs(root);
-  const hasTests = own.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
+  const hasTests = serviceFiles.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
   return {
-    // With the script that is added for them.
+    // init adds a script for the tests.
     service: hasTests && manifest.scripts?.test === undefined ? withTests(service) : service,
     package: manifest,
     port: findPort(source),
     isFixed: hasHardcodedPort(source),
     hasTests,
     hasDagger: "@dagger.io/dagger" in { ...manifest.dependencies, ...manifest.devDependencies },
-    lockfile:
-      existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",
+    lockfile: existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",
     members,
     installs,
     hasHooks,
@@ -75,33 +74,30 @@ async function findWorkspace(root: string, signal: AbortSignal): Promise<string>
   return (code === 0 && existsSync(top) && relative(realpathSync(top), root)) || ".";
 }
 
-/** As a patch of one value, on one line or more, or as a Service has it. */
-const nodePortForm = /nodePort["']?,?\s*(?:["']?value["']?\s*)?:\s*["']?(\d{5})/;
+/** Matches a NodePort in a patch or in a Service. */
+const nodePortPattern = /nodePort["']?,?\s*(?:["']?value["']?\s*)?:\s*["']?(\d{5})/;
 
-/** Where Kubernetes takes NodePorts from by default, without 30080, which everybody's first example has. */
-const [FIRST, COUNT] = [30_100, 2_600];
+/** Default range of NodePorts, without the low ports that examples use, such as 30080. */
+const [FIRST_PORT, PORT_COUNT] = [30_100, 2_600];
 
 /**
- * The NodePort in the overlay that is there, else one that follows from the name, so that two services do not collide; where a
- * k3s answers, one that is free there.
+ * Finds the service's NodePort in the overlay or in the cluster. Otherwise derives one from the name, so that services do not
+ * collide, and skips ports that are taken in the cluster.
  */
-async function findNodePort(
-  { project, overlays, name, namespace }: Service,
-  signal: AbortSignal,
-): Promise<number> {
+async function findNodePort({ project, overlays, name, namespace }: Service, signal: AbortSignal): Promise<number> {
   const overlay = join(project, overlays.k3s);
   for (const file of existsSync(overlay) ? readdirSync(overlay) : []) {
-    const [, port] = nodePortForm.exec(read(join(overlay, file))) ?? [];
+    const [, port] = nodePortPattern.exec(read(join(overlay, file))) ?? [];
     if (port) return Number(port);
   }
-  const { own, taken } = await clusterNodePorts({ name, namespace }, signal);
-  if (own !== undefined) return own;
-  const start = Number(Bun.hash(`${namespace}/${name}`) % BigInt(COUNT));
-  for (let i = 0; i < COUNT; i += 1) {
-    const port = FIRST + ((start + i) % COUNT);
+  const { current, taken } = await clusterNodePorts({ name, namespace }, signal);
+  if (current !== undefined) return current;
+  const start = Number(Bun.hash(`${namespace}/${name}`) % BigInt(PORT_COUNT));
+  for (let i = 0; i < PORT_COUNT; i += 1) {
+    const port = FIRST_PORT + ((start + i) % PORT_COUNT);
     if (!taken.has(port)) return port;
   }
-  return FIRST;
+  return FIRST_PORT;
 }
 
 function read(file: string): string {
@@ -112,27 +108,21 @@ function read(file: string): string {
   }
 }
 
-/** Of this machine's k3s, if it has one and this user may ask it: the port that the service has there, and all. */
+/** Queries this machine's k3s for the service's NodePort and for all taken ports. Without access the result is empty. */
 async function clusterNodePorts(
   { name, namespace }: Pick<Service, "name" | "namespace">,
   signal: AbortSignal,
-): Promise<{ own: number | undefined; taken: Set<number> }> {
-  if (!isOnPath("k3s")) return { own: undefined, taken: new Set() };
+): Promise<{ current: number | undefined; taken: Set<number> }> {
+  if (!isOnPath("k3s")) return { current: undefined, taken: new Set() };
   const line = "{.metadata.namespace}/{.metadata.name} {.spec.ports[*].nodePort}";
-  const query = [
-    "get",
-    "services",
-    "--all-namespaces",
-    "-o",
-    `jsonpath={range .items[*]}${line}{"\\n"}{end}`,
-  ];
+  const query = ["get", "services", "--all-namespaces", "-o", `jsonpath={range .items[*]}${line}{"\\n"}{end}`];
   const command = ["k3s", "kubectl", "--request-timeout=3s", ...query];
   const { code, stdout } = await runProcess(command, { signal, timeoutSeconds: 5 }).catch(() => ({
     code: 1,
     stdout: "",
   }));
   const services = (code === 0 ? stdout : "").split("\n").map((line) => line.split(" "));
-  const ports = (words: string[]) => words.slice(1).filter(Boolean).map(Number);
-  const own = services.find(([service]) => service === `${namespace}/${name}`) ?? [];
-  return { own: ports(own)[0], taken: new Set(services.flatMap(ports)) };
+  const ports = (fields: string[]) => fields.slice(1).filter(Boolean).map(Number);
+  const found = services.find(([service]) => service === `${namespace}/${name}`) ?? [];
+  return { current: ports(found)[0], taken: new Set(services.flatMap(ports)) };
 }

@@ -1,4 +1,4 @@
-/** The Kubernetes API as HTTP: questions, server-side apply, and a sentence for every refusal. */
+/** Client of the Kubernetes HTTP API: queries, server-side apply, and an explanation for each error. */
 import { PipelineError } from "../core/errors.ts";
 import { parseJson } from "../core/lossless-json.ts";
 import type { Service } from "../core/service-config.ts";
@@ -6,74 +6,75 @@ import type { KubeObject } from "./objects.ts";
 import { parseRetryAfter } from "../core/retry-after.ts";
 import { isTransientStatus, RETRY_BUDGET_SECONDS, sleep, backoffMs } from "./retry.ts";
 
-/** Seconds that a first question to the cluster may take, and in which one that was refused is asked again. */
+/** Seconds that the first request to a cluster may take, and for which it is retried after an error. */
 export const CONNECT_TIMEOUT_SECONDS = 6;
 export const CONNECT_RETRY_SECONDS = 1;
 
-/** An answer of the API server other than success. */
+/** An error response of the API server, or no response. */
 export class ApiError extends PipelineError {
   constructor(
-    what: string,
-    /** HTTP status; 0 when there was no answer, or none to its end. */
+    request: string,
+    /** HTTP status. 0 if there was no response, or an incomplete one. */
     readonly status: number,
     readonly reply: string,
-    /** Seconds that it asks to be left alone for. */
+    /** Seconds that the server asks the client to wait (Retry-After). */
     readonly pauseSeconds?: number | undefined,
-    way?: ConnectionInfo,
+    connection?: ConnectionInfo,
   ) {
-    const words = reply.trim().split("\n").at(-1) ?? "";
-    const told = isUnheard(status, reply) ? (way?.stderrTail() ?? "") : "";
-    const output = told ? `${reply.trimEnd()}\nkubectl says:\n${told}` : reply;
-    super("environment", `${what}: ${words}`, { hint: hintFor(status, reply, way, told), output });
+    const reason = reply.trim().split("\n").at(-1) ?? "";
+    const stderr = isUnauthenticatedOrUnanswered(status, reply) ? (connection?.stderrTail() ?? "") : "";
+    const output = stderr ? `${reply.trimEnd()}\nkubectl output:\n${stderr}` : reply;
+    const hint = hintFor(status, reply, stderr, connection);
+    super("environment", `${request}: ${reason}`, { hint, output });
   }
 
-  /** Whether it is the object that the server does not take, rather than who asks or the server that is unwell. */
+  /** True if the server rejects the object itself, as opposed to the user's rights or a server failure. */
   get isInvalid(): boolean {
-    return [400, 422].includes(this.status) || (this.status === 403 && !missingRights.test(this.reply));
+    return [400, 422].includes(this.status) || (this.status === 403 && !MISSING_RIGHTS.test(this.reply));
   }
 }
 
-/** A 403 that is about who asks; every other one is about the object: an admission policy, a quota. */
-const missingRights = /user "[^"]*" cannot/i;
+/** Matches a 403 about the user's rights. Any other 403 is about the object: an admission policy or a quota. */
+const MISSING_RIGHTS = /user "[^"]*" cannot/i;
 
-/** How the API is reached. */
+/** How the API is reached, for hints. */
 export interface ConnectionInfo {
   /** Program and options that select the cluster. */
   kubectl: string[];
-  /** The last of what it has said, its credential plugin's words among it; empty: nothing. */
+  /** Returns the end of kubectl's stderr, which includes its credential plugin's output. Empty if there is none. */
   stderrTail(): string;
 }
 
-/** Whether a refusal is not the API server's word about the object: it does not know who asks, or did not answer. */
-function isUnheard(status: number, reply: string): boolean {
-  return status === 0 || status === 401 || (status >= 500 && isUnanswered(reply));
+/** Returns whether the API server has not judged the request: it does not know the user, or did not respond. */
+function isUnauthenticatedOrUnanswered(status: number, reply: string): boolean {
+  return status === 0 || status === 401 || (status >= 500 && isProxyError(reply));
 }
 
-/** Whether a reply is the proxy's: nobody answered it, or the credential plugin gave it nothing. */
-function isUnanswered(reply: string): boolean {
+/** Returns whether an error comes from kubectl's proxy: no response, or no credentials from the plugin. */
+function isProxyError(reply: string): boolean {
   return /refused|no route|no such host|timeout|timed out|EOF|TLS|certificate|unable to connect|getting credentials/i.test(
     reply,
   );
 }
 
-function hintFor(status: number, reply: string, way: ConnectionInfo | undefined, told: string): string {
-  const kubectl = way?.kubectl.join(" ") ?? "kubectl";
-  if (/getting credentials|exec plugin/i.test(`${reply}\n${told}`))
-    return `The kubeconfig's credential plugin gives no credentials: log in where it says. \`${kubectl} version\` shows when it does.`;
+function hintFor(status: number, reply: string, stderr: string, connection?: ConnectionInfo): string {
+  const kubectl = connection?.kubectl.join(" ") ?? "kubectl";
+  if (/getting credentials|exec plugin/i.test(`${reply}\n${stderr}`))
+    return `The kubeconfig's credential plugin returned no credentials. Log in with your provider's CLI, then check with \`${kubectl} version\`.`;
   if (status === 401)
-    return "The cluster does not know these credentials: have they expired? `kubectl config view` shows which are used.";
+    return "Check that the credentials have not expired. `kubectl config view` shows which credentials are used.";
   if (status === 403) {
-    return missingRights.test(reply)
-      ? "The kubeconfig's user lacks that right; `kubectl auth can-i --list` shows those that it has."
-      : "The cluster's admission refuses it: its words name the policy or the webhook.";
+    return MISSING_RIGHTS.test(reply)
+      ? "The kubeconfig's user lacks this right. `kubectl auth can-i --list` lists the user's rights."
+      : "The cluster's admission control rejected the request. The error names the policy or the webhook.";
   }
-  if (status === 0 || isUnanswered(reply)) {
-    const isK3s = way === undefined || way.kubectl[0] === "k3s";
+  if (status === 0 || isProxyError(reply)) {
+    const isK3s = connection === undefined || connection.kubectl[0] === "k3s";
     return isK3s
-      ? "The API server does not answer. Is k3s running? `sudo systemctl status k3s` and `sudo journalctl -u k3s -n 50` tell."
-      : `The API server does not answer. Does the cluster run, and does this machine reach it? \`${kubectl} cluster-info\` tells.`;
+      ? "The API server does not respond. Check that k3s is running: `sudo systemctl status k3s` and `sudo journalctl -u k3s -n 50`."
+      : `The API server does not respond. Check that the cluster is running and reachable: \`${kubectl} cluster-info\`.`;
   }
-  return "Run the command again with --verbose to see all of it.";
+  return "Run the command again with --verbose to see the full output.";
 }
 
 export interface ApiRequest {
@@ -82,65 +83,61 @@ export interface ApiRequest {
   body?: unknown;
   /** Default: application/json. */
   contentType?: string;
-  /** Seconds until the question counts as unanswered; default: 10. */
+  /** Seconds until the request times out. Default: 10. */
   timeoutSeconds?: number;
   /**
-   * Seconds in which it is asked again when the failure may pass; default: those of patience.ts for what can be said twice
-   * (GET, PATCH, DELETE), none for the rest.
+   * Seconds for which the request is retried after a transient error. Default: the client's budget for requests that
+   * are safe to repeat (GET, PATCH, DELETE), none for others.
    */
   retryBudgetSeconds?: number;
-  /** Default: the run's. A change that must not stop half-way takes none. */
+  /** Default: the client's. A change that must not be interrupted passes undefined. */
   signal?: AbortSignal | undefined;
-  /** Whether the fence is asked before it, where it changes something; default: true. */
-  fenced?: boolean;
+  /** True if `beforeWrite` is called before a request that changes something. Default: true. */
+  checksLock?: boolean;
 }
 
 export class ApiClient {
-  /** Seconds of patience, where a request has none of its own. */
+  /** Seconds for which a request is retried, unless it sets its own budget. */
   retryBudgetSeconds = RETRY_BUDGET_SECONDS;
-  /** Asked before each try of a request that changes something: throws where nothing may be written any more. */
+  /** Called before each attempt of a request that changes something. Throws if nothing may be written any more. */
   beforeWrite: (() => Promise<void>) | undefined;
-  /** Plural names by `apiVersion/Kind`, as the server lists them. */
+  /** Resources of each API group version by kind, from the server's discovery endpoints. */
   readonly #resources = new Map<string, Promise<Map<string, { name: string; namespaced: boolean }>>>();
 
   /**
-   * @param service the one whose objects are dealt with
-   * @param open asks the server; `path` starts with a slash
-   * @param signal ends every question that has no signal of its own
-   * @param way for the sentence about a refusal; default: k3s, and nothing was said
+   * @param service whose objects are managed
+   * @param open sends a request. `path` starts with a slash
+   * @param signal aborts every request that has no signal of its own
+   * @param onClose ends the connection
+   * @param connection for hints. Default: k3s without output
    */
   constructor(
     readonly service: Service,
     readonly open: (path: string, init: RequestInit) => Promise<Response>,
     readonly signal: AbortSignal,
-    private readonly end: () => Promise<void> = async () => {},
-    private readonly way?: ConnectionInfo,
+    private readonly onClose: () => Promise<void> = async () => {},
+    private readonly connection?: ConnectionInfo,
   ) {}
 
-  /** Name under which the pipeline owns, on the server, what the manifests say; also after a manual edit. */
+  /** The server-side apply field manager. It owns the fields in the manifests, also after a manual edit. */
   get fieldManager(): string {
     return `${this.service.name}-pipeline`;
   }
 
-  /** Selects the service's objects. */
+  /** Label selector of the service's objects. */
   get selector(): string {
     return `app.kubernetes.io/name=${this.service.name}`;
   }
 
-  /** Path of a collection in the service's namespace, like `/api/v1` and `pods`. */
+  /** Returns the path of a collection in the service's namespace, for example for `/api/v1` and `pods`. */
   collection(group: string, resources: string): string {
     return `${group}/namespaces/${this.service.namespace}/${resources}`;
   }
 
-  /** The reply as it comes. @throws {ApiError} with status 0 when there is none */
+  /** Sends one request and returns the raw response. @throws {ApiError} with status 0 if there is none */
   async fetch(path: string, request: ApiRequest = {}): Promise<Response> {
-    const {
-      method = "GET",
-      query = {},
-      body,
-      contentType = "application/json",
-      timeoutSeconds = 10,
-    } = request;
+    const { method = "GET", query = {}, body, timeoutSeconds = 10 } = request;
+    const { contentType = "application/json" } = request;
     const signal = "signal" in request ? request.signal : this.signal;
     signal?.throwIfAborted();
     const search = new URLSearchParams(query).toString();
@@ -153,21 +150,25 @@ export class ApiClient {
       });
     } catch (error) {
       signal?.throwIfAborted();
-      const why = limit.aborted ? `no answer within ${timeoutSeconds} s` : (error as Error).message;
-      throw new ApiError(`${method} ${path}`, 0, why, undefined, this.way);
+      const why = limit.aborted ? `no response within ${timeoutSeconds} s` : (error as Error).message;
+      throw new ApiError(`${method} ${path}`, 0, why, undefined, this.connection);
     }
   }
 
-  /** The reply's JSON; what fails in passing is asked again. @throws {ApiError} for every status but success */
+  /**
+   * Returns the response's JSON. Retries transient errors.
+   *
+   * @throws {ApiError} if the request does not succeed
+   */
   async json<T>(path: string, request: ApiRequest = {}): Promise<T> {
-    const { method = "GET", fenced = true, query = {} } = request;
-    const changes = method !== "GET" && !("dryRun" in query);
-    const again = ["GET", "PATCH", "DELETE"].includes(method);
-    const { retryBudgetSeconds = again ? this.retryBudgetSeconds : 0 } = request;
+    const { method = "GET", checksLock = true, query = {} } = request;
+    const isWrite = method !== "GET" && !("dryRun" in query);
+    const isRepeatable = ["GET", "PATCH", "DELETE"].includes(method);
+    const { retryBudgetSeconds = isRepeatable ? this.retryBudgetSeconds : 0 } = request;
     const signal = "signal" in request ? request.signal : this.signal;
     const end = performance.now() + retryBudgetSeconds * 1000;
     for (let failed = 1; ; failed += 1) {
-      if (changes && fenced) await this.beforeWrite?.();
+      if (isWrite && checksLock) await this.beforeWrite?.();
       try {
         return await this.#once<T>(path, request);
       } catch (error) {
@@ -180,23 +181,23 @@ export class ApiClient {
   }
 
   async #once<T>(path: string, request: ApiRequest): Promise<T> {
-    const what = `${request.method ?? "GET"} ${path}`;
+    const name = `${request.method ?? "GET"} ${path}`;
     const response = await this.fetch(path, request);
     const text = await response.text().catch((error: Error) => {
-      throw new ApiError(what, 0, `the reply ended before its end: ${error.message}`, undefined, this.way);
+      throw new ApiError(name, 0, `the response was cut off: ${error.message}`, undefined, this.connection);
     });
     if (!response.ok) {
       const { status, headers } = response;
-      throw new ApiError(what, status, messageOf(text), parseRetryAfter(headers), this.way);
+      throw new ApiError(name, status, messageOf(text), parseRetryAfter(headers), this.connection);
     }
     try {
       return parseJson<T>(text);
     } catch {
-      throw new ApiError(what, 0, "the reply ended before its end", undefined, this.way);
+      throw new ApiError(name, 0, "the response was cut off", undefined, this.connection);
     }
   }
 
-  /** As `json`, but undefined for what is not there. */
+  /** Like `json`, but returns undefined if the object does not exist (404). */
   async find<T>(path: string, request: ApiRequest = {}): Promise<T | undefined> {
     try {
       return await this.json<T>(path, request);
@@ -206,7 +207,7 @@ export class ApiClient {
     }
   }
 
-  /** Objects of one collection, like `/api/v1/nodes`. */
+  /** Lists the objects of a collection, for example `/api/v1/nodes`. */
   async list<T extends KubeObject>(
     path: string,
     query: Record<string, string> = {},
@@ -215,46 +216,43 @@ export class ApiClient {
     return (await this.json<{ items: T[] }>(path, { ...request, query })).items;
   }
 
-  /** Path of an object by what its manifest says. @throws {PipelineError} "project" for a kind that the server does not know */
+  /** Returns an object's path. @throws {PipelineError} "project" if the cluster does not have its kind */
   async pathOf(object: KubeObject): Promise<string> {
     const path = await this.findPath(object);
     if (path !== undefined) return path;
-    throw new PipelineError("project", `the cluster knows no ${object.kind} of ${object.apiVersion}`);
+    throw new PipelineError("project", unknownKindMessage(object));
   }
 
-  /** As pathOf(); undefined for a kind that the server does not know, or not yet. */
-  async findPath({
-    apiVersion,
-    kind,
-    metadata: { name, namespace },
-  }: KubeObject): Promise<string | undefined> {
-    // The path would be that of all objects of the kind.
+  /** Like pathOf(), but returns undefined if the cluster does not have the kind, or not yet. */
+  async findPath({ apiVersion, kind, metadata: { name, namespace } }: KubeObject): Promise<string | undefined> {
+    // An empty name would address the collection of all objects.
     if (!name) throw new Error(`a ${kind} without a name`);
     const base = apiVersion.includes("/") ? `/apis/${apiVersion}` : `/api/${apiVersion}`;
     let resources = this.#resources.get(base);
     if (!resources) this.#resources.set(base, (resources = this.#discover(base)));
     const resource = (await resources.catch(() => undefined))?.get(kind);
     if (!resource) {
-      // A definition may come with the same manifests, and an answer that failed is none to keep.
+      // Nothing is cached on failure: the manifests themselves may define the kind later.
       this.#resources.delete(base);
       await resources;
       return undefined;
     }
-    const place = resource.namespaced ? `/namespaces/${namespace ?? "default"}` : "";
-    return `${base}${place}/${resource.name}/${name}`;
+    const scope = resource.namespaced ? `/namespaces/${namespace ?? "default"}` : "";
+    return `${base}${scope}/${resource.name}/${name}`;
   }
 
   async #discover(base: string) {
     const found = await this.find<{ resources: { name: string; kind: string; namespaced: boolean }[] }>(base);
-    // `deployments/scale` is a part of one, and has a kind of its own.
-    const whole = found?.resources.filter(({ name }) => !name.includes("/")) ?? [];
-    return new Map(whole.map(({ kind, name, namespaced }) => [kind, { name, namespaced }]));
+    // Subresources such as `deployments/scale` have kinds of their own.
+    const resources = found?.resources.filter(({ name }) => !name.includes("/")) ?? [];
+    return new Map(resources.map(({ kind, name, namespaced }) => [kind, { name, namespaced }]));
   }
 
   /**
-   * Server-side apply of one object. @returns the object as it is then, or would be
+   * Applies one object server-side.
    *
-   * @param dryRun checks and merges, keeps nothing
+   * @param dryRun validates and merges without storing
+   * @returns the object as it is stored, or would be
    */
   async apply<T extends KubeObject>(object: T, { dryRun = false }: { dryRun?: boolean } = {}): Promise<T> {
     return this.json<T>(await this.pathOf(object), {
@@ -266,7 +264,7 @@ export class ApiClient {
     });
   }
 
-  /** Deletes an object; one that is gone already is as good, and so is one of a kind that is gone. */
+  /** Deletes an object. It is no error if the object or its kind does not exist. */
   async delete(object: KubeObject): Promise<void> {
     const path = await this.findPath(object);
     if (path === undefined) return;
@@ -275,15 +273,20 @@ export class ApiClient {
   }
 
   close(): Promise<void> {
-    return this.end();
+    return this.onClose();
   }
 }
 
-/** Errors of the API server are objects of kind Status; those of the proxy in front are plain text. */
+/** Returns an error's message: the API server sends objects of kind Status, kubectl's proxy plain text. */
 function messageOf(text: string): string {
   try {
     return (JSON.parse(text) as { message?: string }).message ?? text;
   } catch {
     return text;
   }
+}
+
+/** Returns the error message for a kind that the cluster does not have. */
+export function unknownKindMessage({ kind, apiVersion }: KubeObject): string {
+  return `the cluster has no kind ${kind} in ${apiVersion}`;
 }

@@ -1,87 +1,82 @@
-/** Manifests into the cluster, and out of it again: what was there before comes back, to the letter. */
+/** Applies manifests, restores objects to their previous state, and deletes obsolete objects. */
 import { PipelineError } from "../core/errors.ts";
-import { ApiError, type ApiClient } from "./api.ts";
+import { ApiError, type ApiClient, type ApiRequest } from "./api.ts";
 import { explainRejection } from "./diff.ts";
 import { CREATED_BY, prepareForApply, type PreparedObject } from "./prepare-apply.ts";
 import { objectName, type KubeObject, type Workload } from "./objects.ts";
 
-/** Kinds whose end takes with it what is not ours: they are never deleted unasked. */
-const precious = new Set([
-  "Namespace",
-  "CustomResourceDefinition",
-  "PersistentVolumeClaim",
-  "PersistentVolume",
-]);
+/** Kinds whose deletion would also delete data or objects of others. They are never deleted automatically. */
+const neverDeleted = new Set(["Namespace", "CustomResourceDefinition", "PersistentVolumeClaim", "PersistentVolume"]);
 
-/** Seconds that the server may take to know the kind of a definition that it has just been given. */
-const DEFINED_SECONDS = 20;
+/** Seconds that the server may take to serve a kind after its definition is applied. */
+const DISCOVERY_TIMEOUT_SECONDS = 20;
 
 /**
- * Applies all of it, in order. It is not interrupted: half of a version is none.
+ * Applies all objects in order. It is not interruptible: half a version must not stay.
  *
- * @throws {PipelineError} "project" when the server refuses one of them; the ones before it are applied then
+ * @throws {PipelineError} "project" if the server rejects an object. The objects before it are applied by then
  */
-export async function applyAll(api: ApiClient, fitted: PreparedObject[]): Promise<void> {
-  for (const { object, path, scaled } of fitted) {
-    if (path === undefined) await untilKnown(api, object);
-    // An autoscaler may have decided anew while a Job ran before.
-    const [now = { object }] = scaled ? await prepareForApply(api, [object]) : [];
-    await api.apply(now.object).catch((error: unknown) => {
-      throw explainRejection("applying", object, error);
+export async function applyAll(api: ApiClient, prepared: PreparedObject[]): Promise<void> {
+  for (const { object, path, scaled } of prepared) {
+    if (path === undefined) await waitForKind(api, object);
+    // The autoscaler may have changed the replicas while a pre-deploy Job ran.
+    const [current = { object }] = scaled ? await prepareForApply(api, [object]) : [];
+    await api.apply(current.object).catch((error: unknown) => {
+      throw explainRejection("apply", object, error);
     });
   }
 }
 
-async function untilKnown(api: ApiClient, object: KubeObject): Promise<void> {
-  const end = performance.now() + DEFINED_SECONDS * 1000;
+async function waitForKind(api: ApiClient, object: KubeObject): Promise<void> {
+  const end = performance.now() + DISCOVERY_TIMEOUT_SECONDS * 1000;
   while ((await api.findPath(object)) === undefined && performance.now() < end) await Bun.sleep(200);
 }
 
 /**
- * Brings back what the cluster had: what is another is what it was, and what was not there is deleted, but for the precious.
+ * Restores changed objects and deletes new ones, except for the kinds that are never deleted.
  *
- * @param before what was there, as fit() has found it
- * @returns what was left, because it is not deleted unasked
+ * @param before the objects before the change, from prepareForApply()
+ * @returns names of the objects that were not deleted
  */
 export async function restoreObjects(api: ApiClient, before: PreparedObject[]): Promise<string[]> {
-  const left: string[] = [];
-  // What came last goes first: pods before what they need.
+  const kept: string[] = [];
+  // In reverse order: pods before the objects that they need.
   for (const { object, live, scaled } of [...before].reverse()) {
     const path = await api.findPath(object);
     if (path === undefined) continue;
-    if (live) await putBack(api, path, live, scaled);
-    else if (precious.has(object.kind)) left.push(objectName(object));
+    if (live) await restoreObject(api, path, live, scaled);
+    else if (neverDeleted.has(object.kind)) kept.push(objectName(object));
     else await api.delete(object);
   }
-  return left;
+  return kept;
 }
 
-/** Tries of a write that somebody else's has overtaken. */
-const TRIES = 5;
+/** Attempts of a write that conflicts with another writer. */
+const MAX_ATTEMPTS = 5;
 
 /**
- * Replaces an object by what it was. Who owned which of its fields is put back as well: otherwise the next apply could not
- * take out again what it has put in.
+ * Replaces an object with its previous state, field owners (managedFields) included. Without the owners, the next
+ * apply could not remove fields that the pipeline had set.
  *
- * @param scaled whether its number of pods is an autoscaler's, which may have decided anew meanwhile
+ * @param scaled whether an autoscaler sets the replicas. Its current number is kept
  */
-async function putBack(api: ApiClient, path: string, live: KubeObject, scaled: boolean): Promise<void> {
-  for (let tried = 1; ; tried += 1) {
-    const now = await api.find<KubeObject>(path);
-    if (now && now.metadata.resourceVersion === live.metadata.resourceVersion) return;
+async function restoreObject(api: ApiClient, path: string, live: KubeObject, scaled: boolean): Promise<void> {
+  for (let attempt = 1; ; attempt += 1) {
+    const current = await api.find<KubeObject>(path);
+    if (current && current.metadata.resourceVersion === live.metadata.resourceVersion) return;
     try {
-      const request = {
+      const request: ApiRequest = {
         query: { fieldManager: api.fieldManager },
         signal: undefined,
         retryBudgetSeconds: api.retryBudgetSeconds,
       };
-      if (!now) {
+      if (!current) {
         const collection = path.slice(0, path.lastIndexOf("/"));
-        await api.json(collection, { ...request, method: "POST", body: asItWas(live) });
+        await api.json(collection, { ...request, method: "POST", body: restoredObject(live) });
         return;
       }
-      const body: KubeObject & { spec?: object } = asItWas(live, now);
-      if (scaled) body.spec = { ...body.spec, replicas: (now as Workload).spec.replicas };
+      const body: KubeObject & { spec?: object } = restoredObject(live, current);
+      if (scaled) body.spec = { ...body.spec, replicas: (current as Workload).spec.replicas };
       await api.json(path, { ...request, method: "PUT", body });
       const { managedFields } = live.metadata;
       if (!managedFields) return;
@@ -90,14 +85,18 @@ async function putBack(api: ApiClient, path: string, live: KubeObject, scaled: b
       await api.json(path, { ...request, method: "PATCH", contentType, body: patch });
       return;
     } catch (error) {
-      const overtaken = error instanceof ApiError && [404, 409].includes(error.status);
-      if (!overtaken || tried === TRIES) throw error;
+      const isConflict = error instanceof ApiError && [404, 409].includes(error.status);
+      if (!isConflict || attempt === MAX_ATTEMPTS) throw error;
     }
   }
 }
 
-/** @param now what replaces it has to name; undefined: it is made anew */
-function asItWas(live: KubeObject, now?: KubeObject): KubeObject {
+/**
+ * Builds the object to write.
+ *
+ * @param current the object to replace. Default: the object is created again
+ */
+function restoredObject(live: KubeObject, current?: KubeObject): KubeObject {
   const { status: _, ...object } = live as KubeObject & { status?: unknown };
   const {
     uid: _uid,
@@ -107,36 +106,42 @@ function asItWas(live: KubeObject, now?: KubeObject): KubeObject {
     ...rest
   } = object.metadata;
   const { generation: _generation, ...metadata } = rest;
-  // The controller counts revisions, and would be told of one that was.
+  // The controller counts revisions up. An old number would confuse it.
   const revision = "deployment.kubernetes.io/revision";
-  const counted = now?.metadata.annotations?.[revision];
-  const annotations = { ...metadata.annotations, ...(counted !== undefined && { [revision]: counted }) };
-  const place = now && { resourceVersion: now.metadata.resourceVersion!, uid: now.metadata.uid! };
+  const currentRevision = current?.metadata.annotations?.[revision];
+  const annotations = {
+    ...metadata.annotations,
+    ...(currentRevision !== undefined && { [revision]: currentRevision }),
+  };
+  const identity = current && {
+    resourceVersion: current.metadata.resourceVersion!,
+    uid: current.metadata.uid!,
+  };
   return {
     ...object,
-    metadata: { ...metadata, ...(Object.keys(annotations).length > 0 && { annotations }), ...place },
+    metadata: { ...metadata, ...(Object.keys(annotations).length > 0 && { annotations }), ...identity },
   };
 }
 
 /**
- * Deletes what these manifests hold and those do not, where the pipeline has made it.
+ * Deletes objects of the old manifests that the new manifests no longer contain, if the pipeline created them.
  *
- * @param kept names of objects that some other version needs, `Kind/name`
- * @returns what was deleted; and what was left, because somebody else made it or it is not deleted unasked
+ * @param needed names of objects that stored versions need, `Kind/name`
+ * @returns the deleted objects, and the remaining ones: created by others, or of a kind that is never deleted
  */
 export async function prune(
   api: ApiClient,
   before: KubeObject[],
   after: KubeObject[],
-  kept: ReadonlySet<string> = new Set(),
+  needed: ReadonlySet<string> = new Set(),
 ): Promise<{ deleted: string[]; left: string[] }> {
   const wanted = new Set(after.map(keyOf));
-  const gone = before.filter((object) => !wanted.has(keyOf(object)) && !kept.has(objectName(object)));
+  const obsolete = before.filter((object) => !wanted.has(keyOf(object)) && !needed.has(objectName(object)));
   const [deleted, left]: [string[], string[]] = [[], []];
-  for (const { object, live } of await prepareForApply(api, gone)) {
+  for (const { object, live } of await prepareForApply(api, obsolete)) {
     if (!live) continue;
     const isOurs = live.metadata.annotations?.[CREATED_BY] === api.service.name;
-    if (isOurs && !precious.has(object.kind)) {
+    if (isOurs && !neverDeleted.has(object.kind)) {
       await api.delete(object);
       deleted.push(objectName(object));
     } else left.push(objectName(object));
@@ -144,12 +149,12 @@ export async function prune(
   return { deleted, left };
 }
 
-/** Without the version of the API: an object is the same in all. */
+/** Identifies an object across API versions. */
 function keyOf({ apiVersion, kind, metadata: { namespace = "", name } }: KubeObject): string {
   return [apiVersion.replace(/\/?[^/]*$/, ""), kind, namespace, name].join(" ");
 }
 
-/** Objects as the server has them, as manifests to come back to: without what the server itself writes. */
+/** Reads live objects as manifests to restore later, without the fields that the server writes. */
 export async function snapshotObjects(api: ApiClient, manifests: KubeObject[]): Promise<KubeObject[]> {
   const found = await prepareForApply(api, manifests);
   return found.flatMap(({ live }) => {
@@ -174,35 +179,39 @@ export async function snapshotObjects(api: ApiClient, manifests: KubeObject[]): 
 }
 
 /**
- * What is left where even the way back failed, as an error: what state things are in, and how to go on.
+ * Builds the "partial" error for a failed rollback: the state of the cluster, and the command that continues.
  *
- * @param goOn how, as a sentence; default: the same command
- * @throws what was not the pipeline's own to fail at, as it is: an interruption, or a mistake in its code
+ * @param state of the cluster, as the beginning of the message
+ * @param resumeHint how to continue. Default: RESUME_HINT
+ * @throws the error unchanged if it is an interruption or a bug
  */
 export function partialFailure(
-  what: string,
+  state: string,
   error: unknown,
   signal: AbortSignal,
-  goOn = GO_ON,
+  resumeHint = RESUME_HINT,
 ): PipelineError {
-  // Of a lock that was lost, too, what state it has left things in is to be said.
+  // If the lock was lost, that is the reason, and its state must be reported too.
   const reason: unknown = signal.aborted ? signal.reason : error;
   if (!(reason instanceof PipelineError) || reason.kind === "interrupted") throw reason;
   const { message, hint = "", cause } = reason;
-  return new PipelineError("partial", `${what}: ${message}`, { hint: `${hint} ${goOn}`.trim(), cause });
+  return new PipelineError("partial", `${state}: ${message}`, {
+    hint: `${hint} ${resumeHint}`.trim(),
+    cause,
+  });
 }
 
 /**
- * An error that says what is left of what was undone, because it is not deleted unasked: then it is not so that nothing was
- * changed.
+ * Adds leftover objects to an "environment" error and makes it "partial": with leftovers it is not true that nothing
+ * was changed.
  */
 export function withLeftovers(left: string[], error: unknown): unknown {
   if (left.length === 0 || !(error instanceof PipelineError) || error.kind !== "environment") return error;
   const { message, hint = "", output } = error;
-  const what = `${message}. Left, because it is not deleted unasked: ${left.join(", ")}`;
-  return new PipelineError("partial", what, { hint: `${hint} ${GO_ON}`.trim(), output, cause: error });
+  const state = `${message}. Left in the cluster, not deleted automatically: ${left.join(", ")}`;
+  return new PipelineError("partial", state, { hint: `${hint} ${RESUME_HINT}`.trim(), output, cause: error });
 }
 
-/** What to do where something was left. */
-const GO_ON =
-  "The same command goes on from there; `bun ci/pipeline.ts status` shows what the cluster is at.";
+/** Next step after a partial failure. */
+export const RESUME_HINT =
+  "Run the same command again to continue. `bun ci/pipeline.ts status` shows the current state.";

@@ -1,8 +1,9 @@
 /**
- * The way to the API of one named cluster: never of whatever context happens to be current.
+ * Connects to the API of one named cluster, never to the current context.
  *
- * kubectl's own proxy, on a socket that only this user reaches, deals with kubeconfigs, certificates, credential plugins
- * and tokens; questions are then plain HTTP and take milliseconds, where a kubectl for each takes a tenth of a second.
+ * Requests go through `kubectl proxy` on a Unix socket that only this user can open. kubectl handles kubeconfigs,
+ * certificates, credential plugins and tokens. A request over the proxy takes milliseconds, a kubectl process for
+ * each would take a tenth of a second.
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -17,106 +18,106 @@ export interface ApiOptions {
   service: Service;
   /** Program and options that select the cluster, like `["k3s", "kubectl", "--kubeconfig=…"]`. */
   kubectl: string[];
-  /** What to run it with where the kubeconfig is not this user's to read: `["sudo", "-n"]`. */
+  /** Command prefix if this user may not read the kubeconfig: `["sudo", "-n"]`. */
   privilege?: string[];
-  /** Seconds that kubectl has to start its proxy. Default: FIRST_SECONDS. */
-  firstSeconds?: number;
+  /** Seconds that kubectl may take to start its proxy. Default: CONNECT_TIMEOUT_SECONDS. */
+  startTimeoutSeconds?: number;
   signal: AbortSignal;
 }
 
-/** Milliseconds that the proxy has to end by itself. */
+/** Milliseconds between the request to end and SIGKILL for the proxy. */
 const GRACE_MS = 2000;
-/** Of what kubectl says, the last lines that are shown with a refusal, and the bytes in which they are looked for. */
-const LAST_LINES = 5;
-const LAST_BYTES = 4096;
+/** Lines of kubectl's stderr shown with an error, and the bytes read to find them. */
+const STDERR_LINES = 5;
+const STDERR_BYTES = 4096;
 
-// It ends, and what it holds is removed, when its standard input does: also when the pipeline was killed.
-const keeper = `exec 3<&0
+// The proxy ends, and its directory is removed, when stdin closes: also after the pipeline is killed.
+const proxyScript = `exec 3<&0
 "$@" & proxy=$!
 { cat <&3; kill $proxy; } >/dev/null 2>&1 &
 wait $proxy; code=$?; rm -rf "$DIRECTORY"; exit $code`;
 
 /**
- * Starts kubectl's proxy and speaks through it.
+ * Starts kubectl's proxy and returns a client for it.
  *
- * @throws {PipelineError} "environment": no kubectl, no such context, a kubeconfig that cannot be read, no word from kubectl
- * @throws the signal's reason when it was aborted
+ * @throws {PipelineError} "environment" if kubectl or the context is missing, the kubeconfig is unreadable, or
+ * kubectl does not start its proxy
+ * @throws the signal's reason if it was aborted
  */
 export async function connectApi(options: ApiOptions): Promise<ApiClient> {
-  const { service, kubectl, privilege = [], firstSeconds = CONNECT_TIMEOUT_SECONDS, signal } = options;
+  const { service, kubectl, privilege = [], startTimeoutSeconds = CONNECT_TIMEOUT_SECONDS, signal } = options;
   if (!isOnPath(kubectl[0]!)) {
-    throw new PipelineError("environment", `there is no ${kubectl[0]} on PATH`, {
-      hint: "https://kubernetes.io/docs/tasks/tools/ tells how to install kubectl.",
+    throw new PipelineError("environment", `${kubectl[0]} not found on PATH`, {
+      hint: "Install kubectl: https://kubernetes.io/docs/tasks/tools/",
     });
   }
   const directory = await mkdtemp(join(tmpdir(), `${service.name}-api-`));
   try {
     let command = kubectl;
     if (privilege.length > 0) {
-      // The credentials are read with privilege, used without: a socket of root's would not open to this user.
+      // Only the credentials are read with privilege: this user could not open a socket of root's.
       const view = [...privilege, ...kubectl, "config", "view", "--raw", "--flatten", "--minify"];
-      const { code, stdout, stderr } = await runProcess(view, { timeoutSeconds: firstSeconds, signal });
-      if (code !== 0) throw unreadable(stderr);
+      const { code, stdout, stderr } = await runProcess(view, {
+        timeoutSeconds: startTimeoutSeconds,
+        signal,
+      });
+      if (code !== 0) throw kubeconfigError(stderr);
       const copy = join(directory, "kubeconfig");
       await writeFile(copy, stdout, { mode: 0o600 });
-      command = [...kubectl.filter((word) => !/^--(kubeconfig|context)=/.test(word)), `--kubeconfig=${copy}`];
+      command = [...kubectl.filter((argument) => !/^--(kubeconfig|context)=/.test(argument)), `--kubeconfig=${copy}`];
     }
     const socket = join(directory, "socket");
-    const words = wordsIn(join(directory, "stderr"));
-    const proxy = Bun.spawn(["sh", "-c", keeper, "sh", ...command, "proxy", `--unix-socket=${socket}`], {
+    const stderr = openStderrFile(join(directory, "stderr"));
+    const proxy = Bun.spawn(["sh", "-c", proxyScript, "sh", ...command, "proxy", `--unix-socket=${socket}`], {
       env: { ...process.env, DIRECTORY: directory },
       stdin: "pipe",
       stdout: "pipe",
-      stderr: words.file,
-      // A group of its own: Ctrl-C is the pipeline's, which still has a word to say to the cluster then.
+      stderr: stderr.file,
+      // A separate process group: Ctrl-C must not end the proxy, the pipeline still needs it to release the lock.
       detached: true,
     });
-    const end = async () => {
+    const close = async () => {
       proxy.stdin.end();
       const kill = setTimeout(() => signalProcessGroup(proxy.pid, "SIGKILL"), GRACE_MS);
       await proxy.exited;
       clearTimeout(kill);
-      words.close();
+      stderr.close();
       await rm(directory, { recursive: true, force: true });
     };
     proxy.unref();
     const reader = proxy.stdout.getReader();
-    const greeting = await first(reader.read(), firstSeconds, signal).catch(async (error: unknown) => {
+    const started = await withTimeout(reader.read(), startTimeoutSeconds, signal).catch(async (error: unknown) => {
       signalProcessGroup(proxy.pid, "SIGKILL");
-      await end();
+      await close();
       throw error;
     });
-    if (greeting === undefined || greeting.done) {
-      if (greeting === undefined) signalProcessGroup(proxy.pid, "SIGKILL");
-      const said = words.last();
-      await end();
-      throw greeting ? unreadable(said) : silent(kubectl, firstSeconds, said);
+    if (started === undefined || started.done) {
+      if (started === undefined) signalProcessGroup(proxy.pid, "SIGKILL");
+      const output = stderr.tail();
+      await close();
+      throw started ? kubeconfigError(output) : startTimeoutError(kubectl, startTimeoutSeconds, output);
     }
     await chmod(socket, 0o600);
-    // HTTP_PROXY is not asked: the socket is this machine's.
+    // HTTP_PROXY does not apply to a local socket.
     const open = (path: string, init: RequestInit) =>
       fetch(`http://localhost${path}`, { ...init, unix: socket, proxy: false });
-    return new ApiClient(service, open, signal, end, { kubectl, stderrTail: words.last });
+    return new ApiClient(service, open, signal, close, { kubectl, stderrTail: stderr.tail });
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;
   }
 }
 
-/**
- * What is awaited, unless that takes too long: then undefined.
- *
- * @throws the signal's reason when it was aborted
- */
-async function first<T>(awaited: Promise<T>, seconds: number, signal: AbortSignal): Promise<T | undefined> {
+/** Awaits a promise. @returns undefined on timeout @throws the signal's reason if it was aborted */
+async function withTimeout<T>(promise: Promise<T>, seconds: number, signal: AbortSignal): Promise<T | undefined> {
   const ended = Promise.withResolvers<undefined>();
   const end = () => ended.resolve(undefined);
   const timer = setTimeout(end, seconds * 1000);
   signal.addEventListener("abort", end);
   try {
-    const found = await Promise.race([awaited, ended.promise]);
+    const result = await Promise.race([promise, ended.promise]);
     signal.throwIfAborted();
-    return found;
+    return result;
   } finally {
     clearTimeout(timer);
     signal.removeEventListener("abort", end);
@@ -124,20 +125,20 @@ async function first<T>(awaited: Promise<T>, seconds: number, signal: AbortSigna
 }
 
 /**
- * A file for what a program says: what it has said before it answers can be read then, which is not so with a pipe. Among it are
- * the words of credential plugins, which have kubectl's stderr.
+ * Opens a file for stderr. In contrast to a pipe, its content can be read at any time, before the first response too.
+ * Credential plugins write to kubectl's stderr.
  * https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins
  */
-function wordsIn(path: string) {
+function openStderrFile(path: string) {
   let file: number | undefined = openSync(path, "a+", 0o600);
   return {
     file,
-    last(): string {
+    tail(): string {
       if (file === undefined) return "";
-      const buffer = Buffer.alloc(LAST_BYTES);
-      const got = readSync(file, buffer, 0, LAST_BYTES, Math.max(0, fstatSync(file).size - LAST_BYTES));
+      const buffer = Buffer.alloc(STDERR_BYTES);
+      const got = readSync(file, buffer, 0, STDERR_BYTES, Math.max(0, fstatSync(file).size - STDERR_BYTES));
       const lines = buffer.toString("utf8", 0, got).trim().split("\n");
-      return lines.slice(-LAST_LINES).join("\n");
+      return lines.slice(-STDERR_LINES).join("\n");
     },
     close() {
       if (file !== undefined) closeSync(file);
@@ -146,20 +147,20 @@ function wordsIn(path: string) {
   };
 }
 
-function silent(kubectl: string[], seconds: number, said: string): PipelineError {
+function startTimeoutError(kubectl: string[], seconds: number, output: string): PipelineError {
   const command = kubectl.join(" ");
   return new PipelineError("environment", `kubectl has not started its proxy within ${seconds} s`, {
-    hint: `Does \`${command} version\` answer? It may wait for somebody: a password, a login.`,
-    output: said,
+    hint: `Run \`${command} version\`: it may be waiting for a password or a login.`,
+    output,
   });
 }
 
-function unreadable(stderr: string): PipelineError {
-  const words = stderr.trim().split("\n").at(-1) || "kubectl ended without a word";
+function kubeconfigError(stderr: string): PipelineError {
+  const reason = stderr.trim().split("\n").at(-1) || "kubectl ended without output";
   const hint = /password is required|permission denied/i.test(stderr)
-    ? "This user may not read the kubeconfig: run `sudo -v` first, or run the pipeline as root."
-    : "`kubectl config get-contexts` lists the contexts that there are; --kubeconfig and --context choose.";
-  return new PipelineError("environment", `kubectl cannot use the kubeconfig: ${words}`, {
+    ? "This user may not read the kubeconfig. Run `sudo -v` first, or run the pipeline as root."
+    : "List the contexts with `kubectl config get-contexts`, then select with --kubeconfig and --context.";
+  return new PipelineError("environment", `kubectl cannot use the kubeconfig: ${reason}`, {
     hint,
     output: stderr,
   });

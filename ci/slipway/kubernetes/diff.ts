@@ -1,7 +1,7 @@
-/** What the server would change with manifests, in words; a Secret's values are in none of them. */
+/** Lists the changes that an apply would make, without the values of Secrets. */
 import { PipelineError } from "../core/errors.ts";
 import { isRawJsonNumber } from "../core/lossless-json.ts";
-import { ApiError, type ApiClient } from "./api.ts";
+import { ApiError, unknownKindMessage, type ApiClient } from "./api.ts";
 import { CREATED_BY, prepareForApply } from "./prepare-apply.ts";
 import { objectName, type KubeObject } from "./objects.ts";
 import { splitPreDeployJobs } from "./render.ts";
@@ -9,51 +9,51 @@ import { splitPreDeployJobs } from "./render.ts";
 export interface Difference {
   /** `Deployment/helloapp` */
   object: string;
-  /** Lines like `spec.replicas: 2 -> 3`; of an object that is new, none. */
+  /** Lines such as `spec.replicas: 2 -> 3`. Empty for a new object. */
   lines: string[];
   isNew: boolean;
 }
 
 /**
- * What an apply would change. The server checks and merges as it would for a real one and keeps nothing, so what others
- * have set, or a default, is no difference.
+ * Compares manifests with the cluster by a server-side dry run. The server validates and merges as in a real apply,
+ * so its defaults and fields that others set are no differences.
  *
- * @throws {PipelineError} "project" when the server refuses the manifests, or knows no such kind
+ * @throws {PipelineError} "project" if the server rejects a manifest or does not have its kind
  */
 export async function diffManifests(api: ApiClient, manifests: KubeObject[]): Promise<Difference[]> {
   const { jobs: preDeployJobs, rest } = splitPreDeployJobs(manifests);
-  const defined = definitions(manifests);
-  const fitted = await prepareForApply(api, rest);
+  const definedKinds = kindsDefinedBy(manifests);
+  const prepared = await prepareForApply(api, rest);
   const compared = await Promise.all(
-    fitted.map(async ({ object, live, path }): Promise<Difference[]> => {
+    prepared.map(async ({ object, live, path }): Promise<Difference[]> => {
       const isNew = [{ object: objectName(object), lines: [], isNew: true }];
       if (path === undefined) {
-        // Its definition comes with it, and is not there before.
-        if (defined.has(kindOf(object))) return isNew;
-        throw new PipelineError("project", `the cluster knows no ${object.kind} of ${object.apiVersion}`, {
-          hint: "What defines it comes first, an operator for example; or take it out of the overlay.",
+        // Its definition is in the same manifests and not applied yet.
+        if (definedKinds.has(kindOf(object))) return isNew;
+        throw new PipelineError("project", unknownKindMessage(object), {
+          hint: "Install what defines the kind first, for example an operator, or remove the object from the overlay.",
         });
       }
       const merged = await api.apply(object, { dryRun: true }).catch((error: unknown) => {
-        // A dry run cannot put anything into a namespace that is not there yet.
+        // A dry run fails in a namespace that does not exist yet.
         if (error instanceof ApiError && error.status === 404 && !live) return object;
-        throw explainRejection("the dry run of", object, error);
+        throw explainRejection("dry run", object, error);
       });
       if (!live) return isNew;
-      const lines = describe(object, live, merged);
+      const lines = describeChanges(object, live, merged);
       return lines.length > 0 ? [{ object: objectName(object), lines, isNew: false }] : [];
     }),
   );
-  // A Job that comes first has the version in its name, and has run if it is there.
+  // A pre-deploy Job has the version in its name: if it exists, it has run.
   const jobs = await prepareForApply(api, preDeployJobs);
-  const due = jobs.flatMap(({ object, live }) =>
+  const newJobs = jobs.flatMap(({ object, live }) =>
     live ? [] : [{ object: objectName(object), lines: [], isNew: true }],
   );
-  return [...due, ...compared.flat()];
+  return [...newJobs, ...compared.flat()];
 }
 
-/** `group/Kind`s that these manifests define. */
-function definitions(manifests: KubeObject[]): Set<string> {
+/** Returns the kinds that these manifests define, as `group/Kind`. */
+function kindsDefinedBy(manifests: KubeObject[]): Set<string> {
   return new Set(
     manifests.flatMap((object) => {
       if (object.kind !== "CustomResourceDefinition") return [];
@@ -65,40 +65,44 @@ function definitions(manifests: KubeObject[]): Set<string> {
 
 const kindOf = ({ apiVersion, kind }: KubeObject) => `${apiVersion.replace(/\/[^/]*$/, "")}/${kind}`;
 
-/** Objects that the server calls invalid are the change's fault; a server that cannot be asked is not. */
-export function explainRejection(what: string, object: KubeObject, error: unknown): unknown {
+/**
+ * Turns a rejected object into a "project" error. Other errors are returned unchanged.
+ *
+ * @param operation for the message: `dry run` or `apply`
+ */
+export function explainRejection(operation: string, object: KubeObject, error: unknown): unknown {
   if (!(error instanceof ApiError) || !error.isInvalid) return error;
-  // The server quotes what it does not take.
-  const words =
-    object.kind === "Secret" ? `status ${error.status}; its words could hold a value` : error.reply;
-  const message = `${what} ${objectName(object)}: the cluster refuses it: ${words}`;
+  // The server quotes the invalid value.
+  const reason =
+    object.kind === "Secret" ? `status ${error.status} (details hidden, they may contain a value)` : error.reply;
+  const message = `the cluster rejected the ${operation} of ${objectName(object)}: ${reason}`;
   const cause = object.kind === "Secret" ? undefined : error;
   return new PipelineError("project", message, { hint: "Correct the manifests under k8s/.", cause });
 }
 
-function describe(object: KubeObject, live: KubeObject, merged: KubeObject): string[] {
-  const lines = compareFields(significant(live), significant(merged));
+function describeChanges(object: KubeObject, live: KubeObject, merged: KubeObject): string[] {
+  const lines = compareFields(comparableFields(live), comparableFields(merged));
   if (object.kind !== "Secret") return lines;
-  // Which key is another, and not what it was or is.
-  return lines.map((line) => line.replace(/^((?:data|stringData)(?:\.[^:]+)?): .*$/s, "$1 is another"));
+  // The key only, never the old or new value.
+  return lines.map((line) => line.replace(/^((?:data|stringData)(?:\.[^:]+)?): .*$/s, "$1 changed"));
 }
 
-function significant(object: KubeObject): unknown {
+function comparableFields(object: KubeObject): unknown {
   const { metadata, status: _, ...rest } = object as KubeObject & { status?: unknown };
   const { labels } = metadata;
-  const annotations = Object.entries(metadata.annotations ?? {}).filter(([name]) => !written.test(name));
+  const annotations = Object.entries(metadata.annotations ?? {}).filter(([name]) => !CONTROLLER_ANNOTATIONS.test(name));
   return { ...rest, metadata: { labels, annotations: Object.fromEntries(annotations) } };
 }
 
-/** Annotations that controllers write, and the note of what was made. */
-const written = new RegExp(
+/** Annotations that controllers write, and the created-by annotation. */
+const CONTROLLER_ANNOTATIONS = new RegExp(
   `^deployment\\.kubernetes\\.io/|^deprecated\\.daemonset|^kubernetes\\.io/change-cause$|^kubectl\\.|^${CREATED_BY}$`,
 );
 
-/** The places where two values differ, one line each. */
+/** Lists the paths at which two values differ, one line each. */
 export function compareFields(before: unknown, after: unknown, path = ""): string[] {
   if (Bun.deepEquals(before, after)) return [];
-  if (isTree(before) && isTree(after) && Array.isArray(before) === Array.isArray(after)) {
+  if (isObjectOrArray(before) && isObjectOrArray(after) && Array.isArray(before) === Array.isArray(after)) {
     const keys = new Set([...Object.keys(before), ...Object.keys(after)]);
     return [...keys].flatMap((key) => compareFields(before[key], after[key], path ? `${path}.${key}` : key));
   }
@@ -106,6 +110,6 @@ export function compareFields(before: unknown, after: unknown, path = ""): strin
   return [`${path}: ${show(before)} -> ${show(after)}`];
 }
 
-function isTree(value: unknown): value is Record<string, unknown> {
+function isObjectOrArray(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !isRawJsonNumber(value);
 }

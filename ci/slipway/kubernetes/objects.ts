@@ -1,4 +1,4 @@
-/** The few fields of Kubernetes' objects that the pipeline reads. */
+/** Types of Kubernetes objects, with the fields that the pipeline reads. */
 
 export interface KubeObject {
   apiVersion: string;
@@ -18,7 +18,7 @@ export interface KubeObject {
   };
 }
 
-/** What keeps pods of one template running: a Deployment, a StatefulSet or a DaemonSet. */
+/** A workload of pods from one template: a Deployment, a StatefulSet or a DaemonSet. */
 export interface Workload extends KubeObject {
   spec: { replicas?: number; template: PodTemplate; strategy?: { type?: string } };
   status: {
@@ -27,9 +27,9 @@ export interface Workload extends KubeObject {
     updatedReplicas?: number;
     availableReplicas?: number;
     conditions?: Condition[];
-    /** A StatefulSet's. */
+    /** StatefulSet only. */
     updateRevision?: string;
-    /** A DaemonSet's. */
+    /** DaemonSet only. */
     desiredNumberScheduled?: number;
     currentNumberScheduled?: number;
     updatedNumberScheduled?: number;
@@ -37,7 +37,7 @@ export interface Workload extends KubeObject {
   };
 }
 
-/** As the API server has it: with its defaults. */
+/** A Deployment as the API server returns it, with defaults. */
 export interface Deployment extends Workload {
   spec: Workload["spec"] & { replicas: number };
 }
@@ -118,7 +118,7 @@ export interface KubeService extends KubeObject {
   spec: { type?: string; ports?: { name?: string; port: number; nodePort?: number }[] };
 }
 
-/** Where an object is, for a person and as a key: `Deployment/helloapp`. */
+/** Returns an object's name for messages and as a key: `Deployment/helloapp`. */
 export function objectName({ kind, metadata }: KubeObject): string {
   return `${kind}/${metadata.name}`;
 }

@@ -1,64 +1,64 @@
-/** What the cluster has of a service: its workloads, and which pods are whose. */
+/** Reads a service's workloads, and groups their pods into current and old. */
 import type { ApiClient } from "./api.ts";
 import type { KubeObject, Pod, ReplicaSet, Workload } from "./objects.ts";
 
-/** One workload, the sets of pods that it has made, and the pods. */
+/** A workload with its ReplicaSets and pods. */
 export interface WorkloadState {
-  /** A Deployment; a StatefulSet or a DaemonSet as well. */
+  /** The workload: a Deployment, a StatefulSet or a DaemonSet. */
   deployment: Workload;
-  /** Of a Deployment; others have none. */
+  /** ReplicaSets of a Deployment. Empty for other kinds. */
   replicaSets: ReplicaSet[];
-  /** All of its pods, of whatever version. */
+  /** All its pods, of all versions. */
   pods: Pod[];
 }
 
 const REVISION = "deployment.kubernetes.io/revision";
 const VERSION = "app.kubernetes.io/version";
 
-/** Plural names of the kinds that keep pods running; all are of apps/v1. */
-const workloads: Record<string, string> = {
+/** Plural names of the workload kinds, all of apps/v1. */
+const pluralNames: Record<string, string> = {
   Deployment: "deployments",
   StatefulSet: "statefulsets",
   DaemonSet: "daemonsets",
 };
 
-/** Whether an object keeps pods running. */
+/** Returns whether an object is a workload. */
 export function isWorkload(object: KubeObject): object is Workload {
-  return object.kind in workloads;
+  return object.kind in pluralNames;
 }
 
-/** Names a workload, as its manifest does. */
+/** Identifies a workload, as its manifest does. */
 export type WorkloadName = Pick<KubeObject, "kind"> & { metadata: Pick<KubeObject["metadata"], "name"> };
 
-/** What a service is deployed as, where no manifest says more. */
+/** The workload to observe if no manifests are given. */
 export function defaultWorkload({ service }: ApiClient): WorkloadName {
   return { kind: "Deployment", metadata: { name: service.name } };
 }
 
-/** The workloads that are there, in the order of their names' list; the first is the one whose id counts. */
+/** Reads the workloads that exist, in the order of `names`. The first one's id counts as the deployed version. */
 export async function observeWorkloads(
   api: ApiClient,
   names: WorkloadName[] = [defaultWorkload(api)],
 ): Promise<WorkloadState[]> {
-  const all = { labelSelector: api.selector };
+  const query = { labelSelector: api.selector };
   const find = ({ kind, metadata: { name } }: WorkloadName) =>
-    api.find<Workload>(api.collection("/apis/apps/v1", `${workloads[kind]}/${name}`));
+    api.find<Workload>(api.collection("/apis/apps/v1", `${pluralNames[kind]}/${name}`));
   const [found, replicaSets, pods] = await Promise.all([
     Promise.all(names.map(find)),
-    api.list<ReplicaSet>(api.collection("/apis/apps/v1", "replicasets"), all),
-    api.list<Pod>(api.collection("/api/v1", "pods"), all),
+    api.list<ReplicaSet>(api.collection("/apis/apps/v1", "replicasets"), query),
+    api.list<Pod>(api.collection("/api/v1", "pods"), query),
   ]);
   return found.flatMap((deployment, i) => {
     if (!deployment) return [];
-    // Objects of a list have no kind.
+    // Objects in a list have no `kind`.
     const workload = { ...deployment, kind: names[i]!.kind };
     const sets = replicaSets.filter((set) => isOwned(set, workload));
-    const own = pods.filter((pod) => isOwned(pod, workload) || sets.some((set) => isOwned(pod, set)));
-    return [{ deployment: workload, replicaSets: sets, pods: own }];
+    const ownPods = pods.filter((pod) => isOwned(pod, workload) || sets.some((set) => isOwned(pod, set)));
+    return [{ deployment: workload, replicaSets: sets, pods: ownPods }];
   });
 }
 
-/** As observeAll(), of one; undefined when it is not there. */
+/** Reads one workload. @returns undefined if it does not exist */
 export async function observeWorkload(
   api: ApiClient,
   name: WorkloadName = defaultWorkload(api),
@@ -66,19 +66,19 @@ export async function observeWorkload(
   return (await observeWorkloads(api, [name]))[0];
 }
 
-/** By the owner's uid, where it is known; a namesake of before had another. */
+/** Compares the owner's uid if it is known: a deleted namesake had another uid. */
 function isOwned({ metadata: { ownerReferences = [] } }: KubeObject, { metadata }: KubeObject): boolean {
   return ownerReferences.some(({ name, uid }) =>
     uid !== undefined && metadata.uid !== undefined ? uid === metadata.uid : name === metadata.name,
   );
 }
 
-/** The revision of a Deployment or ReplicaSet, as `kubectl rollout history` counts them; 0 before the first. */
+/** Returns the revision as `kubectl rollout history` counts it. 0 before the first. */
 export function revisionOf({ metadata }: Pick<KubeObject, "metadata">): number {
   return Number(metadata.annotations?.[REVISION] ?? 0);
 }
 
-/** The id that a workload runs: its label, or the image's tag where others deployed it. */
+/** Returns the id that a workload runs: its version label, or the image's tag if others deployed it. */
 export function runningId({ spec }: Pick<Workload, "spec">): string {
   const { metadata, spec: pod } = spec.template;
   const image = pod.containers[0]?.image ?? "";
@@ -86,14 +86,14 @@ export function runningId({ spec }: Pick<Workload, "spec">): string {
 }
 
 /**
- * Pods of the version that the workload asks for now, without those that are leaving, and those that have ended: a pod that
- * was evicted is replaced, and says nothing of its version.
+ * Returns the pods of the workload's current version that are neither terminating nor ended. An evicted pod, for
+ * example, is replaced and says nothing about its version.
  */
 export function currentPods(seen: WorkloadState): Pod[] {
   return seen.pods.filter((pod) => isLive(pod) && isCurrent(pod, seen));
 }
 
-/** Pods of other versions, and those that are leaving; what has ended is of no concern to anybody. */
+/** Returns the pods of other versions and the terminating pods, without those that have ended. */
 export function oldPods(seen: WorkloadState): Pod[] {
   return seen.pods.filter((pod) => !hasEnded(pod) && !(isLive(pod) && isCurrent(pod, seen)));
 }

@@ -1,6 +1,6 @@
 /**
- * What a Deployment asks of the service's container, as far as it can be known without a cluster: what the kubelet and the
- * container runtime make of the manifests. https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
+ * Resolves the service's pod as the kubelet and the container runtime would, as far as that is possible without a
+ * cluster. https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
  */
 import type { Service } from "../core/service-config.ts";
 import { resolveEnv, expandReferences, POD_ADDRESS, type EnvSpec } from "./resolve-env.ts";
@@ -8,7 +8,7 @@ import { objectName, type KubeObject } from "./objects.ts";
 import { toProbeCheck, type ScheduledProbe, type KubeProbe } from "./probe-spec.ts";
 import { parseByteQuantity } from "./quantity.ts";
 
-/** What the image's own configuration says. */
+/** The image's OCI configuration. */
 export interface ImageConfig {
   Env?: string[];
   Entrypoint?: string[];
@@ -18,7 +18,7 @@ export interface ImageConfig {
   User?: string;
 }
 
-/** One pod, in words that need no cluster. It is handed to another process as JSON. */
+/** A resolved pod. It is passed to another process as JSON. */
 export interface PodSpec {
   name: string;
   address: string;
@@ -29,15 +29,15 @@ export interface PodSpec {
   gid: number;
   volumes: { name: string; bytes?: number }[];
   mounts: PodMount[];
-  /** In the order in which they are asked. */
+  /** Probes in the order in which they run. */
   asks: ScheduledProbe[];
-  /** Where the build's id is asked for. */
+  /** The endpoint that returns the build's id. */
   version: { port: number; path: string };
   /** Seconds from SIGTERM to SIGKILL. */
   graceSeconds: number;
-  /** What of the manifests cannot be had without the cluster, in a few words each. */
+  /** Parts of the manifests that need a cluster, a few words each. */
   untried: string[];
-  /** Variables whose values only the cluster has. */
+  /** Variables whose values are known only in the cluster. */
   unknown: string[];
 }
 
@@ -91,27 +91,26 @@ interface Workload extends KubeObject {
   };
 }
 
-/** The API server's default. */
-const GRACE_SECONDS = 30;
-/** A Linux user that owns nothing: what an image without a user of its own runs as here. */
-const NOBODY = 65532;
+/** The API server's default for terminationGracePeriodSeconds. */
+const DEFAULT_GRACE_SECONDS = 30;
+/** The user and group if neither the image nor the manifests set one: it owns no files. */
+const UNPRIVILEGED_ID = 65532;
 
-/** The Deployment of the service's name, if there is one. */
+/** Finds the service's Deployment. */
 export function findWorkload(service: Service, manifests: KubeObject[]): Workload | undefined {
-  return manifests.find((object) => objectName(object) === `Deployment/${service.name}`) as
-    Workload | undefined;
+  return manifests.find((object) => objectName(object) === `Deployment/${service.name}`) as Workload | undefined;
 }
 
 /**
- * The pod that these manifests make of an image; without the service's Deployment, of the image alone.
+ * Resolves the pod from the image and the manifests, or from the image alone if there is no Deployment.
  *
- * A variable from a Secret or ConfigMap has its value where that is among the manifests, or else from `service.smoke`.
+ * A variable from a Secret or ConfigMap gets its value from the manifests, or else from `service.smokeEnv`.
  */
 export function resolvePodSpec(service: Service, image: ImageConfig, manifests: KubeObject[]): PodSpec {
   const deployment = findWorkload(service, manifests);
   const template = deployment?.spec.template;
   const spec = template?.spec;
-  const container = containerOf(service, spec?.containers ?? []);
+  const container = findContainer(service, spec?.containers ?? []);
   const { env, unknown, untried } = resolveEnv(container ?? {}, {
     image: image.Env ?? [],
     manifests,
@@ -126,9 +125,7 @@ export function resolvePodSpec(service: Service, image: ImageConfig, manifests: 
   });
   const volumes = (spec?.volumes ?? []).flatMap(({ name, emptyDir }) => {
     if (emptyDir === undefined) return [];
-    return [
-      { name, ...(emptyDir?.sizeLimit !== undefined && { bytes: parseByteQuantity(emptyDir.sizeLimit) }) },
-    ];
+    return [{ name, ...(emptyDir?.sizeLimit !== undefined && { bytes: parseByteQuantity(emptyDir.sizeLimit) }) }];
   });
   const mounts: PodMount[] = [];
   for (const mount of container?.volumeMounts ?? []) {
@@ -145,7 +142,7 @@ export function resolvePodSpec(service: Service, image: ImageConfig, manifests: 
     const probe = container?.[`${kind}Probe`];
     const check = probe && toProbeCheck(probe, portOf);
     if (!probe) return [];
-    if (check) return [{ kind, check, ...timesOf(kind, probe, service) }];
+    if (check) return [{ kind, check, ...probeTimes(kind, probe, service) }];
     untried.push(`the ${kind} probe`);
     return [];
   });
@@ -158,21 +155,21 @@ export function resolvePodSpec(service: Service, image: ImageConfig, manifests: 
   if (memory !== undefined) untried.push(`the memory limit (${memory})`);
   const [user, group] = (image.User ?? "").split(":").map(Number);
   const context = { ...spec?.securityContext, ...container?.securityContext };
-  // Never root, whatever they say: it may be the host's.
-  const uid = context.runAsUser || user || NOBODY;
+  // Never root: in the sandbox that could be the host's root.
+  const uid = context.runAsUser || user || UNPRIVILEGED_ID;
   if (context.runAsUser === 0) untried.push("runAsUser 0");
-  const filled = (word: string) => expandReferences(word, env);
+  const expand = (argument: string) => expandReferences(argument, env);
   return {
     name: podName(service),
     address: POD_ADDRESS,
     argv: [
-      ...(container?.command?.map(filled) ?? image.Entrypoint ?? []),
-      ...(container?.args?.map(filled) ?? (container?.command ? [] : (image.Cmd ?? []))),
+      ...(container?.command?.map(expand) ?? image.Entrypoint ?? []),
+      ...(container?.args?.map(expand) ?? (container?.command ? [] : (image.Cmd ?? []))),
     ],
     env,
     cwd: container?.workingDir ?? (image.WorkingDir || "/"),
     uid,
-    gid: context.runAsGroup || group || NOBODY,
+    gid: context.runAsGroup || group || UNPRIVILEGED_ID,
     volumes,
     mounts: mounts.sort((a, b) => a.path.length - b.path.length),
     asks,
@@ -180,23 +177,23 @@ export function resolvePodSpec(service: Service, image: ImageConfig, manifests: 
       port: servicePort(service, manifests, portOf),
       path: service.versionPath,
     },
-    // The time of preStop is part of it.
+    // preStop counts towards the grace period.
     graceSeconds: Math.max(
       1,
-      (spec?.terminationGracePeriodSeconds ?? GRACE_SECONDS) - (preStop?.sleep?.seconds ?? 0),
+      (spec?.terminationGracePeriodSeconds ?? DEFAULT_GRACE_SECONDS) - (preStop?.sleep?.seconds ?? 0),
     ),
     untried,
     unknown,
   };
 }
 
-/** Like a ReplicaSet's: hosts' and pods' names have a form that services may rely on. */
+/** A name in the form of a ReplicaSet's pods: services may rely on the form of the host name. */
 function podName({ name }: Service): string {
-  return `${name}-rehearsal-00000`;
+  return `${name}-smoketest-00000`;
 }
 
-/** The one that gets the service's image, see forVersion() of manifests.ts. */
-function containerOf({ name }: Service, containers: Container[]): Container | undefined {
+/** Finds the container that runs the service's image, see withVersion() in render.ts. */
+function findContainer({ name }: Service, containers: Container[]): Container | undefined {
   return (
     containers.find(({ image }) => image === name) ??
     containers.find((container) => container.name === name) ??
@@ -204,7 +201,7 @@ function containerOf({ name }: Service, containers: Container[]): Container | un
   );
 }
 
-/** Where the Service sends its clients, or the port of the settings. */
+/** Returns the container port behind the Service, or the port of the settings. */
 function servicePort(
   service: Service,
   manifests: KubeObject[],
@@ -216,20 +213,15 @@ function servicePort(
   return (first && portOf(first.targetPort ?? first.port)) ?? service.port;
 }
 
-/** Seconds that an answer may take, and until it must be the right one. */
-function timesOf(kind: ScheduledProbe["kind"], probe: KubeProbe, { readyTimeoutSeconds }: Service) {
-  const {
-    initialDelaySeconds = 0,
-    periodSeconds = 10,
-    failureThreshold = 3,
-    timeoutSeconds: seconds = 1,
-  } = probe;
-  const patience = {
+/** Returns the seconds that one attempt may take, and until the probe must pass. */
+function probeTimes(kind: ScheduledProbe["kind"], probe: KubeProbe, { readyTimeoutSeconds }: Service) {
+  const { initialDelaySeconds = 0, periodSeconds = 10, failureThreshold = 3, timeoutSeconds: seconds = 1 } = probe;
+  const limit = {
     startup: periodSeconds * failureThreshold,
-    // What a deploy waits for a pod as well, see the settings.
+    // The same time that a deploy waits for a pod, see the settings.
     readiness: readyTimeoutSeconds,
-    // A service that is ready lives: what does not now will not in three periods.
+    // The service is ready by now: if this check fails, it would fail for three periods too.
     liveness: 1,
   }[kind];
-  return { seconds, patienceSeconds: initialDelaySeconds + patience };
+  return { seconds, patienceSeconds: initialDelaySeconds + limit };
 }

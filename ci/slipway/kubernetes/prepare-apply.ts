@@ -1,23 +1,23 @@
 /**
- * Manifests beside what the cluster has: what is sent is what they say, but for what is somebody else's to say, the number of
- * pods that an autoscaler has chosen, and with a note on what the pipeline itself has made.
+ * Prepares manifests for apply: looks up the live objects, keeps the replicas that an autoscaler has set, and adds
+ * the created-by annotation to new objects.
  */
 import { cloneJson } from "../core/lossless-json.ts";
 import { ApiError, type ApiClient } from "./api.ts";
 import { objectName, type KubeObject, type Workload } from "./objects.ts";
 import { isWorkload } from "./observe.ts";
 
-/** Says which pipeline made an object, and so may delete it. */
+/** Annotation with the pipeline that created an object. Only such objects are ever deleted. */
 export const CREATED_BY = "slipway/created-by";
 
 export interface PreparedObject {
-  /** What is applied. */
+  /** The object to apply. */
   object: KubeObject;
-  /** What the cluster has of it; undefined: nothing. */
+  /** The object in the cluster. Undefined if it does not exist. */
   live: KubeObject | undefined;
-  /** undefined: the cluster does not know such a kind, or not yet. */
+  /** The API path. Undefined if the cluster does not have the kind, or not yet. */
   path: string | undefined;
-  /** Whether an autoscaler of the cluster's has its number of pods in hand. */
+  /** True if an autoscaler in the cluster sets its replicas. */
   scaled: boolean;
 }
 
@@ -25,66 +25,65 @@ interface Autoscaler extends KubeObject {
   spec: { minReplicas?: number; scaleTargetRef: { kind: string; name: string } };
 }
 
-/** Looks each object up. Nothing is changed by it. */
+/** Looks up each object and returns what to apply. Changes nothing in the cluster. */
 export async function prepareForApply(api: ApiClient, manifests: KubeObject[]): Promise<PreparedObject[]> {
-  const [found, there] = await Promise.all([
+  const [found, liveScalers] = await Promise.all([
     Promise.all(
       manifests.map(async (object) => {
         const path = await api.findPath(object);
         return { object, path, live: path === undefined ? undefined : await api.find<KubeObject>(path) };
       }),
     ),
-    autoscalers(api, manifests),
+    listAutoscalers(api, manifests),
   ]);
-  // Those of the manifests count before they are there.
-  const own = manifests.filter(({ kind }) => kind === "HorizontalPodAutoscaler") as Autoscaler[];
-  const scalers = [...own, ...there];
+  // Autoscalers in the manifests count before they are applied.
+  const newScalers = manifests.filter(({ kind }) => kind === "HorizontalPodAutoscaler") as Autoscaler[];
+  const scalers = [...newScalers, ...liveScalers];
   return found.map(({ object, path, live }) => {
-    const sent = cloneJson(object);
+    const prepared = cloneJson(object);
     if (!live || live.metadata.annotations?.[CREATED_BY] !== undefined) {
-      sent.metadata.annotations = { ...sent.metadata.annotations, [CREATED_BY]: api.service.name };
+      prepared.metadata.annotations = { ...prepared.metadata.annotations, [CREATED_BY]: api.service.name };
     }
-    if (isWorkload(sent)) keepReplicas(api, sent, live as Workload | undefined, scalerOf(sent, scalers));
-    return { object: sent, path, live, scaled: scalerOf(sent, there) !== undefined };
+    if (isWorkload(prepared)) keepReplicas(api, prepared, live as Workload | undefined, scalerOf(prepared, scalers));
+    return { object: prepared, path, live, scaled: scalerOf(prepared, liveScalers) !== undefined };
   });
 }
 
-/** Those that the cluster has beside these workloads, whoever made them. */
-async function autoscalers(api: ApiClient, manifests: KubeObject[]): Promise<Autoscaler[]> {
+/** Lists all autoscalers of the namespace, also those of others. */
+async function listAutoscalers(api: ApiClient, manifests: KubeObject[]): Promise<Autoscaler[]> {
   if (!manifests.some(isWorkload)) return [];
   const path = api.collection("/apis/autoscaling/v2", "horizontalpodautoscalers");
   return api.list<Autoscaler>(path).catch((error: unknown) => {
-    // Who may not list them, or has no such kind, has none to mind. From a server that is unwell that does not follow.
+    // Without the right to list them, or without the kind, there is none to respect. A server error does not mean
+    // that.
     if (error instanceof ApiError && [403, 404].includes(error.status)) return [];
     throw error;
   });
 }
 
 function scalerOf(object: KubeObject, scalers: Autoscaler[]): Autoscaler | undefined {
-  return scalers.find(
-    ({ spec: { scaleTargetRef: target } }) => objectName(object) === `${target.kind}/${target.name}`,
-  );
+  return scalers.find(({ spec: { scaleTargetRef: target } }) => objectName(object) === `${target.kind}/${target.name}`);
 }
 
-/** An autoscaler's number stays what it is; before its first decision it is its least. */
+/** Keeps the autoscaler's current replicas. Before its first decision, sets its minimum. */
 function keepReplicas(
   { fieldManager }: ApiClient,
-  own: Workload,
+  workload: Workload,
   live: Workload | undefined,
   scaler: Autoscaler | undefined,
 ): void {
   if (!scaler) return;
   if (!live) {
-    own.spec.replicas = scaler.spec.minReplicas ?? 1;
+    workload.spec.replicas = scaler.spec.minReplicas ?? 1;
     return;
   }
-  // A field that is sent is owned. Where somebody else owns it as well, it stays when it is not sent any more; where
-  // nobody does, it would fall back to one pod.
-  const others = (live.metadata.managedFields ?? []).filter(({ manager }) => manager !== fieldManager);
-  const isOthers = others.some(({ fieldsV1 }) => {
+  // A field that is sent is owned. If another manager owns it too, it stays when it is no longer sent. Otherwise it
+  // would fall back to one pod.
+  const otherManagers = (live.metadata.managedFields ?? []).filter(({ manager }) => manager !== fieldManager);
+  const isOwnedByOther = otherManagers.some(({ fieldsV1 }) => {
     const spec = fieldsV1?.["f:spec"] as Record<string, unknown> | undefined;
     return spec !== undefined && "f:replicas" in spec;
   });
-  if (isOthers) delete own.spec.replicas;
-  else if (live.spec.replicas !== undefined) own.spec.replicas = live.spec.replicas;
+  if (isOwnedByOther) delete workload.spec.replicas;
+  else if (live.spec.replicas !== undefined) workload.spec.replicas = live.spec.replicas;
 }

@@ -1,4 +1,4 @@
-/** What the manifests have the kubelet ask a container. */
+/** Converts the probes of manifests to checks that can run without a cluster. */
 
 export interface KubeProbe {
   httpGet?: {
@@ -15,7 +15,7 @@ export interface KubeProbe {
   failureThreshold?: number;
 }
 
-/** A probe whose port is a number. */
+/** A check with its port resolved to a number. */
 export type ProbeCheck =
   | { how: "http"; scheme: "http" | "https"; port: number; path: string; headers: [string, string][] }
   | { how: "tcp"; port: number }
@@ -24,20 +24,24 @@ export type ProbeCheck =
 export interface ScheduledProbe {
   kind: "startup" | "readiness" | "liveness";
   check: ProbeCheck;
-  /** Seconds for one answer. */
+  /** Seconds until one attempt times out. */
   seconds: number;
-  /** Seconds until it must have been the right one. */
+  /** Seconds until the check must have passed. */
   patienceSeconds: number;
 }
 
-/** undefined: one of another kind, or of a port that the container does not name. */
+/**
+ * Converts a probe.
+ *
+ * @returns undefined for another kind of probe, or a port that the container does not name
+ */
 export function toProbeCheck(
   { httpGet, tcpSocket, exec }: KubeProbe,
   portOf: (port: number | string) => number | undefined,
 ): ProbeCheck | undefined {
   if (exec) return { how: "exec", command: exec.command };
-  const asked = httpGet?.port ?? tcpSocket?.port;
-  const port = asked === undefined ? undefined : portOf(asked);
+  const given = httpGet?.port ?? tcpSocket?.port;
+  const port = given === undefined ? undefined : portOf(given);
   if (port === undefined) return undefined;
   if (!httpGet) return { how: "tcp", port };
   const { path = "/", scheme = "HTTP", httpHeaders = [] } = httpGet;
@@ -50,7 +54,7 @@ export function toProbeCheck(
   };
 }
 
-/** `GET :8080/readyz` */
+/** Formats a check for messages: `GET :8080/readyz`. */
 export function describeProbeCheck(check: ProbeCheck): string {
   if (check.how === "exec") return check.command.join(" ");
   if (check.how === "tcp") return `TCP :${check.port}`;

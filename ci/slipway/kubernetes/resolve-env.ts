@@ -1,4 +1,4 @@
-/** A container's variables, as far as they can be known without the cluster. */
+/** Resolves a container's environment variables without a cluster, as far as possible. */
 import type { KubeObject } from "./objects.ts";
 
 interface Reference {
@@ -6,7 +6,7 @@ interface Reference {
   optional?: boolean;
 }
 
-/** The part of a container that says them. */
+/** The part of a container that sets variables. */
 export interface EnvSpec {
   env?: {
     name: string;
@@ -22,11 +22,11 @@ export interface EnvSpec {
 }
 
 export interface EnvContext {
-  /** The image's own, `NAME=value`. */
+  /** The image's variables, `NAME=value`. */
   image: string[];
-  /** Where ConfigMaps and Secrets may be. */
+  /** Manifests with the ConfigMaps and Secrets. */
   manifests: KubeObject[];
-  /** Values for variables that only the cluster knows. */
+  /** Values for variables that are known only in the cluster. */
   overrides: Record<string, string>;
   pod: {
     name: string;
@@ -37,18 +37,18 @@ export interface EnvContext {
   };
 }
 
-interface Keys extends KubeObject {
+interface KeyValues extends KubeObject {
   data?: Record<string, string>;
   stringData?: Record<string, string>;
 }
 
-/** Out of k3s's default range for pods. https://docs.k3s.io/cli/server#networking */
+/** From k3s's default pod network. https://docs.k3s.io/cli/server#networking */
 export const POD_ADDRESS = "10.42.0.2";
 const NODE_ADDRESS = "10.42.0.1";
 
 /**
- * The image's variables, what a container runtime adds (PATH, HOME, HOSTNAME), and the manifests', which win in that order:
- * of `envFrom`, then of `env`, where `$(NAME)` is one from before.
+ * Merges, with increasing precedence: the runtime's defaults (PATH, HOME, HOSTNAME), the image's variables,
+ * `envFrom`, `env`. In `env`, `$(NAME)` refers to an earlier variable.
  */
 export function resolveEnv(
   { env = [], envFrom = [] }: EnvSpec,
@@ -58,10 +58,10 @@ export function resolveEnv(
     PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     HOME: "/",
     HOSTNAME: pod.name,
-    // Of slipway/service: clients of a real pod need it, here it would only be waited for.
+    // Read by slipway/service: a real pod's clients need the delay, here it would only cost time.
     DRAIN_DELAY_SECONDS: "0",
     ...Object.fromEntries(
-      image.map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)]),
+      image.map((entry) => [entry.slice(0, entry.indexOf("=")), entry.slice(entry.indexOf("=") + 1)]),
     ),
   };
   const [unknown, untried]: [string[], string[]] = [[], []];
@@ -71,7 +71,7 @@ export function resolveEnv(
     const keys = keysOf(manifests, kind as string, reference.name);
     if (!keys) untried.push(`${kind}/${reference.name}`);
     for (const [name, value] of Object.entries(keys ?? {})) all[prefix + name] = value;
-    // Which variables it has is not known: all that is stated may be meant.
+    // Its variable names are unknown, so any override may belong to it.
     if (!keys) Object.assign(all, overrides);
   }
   for (const { name, value, valueFrom } of env) {
@@ -85,8 +85,8 @@ export function resolveEnv(
     const known = fieldRef
       ? fieldOf(fieldRef.fieldPath, pod)
       : reference && keysOf(manifests, kind, reference.name)?.[reference.key];
-    const taken = known ?? overrides[name];
-    if (taken !== undefined) all[name] = taken;
+    const resolved = known ?? overrides[name];
+    if (resolved !== undefined) all[name] = resolved;
     else if (!reference?.optional) unknown.push(name);
   }
   if (unknown.length > 0) untried.push(`the values of ${unknown.join(", ")}`);
@@ -95,11 +95,10 @@ export function resolveEnv(
 
 function keysOf(manifests: KubeObject[], kind: string, name: string): Record<string, string> | undefined {
   const found = manifests.find((object) => object.kind === kind && object.metadata.name === name) as
-    Keys | undefined;
+    KeyValues | undefined;
   if (!found) return undefined;
   const { data = {}, stringData = {} } = found;
-  const plain =
-    kind === "ConfigMap" ? data : mapValues(data, (text) => Buffer.from(text, "base64").toString());
+  const plain = kind === "ConfigMap" ? data : mapValues(data, (text) => Buffer.from(text, "base64").toString());
   return { ...plain, ...stringData };
 }
 
@@ -107,7 +106,7 @@ function mapValues(object: Record<string, string>, map: (value: string) => strin
   return Object.fromEntries(Object.entries(object).map(([key, value]) => [key, map(value)]));
 }
 
-/** https://kubernetes.io/docs/concepts/workloads/pods/downward-api/ */
+/** Resolves a fieldRef. https://kubernetes.io/docs/concepts/workloads/pods/downward-api/ */
 function fieldOf(path: string, { name, namespace, labels, annotations, serviceAccount }: EnvContext["pod"]) {
   const [, group, key] = /^metadata\.(labels|annotations)\['(.*)'\]$/.exec(path) ?? [];
   if (group) return (group === "labels" ? labels : annotations)[key!] ?? "";
@@ -115,7 +114,7 @@ function fieldOf(path: string, { name, namespace, labels, annotations, serviceAc
     "metadata.name": name,
     "metadata.namespace": namespace,
     "metadata.uid": "00000000-0000-4000-8000-000000000000",
-    "spec.nodeName": "rehearsal",
+    "spec.nodeName": "smoke-test",
     "spec.serviceAccountName": serviceAccount,
     "status.hostIP": NODE_ADDRESS,
     "status.hostIPs": NODE_ADDRESS,
@@ -126,7 +125,7 @@ function fieldOf(path: string, { name, namespace, labels, annotations, serviceAc
 }
 
 /**
- * `$(NAME)` is a variable from before, one that is not there stays as it is, and `$$` is a dollar sign.
+ * Expands `$(NAME)` to an earlier variable and `$$` to a dollar sign. Unknown names stay as they are.
  * https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/
  */
 export function expandReferences(text: string, env: Record<string, string>): string {

@@ -1,27 +1,32 @@
 /**
- * How long what fails for nobody's fault is tried again: one policy for all dealings with the API server.
+ * Retry policy for transient Kubernetes API errors.
  *
- * An API server restarts, is behind a load balancer that does, sheds load (429), or waits for a webhook that is not up yet:
- * the next try, a moment later, is answered. What it says about the object or about who asks is an answer and stays one.
+ * The API server may be restarting, be behind a load balancer that is restarting, shed load (429), or wait for a
+ * webhook that is not ready. A retry a moment later succeeds. An error about the object or about the user's rights is
+ * final.
  */
 
 /** Seconds from the first failure of a request until it counts as failed. */
 export const RETRY_BUDGET_SECONDS = 20;
-/** Milliseconds before the second try; each pause after it is twice as long, up to LONGEST_PAUSE_MS. */
+/** Milliseconds before the second attempt. Each pause is twice as long as the last, up to MAX_PAUSE_MS. */
 const FIRST_PAUSE_MS = 100;
-const LONGEST_PAUSE_MS = 2000;
+const MAX_PAUSE_MS = 2000;
 
-/** No answer, or one that the next try need not get: too many requests, an error of the server's, a gateway without it. */
+/** Returns whether a retry may succeed: no response (0), too many requests, a server or gateway error. */
 export function isTransientStatus(status: number): boolean {
   return status === 0 || status === 429 || (status >= 500 && status !== 501);
 }
 
-/** Milliseconds to wait before a try. @param asked the seconds that the server asks for */
-export function backoffMs(failed: number, asked = 0): number {
-  return Math.max(asked * 1000, Math.min(FIRST_PAUSE_MS * 2 ** (failed - 1), LONGEST_PAUSE_MS));
+/**
+ * Returns the milliseconds to wait before the next attempt.
+ *
+ * @param retryAfter seconds that the server asks for
+ */
+export function backoffMs(failed: number, retryAfter = 0): number {
+  return Math.max(retryAfter * 1000, Math.min(FIRST_PAUSE_MS * 2 ** (failed - 1), MAX_PAUSE_MS));
 }
 
-/** Sleeps, but not longer than the signal lets. @throws the signal's reason */
+/** Sleeps until the time is over or the signal is aborted. @throws the signal's reason */
 export async function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
   if (!signal) return Bun.sleep(milliseconds);
   signal.throwIfAborted();

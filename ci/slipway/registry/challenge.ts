@@ -1,27 +1,27 @@
 /**
- * The header WWW-Authenticate: one challenge or several, in one header or in as many, which fetch() joins with commas.
+ * Parses the WWW-Authenticate header. It can contain several challenges, and fetch() joins several headers with commas.
  *
  * Format: https://www.rfc-editor.org/rfc/rfc9110#section-11.6.1
  */
 
 export interface Challenge {
-  /** In small letters. */
+  /** In lower case. */
   scheme: string;
-  /** By their names in small letters. */
+  /** Name in lower case -> value. */
   parameters: Map<string, string>;
 }
 
 const token = "[!#$%&'*+.^_`|~\\w-]+";
-/** A value is quoted, or a token; registries have sent addresses without quotes, too. */
+/** A value is quoted or a token. Some registries also send unquoted URLs. */
 const parameter = `(?<name>${token})\\s*=\\s*(?:"(?<quoted>(?:[^"\\\\]|\\\\.)*)"|(?<plain>[^\\s,"]+))`;
-/** It may have one word of data in the place of parameters. */
+/** A scheme can have a token68 value instead of parameters. */
 const scheme = `(?<scheme>${token})(?:\\s+[\\w.~+/-]+=*(?=\\s*(?:,|$)))?`;
-const word = new RegExp(`[\\s,]*(?:${parameter}|${scheme})`, "gy");
+const schemeOrParameter = new RegExp(`[\\s,]*(?:${parameter}|${scheme})`, "gy");
 
-/** The challenges of a header, in its order; what comes after something that is none is left out. */
+/** Parses the challenges of a header, in order. Parsing stops at the first syntax error. */
 export function parseChallenges(header: string): Challenge[] {
   const challenges: Challenge[] = [];
-  for (const { groups = {} } of header.matchAll(word)) {
+  for (const { groups = {} } of header.matchAll(schemeOrParameter)) {
     const { scheme, name, quoted, plain = "" } = groups;
     if (scheme !== undefined) {
       challenges.push({ scheme: scheme.toLowerCase(), parameters: new Map() });

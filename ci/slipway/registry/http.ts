@@ -1,144 +1,142 @@
 /**
- * One request and its whole reply, with a deadline: over https or to this machine, and by way of a few redirects.
+ * Sends HTTP requests with a timeout and a limited number of redirects, over https or to this machine.
  *
- * Redirects are followed by hand, https://fetch.spec.whatwg.org/#http-redirect-fetch: fetch() by itself would go on from https to
- * http, with an upload as its body.
+ * Redirects are followed manually (https://fetch.spec.whatwg.org/#http-redirect-fetch), because fetch() would follow a
+ * redirect from https to http and send an upload's body there.
  */
 import { PipelineError } from "../core/errors.ts";
 import { TransientError } from "./retry.ts";
 import { isLoopback } from "./reference.ts";
 
-const MOST_REDIRECTS = 5;
+const MAX_REDIRECTS = 5;
 const redirects = new Set([301, 302, 303, 307, 308]);
 
 export interface HttpRequest {
   method?: "GET" | "HEAD" | "POST" | "PUT";
   headers?: Record<string, string>;
   body?: Uint8Array<ArrayBuffer> | URLSearchParams;
-  /** The reply is wanted, wherever it points. */
+  /** "manual" returns a redirect instead of following it. */
   redirect?: "manual";
-  seconds?: number;
+  /** Timeout of the request. Used by Transport, not by sendRequest(). */
+  timeoutSeconds?: number;
 }
 
 export interface HttpReply extends Pick<Response, "status" | "ok" | "headers"> {
-  /** Of the last one that was asked. */
+  /** URL of the last request, after redirects. */
   url: string;
   body: Uint8Array;
 }
 
 export interface RequestPolicy {
-  /** As a person calls it. */
+  /** Name of the registry for messages. */
   registry: string;
-  /** Whether all of it has to be https, on this machine too: it began so. */
-  secure: boolean;
-  /** Seconds that the request may take, redirects included. */
-  seconds: number;
+  /** Whether https is required, even for redirects to this machine. */
+  isHttpsRequired: boolean;
+  /** Timeout of the request including redirects. */
+  timeoutSeconds: number;
   signal: AbortSignal;
 }
 
 /**
- * @throws {PipelineError} "environment" when nobody answers, or the way would go on without TLS: nothing is sent there then
- * @throws the signal's reason when it was aborted
+ * Sends a request and follows redirects.
+ *
+ * @throws {PipelineError} "environment" if there is no reply, or a redirect is not encrypted. Nothing is sent to its target
+ * @throws the signal's reason if it is aborted
  */
-export async function sendRequest(from: URL, request: HttpRequest, terms: RequestPolicy): Promise<HttpReply> {
-  const { redirect, seconds: _, ...first } = request;
-  const limit = AbortSignal.timeout(terms.seconds * 1000);
+export async function sendRequest(from: URL, request: HttpRequest, policy: RequestPolicy): Promise<HttpReply> {
+  const { redirect, timeoutSeconds: _, ...first } = request;
+  const timeout = AbortSignal.timeout(policy.timeoutSeconds * 1000);
   let [url, init] = [from, first];
   for (let followed = 0; ; followed += 1) {
-    const secure = terms.secure || from.protocol === "https:";
-    if (!isAllowed(url, secure)) throw unencrypted(url, terms);
-    const reply = await once(url, init, limit, terms);
-    const next = redirect === "manual" ? undefined : targetOf(reply);
+    const isHttpsRequired = policy.isHttpsRequired || from.protocol === "https:";
+    if (!isAllowed(url, isHttpsRequired)) throw unencryptedRedirect(url, policy);
+    const reply = await sendOnce(url, init, timeout, policy);
+    const next = redirect === "manual" ? undefined : redirectTarget(reply);
     if (!next) return reply;
-    if (followed === MOST_REDIRECTS) throw astray(from, terms);
-    init = redirected(init, reply.status, next.origin === url.origin);
+    if (followed === MAX_REDIRECTS) throw tooManyRedirects(from, policy);
+    init = redirectedRequest(init, reply.status, next.origin === url.origin);
     url = next;
   }
 }
 
-function isAllowed({ protocol, hostname }: URL, secure: boolean): boolean {
-  return protocol === "https:" || (!secure && protocol === "http:" && isLoopback(hostname));
+function isAllowed({ protocol, hostname }: URL, isHttpsRequired: boolean): boolean {
+  return protocol === "https:" || (!isHttpsRequired && protocol === "http:" && isLoopback(hostname));
 }
 
-function targetOf({ status, headers, url }: HttpReply): URL | undefined {
+function redirectTarget({ status, headers, url }: HttpReply): URL | undefined {
   const location = headers.get("location");
   if (!redirects.has(status) || location === null) return undefined;
   return URL.parse(location, url) ?? undefined;
 }
 
-/** What is asked at a redirect's target. Authorization is for the origin that it was meant for. */
-function redirected(request: HttpRequest, status: number, sameOrigin: boolean): HttpRequest {
-  const { method = "GET", headers = {}, body } = request;
-  const { Authorization: _, ...others } = headers;
-  const kept = sameOrigin ? headers : others;
+/** Creates the request to a redirect's target. Authorization is not sent to another origin. */
+function redirectedRequest(request: HttpRequest, status: number, isSameOrigin: boolean): HttpRequest {
+  const { method = "GET", headers: allHeaders = {}, body } = request;
+  const { Authorization: _, ...withoutAuthorization } = allHeaders;
+  const headers = isSameOrigin ? allHeaders : withoutAuthorization;
   const isRead = method === "GET" || method === "HEAD";
-  const turnsToGet = (status === 303 && !isRead) || (status < 303 && method === "POST");
-  if (!turnsToGet) return { method, headers: kept, ...(body && { body }) };
-  const { "Content-Type": __, ...bare } = kept;
-  return { method: "GET", headers: bare };
+  const becomesGet = (status === 303 && !isRead) || (status < 303 && method === "POST");
+  if (!becomesGet) return { method, headers, ...(body && { body }) };
+  const { "Content-Type": __, ...bodilessHeaders } = headers;
+  return { method: "GET", headers: bodilessHeaders };
 }
 
-async function once(
-  url: URL,
-  init: HttpRequest,
-  limit: AbortSignal,
-  terms: RequestPolicy,
-): Promise<HttpReply> {
+async function sendOnce(url: URL, init: HttpRequest, timeout: AbortSignal, policy: RequestPolicy): Promise<HttpReply> {
   try {
     const response = await fetch(url, {
       ...init,
       redirect: "manual",
-      // HTTP_PROXY would otherwise be given what is meant for this machine, credentials and all.
+      // Otherwise HTTP_PROXY would receive requests to this machine, including credentials.
       ...(isLoopback(url.hostname) && { proxy: false }),
-      signal: AbortSignal.any([terms.signal, limit]),
+      signal: AbortSignal.any([policy.signal, timeout]),
     });
     const { status, ok, headers } = response;
     return { status, ok, headers, url: url.href, body: await response.bytes() };
   } catch (error) {
-    terms.signal.throwIfAborted();
-    throw noReply(url.host, terms.seconds, error);
+    policy.signal.throwIfAborted();
+    throw explainNetworkError(url.host, policy.timeoutSeconds, error);
   }
 }
 
-function unencrypted({ origin }: URL, { registry }: RequestPolicy): PipelineError {
-  const message = `${registry} sends us on to ${origin}, which is not encrypted; nothing was sent there`;
+function unencryptedRedirect({ origin }: URL, { registry }: RequestPolicy): PipelineError {
+  const message = `${registry} redirects to ${origin}, which is not encrypted; nothing was sent there`;
   return new PipelineError("environment", message, {
-    hint: "Does a proxy in front of the registry tell it X-Forwarded-Proto? Registries make their addresses of that.",
+    hint: "If a proxy is in front of the registry, make it send X-Forwarded-Proto. Registries build their URLs from it.",
   });
 }
 
-function astray({ host }: URL, { registry }: RequestPolicy): PipelineError {
-  const message = `${registry} sends us on more than ${MOST_REDIRECTS} times, from ${host}`;
-  return new PipelineError("environment", message, { hint: "The registry's log should say more." });
+function tooManyRedirects({ host }: URL, { registry }: RequestPolicy): PipelineError {
+  const message = `${registry} redirects more than ${MAX_REDIRECTS} times, from ${host}`;
+  return new PipelineError("environment", message, { hint: "Check the registry's log." });
 }
 
-/** Why there was no reply at all. */
-function noReply(host: string, seconds: number, error: unknown): PipelineError {
+/** Explains why a request got no reply. */
+function explainNetworkError(host: string, timeoutSeconds: number, error: unknown): PipelineError {
   const { name, code = name } = error as { name: string; code?: string };
   if (name === "TimeoutError") {
-    return new TransientError("environment", `${host} gave no answer within ${seconds} s`, {
-      hint: "Is the registry overloaded, or the way to it slow? Run the command again.",
+    return new TransientError("environment", `${host} did not reply within ${timeoutSeconds} s`, {
+      hint: "Check the registry's load and the network, then run the command again.",
       cause: error,
     });
   }
   if (/CERT|TLS|SSL|SIGNATURE|EPROTO/.test(code)) {
     return new PipelineError("environment", `${host} has no TLS that this machine trusts (${code})`, {
       hint:
-        "NODE_EXTRA_CA_CERTS names a file with the certificate of an authority of your own; " +
-        "without TLS a registry is used on localhost alone.",
+        "For a private certificate authority, set NODE_EXTRA_CA_CERTS to the file with its certificate. " +
+        "Registries without TLS are supported on localhost only.",
       cause: error,
     });
   }
   if (/ECONNRESET|EPIPE/.test(code)) {
-    return new TransientError("environment", `${host} broke off the connection (${code})`, {
-      hint: "A registry or proxy does that when a request is too large for it, or when it restarts.",
+    return new TransientError("environment", `${host} closed the connection (${code})`, {
+      hint: "Check whether the registry restarts, or whether it or a proxy limits the request size.",
       cause: error,
     });
   }
-  // Nobody listens while it restarts; a name that nobody knows stays unknown.
-  const Kind = /ECONNREFUSED|ETIMEDOUT|EAI_AGAIN/.test(code) ? TransientError : PipelineError;
-  return new Kind("environment", `${host} cannot be reached (${code})`, {
-    hint: "Is the registry's name right, does it run, and does this machine reach it?",
+  // A restarting registry refuses connections for a while. An unknown host name is permanent.
+  const ErrorClass = /ECONNREFUSED|ETIMEDOUT|EAI_AGAIN/.test(code) ? TransientError : PipelineError;
+  return new ErrorClass("environment", `cannot reach ${host} (${code})`, {
+    hint: "Check the registry's name, that it runs, and that this machine can reach it.",
     cause: error,
   });
 }

@@ -1,62 +1,62 @@
 /**
- * An image's way into a registry, from the docker-archive, with nothing but HTTP.
+ * Pushes images from docker-archives to registries over HTTP.
  *
- * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md. Layers go
- * compressed with zstd: half the size of a layer, in a quarter of gzip's time.
+ * Layers are compressed with zstd, which halves their size in a quarter of gzip's time.
+ *
+ * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md
  */
 import { zstdLevels } from "../image/archive-writer.ts";
 import { PipelineError } from "../core/errors.ts";
-import { digestOf as digestOfBytes, isDigest } from "../core/hash.ts";
-import {
-  digestInName,
-  shortImageName,
-  layerReader,
-  readArchive,
-  type Archive,
-} from "../image/archive-reader.ts";
+import { digestOf, isDigest } from "../core/hash.ts";
+import { digestInName, shortImageName, createLayerReader, readArchive, type Archive } from "../image/archive-reader.ts";
 import { detectCompression } from "../image/decompress.ts";
 import type { TarEntry } from "../image/tar-reader.ts";
 import { attachSbom } from "./referrer.ts";
 import { parseReference } from "./reference.ts";
-import { ociTypes, Repository, type Descriptor, type Manifest } from "./repository.ts";
+import { ociMediaTypes, Repository, type Descriptor, type Manifest } from "./repository.ts";
 import type { RegistryOptions } from "./transport.ts";
 
 const types = {
-  manifest: ociTypes.manifest,
+  manifest: ociMediaTypes.manifest,
   config: "application/vnd.oci.image.config.v1+json",
   layer: "application/vnd.oci.image.layer.v1.tar+zstd",
 };
 
 export interface PushOptions extends RegistryOptions {
-  /** The image's SBOM, which is attached to it; default: none is. */
+  /** Path of the SBOM to attach to the image. Default: no SBOM. */
   sbom?: string;
 }
 
 /**
- * Pushes a docker-archive's image. What the registry has is not sent again, and an image that stands under this very
- * tag is not even compressed. The tag comes last: an image that is found under it has its SBOM.
+ * Pushes the image of a docker-archive.
+ *
+ * Existing blobs are not sent again. If the tag already has the image, nothing is compressed. The tag is set last, so
+ * that a tagged image always has its SBOM.
  *
  * @param reference `registry[:port]/path:tag`
  * @returns the manifest's digest, `sha256:…`
- * @throws {PipelineError} "environment": no such archive, registry not reached, credentials, space; "usage": reference
- * @throws the signal's reason when it was aborted
+ * @throws {PipelineError} "environment" if the archive is missing or invalid, or the registry cannot be reached, refuses
+ *   the credentials, or is full
+ * @throws {PipelineError} "usage" if the reference is malformed
+ * @throws the signal's reason if it is aborted
  */
 export async function pushImage(archive: string, reference: string, options: PushOptions): Promise<string> {
-  return (await pushArchive(archive, await read(archive), reference, options)).digest;
+  return (await pushArchive(archive, await openArchive(archive), reference, options)).digest;
 }
 
 /**
- * Pushes archives of several platforms, each under its id, and under each of `tags` one index of them, from which a client
- * takes what is for its platform. The same images make the same index, in whatever order they are named.
+ * Pushes archives of several platforms, each under its image ID, and an index of them under each tag.
+ *
+ * A client selects its platform's image from the index. The index does not depend on the order of the archives.
  *
  * Format: OCI image index, https://github.com/opencontainers/image-spec/blob/v1.1.0/image-index.md
  *
- * @param name the image's, which each archive names with its id
+ * @param name image name. Each archive must contain `name:<id>`
  * @param repository `registry[:port]/path`, without a tag
- * @param options for each archive; `sbomOf` names the SBOM that is attached to it, default: none is
- * @param tags none: for a single archive, which then is all that is pushed
- * @returns the digest of the index, or without tags of the image; and which platforms it has
- * @throws {PipelineError} as push(); "usage" too when two archives are for one platform
+ * @param tags tags of the index. May be empty for a single archive, which is then pushed without an index
+ * @param options `sbomOf` returns the path of an archive's SBOM. Default: no SBOM
+ * @returns the platforms, and the digest of the index, or of the image if there are no tags
+ * @throws {PipelineError} the same errors as pushImage(), and "usage" if two archives are for the same platform
  */
 export async function pushIndex(
   name: string,
@@ -66,18 +66,17 @@ export async function pushIndex(
   { sbomOf, ...options }: RegistryOptions & { sbomOf?(archive: string): string },
 ): Promise<{ digest: string; platforms: string[] }> {
   const images = new Map<string, { path: string; archive: Archive; id: string }>();
-  // All are looked at before anything is sent.
+  // All archives are checked before anything is sent.
   for (const path of archives) {
-    const archive = await read(path);
+    const archive = await openArchive(path);
     const { os, architecture } = archive.config;
-    const [platform, id] = [`${os}/${architecture}`, idIn(name, archive)];
-    const same = images.get(platform);
-    if (same)
-      throw new PipelineError(
-        "usage",
-        `${same.path} and ${path} are both for ${platform}: one of each platform`,
-      );
-    if (!id) throw notAnArchive(path, `none of its names is ${name}:<id>`);
+    const [platform, id] = [`${os}/${architecture}`, findId(name, archive)];
+    const duplicate = images.get(platform);
+    if (duplicate)
+      throw new PipelineError("usage", `${duplicate.path} and ${path} are both for ${platform}`, {
+        hint: "Pass one archive per platform.",
+      });
+    if (!id) throw invalidArchive(path, `none of its names is ${name}:<id>`);
     images.set(platform, { path, archive, id });
   }
   const platforms = [...images.keys()].sort();
@@ -90,77 +89,77 @@ export async function pushIndex(
       ...options,
       ...(sbom && { sbom }),
     });
-    options.say?.(`${platform} is ${name}:${id}, ${image.digest}`);
+    options.log?.(`${platform} is ${name}:${id}, ${image.digest}`);
     manifests.push({ ...image, platform: { architecture, os } });
   }
   if (tags.length === 0) return { digest: manifests[0]!.digest, platforms };
-  const content = { schemaVersion: 2, mediaType: ociTypes.index, manifests };
+  const content = { schemaVersion: 2, mediaType: ociMediaTypes.index, manifests };
   const index = new TextEncoder().encode(JSON.stringify(content));
-  const digest = digestOfBytes(index);
+  const digest = digestOf(index);
   for (const tag of tags) {
-    const at = new Repository(parseReference(`${repository}:${tag}`), "pull,push", options);
-    const there = (await at.digest()) === digest;
-    if (!there) await at.putManifest(index, ociTypes.index);
-    options.say?.(`${repository}:${tag} ${there ? "is there already" : "sent"}`);
+    const target = new Repository(parseReference(`${repository}:${tag}`), "pull,push", options);
+    const isUpToDate = (await target.digest()) === digest;
+    if (!isUpToDate) await target.putManifest(index, ociMediaTypes.index);
+    options.log?.(`${repository}:${tag} ${isUpToDate ? "is up to date" : "sent"}`);
   }
   return { digest, platforms };
 }
 
-/** The id in an archive's names. */
-function idIn(name: string, { names }: Archive): string | undefined {
-  const own = new RegExp(`^${name}:([0-9a-f]{12})$`);
-  return names.flatMap((name) => own.exec(shortImageName(name))?.[1] ?? [])[0];
+/** Finds the image ID in an archive's names. */
+function findId(name: string, { names }: Archive): string | undefined {
+  const withId = new RegExp(`^${name}:([0-9a-f]{12})$`);
+  return names.flatMap((name) => withId.exec(shortImageName(name))?.[1] ?? [])[0];
 }
 
-/** @returns the manifest, as an index names it */
+/** Pushes an opened archive. @returns the manifest's descriptor */
 async function pushArchive(
   archive: string,
   { configEntry, layers, config }: Archive,
   reference: string,
   options: PushOptions,
 ): Promise<Descriptor> {
-  const to = parseReference(reference);
-  const from = layerReader(archive, layers);
-  // When one upload fails, the others end with it.
+  const target = parseReference(reference);
+  const reader = createLayerReader(archive, layers);
+  // If an upload fails, the others are aborted.
   const failed = new AbortController();
   const signal = AbortSignal.any([options.signal, failed.signal]);
-  const repository = new Repository(to, "pull,push", { ...options, signal });
-  const send = async (what: string, mediaType: string, bytes: Uint8Array<ArrayBuffer>) => {
+  const repository = new Repository(target, "pull,push", { ...options, signal });
+  const send = async (name: string, mediaType: string, bytes: Uint8Array<ArrayBuffer>) => {
     signal.throwIfAborted();
-    const digest = digestOfBytes(bytes);
-    const sent = await repository.sendBlob(digest, bytes);
-    options.say?.(`${what} (${(bytes.length / 1e6).toFixed(1)} MB) ${sent ? "sent" : "is there already"}`);
+    const digest = digestOf(bytes);
+    const isSent = await repository.sendBlob(digest, bytes);
+    options.log?.(`${name} (${(bytes.length / 1e6).toFixed(1)} MB) ${isSent ? "sent" : "exists already"}`);
     return { mediaType, digest, size: bytes.length };
   };
   const sendLayer = async (layer: TarEntry, index: number) => {
-    const stored = await from.stored(layer);
-    const bytes = await from.unpacked(layer).catch((error: Error) => {
-      throw notAnArchive(archive, `its layer ${layer.path} cannot be read: ${error.message}`, error);
+    const stored = await reader.stored(layer);
+    const bytes = await reader.unpacked(layer).catch((error: Error) => {
+      throw invalidArchive(archive, `cannot read the layer ${layer.path}: ${error.message}`, error);
     });
-    if (digestOfBytes(bytes) !== config.rootfs.diff_ids[index])
-      throw notAnArchive(archive, `its layer ${layer.path} is not what its config says`);
-    // What came with gzip goes with zstd as well.
+    if (digestOf(bytes) !== config.rootfs.diff_ids[index])
+      throw invalidArchive(archive, `the layer ${layer.path} does not match its diffID in the config`);
+    // Layers with gzip are recompressed with zstd.
     const isZstd = detectCompression(stored) === "zstd";
     const compressed = isZstd ? stored : await Bun.zstdCompress(bytes, { level: zstdLevels.fast });
-    const what = `layer ${index + 1} of ${layers.length}`;
-    return send(what, types.layer, compressed as Uint8Array<ArrayBuffer>);
+    const name = `layer ${index + 1} of ${layers.length}`;
+    return send(name, types.layer, compressed as Uint8Array<ArrayBuffer>);
   };
   const attach = async (image: Descriptor) => {
     if (options.sbom === undefined) return;
     const { sent } = await attachSbom(repository, image, options.sbom);
-    options.say?.(`SBOM ${sent ? "attached" : "is there already"}`);
+    options.log?.(`SBOM ${sent ? "attached" : "is attached already"}`);
   };
 
   try {
-    const configBytes = await from.stored(configEntry);
-    const promised = digestInName(configEntry);
-    if (promised !== undefined && digestOfBytes(configBytes) !== `sha256:${promised}`)
-      throw notAnArchive(archive, `its ${configEntry.path} does not have the digest that is its name`);
-    const there = await repository.manifest();
-    if (there && (await isWhole(there.content, digestOfBytes(configBytes), repository))) {
-      options.say?.(`${reference} is there already`);
-      await attach(there.descriptor);
-      return there.descriptor;
+    const configBytes = await reader.stored(configEntry);
+    const declaredDigest = digestInName(configEntry);
+    if (declaredDigest !== undefined && digestOf(configBytes) !== `sha256:${declaredDigest}`)
+      throw invalidArchive(archive, `the content of ${configEntry.path} does not match the digest in its name`);
+    const existing = await repository.manifest();
+    if (existing && (await isComplete(existing.content, digestOf(configBytes), repository))) {
+      options.log?.(`${reference} exists already`);
+      await attach(existing.descriptor);
+      return existing.descriptor;
     }
     const [sentConfig, ...sentLayers] = await Promise.all([
       send("config", types.config, configBytes),
@@ -168,7 +167,7 @@ async function pushArchive(
     ]);
     const content = { schemaVersion: 2, mediaType: types.manifest, config: sentConfig, layers: sentLayers };
     const manifest = new TextEncoder().encode(JSON.stringify(content));
-    const image = { mediaType: types.manifest, digest: digestOfBytes(manifest), size: manifest.length };
+    const image = { mediaType: types.manifest, digest: digestOf(manifest), size: manifest.length };
     if (options.sbom !== undefined) {
       await repository.putManifest(manifest, types.manifest, image.digest);
       await attach(image);
@@ -181,48 +180,49 @@ async function pushArchive(
 }
 
 /**
- * Asks a registry what stands under `reference`.
+ * Resolves a tag to the manifest's digest.
  *
  * @param reference `registry[:port]/path:tag`
- * @returns the manifest's digest, `sha256:…`; undefined when there is none
- * @throws {PipelineError} "environment": registry not reached, credentials; "usage": reference
- * @throws the signal's reason when it was aborted
+ * @returns the digest, `sha256:…`, or undefined if the tag does not exist
+ * @throws {PipelineError} "environment" if the registry cannot be reached or refuses the credentials
+ * @throws {PipelineError} "usage" if the reference is malformed
+ * @throws the signal's reason if it is aborted
  */
-export async function resolveDigest(
-  reference: string,
-  options: RegistryOptions,
-): Promise<string | undefined> {
+export async function resolveDigest(reference: string, options: RegistryOptions): Promise<string | undefined> {
   return new Repository(parseReference(reference), "pull", options).digest();
 }
 
 /**
- * Looks whether it is the image of an archive that stands under `reference`: its layers' content and its config, but for the commit
- * in the label, which is no part of what an id stands for. Whoever may push a tag decides what stands under it, whatever its name.
+ * Compares the image of an archive with the image under a tag.
+ *
+ * A tag with an image ID is not trustworthy, because everybody with push access can change it. The content of the layers
+ * and the config must be equal, except for the label with the commit, which is not part of the ID.
  *
  * @param reference `registry[:port]/path:tag`
- * @returns the manifest's digest, and whether it is the same image, whole; undefined when there is nothing
- * @throws {PipelineError} as push()
+ * @returns the manifest's digest, and whether the image is the same and complete. Undefined if the tag does not exist
+ * @throws {PipelineError} the same errors as pushImage()
  */
 export async function compareWithRemote(
   archive: string,
   reference: string,
   options: RegistryOptions,
 ): Promise<{ digest: string; same: boolean } | undefined> {
-  const { config } = await read(archive);
+  const { config } = await openArchive(archive);
   const repository = new Repository(parseReference(reference), "pull", options);
-  const there = await repository.manifest();
-  if (!there) return undefined;
-  const { content, descriptor } = there;
-  const named = content.config?.digest;
-  const found = isDigest(named) && (await repository.blob(named));
-  const same = found && sameConfig(found, config) && (await isWhole(content, named, repository));
+  const found = await repository.manifest();
+  if (!found) return undefined;
+  const { content, descriptor } = found;
+  const configDigest = content.config?.digest;
+  const remoteConfig = isDigest(configDigest) && (await repository.blob(configDigest));
+  const same =
+    remoteConfig && isSameConfig(remoteConfig, config) && (await isComplete(content, configDigest, repository));
   return { digest: descriptor.digest, same: same === true };
 }
 
-function sameConfig(bytes: Uint8Array, own: Archive["config"]): boolean {
+function isSameConfig(remoteConfig: Uint8Array, config: Archive["config"]): boolean {
   try {
-    const other = JSON.parse(Buffer.from(bytes).toString()) as Archive["config"];
-    return Bun.deepEquals(withoutCommit(other), withoutCommit(own), true);
+    const remote = JSON.parse(Buffer.from(remoteConfig).toString()) as Archive["config"];
+    return Bun.deepEquals(withoutCommit(remote), withoutCommit(config), true);
   } catch {
     return false;
   }
@@ -236,27 +236,28 @@ function withoutCommit(config: Archive["config"]): object {
 }
 
 /**
- * Whether a manifest is of the image with this config, and its blobs are there. The config names the layers' content,
- * so that it does not matter how they were compressed, or by whom.
+ * Whether a manifest has this config, and all of its blobs exist.
+ *
+ * The config contains the diffIDs of the layers, so their compression may differ.
  */
-async function isWhole(manifest: Manifest, config: string, repository: Repository): Promise<boolean> {
-  if (manifest.config?.digest !== config || !Array.isArray(manifest.layers)) return false;
+async function isComplete(manifest: Manifest, configDigest: string, repository: Repository): Promise<boolean> {
+  if (manifest.config?.digest !== configDigest || !Array.isArray(manifest.layers)) return false;
   const digests = [manifest.config, ...manifest.layers].map(({ digest }) => digest);
   if (!digests.every(isDigest)) return false;
   return (await Promise.all(digests.map((digest) => repository.hasBlob(digest)))).every(Boolean);
 }
 
-async function read(path: string): Promise<Archive> {
+async function openArchive(path: string): Promise<Archive> {
   const archive = await readArchive(path).catch((error: Error) => {
-    throw notAnArchive(path, error.message, error);
+    throw invalidArchive(path, error.message, error);
   });
-  if (!archive) throw notAnArchive(path, "there is no such file");
+  if (!archive) throw invalidArchive(path, "file not found");
   return archive;
 }
 
-function notAnArchive(path: string, why: string, cause?: unknown): PipelineError {
-  return new PipelineError("environment", `${path} is no docker-archive that could be pushed: ${why}`, {
-    hint: `\`bun ci/pipeline.ts image --output ${path}\` makes one.`,
+function invalidArchive(path: string, reason: string, cause?: unknown): PipelineError {
+  return new PipelineError("environment", `${path} is not a docker-archive that can be pushed: ${reason}`, {
+    hint: `Run \`bun ci/pipeline.ts image --output ${path}\` to build it.`,
     cause,
   });
 }

@@ -1,31 +1,32 @@
-/** An image's name in a registry, and what it is taken to mean. */
+/** Parses image references, `registry[:port]/path:tag`. */
 import { PipelineError } from "../core/errors.ts";
 
-/** An image's name, taken apart. */
 export interface Reference {
-  /** As it was written, `docker.io` or `localhost:5001`. */
+  /** Registry as written, for example `docker.io` or `localhost:5001`. */
   registry: string;
-  /** The registry's address. */
+  /** URL of the registry's API. */
   origin: string;
   path: string;
   tag: string;
 }
 
 /**
- * Takes `registry[:port]/path:tag` apart. The registry has to be there: a name without one means another place to every
- * tool. https for all, but for this machine itself; docker.io is the name of Docker Hub, not its address.
+ * Parses `registry[:port]/path:tag`.
  *
- * @throws {PipelineError} "usage" when it is not of that form
+ * The registry is required, because tools have different defaults. The protocol is https, except for this machine.
+ * docker.io is the name of Docker Hub, and its API has another host.
+ *
+ * @throws {PipelineError} "usage" if the reference is malformed
  */
 export function parseReference(reference: string): Reference {
-  const name =
-    /^(\[[\da-fA-F:]+\]|[\w.-]+)(:\d+)?\/([a-z\d]+(?:(?:[._]|__|-+|\/)[a-z\d]+)*):(\w[\w.-]{0,127})$/;
+  const name = /^(\[[\da-fA-F:]+\]|[\w.-]+)(:\d+)?\/([a-z\d]+(?:(?:[._]|__|-+|\/)[a-z\d]+)*):(\w[\w.-]{0,127})$/;
   const [, host = "", port = "", path = "", tag = ""] = name.exec(reference) ?? [];
   const url = URL.parse(`https://${host}${port}`);
   if (!url || (host !== "localhost" && !port && !/[.:]/.test(host))) {
-    // What is in front of an @ may be a password.
-    throw new PipelineError("usage", `"${reference.replace(/.*@/, "…@")}" is no REGISTRY[:PORT]/PATH:TAG`, {
-      hint: "For Docker Hub it is docker.io/NAME/IMAGE:TAG.",
+    // The part before an @ can contain a password.
+    const shown = reference.replace(/.*@/, "…@");
+    throw new PipelineError("usage", `"${shown}" is not of the form REGISTRY[:PORT]/PATH:TAG`, {
+      hint: "For Docker Hub, use docker.io/NAME/IMAGE:TAG.",
     });
   }
   if (/^(index\.)?docker\.io$/i.test(url.host)) {
@@ -36,7 +37,7 @@ export function parseReference(reference: string): Reference {
   return { registry: `${host}${port}`, origin, path, tag };
 }
 
-/** Whether a URL's host is this machine itself; URL has normalised it already. */
+/** Whether a URL's host is this machine. URL normalises the host. */
 export function isLoopback(hostname: string): boolean {
   return hostname === "localhost" || hostname === "[::1]" || /^127(\.\d+){3}$/.test(hostname);
 }

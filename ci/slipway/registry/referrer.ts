@@ -1,29 +1,32 @@
 /**
- * The SBOM beside the image in the registry: a manifest of its own that names the image as its subject, so that whoever
- * has the image's digest finds it (`oras discover`, `regctl artifact list`).
+ * Attaches an SBOM to an image in a registry, as a manifest whose subject is the image.
+ *
+ * Clients find it by the image's digest (`oras discover`, `regctl artifact list`).
  *
  * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md, "Guidelines
- * for Artifact Usage". A registry that knows subjects says so when it takes one; for the others the client keeps the list:
+ * for Artifact Usage". A registry that supports subjects confirms them in its reply. For other registries, the client
+ * maintains the list of referrers:
  * https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pushing-manifests-with-subject.
  */
 import { PipelineError } from "../core/errors.ts";
 import { digestOf } from "../core/hash.ts";
-import { SBOM } from "../image/sbom.ts";
-import { ociTypes, type Descriptor, type Index, type Repository } from "./repository.ts";
+import { SBOM_FILE } from "../image/sbom.ts";
+import { ociMediaTypes, type Descriptor, type Index, type Repository } from "./repository.ts";
 
 const sbomType = "application/vnd.cyclonedx+json";
 
-/** What stands for a config where there is none: an empty JSON object. */
-const empty = new TextEncoder().encode("{}");
-const emptyType = "application/vnd.oci.empty.v1+json";
+/** Placeholder for the config, an empty JSON object. */
+const emptyConfig = new TextEncoder().encode("{}");
+const emptyConfigType = "application/vnd.oci.empty.v1+json";
 
 /**
- * Attaches an SBOM to an image, unless this very one is attached already.
+ * Attaches an SBOM to an image, unless an identical SBOM is attached already.
  *
- * @param subject the image's manifest, which is in the repository
- * @param path the SBOM, CycloneDX in JSON
- * @returns the digest of its manifest, and whether it was sent
- * @throws {PipelineError} "environment": no such file, registry not reached, credentials, space
+ * @param subject the image's manifest, which must be in the repository
+ * @param path path of the SBOM, CycloneDX in JSON
+ * @returns the digest of the SBOM's manifest, and whether it was sent
+ * @throws {PipelineError} "environment" if the file is missing, or the registry cannot be reached, refuses the
+ *   credentials, or is full
  */
 export async function attachSbom(
   repository: Repository,
@@ -33,70 +36,66 @@ export async function attachSbom(
   const content = await Bun.file(path)
     .bytes()
     .catch((cause: unknown) => {
-      throw new PipelineError("environment", `there is no SBOM at ${path}`, {
-        hint: "`bun ci/pipeline.ts image` writes the archive, and the SBOM beside it.",
+      throw new PipelineError("environment", `SBOM ${path} not found`, {
+        hint: "Run `bun ci/pipeline.ts image` to write the archive and its SBOM.",
         cause,
       });
     });
-  const config = describe(emptyType, empty);
-  const layer = describe(sbomType, content);
+  const config = createDescriptor(emptyConfigType, emptyConfig);
+  const layer = createDescriptor(sbomType, content);
   const manifest = encode({
     schemaVersion: 2,
-    mediaType: ociTypes.manifest,
+    mediaType: ociMediaTypes.manifest,
     artifactType: sbomType,
     config,
-    // The name under which a client stores it.
-    layers: [{ ...layer, annotations: { "org.opencontainers.image.title": SBOM } }],
+    // The file name that clients use for a download.
+    layers: [{ ...layer, annotations: { "org.opencontainers.image.title": SBOM_FILE } }],
     subject,
   });
-  const referrer = { ...describe(ociTypes.manifest, manifest), artifactType: sbomType };
+  const referrer = { ...createDescriptor(ociMediaTypes.manifest, manifest), artifactType: sbomType };
   const { digest } = referrer;
-  const lists = (index: Index | undefined) => index?.manifests.some((one) => one.digest === digest) ?? false;
+  const isListed = (index: Index | undefined) => index?.manifests.some((item) => item.digest === digest) ?? false;
 
-  const listed = await repository.referrers(subject.digest, sbomType);
-  if (lists(listed ?? (await fallbackList(repository, subject)))) return { digest, sent: false };
+  const referrers = await repository.referrers(subject.digest, sbomType);
+  if (isListed(referrers ?? (await readFallbackList(repository, subject)))) return { digest, sent: false };
 
-  await Promise.all([repository.sendBlob(config.digest, empty), repository.sendBlob(layer.digest, content)]);
-  const { linked } = await repository.putManifest(manifest, ociTypes.manifest, digest);
+  await Promise.all([repository.sendBlob(config.digest, emptyConfig), repository.sendBlob(layer.digest, content)]);
+  const { linked } = await repository.putManifest(manifest, ociMediaTypes.manifest, digest);
   if (!linked) {
-    // Read as late as can be: another client may add to the list, and the protocol has no lock for it.
-    const { manifests = [], ...rest } = (await fallbackList(repository, subject)) ?? {};
-    if (!lists({ manifests })) {
+    // Read as late as possible, because other clients can change the list and the protocol has no lock.
+    const { manifests = [], ...rest } = (await readFallbackList(repository, subject)) ?? {};
+    if (!isListed({ manifests })) {
       const index = {
         schemaVersion: 2,
-        mediaType: ociTypes.index,
+        mediaType: ociMediaTypes.index,
         ...rest,
         manifests: [...manifests, referrer],
       };
-      await repository.putManifest(encode(index), ociTypes.index, fallbackTag(subject));
+      await repository.putManifest(encode(index), ociMediaTypes.index, fallbackTag(subject));
     }
   }
   return { digest, sent: true };
 }
 
-/** The tag under which clients keep the list for a registry that does not: `sha256-<hex>`. */
+/** Returns the tag of the list in registries without referrers support, `sha256-<hex>`. */
 function fallbackTag({ digest }: Descriptor): string {
   return digest.replace(":", "-");
 }
 
-/** @throws {PipelineError} when something other than a list stands there: the specification says to leave it alone */
-async function fallbackList(repository: Repository, subject: Descriptor): Promise<Index | undefined> {
+/** Reads the list. @throws {PipelineError} if the tag is not a list, which the specification forbids to overwrite */
+async function readFallbackList(repository: Repository, subject: Descriptor): Promise<Index | undefined> {
   const tag = fallbackTag(subject);
   const found = await repository.manifest(tag);
   if (!found) return undefined;
   const { manifests } = found.content;
   if (!manifests)
-    throw new PipelineError(
-      "environment",
-      `the registry's tag ${tag} is no list of what refers to the image`,
-      {
-        hint: "Who put it there? Without that tag the SBOM can be attached.",
-      },
-    );
+    throw new PipelineError("environment", `the registry's tag ${tag} is not a list of the image's referrers`, {
+      hint: "Delete the tag in the registry if nobody uses it, then push again.",
+    });
   return { ...found.content, manifests };
 }
 
-function describe(mediaType: string, bytes: Uint8Array): Descriptor {
+function createDescriptor(mediaType: string, bytes: Uint8Array): Descriptor {
   return { mediaType, digest: digestOf(bytes), size: bytes.length };
 }
 

@@ -1,5 +1,5 @@
 /**
- * One repository of an OCI registry: its blobs and manifests over HTTP.
+ * Reads and writes blobs and manifests in a repository of an OCI registry.
  *
  * Protocol: OCI distribution specification 1.1, https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
  */
@@ -7,23 +7,22 @@ import { digestOf, isDigest } from "../core/hash.ts";
 import type { HttpRequest } from "./http.ts";
 import { isTransient, Transport } from "./transport.ts";
 
-/** Seconds that an upload may take. */
-const UPLOAD_SECONDS = 600;
+const UPLOAD_TIMEOUT_SECONDS = 600;
 
-export const ociTypes = {
+export const ociMediaTypes = {
   manifest: "application/vnd.oci.image.manifest.v1+json",
   index: "application/vnd.oci.image.index.v1+json",
 };
 
-/** What may stand under a tag: OCI's manifest and index, and the same two of Docker's. */
+/** Types that a tag can have: manifest and index, of OCI and of Docker. */
 const manifestTypes = [
-  ociTypes.manifest,
-  ociTypes.index,
+  ociMediaTypes.manifest,
+  ociMediaTypes.index,
   "application/vnd.docker.distribution.manifest.v2+json",
   "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
 
-/** How one thing in a registry names another. */
+/** Reference to a blob or manifest. */
 export interface Descriptor {
   mediaType: string;
   digest: string;
@@ -32,48 +31,50 @@ export interface Descriptor {
   artifactType?: string;
 }
 
-/** A list of manifests. */
 export interface Index {
   manifests: Descriptor[];
 }
 
-/** A manifest or an index, as far as it matters here. */
+/** The relevant keys of a manifest or an index. */
 export interface Manifest extends Partial<Index> {
   config?: { digest: string };
   layers?: { digest: string }[];
 }
 
-/** Every method throws a PipelineError "environment" when the registry cannot be reached, refuses, or is wrong. */
+/** Every method throws a PipelineError "environment" if the registry cannot be reached, refuses, or is faulty. */
 export class Repository extends Transport {
-  /** The digest under the reference's tag; undefined when there is none. */
+  /** Returns the digest of the reference's tag, or undefined if the tag does not exist. */
   async digest(): Promise<string | undefined> {
     const url = this.manifestUrl();
-    const reply = await this.persist(() => this.ask(url, { method: "HEAD", headers: accept }));
-    // The header is not a must. https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pulling-manifests
-    const given = reply?.headers.get("docker-content-digest");
-    if (typeof given === "string") return this.checked(given);
+    const reply = await this.retry(() => this.requestIfExists(url, { method: "HEAD", headers: accept }));
+    // The header is optional. https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pulling-manifests
+    const digest = reply?.headers.get("docker-content-digest");
+    if (typeof digest === "string") return this.checkDigest(digest);
     return reply && (await this.manifest())?.descriptor.digest;
   }
 
   /**
-   * What stands under a name; undefined when there is nothing.
+   * Reads a manifest or an index.
    *
-   * @param name a tag or a digest; default: the reference's tag
+   * @param name a tag or a digest. Default: the reference's tag
+   * @returns undefined if it does not exist
    */
   async manifest(name?: string): Promise<{ descriptor: Descriptor; content: Manifest } | undefined> {
-    const reply = await this.persist(() => this.ask(this.manifestUrl(name), { headers: accept }));
+    const reply = await this.retry(() => this.requestIfExists(this.manifestUrl(name), { headers: accept }));
     if (!reply) return undefined;
     const digest = digestOf(reply.body);
-    this.compare(digest, reply);
+    this.compareDigest(digest, reply);
     const content = this.json<Manifest & { mediaType?: string }>(reply);
-    // OCI's manifests may leave it out, and are then what the registry says of them.
-    const mediaType = content.mediaType ?? reply.headers.get("content-type") ?? ociTypes.manifest;
+    // `mediaType` is optional in OCI manifests. The Content-Type header is the fallback.
+    const mediaType = content.mediaType ?? reply.headers.get("content-type") ?? ociMediaTypes.manifest;
     return { descriptor: { mediaType, digest, size: reply.body.length }, content };
   }
 
   /**
-   * @param name a tag or the digest; default: the reference's tag
-   * @returns the digest; and whether the registry has noted which manifest this one refers to
+   * Writes a manifest or an index.
+   *
+   * @param name a tag or the digest. Default: the reference's tag
+   * @returns the digest, and whether the registry has linked the manifest to its subject
    */
   async putManifest(
     manifest: Uint8Array<ArrayBuffer>,
@@ -82,74 +83,75 @@ export class Repository extends Transport {
   ): Promise<{ digest: string; linked: boolean }> {
     const digest = digestOf(manifest);
     const request: HttpRequest = { method: "PUT", headers: { "Content-Type": type }, body: manifest };
-    const reply = await this.persist(() => this.must(this.manifestUrl(name), request));
-    this.compare(digest, reply);
+    const reply = await this.retry(() => this.request(this.manifestUrl(name), request));
+    this.compareDigest(digest, reply);
     return { digest, linked: reply.headers.has("oci-subject") };
   }
 
   /**
-   * The manifests of a type that refer to the one with this digest; undefined when the registry does not keep account.
+   * Lists the manifests of a type whose subject has this digest.
    *
-   * https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#listing-referrers; 404 is what it asks for, but
-   * registries and proxies of before have had other answers to a path that they do not know.
+   * https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#listing-referrers. The specification demands
+   * 404 without support, but older registries and proxies reply differently to unknown paths.
+   *
+   * @returns undefined if the registry does not support referrers
    */
   async referrers(digest: string, artifactType: string): Promise<Index | undefined> {
     const url = this.url(`referrers/${digest}`);
     url.searchParams.set("artifactType", artifactType);
-    const reply = await this.persist(async () => {
-      const reply = await this.authorized(url, { headers: { Accept: ociTypes.index } });
-      if (isTransient(reply.status)) throw this.refusal(url.host, reply);
+    const reply = await this.retry(async () => {
+      const reply = await this.sendAuthorized(url, { headers: { Accept: ociMediaTypes.index } });
+      if (isTransient(reply.status)) throw this.rejection(url.host, reply);
       return reply;
     });
-    const isIndex = reply.headers.get("content-type")?.startsWith(ociTypes.index);
+    const isIndex = reply.headers.get("content-type")?.startsWith(ociMediaTypes.index);
     if (!reply.ok || !isIndex) return undefined;
     return { manifests: this.json<Partial<Index>>(reply).manifests ?? [] };
   }
 
-  /** A blob's content; undefined when it is not there. */
+  /** Reads a blob. Returns undefined if it does not exist. */
   async blob(digest: string): Promise<Uint8Array | undefined> {
-    const url = this.url(`blobs/${this.checked(digest)}`);
-    const reply = await this.persist(() => this.ask(url, {}));
+    const url = this.url(`blobs/${this.checkDigest(digest)}`);
+    const reply = await this.retry(() => this.requestIfExists(url, {}));
     if (!reply) return undefined;
     const actual = digestOf(reply.body);
-    if (actual !== digest) throw this.error(`gives ${actual} for ${digest}`);
+    if (actual !== digest) throw this.error(`returned ${actual} for ${digest}`);
     return reply.body;
   }
 
   async hasBlob(digest: string): Promise<boolean> {
-    return this.persist(() => this.blobIsThere(digest));
+    return this.retry(() => this.checkBlob(digest));
   }
 
-  /** Sends a blob, unless the registry has it. @returns whether it was sent */
+  /** Uploads a blob, unless the registry has it. @returns whether it was sent */
   async sendBlob(digest: string, body: Uint8Array<ArrayBuffer>): Promise<boolean> {
-    // A second try begins at the beginning: an upload that broke has no address any more.
-    return this.persist(async () => {
-      if (await this.blobIsThere(digest)) return false;
-      const start = await this.must(this.url("blobs/uploads/"), { method: "POST" });
-      const given = start.headers.get("location");
-      const location = given && URL.parse(given, start.url);
-      if (!location) throw this.error("starts an upload without saying where (no Location)");
-      // Not with searchParams: that would write the rest of the query anew, and it may be signed.
+    // A retry starts a new upload, because the URL of a broken upload is invalid.
+    return this.retry(async () => {
+      if (await this.checkBlob(digest)) return false;
+      const start = await this.request(this.url("blobs/uploads/"), { method: "POST" });
+      const value = start.headers.get("location");
+      const location = value && URL.parse(value, start.url);
+      if (!location) throw this.error("started an upload without a Location header");
+      // searchParams would re-encode the rest of the query, which can be signed.
       location.search += `${location.search ? "&" : "?"}digest=${encodeURIComponent(digest)}`;
       const headers = { "Content-Type": "application/octet-stream" };
-      this.compare(
-        digest,
-        await this.must(location, { method: "PUT", headers, body, seconds: UPLOAD_SECONDS }),
-      );
+      const timeoutSeconds = UPLOAD_TIMEOUT_SECONDS;
+      this.compareDigest(digest, await this.request(location, { method: "PUT", headers, body, timeoutSeconds }));
       return true;
-    }, UPLOAD_SECONDS);
+    }, UPLOAD_TIMEOUT_SECONDS);
   }
 
-  private async blobIsThere(digest: string): Promise<boolean> {
-    const reply = await this.ask(this.url(`blobs/${this.checked(digest)}`), { method: "HEAD" });
-    if (reply) this.compare(digest, reply);
+  private async checkBlob(digest: string): Promise<boolean> {
+    const url = this.url(`blobs/${this.checkDigest(digest)}`);
+    const reply = await this.requestIfExists(url, { method: "HEAD" });
+    if (reply) this.compareDigest(digest, reply);
     return reply !== undefined;
   }
 
-  /** What a registry calls a digest becomes a part of addresses and of manifests. */
-  private checked(digest: string): string {
+  /** Checks the form of a digest from the registry, because it becomes part of URLs and manifests. */
+  private checkDigest(digest: string): string {
     if (isDigest(digest)) return digest;
-    throw this.error(`names something "${digest}" that is no digest (sha256: and 64 hex digits)`);
+    throw this.error(`returned "${digest}", which is not a digest (sha256: and 64 hex digits)`);
   }
 
   private url(rest: string): URL {

@@ -1,10 +1,10 @@
 /**
- * Requests to an OCI registry: authorized, with deadlines and retries, and with a sentence for every failure.
+ * Sends requests to an OCI registry, with authorization, timeouts, retries and explained errors.
+ *
+ * Credentials are sent only to the registry and to its token endpoint, over https or on this machine. They are never
+ * sent to another origin in an upload's Location or a redirect.
  *
  * Tokens: https://distribution.github.io/distribution/spec/auth/token/ and …/auth/oauth/.
- *
- * Credentials go to the registry and to the token endpoint that it names, over https or on this machine, and nowhere
- * else: not to where an upload's Location or a redirect to another origin points.
  */
 import { PipelineError } from "../core/errors.ts";
 import { parseChallenges } from "./challenge.ts";
@@ -14,32 +14,31 @@ import { parseRetryAfter } from "../core/retry-after.ts";
 import { withRetry, TransientError } from "./retry.ts";
 import type { Reference } from "./reference.ts";
 
-/** Statuses of a moment: too many requests, a server that stumbled, and a proxy without the registry behind it. */
-const transient = new Set([429, 500, 502, 503, 504]);
+/** Statuses that can be transient: too many requests, a server error, and a proxy without its backend. */
+const transientStatuses = new Set([429, 500, 502, 503, 504]);
 
-/** Whether a status is one of a moment, whatever was asked for. */
-export const isTransient = (status: number): boolean => status !== 500 && transient.has(status);
+/** Whether a status is transient for any request. 500 is not, because it can be a reply to an unsupported request. */
+export const isTransient = (status: number): boolean => status !== 500 && transientStatuses.has(status);
 
 export interface RegistryOptions {
   signal: AbortSignal;
-  say?(line: string): void;
-  /** Seconds that a request may take; an upload may take ten minutes. Default 30. Tries begin within twice that. */
-  patienceSeconds?: number;
-  /** Seconds before a second try, where the registry asks for no other pause. Default 1. */
+  log?(line: string): void;
+  /** Timeout of a request. Default: 30. Uploads have 600. Attempts start within twice that time. */
+  requestTimeoutSeconds?: number;
+  /** Pause before the second attempt, unless the registry requests another pause. Default: 1. */
   pauseSeconds?: number;
 }
 
-/** Seconds that a request may take. */
-const REQUEST_SECONDS = 30;
+const REQUEST_TIMEOUT_SECONDS = 30;
 
-/** Every method throws a PipelineError "environment" when the registry cannot be reached, refuses, or is wrong. */
+/** Every method throws a PipelineError "environment" if the registry cannot be reached, refuses, or is faulty. */
 export class Transport {
   private authorization: Promise<string> | undefined;
-  /** Whether credentials were found, for the sentence about a refusal. */
+  /** Whether credentials were found, for the hint of a rejection. */
   private hasCredentials = false;
   private readonly signal: AbortSignal;
 
-  /** @param actions what to ask a token for */
+  /** @param actions permissions that a token must have */
   constructor(
     protected readonly reference: Reference,
     private readonly actions: "pull" | "pull,push",
@@ -48,52 +47,53 @@ export class Transport {
     this.signal = options.signal;
   }
 
-  /** A request whose answer may be that there is no such thing: then undefined. */
-  protected async ask(url: URL, request: HttpRequest): Promise<HttpReply | undefined> {
-    const reply = await this.authorized(url, request);
+  /** Sends a request. Returns undefined for status 404. */
+  protected async requestIfExists(url: URL, request: HttpRequest): Promise<HttpReply | undefined> {
+    const reply = await this.sendAuthorized(url, request);
     if (reply.status === 404) return undefined;
-    if (!reply.ok) throw this.refusal(url.host, reply);
+    if (!reply.ok) throw this.rejection(url.host, reply);
     return reply;
   }
 
-  protected async must(url: URL, request: HttpRequest): Promise<HttpReply> {
-    const reply = await this.authorized(url, request);
-    if (!reply.ok) throw this.refusal(url.host, reply);
+  /** Sends a request that must succeed. */
+  protected async request(url: URL, request: HttpRequest): Promise<HttpReply> {
+    const reply = await this.sendAuthorized(url, request);
+    if (!reply.ok) throw this.rejection(url.host, reply);
     return reply;
   }
 
   /**
-   * Repeats what failed for a reason that may have passed.
+   * Repeats an attempt after transient failures.
    *
-   * @param seconds that one try may take; default: those of a request
+   * @param attemptSeconds time that one attempt may take. Default: the timeout of a request
    */
-  protected persist<T>(attempt: () => Promise<T>, seconds = this.requestSeconds): Promise<T> {
-    const { signal, say, pauseSeconds } = this.options;
-    return withRetry(attempt, { signal, say, pauseSeconds, seconds: seconds * 2 });
+  protected retry<T>(attempt: () => Promise<T>, attemptSeconds = this.requestTimeoutSeconds): Promise<T> {
+    const { signal, log, pauseSeconds } = this.options;
+    return withRetry(attempt, { signal, log, pauseSeconds, retryBudgetSeconds: attemptSeconds * 2 });
   }
 
-  private get requestSeconds(): number {
-    return this.options.patienceSeconds ?? REQUEST_SECONDS;
+  private get requestTimeoutSeconds(): number {
+    return this.options.requestTimeoutSeconds ?? REQUEST_TIMEOUT_SECONDS;
   }
 
-  /** A request with what authorizes it. A challenge is answered once: at the start, and when a token has expired. */
-  protected async authorized(url: URL, request: HttpRequest): Promise<HttpReply> {
+  /** Sends a request with authorization. Handles one challenge, either the first or that of an expired token. */
+  protected async sendAuthorized(url: URL, request: HttpRequest): Promise<HttpReply> {
     if (url.origin !== this.reference.origin) return this.send(url, request);
     const used = this.authorization;
     const reply = await this.send(url, await authorize(request, used));
-    // Whoever a redirect led to is not asked where credentials are to go.
+    // A challenge of another origin, after a redirect, must not decide where credentials are sent.
     if (reply.status !== 401 || new URL(reply.url).origin !== url.origin) return reply;
-    // Of several requests that are refused at once, one answers for all.
+    // If several requests are challenged at the same time, they share one authorization.
     if (this.authorization === used) {
-      const answer = this.answer(reply);
-      this.authorization = answer;
-      answer.catch(() => (this.authorization = used));
+      const authorization = this.createAuthorization(reply);
+      this.authorization = authorization;
+      authorization.catch(() => (this.authorization = used));
     }
     return this.send(url, await authorize(request, this.authorization));
   }
 
-  /** The Authorization that a challenge asks for. */
-  private async answer(reply: HttpReply): Promise<string> {
+  /** Creates the Authorization header for a challenge. */
+  private async createAuthorization(reply: HttpReply): Promise<string> {
     const { registry, path } = this.reference;
     const challenge = reply.headers.get("www-authenticate") ?? "";
     const credentials = await findCredentials(registry, path, this.signal);
@@ -106,18 +106,18 @@ export class Transport {
     const bearers = challenges.filter(({ scheme }) => scheme === "bearer");
     if (bearers.length === 0) {
       if (basic && challenges.some(({ scheme }) => scheme === "basic")) return basic;
-      throw this.refusal(registry, reply);
+      throw this.rejection(registry, reply);
     }
 
-    const named = bearers.find(({ parameters }) => URL.canParse(parameters.get("realm") ?? ""));
-    if (!named) throw this.error("wants a token without saying from where (no realm)");
-    const endpoint = new URL(named.parameters.get("realm")!);
-    const wanted = {
-      service: named.parameters.get("service") ?? "",
-      // Not the challenge's: to a question it would be for reading alone, and the upload would need another one.
+    const bearer = bearers.find(({ parameters }) => URL.canParse(parameters.get("realm") ?? ""));
+    if (!bearer) throw this.error("requires a token, but its challenge has no realm");
+    const endpoint = new URL(bearer.parameters.get("realm")!);
+    const tokenParameters = {
+      service: bearer.parameters.get("service") ?? "",
+      // Not the challenge's scope, which is read-only for a read request, so that an upload would need another token.
       scope: `repository:${path}:${this.actions}`,
     };
-    // Redirects are not followed: what is sent here is meant for this endpoint.
+    // Redirects are not followed, because the credentials are only for this endpoint.
     const request: HttpRequest = { redirect: "manual" };
     if (credentials && "identityToken" in credentials) {
       request.method = "POST";
@@ -125,38 +125,37 @@ export class Transport {
         grant_type: "refresh_token",
         client_id: "slipway",
         refresh_token: credentials.identityToken,
-        ...wanted,
+        ...tokenParameters,
       });
     } else {
-      for (const [name, value] of Object.entries(wanted)) endpoint.searchParams.set(name, value);
+      for (const [name, value] of Object.entries(tokenParameters)) endpoint.searchParams.set(name, value);
       if (basic) request.headers = { Authorization: basic };
     }
-    const answer = await this.send(endpoint, request);
-    if (!answer.ok) throw this.refusal(endpoint.host, answer);
-    // Two names for one thing, of which either may be left empty.
-    const { token, access_token } = this.json<{ token?: string; access_token?: string }>(answer);
+    const tokenReply = await this.send(endpoint, request);
+    if (!tokenReply.ok) throw this.rejection(endpoint.host, tokenReply);
+    // Both names are in use, and the unused key can be empty.
+    const { token, access_token } = this.json<{ token?: string; access_token?: string }>(tokenReply);
     const granted = access_token || token;
-    if (!granted) throw this.error(`wants a token of ${endpoint.host}, which gives none`);
+    if (!granted) throw this.error(`requires a token from ${endpoint.host}, which returned none`);
     return `Bearer ${granted}`;
   }
 
-  /** One request and its whole reply, over https or to this machine. */
   private send(url: URL, request: HttpRequest): Promise<HttpReply> {
     const { registry, origin } = this.reference;
     return sendRequest(url, request, {
       registry,
-      secure: origin.startsWith("https:"),
-      seconds: request.seconds ?? this.requestSeconds,
+      isHttpsRequired: origin.startsWith("https:"),
+      timeoutSeconds: request.timeoutSeconds ?? this.requestTimeoutSeconds,
       signal: this.signal,
     });
   }
 
-  /** What the registry says that it has must be what we know it by. */
-  protected compare(digest: string, reply: HttpReply): void {
-    const given = reply.headers.get("docker-content-digest");
-    if (given === null || given === digest) return;
-    throw this.error(`says ${given} of what is ${digest}`, {
-      hint: "Something on the way changes what passes through it, or the registry's storage is damaged.",
+  /** Checks that the digest in the registry's reply is the expected one. */
+  protected compareDigest(digest: string, reply: HttpReply): void {
+    const found = reply.headers.get("docker-content-digest");
+    if (found === null || found === digest) return;
+    throw this.error(`returned the digest ${found}, expected ${digest}`, {
+      hint: "Check for a proxy that changes the content, and for damage in the registry's storage.",
     });
   }
 
@@ -164,8 +163,8 @@ export class Transport {
     try {
       return Object(JSON.parse(Buffer.from(body).toString()));
     } catch {
-      // Without the cause: a parser's message quotes what it could not parse, and that may be a token.
-      throw this.error(`answers with something other than JSON (from ${new URL(url).host})`);
+      // The cause is omitted, because a parser's message quotes the content, which can be a token.
+      throw this.error(`returned a reply that is not JSON (from ${new URL(url).host})`);
     }
   }
 
@@ -173,53 +172,49 @@ export class Transport {
     return new PipelineError("environment", `${this.reference.registry} ${message}`, options);
   }
 
-  /** Says what was refused, by whom, in the registry's own words, and what to do about it. */
-  protected refusal(host: string, { status, headers, body }: HttpReply): PipelineError {
+  /** Creates the error for a rejected request, with the registry's errors and a hint. */
+  protected rejection(host: string, { status, headers, body }: HttpReply): PipelineError {
     const { path, tag } = this.reference;
     const text = Buffer.from(body).toString();
-    const words = [String(status), ...registryErrors(text)].join(", ");
-    const what = this.actions === "pull" ? "to tell of" : "to take";
-    const message = `${host} refuses ${what} ${path}:${tag} (${words})`;
-    if (transient.has(status) && !isFull(status, text)) {
-      const busy = "The registry is busy or restarts: run the command again in a while.";
-      const hint = status === 500 ? this.wayOut(status, text) : busy;
+    const details = [String(status), ...registryErrors(text)].join(", ");
+    const action = this.actions === "pull" ? "the lookup" : "the push";
+    const message = `${host} refuses ${action} of ${path}:${tag} (${details})`;
+    if (transientStatuses.has(status) && !isFull(status, text)) {
+      const busy = "The registry is busy or restarting. Run the command again later.";
+      const hint = status === 500 ? this.rejectionHint(status, text) : busy;
       const error = new TransientError("environment", message, { hint });
       error.pauseSeconds = parseRetryAfter(headers);
       return error;
     }
-    return new PipelineError("environment", message, { hint: this.wayOut(status, text) });
+    return new PipelineError("environment", message, { hint: this.rejectionHint(status, text) });
   }
 
-  private wayOut(status: number, text: string): string {
+  private rejectionHint(status: number, text: string): string {
     const { registry, path } = this.reference;
     if (isFull(status, text))
-      return "The registry is full, or it or a proxy in front of it limits the size of a request: raise that or free space.";
+      return "Free space in the registry, or raise the request size limit of the registry or its proxy.";
     if (status === 401 || status === 403) {
       const found = this.hasCredentials
-        ? `The credentials found for ${registry} do not allow that`
+        ? `The credentials found for ${registry} do not allow this`
         : `No credentials for ${registry} were found`;
-      return `${found}: \`podman login ${registry}\` or \`docker login ${registry}\` writes some where they are looked for.`;
+      return `${found}. Run \`podman login ${registry}\` or \`docker login ${registry}\`.`;
     }
-    if (status === 404)
-      return `Is ${path} the right name? In some registries a repository has to be made first.`;
-    return "The registry's log should say more.";
+    if (status === 404) return `Check the name ${path}. Some registries require you to create the repository first.`;
+    return "Check the registry's log.";
   }
 }
 
-/** docker-registry has a full disk as status 500, with the system's words in the error's detail. */
+/** Whether the registry is out of space. docker-registry reports a full disk as 500, with the OS error as detail. */
 function isFull(status: number, text: string): boolean {
   return status === 413 || status === 507 || /no space left|quota/i.test(text);
 }
 
-async function authorize(
-  request: HttpRequest,
-  authorization: Promise<string> | undefined,
-): Promise<HttpRequest> {
+async function authorize(request: HttpRequest, authorization: Promise<string> | undefined): Promise<HttpRequest> {
   if (!authorization) return request;
   return { ...request, headers: { ...request.headers, Authorization: await authorization } };
 }
 
-/** Codes and messages of the specification's error body, without what could disturb a terminal. */
+/** Extracts codes and messages of an OCI error body, without control characters. */
 function registryErrors(text: string): string[] {
   try {
     const { errors } = JSON.parse(text) as { errors: { code?: string; message?: string }[] };

@@ -13,10 +13,7 @@ export type BunOptions = Bun.Serve.Options<unknown, string>;
 type Handler = (this: unknown, request: Request, server: BunServer) => unknown;
 type OnError = (this: BunServer, error: unknown) => unknown;
 
-export function serveBun(
-  options: BunOptions,
-  paths: string[],
-): { server: BunServer; drainable: DrainableServer } {
+export function serveBun(options: BunOptions, paths: string[]): { server: BunServer; drainable: DrainableServer } {
   const healthRoutes = Object.fromEntries(paths.map((path) => [path, { GET: builtInRoutes[path]! }]));
   /** Adds the health routes and wraps all handlers. Then responses get `Connection: close` during the drain. */
   const wrapOptions = (options: BunOptions, isDraining: boolean) => {

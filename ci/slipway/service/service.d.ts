@@ -157,10 +157,7 @@ export declare class Lifecycle {
    *
    * @returns whether requests were closed before they finished
    */
-  drain(
-    servers: Stoppable[],
-    times: { delaySeconds: number; timeoutSeconds: number },
-  ): Promise<{ forced: boolean }>;
+  drain(servers: Stoppable[], times: { delaySeconds: number; timeoutSeconds: number }): Promise<{ forced: boolean }>;
 }
 
 /** Part of a Node server that `serve` uses. */

@@ -1,7 +1,7 @@
 /** Extracts the files of an image archive into a directory. */
 import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { layerReader, readArchive, type Archive } from "../image/archive-reader.ts";
+import { createLayerReader, readArchive, type Archive } from "../image/archive-reader.ts";
 import { listTar, readTar } from "../image/tar-reader.ts";
 
 /**
@@ -14,7 +14,7 @@ export async function extractImage(archive: string, root: string): Promise<Archi
   const { layers, packed } = image;
   await mkdir(root, { recursive: true });
   await chmod(root, 0o755);
-  const { unpacked } = layerReader(archive, layers);
+  const { unpacked } = createLayerReader(archive, layers);
   for (const layer of layers) {
     // Reads an uncompressed layer file by file, because a layer is larger than 100 MB.
     const tar = packed ? new Blob([await unpacked(layer)]) : Bun.file(archive);

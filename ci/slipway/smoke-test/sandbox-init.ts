@@ -123,21 +123,9 @@ function startService({ pod, root, user, programs }: SandboxConfig): ServiceProc
   async function exec(pid: number | undefined, command: string[], timeoutSeconds: number) {
     if (!programs.nsenter || pid === undefined) return "nsenter not found on PATH";
     // In a user namespace, nsenter keeps the caller's user, which is mapped to the pod's uid.
-    const asPodUser = user
-      ? ["--user", "--preserve-credentials"]
-      : [`--setuid=${pod.uid}`, `--setgid=${pod.gid}`];
+    const asPodUser = user ? ["--user", "--preserve-credentials"] : [`--setuid=${pod.uid}`, `--setgid=${pod.gid}`];
     const entered = Bun.spawn(
-      [
-        programs.nsenter,
-        `--target=${pid}`,
-        "--mount",
-        "--pid",
-        "--root",
-        "--wd",
-        ...asPodUser,
-        "--",
-        ...command,
-      ],
+      [programs.nsenter, `--target=${pid}`, "--mount", "--pid", "--root", "--wd", ...asPodUser, "--", ...command],
       {
         env: pod.env,
         stdin: "ignore",

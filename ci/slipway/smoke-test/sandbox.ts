@@ -63,16 +63,7 @@ async function startSandbox(
 ): Promise<SmokeTestResult | string> {
   const file = join(directory, "config.json");
   await Bun.write(file, JSON.stringify(config), { mode: 0o600 });
-  const namespaces = [
-    "--mount",
-    "--net",
-    "--pid",
-    "--uts",
-    "--ipc",
-    "--fork",
-    "--kill-child",
-    "--mount-proc",
-  ];
+  const namespaces = ["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"];
   const user = config.user ? ["--user", "--map-root-user"] : [];
   const { asks, graceSeconds } = config.pod;
   const probeSeconds = asks.reduce((sum, { patienceSeconds, seconds }) => sum + patienceSeconds + seconds, 0);

@@ -59,11 +59,7 @@ const VERSION_TIMEOUT_SECONDS = 10;
  *
  * @param id build ID that the version path has to return
  */
-export async function runScenario(
-  pod: PodSpec,
-  service: ServiceProcess,
-  id: string,
-): Promise<SmokeTestResult> {
+export async function runScenario(pod: PodSpec, service: ServiceProcess, id: string): Promise<SmokeTestResult> {
   const passed: string[] = [];
   try {
     for (const probe of pod.asks) {
@@ -109,9 +105,7 @@ async function retryUntil(
   attempt: () => Promise<string | undefined>,
 ): Promise<string | undefined> {
   const deadline = performance.now() + timeoutSeconds * 1000;
-  const early = exited.then(
-    ({ how }) => new SmokeTestFailure(`the container ended with ${how} before ${event}`),
-  );
+  const early = exited.then(({ how }) => new SmokeTestFailure(`the container ended with ${how} before ${event}`));
   for (;;) {
     const failure = await Promise.race([early, attempt()]);
     if (failure instanceof SmokeTestFailure) throw failure;
@@ -141,26 +135,18 @@ function describeOtherPorts({ host, listening }: ServiceProcess, port: number): 
   return ` (the service listens on ${sockets.length > 0 ? sockets.join(", ") : "no port"})`;
 }
 
-async function checkVersion(
-  { version: { port, path } }: PodSpec,
-  service: ServiceProcess,
-  id: string,
-): Promise<void> {
+async function checkVersion({ version: { port, path } }: PodSpec, service: ServiceProcess, id: string): Promise<void> {
   const url = `http://${service.host}:${port}${path}`;
   const signal = new AbortController().signal;
   let found: string | undefined;
   const failure = await retryUntil(service, VERSION_TIMEOUT_SECONDS, `${path} responded`, async () => {
-    const reply = await fetchVersion(
-      { url, open: (init) => fetch(url, { ...init, proxy: false }) },
-      { signal },
-    );
+    const reply = await fetchVersion({ url, open: (init) => fetch(url, { ...init, proxy: false }) }, { signal });
     found = reply.id;
     return reply.failure;
   });
   if (failure !== undefined)
     throw new SmokeTestFailure(`GET :${port}${path} failed: ${failure}${describeOtherPorts(service, port)}`);
-  if (found !== id)
-    throw new SmokeTestFailure(`GET :${port}${path} returned the ID ${found}, expected ${id}`);
+  if (found !== id) throw new SmokeTestFailure(`GET :${port}${path} returned the ID ${found}, expected ${id}`);
 }
 
 /**
@@ -168,11 +154,7 @@ async function checkVersion(
  *
  * The request has to finish, and the container has to exit with 0 within the grace period.
  */
-async function checkDrain(
-  { version, graceSeconds }: PodSpec,
-  service: ServiceProcess,
-  id: string,
-): Promise<void> {
+async function checkDrain({ version, graceSeconds }: PodSpec, service: ServiceProcess, id: string): Promise<void> {
   const request = await beginRequest({ host: service.host, ...version }, id);
   // Gives the service time to accept the connection and read the first half.
   await Bun.sleep(POLL_MS);
@@ -186,8 +168,6 @@ async function checkDrain(
     throw new SmokeTestFailure(
       `the container still runs ${graceSeconds} s after SIGTERM, and the cluster would kill it`,
     );
-  if (!exit.ok)
-    throw new SmokeTestFailure(`after SIGTERM the container ended with ${exit.how}, expected exit code 0`);
-  if (failure !== undefined)
-    throw new SmokeTestFailure(`a request in flight at SIGTERM did not finish: ${failure}`);
+  if (!exit.ok) throw new SmokeTestFailure(`after SIGTERM the container ended with ${exit.how}, expected exit code 0`);
+  if (failure !== undefined) throw new SmokeTestFailure(`a request in flight at SIGTERM did not finish: ${failure}`);
 }

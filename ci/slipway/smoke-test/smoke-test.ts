@@ -45,17 +45,12 @@ export async function runSmokeTest(
   const directory = await mkdtemp(join(tmpdir(), `${service.name}-smoke-`));
   try {
     const root = join(directory, "root");
-    const [{ config }, manifests] = await Promise.all([
-      extractImage(archive, root),
-      renderOffline(service, signal),
-    ]);
+    const [{ config }, manifests] = await Promise.all([extractImage(archive, root), renderOffline(service, signal)]);
     assertArchitecture(config.architecture);
     const pod = resolvePodSpec(service, config.config, manifests.objects);
     const notes = manifests.note ? [manifests.note] : [];
     if (!manifests.note && !findWorkload(service, manifests.objects)) {
-      notes.push(
-        `${service.overlays.k3s} has no Deployment ${service.name}, so only the image's environment was used`,
-      );
+      notes.push(`${service.overlays.k3s} has no Deployment ${service.name}, so only the image's environment was used`);
     }
     const result = await runInSandbox(pod, id, { directory, root, signal });
     if ("unavailable" in result) {
@@ -88,8 +83,7 @@ function describePassed({ passed }: SmokeTestResult, pod: PodSpec, notes: string
 }
 
 /** Errors of services that fail to reach another service. */
-const networkError =
-  /ENETUNREACH|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|getaddrinfo|network is unreachable/i;
+const networkError = /ENETUNREACH|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|getaddrinfo|network is unreachable/i;
 
 function createError(failure: string, { output }: SmokeTestResult, { unknown }: PodSpec): PipelineError {
   const hints = [

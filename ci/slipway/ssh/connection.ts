@@ -1,19 +1,19 @@
-/** One connection of ssh to a host, and what is begun there with it: the API's proxy, and a directory that goes with the line. */
+/** Opens the SSH connection to a host, and starts the API proxy and creates a temporary directory there. */
 import { PipelineError } from "../core/errors.ts";
 import { signalProcessGroup, collectOutput } from "../core/process.ts";
-import { lastReason, explainSshError } from "./errors.ts";
+import { explainSshError, lastReason } from "./errors.ts";
 
-/** Seconds that ssh may take to get there; and between two signs of life, three of which may be missing. */
-const CONNECT_SECONDS = 10;
-const ALIVE_SECONDS = 3;
-/** Seconds from the first byte to an answer of the API's proxy. */
-const FIRST_SECONDS = CONNECT_SECONDS + 10;
-/** Seconds between two bytes that keep the other side's directory, and without one after which it goes. */
-const BEAT_SECONDS = 15;
-const SILENT_SECONDS = 45;
-/** Milliseconds that ssh has to end by itself. */
+const CONNECT_TIMEOUT_SECONDS = 10;
+/** Interval of ssh's keep-alive messages. ssh disconnects after three without a reply. */
+const KEEP_ALIVE_SECONDS = 3;
+/** Time limit from the start of ssh until the API proxy is ready. */
+const BOOTSTRAP_TIMEOUT_SECONDS = CONNECT_TIMEOUT_SECONDS + 10;
+/** Interval of the bytes that keep the remote directory, and the silence after which the host removes it. */
+const HEARTBEAT_SECONDS = 15;
+const MAX_SILENCE_SECONDS = 45;
+/** Time that ssh has to exit by itself. */
 const GRACE_MS = 2000;
-/** What a script's output begins with: all before it is some login shell's greeting. */
+/** Marks the start of a script's output. Anything before it is the greeting of a login shell. */
 export const OUTPUT_MARKER = "slipway:";
 
 const settings = {
@@ -21,11 +21,11 @@ const settings = {
   StrictHostKeyChecking: "yes",
   UpdateHostKeys: "no",
   Compression: "yes",
-  ConnectTimeout: `${CONNECT_SECONDS}`,
-  ServerAliveInterval: `${ALIVE_SECONDS}`,
+  ConnectTimeout: `${CONNECT_TIMEOUT_SECONDS}`,
+  ServerAliveInterval: `${KEEP_ALIVE_SECONDS}`,
   ServerAliveCountMax: "3",
   LogLevel: "INFO",
-  // Of a host's configuration, what is for sessions at a terminal.
+  // Disables settings of ~/.ssh/config that are meant for interactive sessions.
   RemoteCommand: "none",
   RequestTTY: "no",
   ForwardAgent: "no",
@@ -33,15 +33,21 @@ const settings = {
   PermitLocalCommand: "no",
   ControlPersist: "no",
 };
-/** What each call of ssh is made with: the user's configuration counts for all else. */
+/** Options of every ssh call. The user's configuration decides everything else. */
 export const sshOptions = Object.entries(settings).map(([name, value]) => `-o${name}=${value}`);
 
-/** Exit codes of the first script, as sysexits.h has none for them. */
-const codes = { noK3s: 70, noSudo: 71 } as const;
-/** How the last line of it begins: kubectl's, or in its place where a node has no API to ask. */
+/** Exit codes of the bootstrap script. sysexits.h has none for these conditions. */
+const bootstrapCodes = { noK3s: 70, noSudo: 71 } as const;
+/** First word of the script's last line. kubectl prints it, or the script does on a node without an API server. */
 const READY = "Starting";
 
-// An agent of k3s has no kubeconfig: an image can be brought there, and nothing asked. `test -O` is not in POSIX, but in every sh that Linux has. The pid in a directory's name tells whether its line still is.
+/**
+ * Creates the remote directory and runs until the SSH connection ends.
+ *
+ * The pid in a directory's name tells whether its connection still exists, so that abandoned directories are removed.
+ * A k3s agent has no kubeconfig: it can import images, but has no API server. `test -O` is not in POSIX, but every sh on
+ * Linux has it.
+ */
 export const bootstrapScript = (nonce: string) => `
 for old in /tmp/slipway-*.*; do
   pid=\${old#/tmp/slipway-}; pid=\${pid%%.*}
@@ -52,18 +58,18 @@ d=/tmp/slipway-$$.${nonce}
 mkdir "$d" || exit
 trap 'rm -rf "$d"' EXIT
 trap 'exit 1' HUP INT TERM
-command -v k3s >/dev/null || exit ${codes.noK3s}
+command -v k3s >/dev/null || exit ${bootstrapCodes.noK3s}
 config=/etc/rancher/k3s/k3s.yaml
 sudo=
 if [ "$(id -u)" != 0 ]; then sudo='sudo -n '; fi
 if [ "$sudo" ] && [ -e $config ] && [ ! -r $config ]; then
-  \${sudo}k3s kubectl config view --raw --flatten --minify >$d/config || exit ${codes.noSudo}
+  \${sudo}k3s kubectl config view --raw --flatten --minify >$d/config || exit ${bootstrapCodes.noSudo}
   config=$d/config
 fi
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 echo "directory $d"
 echo "sudo $sudo"
-alive() { while [ -n "$(timeout ${SILENT_SECONDS} head -c 1)" ]; do :; done; }
+alive() { while [ -n "$(timeout ${MAX_SILENCE_SECONDS} head -c 1)" ]; do :; done; }
 if [ -e $config ]; then
   exec 3<&0
   k3s kubectl "--kubeconfig=$config" proxy "--unix-socket=$d/api" </dev/null & proxy=$!
@@ -75,57 +81,53 @@ else
 fi
 `;
 
-/** What is at the other end. */
 export interface RemoteHostInfo {
-  /** The id of the boot of what runs there. */
-  boot: string;
-  /** For what a script has to lay down; only that user can enter it. */
+  /** Boot ID of the running kernel. */
+  bootId: string;
+  /** Temporary directory that only the SSH user can enter. */
   directory: string;
-  /** What root's commands begin with there: nothing, or sudo and a space. */
+  /** Prefix of commands that need root: empty, or sudo and a space. */
   sudo: string;
-  /** The socket there on which its API server answers; undefined: it has none. */
-  api: string | undefined;
+  /** Socket of the API server's proxy on the host. undefined: the host has no API server. */
+  apiSocket: string | undefined;
 }
 
 export interface HostConnection {
-  there: RemoteHostInfo;
-  /** The socket that other calls of ssh reach it by. */
-  control: string;
-  isGone(): boolean;
-  /** Resolves when it has. */
-  gone: Promise<unknown>;
-  /** All that ssh has said so far. */
-  said(): string;
-  end(): Promise<void>;
+  hostInfo: RemoteHostInfo;
+  /** Socket through which other ssh calls share this connection. */
+  controlSocket: string;
+  isClosed(): boolean;
+  /** Resolves when the connection is closed. */
+  closed: Promise<unknown>;
+  /** Returns everything that ssh has written to stderr so far. */
+  stderr(): string;
+  close(): Promise<void>;
 }
 
 /**
- * @param control a path for the socket
- * @param signal ends the attempt, not what comes of it: an interruption still has a word to say to the cluster
- * @throws {PipelineError} "environment": no ssh, no way there, no k3s, no rights
+ * @param controlSocket path of the socket to create
+ * @param signal cancels the attempt, but not the open connection: an interrupted deploy still has to write to the cluster
+ * @throws {PipelineError} "environment" if ssh is missing, the host is unreachable, or k3s or permissions are missing
  */
-export async function connectHost(
-  host: string,
-  control: string,
-  signal?: AbortSignal,
-): Promise<HostConnection> {
+export async function connectHost(host: string, controlSocket: string, signal?: AbortSignal): Promise<HostConnection> {
   signal?.throwIfAborted();
   const script = bootstrapScript(crypto.randomUUID().slice(0, 8));
-  const child = start(["ssh", "-T", "-M", `-S${control}`, ...sshOptions, "--", host, remoteCommand(script)]);
-  const said = collectOutput(child.stderr);
-  let isGone = false;
-  const gone = child.exited.then(() => (isGone = true));
+  const ssh = ["ssh", "-T", "-M", `-S${controlSocket}`, ...sshOptions, "--", host, remoteCommand(script)];
+  const child = spawnSsh(ssh);
+  const stderr = collectOutput(child.stderr);
+  let isClosed = false;
+  const closed = child.exited.then(() => (isClosed = true));
   const kill = () => signalProcessGroup(child.pid, "SIGKILL");
-  const limit = setTimeout(kill, FIRST_SECONDS * 1000);
+  const timeout = setTimeout(kill, BOOTSTRAP_TIMEOUT_SECONDS * 1000);
   signal?.addEventListener("abort", kill);
-  // A line that was given up without an end, in a laptop that sleeps, is given up there as well.
-  const beat = setInterval(() => {
-    // Not a newline: the other side's sh drops those.
+  // A connection can disappear without being closed, for example when a laptop sleeps. The host then notices the silence.
+  const heartbeat = setInterval(() => {
+    // Not a newline: sh on the host drops trailing newlines.
     void send(child, ".");
-  }, BEAT_SECONDS * 1000);
-  beat.unref();
-  const end = async () => {
-    clearInterval(beat);
+  }, HEARTBEAT_SECONDS * 1000);
+  heartbeat.unref();
+  const close = async () => {
+    clearInterval(heartbeat);
     await Promise.resolve(child.stdin.end()).catch(() => {});
     const grace = setTimeout(kill, GRACE_MS);
     await child.exited;
@@ -133,104 +135,102 @@ export async function connectHost(
   };
   try {
     await send(child, wrapScript(script));
-    const facts = await factsIn(child.stdout);
-    if (!facts) {
+    const values = await readBootstrapOutput(child.stdout);
+    if (!values) {
       const code = await child.exited;
-      await said.whole;
-      throw refusal(host, code, said.text()) ?? (await explainSshError(host, said.text(), signal));
+      await stderr.complete;
+      throw explainBootstrapFailure(host, code, stderr.text()) ?? (await explainSshError(host, stderr.text(), signal));
     }
-    const [boot = "", directory = "", sudo = ""] = ["boot", "directory", "sudo"].map((key) => facts.get(key));
-    // kubectl's is "Starting to serve on …".
-    const api = facts.get(READY) === "" ? undefined : `${directory}/api`;
+    const [bootId = "", directory = "", sudo = ""] = ["boot", "directory", "sudo"].map((key) => values.get(key));
+    // kubectl prints "Starting to serve on …", the script only "Starting".
+    const apiSocket = values.get(READY) === "" ? undefined : `${directory}/api`;
     return {
-      there: { boot, directory, sudo, api },
-      control,
-      isGone: () => isGone,
-      gone,
-      said: said.text,
-      end,
+      hostInfo: { bootId, directory, sudo, apiSocket },
+      controlSocket,
+      isClosed: () => isClosed,
+      closed,
+      stderr: stderr.text,
+      close,
     };
   } catch (error) {
     kill();
-    await end();
+    await close();
     signal?.throwIfAborted();
     throw error;
   } finally {
-    clearTimeout(limit);
+    clearTimeout(timeout);
     signal?.removeEventListener("abort", kill);
     child.unref();
   }
 }
 
-/** What the first script says, by its first words; undefined: it has ended before. */
-async function factsIn(stdout: ReadableStream<Uint8Array>): Promise<Map<string, string> | undefined> {
-  const facts = new Map<string, string>();
+/** @returns the text after each line's first word, keyed by that word. undefined: the script exited too early */
+async function readBootstrapOutput(stdout: ReadableStream<Uint8Array>): Promise<Map<string, string> | undefined> {
+  const values = new Map<string, string>();
   const reader = stdout.getReader();
   const decoder = new TextDecoder();
-  let [rest, isHeard] = ["", false];
-  while (!facts.has(READY)) {
+  let [rest, isAfterMarker] = ["", false];
+  while (!values.has(READY)) {
     const { value, done } = await reader.read();
     if (done) return undefined;
     const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
     rest = lines.pop()!;
     for (const line of lines) {
-      const [word = "", ...words] = line.split(" ");
-      if (isHeard) facts.set(word, words.join(" "));
-      else isHeard = line === OUTPUT_MARKER;
+      const [key = "", ...words] = line.split(" ");
+      if (isAfterMarker) values.set(key, words.join(" "));
+      else isAfterMarker = line === OUTPUT_MARKER;
     }
   }
-  // What else comes is nobody's.
+  // Keeps reading so that the pipe never fills up.
   void (async () => {
     while (!(await reader.read()).done);
   })().catch(() => {});
-  return facts;
+  return values;
 }
 
-/** Of the first script. */
-function refusal(host: string, code: number, said: string): PipelineError | undefined {
-  const wrong = (message: string, hint: string) =>
-    new PipelineError("environment", `${host}: ${message}; nothing was changed`, { hint, output: said });
-  if (code === codes.noK3s) {
-    const hint =
-      "https://docs.k3s.io/quick-start installs it there; it has to be on that user's PATH, or in /usr/local/bin.";
-    return wrong("there is no k3s", hint);
+function explainBootstrapFailure(host: string, code: number, stderr: string): PipelineError | undefined {
+  const failure = (message: string, hint: string) =>
+    new PipelineError("environment", `${host}: ${message}. Nothing was changed`, { hint, output: stderr });
+  if (code === bootstrapCodes.noK3s) {
+    const hint = "Install k3s there (https://docs.k3s.io/quick-start), on the user's PATH or in /usr/local/bin.";
+    return failure("k3s not found", hint);
   }
-  if (code !== codes.noSudo) return undefined;
-  return wrong(
-    `this user may not read k3s's kubeconfig, and sudo does not let it (${lastReason(said)})`,
-    SUDOERS,
-  );
+  if (code !== bootstrapCodes.noSudo) return undefined;
+  return failure(`the SSH user cannot read k3s's kubeconfig, and sudo fails (${lastReason(stderr)})`, SUDOERS_HINT);
 }
 
-/** What to do where the user there may not. */
-export const SUDOERS =
-  "README has the lines for /etc/sudoers.d that let this user do it; or name root, `--host root@HOST`.";
+export const SUDOERS_HINT =
+  "Add the lines of the README to /etc/sudoers.d on the host, or connect as root: `--host root@HOST`.";
 
-/** The one command that a login shell gets for a script, of a form that fish and csh read as sh does. */
+/** Returns the command that reads a script from stdin and runs it. sh, fish and csh parse it in the same way. */
 export function remoteCommand(script: string): string {
   return `exec sh -c 'eval "$(head -c ${Buffer.byteLength(wrapScript(script))})"'`;
 }
 
-/** What is sent for a script. A shell that is not a login's may lack the place where k3s is; split(1) runs what it is given in $SHELL. */
+/**
+ * Prepends the shell settings and the output marker to a script.
+ *
+ * The PATH of a non-login shell may lack k3s's directory. split(1) runs its filter in $SHELL.
+ */
 export function wrapScript(script: string): string {
   return `umask 077; LC_ALL=C PATH=$PATH:/usr/local/bin SHELL=/bin/sh; export LC_ALL PATH SHELL; echo ${OUTPUT_MARKER}\n${script}`;
 }
 
-function start(ssh: string[]) {
+function spawnSsh(command: string[]) {
   try {
-    // A group of its own: Ctrl-C is the pipeline's, which still has a word to say to the cluster then.
+    // Ctrl-C must not reach ssh, because the pipeline still writes to the cluster then. Hence a separate process group.
     const env = { ...process.env };
-    return Bun.spawn(ssh, { env, stdin: "pipe", stdout: "pipe", stderr: "pipe", detached: true });
+    return Bun.spawn(command, { env, stdin: "pipe", stdout: "pipe", stderr: "pipe", detached: true });
   } catch (error) {
-    throw new PipelineError("environment", "there is no ssh on PATH", {
-      hint: "Debian's package is openssh-client.",
+    throw new PipelineError("environment", "ssh not found on PATH", {
+      hint: "Install it (Debian package: openssh-client).",
       cause: error,
     });
   }
 }
 
-/** Writes to what may have ended before it reads, as ssh does that gets nowhere: its own words say why. */
-async function send({ stdin }: ReturnType<typeof start>, text: string): Promise<void> {
+/** Writes to stdin. Ignores a closed pipe, because ssh's stderr explains why it exited. */
+async function send({ stdin }: ReturnType<typeof spawnSsh>, text: string): Promise<void> {
   try {
     stdin.write(text);
     await stdin.flush();

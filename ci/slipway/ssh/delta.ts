@@ -1,240 +1,235 @@
 /**
- * What turns one file into another, for a reader that goes through the first one once: the remote end has sh and coreutils, whose
- * head(1) can take and pass over bytes of a stream and nothing more. So a delta is a list of three orders, and its matches
- * never go back.
+ * Computes a delta that turns one file into another with a single pass over the first. The remote host only has sh and
+ * coreutils, and head(1) can only copy or skip bytes of a stream. A delta is therefore a list of three operations, and its
+ * matches never go backwards.
  *
- * Two builds of one service differ in their last megabytes alone: files are compared by chunks first, and only chunks that
- * differ are looked into: byte by byte where the one before is known here, else by hashes of blocks that the remote end
- * tells.
+ * Two builds of a service usually differ only in their last megabytes. Files are therefore compared by chunks first. A chunk
+ * that differs is compared byte by byte if its old content is cached, or else by block hashes from the remote host.
  */
 import { sha256 } from "../core/hash.ts";
 
-/** Bytes of a chunk, and of a block of one. */
 export const CHUNK_BYTES = 1 << 20;
 export const BLOCK_BYTES = 1 << 10;
-/** Hex digits of a hash that are told: what is put together is compared by all of SHA-256 in the end. */
+/** Hex digits of a hash. Short hashes suffice, because the result is verified with a full SHA-256. */
 export const HASH_PREFIX_LENGTH = 12;
 
-/** In order: bytes of the base that stay, bytes of it that are passed over, bytes that are new. */
-export type DeltaOp = { keep: number } | { skip: number } | { put: Uint8Array };
+/** Copies bytes of the base, skips bytes of the base, or inserts new bytes. */
+export type DeltaOp = { copy: number } | { skip: number } | { insert: Uint8Array };
 
-/** As much of a base as is known here. */
+/** The known facts about the base. */
 export interface DeltaBase {
   size: number;
-  /** Of each chunk, as `hashOf` gives it. */
+  /** Hash of each chunk. */
   hashes: string[];
-  /** A chunk's bytes, where they are known. */
+  /** Returns a chunk's content if it is cached. */
   content(chunk: number): Uint8Array | undefined;
-  /** Hashes of a chunk's blocks, where they are known. */
-  blocks(chunk: number): string[] | undefined;
+  /** Returns the hashes of a chunk's blocks if they are known. */
+  blockHashes(chunk: number): string[] | undefined;
 }
 
-export function blockHash(bytes: Uint8Array): string {
+export function shortHash(bytes: Uint8Array): string {
   return sha256(bytes).slice(0, HASH_PREFIX_LENGTH);
 }
 
-/** Hashes of all pieces of that size; the last one may be shorter. */
-export function blockHashes(bytes: Uint8Array, size: number): string[] {
-  return piecesOf(bytes, size).map(blockHash);
+/** Splits the bytes into pieces of a size (the last piece may be shorter) and hashes each. */
+export function shortHashes(bytes: Uint8Array, size: number): string[] {
+  return split(bytes, size).map(shortHash);
 }
 
-function piecesOf(bytes: Uint8Array, size: number): Uint8Array[] {
-  return Array.from({ length: Math.ceil(bytes.length / size) }, (_, i) =>
-    bytes.subarray(i * size, (i + 1) * size),
-  );
+function split(bytes: Uint8Array, size: number): Uint8Array[] {
+  return Array.from({ length: Math.ceil(bytes.length / size) }, (_, i) => bytes.subarray(i * size, (i + 1) * size));
 }
 
-/** Chunks of the base that differ and of which nothing but that is known. @param own hashes of the target's chunks */
-export function unknownChunks(own: string[], base: DeltaBase): number[] {
+/** Returns the changed chunks with neither cached content nor known block hashes. */
+export function unknownChunks(targetHashes: string[], base: DeltaBase): number[] {
   return [...base.hashes.keys()].filter(
-    (chunk) => own[chunk] !== base.hashes[chunk] && !base.content(chunk) && !base.blocks(chunk),
+    (chunk) => targetHashes[chunk] !== base.hashes[chunk] && !base.content(chunk) && !base.blockHashes(chunk),
   );
 }
 
 /**
- * What makes `target` of the base. Orders for the base end with its end, or before.
+ * Computes the operations that turn the base into `target`. They never read past the end of the base.
  *
- * @param own hashes of the target's chunks: over 100 MB they take a moment, and others want them, too
+ * @param targetHashes hashes of the target's chunks. The caller can pass them, because hashing 100 MB takes a moment.
  */
 export function computeDelta(
   target: Uint8Array,
   base: DeltaBase,
-  own = blockHashes(target, CHUNK_BYTES),
+  targetHashes = shortHashes(target, CHUNK_BYTES),
 ): DeltaOp[] {
-  const orders: DeltaOp[] = [];
-  const chunks = piecesOf(target, CHUNK_BYTES);
+  const operations: DeltaOp[] = [];
+  const chunks = split(target, CHUNK_BYTES);
   const sizeOf = (chunk: number) => Math.max(0, Math.min(CHUNK_BYTES, base.size - chunk * CHUNK_BYTES));
   for (let chunk = 0; chunk < chunks.length; chunk += 1) {
     const [bytes, size] = [chunks[chunk]!, sizeOf(chunk)];
-    if (size === bytes.length && own[chunk] === base.hashes[chunk]) {
-      orders.push({ keep: size });
+    if (size === bytes.length && targetHashes[chunk] === base.hashes[chunk]) {
+      operations.push({ copy: size });
       continue;
     }
-    // What moved, moved over the chunks' borders: those that differ and are known are one piece.
+    // Content can move across chunk boundaries, so adjacent changed chunks with cached content are compared together.
     const run = [bytes];
-    const known = [base.content(chunk)];
-    while (known.at(-1) && chunk + 1 < chunks.length) {
+    const cached = [base.content(chunk)];
+    while (cached.at(-1) && chunk + 1 < chunks.length) {
       const [next, content] = [chunks[chunk + 1]!, base.content(chunk + 1)];
-      if (!content || own[chunk + 1] === base.hashes[chunk + 1]) break;
+      if (!content || targetHashes[chunk + 1] === base.hashes[chunk + 1]) break;
       run.push(next);
-      known.push(content);
+      cached.push(content);
       chunk += 1;
     }
-    const blocks = base.blocks(chunk);
-    if (known[0]) orders.push(...byBytes(Buffer.concat(run), Buffer.concat(known as Uint8Array[])));
-    else if (blocks) orders.push(...byBlocks(bytes, blocks, size));
-    else orders.push({ put: bytes }, { skip: size });
+    const blockHashes = base.blockHashes(chunk);
+    if (cached[0]) operations.push(...diffBytes(Buffer.concat(run), Buffer.concat(cached as Uint8Array[])));
+    else if (blockHashes) operations.push(...diffBlocks(bytes, blockHashes, size));
+    else operations.push({ insert: bytes }, { skip: size });
   }
-  return joined(orders);
+  return merge(operations);
 }
 
-/** Blocks that stand where they stood, and the rest anew. */
-function byBlocks(target: Uint8Array, hashes: string[], size: number): DeltaOp[] {
-  return piecesOf(target, BLOCK_BYTES).flatMap((block, i): DeltaOp[] => {
-    const before = Math.max(0, Math.min(BLOCK_BYTES, size - i * BLOCK_BYTES));
-    if (before === block.length && blockHash(block) === hashes[i]) return [{ keep: before }];
-    return [{ put: block }, { skip: before }];
+/** Copies blocks whose hash is the same at the same position, and inserts the others. */
+function diffBlocks(target: Uint8Array, baseHashes: string[], baseSize: number): DeltaOp[] {
+  return split(target, BLOCK_BYTES).flatMap((block, i): DeltaOp[] => {
+    const size = Math.max(0, Math.min(BLOCK_BYTES, baseSize - i * BLOCK_BYTES));
+    if (size === block.length && shortHash(block) === baseHashes[i]) return [{ copy: size }];
+    return [{ insert: block }, { skip: size }];
   });
 }
 
-/** Bytes that are looked up at once, at every so many of the target. */
-const SEED = 32;
-const STEP = 64;
-/** The fewest bytes that are worth an order, which costs the other side some processes; and the most orders for that. */
-const SHORTEST = 256;
-const MOST_ORDERS = 400;
-/** Places with the same seed that are tried. */
-const TRIES = 16;
+/** Number of bytes that are looked up in the index, and the distance between two lookups. */
+const SEED_BYTES = 32;
+const STEP_BYTES = 64;
+/** Limits, because each operation costs the host several processes. */
+const MIN_MATCH_BYTES = 256;
+const MAX_OPERATIONS = 400;
+/** Number of candidates that are compared for each seed. */
+const MAX_CANDIDATES = 16;
 
-/** Matches at any place, as long as they do not go back; fewer and longer ones where they would be too many. */
-function byBytes(target: Uint8Array, base: Uint8Array): DeltaOp[] {
-  const index = indexOf(base);
-  for (let shortest = SHORTEST; ; shortest *= 4) {
-    const orders = matches(target, base, new Places(base, index, shortest));
-    if (orders) return orders;
+/** Finds matches at any position that never go backwards. Raises the minimum length if there are too many. */
+function diffBytes(target: Uint8Array, base: Uint8Array): DeltaOp[] {
+  const index = indexSeeds(base);
+  for (let minLength = MIN_MATCH_BYTES; ; minLength *= 4) {
+    const operations = findMatches(target, base, new MatchFinder(base, index, minLength));
+    if (operations) return operations;
   }
 }
 
-/** undefined: they would be too many. */
-function matches(target: Uint8Array, base: Uint8Array, places: Places): DeltaOp[] | undefined {
-  const orders: DeltaOp[] = [];
-  let [from, at] = [0, 0];
-  for (let i = 0; i + SEED <= target.length;) {
-    const match = places.longest(target, i, from, at);
+/** @returns undefined if there are more than MAX_OPERATIONS */
+function findMatches(target: Uint8Array, base: Uint8Array, finder: MatchFinder): DeltaOp[] | undefined {
+  const operations: DeltaOp[] = [];
+  let [targetPosition, basePosition] = [0, 0];
+  for (let i = 0; i + SEED_BYTES <= target.length;) {
+    const match = finder.findLongest(target, i, targetPosition, basePosition);
     if (!match) {
-      i += STEP;
+      i += STEP_BYTES;
       continue;
     }
-    const { start, place, length } = match;
-    orders.push({ put: target.subarray(from, start) }, { skip: place - at }, { keep: length });
-    if (orders.length > MOST_ORDERS) return undefined;
-    [from, at] = [start + length, place + length];
-    i = from;
+    const { targetStart, baseStart, length } = match;
+    const insert = target.subarray(targetPosition, targetStart);
+    operations.push({ insert }, { skip: baseStart - basePosition }, { copy: length });
+    if (operations.length > MAX_OPERATIONS) return undefined;
+    [targetPosition, basePosition] = [targetStart + length, baseStart + length];
+    i = targetPosition;
   }
-  return joined([...orders, { put: target.subarray(from) }, { skip: base.length - at }]);
+  const tail = [{ insert: target.subarray(targetPosition) }, { skip: base.length - basePosition }];
+  return merge([...operations, ...tail]);
 }
 
-/** The first place of each seed, by its key, and after each place the next one of the same key. */
-interface Index {
+/** Linked lists of positions: the first position of each hash, and for each position the next with the same hash. */
+interface SeedIndex {
   first: Int32Array;
   next: Int32Array;
 }
 
-function indexOf(base: Uint8Array): Index {
+function indexSeeds(base: Uint8Array): SeedIndex {
   const first = new Int32Array(1 << 20).fill(-1);
   const next = new Int32Array(base.length).fill(-1);
-  // From behind, so that a list begins with the first place.
-  for (let i = base.length - SEED; i >= 0; i -= 1) {
-    const key = keyOf(base, i);
+  // Backwards, so that each list is in ascending order.
+  for (let i = base.length - SEED_BYTES; i >= 0; i -= 1) {
+    const key = seedHash(base, i);
     next[i] = first[key]!;
     first[key] = i;
   }
   return { first, next };
 }
 
-/** Where a file has which seeds, for who goes through it once. */
-class Places {
+/** Finds matches in the base while the target is read from start to end. */
+class MatchFinder {
   readonly #first: Int32Array;
   readonly #next: Int32Array;
 
   constructor(
     private readonly base: Uint8Array,
-    { first, next }: Index,
-    private readonly shortest: number,
+    { first, next }: SeedIndex,
+    private readonly minLength: number,
   ) {
     [this.#first, this.#next] = [first.slice(), next];
   }
 
   /**
-   * The longest match around `i` that begins in the target not before `from` and in the base not before `at`; one that passes over
-   * much of the base has to be worth it.
+   * Finds the longest match that contains `i`. A match that skips much of the base must be longer.
    *
-   * @param at never less than in the call before
+   * @param minTarget earliest start in the target
+   * @param minBase earliest start in the base. It never decreases between two calls.
    */
-  longest(target: Uint8Array, i: number, from: number, at: number) {
+  findLongest(target: Uint8Array, i: number, minTarget: number, minBase: number) {
     const { base } = this;
-    let best: { start: number; place: number; length: number } | undefined;
-    const consider = (place: number) => {
-      if (place < at || place + SEED > base.length) return;
-      let [start, begin] = [i, place];
-      while (start > from && begin > at && target[start - 1] === base[begin - 1])
-        [start, begin] = [start - 1, begin - 1];
+    let best: { targetStart: number; baseStart: number; length: number } | undefined;
+    const compare = (position: number) => {
+      if (position < minBase || position + SEED_BYTES > base.length) return;
+      let [targetStart, baseStart] = [i, position];
+      while (targetStart > minTarget && baseStart > minBase && target[targetStart - 1] === base[baseStart - 1])
+        [targetStart, baseStart] = [targetStart - 1, baseStart - 1];
       let end = i;
-      while (end < target.length && target[end] === base[place + end - i]) end += 1;
-      const length = end - start;
-      const passed = Math.max(0, begin - at - (start - from));
-      if (length >= this.shortest + passed / 16 && length > (best?.length ?? 0))
-        best = { start, place: begin, length };
+      while (end < target.length && target[end] === base[position + end - i]) end += 1;
+      const length = end - targetStart;
+      const skipped = Math.max(0, baseStart - minBase - (targetStart - minTarget));
+      if (length >= this.minLength + skipped / 16 && length > (best?.length ?? 0))
+        best = { targetStart, baseStart, length };
     };
-    // Most bytes stand where they stood.
-    consider(at + (i - from));
-    const key = keyOf(target, i);
-    let place = this.#first[key]!;
-    while (place >= 0 && place < at) place = this.#next[place]!;
-    this.#first[key] = place;
-    for (let tries = 0; place >= 0 && tries < TRIES; tries += 1) {
-      consider(place);
-      place = this.#next[place]!;
+    // Most bytes did not move.
+    compare(minBase + (i - minTarget));
+    const key = seedHash(target, i);
+    let position = this.#first[key]!;
+    while (position >= 0 && position < minBase) position = this.#next[position]!;
+    this.#first[key] = position;
+    for (let count = 0; position >= 0 && count < MAX_CANDIDATES; count += 1) {
+      compare(position);
+      position = this.#next[position]!;
     }
     return best;
   }
 }
 
-function keyOf(bytes: Uint8Array, at: number): number {
-  let key = 0;
-  for (let i = at; i < at + SEED; i += 4)
-    key =
-      Math.imul(
-        key ^ (bytes[i]! | (bytes[i + 1]! << 8) | (bytes[i + 2]! << 16) | (bytes[i + 3]! << 24)),
-        0x9e3779b1,
-      ) ^
-      (key >>> 15);
-  return (key ^ (key >>> 13)) & ((1 << 20) - 1);
+function seedHash(bytes: Uint8Array, start: number): number {
+  let hash = 0;
+  for (let i = start; i < start + SEED_BYTES; i += 4)
+    hash =
+      Math.imul(hash ^ (bytes[i]! | (bytes[i + 1]! << 8) | (bytes[i + 2]! << 16) | (bytes[i + 3]! << 24)), 0x9e3779b1) ^
+      (hash >>> 15);
+  return (hash ^ (hash >>> 13)) & ((1 << 20) - 1);
 }
 
-/** The same in as few orders as it takes. */
-function joined(orders: DeltaOp[]): DeltaOp[] {
-  const all: DeltaOp[] = [];
-  // A skip may change places with what is put beside it: between two keeps one of each is left.
-  let [puts, skip]: [Uint8Array[], number] = [[], 0];
+/** Merges adjacent operations and drops empty ones. */
+function merge(operations: DeltaOp[]): DeltaOp[] {
+  const merged: DeltaOp[] = [];
+  // An insert and a skip next to each other can swap places, so one of each is enough between two copies.
+  let [inserts, skip]: [Uint8Array[], number] = [[], 0];
   const flush = () => {
-    if (puts.length > 0) all.push({ put: Buffer.concat(puts) });
-    if (skip > 0) all.push({ skip });
-    [puts, skip] = [[], 0];
+    if (inserts.length > 0) merged.push({ insert: Buffer.concat(inserts) });
+    if (skip > 0) merged.push({ skip });
+    [inserts, skip] = [[], 0];
   };
-  for (const order of orders) {
-    if ("put" in order) {
-      if (order.put.length > 0) puts.push(order.put);
-    } else if ("skip" in order) skip += order.skip;
-    else if (order.keep > 0) {
-      const last = all.at(-1);
-      if (puts.length === 0 && skip === 0 && last && "keep" in last) last.keep += order.keep;
+  for (const operation of operations) {
+    if ("insert" in operation) {
+      if (operation.insert.length > 0) inserts.push(operation.insert);
+    } else if ("skip" in operation) skip += operation.skip;
+    else if (operation.copy > 0) {
+      const last = merged.at(-1);
+      if (inserts.length === 0 && skip === 0 && last && "copy" in last) last.copy += operation.copy;
       else {
         flush();
-        all.push({ keep: order.keep });
+        merged.push({ copy: operation.copy });
       }
     }
   }
   flush();
-  return all;
+  return merged;
 }

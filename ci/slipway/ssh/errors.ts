@@ -1,53 +1,49 @@
-/** What ssh says when it does not get there, as a person needs to hear it. */
+/** Explains why ssh failed, and suggests a fix. */
 import { PipelineError } from "../core/errors.ts";
-import { destinationOf } from "./host.ts";
+import { resolveDestination } from "./host.ts";
 
-/** The line to a host has gone, or did not come about. It may the next time. */
+/** Failure to open or keep a connection. A retry may succeed. */
 export class SshConnectionLost extends PipelineError {
-  constructor(host: string, words: string, options: { hint?: string; output?: string } = {}) {
-    super("environment", `${host} is not reached: ${words}`, options);
+  constructor(message: string, options: { hint?: string; output?: string } = {}) {
+    super("environment", message, options);
   }
 }
 
-/** @param said what ssh has written to stderr */
-export async function explainSshError(
-  host: string,
-  said: string,
-  signal?: AbortSignal,
-): Promise<PipelineError> {
-  const words = lastReason(said);
-  const wrong = (message: string, hint: string) =>
-    new PipelineError("environment", `${host}: ${message}; nothing was changed`, { hint, output: said });
-  const isChanged = /IDENTIFICATION HAS CHANGED/.test(said);
-  if (isChanged || /Host key verification failed|host key is known for/i.test(said)) {
-    const keys = await keyCommands(host, isChanged, signal);
-    if (isChanged)
-      return wrong("its key is another one than known_hosts has: it may be somebody else's machine", keys);
-    return wrong("its key is not in known_hosts, and none is taken on trust", keys);
+/** @param stderr everything that ssh wrote */
+export async function explainSshError(host: string, stderr: string, signal?: AbortSignal): Promise<PipelineError> {
+  const reason = lastReason(stderr);
+  const failure = (message: string, hint: string) =>
+    new PipelineError("environment", `${host}: ${message}. Nothing was changed`, { hint, output: stderr });
+  const isChanged = /IDENTIFICATION HAS CHANGED/.test(stderr);
+  if (isChanged || /Host key verification failed|host key is known for/i.test(stderr)) {
+    const hint = await hostKeyHint(host, isChanged, signal);
+    if (isChanged) return failure("the host key differs from known_hosts: it may be another machine", hint);
+    return failure("the host key is not in known_hosts", hint);
   }
-  if (/Permission denied/i.test(said)) {
-    const hint = `\`ssh ${host} true\` has to work without a question: add a key to the agent (\`ssh-add -l\` lists them), or to the host (\`ssh-copy-id ${host}\`).`;
-    return wrong(`it does not let this user in (${words})`, hint);
+  if (/Permission denied/i.test(stderr)) {
+    const hint = `\`ssh ${host} true\` must work without a prompt: add a key to the agent (\`ssh-add -l\` lists them), or to the host (\`ssh-copy-id ${host}\`).`;
+    return failure(`SSH login refused (${reason})`, hint);
   }
-  const hint = `\`ssh ${host} true\` shows more.`;
-  return new SshConnectionLost(host, words || "ssh has ended without a word", { hint, output: said });
+  const hint = `Run \`ssh ${host} true\` for details.`;
+  const message = `cannot connect to ${host} over SSH: ${reason || "ssh exited without an error message"}`;
+  return new SshConnectionLost(message, { hint, output: stderr });
 }
 
-/** Of all that ssh has said, the last line that is a reason. */
-export function lastReason(said: string): string {
-  const lines = said.split("\n").map((line) => line.trim());
+/** Returns the last line of ssh's stderr that gives a reason. */
+export function lastReason(stderr: string): string {
+  const lines = stderr.split("\n").map((line) => line.trim());
   return lines.findLast((line) => line !== "" && !/^\*\*\*|^Warning: Permanently/.test(line)) ?? "";
 }
 
-/** The command that shows the fingerprint of a host's key, and the one that adds it. */
-async function keyCommands(host: string, isChanged: boolean, signal?: AbortSignal): Promise<string> {
-  const { name, port, isBehind } = await destinationOf(host, signal);
+/** Returns a hint with the commands that show a host key's fingerprint and that add the key. */
+async function hostKeyHint(host: string, isChanged: boolean, signal?: AbortSignal): Promise<string> {
+  const { name, port, isProxied } = await resolveDestination(host, signal);
   const entry = port === "22" ? name : `[${name}]:${port}`;
-  const forget = isChanged ? `ssh-keygen -R '${entry}' && ` : "";
-  if (isBehind) {
-    const ask = `ssh -o StrictHostKeyChecking=ask ${host} true`;
-    return `Ask its owner for the fingerprint, then \`${forget}${ask}\`, which shows what it has and adds it.`;
+  const remove = isChanged ? `ssh-keygen -R '${entry}' && ` : "";
+  if (isProxied) {
+    const connect = `ssh -o StrictHostKeyChecking=ask ${host} true`;
+    return `Get the fingerprint from the host's owner, then compare and add the key with \`${remove}${connect}\`.`;
   }
   const scan = `ssh-keyscan -p ${port} ${name}`;
-  return `\`${scan} | ssh-keygen -lf -\` shows its fingerprint: compare it with what its owner says. \`${forget}${scan} >> ~/.ssh/known_hosts\` adds it.`;
+  return `Show the fingerprint with \`${scan} | ssh-keygen -lf -\` and compare it with the one from the host's owner. Then add the key with \`${remove}${scan} >> ~/.ssh/known_hosts\`.`;
 }

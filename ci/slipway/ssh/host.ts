@@ -1,30 +1,29 @@
-/** A host as the command line names it, and as ssh takes it. */
+/** Parses the hosts of the command line, and resolves them with ssh's configuration. */
 import { PipelineError } from "../core/errors.ts";
 import { runProcess } from "../core/process.ts";
 
 /**
- * `[USER@]HOST`, or the same as a URL, `ssh://[USER@]HOST[:PORT]`; HOST may be a name of ssh's configuration. What ssh would take for
- * an option, or a shell for more than a word, is none.
+ * `[USER@]HOST` or `ssh://[USER@]HOST[:PORT]`. HOST may be an alias of ssh's configuration. Rejects text that ssh would
+ * parse as an option, or that a shell would split or expand.
  */
-const FORM =
+const HOST_PATTERN =
   /^(?:ssh:\/\/)?(?:[A-Za-z0-9_][\w.+-]*@)?(?:[A-Za-z0-9_][\w.:%-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\](?::\d+)?)$/;
 
 /** @throws {PipelineError} "usage" */
-export function parseHost(given: string): string {
-  if (FORM.test(given) && given.length <= 255) return given;
-  throw new PipelineError("usage", `${JSON.stringify(given)} is no host of the form [USER@]HOST`);
+export function parseHost(text: string): string {
+  if (HOST_PATTERN.test(text) && text.length <= 255) return text;
+  throw new PipelineError("usage", `invalid host ${JSON.stringify(text)}: expected [USER@]HOST`);
 }
 
-/** Where ssh would go, by its own configuration. */
 export interface Destination {
   name: string;
   port: string;
-  /** Whether that is behind another host, or a program. */
-  isBehind: boolean;
+  /** Whether ssh connects through a jump host or a proxy command. */
+  isProxied: boolean;
 }
 
-/** Asks ssh itself. */
-export async function destinationOf(host: string, signal?: AbortSignal): Promise<Destination> {
+/** Resolves a host with ssh's own configuration. */
+export async function resolveDestination(host: string, signal?: AbortSignal): Promise<Destination> {
   const { stdout } = await runProcess(["ssh", "-G", "--", host], {
     timeoutSeconds: 5,
     ...(signal && { signal }),
@@ -39,6 +38,6 @@ export async function destinationOf(host: string, signal?: AbortSignal): Promise
   return {
     name: settings.get("hostname") ?? host,
     port: settings.get("port") ?? "22",
-    isBehind: isSet("proxyjump") || isSet("proxycommand"),
+    isProxied: isSet("proxyjump") || isSet("proxycommand"),
   };
 }

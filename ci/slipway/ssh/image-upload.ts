@@ -1,32 +1,31 @@
-/** An archive on its way to one node or to several: what each of them asks about it is worked out once. */
+/** Opens an image archive for upload, and computes its hashes once for all nodes. */
 import { sha256OfFile } from "../core/hash.ts";
 import { readArchive, type Archive } from "../image/archive-reader.ts";
-import { CHUNK_BYTES, blockHashes } from "./delta.ts";
+import { CHUNK_BYTES, shortHashes } from "./delta.ts";
 
-/** A layer in an archive. */
-export interface PackedLayer {
+export interface ArchivedLayer {
   /** In hex. */
   digest: string;
-  /** Its place among the image's layers, and in the archive. */
+  /** Position in the image's list of layers. */
   index: number;
+  /** Position in the archive, in bytes. */
   offset: number;
   content: Uint8Array;
 }
 
 export class ImageUpload {
   readonly bytes: Uint8Array;
-  /** In the order of the archive; one that the image has twice is there once. */
-  readonly layers: PackedLayer[];
-  /** Whether they are compressed. */
-  readonly isPacked: boolean;
+  /** Distinct layers in the order of the archive. */
+  readonly layers: ArchivedLayer[];
+  readonly isCompressed: boolean;
   #sha256: string | undefined;
-  readonly #hashes = new Map<PackedLayer, string[]>();
+  readonly #hashes = new Map<ArchivedLayer, string[]>();
 
   private constructor(
     readonly path: string,
     { config, layers, packed }: Archive,
   ) {
-    this.isPacked = packed;
+    this.isCompressed = packed;
     this.bytes = Bun.mmap(path);
     this.layers = layers
       .map(({ offset, size }, index) => ({
@@ -39,21 +38,20 @@ export class ImageUpload {
       .sort((a, b) => a.offset - b.offset);
   }
 
-  /** @throws {Error} when there is no archive at `path` */
+  /** @throws {Error} if `path` does not exist */
   static async open(path: string): Promise<ImageUpload> {
-    const found = await readArchive(path);
-    if (!found) throw new Error(`${path} is not there`);
-    return new ImageUpload(path, found);
+    const archive = await readArchive(path);
+    if (!archive) throw new Error(`${path} not found`);
+    return new ImageUpload(path, archive);
   }
 
   get sha256(): string {
     return (this.#sha256 ??= sha256OfFile(this.path));
   }
 
-  /** Hashes of a layer's chunks. */
-  hashesOf(layer: PackedLayer): string[] {
+  chunkHashesOf(layer: ArchivedLayer): string[] {
     let hashes = this.#hashes.get(layer);
-    if (!hashes) this.#hashes.set(layer, (hashes = blockHashes(layer.content, CHUNK_BYTES)));
+    if (!hashes) this.#hashes.set(layer, (hashes = shortHashes(layer.content, CHUNK_BYTES)));
     return hashes;
   }
 }

@@ -1,7 +1,4 @@
-/**
- * kustomize at the other end of a line, for who has none here: the files that a kustomization reads go there, and what it makes of
- * them comes back.
- */
+/** Runs kustomize on an SSH host if this machine has none: sends the kustomization's files and returns the output. */
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { parse } from "yaml";
@@ -11,30 +8,23 @@ import type { ProcessResult } from "../core/process.ts";
 import { shellQuote } from "./shell-quote.ts";
 import type { SshSession } from "./session.ts";
 
-/** Bytes that manifests may have, all together: more are something else. */
-const MOST_BYTES = 8 << 20;
+/** Limit for all manifests together. Larger files are not manifests. */
+const MAX_BYTES = 8 << 20;
 
 /**
- * @param root what all of it lies below
+ * @param root the directory that contains all manifests
  * @param overlay the directory of the kustomization
- * @throws {PipelineError} "project" when it reads what is not below `root`, or too much
+ * @throws {PipelineError} "project" if the kustomization reads files outside `root`, or more than MAX_BYTES
  */
-export async function kustomizeRemotely(
-  line: SshSession,
-  root: string,
-  overlay: string,
-): Promise<ProcessResult> {
+export async function kustomizeRemotely(session: SshSession, root: string, overlay: string): Promise<ProcessResult> {
   const files = kustomizationFiles(overlay);
   const outside = files.find((file) => relative(root, file).startsWith(".."));
   if (outside !== undefined)
-    throw new PipelineError(
-      "project",
-      `the manifests read ${outside}, which is not below ${root}: a host gets those alone`,
-    );
+    throw new PipelineError("project", `the manifests read ${outside}, but only files in ${root} are sent to the host`);
   const contents = files.map((file) => readFileSync(file));
-  if (contents.reduce((sum, { length }) => sum + length, 0) > MOST_BYTES)
-    throw new PipelineError("project", `the manifests in ${overlay} have more than ${MOST_BYTES} bytes`);
-  const { directory } = await line.there();
+  if (contents.reduce((sum, { length }) => sum + length, 0) > MAX_BYTES)
+    throw new PipelineError("project", `the manifests in ${overlay} exceed ${MAX_BYTES} bytes`);
+  const { directory } = await session.hostInfo();
   const paths = files.map((file) => relative(root, file));
   const directories = [...new Set(paths.map(dirname))];
   const script = `d=${directory}/manifests.$$
@@ -43,34 +33,33 @@ mkdir "$d" && cd "$d" || exit
 mkdir -p -- ${directories.map(shellQuote).join(" ")} || exit
 ${paths.map((path, i) => `head -c ${contents[i]!.length} >${shellQuote(path)}`).join("\n")}
 k3s kubectl kustomize ${shellQuote(relative(root, overlay) || ".")}`;
-  return line.run(script, { input: Buffer.concat(contents), timeoutSeconds: 60 });
+  return session.run(script, { input: Buffer.concat(contents), timeoutSeconds: 60 });
 }
 
 /**
- * All files that a kustomization may read: whatever there is of the paths that it names, in whichever of its fields, and a directory's
- * own kustomization, or all of it where it has none.
+ * Lists all files that a kustomization may read. Every text in any of its fields that is the path of an existing file
+ * counts. For a directory, its own kustomization is followed.
  */
 export function kustomizationFiles(directory: string, seen: Set<string> = new Set()): string[] {
   const file = kustomizationIn(directory);
   if (file === undefined || seen.has(file)) return [];
   seen.add(file);
-  const found = [file];
-  for (const text of textsIn(parse(readFileSync(file, "utf8"), { logLevel: "silent" }))) {
-    // `files: [NAME=PATH]`
-    for (const named of new Set([text, text.slice(text.indexOf("=") + 1)])) {
-      if (named === "" || named.includes("\n") || named.length > 1000) continue;
-      const path = join(directory, named);
+  const files = [file];
+  for (const text of stringsIn(parse(readFileSync(file, "utf8"), { logLevel: "silent" }))) {
+    // A ConfigMap generator takes `files: [NAME=PATH]`.
+    for (const name of new Set([text, text.slice(text.indexOf("=") + 1)])) {
+      if (name === "" || name.includes("\n") || name.length > 1000) continue;
+      const path = join(directory, name);
       if (!existsSync(path) || path === directory) continue;
-      if (statSync(path).isFile()) found.push(path);
-      else if (basename(path) !== "" && statSync(path).isDirectory())
-        found.push(...kustomizationFiles(path, seen));
+      if (statSync(path).isFile()) files.push(path);
+      else if (basename(path) !== "" && statSync(path).isDirectory()) files.push(...kustomizationFiles(path, seen));
     }
   }
-  return [...new Set(found)];
+  return [...new Set(files)];
 }
 
-function textsIn(value: unknown): string[] {
+function stringsIn(value: unknown): string[] {
   if (typeof value === "string") return [value];
   if (typeof value !== "object" || value === null) return [];
-  return Object.values(value).flatMap(textsIn);
+  return Object.values(value).flatMap(stringsIn);
 }

@@ -1,10 +1,10 @@
 /**
- * The line to a host: one connection of the system's ssh, which everything goes over. ssh's own configuration, agent, jump hosts
- * and known_hosts count; nothing is ever asked, and no key is taken on trust.
+ * Holds one connection of the system's ssh to a host, shared by all commands. ssh's own configuration, agent, jump hosts
+ * and known_hosts apply. slipway never prompts, and never trusts an unknown host key.
  *
- * The other side needs sh and coreutils. What is run there is a script that comes over stdin, because the login shell may be any:
- * it gets one command whose form all shells read alike. A directory there, which only that user can enter, holds what the line
- * needs; it goes with the line, and what a line has left that could not end so goes with the next one.
+ * The host needs sh and coreutils. Scripts are sent over stdin because the login shell can be any shell: it only gets one
+ * command that all shells parse in the same way. Temporary files are in a directory on the host that only the SSH user
+ * can enter. The host removes it when the connection ends, or else the next connection does.
  */
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -21,137 +21,139 @@ import {
 } from "./connection.ts";
 import { lastReason, SshConnectionLost } from "./errors.ts";
 
-/** ssh's own code for what is not the script's. */
-const LOST = 255;
-/** Milliseconds that ssh may take to end once its line is cut. */
-const CUT_MS = 500;
+/** Exit code of ssh itself, as opposed to the script's. */
+const SSH_FAILED = 255;
+/** Time that ssh may take to exit after its connection is lost. */
+const EXIT_MS = 500;
 
 export class SshSession {
   #connection: HostConnection | undefined;
   #connecting: Promise<HostConnection> | undefined;
   readonly #forwarded = new Map<string, Promise<string>>();
-  #count = 0;
+  #socketCount = 0;
 
   private constructor(
     readonly host: string,
-    private readonly here: string,
+    private readonly localDirectory: string,
     private readonly signal: AbortSignal,
   ) {}
 
   /**
-   * @param signal ends the attempt, and scripts; a line that was opened once is opened again even so
-   * @throws {PipelineError} "environment": no ssh, no way there, no k3s, no rights
+   * @param signal cancels the attempt, and later scripts, but not a reconnect
+   * @throws {PipelineError} "environment" if ssh is missing, the host is unreachable, or k3s or permissions are missing
    */
   static async open(host: string, signal: AbortSignal): Promise<SshSession> {
-    await removeAbandoned();
-    const line = new SshSession(host, await mkdtemp(join(tmpdir(), `slipway-${process.pid}-`)), signal);
+    await removeAbandonedSockets();
+    const localDirectory = await mkdtemp(join(tmpdir(), `slipway-${process.pid}-`));
+    const session = new SshSession(host, localDirectory, signal);
     try {
-      await line.#connected(signal);
-      return line;
+      await session.#connect(signal);
+      return session;
     } catch (error) {
-      await line.close();
+      await session.close();
       throw error;
     }
   }
 
-  /** What is there; a line that has gone is opened again. @throws {SshConnectionLost} */
-  async there(): Promise<RemoteHostInfo> {
-    return (await this.#connected()).there;
+  /** Describes the host. Reconnects if the connection was lost. @throws {SshConnectionLost} */
+  async hostInfo(): Promise<RemoteHostInfo> {
+    return (await this.#connect()).hostInfo;
   }
 
-  /** The last of what ssh has said. */
-  words(): string {
-    return lastReason(this.#connection?.said() ?? "");
+  /** Returns the last line that ssh wrote to stderr. */
+  stderrTail(): string {
+    return lastReason(this.#connection?.stderr() ?? "");
   }
 
   /**
-   * Runs a script of sh there. A code other than 0 is a result, not an error.
+   * Runs a sh script on the host. A code other than 0 is a result, not an error.
    *
-   * @throws {SshConnectionLost} when the line has gone meanwhile
+   * @throws {SshConnectionLost} if the connection ends while the script runs
    */
   async run(script: string, options: Omit<ProcessOptions, "cwd" | "env"> = {}): Promise<ProcessResult> {
-    const { control, gone } = await this.#connected();
-    // Over the one connection or not at all: where that has gone, ssh would open one of its own.
-    const alone = ["-oControlMaster=no", "-oProxyCommand=false"];
+    const { controlSocket, closed } = await this.#connect();
+    // Prevents ssh from opening a connection of its own when the shared one is lost.
+    const sharedOnly = ["-oControlMaster=no", "-oProxyCommand=false"];
     const ssh = [
       "ssh",
       "-T",
-      `-S${control}`,
+      `-S${controlSocket}`,
       ...sshOptions,
-      ...alone,
+      ...sharedOnly,
       "--",
       this.host,
       remoteCommand(script),
     ];
-    const input = inputOf(script, options.input ?? "");
+    const input = prependScript(script, options.input ?? "");
     const result = await runProcess(ssh, { signal: this.signal, ...options, input });
-    const marked = result.stdout.indexOf(`${OUTPUT_MARKER}\n`);
-    if (result.code === LOST) {
-      const isCut = marked < 0 || (await Promise.race([gone.then(() => true), Bun.sleep(CUT_MS)]));
-      if (isCut) throw new SshConnectionLost(this.host, "the line has gone meanwhile");
+    const marker = result.stdout.indexOf(`${OUTPUT_MARKER}\n`);
+    if (result.code === SSH_FAILED) {
+      const isLost = marker < 0 || (await Promise.race([closed.then(() => true), Bun.sleep(EXIT_MS)]));
+      if (isLost) throw new SshConnectionLost(`SSH connection to ${this.host} lost`);
     }
-    return { ...result, stdout: result.stdout.slice(marked < 0 ? 0 : marked + OUTPUT_MARKER.length + 1) };
+    return { ...result, stdout: result.stdout.slice(marker < 0 ? 0 : marker + OUTPUT_MARKER.length + 1) };
   }
 
   /**
-   * Has what listens there answer here as well.
+   * Forwards a local socket to an address or a socket on the host.
    *
-   * @param to `ADDRESS:PORT`, or the path of a socket
-   * @returns the path of a socket
+   * @param remote `ADDRESS:PORT`, or the path of a socket
+   * @returns the path of the local socket
    */
-  async forward(to: string): Promise<string> {
-    const { control } = await this.#connected();
-    const key = `${control} ${to}`;
+  async forward(remote: string): Promise<string> {
+    const { controlSocket } = await this.#connect();
+    const key = `${controlSocket} ${remote}`;
     let forwarded = this.#forwarded.get(key);
     if (!forwarded) {
-      forwarded = this.#forward(control, to);
+      forwarded = this.#forward(controlSocket, remote);
       this.#forwarded.set(key, forwarded);
       forwarded.catch(() => this.#forwarded.delete(key));
     }
     return forwarded;
   }
 
-  async #forward(control: string, to: string): Promise<string> {
-    const socket = join(this.here, `f${(this.#count += 1)}`);
-    const ssh = ["ssh", `-S${control}`, "-oStreamLocalBindMask=0177", "-Oforward", `-L${socket}:${to}`];
-    const { code, stderr } = await runProcess([...ssh, "--", this.host], { timeoutSeconds: 5 });
+  async #forward(controlSocket: string, remote: string): Promise<string> {
+    const socket = join(this.localDirectory, `f${(this.#socketCount += 1)}`);
+    const forwarding = ["-oStreamLocalBindMask=0177", "-Oforward", `-L${socket}:${remote}`];
+    const ssh = ["ssh", `-S${controlSocket}`, ...forwarding, "--", this.host];
+    const { code, stderr } = await runProcess(ssh, { timeoutSeconds: 5 });
     if (code === 0) return socket;
-    throw new SshConnectionLost(this.host, lastReason(stderr) || "nothing is forwarded");
+    const reason = lastReason(stderr) || `exit code ${code}`;
+    throw new SshConnectionLost(`cannot forward ${remote} over SSH from ${this.host}: ${reason}`);
   }
 
   async close(): Promise<void> {
-    await this.#connection?.end();
-    await rm(this.here, { recursive: true, force: true });
+    await this.#connection?.close();
+    await rm(this.localDirectory, { recursive: true, force: true });
   }
 
-  #connected(signal?: AbortSignal): Promise<HostConnection> {
-    if (this.#connection && !this.#connection.isGone()) return Promise.resolve(this.#connection);
+  #connect(signal?: AbortSignal): Promise<HostConnection> {
+    if (this.#connection && !this.#connection.isClosed()) return Promise.resolve(this.#connection);
     const open = async () => {
-      const control = join(this.here, `c${(this.#count += 1)}`);
-      return (this.#connection = await connectHost(this.host, control, signal));
+      const controlSocket = join(this.localDirectory, `c${(this.#socketCount += 1)}`);
+      return (this.#connection = await connectHost(this.host, controlSocket, signal));
     };
     this.#connecting ??= open().finally(() => (this.#connecting = undefined));
     return this.#connecting;
   }
 }
 
-/** Sockets here that killed runs have left. */
-async function removeAbandoned(): Promise<void> {
+/** Removes local sockets of killed processes. */
+async function removeAbandonedSockets(): Promise<void> {
   for (const name of await readdir(tmpdir())) {
     const [, pid] = /^slipway-(\d+)-\w{6}$/.exec(name) ?? [];
-    // What is another user's stays: it cannot be removed.
+    // Directories of other users cannot be removed.
     if (pid !== undefined && !isRunning(Number(pid)))
       await rm(join(tmpdir(), name), { recursive: true, force: true }).catch(() => {});
   }
 }
 
-function inputOf(
+function prependScript(
   script: string,
   input: NonNullable<ProcessOptions["input"]>,
 ): NonNullable<ProcessOptions["input"]> {
   const text = Buffer.from(wrapScript(script));
-  if (typeof input === "string" || input instanceof Uint8Array)
-    return Buffer.concat([text, Buffer.from(input)]);
+  if (typeof input === "string" || input instanceof Uint8Array) return Buffer.concat([text, Buffer.from(input)]);
   return (async function* () {
     yield text;
     yield* input;

@@ -1,20 +1,21 @@
-/** What every target looks at before it takes an archive. */
+/** Validates an image archive before it is imported or pushed. */
 import { PipelineError } from "../core/errors.ts";
 import { readArchive } from "../image/archive-reader.ts";
 
 /**
- * @throws {PipelineError} "environment" when `archive` is none, holds another image, or one for another architecture
+ * @throws {PipelineError} "environment" if `archive` is missing or invalid, or holds another image or architecture
  */
 export async function checkArchive(archive: string, name: string, architecture?: string): Promise<void> {
   const found = await readArchive(archive).catch((error: Error) => error);
-  const wrong = (what: string) =>
-    new PipelineError("environment", `${archive} ${what}; nothing was changed`, {
-      hint: "Remove the file and run the command again: it will be built anew.",
+  const failure = (problem: string) =>
+    new PipelineError("environment", `${archive} ${problem}. Nothing was changed`, {
+      hint: "Remove the file and run the command again to rebuild it.",
     });
-  if (!found) throw wrong("is not there");
-  if (found instanceof Error) throw wrong(`is no docker-archive (${found.message})`);
-  if (!found.names.includes(name)) throw wrong(`holds ${found.names.join(", ") || "no name"}, not ${name}`);
+  if (!found) throw failure("not found");
+  if (found instanceof Error) throw failure(`is not a docker-archive (${found.message})`);
+  if (!found.names.includes(name))
+    throw failure(`contains ${found.names.join(", ") || "an image without a name"}, not ${name}`);
   if (architecture && found.config.architecture !== architecture) {
-    throw wrong(`is for ${found.config.architecture}, and the node is ${architecture}`);
+    throw failure(`is for ${found.config.architecture}, but the node is ${architecture}`);
   }
 }

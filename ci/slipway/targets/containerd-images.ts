@@ -1,121 +1,113 @@
-/** A node's containerd, as far as a deploy deals with it: which images it has, and the ones that go. */
+/** Lists and removes images in a node's containerd, and explains its errors. */
 import { PipelineError } from "../core/errors.ts";
 import type { ProcessResult } from "../core/process.ts";
 
-/** What is needed of it. */
 export interface ContainerdNode {
-  /** What a person calls the node, as the beginning of a sentence: `n1: `. Empty: it is this machine. */
-  who: string;
-  /** Runs `ctr` for the kubelet's images. */
+  /** Prefix of messages, such as `n1: `. Empty for this machine. */
+  label: string;
+  /** Runs `ctr` in the kubelet's namespace. */
   ctr(args: string[], timeoutSeconds: number): Promise<ProcessResult>;
-  /** What to do when it does not let this user. */
-  permission: string;
-  /** The command that lists its images, as a person types it. */
-  list: string;
+  /** Hint for a permission error. */
+  permissionHint: string;
+  /** Command that lists the images, for hints. */
+  listCommand: string;
 }
 
-/** Seconds for a list of the images: a machine that starts pods is a busy one. */
-const LIST_SECONDS = 60;
+/** A machine that starts pods is busy, and ctr is slow there. */
+const LIST_TIMEOUT_SECONDS = 60;
 
-/** The name that containerd gives an image without a registry in its name. */
+/** Returns the name that containerd gives an image without a registry in its name. */
 export function containerdName(name: string): string {
   return `docker.io/library/${name}`;
 }
 
-/** Names of the images, `docker.io/library/helloapp:<id>`, and the digest of each. @throws {PipelineError} "environment" */
+/** Lists image names (`docker.io/library/helloapp:<id>`) with their digests. @throws {PipelineError} "environment" */
 export async function listImages(containerd: ContainerdNode): Promise<Map<string, string>> {
   const [, ...rows] = await list(containerd, ["images", "ls"]);
-  const words = rows.map((row) => row.split(/\s+/));
-  return new Map(words.flatMap(([name, , digest]) => (name && digest ? [[name, digest]] : [])));
+  const columns = rows.map((row) => row.split(/\s+/));
+  return new Map(columns.flatMap(([name, , digest]) => (name && digest ? [[name, digest]] : [])));
 }
 
-/** Their names alone, in a quarter of the time: for the rest ctr reads into each image. @throws {PipelineError} "environment" */
-export async function listImageNames(
-  containerd: ContainerdNode,
-  timeoutSeconds?: number,
-): Promise<Set<string>> {
+/** Lists names only, which takes a quarter of the time: ctr does not open the images. @throws {PipelineError} "environment" */
+export async function listImageNames(containerd: ContainerdNode, timeoutSeconds?: number): Promise<Set<string>> {
   return new Set(await list(containerd, ["images", "ls", "-q"], timeoutSeconds));
 }
 
 async function list(
   containerd: ContainerdNode,
   args: string[],
-  timeoutSeconds = LIST_SECONDS,
+  timeoutSeconds = LIST_TIMEOUT_SECONDS,
 ): Promise<string[]> {
   const { code, stdout, stderr } = await containerd.ctr(args, timeoutSeconds);
-  if (code !== 0) throw explainContainerdError(containerd, "listing images", stderr);
+  if (code !== 0) throw explainContainerdError(containerd, "cannot list images", stderr);
   return stdout.split("\n");
 }
 
 /**
- * Removes images of the service that are none of the kept ones. Only what a pipeline has named: whoever imported helloapp:1 by hand
- * may still want it.
+ * Removes the service's images that no stored version references. Only tags that slipway creates are removed, so an image
+ * that somebody imported by hand (helloapp:1) is kept.
  *
- * @returns the names of those removed
+ * @param referencedImages lists the images to keep
+ * @returns the names of the removed images
  */
 export async function removeUnusedImages(
   containerd: ContainerdNode,
   service: string,
-  kept: () => Promise<Set<string>>,
+  referencedImages: () => Promise<Set<string>>,
 ): Promise<string[]> {
-  const there = await listImages(containerd);
-  const own = new RegExp(`^${containerdName(service)}:[0-9a-f]{12}$`);
-  const ours = [...there.keys()].filter((name) => own.test(name));
-  if (ours.length === 0) return [];
-  // Asked last: a deploy to another namespace notes what it wants to find here, and then looks for it.
-  const wanted = await kept();
-  const gone = ours.filter((name) => !wanted.has(name.slice(containerdName("").length)));
-  if (gone.length === 0) return [];
-  const left = [...there].filter(([name]) => !gone.includes(name) && !name.startsWith("sha256:"));
-  const needed = new Set(left.map(([, digest]) => digest));
-  const digests = new Set(gone.map((name) => there.get(name)!).filter((digest) => !needed.has(digest)));
-  // The kubelet's containerd gives each image a second name, and keeps its layers for as long as either is there.
-  const aliases = [...there].filter(([name, digest]) => name.startsWith("sha256:") && digests.has(digest));
-  const { code, stderr } = await containerd.ctr(
-    ["images", "rm", ...gone, ...aliases.map(([name]) => name)],
-    60,
-  );
-  if (code !== 0) throw explainContainerdError(containerd, "removing images", stderr);
-  return gone;
+  const images = await listImages(containerd);
+  const slipwayTag = new RegExp(`^${containerdName(service)}:[0-9a-f]{12}$`);
+  const candidates = [...images.keys()].filter((name) => slipwayTag.test(name));
+  if (candidates.length === 0) return [];
+  // Must follow the listing: a deploy to another namespace first records the image that it needs, then looks for it.
+  const referenced = await referencedImages();
+  const unused = candidates.filter((name) => !referenced.has(name.slice(containerdName("").length)));
+  if (unused.length === 0) return [];
+  const kept = [...images].filter(([name]) => !unused.includes(name) && !name.startsWith("sha256:"));
+  const keptDigests = new Set(kept.map(([, digest]) => digest));
+  const digests = new Set(unused.map((name) => images.get(name)!).filter((digest) => !keptDigests.has(digest)));
+  // The kubelet adds a second name to each image. containerd keeps the layers while either name exists.
+  const aliases = [...images].filter(([name, digest]) => name.startsWith("sha256:") && digests.has(digest));
+  const { code, stderr } = await containerd.ctr(["images", "rm", ...unused, ...aliases.map(([name]) => name)], 60);
+  if (code !== 0) throw explainContainerdError(containerd, "cannot remove images", stderr);
+  return unused;
 }
 
-/** The sentence for what containerd, or who stands before it, has said. */
+/** Turns stderr of ctr or sudo into an error with a hint. @param failure such as `cannot list images` */
 export function explainContainerdError(
-  { who, permission }: ContainerdNode,
-  what: string,
+  { label, permissionHint }: ContainerdNode,
+  failure: string,
   stderr: string,
 ): PipelineError {
-  const words = stderr.trim().split("\n").at(-1) ?? "";
-  const refusal = (message: string, hint?: string) =>
-    new PipelineError("environment", `${who}${what}: ${message}`, { ...(hint && { hint }), output: stderr });
+  const lastLine = stderr.trim().split("\n").at(-1) ?? "";
+  const error = (reason: string, hint?: string) =>
+    new PipelineError("environment", `${label}${failure}: ${reason}`, {
+      ...(hint && { hint }),
+      output: stderr,
+    });
   if (/no space left/i.test(stderr)) {
-    const hint = "Remove images that nothing uses: `sudo k3s crictl rmi --prune`. What runs was not touched.";
-    return refusal("the node's disk is full", hint);
+    const hint = "Remove unused images: `sudo k3s crictl rmi --prune`. Running containers were not touched.";
+    return error("the node's disk is full", hint);
   }
   if (/permission denied|password is required|sudo/i.test(stderr))
-    return refusal(`no permission on k3s's containerd (${words})`, permission);
-  // One that ends, or starts anew, in the middle of an import takes the connection with it.
+    return error(`no permission to use k3s's containerd (${lastLine})`, permissionHint);
+  // A containerd that stops or restarts during an import closes the connection.
   if (
-    /no such file|refused|deadline|no answer|\bEOF\b|reset by peer|broken pipe|unavailable|while dialing/i.test(
-      stderr,
-    )
+    /no such file|refused|deadline|timed out|\bEOF\b|reset by peer|broken pipe|unavailable|while dialing/i.test(stderr)
   ) {
-    const hint =
-      "Is k3s running? `sudo systemctl status k3s` tells. When it does, run the same command again.";
-    return refusal(`k3s's containerd does not answer (${words})`, hint);
+    const hint = "Check that k3s is running: `sudo systemctl status k3s`. Once it is, run the same command again.";
+    return error(`k3s's containerd does not respond (${lastLine})`, hint);
   }
-  return refusal(`containerd refused (${words})`);
+  return error(`containerd returned an error (${lastLine})`);
 }
 
-/** What was imported and is not there: an archive without a name imports "successfully" and creates no image. */
+/** Reports a missing image after an import. An archive without a name imports "successfully" and creates no image. */
 export function imageVanishedError(
-  { who, list }: ContainerdNode,
+  { label, listCommand }: ContainerdNode,
   archive: string,
   reference: string,
 ): PipelineError {
-  return new PipelineError(
-    "environment",
-    `${who}${archive} was imported, but containerd has no ${reference} now`,
-    { hint: `Has something else removed it? \`${list}\` lists what is there.` },
-  );
+  return new PipelineError("environment", `${label}${archive} was imported, but containerd has no ${reference}`, {
+    hint: `Check whether another program removed it: \`${listCommand}\` lists all images.`,
+  });
 }

@@ -1,35 +1,35 @@
-/** What nodes say of themselves: which may run a service's pods, as far as the manifests say so too, and where they are. */
+/** Decides from labels and taints which nodes can run a service's pods, and finds their addresses. */
 import type { Service } from "../core/service-config.ts";
 import type { KubeObject, Node, PodTemplate } from "../kubernetes/objects.ts";
 import { containersOf, podTemplates } from "../kubernetes/render.ts";
 
-/** The nodes that take a pod with the service's image: no nodeSelector and no taint keeps it away. */
+/** Returns the nodes that no nodeSelector and no taint excludes for a pod with the service's image. */
 export function schedulableNodes(service: Service, manifests: KubeObject[], nodes: Node[]): Node[] {
   const templates = manifests
     .flatMap(podTemplates)
     .filter((template) => containersOf(template).some(({ image }) => image === service.name));
-  return nodes.filter((node) => templates.some((template) => takes(node, template)));
+  return nodes.filter((node) => templates.some((template) => canSchedule(node, template)));
 }
 
-/** Where others reach it; this machine's own where it says nothing. */
+/** Returns the node's internal address. Default: 127.0.0.1. */
 export function addressOf({ status }: Node): string {
   return status.addresses?.find(({ type }) => type === "InternalIP")?.address ?? "127.0.0.1";
 }
 
 /** https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/ */
-function takes(
+function canSchedule(
   { metadata, spec = {} }: Node,
   { spec: { nodeSelector = {}, tolerations = [] } }: PodTemplate,
-) {
-  const selected = Object.entries(nodeSelector).every(([key, value]) => metadata.labels?.[key] === value);
+): boolean {
+  const isSelected = Object.entries(nodeSelector).every(([key, value]) => metadata.labels?.[key] === value);
   const taints = (spec.taints ?? []).filter(({ effect }) => effect !== "PreferNoSchedule");
-  const tolerated = taints.every((taint) =>
+  const isTolerated = taints.every((taint) =>
     tolerations.some(({ key, operator = "Equal", value = "", effect }) => {
       if (effect && effect !== taint.effect) return false;
-      // Without a key it tolerates all.
+      // A toleration without a key matches all taints.
       if (operator === "Exists") return !key || key === taint.key;
       return key === taint.key && value === (taint.value ?? "");
     }),
   );
-  return selected && tolerated;
+  return isSelected && isTolerated;
 }

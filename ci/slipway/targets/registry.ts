@@ -1,9 +1,9 @@
 /**
- * Any cluster, by a registry that it pulls from: several nodes, managed clusters, k3s's embedded registry. The image is
- * pushed under its id and deployed by its digest, so that what was built is what runs.
+ * Deploys to any cluster through a registry: several nodes, managed clusters, k3s's embedded registry. The image is pushed
+ * under its ID as the tag and deployed by its digest, so that the cluster runs exactly the built image.
  *
- * What a registry has under an id is taken for nothing more than a claim: the id can be computed from the source before anything is
- * built, so whoever may push a tag could decide what runs. A deploy compares it with what is built here.
+ * A tag in the registry is not trusted. The ID can be computed from the source before anything is built, so anybody with
+ * push permission could otherwise decide what runs. A deploy compares the tagged image with the local build.
  */
 import type { Service } from "../core/service-config.ts";
 import { sbomPathFor } from "../image/sbom.ts";
@@ -16,25 +16,25 @@ import type { Target } from "../deploy/target.ts";
 
 export interface RegistryTargetOptions {
   service: Service;
-  /** Default: kubectl's own, $KUBECONFIG or ~/.kube/config. */
+  /** Default: kubectl's own ($KUBECONFIG or ~/.kube/config). */
   kubeconfig?: string | undefined;
   context: string;
-  /** Where the image is pushed, `HOST/PATH` without a tag. */
+  /** Image repository, `HOST/PATH` without a tag. */
   repository: string;
-  /** Where the Service answers from outside; default: it is asked through the API server, which always can. */
+  /** External base URL of the service. Default: requests go through the API server's proxy. */
   url?: string | undefined;
   signal: AbortSignal;
-  /** Speaks to the cluster; default: `connectApi`. */
+  /** Opens the connection to the API server. Default: `connectApi`. */
   connect?: typeof connectApi;
 }
 
 export interface RegistryTarget extends Target {
   /**
-   * Compares what stands under an id with an archive that was built here. From then on find() knows of that id what is the same image,
-   * and nothing else.
+   * Compares the image that is tagged with an ID to a local archive. Afterwards, find() only returns an identical image for
+   * this ID.
    *
-   * @returns whether it is the same; undefined when there is nothing
-   * @throws {PipelineError} "environment" when the registry cannot be asked
+   * @returns whether both are identical. undefined: the tag does not exist
+   * @throws {PipelineError} "environment" if the registry is unreachable
    */
   compare(archive: string, id: string): Promise<boolean | undefined>;
 }
@@ -43,7 +43,7 @@ export function isRegistryTarget(target: Target): target is RegistryTarget {
   return "compare" in target;
 }
 
-/** @throws {PipelineError} "environment": no kubectl, no such context, no answer, no rights */
+/** @throws {PipelineError} "environment" if kubectl or the context is missing, or the API server cannot be used */
 export async function connectRegistryTarget(options: RegistryTargetOptions): Promise<RegistryTarget> {
   const { service, kubeconfig, context, repository, url, signal, connect = connectApi } = options;
   const kubectl = ["kubectl", ...(kubeconfig ? [`--kubeconfig=${kubeconfig}`] : []), `--context=${context}`];
@@ -57,11 +57,11 @@ export async function connectRegistryTarget(options: RegistryTargetOptions): Pro
     await api.close();
     throw error;
   }
-  const reference = (id: string) => `${repository}:${id}`;
-  const byDigest = (digest: string) => `${repository}@${digest}`;
+  const tagOf = (id: string) => `${repository}:${id}`;
+  const pinnedTo = (digest: string) => `${repository}@${digest}`;
   const path = api.collection("/api/v1", `services/${service.name}:http/proxy${service.versionPath}`);
-  /** What stands under an id and is the image that was built here; undefined: nothing does. */
-  const compared = new Map<string, string | undefined>();
+  /** Digest of the compared or pushed image by ID. undefined: the tag is missing or refers to another image. */
+  const verifiedDigests = new Map<string, string | undefined>();
   return {
     api,
     kubectl,
@@ -72,25 +72,25 @@ export async function connectRegistryTarget(options: RegistryTargetOptions): Pro
         : { url: `the API server's ${path}`, open: (init) => api.open(path, init) },
 
     async find(id) {
-      const digest = await resolveDigest(reference(id), { signal });
-      const isOther = compared.has(id) && compared.get(id) !== digest;
-      return digest && !isOther ? byDigest(digest) : undefined;
+      const digest = await resolveDigest(tagOf(id), { signal });
+      const isMismatch = verifiedDigests.has(id) && verifiedDigests.get(id) !== digest;
+      return digest && !isMismatch ? pinnedTo(digest) : undefined;
     },
 
     async compare(archive, id) {
-      const found = await compareWithRemote(archive, reference(id), { signal });
-      compared.set(id, found?.same ? found.digest : undefined);
+      const found = await compareWithRemote(archive, tagOf(id), { signal });
+      verifiedDigests.set(id, found?.same ? found.digest : undefined);
       return found?.same;
     },
 
     async deliver(archive, id) {
       await checkArchive(archive, `${service.name}:${id}`);
-      const digest = await pushImage(archive, reference(id), { signal, sbom: sbomPathFor(archive) });
-      compared.set(id, digest);
-      return byDigest(digest);
+      const digest = await pushImage(archive, tagOf(id), { signal, sbom: sbomPathFor(archive) });
+      verifiedDigests.set(id, digest);
+      return pinnedTo(digest);
     },
 
-    // How long a registry keeps what is the registry's to say.
+    // The registry's own retention policy decides.
     clean: async () => [],
   };
 }

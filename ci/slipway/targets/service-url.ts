@@ -1,11 +1,13 @@
-/** Where a version answers: below the address that a person has named, or at the NodePort. */
+/** Builds the URL of the deployed service: below --url, or at its NodePort. */
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/service-config.ts";
 import { objectName, type KubeObject, type KubeService } from "../kubernetes/objects.ts";
 
 /**
- * @param base `http(s)://HOST[:PORT][/PATH]`; its path stays, as an ingress may have it
- * @param path the service's, with a slash in front
+ * Appends a path to a base URL.
+ *
+ * @param base `http(s)://HOST[:PORT][/PATH]`. The path is kept, because an ingress may need it.
+ * @param path starts with a slash
  */
 export function joinUrl(base: string, path: string): string {
   const url = new URL(base);
@@ -13,10 +15,10 @@ export function joinUrl(base: string, path: string): string {
   return url.href;
 }
 
-/** The NodePort of the Service. @throws {PipelineError} "project" when the overlay has none */
+/** @throws {PipelineError} "project" if the manifests have no NodePort for the service */
 export function nodePortOf({ name, overlays }: Service, manifests: KubeObject[]): number {
-  const found = manifests.find((object) => objectName(object) === `Service/${name}`);
-  const port = (found as KubeService | undefined)?.spec.ports?.[0]?.nodePort;
+  const service = manifests.find((object) => objectName(object) === `Service/${name}`);
+  const port = (service as KubeService | undefined)?.spec.ports?.[0]?.nodePort;
   if (port) return port;
   throw new PipelineError("project", `${overlays.k3s} has no Service ${name} with a nodePort`);
 }
@@ -25,7 +27,7 @@ export function nodePortUrl({ versionPath }: Service, address: string, port: num
   return `http://${hostPort(address, port)}${versionPath}`;
 }
 
-/** An address of IP's version 6 has colons of its own. */
+/** Joins an address and a port. IPv6 addresses get brackets. */
 export function hostPort(address: string, port: number): string {
   return `${address.includes(":") ? `[${address}]` : address}:${port}`;
 }

@@ -1,6 +1,7 @@
 /**
- * k3s on other machines, over SSH: one line to each node that may run the pods, images brought to each of them, the API asked over
- * the first line that has one. Nothing is needed here but ssh, and nothing stays there but the images.
+ * Deploys to k3s on other machines over SSH. Each node that can run the pods has its own connection, over which the image is
+ * imported. API requests go over the first connection to a node with an API server. This machine only needs ssh, and nothing
+ * stays on the nodes except the images.
  */
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
@@ -10,9 +11,9 @@ import type { KubeObject, Node } from "../kubernetes/objects.ts";
 import { runningId } from "../kubernetes/observe.ts";
 import { observeMainWorkload } from "../deploy/plan.ts";
 import type { Target } from "../deploy/target.ts";
-import { SUDOERS } from "../ssh/connection.ts";
+import { SUDOERS_HINT } from "../ssh/connection.ts";
 import { RemoteContainerd } from "../ssh/containerd.ts";
-import { destinationOf } from "../ssh/host.ts";
+import { resolveDestination } from "../ssh/host.ts";
 import { kustomizeRemotely } from "../ssh/kustomize.ts";
 import { SshSession } from "../ssh/session.ts";
 import { ImageUpload } from "../ssh/image-upload.ts";
@@ -30,138 +31,141 @@ import { joinUrl, hostPort, nodePortOf, nodePortUrl } from "./service-url.ts";
 
 export interface SshTargetOptions {
   service: Service;
-  /** As ssh takes them; of a cluster of several nodes, one for each that may run the pods. */
+  /** Destinations in ssh's syntax: each node that can run the pods. */
   hosts: string[];
-  /** Where the Service answers from outside; default: its NodePort, asked through the first line. */
+  /** External base URL of the service. Default: its NodePort, requested over the first connection. */
   url?: string | undefined;
   signal: AbortSignal;
 }
 
-/** A node, and the way to it. */
-interface Place {
+interface ConnectedNode {
   node: Node;
-  line: SshSession;
-  depot: RemoteContainerd;
+  session: SshSession;
+  remote: RemoteContainerd;
   containerd: ContainerdNode;
 }
 
 /**
- * Opens the lines and finds out which nodes they go to, without changing anything.
+ * Opens the connections and identifies the nodes. Changes nothing.
  *
- * @throws {PipelineError} "environment": no ssh, no way there, no k3s, no rights, a host that is no node of the first one's cluster
+ * @throws {PipelineError} "environment" if ssh is missing, a host is unreachable, k3s or permissions are missing, or a host is
+ * not a node of the first host's cluster
  */
 export async function connectSshTarget({ service, hosts, url, signal }: SshTargetOptions): Promise<Target> {
   const opening = [...new Set(hosts)].map((host) => SshSession.open(host, signal));
-  const opened = await Promise.allSettled(opening);
-  const lines = opened.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
-  const close = async () => void (await Promise.all(lines.map((line) => line.close())));
+  const results = await Promise.allSettled(opening);
+  const sessions = results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+  const close = async () => void (await Promise.all(sessions.map((session) => session.close())));
   try {
-    for (const one of opened) if (one.status === "rejected") throw one.reason;
-    const theres = await Promise.all(lines.map((line) => line.there()));
-    const main = lines[theres.findIndex(({ api }) => api !== undefined)];
-    if (!main) throw withoutApi(lines);
-    const kubectl = ["ssh", main.host, "sudo", "k3s", "kubectl"];
-    const api = new ApiClient(service, over(main), signal, close, {
+    for (const result of results) if (result.status === "rejected") throw result.reason;
+    const infos = await Promise.all(sessions.map((session) => session.hostInfo()));
+    const server = sessions[infos.findIndex(({ apiSocket }) => apiSocket !== undefined)];
+    if (!server) throw noApiServerError(sessions);
+    const kubectl = ["ssh", server.host, "sudo", "k3s", "kubectl"];
+    const api = new ApiClient(service, requestOver(server), signal, close, {
       kubectl,
-      stderrTail: () => main.words(),
+      stderrTail: () => server.stderrTail(),
     });
     const nodes = await api.list<Node>(
       "/api/v1/nodes",
       {},
       { timeoutSeconds: CONNECT_TIMEOUT_SECONDS, retryBudgetSeconds: CONNECT_RETRY_SECONDS },
     );
-    const memory = join(cacheDirectoryOf(service), "layers");
-    const places = lines.map((line, i): Place => {
-      const node = nodes.find(({ status }) => status.nodeInfo?.bootID === theres[i]!.boot);
-      if (!node) throw noNode(line, main, nodes);
-      return placeOf(node, line, memory);
+    const cacheDirectory = join(cacheDirectoryOf(service), "layers");
+    const connected = sessions.map((session, i): ConnectedNode => {
+      const node = nodes.find(({ status }) => status.nodeInfo?.bootID === infos[i]!.bootId);
+      if (!node) throw notANodeError(session, server, nodes);
+      return connectNode(node, session, cacheDirectory);
     });
-    const { name } = await destinationOf(main.host, signal);
-    return targetOf({ service, url, api, kubectl, nodes, places, main, name });
+    const { name } = await resolveDestination(server.host, signal);
+    return createTarget({ service, url, api, kubectl, nodes, connected, server, serverName: name });
   } catch (error) {
     await close();
     throw error;
   }
 }
 
-/** Asks the API server at the other end; a line that has gone is opened again. */
-function over(line: SshSession): ApiClient["open"] {
+/** Sends requests to the host's API server. Reconnects if the connection was lost. */
+function requestOver(session: SshSession): ApiClient["open"] {
   return async (path, init) => {
-    const { api } = await line.there();
-    if (api === undefined) throw new Error(`${line.host} has no API server any more`);
-    return fetch(`http://localhost${path}`, { ...init, unix: await line.forward(api), proxy: false });
+    const { apiSocket } = await session.hostInfo();
+    if (apiSocket === undefined) throw new Error(`${session.host} no longer has an API server`);
+    const unix = await session.forward(apiSocket);
+    return fetch(`http://localhost${path}`, { ...init, unix, proxy: false });
   };
 }
 
-function placeOf(node: Node, line: SshSession, memory: string): Place {
-  const depot = new RemoteContainerd(line, memory);
+function connectNode(node: Node, session: SshSession, cacheDirectory: string): ConnectedNode {
+  const remote = new RemoteContainerd(session, cacheDirectory);
   const containerd: ContainerdNode = {
-    who: `${line.host}: `,
-    ctr: (args, timeoutSeconds) => depot.ctr(args, { timeoutSeconds }),
-    permission: SUDOERS,
-    list: `ssh ${line.host} sudo k3s ctr -n k8s.io images ls`,
+    label: `${session.host}: `,
+    ctr: (args, timeoutSeconds) => remote.ctr(args, { timeoutSeconds }),
+    permissionHint: SUDOERS_HINT,
+    listCommand: `ssh ${session.host} sudo k3s ctr -n k8s.io images ls`,
   };
-  return { node, line, depot, containerd };
+  return { node, session, remote, containerd };
 }
 
-interface Parts {
+interface TargetContext {
   service: Service;
   url: string | undefined;
   api: ApiClient;
   kubectl: string[];
   nodes: Node[];
-  places: Place[];
-  main: SshSession;
-  /** What the first host is called in an address. */
-  name: string;
+  connected: ConnectedNode[];
+  /** Connection to the node whose API server is used. */
+  server: SshSession;
+  /** Host name of that node, for URLs. */
+  serverName: string;
 }
 
-function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Parts): Target {
+function createTarget(context: TargetContext): Target {
+  const { service, url, api, kubectl, nodes, connected, server, serverName } = context;
   const referenceOf = (id: string) => `${service.name}:${id}`;
-  const own = new RegExp(`^${containerdName(service.name)}:[0-9a-f]{12}$`);
+  const slipwayTag = new RegExp(`^${containerdName(service.name)}:[0-9a-f]{12}$`);
 
-  /** Of those that take pods of these manifests, the ones that no host was named for. */
-  const unreached = (manifests: KubeObject[]) =>
-    schedulableNodes(service, manifests, nodes).filter(
-      (node) => !places.some((place) => place.node.metadata.name === node.metadata.name),
-    );
+  /** Lists the names of nodes that can run the pods, but to which no host connects. */
+  const findUnconnected = (manifests: KubeObject[]) => {
+    const names = connected.map(({ node }) => node.metadata.name);
+    const schedulable = schedulableNodes(service, manifests, nodes).map(({ metadata }) => metadata.name);
+    return schedulable.filter((name) => !names.includes(name));
+  };
 
   let running: Promise<string | undefined> | undefined;
-  /** The digest of the image there that has most of the next one: of the version that runs, or else any. */
-  const baseIn = async (images: Map<string, string>) => {
+  /** Returns the digest of the most similar image on the node: the running version, or else any version. */
+  const findBase = async (images: Map<string, string>) => {
     running ??= observeMainWorkload(api).then(
-      (seen) => seen && containerdName(referenceOf(runningId(seen.deployment))),
+      (state) => state && containerdName(referenceOf(runningId(state.deployment))),
       () => undefined,
     );
     const current = await running;
-    const any = [...images.keys()].findLast((image) => own.test(image));
-    return images.get(current ?? "") ?? images.get(any ?? "");
+    const latest = [...images.keys()].findLast((image) => slipwayTag.test(image));
+    return images.get(current ?? "") ?? images.get(latest ?? "");
   };
 
-  const lacking = async (id: string) => {
-    const found = await Promise.all(
-      places.map(async (place) => ({ place, images: await listImages(place.containerd) })),
+  const findNodesWithout = async (id: string) => {
+    const listings = await Promise.all(
+      connected.map(async (node) => ({ ...node, images: await listImages(node.containerd) })),
     );
-    return found.filter(({ images }) => !images.has(containerdName(referenceOf(id))));
+    return listings.filter(({ images }) => !images.has(containerdName(referenceOf(id))));
   };
-  /** What was found out last, which is new enough for the next step. */
-  let last: { id: string; due: Awaited<ReturnType<typeof lacking>> } | undefined;
+  /** Result of the last find(), which is recent enough for the delivery that follows it. */
+  let lastFind: { id: string; missing: Awaited<ReturnType<typeof findNodesWithout>> } | undefined;
 
   return {
     api,
     kubectl,
     overlay: service.overlays.k3s,
-    kustomize: (overlay) => kustomizeRemotely(main, service.root, join(service.project, overlay)),
+    kustomize: (overlay) => kustomizeRemotely(server, service.root, join(service.project, overlay)),
 
     admit(manifests) {
-      const [node, ...others] = unreached(manifests).map(({ metadata }) => metadata.name);
-      if (node === undefined) return;
-      const names = [node, ...others].join(", ");
+      const names = findUnconnected(manifests);
+      if (names.length === 0) return;
       throw new PipelineError(
         "environment",
-        `pods may run on ${names}, and no --host goes there: the image would be missing; nothing was changed`,
+        `pods can run on ${names.join(", ")}, but no --host connects there, so the image would be missing. Nothing was changed`,
         {
-          hint: "Name a host for each node, or keep pods away from it: a taint, or a nodeSelector in the manifests.",
+          hint: "Name a --host for each node, or exclude the node with a taint, or with a nodeSelector in the manifests.",
         },
       );
     },
@@ -169,111 +173,105 @@ function targetOf({ service, url, api, kubectl, nodes, places, main, name }: Par
     endpoint(manifests) {
       if (url) return { url: joinUrl(url, service.versionPath) };
       const port = nodePortOf(service, manifests);
-      const { node } = places.find(({ line }) => line === main)!;
-      const there = hostPort(addressOf(node), port);
-      const asked = `http://localhost${service.versionPath}`;
+      const { node } = connected.find(({ session }) => session === server)!;
+      const remote = hostPort(addressOf(node), port);
+      const local = `http://localhost${service.versionPath}`;
       return {
-        url: nodePortUrl(service, name, port),
+        url: nodePortUrl(service, serverName, port),
         isRemote: true,
-        open: async (init) => fetch(asked, { ...init, unix: await main.forward(there), proxy: false }),
+        open: async (init) => fetch(local, { ...init, unix: await server.forward(remote), proxy: false }),
       };
     },
 
     async find(id) {
-      const found = await lacking(id);
-      last = { id, due: found };
+      const missing = await findNodesWithout(id);
+      lastFind = { id, missing };
       running = undefined;
-      // It will be brought there: what most of it can be taken from is looked at while it is built.
-      for (const { place, images } of found)
-        void baseIn(images).then((base) => base !== undefined && place.depot.learn(base));
-      return found.length === 0 ? referenceOf(id) : undefined;
+      // A delivery will follow. Reading the base image's layers overlaps with the build.
+      for (const { remote, images } of missing)
+        void findBase(images).then((base) => base !== undefined && remote.prefetch(base));
+      return missing.length === 0 ? referenceOf(id) : undefined;
     },
 
     async lacking(manifests, id) {
-      const names = (await lacking(id)).map(({ place }) => place.node.metadata.name);
-      return [...names, ...unreached(manifests).map(({ metadata }) => metadata.name)];
+      const names = (await findNodesWithout(id)).map(({ node }) => node.metadata.name);
+      return [...names, ...findUnconnected(manifests)];
     },
 
     async deliver(archive, id, show = () => {}) {
       const reference = referenceOf(id);
-      const due = last?.id === id ? last.due : await lacking(id);
-      last = undefined;
-      for (const { place } of due)
-        await checkArchive(archive, reference, place.node.status.nodeInfo?.architecture);
-      const parcel = await ImageUpload.open(archive);
+      const missing = lastFind?.id === id ? lastFind.missing : await findNodesWithout(id);
+      lastFind = undefined;
+      for (const { node } of missing) await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
+      const upload = await ImageUpload.open(archive);
       const start = performance.now();
-      const progress = due.map(() => ({ bytes: 0, of: 0 }));
-      const tell = () => {
-        const [bytes, of] = [sum(progress.map(({ bytes }) => bytes)), sum(progress.map(({ of }) => of))];
-        show(formatTransferProgress(bytes, of, (performance.now() - start) / 1000));
+      const progress = missing.map(() => ({ sent: 0, total: 0 }));
+      const showProgress = () => {
+        const sent = sum(progress.map(({ sent }) => sent));
+        const total = sum(progress.map(({ total }) => total));
+        show(formatTransferProgress(sent, total, (performance.now() - start) / 1000));
       };
-      const sent = await Promise.all(
-        due.map(async ({ place, images }, i) => {
-          const { depot, containerd } = place;
-          const { result, names, bytes, whole } = await depot.deliver(
-            parcel,
-            await baseIn(images),
-            (bytes, of) => {
-              progress[i] = { bytes, of };
-              tell();
-            },
-          );
-          if (result.code !== 0)
-            throw explainContainerdError(containerd, `importing ${archive}`, result.stderr);
+      const deliveries = await Promise.all(
+        missing.map(async ({ session, remote, containerd, images }, i) => {
+          const base = await findBase(images);
+          const { result, names, bytes, fallbackReason } = await remote.deliver(upload, base, (sent, total) => {
+            progress[i] = { sent, total };
+            showProgress();
+          });
+          if (result.code !== 0) throw explainContainerdError(containerd, `cannot import ${archive}`, result.stderr);
           if (!names.has(containerdName(reference))) throw imageVanishedError(containerd, archive, reference);
-          return { place, bytes, whole };
+          return { bytes, note: fallbackReason && `full image for ${session.host}: ${fallbackReason}` };
         }),
       );
-      const wholes = sent.flatMap(({ place, whole }) =>
-        whole === undefined ? [] : [`the whole, because of ${place.line.host}: ${whole}`],
-      );
       const seconds = ((performance.now() - start) / 1000).toFixed(1);
-      show([`${amount(sum(sent.map(({ bytes }) => bytes)))} sent in ${seconds} s`, ...wholes].join("; "));
+      const size = formatBytes(sum(deliveries.map(({ bytes }) => bytes)));
+      const notes = deliveries.flatMap(({ note }) => note ?? []);
+      show([`${size} sent in ${seconds} s`, ...notes].join(", "));
       return reference;
     },
 
-    async clean(kept) {
-      let asked: ReturnType<typeof kept> | undefined;
-      const once = () => (asked ??= kept());
-      const gone = await Promise.all(
-        places.map(({ containerd }) => removeUnusedImages(containerd, service.name, once)),
+    async clean(referencedImages) {
+      let referenced: ReturnType<typeof referencedImages> | undefined;
+      const once = () => (referenced ??= referencedImages());
+      const removed = await Promise.all(
+        connected.map(({ containerd }) => removeUnusedImages(containerd, service.name, once)),
       );
-      return [...new Set(gone.flat())];
+      return [...new Set(removed.flat())];
     },
   };
 }
 
-const sum = (numbers: number[]) => numbers.reduce((all, one) => all + one, 0);
+const sum = (numbers: number[]) => numbers.reduce((total, number) => total + number, 0);
 
-function amount(bytes: number): string {
+function formatBytes(bytes: number): string {
   return bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
-/** Bytes, rate and time left, for who waits. */
-export function formatTransferProgress(bytes: number, of: number, seconds: number): string {
-  const rate = seconds > 0 ? bytes / seconds : 0;
-  const left = rate > 0 ? `, ${Math.ceil((of - bytes) / rate)} s left` : "";
-  return `${amount(bytes)} of ${amount(of)}, ${amount(rate)}/s${left}`;
+/** Formats the sent bytes, the rate and the time left. */
+export function formatTransferProgress(sent: number, total: number, seconds: number): string {
+  const rate = seconds > 0 ? sent / seconds : 0;
+  const left = rate > 0 ? `, ${Math.ceil((total - sent) / rate)} s left` : "";
+  return `${formatBytes(sent)} of ${formatBytes(total)}, ${formatBytes(rate)}/s${left}`;
 }
 
-function withoutApi(lines: SshSession[]): PipelineError {
-  const hosts = lines.map(({ host }) => host).join(", ");
+function noApiServerError(sessions: SshSession[]): PipelineError {
+  const hosts = sessions.map(({ host }) => host).join(", ");
   return new PipelineError(
     "environment",
-    `no API server at ${hosts}: there is no /etc/rancher/k3s/k3s.yaml; nothing was changed`,
+    `no API server on ${hosts}: /etc/rancher/k3s/k3s.yaml not found. Nothing was changed`,
     {
-      hint: "k3s writes it on a server, not on an agent, when it starts: `systemctl status k3s` there tells whether it did.",
+      hint: "A k3s server writes the file when it starts, an agent does not. Check `systemctl status k3s` on the host.",
     },
   );
 }
 
-function noNode({ host }: SshSession, main: SshSession, nodes: Node[]): PipelineError {
-  const names = nodes.map(({ metadata }) => metadata.name).join(", ") || "none yet";
+function notANodeError({ host }: SshSession, server: SshSession, nodes: Node[]): PipelineError {
+  const names = nodes.map(({ metadata }) => metadata.name).join(", ") || "none";
   return new PipelineError(
     "environment",
-    `${host} is none of the nodes (${names}) of ${main.host}'s cluster; nothing was changed`,
+    `${host} is not a node of ${server.host}'s cluster (nodes: ${names}). Nothing was changed`,
     {
-      hint: "k3s registers a node some seconds after its start. Each --host is to be a node of one cluster.",
+      hint: "Name only nodes of one cluster with --host. If k3s has just started, wait until it has registered the node.",
     },
   );
 }

@@ -1,20 +1,9 @@
-/** Ways to alter an archive, at random but with a seed: what somebody would do who wants another image taken for it. */
+/** Corrupts archives at random with a seed, like an attacker who wants to pass off another image. */
 import { gzipSync } from "node:zlib";
 import { sha256 } from "../core/hash.ts";
-import {
-  join,
-  layout,
-  manifestOf,
-  named,
-  nameOf,
-  part,
-  pax,
-  replaced,
-  withFields,
-  type Part,
-} from "./edit-tar.ts";
+import { join, layout, manifestOf, named, nameOf, part, pax, replaced, withFields, type Part } from "./edit-tar.ts";
 
-/** Numbers from 0 to below 1, the same for the same seed: mulberry32, https://github.com/bryc/code. */
+/** Creates a random number generator for [0, 1) with a seed: mulberry32, https://github.com/bryc/code. */
 export function randomOf(seed: number): () => number {
   let state = seed;
   return () => {
@@ -26,7 +15,7 @@ export function randomOf(seed: number): () => number {
 }
 
 export interface Mutated {
-  /** What was done. */
+  /** Name of the mutation. */
   how: string;
   bytes: Uint8Array;
 }
@@ -45,7 +34,7 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
   const insert = (added: Part[], at = below(good.length + 1)) => good.toSpliced(at, 0, ...added);
   const at = below(good.length);
   const one = good[at]!;
-  const instead = (other: Part) => good.with(at, other);
+  const replaceEntry = (other: Part) => good.with(at, other);
   const manifest = manifestOf(good);
   const text = JSON.stringify([manifest]);
   const withManifest = (json: string | Uint8Array) => replaced(good, { "manifest.json": json });
@@ -56,7 +45,7 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
       .toString(8)
       .padStart(11, "0") + "\0";
   const layer = pick(manifest.Layers);
-  /** Content of a layer, under the name that says so where the name is a digest. */
+  /** Replaces the content of a layer, and its name if that is a digest. */
   const withLayer = (content: Uint8Array) => {
     const to = layer.startsWith("blobs/") ? `blobs/sha256/${sha256(content)}` : layer;
     const parts = good.map((one) => (nameOf(one) === layer ? part(to, content) : one));
@@ -70,26 +59,25 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
   const config = named(good, manifest.Config).content.toString();
   const stored = named(good, layer).content;
 
-  const ways: Record<string, () => Part[] | Uint8Array> = {
-    "an entry doubled": () => insert([one]),
-    "an entry doubled with another's content": () =>
-      insert([part(nameOf(one), pick([...good, ...evil]).content)]),
+  const mutations: Record<string, () => Part[] | Uint8Array> = {
+    "a duplicated entry": () => insert([one]),
+    "a duplicated entry with other content": () => insert([part(nameOf(one), pick([...good, ...evil]).content)]),
     "an entry of the other image first": () => insert([pick(evil)], 0),
     "an entry of the other image last": () => insert([pick(evil)], good.length),
-    "an entry left out": () => good.toSpliced(at, 1),
-    "an entry renamed": () => {
-      const own = nameOf(one);
+    "a missing entry": () => good.toSpliced(at, 1),
+    "a renamed entry": () => {
+      const current = nameOf(one);
       const names = [
-        `./${own}`,
-        `/${own}`,
-        `${own}/`,
-        `x/../${own}`,
-        own.toUpperCase(),
-        `${own}\0x`,
-        `x${own}`,
+        `./${current}`,
+        `/${current}`,
+        `${current}/`,
+        `x/../${current}`,
+        current.toUpperCase(),
+        `${current}\0x`,
+        `x${current}`,
         "",
       ];
-      return instead(withFields(one, name(pick(names))));
+      return replaceEntry(withFields(one, name(pick(names))));
     },
     "an entry of the other image under another spelling": () => {
       const other = pick(evil);
@@ -100,33 +88,33 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
         .map((one) => [random(), one] as const)
         .sort(([a], [b]) => a - b)
         .map(([, one]) => one),
-    cut: () => join(good).subarray(0, below(join(good).length)),
-    "cut before the end": () => join(good).subarray(0, -pick([1, 512, 1024, 1025, 1536])),
-    "a size changed": () => {
+    "a truncated archive": () => join(good).subarray(0, below(join(good).length)),
+    "a truncated end": () => join(good).subarray(0, -pick([1, 512, 1024, 1025, 1536])),
+    "a changed size": () => {
       const binary = noise(12).fill(0, 1, 6);
       binary[0] = pick([0x80, 0xff]);
       const sizes = ["-0000000001\0", "00000000008\0", "1 1\0\0\0\0\0\0\0\0\0", "\0".repeat(12), digits()];
       const near = (one.content.length + pick([-1, 1, 512, -512])).toString(8).padStart(11, "0");
-      return instead(withFields(one, { 124: pick([...sizes, `${near}\0`, binary, noise(12)]) }));
+      return replaceEntry(withFields(one, { 124: pick([...sizes, `${near}\0`, binary, noise(12)]) }));
     },
-    "the same size, written in another way": () => {
+    "the same size in another format": () => {
       const { length } = one.content;
       const binary = Buffer.alloc(12);
       binary.writeUInt32BE(length, 8);
       binary[0] = 0x80;
       const octal = length.toString(8);
-      return instead(
+      return replaceEntry(
         withFields(one, {
           124: pick([binary, octal.padStart(11) + "\0", octal.padEnd(12), octal.padEnd(12, "\0")]),
         }),
       );
     },
-    "two contents swapped": () => {
+    "two swapped contents": () => {
       const other = below(good.length);
-      const swapped = instead(part(nameOf(one), good[other]!.content));
+      const swapped = replaceEntry(part(nameOf(one), good[other]!.content));
       return swapped.with(other, part(nameOf(good[other]!), one.content));
     },
-    "a field of a header changed": () => {
+    "a changed header field": () => {
       const [offset, width] = pick([
         [0, 100],
         [100, 8],
@@ -150,13 +138,13 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
         Buffer.from(digits().slice(-width)),
         Buffer.of(below(256)),
       ]);
-      return instead(withFields(one, { [offset]: value }));
+      return replaceEntry(withFields(one, { [offset]: value }));
     },
     "another type": () =>
-      instead(withFields(one, { 156: pick([..."01234567LKSxgV", "\0"]), 157: nameOf(pick(good)) })),
+      replaceEntry(withFields(one, { 156: pick([..."01234567LKSxgV", "\0"]), 157: nameOf(pick(good)) })),
     "a type in the mode": () =>
-      instead(withFields(one, { 100: `${pick(["012", "010", "004", "002", "016"])}0644\0` })),
-    "a name with a prefix": () => instead(withFields(one, { 345: pick(["x", ".", "blobs"]) })),
+      replaceEntry(withFields(one, { 100: `${pick(["012", "010", "004", "002", "016"])}0644\0` })),
+    "a name with a prefix": () => replaceEntry(withFields(one, { 345: pick(["x", ".", "blobs"]) })),
     "a pax header": () => {
       const [key, value] = pick([
         ["path", nameOf(pick(good))],
@@ -171,7 +159,7 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
       ] as const);
       return insert([part("pax", pax(key, value), { 156: pick(["x", "g"]) })], at);
     },
-    "a long name of GNU's": () =>
+    "a long name (GNU)": () =>
       insert([part("././@LongLink", `${nameOf(pick(good))}\0`, { 156: pick(["L", "K"]) })], at),
     "a layout of the other image": () => {
       const added = layout(evil).filter((one) => nameOf(one) !== "manifest.json");
@@ -180,9 +168,9 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
         [...added, ...good],
       ]);
     },
-    "a layout of the other image around this": () => layout(good, evil),
+    "a layout of the other image with this manifest.json": () => layout(good, evil),
     "part of a layout": () => insert([named(layout(pick([good, evil])), pick(["oci-layout", "index.json"]))]),
-    "a layout of its own": () => layout(good),
+    "a layout of the same image": () => layout(good),
     "a layout with layers of another type": () =>
       layout(
         good,
@@ -193,23 +181,22 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
           "oci.empty.v1+json",
         ]),
       ),
-    "a bomb for a layer": () => withLayer(pick(bombs)),
-    "a bomb behind a layer": () => withLayer(Buffer.concat([stored, pick(bombs)])),
-    "something behind a layer": () =>
-      withLayer(Buffer.concat([stored, pick([noise(40), Buffer.alloc(600)])])),
-    "a layer cut": () => withLayer(stored.subarray(0, below(stored.length))),
-    "a layer packed": () => withLayer(pick([gzipSync(stored), Bun.zstdCompressSync(stored)])),
+    "a decompression bomb as a layer": () => withLayer(pick(bombs)),
+    "a decompression bomb after a layer": () => withLayer(Buffer.concat([stored, pick(bombs)])),
+    "data after a layer": () => withLayer(Buffer.concat([stored, pick([noise(40), Buffer.alloc(600)])])),
+    "a truncated layer": () => withLayer(stored.subarray(0, below(stored.length))),
+    "a compressed layer": () => withLayer(pick([gzipSync(stored), Bun.zstdCompressSync(stored)])),
     "the other image's layer under this name": () =>
       replaced(good, { [layer]: named(evil, pick(manifestOf(evil).Layers)).content }),
-    "one bit": () => {
+    "a flipped bit": () => {
       const bytes = join(good);
       bytes[below(bytes.length)]! ^= 1 << below(8);
       return bytes;
     },
-    "manifest.json in another way": () => {
+    "a changed manifest.json": () => {
       const theirs = manifestOf(evil);
       const end = text.slice(0, -2);
-      const ways = [
+      const manifests = [
         `${text}\n`,
         `\ufeff${text}`,
         JSON.stringify([manifest], null, 2),
@@ -232,9 +219,9 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
       return pick([
         withManifest,
         (json: string) => [...withManifest(json), ...evil.filter((other) => !named(good, nameOf(other)))],
-      ])(pick(ways));
+      ])(pick(manifests));
     },
-    "config in another way": () =>
+    "a changed config": () =>
       withConfig(
         pick([
           JSON.stringify(JSON.parse(config), null, 2),
@@ -247,16 +234,14 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
           config.replace(`"rootfs"`, `"rootfs":{"diff_ids":[]},"rootfs"`),
         ]),
       ),
-    "something after the end": () =>
+    "data after the end": () =>
       Buffer.concat([
         join(good),
         pick([join(evil), noise(512), Buffer.alloc(9216), Buffer.alloc(2 ** 21), Buffer.of(0)]),
       ]),
     "the other image before the end": () => Buffer.concat([join(evil).subarray(0, -1024), join(good)]),
     "an unknown entry": () =>
-      insert([
-        part(pick(["x", "layer.tar", "VERSION", `${"0".repeat(64)}/json`, "repositories"]), noise(30)),
-      ]),
+      insert([part(pick(["x", "layer.tar", "VERSION", `${"0".repeat(64)}/json`, "repositories"]), noise(30))]),
     "a link": () =>
       insert([
         part(pick([`${"0".repeat(64)}/layer.tar`, "x", layer]), "", {
@@ -269,7 +254,7 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
       return [...good.map((one) => (nameOf(one) === layer ? withFields(one, name("moved")) : one)), link];
     },
   };
-  const how = pick(Object.keys(ways));
-  const made = ways[how]!();
-  return { how, bytes: Array.isArray(made) ? join(made) : made };
+  const how = pick(Object.keys(mutations));
+  const result = mutations[how]!();
+  return { how, bytes: Array.isArray(result) ? join(result) : result };
 }

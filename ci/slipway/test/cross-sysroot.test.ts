@@ -1,4 +1,4 @@
-/** npm's Bun for another architecture is used only when it is the pinned one; a server in this file plays npm. */
+/** Tests that Bun for another architecture is downloaded from npm only with the pinned checksum. A local server replaces npm. */
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, statSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -16,8 +16,7 @@ const { package: name } = pins.bunFor.arm64;
 const path = `/${name}/-/bun-linux-aarch64-${pins.bun}.tgz`;
 const npm = Bun.serve({
   port: 0,
-  fetch: ({ url }) =>
-    new URL(url).pathname === path ? new Response(tarball) : new Response("no", { status: 404 }),
+  fetch: ({ url }) => (new URL(url).pathname === path ? new Response(tarball) : new Response("no", { status: 404 })),
 });
 const before = process.env.npm_config_registry;
 process.env.npm_config_registry = npm.url.href;
@@ -35,7 +34,7 @@ const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
     (error: PipelineError) => error,
   );
 
-test("one character of the integrity is another: refused, naming the pin, and nothing is left to run", async () => {
+test("refuses a wrong integrity, names the pin and leaves no file", async () => {
   const integrity = integrityOf(tarball).replace(/.(?===$)/, (last) => (last === "A" ? "B" : "A"));
   for (const pin of [{ package: name, integrity }, undefined]) {
     const error = await failureOf(fetchBun("arm64", target, signal, pin));
@@ -46,13 +45,13 @@ test("one character of the integrity is another: refused, naming the pin, and no
   }
 });
 
-test("the pinned one is taken out of its package, to be run", async () => {
+test("extracts the pinned Bun as an executable", async () => {
   await fetchBun("arm64", target, signal, { package: name, integrity: integrityOf(tarball) });
   expect(await Bun.file(target).text()).toBe("a Bun");
   expect(statSync(target).mode & 0o777).toBe(0o755);
 });
 
-test("one that cannot be fetched is said to be so, and an abort is no failure of the network", async () => {
+test("reports a failed download, and passes an abort's reason through", async () => {
   const error = await failureOf(fetchBun("amd64", join(directory, "other"), signal));
   expect(error.message).toMatch(/cannot fetch .*bun-linux-x64-.*status 404/);
   const reason = new Error("enough");

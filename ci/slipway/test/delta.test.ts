@@ -1,4 +1,4 @@
-/** Deltas, what is remembered for them, and the words of a host: all that a line needs without one. */
+/** Tests of delta transfers, the layer cache, hosts and remote commands that need no SSH connection. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,13 +7,13 @@ import {
   BLOCK_BYTES,
   CHUNK_BYTES,
   computeDelta,
-  blockHashes,
+  shortHashes,
   unknownChunks,
   type DeltaBase,
   type DeltaOp,
 } from "../ssh/delta.ts";
 import { writeArchive } from "../image/archive-writer.ts";
-import { findSharedLibraries } from "../image/image-config.ts";
+import { findSharedLibraries } from "../image/image-spec.ts";
 import { bootstrapScript } from "../ssh/connection.ts";
 import { RemoteContainerd } from "../ssh/containerd.ts";
 import type { SshSession } from "../ssh/session.ts";
@@ -33,140 +33,130 @@ let directory: string;
 beforeAll(() => void (directory = mkdtempSync(join(tmpdir(), "slipway-test-"))));
 afterAll(() => rmSync(directory, { recursive: true }));
 
-/** Numbers that are the same in each run: what fails once can be looked into. */
+/** Generates the same numbers in each run, so that a failure can be reproduced. */
 function* numbers(seed: number): Generator<number, never> {
   for (let state = seed; ;) {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    // The lower bits of such a generator hardly change.
+    // The lower bits of a linear congruential generator hardly change.
     yield (state >>> 8) / (1 << 24);
   }
 }
 
-const knows = (bytes: Uint8Array, what: "bytes" | "blocks" | "hashes"): DeltaBase => {
+/** @param known the most detailed known facts about the base */
+const baseWith = (bytes: Uint8Array, known: "bytes" | "blocks" | "hashes"): DeltaBase => {
   const chunk = (i: number) => bytes.subarray(i * CHUNK_BYTES, (i + 1) * CHUNK_BYTES);
   return {
     size: bytes.length,
-    hashes: blockHashes(bytes, CHUNK_BYTES),
-    content: (i) => (what === "bytes" ? chunk(i) : undefined),
-    blocks: (i) => (what === "blocks" ? blockHashes(chunk(i), BLOCK_BYTES) : undefined),
+    hashes: shortHashes(bytes, CHUNK_BYTES),
+    content: (i) => (known === "bytes" ? chunk(i) : undefined),
+    blockHashes: (i) => (known === "blocks" ? shortHashes(chunk(i), BLOCK_BYTES) : undefined),
   };
 };
 
-/** What orders make of a base: what the remote end does with head(1). */
-function apply(orders: DeltaOp[], base: Uint8Array): Uint8Array {
-  let at = 0;
+/** Applies operations to a base, as the host does with head(1). */
+function apply(operations: DeltaOp[], base: Uint8Array): Uint8Array {
+  let position = 0;
   return Buffer.concat(
-    orders.map((order) => {
-      if ("put" in order) return order.put;
-      const length = "keep" in order ? order.keep : order.skip;
-      const bytes = base.subarray(at, (at += length));
-      return "keep" in order ? bytes : new Uint8Array();
+    operations.map((operation) => {
+      if ("insert" in operation) return operation.insert;
+      const length = "copy" in operation ? operation.copy : operation.skip;
+      const bytes = base.subarray(position, (position += length));
+      return "copy" in operation ? bytes : new Uint8Array();
     }),
   );
 }
 
-const sent = (orders: ReturnType<typeof computeDelta>) =>
-  orders.reduce((sum, order) => sum + ("put" in order ? order.put.length : 0), 0);
+const insertedBytes = (operations: DeltaOp[]) =>
+  operations.reduce((sum, operation) => sum + ("insert" in operation ? operation.insert.length : 0), 0);
 
 describe("a delta", () => {
   const next = numbers(7);
-  const below = (limit: number) => Math.floor(next.next().value * limit);
-  const random = (length: number) => Uint8Array.from({ length }, () => below(256));
-  // Of a chunk and more only every so often: they are what takes the time.
+  const randomBelow = (limit: number) => Math.floor(next.next().value * limit);
+  const random = (length: number) => Uint8Array.from({ length }, () => randomBelow(256));
   const noise = random(3 * CHUNK_BYTES + 12345);
 
-  /** A file, and one that edits have made of it. */
+  /** Creates a random file and an edited copy. */
   function pair(i: number): [Uint8Array, Uint8Array] {
-    const size = i % 25 === 0 ? CHUNK_BYTES + below(2 * CHUNK_BYTES) : below(40_000);
-    const start = below(noise.length - size);
+    // Only some files exceed a chunk, because these take most of the time.
+    const size = i % 25 === 0 ? CHUNK_BYTES + randomBelow(2 * CHUNK_BYTES) : randomBelow(40_000);
+    const start = randomBelow(noise.length - size);
     const base = noise.subarray(start, start + size);
     let target = Buffer.from(base);
-    for (let edits = below(6); edits > 0; edits -= 1) {
-      const at = below(target.length + 1);
-      const cut = below(3) === 0 ? below(Math.min(5000, target.length - at + 1)) : 0;
-      const added = below(2) === 0 ? random(below(700)) : target.subarray(0, below(3000));
+    for (let edits = randomBelow(6); edits > 0; edits -= 1) {
+      const at = randomBelow(target.length + 1);
+      const cut = randomBelow(3) === 0 ? randomBelow(Math.min(5000, target.length - at + 1)) : 0;
+      const added = randomBelow(2) === 0 ? random(randomBelow(700)) : target.subarray(0, randomBelow(3000));
       target = Buffer.concat([target.subarray(0, at), added, target.subarray(at + cut)]);
     }
     if (i % 40 === 1) target = Buffer.alloc(0);
-    if (i % 40 === 2) target = Buffer.from(random(below(2000)));
+    if (i % 40 === 2) target = Buffer.from(random(randomBelow(2000)));
     return [base, target];
   }
 
-  test("of 1,000 random pairs makes one of the other, whatever is known of it", () => {
+  test("turns the base into the target for 1,000 random pairs, with any known facts", () => {
     for (let i = 0; i < 1000; i += 1) {
       const [base, target] = pair(i);
-      const what = (["bytes", "blocks", "hashes"] as const)[i % 3]!;
-      const orders = computeDelta(target, knows(base, what));
-      if (Buffer.compare(apply(orders, base), target) !== 0) throw new Error(`pair ${i} by ${what}`);
+      const known = (["bytes", "blocks", "hashes"] as const)[i % 3]!;
+      const operations = computeDelta(target, baseWith(base, known));
+      if (Buffer.compare(apply(operations, base), target) !== 0) throw new Error(`pair ${i} with ${known}`);
     }
   });
 
   const edited = (bytes: Uint8Array, at: number, added: string) =>
     Buffer.concat([bytes.subarray(0, at), Buffer.from(added), bytes.subarray(at)]);
 
-  test("of what is known by its bytes is little more than what was added, also behind what moved", () => {
-    const target = edited(
-      edited(noise, 2 * CHUNK_BYTES + 100, "a line\n"),
-      CHUNK_BYTES - 3,
-      "another line\n",
-    );
-    const orders = computeDelta(target, knows(noise, "bytes"));
-    expect(sent(orders)).toBeLessThan(1000);
-    expect(apply(orders, noise)).toEqual(target);
+  test("is little larger than the added bytes if the base content is cached, even if content moved", () => {
+    const target = edited(edited(noise, 2 * CHUNK_BYTES + 100, "a line\n"), CHUNK_BYTES - 3, "another line\n");
+    const operations = computeDelta(target, baseWith(noise, "bytes"));
+    expect(insertedBytes(operations)).toBeLessThan(1000);
+    expect(apply(operations, noise)).toEqual(target);
   });
 
-  test("of what is known by its blocks' hashes is the blocks that changed", () => {
+  test("contains the changed blocks if only block hashes are known", () => {
     const target = Buffer.from(noise);
     for (const at of [5, CHUNK_BYTES + 7, noise.length - 1]) target[at]! ^= 1;
-    expect(unknownChunks(blockHashes(target, CHUNK_BYTES), knows(noise, "hashes"))).toEqual([0, 1, 3]);
-    const orders = computeDelta(target, knows(noise, "blocks"));
-    expect(sent(orders)).toBe(2 * BLOCK_BYTES + (noise.length % BLOCK_BYTES));
-    expect(apply(orders, noise)).toEqual(target);
+    expect(unknownChunks(shortHashes(target, CHUNK_BYTES), baseWith(noise, "hashes"))).toEqual([0, 1, 3]);
+    const operations = computeDelta(target, baseWith(noise, "blocks"));
+    expect(insertedBytes(operations)).toBe(2 * BLOCK_BYTES + (noise.length % BLOCK_BYTES));
+    expect(apply(operations, noise)).toEqual(target);
   });
 
-  test("of one file with itself is one order, and nothing is sent", () => {
-    expect(computeDelta(noise, knows(noise, "hashes"))).toEqual([{ keep: noise.length }]);
+  test("of identical files is a single copy operation", () => {
+    expect(computeDelta(noise, baseWith(noise, "hashes"))).toEqual([{ copy: noise.length }]);
   });
 
-  test("has no more orders than processes can be started for in a moment", () => {
+  test("has a bounded number of operations", () => {
     const target = Buffer.from(noise);
     for (let at = 0; at < target.length; at += 400) target[at]! ^= 1;
-    const orders = computeDelta(target, knows(noise, "bytes"));
-    expect(orders.length).toBeLessThan(1000);
-    expect(apply(orders, noise)).toEqual(target);
+    const operations = computeDelta(target, baseWith(noise, "bytes"));
+    expect(operations.length).toBeLessThan(1000);
+    expect(apply(operations, noise)).toEqual(target);
   });
 
-  test("is made of what was remembered of the version before, and of nothing that is broken", async () => {
-    const memory = join(directory, "memory");
+  test("uses cached chunks of the previous version, and ignores a damaged cache", async () => {
+    const cache = join(directory, "cache");
     const first = Buffer.from(noise);
     first[CHUNK_BYTES + 5]! ^= 1;
     const name = (n: number) => n.toString(16).padStart(64, "0");
-    await saveCachedLayer(
-      memory,
-      name(1),
-      first,
-      blockHashes(first, CHUNK_BYTES),
-      blockHashes(noise, CHUNK_BYTES),
-    );
-    const remembered = (await loadCachedLayer(memory, name(1)))!;
-    const base: DeltaBase = { size: first.length, blocks: () => undefined, ...remembered };
+    await saveCachedLayer(cache, name(1), first, shortHashes(first, CHUNK_BYTES), shortHashes(noise, CHUNK_BYTES));
+    const cached = (await loadCachedLayer(cache, name(1)))!;
+    const base: DeltaBase = { size: first.length, blockHashes: () => undefined, ...cached };
     const target = edited(first.subarray(0, 2 * CHUNK_BYTES), CHUNK_BYTES + 900, "more");
-    // Only the chunk that differed was kept; the one behind it is sent.
-    const orders = computeDelta(target, base);
-    expect(apply(orders, first)).toEqual(target);
-    expect(sent(orders)).toBeLessThan(1000);
-    const path = join(memory, name(1));
+    // Only the changed chunk is cached.
+    const operations = computeDelta(target, base);
+    expect(apply(operations, first)).toEqual(target);
+    expect(insertedBytes(operations)).toBeLessThan(1000);
+    const path = join(cache, name(1));
     const bytes = await Bun.file(path).bytes();
     bytes[bytes.length - 1]! ^= 1;
     writeFileSync(path, bytes);
-    expect(await loadCachedLayer(memory, name(1))).toBeUndefined();
-    for (let i = 2; i < 20; i += 1)
-      await saveCachedLayer(memory, name(i), first.subarray(0, i), [String(i)], []);
-    expect(readdirSync(memory).length).toBe(8);
+    expect(await loadCachedLayer(cache, name(1))).toBeUndefined();
+    for (let i = 2; i < 20; i += 1) await saveCachedLayer(cache, name(i), first.subarray(0, i), [String(i)], []);
+    expect(readdirSync(cache).length).toBe(8);
   });
 });
 
-describe("a host", () => {
+describe("parseHost", () => {
   test.each([
     "shop",
     "deploy@shop.example",
@@ -175,7 +165,7 @@ describe("a host", () => {
     "ssh://deploy@shop:2222",
     "[fe80::1%eth0]",
     "a.b+c@x",
-  ])("%p is one", (host) => expect(parseHost(host)).toBe(host));
+  ])("accepts %p", (host) => expect(parseHost(host)).toBe(host));
   test.each([
     "",
     "-oProxyCommand=x",
@@ -189,10 +179,10 @@ describe("a host", () => {
     "a@b@c",
     "a'b",
     "x".repeat(300),
-  ])("%p is none", (host) => expect(() => parseHost(host)).toThrow("is no host"));
+  ])("rejects %p", (host) => expect(() => parseHost(host)).toThrow("invalid host"));
 });
 
-test("kustomize there gets every file that the overlay names, and none beside", () => {
+test("remote kustomize gets exactly the files that the overlay refers to", () => {
   const root = join(directory, "manifests");
   const write = (path: string, text: string) => {
     mkdirSync(join(root, path, ".."), { recursive: true });
@@ -221,7 +211,7 @@ test("kustomize there gets every file that the overlay names, and none beside", 
   ]);
 });
 
-test("a node takes pods that neither a taint nor a nodeSelector keeps away", () => {
+test("taints and nodeSelectors decide which nodes can run the pods", () => {
   const node = (name: string, labels = {}, taints: object[] = []) =>
     ({ metadata: { name, labels }, spec: { taints }, status: {} }) as unknown as Node;
   const noSchedule = (key: string, value?: string) => ({ key, value, effect: "NoSchedule" });
@@ -246,20 +236,25 @@ test("a node takes pods that neither a taint nor a nodeSelector keeps away", () 
   const tolerations = [{ key: "own", operator: "Equal", value: "shop", effect: "NoSchedule" }];
   expect(names(workload({ tolerations, nodeSelector: { disk: "ssd" } }))).toEqual(["fast", "own"]);
   expect(names(workload({ tolerations: [{ operator: "Exists" }] }))).toHaveLength(5);
-  // Somebody else's image is pulled from where it is.
+  // Only pods with the service's image count.
   expect(names(workload({}, "docker.io/library/redis:8"))).toEqual([]);
 });
 
-test("the documented sudoers lines allow exactly the commands that run as root on the host", async () => {
+test("the sudoers lines of the SSH page allow exactly the commands that run as root on the host", async () => {
   const scripts = [bootstrapScript("01234567")];
   const layers = ["a", "b"].map((digit, i) => ({
     digest: `sha256:${digit.repeat(64)}`,
     size: i + 1,
     mediaType: "tar",
   }));
-  const line = {
+  const session = {
     host: "shop",
-    there: async () => ({ boot: "", directory: "/tmp/slipway-1.x", sudo: "sudo -n ", api: undefined }),
+    hostInfo: async () => ({
+      bootId: "",
+      directory: "/tmp/slipway-1.x",
+      sudo: "sudo -n ",
+      apiSocket: undefined,
+    }),
     async run(script: string) {
       scripts.push(script);
       const stdout = /content' 'get/.test(script) ? JSON.stringify({ layers }) : "0\n";
@@ -271,22 +266,20 @@ test("the documented sudoers lines allow exactly the commands that run as root o
   writeFileSync(join(directory, "dist/app/x"), "x");
   const { platform } = findSharedLibraries();
   await writeArchive(archive, { service, platform, dist: join(directory, "dist"), names: ["helloapp:x"] });
-  const depot = new RemoteContainerd(line, join(directory, "none"));
+  const containerd = new RemoteContainerd(session, join(directory, "none"));
   expect(
-    (await depot.deliver(await ImageUpload.open(archive), `sha256:${"c".repeat(64)}`, () => {})).whole,
+    (await containerd.deliver(await ImageUpload.open(archive), `sha256:${"c".repeat(64)}`, () => {})).fallbackReason,
   ).toBeUndefined();
-  await depot.deliver(await ImageUpload.open(archive), undefined, () => {});
-  await depot.ctr(["images", "ls"]);
-  await depot.ctr(["images", "rm", "docker.io/library/helloapp:0123456789ab", "sha256:abc"]);
+  await containerd.deliver(await ImageUpload.open(archive), undefined, () => {});
+  await containerd.ctr(["images", "ls"]);
+  await containerd.ctr(["images", "rm", "docker.io/library/helloapp:0123456789ab", "sha256:abc"]);
   const asRoot = scripts
-    .flatMap((script) =>
-      [...script.matchAll(/(?:sudo -n |\$\{sudo\})([^|;)\n&<>]*)/g)].map(([, command]) => command!),
-    )
+    .flatMap((script) => [...script.matchAll(/(?:sudo -n |\$\{sudo\})([^|;)\n&<>]*)/g)].map(([, command]) => command!))
     .map((command) => command.replaceAll(/["']/g, "").replaceAll("$1", "0".repeat(64)).trim())
-    // Not where the word is laid down.
+    // Drops the assignment of the variable itself.
     .filter(Boolean);
-  const page = readFileSync(join(root, "ci/slipway/docs/how-to/ssh-without-root.md"), "utf8");
-  const entry = /^deploy ALL=\(root\) NOPASSWD: ([^]*?)\n```/m.exec(page)![1]!;
+  const readme = readFileSync(join(root, "ci/slipway/docs/how-to/ssh-without-root.md"), "utf8");
+  const entry = /^deploy ALL=\(root\) NOPASSWD: ([^]*?)\n```/m.exec(readme)![1]!;
   const allowed = entry.split(/,\s*\\?\s*/).map((command) => command.replaceAll("\\:", ":").trim());
   const allows = (pattern: string, command: string) => {
     const [program, ...words] = command.split(" ");
@@ -298,15 +291,13 @@ test("the documented sudoers lines allow exactly the commands that run as root o
       .replaceAll("*", ".*");
     return path.endsWith(`/${program}`) && new RegExp(`^${form}$`).test(words.join(" "));
   };
-  const refused = [...new Set(asRoot)].filter(
-    (command) => !allowed.some((pattern) => allows(pattern, command)),
-  );
+  const refused = [...new Set(asRoot)].filter((command) => !allowed.some((pattern) => allows(pattern, command)));
   expect(refused).toEqual([]);
   const unused = allowed.filter((pattern) => !asRoot.some((command) => allows(pattern, command)));
   expect(unused).toEqual([]);
 });
 
-test("what is sent is told in bytes, a rate and the time left", () => {
+test("the transfer progress shows bytes, the rate and the time left", () => {
   expect(formatTransferProgress(5_000_000, 115_000_000, 4)).toBe("5.0 MB of 115.0 MB, 1.3 MB/s, 88 s left");
   expect(formatTransferProgress(0, 18_000, 0)).toBe("0 kB of 18 kB, 0 kB/s");
 });

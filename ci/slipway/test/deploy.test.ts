@@ -1,4 +1,4 @@
-/** The deploy as a whole, against a cluster in memory: what it changes, in which order, and what it comes back to. */
+/** Deploys against an in-memory cluster: what they change, in which order, and what they restore. */
 import { afterAll, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -57,7 +57,7 @@ beforeEach(() => {
   const { signal } = interruption;
   const target: DeployContext["target"] = {
     api: cluster.api(signal),
-    // What renders the overlay: `kubectl kustomize` is the e2e tests' matter.
+    // Renders the overlay. The e2e tests cover `kubectl kustomize`.
     kubectl: [process.execPath, "-e", "console.log(process.env.MANIFESTS)"],
     overlay: "k8s/overlays/k3s",
     find: async (id) => (images.has(id) ? `helloapp:${id}` : undefined),
@@ -104,7 +104,7 @@ const crashing = (image: string) => (id: string) =>
   id === image ? { restartCount: 1, state: { terminated: { exitCode: 7 } } } : {};
 
 describe("a deploy", () => {
-  test("the first one makes the namespace, everything in it, and keeps the version", async () => {
+  test("the first deploy creates the namespace and all objects, and stores the version", async () => {
     process.env.MANIFESTS = JSON.stringify(manifests);
     expect(describePlan(await planDeploy(run, "a"))).toEqual([
       `Namespace/${service.namespace} is new`,
@@ -118,7 +118,7 @@ describe("a deploy", () => {
     expect(cluster.objects.has(lease)).toBe(false);
   });
 
-  test("the same again changes nothing at all", async () => {
+  test("a second deploy of the same id changes nothing", async () => {
     await bring("a");
     const before = cluster.changes.length;
     const found = await planDeploy(run, "a");
@@ -127,7 +127,7 @@ describe("a deploy", () => {
     expect(cluster.changes).toHaveLength(before);
   });
 
-  test("the next one: what changes is said, sampled, and the Deployment comes last", async () => {
+  test("the next deploy lists its changes, measures availability, and applies the Deployment last", async () => {
     await bring("a");
     cluster.changes.length = 0;
     expect(describePlan(await planDeploy(run, "b"))).toContain(
@@ -140,14 +140,14 @@ describe("a deploy", () => {
     expect(applied.findLast((change) => !change.includes("secrets"))).toContain("deployments");
   });
 
-  test("keeps as many versions as the service says, and the images of no others", async () => {
+  test("keeps keepVersions versions and only their images", async () => {
     const ids = ["a", "b", "c", "d", "e", "f", "g"];
     for (const id of ids) await bring(id);
     expect(await kept()).toEqual(ids.slice(-service.keepVersions).reverse());
     expect([...images]).toEqual(ids.slice(-service.keepVersions));
   });
 
-  test("what the manifests no longer have is deleted, the namespace never", async () => {
+  test("objects removed from the manifests are deleted, except the namespace", async () => {
     await bring("a");
     manifests = overlay.filter(({ kind }) => kind !== "Service" && kind !== "Namespace");
     await bring("b");
@@ -156,7 +156,7 @@ describe("a deploy", () => {
     expect(said.join("\n")).toContain("Service/helloapp");
   });
 
-  test("is kept before its image is delivered, so that nobody tidies that away", async () => {
+  test("the version is stored before its image is delivered, to protect the image from clean-up", async () => {
     await bring("a");
     const deliver = run.target.deliver;
     let seen: string[] = [];
@@ -168,7 +168,7 @@ describe("a deploy", () => {
     expect(seen).toContain("b");
   });
 
-  test("of somebody else at the same time is refused", async () => {
+  test("a concurrent deploy is refused", async () => {
     await bring("a");
     const other: Lease = {
       apiVersion: "coordination.k8s.io/v1",
@@ -185,8 +185,8 @@ describe("a deploy", () => {
   });
 });
 
-describe("a version that does not come up", () => {
-  test("is undone: the one before serves again, the error says why, nothing of it is kept", async () => {
+describe("a version that does not become ready", () => {
+  test("is rolled back: the previous version serves, the error names the cause, no version is stored", async () => {
     await bring("a");
     cluster.container = crashing("helloapp:b");
     const error = await failureOf(bring("b"));
@@ -198,15 +198,14 @@ describe("a version that does not come up", () => {
     expect(cluster.objects.has(lease)).toBe(false);
   });
 
-  test("for want of room: what to do is not to correct the source", async () => {
+  test("an unschedulable pod: the hint is not about the source", async () => {
     await bring("a");
     cluster.container = (image) => (image === "helloapp:b" ? { ready: false } : {});
     const reason = "Unschedulable";
     const message = "1 node(s) had untolerated taint {node.kubernetes.io/disk-pressure: }";
     cluster.intercept = () => {
       for (const [path, object] of cluster.objects) {
-        if (!path.includes("/pods/") || object.metadata.labels?.["app.kubernetes.io/version"] !== "b")
-          continue;
+        if (!path.includes("/pods/") || object.metadata.labels?.["app.kubernetes.io/version"] !== "b") continue;
         const conditions = [{ type: "PodScheduled", status: "False" as const, reason, message }];
         (object as Pod).status = { conditions };
       }
@@ -220,7 +219,7 @@ describe("a version that does not come up", () => {
     expect(error.hint).not.toContain("source");
   });
 
-  test("for want of space on the node: what to do is not to correct the source", async () => {
+  test("a full node disk: the hint is not about the source", async () => {
     await bring("a");
     const waiting = {
       reason: "CreateContainerConfigError",
@@ -230,20 +229,20 @@ describe("a version that does not come up", () => {
     expect((await failureOf(bring("b"))).hint).toContain("Free capacity in the cluster");
   });
 
-  test.each(["rolled back to another", "the first one"])(
-    "because it writes to its root, %s: what to do",
+  test.each(["with a previous version", "as the first deploy"])(
+    "a write to the read-only root, %s: the hint names the fix",
     async (when) => {
-      if (when !== "the first one") await bring("a");
+      if (when !== "as the first deploy") await bring("a");
       cluster.container = crashing("helloapp:b");
       const log = "EROFS: read-only file system, mkdir '/storage'";
       cluster.intercept = (_, path) => (path.endsWith("/log") ? new Response(log) : undefined);
       const error = await failureOf(bring("b"));
       expect(error.output).toContain(log);
-      expect(error.hint).toStartWith("It writes to /storage, and only /tmp and volumes can be written");
+      expect(error.hint).toStartWith("The service writes to /storage, but only /tmp and volumes are writable");
     },
   );
 
-  test("takes its other changes back with it", async () => {
+  test("its other changes are rolled back too", async () => {
     await bring("a");
     const extra: KubeObject = {
       apiVersion: "v1",
@@ -259,14 +258,14 @@ describe("a version that does not come up", () => {
     expect(back).toStartWith("PUT");
   });
 
-  test("and is the first one: it is left to be looked at", async () => {
+  test("the first deploy is kept for inspection, because there is no version to roll back to", async () => {
     cluster.container = crashing("helloapp:a");
     const error = await failureOf(bring("a"));
     expect(error.message).toContain("no earlier version to roll back to");
     expect(error.hint).toContain("describe pod");
   });
 
-  test("comes back to what somebody deployed without the pipeline, whatever its tag", async () => {
+  test("is rolled back to a version deployed without the pipeline, with any tag", async () => {
     await bring("by-hand");
     const live = cluster.get<Deployment>(deployment);
     live.spec.template.spec.containers[0]!.image = "helloapp:latest";
@@ -277,7 +276,7 @@ describe("a version that does not come up", () => {
     expect(cluster.served()).toBe("by-hand");
   });
 
-  test("where the one before does not come up either, it says both, with exit 4", async () => {
+  test("if the rollback fails too, the error names both failures, exit 4", async () => {
     await bring("a");
     cluster.container = () => ({ restartCount: 1, state: { terminated: { exitCode: 7 } } });
     const error = await failureOf(bring("b"));
@@ -288,25 +287,25 @@ describe("a version that does not come up", () => {
 });
 
 describe("rollback", () => {
-  test("goes to the version that served before; never by itself to one that somebody went back from", async () => {
+  test("selects the previous version, and skips versions that were rolled back unless named", async () => {
     for (const id of ["a", "b", "c"]) await bring(id);
     expect(await rollback(run)).toBe("b");
     expect(cluster.served()).toBe("b");
     expect(await rollback(run)).toBe("a");
     expect((await failureOf(rollback(run))).message).toContain("no earlier version");
-    // Asked for, it is gone to, and is as good as any other from then on.
+    // When named, it is rolled back to, and counts like any other version from then on.
     expect(await rollback(run, "c")).toBe("c");
     expect(cluster.served()).toBe("c");
   });
 
-  test("goes to any kept version, and after it a failed deploy comes back to that one", async () => {
+  test("selects any stored version by id, to which a failed deploy then returns", async () => {
     for (const id of ["a", "b", "c"]) await bring(id);
     expect(await rollback(run, "a")).toBe("a");
     cluster.container = crashing("helloapp:d");
     expect((await failureOf(bring("d"))).message).toContain("helloapp:a serves, as before");
   });
 
-  test("goes by what was proven last, though the clock that said so was ahead", async () => {
+  test("orders versions correctly although a clock was ahead", async () => {
     for (const id of ["a", "b"]) await bring(id);
     for (const object of cluster.objects.values()) {
       const { data } = object as { data?: Record<string, string> };
@@ -316,7 +315,7 @@ describe("rollback", () => {
     expect(await kept()).toEqual(["a", "b"]);
   });
 
-  test("to nothing, to a version that is not kept, or without its image: refused, nothing changed", async () => {
+  test("is refused without an earlier version, for an unknown version, or without its image, and changes nothing", async () => {
     await bring("a");
     cluster.changes.length = 0;
     const nothing = await failureOf(rollback(run));
@@ -331,8 +330,8 @@ describe("rollback", () => {
   });
 });
 
-describe("when things break in the middle", () => {
-  test("an API server that is away for a moment is waited for", async () => {
+describe("failures during a deploy", () => {
+  test("a short API server outage is retried", async () => {
     await bring("a");
     let refusals = 0;
     cluster.intercept = (method, path) => {
@@ -346,9 +345,9 @@ describe("when things break in the middle", () => {
     expect(cluster.served()).toBe("b");
   });
 
-  test("killed before the version was proven: the next run proves it", async () => {
+  test("after a kill before the verification, the next run verifies the version", async () => {
     await bring("a");
-    // As a kill would: nothing after the apply has happened.
+    // Like a kill: nothing after the apply happens.
     cluster.intercept = (method, path) => {
       if (method === "GET" && path === deployment && cluster.served() === "b") throw new TypeError("killed");
       return undefined;
@@ -368,7 +367,7 @@ describe("when things break in the middle", () => {
     expect(await kept()).toEqual(["b", "a"]);
   });
 
-  test("manifests that the server refuses are the change's fault, before anything is applied", async () => {
+  test("rejected manifests are a project error, and nothing is applied", async () => {
     await bring("a");
     cluster.changes.length = 0;
     const changed = structuredClone(overlay) as any[];
@@ -376,11 +375,11 @@ describe("when things break in the middle", () => {
     manifests = changed;
     const error = await failureOf(bring("b"));
     expect(error.kind).toBe("project");
-    expect(error.message).toContain("Deployment/helloapp: the cluster refuses it: replicas: Invalid value");
+    expect(error.message).toContain("the cluster rejected the dry run of Deployment/helloapp: replicas: Invalid value");
     expect(cluster.changes).toEqual([]);
   });
 
-  test("rights that are missing are not the change's fault", async () => {
+  test("missing rights are an environment error", async () => {
     cluster.intercept = (method) =>
       method === "PATCH"
         ? Response.json({ message: 'namespaces is forbidden: User "x" cannot patch' }, { status: 403 })
@@ -391,7 +390,7 @@ describe("when things break in the middle", () => {
     expect(cluster.changes).toEqual([]);
   });
 
-  test("the refusal of a webhook is none of missing rights", async () => {
+  test("a webhook's rejection is not reported as missing rights", async () => {
     await bring("a");
     const message = 'admission webhook "no.example" denied the request';
     cluster.intercept = (method, path) =>
@@ -402,18 +401,18 @@ describe("when things break in the middle", () => {
   });
 });
 
-test("status: what runs, since when, how healthy, who deploys, what is kept", async () => {
+test("status: running version, its health, and stored versions", async () => {
   process.env.MANIFESTS = JSON.stringify(manifests);
   expect(await status(run)).toEqual(["helloapp is not deployed"]);
   for (const id of ["a", "b"]) await bring(id);
   const text = (await status(run)).join("\n");
-  expect(text).toMatch(/^helloapp:b is rolled out, proven \d{4}-/);
+  expect(text).toMatch(/^helloapp:b is rolled out, verified \d{4}-/);
   expect(text).toContain("2 of 2 pods ready, 0 restarts");
-  expect(text).toContain("http://service answers with it");
+  expect(text).toContain("http://service serves this version");
   expect(text).toMatch(/^ {2}b {2}.*\n {2}a {2}/m);
 });
 
-test("a difference is shown by its place", () => {
+test("differences are listed with their path", () => {
   expect(compareFields({ a: { b: [1, 2] }, c: "x" }, { a: { b: [1, 3] }, d: true })).toEqual([
     "a.b.1: 2 -> 3",
     'c: "x" -> nothing',
@@ -422,15 +421,15 @@ test("a difference is shown by its place", () => {
   expect(compareFields([1], [1])).toEqual([]);
 });
 
-describe("a container that ends after it has been ready, while the pods before leave", () => {
-  /** What happens to one of the new pods when the last step begins. */
+describe("a container that ends after it was ready, while old pods terminate", () => {
+  /** Changes one of the new pods when the last step begins. */
   function atTheEnd(change: (pod: Pod) => void): void {
     const { step } = run;
     let isDone = false;
     run.step = async (name, work) => {
       const pods = [...cluster.objects.values()].filter(({ kind }) => kind === "Pod") as Pod[];
       const last = pods.find(({ spec }) => spec.containers[0]!.image === "helloapp:b");
-      // The way back has such a step, too.
+      // The rollback has this step too.
       if (name === "settle" && !isDone) change(last!);
       isDone ||= name === "settle";
       return step(name, work);
@@ -440,40 +439,37 @@ describe("a container that ends after it has been ready, while the pods before l
   const ended = { terminated: { exitCode: 9 } };
 
   test.each<[string, object]>([
-    ["and runs again", { restartCount: 1, state: { running: {} }, lastState: ended }],
-    ["and does not run yet", { state: ended }],
-    ["of itself, with 0", { restartCount: 1, lastState: { terminated: { exitCode: 0 } } }],
-  ])("%s: the version before is back", async (_, status) => {
+    ["and is running again", { restartCount: 1, state: { running: {} }, lastState: ended }],
+    ["and is not running yet", { state: ended }],
+    ["with exit code 0", { restartCount: 1, lastState: { terminated: { exitCode: 0 } } }],
+  ])("%s: the deploy is rolled back", async (_, status) => {
     await bring("a");
     atTheEnd(exit(status));
     const error = await failureOf(bring("b"));
     expect(error.kind).toBe("project");
-    expect(error.message).toMatch(
-      /exited with [09] after it had been ready\. Rolled back: helloapp:a serves/,
-    );
+    expect(error.message).toMatch(/exited with [09] after it had been ready\. Rolled back: helloapp:a serves/);
     expect(cluster.served()).toBe("a");
   });
 
   test.each<[string, (pod: Pod) => void]>([
     [
-      "in a pod that is taken elsewhere",
+      "in a pod that is deleted",
       (pod) => {
         exit({ state: ended })(pod);
         pod.metadata.deletionTimestamp = "2026-01-01T00:00:00Z";
-        const leave = () =>
-          cluster.objects.forEach((one, path) => one === pod && cluster.objects.delete(path));
+        const leave = () => cluster.objects.forEach((one, path) => one === pod && cluster.objects.delete(path));
         setTimeout(leave, 50);
       },
     ],
     [
-      "in one that was evicted",
+      "in an evicted pod",
       (pod) => {
         exit({ state: ended })(pod);
         pod.status.phase = "Failed";
       },
     ],
-    ["before, and not since", exit({ lastState: ended })],
-  ])("%s is no fault of the version", async (_, change) => {
+    ["before the rollout was complete", exit({ lastState: ended })],
+  ])("%s: the deploy succeeds", async (_, change) => {
     await bring("a");
     atTheEnd(change);
     await bring("b");
@@ -481,13 +477,13 @@ describe("a container that ends after it has been ready, while the pods before l
   });
 });
 
-test("an image that was there and is taken away under the lock: nothing is rolled out, nothing kept, exit 3", async () => {
+test("an image that disappears after the plan: nothing is rolled out, no version is stored, exit 3", async () => {
   await bring("a");
   images.add("b");
   process.env.MANIFESTS = JSON.stringify(manifests);
   const planned = await planDeploy(run, "b");
   const { find } = run.target;
-  // Somebody tidies up for another namespace, between the two looks.
+  // A deploy to another namespace removes it between the two checks.
   run.target.find = async (id) => {
     const found = await find(id);
     images.delete(id);
@@ -502,17 +498,17 @@ test("an image that was there and is taken away under the lock: nothing is rolle
   expect((await bring("b")).servedAt).toBeGreaterThan(0);
 });
 
-describe("the image, while check and test run", () => {
+describe("the image, while checks and tests run", () => {
   let red: Promise<never> | undefined;
-  /** Ends the tests. */
+  /** Makes the tests pass. */
   let pass: () => void;
-  /** Where the engine has built, and whether it shall fail to. */
+  /** The engine's output directory, and whether its build fails. */
   let [built, breaks]: [string | undefined, boolean] = [undefined, false];
   function runOf(id: string): { whole: CommandContext; to: typeof run } {
     const engine: Engine = {
       name: "host",
-      script: async () => ({ unchanged: true }),
-      id: async () => id,
+      runScript: async () => ({ unchanged: true }),
+      computeId: async () => id,
       async build(dist) {
         built = dist;
         if (breaks) throw new PipelineError("environment", "no space left");
@@ -550,7 +546,7 @@ describe("the image, while check and test run", () => {
     await bring("aaaaaaaaaaaa");
   });
 
-  describe("is built before it is known whether it is needed", () => {
+  describe("is built speculatively", () => {
     /** Builds as the step `image` does. `tell` says where the image is already, or that nobody needs it. */
     const begin = (id: string) => {
       const { whole } = runOf(id);
@@ -567,14 +563,14 @@ describe("the image, while check and test run", () => {
     const left = () => [existsSync(built!), existsSync(archive)];
     const imageLines = () => said.filter((line) => line.startsWith("image"));
 
-    test("and is written where it is", async () => {
+    test("and written to the archive if it is needed", async () => {
       const { imaging, tell } = await begun("bbbbbbbbbbbb");
       tell(undefined);
       expect(await imaging).toBe("bbbbbbbbbbbb");
       expect(left()).toEqual([false, true]);
     });
 
-    test("and dropped where it is there already, also when it cannot be built here", async () => {
+    test("and discarded if it is already delivered, even if the build fails", async () => {
       for (breaks of [false, true]) {
         built = undefined;
         const { imaging, tell } = await begun("bbbbbbbbbbbb");
@@ -585,7 +581,7 @@ describe("the image, while check and test run", () => {
       }
     });
 
-    test("and dropped without a word where there is no way to the cluster", async () => {
+    test("and discarded without output if the connection fails", async () => {
       const { imaging, cancel } = await begun("bbbbbbbbbbbb");
       cancel();
       await imaging;
@@ -593,7 +589,7 @@ describe("the image, while check and test run", () => {
       expect(imageLines()).toEqual([]);
     });
 
-    test("and not even begun where that is known before the id", async () => {
+    test("but not if the delivery is known before the id", async () => {
       const { whole } = runOf("bbbbbbbbbbbb");
       const existingImage = Promise.resolve("on the node already");
       expect((await buildArchive(whole, "bbbbbbbbbbbb", { existingImage })).value).toBe("bbbbbbbbbbbb");
@@ -601,7 +597,7 @@ describe("the image, while check and test run", () => {
     });
   });
 
-  test("is brought, and nothing is rolled out before they have passed", async () => {
+  test("is delivered, but rolled out only after they have passed", async () => {
     const deploying = here("bbbbbbbbbbbb");
     while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
     expect(left).toContain("was being delivered. Nothing was rolled out");
@@ -612,7 +608,7 @@ describe("the image, while check and test run", () => {
     expect(said.filter((line) => line.startsWith("deliver"))).toHaveLength(1);
   });
 
-  test("is brought again where somebody has taken it away meanwhile", async () => {
+  test("is delivered again if it was removed in the meantime", async () => {
     const deploying = here("bbbbbbbbbbbb");
     while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
     images.delete("bbbbbbbbbbbb");
@@ -625,7 +621,7 @@ describe("the image, while check and test run", () => {
     let fail: (error: Error) => void;
     beforeEach(() => void (red = new Promise((_, reject) => (fail = reject))));
 
-    test("is taken away again, and no version is kept", async () => {
+    test("it is removed again, and no version is stored", async () => {
       const deploying = failureOf(here("bbbbbbbbbbbb"));
       while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
       fail(new PipelineError("project", "a red test"));
@@ -634,7 +630,7 @@ describe("the image, while check and test run", () => {
       expect(await kept()).toEqual(["aaaaaaaaaaaa"]);
     });
 
-    test("and it cannot be taken away, that is said, with a code of its own", async () => {
+    test("and it cannot be removed, the error says so, exit 4", async () => {
       const deploying = failureOf(here("bbbbbbbbbbbb"));
       while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
       run.target.clean = () => Promise.reject(new PipelineError("environment", "containerd is gone"));
@@ -646,7 +642,7 @@ describe("the image, while check and test run", () => {
       );
     });
 
-    test("before the image is there, it is not brought", async () => {
+    test("before the image is built, it is not delivered", async () => {
       const find = run.target.find;
       run.target.find = async (id) => {
         await Bun.sleep(20);

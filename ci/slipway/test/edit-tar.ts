@@ -1,15 +1,15 @@
-/** Archives taken apart and put together again, also in ways that no writer would. */
+/** Splits and joins tar archives, and creates invalid ones. */
 import { sha256 } from "../core/hash.ts";
 import { tarChecksum, TAR_END, tarHeader, tarPadding } from "../image/tar-writer.ts";
 import { detectCompression } from "../image/decompress.ts";
 
-/** An entry as it stands in a tar. */
+/** A raw entry of a tar. */
 export interface Part {
   header: Buffer;
   content: Buffer;
 }
 
-/** Writes fields of a header, by their offset, and its right checksum. */
+/** Sets fields of a header by offset, and updates its checksum. */
 export function withFields({ header, content }: Part, fields: Record<number, string | Uint8Array>): Part {
   const changed = Buffer.from(header);
   for (const [offset, value] of Object.entries(fields))
@@ -18,7 +18,7 @@ export function withFields({ header, content }: Part, fields: Record<number, str
   return { header: changed, content };
 }
 
-/** @param fields of the header, by their offset: 124 the size, 156 the type, 157 a link */
+/** Creates an entry. @param fields header fields by offset: 124 size, 156 type, 157 link */
 export function part(
   path: string,
   content: string | Uint8Array = "",
@@ -29,7 +29,7 @@ export function part(
   return withFields({ header, content: bytes }, fields);
 }
 
-/** The parts of an archive that is whole. */
+/** Splits a valid archive into entries. */
 export function split(archive: Uint8Array): Part[] {
   const bytes = Buffer.from(archive);
   const parts: Part[] = [];
@@ -51,7 +51,7 @@ export function join(parts: Part[]): Buffer {
 
 export const nameOf = ({ header }: Part) => header.toString("latin1", 0, 100).replace(/\0.*/, "");
 export const named = (parts: Part[], name: string) => parts.find((one) => nameOf(one) === name)!;
-/** The parts with other content for those that are named. */
+/** Replaces the content of entries by name. */
 export function replaced(parts: Part[], contents: Record<string, string | Uint8Array>): Part[] {
   return parts.map((one) => {
     const content = contents[nameOf(one)];
@@ -68,7 +68,7 @@ export function manifestOf(parts: Part[]): Manifest {
   return JSON.parse(named(parts, "manifest.json").content.toString())[0];
 }
 
-/** One image, in the form that this pipeline writes. @param store how layers are stored; default: as they are */
+/** Creates an image in this pipeline's format. @param store compresses a layer. Default: no compression */
 export function image(
   layers: Part[][],
   { store = (tar: Uint8Array): Uint8Array => tar, name = "helloapp:0123456789ab" } = {},
@@ -89,10 +89,10 @@ export function image(
 const suffixes = { none: "", gzip: "+gzip", zstd: "+zstd" };
 
 /**
- * What docker (from 25 on) and containerd write: an OCI layout with manifest.json.
+ * Converts an archive to the format of docker (since 25) and containerd, an OCI layout with manifest.json.
  *
- * @param other the image of the layout; default: the same
- * @param type of its layers, behind `application/vnd.`; default: what they are
+ * @param other image of the layout. Default: the same image
+ * @param type media type of the layers after `application/vnd.`. Default: their actual type
  */
 export function layout(parts: Part[], other = parts, type?: string): Part[] {
   const blobOf = (content: Uint8Array) => part(`blobs/sha256/${sha256(content)}`, content);
@@ -116,9 +116,7 @@ export function layout(parts: Part[], other = parts, type?: string): Part[] {
         config: describe(oci("config.v1+json"), their.config),
         layers: their.layers.map((layer) =>
           describe(
-            type
-              ? `application/vnd.${type}`
-              : oci(`layer.v1.tar${suffixes[detectCompression(layer.content)]}`),
+            type ? `application/vnd.${type}` : oci(`layer.v1.tar${suffixes[detectCompression(layer.content)]}`),
             layer,
           ),
         ),
@@ -137,14 +135,10 @@ export function layout(parts: Part[], other = parts, type?: string): Part[] {
   const blobs = [own.config, ...own.layers, their.config, ...their.layers, manifest];
   const once = [...new Map(blobs.map((blob) => [nameOf(blob), blob])).values()];
   const directories = ["blobs/", "blobs/sha256/"].map((path) => part(path, "", { 156: "5" }));
-  return [
-    ...directories,
-    ...once,
-    ...Object.entries(files).map(([path, json]) => part(path, JSON.stringify(json))),
-  ];
+  return [...directories, ...once, ...Object.entries(files).map(([path, json]) => part(path, JSON.stringify(json)))];
 }
 
-/** A record of a pax header. */
+/** Creates a record of a pax header. */
 export function pax(key: string, value: string): string {
   const rest = ` ${key}=${value}\n`;
   let length = Buffer.byteLength(rest) + 1;

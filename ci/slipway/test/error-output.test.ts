@@ -1,4 +1,4 @@
-/** What of a failed tool's output reaches the screen, and where the rest is. */
+/** Printed part of a failed tool's output, and the file with the whole output. */
 import { afterAll, afterEach, describe, expect, spyOn, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -9,38 +9,36 @@ import { summarizeOutput, printError } from "../cli/error-output.ts";
 import { service } from "./helloapp-fixture.ts";
 
 const LINES = 30;
-const all = () => "all.log";
-const unasked = (): string => expect.unreachable("nothing was left out");
-const numbered = (count: number, line: (n: number) => string) =>
-  Array.from({ length: count }, (_, n) => line(n + 1));
+const nameFile = () => "all.log";
+const unexpected = (): string => expect.unreachable("no line was cut");
+const numbered = (count: number, line: (n: number) => string) => Array.from({ length: count }, (_, n) => line(n + 1));
 
 describe("excerpt", () => {
-  test("all of what is short, without its last line breaks", () => {
-    expect(summarizeOutput("one\n\ntwo\n\n\n", unasked)).toBe("one\n\ntwo");
+  test("short output is whole, without trailing line breaks", () => {
+    expect(summarizeOutput("one\n\ntwo\n\n\n", unexpected)).toBe("one\n\ntwo");
     const most = numbered(LINES, (n) => `line ${n}`).join("\n");
-    expect(summarizeOutput(`${most}\n`, unasked)).toBe(most);
-    expect(summarizeOutput("", unasked)).toBe("");
+    expect(summarizeOutput(`${most}\n`, unexpected)).toBe(most);
+    expect(summarizeOutput("", unexpected)).toBe("");
   });
 
-  test("of 458 type errors the first 30, how many more there are, and where", () => {
+  test("of 458 type errors, prints the first 30, the number of the others, and the file", () => {
     const errors = numbered(458, (n) => `src/a.ts(${n},1): error TS2322: Type 'string' is no number.`);
-    const lines = summarizeOutput(`${errors.join("\n")}\n`, all).split("\n");
+    const lines = summarizeOutput(`${errors.join("\n")}\n`, nameFile).split("\n");
     expect(lines).toEqual([...errors.slice(0, LINES), "… 428 more lines: all.log"]);
   });
 
-  test("what comes before the first error is left out", () => {
+  test("leaves out lines before the first error", () => {
     const before = numbered(100, (n) => `(pass) test ${n}`);
-    const lines = summarizeOutput(
-      [...before, "src/a.ts(1,1): error TS2322: no", ...before].join("\n"),
-      all,
-    ).split("\n");
-    // The lines above belong to it where no empty one is between; no more than a test runner shows of the code.
+    const lines = summarizeOutput([...before, "src/a.ts(1,1): error TS2322: no", ...before].join("\n"), nameFile).split(
+      "\n",
+    );
+    // Up to eight lines above belong to the error, unless an empty line separates them.
     expect(lines.slice(0, 9)).toEqual([...before.slice(-8), "src/a.ts(1,1): error TS2322: no"]);
     expect(lines).toHaveLength(LINES + 1);
     expect(lines.at(-1)).toBe("… 171 more lines: all.log");
   });
 
-  test("a failing assertion among hundreds that pass: with its code, what was expected, its place and name", () => {
+  test("prints a failing assertion among hundreds of passed tests, with its code, values, location and name", () => {
     const assertion = [
       "241 |   test('sum', () => {",
       "242 |     const x = 1 + 1;",
@@ -55,43 +53,30 @@ describe("excerpt", () => {
       "(fail) sum > is three [0.12ms]",
     ];
     const passed = numbered(300, (n) => `(pass) is ${n} [0.01ms]`);
-    const text = [
-      "bun test v1.4.5",
-      "",
-      ...passed,
-      "",
-      "test/src/sum.test.ts:",
-      ...assertion,
-      ...passed,
-    ].join("\n");
-    const lines = summarizeOutput(text, all).split("\n");
+    const text = ["bun test v1.4.5", "", ...passed, "", "test/src/sum.test.ts:", ...assertion, ...passed].join("\n");
+    const lines = summarizeOutput(text, nameFile).split("\n");
     expect(lines.slice(0, assertion.length + 1)).toEqual(["test/src/sum.test.ts:", ...assertion]);
     expect(lines).toHaveLength(LINES + 1);
   });
 
-  // Found by this test: a test that passed and has "error" in its name is taken for where it begins.
-  test("a failing assertion below tests that pass and are about errors", () => {
-    const passed = numbered(100, (n) => `(pass) error ${n} is said to be so [0.01ms]`);
-    const text = [...passed, "", "error: expect(received).toBe(expected)", "(fail) sum", ...passed].join(
-      "\n",
-    );
-    expect(summarizeOutput(text, all)).toContain("(fail) sum");
+  // Regression: a passed test with "error" in its name counted as the first error.
+  test('ignores passed tests with "error" in their names', () => {
+    const passed = numbered(100, (n) => `(pass) error ${n} is reported [0.01ms]`);
+    const text = [...passed, "", "error: expect(received).toBe(expected)", "(fail) sum", ...passed].join("\n");
+    expect(summarizeOutput(text, nameFile)).toContain("(fail) sum");
   });
 
-  test("a real run of Bun's test runner: the assertion is on the screen", () => {
+  test("prints the assertion of a real run of Bun's test runner", () => {
     const directory = mkdtempSync(join(tmpdir(), "slipway-failure-"));
     const good = numbered(60, (n) => `test("good ${n}", () => {});`).join("\n");
     const red = 'test("sum is three", () => {\n  const sum = 1 + 1;\n  expect(sum).toBe(3);\n});';
-    writeFileSync(
-      join(directory, "a.test.ts"),
-      `import { expect, test } from "bun:test";\n${good}\n${red}\n${good}\n`,
-    );
+    writeFileSync(join(directory, "a.test.ts"), `import { expect, test } from "bun:test";\n${good}\n${red}\n${good}\n`);
     const { stdout, stderr } = Bun.spawnSync([process.execPath, "test"], {
       cwd: directory,
       env: { ...process.env, NO_COLOR: "1", CLAUDECODE: undefined, AGENT: undefined },
     });
     rmSync(directory, { recursive: true });
-    const text = summarizeOutput(stdout.toString() + stderr.toString(), all);
+    const text = summarizeOutput(stdout.toString() + stderr.toString(), nameFile);
     expect(text).toContain("expect(sum).toBe(3)");
     expect(text).toContain("Received: 2");
     expect(text).toContain("(fail) sum is three");
@@ -101,32 +86,32 @@ describe("excerpt", () => {
     ["an exception", "TypeError: undefined is not an object"],
     ["an error of the bundler", "error: Could not resolve: ./nowhere.ts"],
     ["a test of another runner", "✗ sum is three"],
-    ["what the formatter finds", "src/a.ts is not formatted"],
+    ["a finding of the formatter", "src/a.ts is not formatted"],
     ["a crash of Bun's", "panic(main thread): Segmentation fault"],
-  ])("%s is where it begins", (_, line) => {
+  ])("the excerpt begins at %s", (_, line) => {
     const before = [...numbered(60, (n) => `quiet line ${n}`), ""];
-    expect(summarizeOutput([...before, line, ...before].join("\n"), all)).toStartWith(line);
+    expect(summarizeOutput([...before, line, ...before].join("\n"), nameFile)).toStartWith(line);
   });
 
-  test("of output that tells of no error, the beginning", () => {
+  test("without an error, prints the beginning", () => {
     const lines = numbered(100, (n) => `quiet line ${n}`);
-    expect(summarizeOutput(lines.join("\n"), all).split("\n").slice(0, LINES)).toEqual(lines.slice(0, LINES));
+    expect(summarizeOutput(lines.join("\n"), nameFile).split("\n").slice(0, LINES)).toEqual(lines.slice(0, LINES));
   });
 
-  test("an error in the last line is on the screen, whatever is above it", () => {
+  test("prints an error in the last line", () => {
     const text = [...numbered(100, (n) => `quiet line ${n}`), "error: the last word"].join("\n");
-    expect(summarizeOutput(text, all)).toContain("error: the last word");
+    expect(summarizeOutput(text, nameFile)).toContain("error: the last word");
   });
 
-  test("a long line is cut, and its length said; one line is no reason for a file", () => {
-    const text = summarizeOutput(`error: ${"x".repeat(100_000)}`, unasked);
+  test("cuts a long line and prints its length, without writing a file", () => {
+    const text = summarizeOutput(`error: ${"x".repeat(100_000)}`, unexpected);
     expect(text.length).toBeLessThan(300);
     expect(text).toStartWith(`error: ${"x".repeat(100)}`);
     expect(text).toEndWith("… (100007 characters)");
   });
 });
 
-describe("an error on the screen", () => {
+describe("printError", () => {
   const project = mkdtempSync(join(tmpdir(), "slipway-failure-"));
   const own = { ...service, project };
   const printed = spyOn(console, "error").mockImplementation(() => {});
@@ -138,7 +123,7 @@ describe("an error on the screen", () => {
   const text = () => printed.mock.calls.flat().join("\n");
   const output = numbered(458, (n) => `src/a.ts(${n},1): error TS2322: no`).join("\n");
 
-  test("the output first, then what failed and what to do, as a paragraph", () => {
+  test("prints the output, then a paragraph with cause and hint", () => {
     const error = new PipelineError("project", "bun run check failed", {
       output: "a: no\n",
       hint: "Correct it.",
@@ -151,7 +136,7 @@ describe("an error on the screen", () => {
     expect(existsSync(cacheDirectoryOf(own))).toBe(false);
   });
 
-  test("long output is in a file as a whole, and that is named; a second one has another", () => {
+  test("saves long output to a file, with another file for the next error", () => {
     const files = [1, 2].map(() => {
       printed.mockClear();
       printError(new PipelineError("project", "bun run check failed", { output }), false, own);
@@ -164,21 +149,21 @@ describe("an error on the screen", () => {
     expect(files).toEqual(["failure.log", "failure-1.log"].map((name) => join(cacheDirectoryOf(own), name)));
   });
 
-  test("--verbose shows all of it, and the stack", () => {
+  test("--verbose prints the whole output and the stack", () => {
     printError(new PipelineError("project", "bun run check failed", { output }), true, own);
     expect(text()).toStartWith(`${output}\n\nerror: bun run check failed.\n`);
     expect(text()).toContain("    at ");
   });
 
-  test("where no file can be written, --verbose is what is left", () => {
+  test("suggests --verbose if no file can be written", () => {
     for (const given of [undefined, { ...service, project: "/dev/null" }]) {
       printed.mockClear();
       printError(new PipelineError("project", "x", { output }), false, given);
-      expect(text()).toContain("… 428 more lines: --verbose shows them");
+      expect(text()).toContain("… 428 more lines: add --verbose to print them");
     }
   });
 
-  test("an error that nobody foresaw is shown as it is", () => {
+  test("prints an unexpected error unchanged", () => {
     const error = new Error("unforeseen");
     printError(error, false, own);
     expect(printed.mock.calls).toEqual([[error]]);

@@ -1,4 +1,7 @@
-/** A deploy keeps its word: what breaks in the middle is tried again, then undone, and what it did not make it does not delete. */
+/**
+ * Recovery from failures during a deploy: transient errors are retried, others are rolled back, and objects of others
+ * are never deleted.
+ */
 import { beforeEach, describe, expect, setSystemTime, test } from "bun:test";
 import { unlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -77,18 +80,13 @@ const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
     () => expect.unreachable(),
     (error: PipelineError) => error,
   );
-/** All objects but those of the pipeline itself and what controllers make, without what counts up. */
+/** All objects except those of the pipeline and of controllers, without counters. */
 const state = () =>
   Object.fromEntries(
     [...cluster.objects]
       .filter(([path]) => !/\/(secrets|leases|pods|replicasets)\//.test(path))
       .map(([path, object]) => {
-        const {
-          resourceVersion: _,
-          generation: __,
-          annotations,
-          ...metadata
-        } = structuredClone(object.metadata);
+        const { resourceVersion: _, generation: __, annotations, ...metadata } = structuredClone(object.metadata);
         const { "deployment.kubernetes.io/revision": ___, ...notes } = annotations ?? {};
         return [path, { ...structuredClone(object), status: undefined, metadata: { ...metadata, notes } }];
       }),
@@ -106,11 +104,11 @@ const faults: [string, () => Response][] = [
   ["429", () => Response.json({ message: "slow down" }, { status: 429, headers: { "Retry-After": "0" } })],
   ["a webhook's 500", () => Response.json({ message: "failed calling webhook" }, { status: 500 })],
   ["503", () => Response.json({ message: "unavailable" }, { status: 503 })],
-  ["a reply that is cut short", () => new Response('{"kind":')],
+  ["a truncated response", () => new Response('{"kind":')],
 ];
 
-describe.each(faults)("%s, at each request of a deploy in turn", (_, fault) => {
-  /** Counts the requests of `work`, or fails the n-th of them once. */
+describe.each(faults)("%s at each request of a deploy in turn", (_, fault) => {
+  /** Runs `work`, whose n-th request fails once. @returns the number of requests */
   async function withFault(n: number, work: () => Promise<unknown>): Promise<number> {
     let asked = 0;
     cluster.intercept = () => (asked++ === n ? fault() : undefined);
@@ -122,7 +120,7 @@ describe.each(faults)("%s, at each request of a deploy in turn", (_, fault) => {
     return asked;
   }
 
-  test("is tried again: the version serves, proven", async () => {
+  test("is retried, and the version is verified", async () => {
     await bring("a");
     const all = await withFault(-1, () => bring("b"));
     expect(all).toBeGreaterThan(15);
@@ -136,12 +134,12 @@ describe.each(faults)("%s, at each request of a deploy in turn", (_, fault) => {
   }, 60_000);
 });
 
-describe("the lock goes to somebody else, at each change that a deploy makes in turn", () => {
+describe("another process acquires the lock at each write of a deploy in turn", () => {
   test.each([
-    ["that comes up", () => ({})],
-    ["that is undone", crash("helloapp:b")],
+    ["that succeeds", () => ({})],
+    ["that is rolled back", crash("helloapp:b")],
   ])(
-    "%s: nothing is written over the other's, and what was begun is told with exit 4",
+    "%s: nothing more is written, and a deploy that had written exits with 4",
     async (_, container) => {
       await bring("a");
       cluster.container = container;
@@ -155,9 +153,9 @@ describe("the lock goes to somebody else, at each change that a deploy makes in 
           const lease = asked++ === n ? cluster.get<KubeObject>(lock) : undefined;
           if (!lease) return undefined;
           lease.metadata = { ...lease.metadata, annotations: {}, resourceVersion: "another" };
-          // As after a sleep of this machine, before which nothing is renewed.
+          // Simulates a suspend of this machine, during which nothing is renewed.
           setSystemTime(new Date(Date.now() + 3600_000));
-          // The request that is under way is past every fence.
+          // The current request has passed the check already.
           queueMicrotask(() => (after = cluster.changes.splice(0)));
           return undefined;
         };
@@ -186,7 +184,7 @@ describe("the lock goes to somebody else, at each change that a deploy makes in 
   );
 });
 
-describe("what does not pass", () => {
+describe("permanent errors", () => {
   const lasting = (method: string, part: string, reply: () => Response) => {
     cluster.intercept = (asked, path) => {
       if (cluster.changes.some((change) => change.includes("deployments")) && cluster.served() !== "b")
@@ -195,12 +193,12 @@ describe("what does not pass", () => {
     };
   };
 
-  test("an admission's 403 in the middle of the apply: exit 1, and all is as it was", async () => {
+  test("an admission 403 during the apply: exit 1, everything is restored", async () => {
     await bring("a");
     const before = state();
     manifests = [base[0]!, named("ConfigMap", "settings", { data: { level: "2" } }), ...base.slice(2)];
     lasting("PATCH", "deployments", () => Response.json({ message: "admission: no" }, { status: 403 }));
-    // The dry run is let through.
+    // The dry run succeeds.
     const planned =
       ((process.env.MANIFESTS = JSON.stringify(manifests)),
       await ((cluster.intercept = () => undefined), planDeploy(run, "b")));
@@ -220,22 +218,20 @@ describe("what does not pass", () => {
     expect(cluster.served()).toBe("b");
   });
 
-  test("a webhook that stays broken: exit 3, undone; the same command then ends well", async () => {
+  test("a webhook that keeps failing: exit 3, everything is restored, and the next run succeeds", async () => {
     await bring("a");
     const before = state();
     manifests = [base[0]!, named("ConfigMap", "settings", { data: { level: "2" } }), ...base.slice(2)];
     process.env.MANIFESTS = JSON.stringify(manifests);
     const planned = await planDeploy(run, "b");
     cluster.intercept = (method, path) =>
-      method === "PATCH" && path === deployment
-        ? Response.json({ message: "webhook" }, { status: 500 })
-        : undefined;
+      method === "PATCH" && path === deployment ? Response.json({ message: "webhook" }, { status: 500 }) : undefined;
     let left = "";
     run.recordState = (state) => void (left = state);
     const error = await failureOf(deploy(run, planned, "x.tar"));
     expect(error.kind).toBe("environment");
     expect(error.message).toContain("It was undone: the cluster is as before");
-    // What is shown below the message.
+    // Shown below the message.
     expect(left).toContain("was undone");
     cluster.intercept = () => undefined;
     expect(state()).toEqual(before);
@@ -243,7 +239,7 @@ describe("what does not pass", () => {
     expect(cluster.served()).toBe("b");
   });
 
-  test("a server that stays away after the apply: exit 4, and the message says what state things are in", async () => {
+  test("a server outage after the apply: exit 4, and the message describes the state", async () => {
     await bring("a");
     process.env.MANIFESTS = JSON.stringify(manifests);
     const planned = await planDeploy(run, "b");
@@ -257,13 +253,13 @@ describe("what does not pass", () => {
     expect(error.kind).toBe("partial");
     expect(error.message).toContain("The rollback of helloapp:b failed as well");
     cluster.intercept = () => undefined;
-    // The lock could not be released either; its holder has ended by then, which this process has not.
+    // The lock could not be released. Its holder, this process, would have ended by then.
     cluster.objects.delete(lock);
     await bring("b");
     expect(cluster.served()).toBe("b");
   }, 20_000);
 
-  test("delivering fails: exit 3, and nothing at all was changed", async () => {
+  test("a failed delivery: exit 3, nothing was changed", async () => {
     await bring("a");
     const before = [...cluster.objects.keys()].filter((path) => !path.includes("leases")).sort();
     run.target.find = async () => undefined;
@@ -272,7 +268,7 @@ describe("what does not pass", () => {
     expect([...cluster.objects.keys()].filter((path) => !path.includes("leases")).sort()).toEqual(before);
   });
 
-  test("delivering fails at the first deploy: not even a namespace is made", async () => {
+  test("a failed delivery of the first deploy: no namespace is created", async () => {
     run.target.find = async () => undefined;
     run.target.deliver = () => Promise.reject(new PipelineError("environment", "the disk is full"));
     await failureOf(bring("a"));
@@ -281,13 +277,13 @@ describe("what does not pass", () => {
 });
 
 describe("exit 3: nothing was changed", () => {
-  /** All but the lock, which ends with its holder. */
+  /** All objects except the lock. */
   const everything = () =>
     structuredClone(Object.fromEntries([...cluster.objects].filter(([path]) => !path.includes("/leases/"))));
   const forbidden = () => Response.json({ message: 'user "x" cannot do that' }, { status: 403 });
   const isNote = (path: string) => path.includes("/secrets/helloapp-version-");
 
-  test("a failed rollback takes no Secret with it", async () => {
+  test("a failed rollback deletes no Secret", async () => {
     for (const id of ["a", "b"]) await bring(id);
     cluster.objects.set(at("secrets/theirs"), named("Secret", "theirs"));
     const before = Object.keys(everything()).filter((path) => path.includes("/secrets/"));
@@ -301,7 +297,7 @@ describe("exit 3: nothing was changed", () => {
     expect(Object.keys(everything()).filter((path) => path.includes("/secrets/"))).toEqual(before);
   });
 
-  test("an earlier version whose deploy was undone is still kept, to the letter", async () => {
+  test("a failed deploy of an earlier version leaves its stored version unchanged", async () => {
     for (const id of ["a", "b"]) await bring(id);
     const before = await listVersions(run.target.api);
     process.env.MANIFESTS = JSON.stringify(manifests);
@@ -316,7 +312,7 @@ describe("exit 3: nothing was changed", () => {
     expect(await listVersions(run.target.api)).toEqual(before);
   });
 
-  test.each([1, 2])("refused at note %d of the version: none is left", async (nth) => {
+  test.each([1, 2])("a rejected write number %d of the stored version: nothing is left", async (nth) => {
     await bring("a");
     const before = everything();
     process.env.MANIFESTS = JSON.stringify(manifests);
@@ -328,7 +324,7 @@ describe("exit 3: nothing was changed", () => {
     expect(everything()).toEqual(before);
   });
 
-  test("a note that cannot be taken back: exit 4 names it, and the same command ends well", async () => {
+  test("a stored version that cannot be deleted: exit 4 names it, and the next run succeeds", async () => {
     await bring("a");
     process.env.MANIFESTS = JSON.stringify(manifests);
     const planned = await planDeploy(run, "b");
@@ -338,10 +334,8 @@ describe("exit 3: nothing was changed", () => {
     const error = await failureOf(deploy(run, planned, "x.tar"));
     expect(error).toMatchObject({
       kind: "partial",
-      message: expect.stringMatching(
-        /the disk is full\. Nothing was rolled out.*Secret\/helloapp-version-b-/,
-      ),
-      hint: expect.stringContaining("The same command goes on from there"),
+      message: expect.stringMatching(/the disk is full\. Nothing was rolled out.*Secret\/helloapp-version-b-/),
+      hint: expect.stringContaining("Run the same command again to continue"),
     });
     cluster.intercept = () => undefined;
     run.target.deliver = async (_, id) => `helloapp:${id}`;
@@ -349,18 +343,18 @@ describe("exit 3: nothing was changed", () => {
     expect(cluster.served()).toBe("b");
   });
 
-  test("what somebody deployed without the pipeline is kept by a deploy, and not by one that is undone", async () => {
+  test("a failed deploy does not store the version that was deployed without the pipeline", async () => {
     await bring("a");
     for (const path of cluster.objects.keys()) if (isNote(path)) cluster.objects.delete(path);
     const before = Object.keys(everything()).sort();
     cluster.container = crash("helloapp:b");
     await failureOf(bring("b"));
-    // A ReplicaSet of the version that was tried is its controller's.
+    // The failed version's ReplicaSet belongs to its controller.
     const now = Object.keys(everything()).filter((path) => !/\/(replicasets|pods)\//.test(path));
     expect(now.sort()).toEqual(before.filter((path) => !/\/(replicasets|pods)\//.test(path)));
   });
 
-  test("what is not deleted unasked is named, and is exit 4: a namespace, a claim", async () => {
+  test("objects that are never deleted automatically (namespace, claim) are named, exit 4", async () => {
     cluster.intercept = (method, path) =>
       method === "PATCH" && path === at("services/helloapp") && cluster.objects.has(at("configmaps/settings"))
         ? forbidden()
@@ -368,8 +362,8 @@ describe("exit 3: nothing was changed", () => {
     const namespace = await failureOf(bring("a"));
     expect(namespace).toMatchObject({
       kind: "partial",
-      message: expect.stringContaining(`is not deleted unasked: Namespace/${service.namespace}`),
-      hint: expect.stringContaining("The same command goes on from there"),
+      message: expect.stringContaining(`not deleted automatically: Namespace/${service.namespace}`),
+      hint: expect.stringContaining("Run the same command again to continue"),
     });
     cluster.intercept = () => undefined;
     await bring("a");
@@ -387,16 +381,16 @@ describe("exit 3: nothing was changed", () => {
   });
 });
 
-describe("exit 4: what was begun", () => {
+describe("a deploy that has begun", () => {
   const lease = `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`;
 
-  test("and is left behind by a lock that was lost, is said", async () => {
+  test("and loses the lock reports its state, exit 4", async () => {
     await bring("a");
     run.service.rolloutTimeoutSeconds = 30;
     run.service.readyTimeoutSeconds = 30;
     cluster.container = (image) => (image === "helloapp:b" ? { ready: false } : {});
     cluster.intercept = (method, path) => {
-      // Somebody else takes it as soon as the pods are to change.
+      // Another process acquires it when the Deployment is written.
       if (method === "PATCH" && path === deployment && cluster.objects.has(lease))
         cluster.get(lease).metadata = {
           ...cluster.get(lease).metadata,
@@ -410,10 +404,10 @@ describe("exit 4: what was begun", () => {
     expect(error.message).toMatch(
       /helloapp:b was being rolled out and may be applied in part: the deploy lock was lost/,
     );
-    expect(error.hint).toContain("The same command goes on from there");
+    expect(error.hint).toContain("Run the same command again to continue");
   }, 30_000);
 
-  test("and was interrupted is an interruption, which says itself what goes on", async () => {
+  test("and is interrupted fails with the interruption", async () => {
     await bring("a");
     const interrupted = new AbortController();
     run.signal = interrupted.signal;
@@ -425,29 +419,34 @@ describe("exit 4: what was begun", () => {
     expect(await failureOf(bring("b"))).toMatchObject({ kind: "interrupted" });
   });
 
-  test("with a Job that has run is named when the rest is undone", async () => {
-    await bring("a");
-    const job = named("Job", "migration", { spec: {} }, "batch/v1");
-    job.metadata.annotations = { "slipway/first": "true" };
-    manifests = [...base.slice(0, 3), job, workload];
-    process.env.MANIFESTS = JSON.stringify(manifests);
-    const planned = await planDeploy(run, "b");
-    cluster.intercept = (method, path) => {
-      const [made] = [...cluster.objects].find(([one]) => one.includes("/jobs/migration-")) ?? [];
-      if (made)
-        Object.assign(cluster.get(made), { status: { conditions: [{ type: "Complete", status: "True" }] } });
-      return method === "PATCH" && path === deployment && made
-        ? Response.json({ message: 'user "x" cannot' }, { status: 403 })
-        : undefined;
-    };
-    const error = await failureOf(deploy(run, planned, "x.tar"));
-    expect(error.kind).toBe("partial");
-    expect(error.message).toMatch(/It was undone\. Left, .*: Job\/migration-b-/);
-    expect(cluster.served()).toBe("a");
-  });
+  test.each(["slipway/pre-deploy", "slipway/first"])(
+    "and has run a Job (%s) names it when the rest is rolled back, exit 4",
+    async (annotation) => {
+      await bring("a");
+      const job = named("Job", "migration", { spec: {} }, "batch/v1");
+      job.metadata.annotations = { [annotation]: "true" };
+      manifests = [...base.slice(0, 3), job, workload];
+      process.env.MANIFESTS = JSON.stringify(manifests);
+      const planned = await planDeploy(run, "b");
+      cluster.intercept = (method, path) => {
+        const [made] = [...cluster.objects].find(([one]) => one.includes("/jobs/migration-")) ?? [];
+        if (made)
+          Object.assign(cluster.get(made), {
+            status: { conditions: [{ type: "Complete", status: "True" }] },
+          });
+        return method === "PATCH" && path === deployment && made
+          ? Response.json({ message: 'user "x" cannot' }, { status: 403 })
+          : undefined;
+      };
+      const error = await failureOf(deploy(run, planned, "x.tar"));
+      expect(error.kind).toBe("partial");
+      expect(error.message).toMatch(/It was undone\. Left in the cluster, .*: Job\/migration-b-/);
+      expect(cluster.served()).toBe("a");
+    },
+  );
 });
 
-test("a rollback that serves and could not be noted: the command that goes on names the version", async () => {
+test("a rollback that serves but cannot be recorded: the next command names the version", async () => {
   for (const id of ["a", "b"]) await bring(id);
   cluster.intercept = (method, path) =>
     method === "PATCH" && path.includes("/secrets/helloapp-version-b-")
@@ -456,13 +455,13 @@ test("a rollback that serves and could not be noted: the command that goes on na
   const error = await failureOf(rollback(run));
   cluster.intercept = () => undefined;
   expect(error.kind).toBe("partial");
-  expect(error.hint).toContain("Run `bun ci/pipeline.ts rollback a` to resume");
-  // Without the id it would go to the version that was left.
+  expect(error.hint).toContain("Run `bun ci/pipeline.ts rollback a` to continue");
+  // Without the id, it would select the version that was just rolled back.
   expect(await rollback(run, "a")).toBe("a");
   expect(cluster.served()).toBe("a");
 });
 
-test("a rollback whose way back fails as well, after it served: the command that goes on names the version", async () => {
+test("a verified rollback whose undo fails: the next command names the version", async () => {
   for (const id of ["a", "b"]) await bring(id);
   let isVerified = false;
   const { step } = run;
@@ -478,13 +477,13 @@ test("a rollback whose way back fails as well, after it served: the command that
   cluster.intercept = () => undefined;
   expect(error.kind).toBe("partial");
   expect(error.message).toContain("The rollback of helloapp:a failed as well");
-  expect(error.hint).toContain("Run `bun ci/pipeline.ts rollback a` to resume");
+  expect(error.hint).toContain("Run `bun ci/pipeline.ts rollback a` to continue");
   expect(await rollback(run, "a")).toBe("a");
   expect(cluster.served()).toBe("a");
 });
 
-describe("the undo", () => {
-  test("brings back what somebody changed by hand, annotations too", async () => {
+describe("the automatic rollback", () => {
+  test("restores manual changes, annotations included", async () => {
     await bring("a");
     const live = cluster.get<KubeObject & { data: Record<string, string> }>(at("configmaps/settings"));
     live.data = { level: "9", extra: "by hand" };
@@ -501,7 +500,7 @@ describe("the undo", () => {
     ["Service", "services", "v1"],
     ["PersistentVolumeClaim", "persistentvolumeclaims", "v1"],
     ["Secret", "secrets", "v1"],
-  ])("leaves a %s that somebody made by hand and the new overlay names", async (kind, resources) => {
+  ])("restores a %s that was created by hand and is in the new overlay", async (kind, resources) => {
     await bring("a");
     const path = at(`${resources}/theirs`);
     cluster.objects.set(path, { ...named(kind, "theirs", { spec: { by: "hand" } }) });
@@ -511,7 +510,30 @@ describe("the undo", () => {
     expect(cluster.get<KubeObject>(path)).toMatchObject({ spec: { by: "hand" } });
   });
 
-  test("deletes what the deploy made, but no claim to a volume", async () => {
+  // Regression: the retry budget of these requests was lost in a rename.
+  test.each(["PUT", "POST"])("retries a %s that fails once", async (method) => {
+    await bring("a");
+    manifests = [base[0]!, named("ConfigMap", "settings", { data: { level: "2" } }), ...base.slice(2)];
+    cluster.container = crash("helloapp:b");
+    let failures = 0;
+    cluster.intercept = (asked, path) => {
+      const isRestore =
+        cluster.changes.some((change) => change === `PATCH ${deployment}`) && path.includes("/configmaps");
+      // With POST, the object was deleted by hand during the deploy.
+      if (isRestore && method === "POST" && failures === 0) cluster.objects.delete(at("configmaps/settings"));
+      if (!isRestore || asked !== method || failures > 0) return undefined;
+      failures += 1;
+      return Response.json({ message: "unavailable" }, { status: 503 });
+    };
+    cluster.changes.length = 0;
+    expect((await failureOf(bring("b"))).message).toContain("Rolled back: helloapp:a serves");
+    expect(failures).toBe(1);
+    expect(cluster.get<KubeObject & { data: object }>(at("configmaps/settings")).data).toEqual({
+      level: "1",
+    });
+  });
+
+  test("deletes objects of the deploy, but no PersistentVolumeClaim", async () => {
     await bring("a");
     const made = [named("Service", "new"), named("PersistentVolumeClaim", "data")];
     manifests = [...base.slice(0, 3), ...made, workload];
@@ -522,7 +544,7 @@ describe("the undo", () => {
     expect(said.join("\n")).toContain("not deleted: PersistentVolumeClaim/data");
   });
 
-  test("a rollback that does not come up ends with what was there before it", async () => {
+  test("a `rollback` that fails restores the current version", async () => {
     for (const id of ["a", "b"]) await bring(id);
     cluster.container = crash("helloapp:a");
     const error = await failureOf(rollback(run));
@@ -536,7 +558,7 @@ describe("the undo", () => {
 });
 
 describe("versions", () => {
-  test("of other manifests alone are versions: a rollback goes from one to the other", async () => {
+  test("with the same id but other manifests are separate versions", async () => {
     await bring("a");
     manifests = [base[0]!, named("ConfigMap", "settings", { data: { level: "2" } }), ...base.slice(2)];
     await bring("a");
@@ -547,7 +569,7 @@ describe("versions", () => {
     });
   });
 
-  test("that are none are left out and named, and stop nothing", async () => {
+  test("that are invalid are logged and skipped", async () => {
     for (const id of ["a", "b"]) await bring(id);
     const forged = named("Secret", "helloapp-version-x", {
       type: "slipway/version",
@@ -559,10 +581,10 @@ describe("versions", () => {
     };
     cluster.objects.set(at("secrets/helloapp-version-x"), forged);
     expect(await rollback(run)).toBe("a");
-    expect(said.join("\n")).toContain("Secret/helloapp-version-x is no version of this pipeline");
+    expect(said.join("\n")).toContain("skipping Secret/helloapp-version-x, not a valid version");
   });
 
-  test("that hold what the overlay has not are not applied", async () => {
+  test("with an object that the overlay does not contain are not applied", async () => {
     for (const id of ["a", "b"]) await bring(id);
     const { deleteVersion, saveVersion } = await import("../deploy/history.ts");
     const [, a] = await listVersions(run.target.api);
@@ -581,15 +603,13 @@ describe("versions", () => {
     expect(cluster.served()).toBe("b");
   });
 
-  test("larger than one object can hold: said before anything is delivered", async () => {
+  test("larger than a Secret are rejected before the delivery", async () => {
     let delivered = false;
     run.target.find = async () => undefined;
     run.target.deliver = async (_, id) => ((delivered = true), id);
     const text = () => crypto.getRandomValues(new Uint8Array(65_536)).toHex();
-    const large = Array.from({ length: 24 }, (_, i) =>
-      named("ConfigMap", `large-${i}`, { data: { text: text() } }),
-    );
-    // More than an environment can hold.
+    const large = Array.from({ length: 24 }, (_, i) => named("ConfigMap", `large-${i}`, { data: { text: text() } }));
+    // Too large for an environment variable.
     const file = join(tmpdir(), `helloapp-large-${process.pid}.json`);
     await Bun.write(file, JSON.stringify([...base.slice(0, 3), ...large, workload]));
     run.target.kubectl = [process.execPath, "-e", `console.log(await Bun.file("${file}").text())`];
@@ -597,7 +617,7 @@ describe("versions", () => {
     await unlink(file);
     expect(error).toMatchObject({
       kind: "project",
-      message: expect.stringContaining("too large to be kept"),
+      message: expect.stringContaining("too large to store as a version"),
     });
     expect(delivered).toBe(false);
   });
@@ -606,7 +626,7 @@ describe("versions", () => {
 describe("secrets", () => {
   const secret = (value: string, name = "token") => named("Secret", name, { stringData: { key: value } });
 
-  test("no value is in a plan, in what is said, or in any object but the Secret", async () => {
+  test("values appear in no plan, no output, and no object except the Secret", async () => {
     for (const [id, value] of [
       ["a", "hunter-one"],
       ["b", "hunter-two"],
@@ -616,8 +636,7 @@ describe("secrets", () => {
       process.env.MANIFESTS = JSON.stringify(manifests);
       const planned = await planDeploy(run, id);
       expect(JSON.stringify(planned.differences)).not.toContain("hunter");
-      if (id !== "a")
-        expect(planned.differences.flatMap(({ lines }) => lines)).toContain("stringData.key is another");
+      if (id !== "a") expect(planned.differences.flatMap(({ lines }) => lines)).toContain("stringData.key changed");
       await deploy(run, planned, "x.tar");
     }
     await rollback(run);
@@ -630,7 +649,7 @@ describe("secrets", () => {
     }
   });
 
-  test("with a name of its content, each version's own is there again after a rollback, and gone when nobody needs it", async () => {
+  test("a Secret named by its content exists as long as a stored version needs it", async () => {
     for (const id of ["a", "b"]) {
       manifests = [...base.slice(0, 3), secret(id, `token-${id}`), workload];
       await bring(id);
@@ -645,7 +664,7 @@ describe("secrets", () => {
     expect(cluster.objects.has(at("secrets/token-c"))).toBe(true);
   });
 
-  test("one that the server refuses is named without its words", async () => {
+  test("a rejected Secret is named without the server's message", async () => {
     await bring("a");
     manifests = [...base.slice(0, 3), secret("hunter"), workload];
     cluster.intercept = (method, path) =>
@@ -654,13 +673,11 @@ describe("secrets", () => {
         : undefined;
     const error = await failureOf(bring("b"));
     expect(error.message).toContain("Secret/token");
-    expect(JSON.stringify([error.message, error.output, error.hint, String(error.cause)])).not.toContain(
-      "hunter",
-    );
+    expect(JSON.stringify([error.message, error.output, error.hint, String(error.cause)])).not.toContain("hunter");
   });
 });
 
-describe("an autoscaler's number of pods", () => {
+describe("replicas set by an autoscaler", () => {
   const scaler = named(
     "HorizontalPodAutoscaler",
     "helloapp",
@@ -669,12 +686,10 @@ describe("an autoscaler's number of pods", () => {
   );
   const replicas = () => cluster.get<Deployment>(deployment).spec.replicas;
 
-  test("is kept by a deploy, its least before it has decided; and a plan of nothing is empty", async () => {
+  test("are kept by a deploy, start at the minimum, and are no difference in a plan", async () => {
     manifests = [...base.slice(0, 3), scaler, workload];
     manifests = manifests.map((one) =>
-      one === workload
-        ? ({ ...workload, spec: { ...(workload as Deployment).spec, replicas: 1 } } as KubeObject)
-        : one,
+      one === workload ? ({ ...workload, spec: { ...(workload as Deployment).spec, replicas: 1 } } as KubeObject) : one,
     );
     await bring("a");
     expect(replicas()).toBe(2);
@@ -685,8 +700,8 @@ describe("an autoscaler's number of pods", () => {
     expect((await planDeploy(run, "b")).differences).toEqual([]);
   });
 
-  // A mistake once: what it was before a migration was what it became after.
-  test("is the newest also where it has changed since the cluster was looked at", async () => {
+  // Regression: a deploy reset the replicas to their number before a migration.
+  test("are kept if they change after the cluster was read", async () => {
     manifests = [...base.slice(0, 3), scaler, workload];
     await bring("a");
     run.log = (line) => {
@@ -696,8 +711,8 @@ describe("an autoscaler's number of pods", () => {
     expect(replicas()).toBe(6);
   });
 
-  // A mistake once: under load, a bad version took the pods away that the autoscaler had added meanwhile.
-  test("is the newest also where a version is undone", async () => {
+  // Regression: a failed version under load removed pods that the autoscaler had added in the meantime.
+  test("are kept if they change before a rollback", async () => {
     manifests = [...base.slice(0, 3), scaler, workload];
     await bring("a");
     cluster.container = crash("helloapp:b");
@@ -708,7 +723,7 @@ describe("an autoscaler's number of pods", () => {
     expect(replicas()).toBe(6);
   });
 
-  test("is what it was where the autoscaler came with the version that is undone", async () => {
+  test("are restored if the autoscaler is new in the failed version", async () => {
     await bring("a");
     manifests = [...base.slice(0, 3), scaler, workload];
     cluster.container = crash("helloapp:b");
@@ -719,8 +734,8 @@ describe("an autoscaler's number of pods", () => {
     expect(replicas()).toBe(2);
   });
 
-  // The manifest of who leaves the number to it names none.
-  test("is its least at first where the manifest names none, and stays then", async () => {
+  // Manifests for an autoscaler usually set no replicas.
+  test("without replicas in the manifest, start at the minimum and are kept", async () => {
     const { replicas: _, ...spec } = (workload as Deployment).spec;
     manifests = [...base.slice(0, 3), scaler, { ...workload, spec } as KubeObject];
     await bring("a");
@@ -733,28 +748,22 @@ describe("an autoscaler's number of pods", () => {
   test.each([
     [500, "environment"],
     [403, undefined],
-  ])(
-    "whose list is answered with %d is not taken for none, unless it is not ours to see",
-    async (status, fault) => {
-      manifests = [...base.slice(0, 3), workload];
-      await bring("a");
-      cluster.objects.set(
-        `/apis/autoscaling/v2/namespaces/${service.namespace}/horizontalpodautoscalers/x`,
-        scaler,
-      );
-      cluster.intercept = (_, path) =>
-        path.endsWith("/horizontalpodautoscalers") ? Response.json({ message: "no" }, { status }) : undefined;
-      const error = await bring("b").then(
-        () => undefined,
-        (error: PipelineError) => error,
-      );
-      expect(error?.kind).toBe(fault as "environment");
-      expect(cluster.served()).toBe(fault ? "a" : "b");
-    },
-  );
+  ])("status %d for the list of autoscalers: fails, unless the user may not list them", async (status, fault) => {
+    manifests = [...base.slice(0, 3), workload];
+    await bring("a");
+    cluster.objects.set(`/apis/autoscaling/v2/namespaces/${service.namespace}/horizontalpodautoscalers/x`, scaler);
+    cluster.intercept = (_, path) =>
+      path.endsWith("/horizontalpodautoscalers") ? Response.json({ message: "no" }, { status }) : undefined;
+    const error = await bring("b").then(
+      () => undefined,
+      (error: PipelineError) => error,
+    );
+    expect(error?.kind).toBe(fault as "environment");
+    expect(cluster.served()).toBe(fault ? "a" : "b");
+  });
 });
 
-test("every pod template that names the service's image gets the version's", async () => {
+test("every pod template with the service's image gets the version's image", async () => {
   const template = {
     spec: {
       containers: [
@@ -772,7 +781,7 @@ test("every pod template that names the service's image gets the version's", asy
   expect(made.spec.template.spec.containers.map(({ image }) => image)).toEqual(["helloapp:a", "other:1"]);
 });
 
-test("nothing is to be done when nothing changed, also by what the pipeline notes on objects", async () => {
+test("the pipeline's own annotations are no changes in the next plan", async () => {
   await bring("a");
   process.env.MANIFESTS = JSON.stringify(manifests);
   expect(isUpToDate(run, await planDeploy(run, "a"))).toBe(true);

@@ -1,7 +1,6 @@
 /**
- * A cluster in memory, as far as the deploy sees one: objects with resource versions, server-side apply, dry runs,
- * preconditions, and a Deployment whose pods come up or do not. What it answers is held to a real one by
- * test/e2e/cluster.test.ts, where the same deploy runs.
+ * An in-memory cluster for deploys: objects with resource versions, server-side apply, dry runs, preconditions, and
+ * Deployments whose pods become ready or fail. test/e2e/cluster.test.ts runs the same deploys against a real cluster.
  */
 import { ApiClient } from "../kubernetes/api.ts";
 import type { ContainerStatus, Deployment, KubeObject, Pod, ReplicaSet } from "../kubernetes/objects.ts";
@@ -26,17 +25,17 @@ const kinds: Record<string, Record<string, string>> = {
 
 export class FakeCluster {
   readonly objects = new Map<string, KubeObject>();
-  /** Every request that changed something, `PATCH /apis/…`. */
+  /** Every write request, `PATCH /apis/…`. */
   readonly changes: string[] = [];
-  /** State of the container in pods of an image; default: up and ready. */
+  /** Container state in pods of an image. Default: running and ready. */
   container: (image: string) => Partial<ContainerStatus> = () => ({});
-  /** Called before each request: may throw as a connection does, or answer in the cluster's place. */
+  /** Called before each request. May throw like a connection, or return a response instead of the cluster's. */
   intercept: (method: string, path: string) => Response | undefined = () => undefined;
   #version = 0;
 
   api(signal: AbortSignal = new AbortController().signal): ApiClient {
-    const api = new ApiClient(service, async (path, init) => this.#answer(path, init), signal);
-    // What fails in a test fails for good, or is answered at the next try.
+    const api = new ApiClient(service, async (path, init) => this.#respond(path, init), signal);
+    // Short, because test failures are either permanent or gone at the next attempt.
     api.retryBudgetSeconds = 0.5;
     return api;
   }
@@ -45,7 +44,7 @@ export class FakeCluster {
     return this.objects.get(path) as T;
   }
 
-  /** What the pods of the current revision run, which is what the Service answers with. */
+  /** Returns the version that the Service would serve: that of the current revision's pods. */
   served(): string {
     const ready = this.#of<Pod>("/pods/").filter(({ status }) => status.containerStatuses?.[0]?.ready);
     return ready.at(-1)?.metadata.labels?.["app.kubernetes.io/version"] ?? "nothing";
@@ -55,7 +54,7 @@ export class FakeCluster {
     return [...this.objects].filter(([path]) => path.includes(part)).map(([, object]) => object as T);
   }
 
-  #answer(target: string, init: RequestInit): Response {
+  #respond(target: string, init: RequestInit): Response {
     const { method = "GET" } = init;
     const { pathname: path, searchParams } = new URL(target, "http://cluster");
     const intercepted = this.intercept(method, path);
@@ -104,16 +103,15 @@ export class FakeCluster {
         return Response.json(this.#store(path, body));
       case "PATCH": {
         if (inMissingNamespace()) return missing();
-        // Who owns a field is not played here.
+        // Field ownership is not implemented.
         if (Array.isArray(body)) return Response.json(found);
         const merged = { ...found, ...body, metadata: { ...found?.metadata, ...body.metadata } };
-        if (body.spec?.replicas < 0)
-          return Response.json({ message: "replicas: Invalid value" }, { status: 422 });
+        if (body.spec?.replicas < 0) return Response.json({ message: "replicas: Invalid value" }, { status: 422 });
         return Response.json(dryRun ? merged : this.#store(path, merged));
       }
       case "DELETE": {
         if (path.endsWith("/")) {
-          // To the server that is the collection.
+          // A real server would delete the collection.
           for (const one of this.objects.keys()) if (one.startsWith(path)) this.objects.delete(one);
           return Response.json({});
         }
@@ -131,7 +129,7 @@ export class FakeCluster {
   #store(path: string, object: KubeObject): KubeObject {
     const before = this.objects.get(path);
     const { resourceVersion: _, ...own } = { ...before?.metadata, resourceVersion: "" };
-    // An apply that changes nothing leaves the object's version alone.
+    // An apply without changes keeps the resource version.
     const { resourceVersion: __, ...metadata } = { resourceVersion: "", ...object.metadata };
     const unchanged = before && Bun.deepEquals({ ...before, metadata: own }, { ...object, metadata });
     if (unchanged) return before;
@@ -143,7 +141,7 @@ export class FakeCluster {
     return stored;
   }
 
-  /** What the controllers would do, at once: a ReplicaSet for each template, its pods, and the old ones gone. */
+  /** Does the controllers' work at once: creates a ReplicaSet per template and its pods, and deletes the old pods. */
   #roll(path: string, deployment: Deployment): void {
     const { template, replicas } = deployment.spec;
     const image = template.spec.containers[0]!.image;

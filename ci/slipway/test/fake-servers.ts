@@ -1,11 +1,11 @@
-/** A registry in memory that takes what it is given, and servers that keep what they were asked. */
+/** HTTP servers that record requests, and an in-memory registry. */
 
 export const sha256 = (bytes: string | Uint8Array): string =>
   `sha256:${new Bun.CryptoHasher("sha256").update(bytes).digest("hex")}`;
 
 let servers: Bun.Server<undefined>[] = [];
 
-/** Stops all that were started. */
+/** Stops all started servers. */
 export async function stopServers(): Promise<void> {
   await Promise.all(servers.map((server) => server.stop(true)));
   servers = [];
@@ -13,12 +13,8 @@ export async function stopServers(): Promise<void> {
 
 export type Handler = (request: Request, url: URL) => Response | undefined | Promise<Response | undefined>;
 
-/** A server on this machine that keeps what it was asked; `answer` comes first, then `otherwise`. */
-export function serve(
-  answer: Handler,
-  otherwise: Handler = () => new Response(null, { status: 404 }),
-  port = 0,
-) {
+/** Starts a local server that records requests. It responds with `answer`, or else with `otherwise`. */
+export function serve(answer: Handler, otherwise: Handler = () => new Response(null, { status: 404 }), port = 0) {
   const requests: { call: string; url: URL; authorization: string | null; body: string }[] = [];
   const server = Bun.serve({
     port,
@@ -27,9 +23,7 @@ export function serve(
       const body = await request.clone().text();
       const authorization = request.headers.get("authorization");
       requests.push({ call: `${request.method} ${url.pathname}`, url, authorization, body });
-      return (
-        (await answer(request, url)) ?? (await otherwise(request, url)) ?? new Response(null, { status: 500 })
-      );
+      return (await answer(request, url)) ?? (await otherwise(request, url)) ?? new Response(null, { status: 500 });
     },
   });
   servers.push(server);
@@ -38,9 +32,9 @@ export function serve(
 }
 
 /**
- * A registry that takes what it is given; `answer` may be quicker.
+ * Starts a registry. `answer` may respond first.
  *
- * @param keepsAccount whether it knows what refers to what, as of the specification's 1.1
+ * @param keepsAccount whether it implements the referrers API of the distribution specification 1.1
  */
 export function startRegistry(answer: Handler = () => undefined, { keepsAccount = false } = {}) {
   const blobs = new Map<string, Uint8Array>();

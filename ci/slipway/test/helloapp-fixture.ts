@@ -1,7 +1,7 @@
 /** The service that the tests are about: the one of this repository. */
 import { join } from "node:path";
 import { resolveService } from "../core/service-config.ts";
-import { createImageSpec } from "../image/image-config.ts";
+import { createImageSpec } from "../image/image-spec.ts";
 import type { Settings } from "../index.d.ts";
 
 export const root = join(import.meta.dir, "../../..");

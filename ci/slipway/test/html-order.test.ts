@@ -1,4 +1,4 @@
-/** Several pages that Bun bundles: one source, one binary, wherever and whenever it is built. */
+/** Tests that builds with several HTML imports (pages) are reproducible. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,7 +9,7 @@ import type { Settings } from "../index.d.ts";
 setDefaultTimeout(60_000);
 
 const numbers = [0, 1, 2, 3, 4, 5, 6, 7];
-/** By chance their order is the same in one of 40,320 builds. */
+/** With 8 pages, the chance of an equal order is 1 in 40,320. */
 const pages: Record<string, string> = {
   "package.json": '{"name":"pages"}',
   "src/main.ts": [
@@ -21,8 +21,7 @@ const pages: Record<string, string> = {
     "console.log(JSON.stringify([...(await Promise.all(asked)), text]));",
     "process.exit(0);",
   ].join("\n"),
-  "src/shared.ts":
-    'import "./shared.css";\nimport image from "./shared.svg";\nexport const shared = image;\n',
+  "src/shared.ts": 'import "./shared.css";\nimport image from "./shared.svg";\nexport const shared = image;\n',
   "src/migrate.ts": "console.log(1);",
   "src/mail.html": "<p>no page, but text</p>",
   "src/shared.css": 'p { background: url("./shared.svg") }',
@@ -49,7 +48,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(directory, { recursive: true }));
 
-/** The project in a place of its own. */
+/** Copies the project to another directory. */
 async function copy(name: string, files: Record<string, string> = {}): Promise<string> {
   const at = join(directory, name);
   await cp(join(directory, "project"), at, { recursive: true });
@@ -57,7 +56,7 @@ async function copy(name: string, files: Record<string, string> = {}): Promise<s
   return at;
 }
 
-/** Runs a module there. */
+/** Runs Bun in a directory. @returns its output */
 function run(cwd: string, ...command: string[]): string {
   const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, ...command], { cwd });
   if (exitCode !== 0) throw new Error(stderr.toString());
@@ -67,19 +66,19 @@ function run(cwd: string, ...command: string[]): string {
 const bundled = (project: string, settings: Settings = {}) =>
   run(project, join(import.meta.dir, "print-bundle.ts"), JSON.stringify(settings)).split("\n");
 
-// Found with a public service: one id, and its pages in one order on the host and in another in a container.
+// Found with a public service: the order of the pages differed between host and container, with one ID.
 test.each<[string, Settings]>([
-  ["as it is", {}],
-  ["with nothing attached", { attach: false }],
-  ["with another entry", { entries: { migrate: "src/migrate.ts" } }],
-])("are the same files in the same order: %s", async (name, settings) => {
+  ["default settings", {}],
+  ["attach: false", { attach: false }],
+  ["an additional entry", { entries: { migrate: "src/migrate.ts" } }],
+])("bundles the same files in the same order: %s", async (name, settings) => {
   const expected = bundled(await copy(`${name} 0`), settings);
   expect(expected.filter((line) => line.includes(".css "))).toHaveLength(numbers.length);
   for (const n of [1, 2, 3, 4]) expect(bundled(await copy(`${name} ${n}`), settings)).toEqual(expected);
 });
 
-// What a plugin makes is an input: the id must not follow the bundler's order either.
-test("have one id with a plugin that holds back stylesheets until all else is there", async () => {
+// The output of plugins is an input, so the ID must not depend on the bundler's order.
+test("computes the same ID with a plugin that defers stylesheets", async () => {
   const files = {
     "bunfig.toml": '[serve.static]\nplugins = ["./held.ts"]\n',
     "held.ts": `export default {
@@ -97,24 +96,20 @@ test("have one id with a plugin that holds back stylesheets until all else is th
   for (const n of [1, 2, 3]) expect(bundled(await copy(`held ${n}`, files))).toEqual(expected);
 });
 
-test("are in the binary, bit for bit the same, and served", async () => {
+test("builds identical binaries that serve the pages", async () => {
   const build = `
     import { buildImage } from ${JSON.stringify(join(import.meta.dir, "../image/build.ts"))};
     import { resolveService } from ${JSON.stringify(join(import.meta.dir, "../core/service-config.ts"))};
     console.log(JSON.stringify((await buildImage(resolveService(process.cwd()), "dist")).warnings));
   `;
-  const binaries = await Promise.all(
-    ["one place", "another"].map((name) => copy(name, { "build.ts": build })),
-  );
+  const binaries = await Promise.all(["one place", "another"].map((name) => copy(name, { "build.ts": build })));
   const digests = binaries.map(async (project) => {
     expect(run(project, "build.ts")).toBe("[]\n");
     return sha256(await Bun.file(join(project, "dist/app/pages")).bytes());
   });
   const [one, other] = await Promise.all(digests);
   expect(one).toBe(other!);
-  const said = JSON.parse(
-    Bun.spawnSync([join(binaries[0]!, "dist/app/pages")], { cwd: directory }).stdout.toString(),
-  );
+  const said = JSON.parse(Bun.spawnSync([join(binaries[0]!, "dist/app/pages")], { cwd: directory }).stdout.toString());
   expect(said.pop()).toBe(pages["src/mail.html"]!);
   for (const n of numbers) {
     expect(said[n]).toContain(`<title>page ${n}</title>`);

@@ -1,4 +1,4 @@
-/** What `init` says that only the service's people can do. */
+/** Advice that `init` prints for manual changes. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,17 +8,17 @@ let directory: string;
 beforeAll(() => void (directory = mkdtempSync(join(tmpdir(), "slipway-advice-"))));
 afterAll(() => rmSync(directory, { recursive: true }));
 
-/** What init prints for a service that has the package installed, so that nothing is. */
+/** Returns the output of init for a service that has the package installed. */
 function init(manifest: object, bun?: string): string {
   const at = mkdtempSync(join(directory, "service-"));
   const scripts = { dev: "bun index.ts", build: "bun ci/pipeline.ts build", up: "bun ci/pipeline.ts up" };
-  const own = { name: "advised", devDependencies: { slipway: "*" }, scripts, ...manifest };
+  const packageJson = { name: "advised", devDependencies: { slipway: "*" }, scripts, ...manifest };
   mkdirSync(join(at, "node_modules/slipway"), { recursive: true });
   if (bun !== undefined) {
     mkdirSync(join(at, "node_modules/.bin"));
     writeFileSync(join(at, "node_modules/.bin/bun"), `#!/bin/sh\necho ${bun}\n`, { mode: 0o755 });
   }
-  writeFileSync(join(at, "package.json"), JSON.stringify(own));
+  writeFileSync(join(at, "package.json"), JSON.stringify(packageJson));
   writeFileSync(join(at, "bun.lock"), "");
   writeFileSync(join(at, "index.ts"), 'Bun.serve({ fetch: () => new Response("x") });\n');
   const { stdout, stderr, exitCode } = Bun.spawnSync(
@@ -29,30 +29,30 @@ function init(manifest: object, bun?: string): string {
   return stdout.toString() + stderr.toString();
 }
 
-test("a service that has its scripts from here: nothing of them, and `up` is what comes next", () => {
-  const said = init({});
-  expect(said).toContain("next: bun run up");
-  expect(said).not.toContain("stays as it is");
+test("with slipway's own scripts, prints no advice about scripts and suggests `bun run up`", () => {
+  const output = init({});
+  expect(output).toContain("next: bun run up");
+  expect(output).not.toContain("is unchanged");
 });
 
-test("a service with an `up` and a `build` of its own: they stay, and the commands are named", () => {
-  const said = init({
+test("with foreign scripts `up` and `build`, keeps them and prints the commands to use instead", () => {
+  const output = init({
     scripts: { dev: "bun index.ts", up: "bun update --interactive", build: "vite build" },
   });
-  expect(said).toContain("next: bun ci/pipeline.ts up");
-  expect(said).toContain("the script `up` (bun update --interactive) stays as it is");
-  expect(said).toContain("the script `build` (vite build) stays as it is");
+  expect(output).toContain("next: bun ci/pipeline.ts up");
+  expect(output).toContain("the script `up` (bun update --interactive) is unchanged");
+  expect(output).toContain("the script `build` (vite build) is unchanged");
 });
 
-test("a service that pins a Bun too old for this: before anything is run", () => {
-  const said = init({ packageManager: "bun@1.2.4" });
-  expect(said).toContain("the service pins Bun 1.2.4");
-  expect(said).toContain(`\`bun: "${Bun.version}"\` in ci/pipeline.ts`);
+test("reports a pinned Bun that is too old", () => {
+  const output = init({ packageManager: "bun@1.2.4" });
+  expect(output).toContain("the service pins Bun 1.2.4");
+  expect(output).toContain(`\`bun: "${Bun.version}"\` in ci/pipeline.ts`);
 });
 
-test("a service whose dependency brings another Bun, which `bun run up` would run in", () => {
-  const said = init({}, "1.3.2");
-  expect(said).toContain("scripts would run Bun 1.3.2, which a dependency brought to ");
-  expect(said).toContain(`"overrides": { "bun": "${Bun.version}" }`);
+test("reports a dependency's copy of Bun, which `bun run up` would run", () => {
+  const output = init({}, "1.3.2");
+  expect(output).toMatch(/scripts would run Bun 1\.3\.2 at .*, which a dependency installed/);
+  expect(output).toContain(`"overrides": { "bun": "${Bun.version}" }`);
   expect(init({}, Bun.version)).not.toContain("scripts would run");
 });

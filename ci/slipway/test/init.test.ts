@@ -1,17 +1,6 @@
-/** What `slipway init` finds out, adds to files that are there, and writes: by its parts, without running it. */
+/** Unit tests of `slipway init`: detected facts, merged files and generated files. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import {
-  chmod,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  realpath,
-  rm,
-  stat,
-  symlink,
-  writeFile,
-} from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
@@ -30,7 +19,7 @@ let directory: string;
 let path: string | undefined;
 beforeAll(async () => {
   directory = await realpath(await mkdtemp(join(tmpdir(), "slipway-init-")));
-  // A cluster's ports are none of these tests' business; git is.
+  // PATH holds git alone, so that no cluster influences the ports.
   path = process.env.PATH;
   await mkdir(join(directory, "bin"));
   const git = Bun.which("git");
@@ -44,7 +33,7 @@ afterAll(async () => {
 
 type Files = Record<string, string | object>;
 
-/** Lays out files in a directory of their own. */
+/** Writes files to a new directory. */
 async function layOut(files: Files): Promise<string> {
   const at = join(await mkdtemp(join(directory, "at-")), "project");
   await mkdir(at);
@@ -55,7 +44,7 @@ async function layOut(files: Files): Promise<string> {
   return at;
 }
 
-/** The facts of the service in `member` of such a directory. */
+/** Detects the facts of the service in the subdirectory `member`. */
 async function factsOf(files: Files, member = ""): Promise<ProjectFacts> {
   const at = await layOut({ "package.json": { name: "shop" }, "src/main.ts": "", ...files });
   return findFacts(resolveService(join(at, member)), AbortSignal.timeout(60_000));
@@ -86,24 +75,24 @@ describe("the port", () => {
     ["Deno.serve({ port: 8001 }, handler)", 8001],
     ["const config = { server: { port: 3003 } }; Bun.serve(config.server)", 3003],
     ['{ "port": 3004 }', 3004],
-    // It is what the source says; that no service should is another matter.
+    // A privileged port counts too.
     ["Bun.serve({ port: 443, tls })", 443],
     ["createServer(options, handler).listen(443)", 443],
-    // $PORT comes before all else.
+    // The default of $PORT takes precedence.
     ["Bun.serve({ port: 1234 }); const port = process.env.PORT ?? 4321", 4321],
-    // None is named.
+    // No port in the source.
     ["", undefined],
     ["Bun.serve({ fetch: () => new Response() })", undefined],
     ["Bun.serve({ port: Number(process.env.PORT) })", undefined],
     ["Bun.serve({ port: 0 })", undefined],
     ["app.listen(process.env.PORT)", undefined],
     ["const PORT = 99999", undefined],
-    // In a comment.
+    // Ports in comments.
     ["// port: 3000\nBun.serve({})", undefined],
     ["/* app.listen(3000)\n   const PORT = 3000 */", undefined],
     ["app.listen(4000) // not .listen(3000)", 4000],
     ["const home = 'http://localhost//'; app.listen(4001)", 4001],
-    // Somebody else's.
+    // Ports of other services.
     ["await fetch('https://example.com:443/')", undefined],
     ["https.request({ host: 'example.com', port: 443 })", undefined],
     ["const pool = new Pool({ host, port: 5432 }); Bun.serve({ port: 3005 })", 3005],
@@ -119,10 +108,10 @@ describe("the port", () => {
     ['import http from "node:http"; http.createServer(f).listen(4000)', true],
     ['const app = require("express")(); app.listen(4000)', true],
     ['import http from "node:http"; http.createServer(f).listen(process.env.PORT ?? 4000)', false],
-    // It gets $PORT from what the build puts before it.
+    // The build makes Bun.serve listen on $PORT.
     ["Bun.serve({ port: 4000 })", false],
     ['import http from "node:http"; http.createServer(f).listen(port)', false],
-  ])("of %p cannot be changed from outside: %p", (source, fixed) => {
+  ])("of %p ignores $PORT: %p", (source, fixed) => {
     expect(hasHardcodedPort(source)).toBe(fixed);
   });
 });
@@ -136,18 +125,18 @@ describe("facts", () => {
     ["src/contest.ts", false],
     ["node_modules/x/x.test.js", false],
     ["dist/main.test.js", false],
-  ])("with %s, there are tests: %p", async (file, hasTests) => {
+  ])("%s counts as a test: %p", async (file, hasTests) => {
     expect(await factsOf({ [file]: "" })).toMatchObject({ hasTests });
   });
 
-  test("the script that is added for tests counts as the service's", async () => {
+  test("the test script that init adds counts as a script of the service", async () => {
     const found = await factsOf({ "main.test.ts": "" });
     expect(found.service.scripts).toEqual({ check: undefined, test: "test" });
   });
 
-  // A mistake once: the image build would have run npm's script that only fails.
+  // Regression: the image build ran npm's placeholder script, which always fails.
   test.each(['echo "Error: no test specified" && exit 1', "bun test --watch", "jest --watchAll"])(
-    "the script `test` is %p: it is not run, though there are tests",
+    "the image build does not run the `test` script %p",
     async (script) => {
       const found = await factsOf({
         "main.test.ts": "",
@@ -158,7 +147,7 @@ describe("facts", () => {
     },
   );
 
-  // A mistake once: a lockfile of npm's went into the Dockerfile, and the one that `bun install` makes of it did not.
+  // Regression: the Dockerfile copied npm's lockfile instead of the one that `bun install` creates from it.
   test.each<[string[], string]>([
     [[], "bun.lock"],
     [["bun.lock"], "bun.lock"],
@@ -167,12 +156,12 @@ describe("facts", () => {
     [["package-lock.json"], "bun.lock"],
     [["yarn.lock"], "bun.lock"],
     [["pnpm-lock.yaml"], "bun.lock"],
-  ])("with the lockfiles %p, installations will read %s", async (files, lockfile) => {
+  ])("with the lockfiles %p, the installation reads %s", async (files, lockfile) => {
     const found = await factsOf(Object.fromEntries(files.map((file) => [file, ""])));
     expect(found.lockfile as string).toBe(lockfile);
   });
 
-  test("the members of a workspace, and the service's place in it", async () => {
+  test("finds the members of a workspace and the service's directory in it", async () => {
     const found = await factsOf(
       {
         "package.json": { name: "all", workspaces: ["./apps/*", "packages/**", "!packages/old"] },
@@ -187,13 +176,13 @@ describe("facts", () => {
       },
       "apps/api",
     );
-    // A mistake once: the members that a pattern takes away were among them.
+    // Regression: members that a negated pattern excludes were listed.
     expect(found.members).toEqual(["apps/api", "packages/a/b", "packages/prices"]);
     expect(found).toMatchObject({ directory: "apps/api", workspace: ".", port: 3000, hasTests: false });
     expect(found.service.name).toBe("api");
   });
 
-  test("the service in a workspace's root, with members beside", async () => {
+  test("supports a service in the root of a workspace with members", async () => {
     const found = await factsOf({
       "package.json": { name: "all", workspaces: { packages: ["packages/*"] } },
       "packages/prices/package.json": {},
@@ -202,11 +191,11 @@ describe("facts", () => {
     expect(found).toMatchObject({ members: ["packages/prices"], directory: ".", hasTests: true });
   });
 
-  test("a workspace that names no members has none", async () => {
+  test("a workspace without patterns has no members", async () => {
     expect((await factsOf({ "package.json": { name: "shop", workspaces: {} } })).members).toEqual([]);
   });
 
-  test("what an installation reads: its settings, packages that are files, patches", async () => {
+  test("finds the inputs of an installation: settings, local packages, patches", async () => {
     const found = await factsOf({
       "package.json": {
         name: "shop",
@@ -226,7 +215,7 @@ describe("facts", () => {
     expect(found.hasHooks).toBe(false);
   });
 
-  test.if(Boolean(Bun.which("git")))("a workspace that is not the repository's root", async () => {
+  test.if(Boolean(Bun.which("git")))("finds a workspace below the root of the repository", async () => {
     const at = await layOut({ "backend/package.json": { name: "shop" }, "backend/index.ts": "" });
     Bun.spawnSync(["git", "init", "--quiet"], { cwd: at });
     const found = await findFacts(resolveService(join(at, "backend")), AbortSignal.timeout(60_000));
@@ -242,14 +231,14 @@ describe("facts", () => {
     test.each([
       ["path: /spec/ports/0/nodePort\n        value: 30999\n"],
       ["path: /spec/ports/0/nodePort\r\n        value: 30999\r\n"],
-      // A mistake once: the second form was seen, and its number not taken.
+      // Regression: this form was detected, but its number was ignored.
       ["spec:\n  ports:\n    - nodePort: 30999\n"],
       [`patch: '[{"op":"add","path":"/spec/ports/0/nodePort","value":30999}]'`],
-    ])("is the one of the overlay that is there: %p", async (text) => {
+    ])("comes from the existing overlay: %p", async (text) => {
       expect((await factsOf({ [overlay]: text })).nodePort).toBe(30_999);
     });
 
-    test("follows from the name: the same again, another for another", async () => {
+    test("is derived from the name and differs between names", async () => {
       const portOf = async (name: string) => (await factsOf({ "package.json": { name } })).nodePort;
       const names = Array.from({ length: 20 }, (_, i) => `service-${i}`);
       const ports = await Promise.all(names.map(portOf));
@@ -258,7 +247,7 @@ describe("facts", () => {
       for (const port of ports) expect(port).toBeWithin(30_100, 32_700);
     });
 
-    /** Puts a k3s on PATH that knows these Services, as lines of `namespace/name ports`. */
+    /** Puts a k3s on PATH that lists these Services, as lines of `namespace/name ports`. */
     async function withCluster<T>(services: string, work: () => Promise<T>): Promise<T> {
       const k3s = join(directory, "bin/k3s");
       await writeFile(k3s, `#!/bin/sh\necho '${services}'\n`);
@@ -270,16 +259,14 @@ describe("facts", () => {
       }
     }
 
-    test("is not one that another Service of the cluster has", async () => {
+    test("is not taken by another Service of the cluster", async () => {
       const { nodePort } = await factsOf({});
-      const next = withCluster(`a/a ${nodePort}\ndefault/kubernetes \nb/b ${nodePort + 1} 1`, () =>
-        factsOf({}),
-      );
+      const next = withCluster(`a/a ${nodePort}\ndefault/kubernetes \nb/b ${nodePort + 1} 1`, () => factsOf({}));
       expect((await next).nodePort).toBe(nodePort + 2);
     });
 
-    // A mistake once: with its overlay gone, a service that runs was given another port.
-    test("is the one that the service has in the cluster", async () => {
+    // Regression: a running service got another port after its overlay was removed.
+    test("comes from the service's Service in the cluster", async () => {
       const own = withCluster(`a/a 30111\nshop/shop 30222`, () => factsOf({}));
       expect((await own).nodePort).toBe(30_222);
     });
@@ -296,7 +283,7 @@ describe("package.json", () => {
   async function added(text: string, files: Files = {}): Promise<string> {
     const facts = await factsOf({ ...files, "package.json": text });
     const after = addToPackage(text, facts);
-    // What it adds, it does not add again.
+    // A second run adds nothing.
     expect(addToPackage(after, facts)).toBe(after);
     return after;
   }
@@ -305,7 +292,7 @@ describe("package.json", () => {
     ["two spaces", "  "],
     ["four spaces", "    "],
     ["tabs", "\t"],
-  ])("indented with %s: so is what is added, and no other line is touched", async (_, unit) => {
+  ])("added lines are indented with %s, and no other line changes", async (_, unit) => {
     const text = `{\n${unit}"name": "shop",\n${unit}"scripts": {\n${unit}${unit}"start": "bun src/main.ts"\n${unit}},\n${unit}"files": ["a", "b"]\n}\n`;
     const after = await added(text);
     const shown = JSON.stringify(scripts, null, unit).split("\n").slice(1, -1);
@@ -324,36 +311,35 @@ describe("package.json", () => {
     ]);
   });
 
-  test("with a newline at the end, or none, or a mark at the beginning: as it was", async () => {
+  test("keeps a trailing newline, its absence, and a byte order mark", async () => {
     expect(await added('{\n  "name": "shop"\n}')).toEndWith("  }\n}");
     expect(await added('{\n  "name": "shop"\n}\n\n')).toEndWith("  }\n}\n\n");
     const marked = await added('\uFEFF{\n  "name": "shop"\n}\n');
     expect(marked).toStartWith('\uFEFF{\n  "name": "shop",\n  "scripts": {\n    "dev":');
   });
 
-  test("with CRLF: what is added has it too", async () => {
+  test("adds lines with CRLF to a file with CRLF", async () => {
     const after = await added('{\r\n  "name": "shop",\r\n  "scripts": {}\r\n}\r\n');
     expect(after.replaceAll("\r\n", "")).not.toContain("\n");
     expect(JSON.parse(after)).toMatchObject({ scripts });
   });
 
-  // A mistake once: the line before the one that is added was formatted anew.
-  test("a line that is formatted in its own way stays", async () => {
+  // Regression: the line before an added line was reformatted.
+  test("keeps the format of existing lines", async () => {
     const line = '  "devDependencies": { "typescript":"5.0.0",   "slipway": "1" }';
     const after = await added(`{\n  "name": "shop",\n${line}\n}\n`);
     expect(after).toContain(`\n${line},\n  "scripts": {\n    "dev"`);
   });
 
-  test.each([
-    '{"name":"shop"}',
-    '{ "name": "shop", "scripts": { "start": "bun ." } }',
-    '{"name":"shop","scripts":{}}',
-  ])("on one line: %s", async (text) => {
-    const after = await added(text);
-    expect(JSON.parse(after)).toMatchObject({ ...JSON.parse(text), scripts });
-  });
+  test.each(['{"name":"shop"}', '{ "name": "shop", "scripts": { "start": "bun ." } }', '{"name":"shop","scripts":{}}'])(
+    "adds to a file on a single line: %s",
+    async (text) => {
+      const after = await added(text);
+      expect(JSON.parse(after)).toMatchObject({ ...JSON.parse(text), scripts });
+    },
+  );
 
-  test("scripts of its own stay; `test` is added only where there are tests", async () => {
+  test("keeps existing scripts and adds `test` only if there are tests", async () => {
     const own = { dev: "a", build: "b", up: "c" };
     const text = JSON.stringify({ name: "shop", scripts: own, dependencies: { slipway: "0.0.1" } }, null, 2);
     expect(await added(text)).toBe(text);
@@ -364,7 +350,7 @@ describe("package.json", () => {
     expect(after.devDependencies).toEqual({ slipway: expect.stringMatching(/^\^\d/) });
   });
 
-  test("published under another name, the package is still `slipway` to the service", async () => {
+  test("adds an alias if the package is published under another name", async () => {
     const facts = { ...(await factsOf({})), slipway: { name: "@team/slipway", version: "2.0.0" } };
     expect(JSON.parse(addToPackage("{}", facts)).devDependencies).toEqual({
       slipway: "npm:@team/slipway@^2.0.0",
@@ -373,10 +359,10 @@ describe("package.json", () => {
 
   test.each([
     ['{ "name": "shop", // ours\n }', "without comments"],
-    ["[]", "holds no object"],
-    ["null", "holds no object"],
+    ["[]", "is not a JSON object"],
+    ["null", "is not a JSON object"],
     ["", "JSON"],
-  ])("%p: refused with a sentence", async (text, words) => {
+  ])("%p is refused with an error", async (text, words) => {
     const at = await layOut({ "package.json": text, "src/main.ts": "" });
     let error: unknown;
     try {
@@ -390,7 +376,7 @@ describe("package.json", () => {
     expect(message).toContain(join(at, "package.json"));
   });
 
-  test("a license of the former kind is one", async () => {
+  test("reads a license in the deprecated object form", async () => {
     const found = await factsOf({ "package.json": { name: "shop", license: { type: "MIT", url: "x" } } });
     expect(found.service.license).toBe("MIT");
     expect(generatedFiles(found).get("Dockerfile")).toContain('licenses="MIT"');
@@ -399,24 +385,19 @@ describe("package.json", () => {
 
 describe("the entry", () => {
   test.each<[string, object, string[], string]>([
-    [
-      "an ending of TypeScript's modules",
-      { scripts: { start: "bun --hot src/a.mts" } },
-      ["src/a.mts"],
-      "src/a.mts",
-    ],
+    ["a file name with .mts", { scripts: { start: "bun --hot src/a.mts" } }, ["src/a.mts"], "src/a.mts"],
     ["index.cjs", {}, ["index.cjs"], "index.cjs"],
     ["by `bun run --hot`", { scripts: { dev: "bun run --hot app/a.tsx" } }, ["app/a.tsx"], "app/a.tsx"],
-    // A mistake once: where it was built before, the built one was the service.
+    // Regression: after a build, the build output was the entry.
     [
-      "not what is built",
+      "the source instead of the build output",
       { main: "dist/index.js", scripts: { start: "bun dist/index.js" } },
       ["dist/index.js", "src/index.ts"],
       "src/index.ts",
     ],
-    ["what is built, where there is nothing else", { main: "dist/a.js" }, ["dist/a.js"], "dist/a.js"],
+    ["the build output if there is no source", { main: "dist/a.js" }, ["dist/a.js"], "dist/a.js"],
     [
-      "what Node runs, where nothing else is known",
+      "the file of a script for Node, without another hint",
       { scripts: { dev: "tsx watch lib/a.ts" } },
       ["lib/a.ts"],
       "lib/a.ts",
@@ -431,7 +412,7 @@ describe("the entry", () => {
 });
 
 describe("ignore files", () => {
-  test("none yet", () => {
+  test("are created if they are missing", () => {
     expect(addPatterns(undefined, ["a", "b/"])).toBe("a\nb/\n");
     expect(addToGitignore(undefined)).toContain("node_modules/\n");
     expect(addToDockerignore(undefined)).toContain("**/node_modules\n");
@@ -439,28 +420,28 @@ describe("ignore files", () => {
 
   test.each([
     ["a newline at the end", "x\n", "x\na\nb/\n"],
-    ["none at the end", "x", "x\na\nb/\n"],
-    ["nothing in it", "", "a\nb/\n"],
-    ["one of them already", "b\n", "b\na\n"],
-    ["all, written in another way", "/a/\n b \n", "/a/\n b \n"],
-    ["all, and no newline", "a\nb", "a\nb"],
-    // A mistake once: lines that end in two ways.
+    ["no newline at the end", "x", "x\na\nb/\n"],
+    ["no content", "", "a\nb/\n"],
+    ["one of the patterns", "b\n", "b\na\n"],
+    ["all patterns in another form", "/a/\n b \n", "/a/\n b \n"],
+    ["all patterns and no newline", "a\nb", "a\nb"],
+    // Regression: mixed line endings.
     ["CRLF", "x\r\n", "x\r\na\r\nb/\r\n"],
-    ["CRLF, and none at the end", "x\r\nb", "x\r\nb\r\na\r\n"],
+    ["CRLF and no newline at the end", "x\r\nb", "x\r\nb\r\na\r\n"],
     ["a comment of that name", "# a\n", "# a\na\nb/\n"],
-  ])("with %s", (_, before, after) => {
+  ])("get the missing patterns, with %s", (_, before, after) => {
     expect(addPatterns(before, ["a", "b/"])).toBe(after);
     expect(addPatterns(after, ["a", "b/"])).toBe(after);
   });
 
   test.each(["*\n!src\n", "# all\n**\n!src", "*/*\r\n!src\r\n"])(
-    "a .dockerignore that names what is sent stays: %p",
+    "a .dockerignore that is an allow-list stays unchanged: %p",
     (text) => {
       expect(addToDockerignore(text)).toBe(text);
     },
   );
 
-  test("one that only has a pattern with a * is added to", () => {
+  test("a .dockerignore with a * inside a pattern is no allow-list", () => {
     expect(addToDockerignore("*.log\n")).toStartWith("*.log\n.git\n");
   });
 });
@@ -469,7 +450,7 @@ describe("files", () => {
   const write = async (files: Files = {}, member?: string) => generatedFiles(await factsOf(files, member));
   const builder = (dockerfile: string) => dockerfile.slice(0, dockerfile.indexOf("FROM scratch"));
 
-  test("of a service in its root: all of them, and no word is left open", async () => {
+  test("of a service in the root of its repository are complete, without open placeholders", async () => {
     const own = await write();
     expect([...own.keys()].sort()).toEqual([
       ".github/workflows/slipway.yml",
@@ -493,14 +474,14 @@ describe("files", () => {
     expect(own.get("ci/pipeline.ts")).toEndWith("await pipeline(import.meta);\n");
   });
 
-  test("ci/pipeline.ts says the port that was found, unless it is the default", async () => {
+  test("ci/pipeline.ts contains the detected port unless it is the default", async () => {
     const lastLine = async (source: string) =>
       (await write({ "src/main.ts": source })).get("ci/pipeline.ts")!.trim().split("\n").at(-1)!;
     expect(await lastLine("app.listen(3000)")).toBe("await pipeline(import.meta, { port: 3000 });");
     expect(await lastLine("app.listen(8080)")).toBe("await pipeline(import.meta);");
   });
 
-  test("Dockerfile of a service in its root, with nothing beside", async () => {
+  test("Dockerfile of a minimal service", async () => {
     const dockerfile = (await write()).get("Dockerfile")!;
     const lines = builder(dockerfile).split("\n");
     expect(lines).toContain(`FROM ${pins.baseImage} AS builder`);
@@ -512,7 +493,7 @@ describe("files", () => {
     expect(dockerfile).not.toContain("-f ");
   });
 
-  test("with a check, tests and a licence", async () => {
+  test("Dockerfile of a service with a check, tests and a licence", async () => {
     const packageJson = {
       name: "@team/My_Shop",
       version: "1.2.3",
@@ -520,16 +501,14 @@ describe("files", () => {
       scripts: { typecheck: "tsc" },
     };
     const dockerfile = (await write({ "package.json": packageJson, "a.test.ts": "" })).get("Dockerfile")!;
-    expect(builder(dockerfile)).toContain(
-      "RUN bun run typecheck\nRUN bun run test\nRUN bun ci/pipeline.ts build\n",
-    );
+    expect(builder(dockerfile)).toContain("RUN bun run typecheck\nRUN bun run test\nRUN bun ci/pipeline.ts build\n");
     expect(dockerfile).toContain(`LABEL org.opencontainers.image.title="my-shop" \\
       org.opencontainers.image.version="1.2.3" \\
       org.opencontainers.image.licenses="MIT"\n`);
     expect(dockerfile).toContain('ENTRYPOINT ["/my-shop"]');
   });
 
-  test("of a workspace's member: built from the root, with every member's package.json first", async () => {
+  test("Dockerfile of a workspace member builds from the root and copies each member's package.json first", async () => {
     const own = await write(
       {
         "package.json": { name: "all", workspaces: ["apps/*", "packages/*"] },
@@ -558,15 +537,13 @@ describe("files", () => {
     ]);
     expect(dockerfile).toContain("COPY --from=builder /src/apps/api/dist/runtime/ /\n");
     const workflow = own.get("../../.github/workflows/slipway-api.yml")!;
-    // A mistake once: two members' workflows cancelled each other.
+    // Regression: the workflows of two members cancelled each other.
     expect(workflow).toContain("  group: slipway-api-${{ github.ref }}\n");
-    expect(workflow).toContain(
-      'working-directory: "apps/api"\n        run: bun ci/pipeline.ts install-k3s\n',
-    );
+    expect(workflow).toContain('working-directory: "apps/api"\n        run: bun ci/pipeline.ts install-k3s\n');
   });
 
-  // A mistake once: the installation ran scripts that were not there yet, and had neither patch nor package.
-  test("what the installation reads comes before it", async () => {
+  // Regression: scripts, patches and local packages were copied after the installation, which needs them.
+  test("the Dockerfile copies the inputs of the installation before it", async () => {
     const packageJson = { name: "shop", dependencies: { a: "file:vendor/a.tgz" } };
     const vendored = (await write({ "package.json": packageJson, "vendor/a.tgz": "" })).get("Dockerfile")!;
     expect(vendored).toContain("COPY package.json bun.lock ./\nCOPY vendor/a.tgz vendor/\n");
@@ -579,7 +556,7 @@ describe("files", () => {
   test.each<[string, object, boolean]>([
     ["with", { devDependencies: { "@dagger.io/dagger": "0.21.9" } }, true],
     ["without", {}, false],
-  ])("the workflow of a service %s @dagger.io/dagger", async (_, more, hasDagger) => {
+  ])("the workflow of a service %s @dagger.io/dagger uses the matching engine", async (_, more, hasDagger) => {
     const own = await write({ "package.json": { name: "shop", ...more } });
     const workflow = own.get(".github/workflows/slipway.yml")!;
     const { jobs } = Bun.YAML.parse(workflow) as {
@@ -592,21 +569,21 @@ describe("files", () => {
   });
 
   test.each<[string, object, string | undefined, boolean]>([
-    ["has none", {}, undefined, false],
-    ["is read as Node does", {}, '{ "compilerOptions": { "module": "NodeNext" } }', true],
+    ["no tsconfig.json", {}, undefined, false],
+    ["Node's resolution", {}, '{ "compilerOptions": { "module": "NodeNext" } }', true],
     [
-      "is read as Node does, in a package of modules",
+      "Node's resolution in an ESM package",
       { type: "module" },
       '{ "compilerOptions": { "module": "NodeNext" } }',
       false,
     ],
-    ["is read as a bundler does", {}, '{ "compilerOptions": { "module": "Preserve" } }', false],
-  ])("that its pipeline is a module is said where TypeScript %s: see %p", async (_, more, tsconfig, said) => {
-    const own = await write({
+    ["a bundler's resolution", {}, '{ "compilerOptions": { "module": "Preserve" } }', false],
+  ])("with %s, ci/package.json marks the pipeline as a module", async (_, more, tsconfig, expected) => {
+    const generated = await write({
       "package.json": { name: "shop", ...more },
       ...(tsconfig && { "tsconfig.json": tsconfig }),
     });
-    expect(own.has("ci/package.json")).toBe(said);
+    expect(generated.has("ci/package.json")).toBe(expected);
   });
 });
 
@@ -618,7 +595,7 @@ describe("components", () => {
 
   test.each<[string, string, string]>([
     [
-      "resources, and more after them",
+      "resources before other fields",
       "resources:\n  - ../../base\n# why\npatches: []\n",
       `resources:\n  - ../../base\ncomponents:\n  - ${egress}\n  - ${ingress}\n# why\npatches: []\n`,
     ],
@@ -639,7 +616,7 @@ describe("components", () => {
       `resources:\r\n  - ../../base\r\ncomponents:\r\n  - ${egress}\r\n  - ${ingress}\r\n`,
     ],
     [
-      "components of its own, in its own form",
+      "other components in another indentation",
       "components:\n-   ../mine # ours\nresources: [a]\n",
       `components:\n-   ../mine # ours\n-   ${egress}\n-   ${ingress}\nresources: [a]\n`,
     ],
@@ -649,7 +626,7 @@ describe("components", () => {
       `components: [ ../mine, ${egress}, ${ingress} ]\nresources: [a]\n`,
     ],
     [
-      "one of them already, written in another way",
+      "one of the components in another form",
       "components:\n  - ./../../components/egress/\n",
       `components:\n  - ./../../components/egress/\n  - ${ingress}\n`,
     ],
@@ -659,32 +636,32 @@ describe("components", () => {
     expect(componentsIn(after, file, project)).toEqual(["egress", "ingress"]);
   });
 
-  // A mistake once: `init --check` found another order than the overlay's own.
-  test("are known in the order of the kustomization", () => {
+  // Regression: `init --check` assumed another order than the overlay's.
+  test("are listed in the order of the kustomization", () => {
     const text = "components: [../../components/ingress, ../../components/autoscaler]\n";
     expect(componentsIn(text, file, project)).toEqual(["ingress", "autoscaler"]);
   });
 
-  test("are named by the usage, all of them", () => {
+  test("are all named by the help", () => {
     expect(optionDefinitions.with.about).toEndWith(components.join(", "));
   });
 
-  test("of other names are the service's own", () => {
+  test("with other names are ignored", () => {
     expect(componentsIn("components: [../../components/cache, ../ingress]\n", file, project)).toEqual([]);
   });
 
   test.each(["{ resources: [../../base] }\n", "components: []\nresources: [a]\n", "components:\n"])(
-    "are not added to what takes no line: %p, which is said",
+    "are not added to %p, with an error",
     (text) => {
-      expect(() => add(text, "egress")).toThrow("no place where a line could be added");
+      expect(() => add(text, "egress")).toThrow("cannot add a line to `components:`");
     },
   );
 
-  test("a kustomization that is none is refused", () => {
-    expect(() => add("resources: [\n", "egress")).toThrow("is no valid YAML");
+  test("an invalid kustomization is refused", () => {
+    expect(() => add("resources: [\n", "egress")).toThrow("is not valid YAML");
   });
 
-  test("are written where they are asked for, each with all of its files, and named by the overlay", async () => {
+  test("are written on request with all their files, and listed in the overlay", async () => {
     const facts = await factsOf({});
     const plain = generatedFiles(facts);
     const own = generatedFiles(facts, components);
@@ -692,26 +669,24 @@ describe("components", () => {
     expect(added).toEqual(components.flatMap(componentFiles));
     for (const path of added) expect(own.get(path), path).not.toMatch(/__[A-Z_]+__/);
     const overlay = own.get("k8s/overlays/k3s/kustomization.yaml")!;
-    expect(
-      componentsIn(overlay, join(facts.service.project, "k8s/overlays/k3s/x"), facts.service.project),
-    ).toEqual(components);
+    expect(componentsIn(overlay, join(facts.service.project, "k8s/overlays/k3s/x"), facts.service.project)).toEqual(
+      components,
+    );
   });
 
-  // The one difference: the metrics have a port of their own here.
+  // The only difference is that helloapp serves its metrics on a separate port.
   test("are the same in this repository", async () => {
     const facts = { ...(await factsOf({})), service: { ...helloapp, project: root } };
     for (const [path, text] of generatedFiles(facts, components)) {
       if (!path.startsWith("k8s/components/")) continue;
-      const own = path.endsWith("podmonitor.yaml")
-        ? text.replace("- port: http\n", "- port: metrics\n")
-        : text;
+      const own = path.endsWith("podmonitor.yaml") ? text.replace("- port: http\n", "- port: metrics\n") : text;
       expect(await readFile(join(root, path), "utf8"), path).toBe(own);
     }
   });
 });
 
 describe("writing", () => {
-  test("new files with their directories; what is there keeps its mode, behind a link too", async () => {
+  test("creates directories, and keeps the mode of existing files and symbolic links to them", async () => {
     const at = await layOut({ real: "a" });
     await chmod(join(at, "real"), 0o640);
     await symlink("real", join(at, "link"));
@@ -725,7 +700,7 @@ describe("writing", () => {
     expect((await readdir(at)).sort()).toEqual(["link", "real", "x"]);
   });
 
-  test("one that cannot be written: none is, and nothing is left of the others", async () => {
+  test("writes no file if one of them cannot be written", async () => {
     const at = await layOut({ "package.json": "{}", ci: "a file, not a directory" });
     const failure = await writeAll([
       { path: join(at, "package.json"), before: "{}", after: '{"a":1}' },

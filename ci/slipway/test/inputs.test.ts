@@ -1,11 +1,11 @@
-/** The image's id: what has to change it, and what must not. */
+/** Tests which changes affect the image ID. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { resolveService } from "../core/service-config.ts";
-import { findSharedLibraries, type RuntimeLibraries } from "../image/image-config.ts";
+import { findSharedLibraries, type RuntimeLibraries } from "../image/image-spec.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
 import type { Settings } from "../index.d.ts";
 
@@ -22,7 +22,7 @@ async function layOut(at: string, files: Files): Promise<void> {
   }
 }
 
-/** What every project here has; its entry imports one file. */
+/** Files of every test project. The entry imports one file. */
 const least: Files = {
   "package.json": '{"name":"x"}',
   "bun.lock": "",
@@ -44,26 +44,25 @@ async function runtime(libc = "libc"): Promise<RuntimeLibraries> {
   return { platform, bun: "bun", root: "/", bunBuildId: "b", files: new Map([["/lib/libc", file]]) };
 }
 
-/** A service with nothing attached, unless a test says so: what is looked at is its own. */
-const describeOwn = (at: string, settings: Settings = {}) =>
-  resolveService(at, { attach: false, ...settings });
+/** Resolves a service without attached endpoints by default, so that only its own code is an input. */
+const describeOwn = (at: string, settings: Settings = {}) => resolveService(at, { attach: false, ...settings });
 
 async function idOf(files: Files, settings: Settings = {}, libc?: string): Promise<string> {
   return computeImageId(describeOwn(await project(files), settings), await runtime(libc));
 }
 
-/** Whether another content of `path` makes another id. */
+/** Whether another content of `path` changes the ID. */
 async function counts(files: Files, path: string, content: string): Promise<boolean> {
   return (await idOf(files)) !== (await idOf({ ...files, [path]: content }));
 }
 
-test("is 12 hex digits, the same for the same inputs in another place", async () => {
+test("is 12 hex digits, and equal for equal inputs in another directory", async () => {
   const [one, other] = [await idOf({}), await idOf({})];
   expect(one).toMatch(/^[0-9a-f]{12}$/);
   expect(other).toBe(one);
 });
 
-test("is the same from whichever directory it is asked", async () => {
+test("does not depend on the working directory", async () => {
   const at = await project({ "tsconfig.json": "{}" });
   const inputs = join(import.meta.dir, "../image/inputs.ts");
   const [service, own] = [describeOwn(at), await runtime()];
@@ -76,7 +75,7 @@ test("is the same from whichever directory it is asked", async () => {
   }
 });
 
-test("each input is another id, and moving a byte from one file to the next is too", async () => {
+test("changes with each input, and if a byte moves to the next file", async () => {
   const ids = [
     await idOf({}),
     await idOf({ "src/main.ts": `${least["src/main.ts"]}// edited\n` }),
@@ -94,7 +93,7 @@ test("each input is another id, and moving a byte from one file to the next is t
   expect(new Set(ids).size).toBe(ids.length);
 });
 
-test("another Bun or another platform is another image", async () => {
+test("changes with the Bun build and the platform", async () => {
   const service = describeOwn(await project({}));
   const one = await runtime();
   const ids = [
@@ -105,7 +104,7 @@ test("another Bun or another platform is another image", async () => {
   expect(new Set(ids).size).toBe(3);
 });
 
-test("what nothing opens does not count", async () => {
+test("does not depend on unused files", async () => {
   const unread: Files = {
     "README.md": "x",
     "src/README.md": "x",
@@ -118,38 +117,30 @@ test("what nothing opens does not count", async () => {
     Dockerfile: "x",
     ".env": "A=1",
     "node_modules/unused/index.js": "x",
-    // Of a directory that nothing is imported from.
+    // A directory without imported files.
     "test/tsconfig.json": "{}",
   };
   expect(await idOf(unread)).toBe(await idOf({}));
 });
 
-test("nor does what is imported for its types alone", async () => {
+test("does not depend on type-only imports", async () => {
   const main = 'import type { T } from "./types.ts";\nconst t: T = 1;\nconsole.log(t);\n';
   const files = { "src/main.ts": main, "src/types.ts": "export type T = number;\n" };
   expect(await counts(files, "src/types.ts", "export type T = 1;\n")).toBe(false);
 });
 
-describe("what is imported counts, whatever it is", () => {
+describe("depends on imports", () => {
   const importing = (statement: string) => ({ "src/main.ts": `${statement}\nconsole.log(x);\n` });
   test.each<[string, Files, path: string]>([
-    [
-      "a module of a module",
-      { "src/a.ts": 'export * from "./deep/b.ts"; export const a = 1;' },
-      "src/deep/b.ts",
-    ],
-    ["a module when it is needed", importing('const x = await import("./b.ts");'), "src/b.ts"],
-    ["a module for its effects", { "src/main.ts": 'import "./b.ts";\n' }, "src/b.ts"],
-    ["a module that is required", importing('const x = require("./b.ts");'), "src/b.ts"],
+    ["a module of a module", { "src/a.ts": 'export * from "./deep/b.ts"; export const a = 1;' }, "src/deep/b.ts"],
+    ["a dynamic import", importing('const x = await import("./b.ts");'), "src/b.ts"],
+    ["a side-effect import", { "src/main.ts": 'import "./b.ts";\n' }, "src/b.ts"],
+    ["a required module", importing('const x = require("./b.ts");'), "src/b.ts"],
     ["a text", importing('import x from "./b.sql" with { type: "text" };'), "src/b.sql"],
     ["a file", importing('import x from "./b.bin" with { type: "file" };'), "src/b.bin"],
     ["JSON", importing('import x from "./b.json";'), "src/b.json"],
     ["TOML", importing('import x from "./b.toml";'), "src/b.toml"],
-    [
-      "a file above the source",
-      importing('import x from "../assets/b.txt" with { type: "text" };'),
-      "assets/b.txt",
-    ],
+    ["a file above the source", importing('import x from "../assets/b.txt" with { type: "text" };'), "assets/b.txt"],
     ["package.json", importing('import x from "../package.json";'), "package.json"],
   ])("%s", async (_, files, path) => {
     const content = (number: number) =>
@@ -161,8 +152,8 @@ describe("what is imported counts, whatever it is", () => {
     expect(await counts({ ...files, [path]: content(1) }, path, content(2))).toBe(true);
   });
 
-  // Found by this test: the bundler does not name what it runs at build time among its inputs.
-  test("a macro, which runs when it is bundled", async () => {
+  // Found by this test: the bundler does not list macros among its inputs.
+  test("a macro", async () => {
     const files = importing('import { m } from "./m.ts" with { type: "macro" };\nconst x = m();');
     const macro = (n: number) => `export const m = () => ${n};\n`;
     expect(await counts({ ...files, "src/m.ts": macro(1) }, "src/m.ts", macro(2))).toBe(true);
@@ -187,11 +178,11 @@ describe("what is imported counts, whatever it is", () => {
     ["src/logo.svg", "<svg> </svg>"],
     ["src/client.ts", 'import { b } from "./b.ts";\nconsole.log(b, b);\n'],
     ["src/b.ts", "export const b = 2;\n"],
-  ])("of a page: %s", async (path, content) => {
+  ])("a file of a page: %s", async (path, content) => {
     expect(await counts(page, path, content)).toBe(true);
   });
 
-  test("an installed package, but not its unused files, and wherever node_modules lies", async () => {
+  test("an installed package without its unused files, at any location of node_modules", async () => {
     const files = {
       ...importing('import { x } from "tiny";'),
       "node_modules/tiny/package.json": '{"name":"tiny","version":"1.0.0","main":"index.js"}',
@@ -207,13 +198,11 @@ describe("what is imported counts, whatever it is", () => {
     await symlink(join(elsewhere, "node_modules"), join(linked, "node_modules"));
     expect(index).toBeString();
     const own = await runtime();
-    expect(await computeImageId(describeOwn(linked), own)).toBe(
-      await computeImageId(describeOwn(elsewhere), own),
-    );
+    expect(await computeImageId(describeOwn(linked), own)).toBe(await computeImageId(describeOwn(elsewhere), own));
   });
 });
 
-describe("a member of a workspace", () => {
+describe("of a workspace member", () => {
   const files: Files = {
     "package.json": '{"name":"all","workspaces":["services/*","libraries/*"]}',
     "services/one/package.json": '{"name":"one","dependencies":{"shared":"workspace:*"}}',
@@ -233,12 +222,12 @@ describe("a member of a workspace", () => {
   }
 
   test.each([
-    ["its own file", "services/one/src/main.ts"],
-    ["its own package.json", "services/one/package.json"],
-    ["its own tsconfig", "services/one/tsconfig.json"],
-    ["its own bunfig", "services/one/bunfig.toml"],
-    ["a file of the member that it imports", "libraries/shared/deep.ts"],
-    ["the tsconfig of that member", "libraries/shared/tsconfig.json"],
+    ["a file of the member", "services/one/src/main.ts"],
+    ["package.json of the member", "services/one/package.json"],
+    ["tsconfig of the member", "services/one/tsconfig.json"],
+    ["bunfig of the member", "services/one/bunfig.toml"],
+    ["a file of an imported member", "libraries/shared/deep.ts"],
+    ["tsconfig of an imported member", "libraries/shared/tsconfig.json"],
     ["the workspace's package.json", "package.json"],
     ["the workspace's lockfile", "bun.lock"],
     ["the workspace's bunfig", "bunfig.toml"],
@@ -248,42 +237,42 @@ describe("a member of a workspace", () => {
   });
 
   test.each(["services/two/src/main.ts", "services/two/package.json", "libraries/shared/unused.ts"])(
-    "%s does not",
+    "does not depend on %s",
     async (path) => {
       expect(await idOfMember({ [path]: `${files[path]}\n` })).toBe(await idOfMember({}));
     },
   );
 });
 
-describe("the tsconfig", () => {
+describe("depends on the tsconfig", () => {
   const own = (content: object) => ({ "tsconfig.json": JSON.stringify(content) });
 
-  test("of the source's own directory is the one that counts", async () => {
+  test("in the source directory", async () => {
     expect(await counts({ "src/tsconfig.json": "{}" }, "src/tsconfig.json", "{ }")).toBe(true);
   });
 
   test.each<[string, Files, path: string]>([
     ["extended", own({ extends: "./base.json" }), "base.json"],
-    ["extended without its ending", own({ extends: "./config/base" }), "config/base.json"],
-    ["the last of several that are extended", own({ extends: ["./one.json", "./two.json"] }), "two.json"],
+    ["extended without .json", own({ extends: "./config/base" }), "config/base.json"],
+    ["the last of several bases", own({ extends: ["./one.json", "./two.json"] }), "two.json"],
     [
-      "extended by the one that is extended",
+      "a base of the base",
       { ...own({ extends: "./one.json" }), "one.json": '{ // why\n "extends": "./config/two.json", }' },
       "config/two.json",
     ],
-    ["of a package", own({ extends: "base/tsconfig.json" }), "node_modules/base/tsconfig.json"],
+    ["in a package", own({ extends: "base/tsconfig.json" }), "node_modules/base/tsconfig.json"],
   ])("%s counts", async (_, files, path) => {
     const all = { "one.json": "{}", "two.json": "{}", ...files, [path]: "{}" };
     expect(await counts(all, path, '{ "compilerOptions": {} }')).toBe(true);
   });
 
-  // Found by this test: what is there under its own name counts, whatever it ends in; Bun takes it so.
-  test("extended by a name that does not end in .json counts", async () => {
+  // Found by this test: Bun reads a base that exists under its exact name, with any extension.
+  test("extended by a name without .json", async () => {
     const files = { ...own({ extends: "./base.jsonc" }), "base.jsonc": "{}" };
     expect(await counts(files, "base.jsonc", '{ "compilerOptions": {} }')).toBe(true);
   });
 
-  test("that extends itself, or what is not there, is no reason to hang or to fail", async () => {
+  test("and accepts one that extends itself or a missing file", async () => {
     for (const content of ['{"extends":"./tsconfig.json"}', '{"extends":"nowhere/x.json"}']) {
       const { files } = await collectInputs(
         describeOwn(await project({ "tsconfig.json": content })),
@@ -293,18 +282,18 @@ describe("the tsconfig", () => {
     }
   });
 
-  test("that is no JSON is said to be so, with its place", async () => {
+  test("and reports invalid JSON with its location", async () => {
     const error = await idOf({ "tsconfig.json": "nonsense {" }).catch((error: PipelineError) => error);
     expect(error).toMatchObject({ kind: "project", output: expect.stringContaining("tsconfig.json:1:1") });
   });
 });
 
-test("a setting that decides how it is compiled is in the entry's name, too: another entry is another image", async () => {
+test("changes with the entry, even if the content is equal", async () => {
   const files = { "src/other.ts": least["src/main.ts"]! };
   expect(await idOf(files, { entry: "src/other.ts" })).not.toBe(await idOf(files));
 });
 
-test("source that does not bundle: the change's fault, with the place", async () => {
+test("source that does not bundle is a project error with the location", async () => {
   for (const [content, words] of [
     ["const = ;\n", "src/main.ts:1"],
     ['import "./nowhere.ts";\n', "nowhere.ts"],
@@ -316,7 +305,7 @@ test("source that does not bundle: the change's fault, with the place", async ()
   }
 });
 
-test("its inputs are named by their places in the project, each with its file", async () => {
+test("inputs are named by their path in the project", async () => {
   const at = await project({ "tsconfig.json": "{}" });
   const { files } = await collectInputs(describeOwn(at), findSharedLibraries());
   const paths = ["bun.lock", "package.json", "src/a.ts", "src/main.ts", "tsconfig.json"];
@@ -324,9 +313,9 @@ test("its inputs are named by their places in the project, each with its file", 
   for (const [path, file] of files) expect(file).toBe(join(at, path));
 });
 
-describe("the paths that a service answers itself", () => {
+describe("paths that a service serves itself", () => {
   const ownOf = async (files: Files, settings: Settings = {}) =>
-    (await collectInputs(resolveService(await project(files), settings), findSharedLibraries())).own;
+    (await collectInputs(resolveService(await project(files), settings), findSharedLibraries())).ownPaths;
   const answering = (text: string) => ({ "src/a.ts": `export const a = () => ${text};\n` });
 
   test.each<[string, string[]]>([
@@ -334,11 +323,11 @@ describe("the paths that a service answers itself", () => {
     ['({ "/readyz": 1 })', ["/readyz"]],
     ["({ '/healthz': 1 }['/version'])", ["/version", "/healthz"]],
     ["`/readyz`", ["/readyz"]],
-  ])("of a source with %s are %p", async (text, own) => {
+  ])("in source with %s are %p", async (text, own) => {
     expect(await ownOf(answering(text))).toEqual(own);
   });
 
-  test("are those that would be attached, and looked for in its own source alone", async () => {
+  test("are only attachable paths in the service's own source", async () => {
     expect(await ownOf(answering('"/version" + "/about"'), { versionPath: "/about" })).toEqual(["/about"]);
     expect(await ownOf(answering('"/readyz"'), { attach: false })).toEqual([]);
     const files = {

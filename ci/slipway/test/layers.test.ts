@@ -73,17 +73,13 @@ describe("ci/slipway", () => {
 
   test("is looked at as a whole: imports of all forms are seen", () => {
     expect(files.length).toBeGreaterThan(50);
-    const edges = files.flatMap((file) =>
-      filesImportedBy(file).map((to) => `${nameOf(file)} > ${nameOf(to)}`),
-    );
+    const edges = files.flatMap((file) => filesImportedBy(file).map((to) => `${nameOf(file)} > ${nameOf(to)}`));
     expect(edges).toContain("engines/session.ts > engines/dagger.ts");
     expect(edges).toContain("core/service-config.ts > index.d.ts");
     expect(edges).toContain("commands/up.ts > targets/k3s.ts");
     expect(edges).toContain("cli/context.ts > engines/engine.ts");
     // All that is named is there: nothing was taken for an import that is none.
-    const missing = files
-      .flatMap(filesImportedBy)
-      .filter((to) => !/\.(json|ts)$/.test(to) || !files.includes(to));
+    const missing = files.flatMap(filesImportedBy).filter((to) => !/\.(json|ts)$/.test(to) || !files.includes(to));
     expect(missing.filter((to) => !to.endsWith("package.json")).map(nameOf)).toEqual([]);
   });
 
@@ -98,9 +94,7 @@ describe("ci/slipway", () => {
   test("imports downwards only", () => {
     const level = (path: string) => rooms.indexOf(roomOf(path) as (typeof rooms)[number]);
     const mayImport = (file: string, to: string) =>
-      [file, to].some((one) => roomOf(one) === APART)
-        ? roomOf(file) === roomOf(to)
-        : level(to) >= level(file);
+      [file, to].some((one) => roomOf(one) === APART) ? roomOf(file) === roomOf(to) : level(to) >= level(file);
     const upwards = files.flatMap((file) =>
       filesImportedBy(file)
         .filter((to) => !isFace(to) && to.endsWith(".ts") && !mayImport(file, to))
@@ -154,9 +148,7 @@ describe("ci/slipway", () => {
 });
 
 /** Files of the service, its tests and its settings. */
-const serviceFiles = ["src/**/*.{ts,tsx}", "test/**/*.ts", "ci/pipeline.ts"].flatMap((pattern) =>
-  glob(pattern, root),
-);
+const serviceFiles = ["src/**/*.{ts,tsx}", "test/**/*.ts", "ci/pipeline.ts"].flatMap((pattern) => glob(pattern, root));
 
 describe("ci/maintenance", () => {
   const maintenance = join(root, "ci/maintenance");
@@ -167,9 +159,7 @@ describe("ci/maintenance", () => {
   test("imports only from ci/slipway and from itself", () => {
     expect(own.length).toBeGreaterThan(5);
     const allowed = [`${maintenance}/`, `${slipway}/`, join(root, "package.json")];
-    const outside = own
-      .flatMap(resolvedImports)
-      .filter(({ to }) => !allowed.some((prefix) => to.startsWith(prefix)));
+    const outside = own.flatMap(resolvedImports).filter(({ to }) => !allowed.some((prefix) => to.startsWith(prefix)));
     expect(outside.map(({ text }) => text)).toEqual([]);
   });
 
@@ -191,9 +181,7 @@ test("the service imports of slipway its public face alone", () => {
     .filter((path) => !exempt.test(path))
     .flatMap((path) =>
       importsOf(join(root, path))
-        .map((name) =>
-          name.startsWith(".") ? relative(root, resolve(dirname(join(root, path)), name)) : name,
-        )
+        .map((name) => (name.startsWith(".") ? relative(root, resolve(dirname(join(root, path)), name)) : name))
         .filter((name) => name.startsWith("ci/slipway/") || (/^slipway\b/.test(name) && !face.includes(name)))
         .map((name) => `${path} imports ${name}`),
     );

@@ -1,4 +1,4 @@
-/** `bun run setup` installs what bun.lock says or nothing; a server in this file is the npm registry, with one package. */
+/** Tests that `bun run setup` installs exactly what bun.lock lists. A local server is the npm registry. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -42,10 +42,9 @@ afterAll(async () => {
   await rm(directory, { recursive: true });
 });
 
-/** Each time with an empty cache: what was checked when it came in is not checked again. */
+/** Uses an empty cache each time, because cached packages are not verified again. */
 async function bun(args: string[]) {
-  for (const name of ["node_modules", "cache"])
-    await rm(join(directory, name), { recursive: true, force: true });
+  for (const name of ["node_modules", "cache"]) await rm(join(directory, name), { recursive: true, force: true });
   const env = {
     PATH: process.env.PATH,
     HOME: directory,
@@ -61,17 +60,17 @@ async function bun(args: string[]) {
   const output = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   return { code: await child.exited, output: output.join("") };
 }
-/** `bun run setup` with another lockfile. */
+/** Runs `bun run setup` with a changed lockfile. */
 async function setup(text: string) {
   await writeFile(join(directory, "bun.lock"), text);
   return { ...(await bun(["run", "setup"])), installed: existsSync(join(directory, "node_modules/tiny")) };
 }
 
-test("the package that the lockfile names is installed", async () => {
+test("installs the package in the lockfile", async () => {
   expect(await setup(lock)).toMatchObject({ code: 0, installed: true });
 });
 
-test("one character of an integrity is another: setup fails, naming the package", async () => {
+test("fails with a wrong integrity and names the package", async () => {
   const altered = lock.replace(/(sha512-)(.)/, (_, name, first) => name + (first === "A" ? "B" : "A"));
   expect(altered).not.toBe(lock);
   const { code, output, installed } = await setup(altered);
@@ -79,7 +78,7 @@ test("one character of an integrity is another: setup fails, naming the package"
   expect(output).toContain("Integrity check failed for tarball: tiny");
 });
 
-test("one character of a version is another: setup fails and does not write another lockfile", async () => {
+test("fails with a wrong version and keeps the lockfile", async () => {
   const altered = lock.replace("tiny@1.0.0", "tiny@1.0.1");
   expect(altered).not.toBe(lock);
   const { code, output } = await setup(altered);

@@ -1,23 +1,23 @@
-/** The last words of a service that misses something in the image, and what is said of them. */
+/** Hints for failures in container logs. */
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "../deploy/log-hints.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { service } from "./helloapp-fixture.ts";
 
-/** A service's directory, with files. */
+/** A directory with files. */
 const own = { project: join(import.meta.dir, "..") };
 
 test.each([
-  ["EROFS: read-only file system, mkdir '/storage'", "It writes to /storage,"],
-  ["Error: EROFS: read-only file system, open '/app/log.txt'\n   errno: -30", "It writes to /app/log.txt,"],
-  ["EROFS: read-only file system, rename '/tmp/a' -> '/data/a'", "It writes to /data/a,"],
-  ["SQLiteError: unable to open database file", "It writes to a file,"],
-  ['   code: "SQLITE_CANTOPEN"', "It writes to a file,"],
-  ["SQLiteError: attempt to write a readonly database", "It writes to a file,"],
-  ["sh: can't create x: Read-only file system", "It writes to a file,"],
-])("%s", (output, words) => {
-  expect(diagnoseLogs(`before\n${output}\nafter`, own)).toStartWith(words);
+  ["EROFS: read-only file system, mkdir '/storage'", "The service writes to /storage,"],
+  ["Error: EROFS: read-only file system, open '/app/log.txt'\n   errno: -30", "The service writes to /app/log.txt,"],
+  ["EROFS: read-only file system, rename '/tmp/a' -> '/data/a'", "The service writes to /data/a,"],
+  ["SQLiteError: unable to open database file", "The service writes to a file,"],
+  ['   code: "SQLITE_CANTOPEN"', "The service writes to a file,"],
+  ["SQLiteError: attempt to write a readonly database", "The service writes to a file,"],
+  ["sh: can't create x: Read-only file system", "The service writes to a file,"],
+])("a write to a read-only path: %s", (output, hint) => {
+  expect(diagnoseLogs(`before\n${output}\nafter`, own)).toStartWith(hint);
 });
 
 test.each([
@@ -25,9 +25,9 @@ test.each([
   ["Error: spawn git ENOENT", "git"],
   ['error: Executable not found in $PATH: "crontab"', "crontab"],
   ["bun: command not found: docker", "docker"],
-])("a program: %s", (output, program) => {
+])("a missing program: %s", (output, program) => {
   expect(diagnoseLogs(`before\n${output}\nafter`, own)).toBe(
-    `It starts ${program}, and no other program is in the image, not even a shell.`,
+    `The service starts ${program}, but the image contains no other program, not even a shell.`,
   );
 });
 
@@ -35,12 +35,9 @@ test.each([
   ["ENOENT: no such file or directory, open '/test'", "test"],
   ["ENOENT: no such file or directory, open '/srv/init/templates/Dockerfile'", "init/templates/Dockerfile"],
   ["ENOENT: no such file or directory, scandir './init/templates/'", "init/templates"],
-  [
-    "ENOENT: no such file or directory, open '/$bunfs/root/init/templates/Dockerfile'",
-    "init/templates/Dockerfile",
-  ],
+  ["ENOENT: no such file or directory, open '/$bunfs/root/init/templates/Dockerfile'", "init/templates/Dockerfile"],
   ["ENOENT: no such file or directory, open '/nowhere'\nENOENT: x, stat 'README.md'", "README.md"],
-])("a file of the project: %s", (output, path) => {
+])("a missing file that is in the project: %s", (output, path) => {
   expect(diagnoseLogs(output, own)).toContain(`\`files: ["${path}"]\` in ci/pipeline.ts`);
 });
 
@@ -51,32 +48,32 @@ test.each([
   "ENOENT: no such file or directory, open '/nowhere'",
   "ENOENT: no such file or directory, open '/'",
   "ENOENT: no such file or directory, open '../slipway.ts'",
-])("nothing is said of other words: %s", (output) => expect(diagnoseLogs(output, own)).toBeUndefined());
+])("no hint: %s", (output) => expect(diagnoseLogs(output, own)).toBeUndefined());
 
 test.each<[string, object, boolean]>([
-  ["the same", { ports: [{ containerPort: 8080 }] }, true],
-  ["the same, among others", { ports: [{ containerPort: 9090 }, { containerPort: 8080 }] }, true],
-  ["another", { ports: [{ containerPort: 3000 }] }, false],
+  ["equal", { ports: [{ containerPort: 8080 }] }, true],
+  ["equal to one of several", { ports: [{ containerPort: 9090 }, { containerPort: 8080 }] }, true],
+  ["different", { ports: [{ containerPort: 3000 }] }, false],
   [
-    "the one of the manifests' own PORT",
+    "equal to PORT in the manifests",
     { ports: [{ containerPort: 3000 }], env: [{ name: "PORT", value: "3000" }] },
     true,
   ],
   [
-    "another than the manifests' own PORT",
+    "different from PORT in the manifests",
     { ports: [{ containerPort: 8080 }], env: [{ name: "PORT", value: "3000" }] },
     false,
   ],
   ["none", {}, true],
-])("the port that is asked is %s", (_, container, agrees) => {
+])("containerPort is %s", (_, container, agrees) => {
   const spec = { template: { spec: { containers: [{ name: service.name, ...container }] } } };
   const deployment = { kind: "Deployment", metadata: { name: service.name }, spec } as unknown as KubeObject;
-  const said = diagnosePortMismatch(service, [deployment]);
-  if (agrees) expect(said).toBeUndefined();
-  else expect(said).toMatch(/^It is told PORT=\d+ and asked on \d+: /);
+  const hint = diagnosePortMismatch(service, [deployment]);
+  if (agrees) expect(hint).toBeUndefined();
+  else expect(hint).toMatch(/^The service gets PORT=\d+, but containerPort is \d+\. /);
 });
 
-describe("a service that reaches nobody", () => {
+describe("blocked egress", () => {
   const labels = { "app.kubernetes.io/name": service.name };
   const workload = {
     apiVersion: "apps/v1",
@@ -93,10 +90,10 @@ describe("a service that reaches nobody", () => {
     }) as unknown as KubeObject;
   const closed = policy({ policyTypes: ["Ingress", "Egress"] });
   const named = policy({ policyTypes: ["Egress"], egress: [{ ports: [{ port: 53 }] }] }, "more");
-  const says = (output: string, ...policies: KubeObject[]) =>
+  const hintFor = (output: string, ...policies: KubeObject[]) =>
     diagnoseBlockedEgress(`before\n${output}\nafter`, service, [workload, ...policies]);
 
-  // As Bun 1.4.5 prints them.
+  // Output of Bun 1.4.5.
   test.each([
     'TypeError: getaddrinfo EAI_AGAIN db.shop.svc\n     path: "http://db.shop.svc/",',
     "DNSException: getaddrinfo ENOTFOUND db",
@@ -105,38 +102,36 @@ describe("a service that reaches nobody", () => {
     'TypeError: Unable to connect. Is the computer able to access the url?\n  path: "http://db/",\n  code: "ConnectionRefused"',
     'PostgresError: Failed to connect to 10.9.9.7:5432\n code: "ERR_POSTGRES_CONNECTION_REFUSED"',
     'RedisError: Connection closed\n code: "ERR_REDIS_CONNECTION_CLOSED"',
-  ])("is told of a policy that lets nothing out: %s", (output) => {
-    expect(says(output, closed)).toBe(
-      "It does not reach somebody: NetworkPolicy own lets nothing out, not even to DNS; `slipway init --with egress` opens what is named.",
+  ])("a policy that blocks all outgoing traffic: %s", (output) => {
+    expect(hintFor(output, closed)).toBe(
+      "The service cannot reach another host: NetworkPolicy own blocks all outgoing traffic, DNS included. Allow the hosts that it needs with `slipway init --with egress`.",
     );
   });
 
-  test("is told of all that let out what is named", () => {
-    expect(says("EAI_AGAIN", closed, named)).toBe(
-      "It does not reach somebody: NetworkPolicy own, more lets out only what is named there.",
+  test("all policies that limit outgoing traffic are named", () => {
+    expect(hintFor("EAI_AGAIN", closed, named)).toBe(
+      "The service cannot reach another host: outgoing traffic is limited to the destinations in NetworkPolicy own, more.",
     );
   });
 
-  // A client of Redis tries again for 10 s before it says anything.
-  test("is told also where it waits without a word", () => {
-    const said = (...policies: KubeObject[]) =>
-      diagnoseBlockedEgress("", service, [workload, ...policies], true);
-    expect(said(closed)).toStartWith("If it waits for somebody: NetworkPolicy own lets nothing out, ");
-    expect(said()).toBeUndefined();
+  // A Redis client retries for 10 s before it reports an error.
+  test("the hint is given for a service that waits without output", () => {
+    const silentHint = (...policies: KubeObject[]) => diagnoseBlockedEgress("", service, [workload, ...policies], true);
+    expect(silentHint(closed)).toStartWith(
+      "The service may be waiting for another host: NetworkPolicy own blocks all outgoing traffic, ",
+    );
+    expect(silentHint()).toBeUndefined();
   });
 
   test.each<[string, KubeObject[]]>([
-    ["there is none", []],
-    ["it is about the way in", [policy({ policyTypes: ["Ingress"] })]],
-    ["it says no types, and nothing of the way out", [policy({ ingress: [] })]],
-    ["it lets everything out", [policy({ policyTypes: ["Egress"], egress: [{}] })]],
-    ["another lets everything out", [closed, policy({ egress: [{ to: [], ports: [] }] })]],
-    [
-      "it is about other pods",
-      [policy({ podSelector: { matchLabels: { app: "x" } }, policyTypes: ["Egress"] })],
-    ],
-  ])("is told nothing of a policy where %s", (_, policies) => {
-    expect(says("EAI_AGAIN", ...policies)).toBeUndefined();
+    ["does not exist", []],
+    ["is about incoming traffic", [policy({ policyTypes: ["Ingress"] })]],
+    ["has no types and no egress rules", [policy({ ingress: [] })]],
+    ["allows everything", [policy({ policyTypes: ["Egress"], egress: [{}] })]],
+    ["is complemented by one that allows everything", [closed, policy({ egress: [{ to: [], ports: [] }] })]],
+    ["selects other pods", [policy({ podSelector: { matchLabels: { app: "x" } }, policyTypes: ["Egress"] })]],
+  ])("no hint for a policy that %s", (_, policies) => {
+    expect(hintFor("EAI_AGAIN", ...policies)).toBeUndefined();
   });
 
   test.each([
@@ -145,7 +140,7 @@ describe("a service that reaches nobody", () => {
     'Unable to connect\n  path: "http://localhost:3000/",\n  code: "ConnectionRefused"',
     "Readiness probe failed: dial tcp 10.42.0.9:8080: connect: connection refused",
     "TypeError: undefined is not a function",
-  ])("nothing is said of what no policy is about: %s", (output) => {
-    expect(says(output, closed)).toBeUndefined();
+  ])("no hint for errors that no policy causes: %s", (output) => {
+    expect(hintFor(output, closed)).toBeUndefined();
   });
 });

@@ -1,4 +1,4 @@
-/** The manifests of a machine without kubectl. */
+/** Rendering manifests without kubectl. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -23,7 +23,7 @@ function manifests(files: Record<string, string>) {
   return renderOffline({ ...service, project, overlays }, AbortSignal.timeout(60_000));
 }
 
-test("they are read as Kubernetes reads them, a short commit that looks like a number as well", async () => {
+test("YAML is parsed as Kubernetes does: a short commit that looks like a number is text", async () => {
   const { objects, note } = await manifests({
     "k8s/overlay/kustomization.yaml": "resources: [../base]\n",
     "k8s/base/kustomization.yaml": "resources: [all.yaml, not-there.yaml]\n",
@@ -35,22 +35,22 @@ kind: List
 items: [{ kind: Secret, stringData: { A: b } }]
 `,
   });
-  expect(note).toContain("no kubectl");
+  expect(note).toContain("kubectl not found");
   expect(objects).toMatchObject([
     { kind: "ConfigMap", data: { COMMIT: "7e81234" } },
     { kind: "Secret", stringData: { A: "b" } },
   ]);
 });
 
-test("anchors are merged", async () => {
+test("YAML merge keys are resolved", async () => {
   const { objects } = await manifests({
     "k8s/base/all.yaml": "kind: ConfigMap\nmetadata: &labels { a: b }\ndata: { <<: *labels, c: d }\n",
   });
   expect(objects).toMatchObject([{ data: { a: "b", c: "d" } }]);
 });
 
-test("an empty kustomization has nothing; a file that is no YAML is named", async () => {
+test("an empty kustomization has no objects, and the error for invalid YAML names the file", async () => {
   expect((await manifests({ "k8s/base/kustomization.yaml": "# nothing yet\n" })).objects).toEqual([]);
   const broken = { "k8s/base/kustomization.yaml": "resources: [all.yaml]\n", "k8s/base/all.yaml": "a: [1\n" };
-  await expect(manifests(broken)).rejects.toThrow(/k8s\/base\/all\.yaml is no valid YAML: /);
+  await expect(manifests(broken)).rejects.toThrow(/k8s\/base\/all\.yaml is not valid YAML: /);
 });

@@ -1,4 +1,4 @@
-/** Packages that are not bundled as others are: with addons, not there at all, or found only when it runs. */
+/** Tests special packages: with native addons, not installed, or loaded by a computed path. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -6,8 +6,8 @@ import { dirname, join } from "node:path";
 import type { PipelineError } from "../core/errors.ts";
 import { resolveService } from "../core/service-config.ts";
 import { bundleOptions } from "../image/bundle.ts";
-import { findSharedLibraries } from "../image/image-config.ts";
-import { bundleDigest, collectInputs } from "../image/inputs.ts";
+import { findSharedLibraries } from "../image/image-spec.ts";
+import { computeBundleDigest, collectInputs } from "../image/inputs.ts";
 import type { Architecture } from "../image/platform.ts";
 import type { Settings } from "../index.d.ts";
 
@@ -17,7 +17,7 @@ afterAll(() => rm(directory, { recursive: true }));
 
 type Files = Record<string, string | Buffer>;
 
-/** A service that imports `tiny`; its inputs for an image for amd64. */
+/** Collects the inputs for amd64 of a service that imports `tiny`. */
 async function inputs(files: Files, settings: Settings = {}) {
   const at = await mkdtemp(join(directory, "project-"));
   const all: Files = {
@@ -33,7 +33,7 @@ async function inputs(files: Files, settings: Settings = {}) {
   }
   const own = { ...findSharedLibraries(), platform: { os: "linux", architecture: "amd64" } as const };
   const found = await collectInputs(resolveService(at, { attach: false, ...settings }), own);
-  return { ...found, beside: [...found.beside.keys()].sort() };
+  return { ...found, appFiles: [...found.appFiles.keys()].sort() };
 }
 
 const failed = (work: Promise<unknown>) =>
@@ -42,7 +42,7 @@ const failed = (work: Promise<unknown>) =>
     (error: PipelineError) => error,
   );
 
-/** As little of an ELF file as is read: what it is for, and what it links. */
+/** Creates a minimal ELF file with an architecture and linked libraries. */
 function elf(architecture: Architecture, ...needed: string[]): Buffer {
   const names = Buffer.from(`\0${needed.map((name) => `${name}\0`).join("")}${"\0".repeat(256)}`);
   const dynamicAt = 64 + 2 * 56;
@@ -75,14 +75,14 @@ function elf(architecture: Architecture, ...needed: string[]): Buffer {
   return Buffer.concat([file, names]);
 }
 
-describe("a package with addons", () => {
+describe("a package with native addons", () => {
   const glibc = elf("amd64", "libc.so.6");
   const musl = elf("amd64", "libc.musl-x86_64.so.1");
   const manifest = (more: object) => JSON.stringify({ name: "tiny", main: "index.js", ...more });
 
-  // Found by this test: bcrypt and argon2 bring them all, and were refused.
-  test("for all systems in one: that of the image lies in it, and no other", async () => {
-    const { beside, external } = await inputs({
+  // Found by this test: bcrypt and argon2 include the addons of all systems, and were refused.
+  test("for several systems: only the image's addon is included", async () => {
+    const { appFiles, externalPackages } = await inputs({
       "node_modules/tiny/package.json": manifest({ dependencies: { "node-gyp-build": "4" } }),
       "node_modules/node-gyp-build/package.json": '{"name":"node-gyp-build","main":"index.js"}',
       "node_modules/node-gyp-build/index.js": "",
@@ -94,8 +94,8 @@ describe("a package with addons", () => {
       "node_modules/tiny/prebuilds/darwin-arm64/tiny.node": "\xcf\xfa\xed\xfe",
       "node_modules/tiny/prebuilds/win32-x64/tiny.node": "MZ",
     });
-    expect(external.sort()).toEqual(["node-gyp-build", "tiny"]);
-    expect(beside).toEqual([
+    expect(externalPackages.sort()).toEqual(["node-gyp-build", "tiny"]);
+    expect(appFiles).toEqual([
       "node_modules/node-gyp-build/index.js",
       "node_modules/node-gyp-build/package.json",
       "node_modules/tiny/index.js",
@@ -106,11 +106,11 @@ describe("a package with addons", () => {
 
   test.each([
     ["that says so", '{"name":"tiny-musl","libc":["musl"]}', "libc.so.6"],
-    // As libsql's: its package does not.
+    // Like libsql, whose package.json has no `libc`.
     ["whose addon links it", '{"name":"tiny-musl"}', "libc.so"],
     ["whose addon links it by its name", '{"name":"tiny-musl"}', "libc.musl-x86_64.so.1"],
-  ])("in packages of their own: one for musl %s is left out", async (_, package_, library) => {
-    const { external } = await inputs({
+  ])("in a package per system: one for musl %s is left out", async (_, package_, library) => {
+    const { externalPackages } = await inputs({
       "node_modules/tiny/package.json": manifest({
         optionalDependencies: { "tiny-gnu": "1", "tiny-musl": "1" },
       }),
@@ -120,13 +120,13 @@ describe("a package with addons", () => {
       "node_modules/tiny-musl/package.json": package_,
       "node_modules/tiny-musl/index.node": elf("amd64", library),
     });
-    expect(external.sort()).toEqual(["tiny", "tiny-gnu"]);
+    expect(externalPackages.sort()).toEqual(["tiny", "tiny-gnu"]);
   });
 
   test.each([
-    [elf("arm64", "libc.so.6"), "is for arm64, and the image for amd64"],
-    ["MZ", "is for another system, and the image for amd64"],
-  ])("none of which is for the image: refused, naming one (%#)", async (addon, words) => {
+    [elf("arm64", "libc.so.6"), "is for arm64, but the image is for amd64"],
+    ["MZ", "is for another system, but the image is for amd64"],
+  ])("is refused if no addon is for the image (%#)", async (addon, words) => {
     const files = {
       "node_modules/tiny/package.json": manifest({}),
       "node_modules/tiny/binding.gyp": "",
@@ -137,7 +137,7 @@ describe("a package with addons", () => {
     expect(error.message).toContain(`node_modules/tiny/tiny.node ${words}`);
   });
 
-  test("that links a library that is not here: said as that, and not as something unforeseen", async () => {
+  test("is refused with the library's name if a linked library is missing", async () => {
     const files = {
       "node_modules/tiny/package.json": manifest({}),
       "node_modules/tiny/binding.gyp": "",
@@ -152,15 +152,13 @@ describe("a package with addons", () => {
 describe("a package that is not installed", () => {
   const driver = 'exports.x = (name) => name === "b" ? require("b-driver/promise") : require("a-driver");\n';
 
-  test("and that an installed one requires when it comes to that: left out, and said to be", async () => {
-    const { absent, warnings } = await inputs({ "node_modules/tiny/index.js": driver });
-    expect(absent.sort()).toEqual(["a-driver", "b-driver/promise"]);
-    expect(warnings).toEqual([
-      "not installed, and left out: a-driver, b-driver/promise (tiny can load them)",
-    ]);
+  test("is left out with a warning if an installed package loads it lazily", async () => {
+    const { missingPackages, warnings } = await inputs({ "node_modules/tiny/index.js": driver });
+    expect(missingPackages.sort()).toEqual(["a-driver", "b-driver/promise"]);
+    expect(warnings).toEqual(["not installed, and left out: a-driver, b-driver/promise (tiny can load them)"]);
   });
 
-  test("and that the service's own source asks for: refused, with what to do", async () => {
+  test("is refused with a hint if the service imports it", async () => {
     const error = await failed(
       inputs({
         "src/main.ts": 'console.log(() => require("nowhere"));',
@@ -173,26 +171,23 @@ describe("a package that is not installed", () => {
     expect(error.hint).toContain("`external`");
   });
 
-  test("and that an installed one imports before it does anything: refused", async () => {
+  test("is refused if an installed package imports it statically", async () => {
     const files = { "node_modules/tiny/index.js": 'export { a as x } from "nowhere";\n' };
     expect((await failed(inputs(files))).output).toContain('"nowhere"');
   });
 
-  test("nor a file that an installed one has not: refused", async () => {
+  test("is refused if it is a missing file of an installed package", async () => {
     const files = { "node_modules/tiny/index.js": 'exports.x = () => require("./nowhere.js");\n' };
     expect((await failed(inputs(files))).output).toContain("./nowhere.js");
   });
 });
 
-// Found by this test: a CommonJS module's own place was in the binary, which was another one in another directory; so was
-// that of an entry beside the first, in the source map.
+// Found by this test: the binary contained the build path of CommonJS modules, and the source map that of additional
+// entry points. Both broke reproducibility.
 test.each<[string, Settings]>([
-  ["of a service", {}],
-  [
-    "of one with other entries, beside the first and elsewhere",
-    { entries: { a: "src/a.ts", b: "jobs/b.ts" } },
-  ],
-])("where modules lie when they are built is not in the image %s", async (_, settings) => {
+  ["of the main entry", {}],
+  ["of additional entries in the same and another directory", { entries: { a: "src/a.ts", b: "jobs/b.ts" } }],
+])("the build path of modules %s is not in the image", async (_, settings) => {
   const at = await mkdtemp(join(directory, "project-"));
   const files: Record<string, string> = {
     "package.json": '{"name":"x"}',
@@ -211,33 +206,33 @@ test.each<[string, Settings]>([
   expect(text).toContain('["/srv","/srv/index.js"]');
 });
 
-test("the order in which the bundler has its files is no input", async () => {
+test("the bundle digest does not depend on the order of files", async () => {
   const artifact = (path: string, text: string) =>
     Object.assign(new Blob([text]), { path }) as unknown as Bun.BuildArtifact;
   const files = [artifact("./main.js", "1"), artifact("./a.html", "2"), artifact("./b.html", "3")];
-  expect(await bundleDigest(files.toReversed())).toBe(await bundleDigest(files));
-  expect(await bundleDigest([files[0]!, artifact("./a.html", "3")])).not.toBe(await bundleDigest(files));
+  expect(await computeBundleDigest(files.toReversed())).toBe(await computeBundleDigest(files));
+  expect(await computeBundleDigest([files[0]!, artifact("./a.html", "3")])).not.toBe(await computeBundleDigest(files));
 });
 
-describe("what is known only when it runs", () => {
+describe("a dynamic load", () => {
   test.each([
     ["for (const f of []) await import(f);", "import(f)"],
     ["const [f] = process.argv;\nawait import(`file://${f}`);", "import(`file://${f}`)"],
     ["const f = 1;\n/* import(x) */ require(join(a(f), 'x')); // require(y)", "require(join(a(f), 'x'))"],
     ["await import(/* why */ process.argv[2]!);", "import(process.argv[2]!)"],
-  ])("is said to be missing, with its place: %s", async (code, loads) => {
+  ])("is reported with its location: %s", async (code, loads) => {
     const { warnings } = await inputs({
       "src/main.ts": `const join = (...all: any[]) => all, a = join;\n${code}\nexport {};`,
     });
     const line = code.split("\n").length + 1;
     expect(warnings).toEqual([
-      `src/main.ts:${line} loads what is known only when it runs, which is not in the image: ${loads}`,
+      `src/main.ts:${line} loads a path that is known only at run time and not in the image: ${loads}`,
     ]);
   });
 
-  test("so is the bundler", async () => {
+  test("is reported for Bun.build", async () => {
     const { warnings } = await inputs({ "src/main.ts": 'await Bun.build({ entrypoints: ["a.ts"] });\n' });
-    expect(warnings.join("\n")).toContain("src/main.ts:1 bundles when it runs");
+    expect(warnings.join("\n")).toContain("src/main.ts:1 bundles at run time");
   });
 
   test.each([
@@ -246,7 +241,7 @@ describe("what is known only when it runs", () => {
     "interface B { import(entries: string[]): void }\nexport type { B };",
     'console.log("text", "//"); // import(x)',
     "/* await import(x)\n require(y) */",
-  ])("and nothing else is: %s", async (code) => {
+  ])("is not reported for %s", async (code) => {
     expect((await inputs({ "src/main.ts": code })).warnings).toEqual([]);
   });
 });

@@ -1,4 +1,4 @@
-/** What a Deployment asks of a container, made of manifests alone. */
+/** Resolving a pod from manifests and image, without a cluster. */
 import { describe, expect, test } from "bun:test";
 import { resolvePodSpec } from "../kubernetes/pod-spec.ts";
 import { parseByteQuantity } from "../kubernetes/quantity.ts";
@@ -37,11 +37,11 @@ test.each([
   [4096, 4096],
 ])("%s is %d bytes", (quantity, bytes) => expect(parseByteQuantity(quantity)).toBe(bytes));
 
-test.each([["64 Mi"], ["x"], ["1Xi"], [""]])("%p is no quantity", (text) =>
+test.each([["64 Mi"], ["x"], ["1Xi"], [""]])("%p is not a quantity", (text) =>
   expect(() => parseByteQuantity(text)).toThrow(RangeError),
 );
 
-test("without manifests the image says all", () => {
+test("without manifests, the image alone counts", () => {
   expect(resolvePodSpec(service, image, [])).toMatchObject({
     argv: ["/helloapp"],
     env: { PORT: "8080", EQUALS: "a=b", HOME: "/" },
@@ -56,7 +56,7 @@ test("without manifests the image says all", () => {
 });
 
 describe("variables", () => {
-  test("come from the image, then envFrom, then env, each over those before", () => {
+  test("precedence: image, envFrom, env", () => {
     const map = {
       apiVersion: "v1",
       kind: "ConfigMap",
@@ -88,7 +88,7 @@ describe("variables", () => {
     expect(unknown).toEqual([]);
   });
 
-  test("that only the cluster has are named", () => {
+  test("without a value outside the cluster are listed", () => {
     const limits = { resourceFieldRef: { resource: "limits.memory" } };
     const { unknown, untried } = podWith({
       envFrom: [{ secretRef: { name: "all" } }],
@@ -102,7 +102,7 @@ describe("variables", () => {
   });
 });
 
-test("probes come in the order in which they are asked, with their ports by number", () => {
+test("probes are ordered, with named ports resolved", () => {
   const { asks, untried } = podWith({
     ports: [{ name: "http", containerPort: 3000 }],
     startupProbe: {
@@ -126,7 +126,7 @@ test("probes come in the order in which they are asked, with their ports by numb
   expect(untried).toContain("the liveness probe");
 });
 
-test("root is nobody's user here, and preStop is part of the time to end", () => {
+test("root is replaced by uid 65532, and preStop reduces the grace period", () => {
   const pod = podWith(
     { securityContext: { runAsUser: 0 }, lifecycle: { preStop: { sleep: { seconds: 5 } } } },
     { terminationGracePeriodSeconds: 20, securityContext: { runAsGroup: 7 } },

@@ -1,8 +1,8 @@
-/** Run in a service's directory, as a build is: prints the image's id and the files of the binary, in their order. */
+/** Prints the image ID and the files of the bundle in order. Runs in a service's directory, like a build. */
 import { resolveService } from "../core/service-config.ts";
 import { sha256 } from "../core/hash.ts";
 import { bundleOptions } from "../image/bundle.ts";
-import { findSharedLibraries } from "../image/image-config.ts";
+import { findSharedLibraries } from "../image/image-spec.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
 import type { Settings } from "../index.d.ts";
 

@@ -1,4 +1,4 @@
-/** ELF, tar, the archive that is made of them, and the digest of a project's files. The id: inputs.test.ts. */
+/** Tests ELF, tar, archives and the digest of a project's files. inputs.test.ts tests the image ID. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync } from "node:fs";
 import { cp, mkdir, mkdtemp, rename, rm, symlink, utimes, writeFile } from "node:fs/promises";
@@ -9,7 +9,7 @@ import { readArchive } from "../image/archive-reader.ts";
 import { readElf } from "../image/elf.ts";
 import { PipelineError } from "../core/errors.ts";
 import { projectFilesDigest } from "../core/project-files.ts";
-import { findSharedLibraries } from "../image/image-config.ts";
+import { findSharedLibraries } from "../image/image-spec.ts";
 import { TAR_END, tarHeader, tarPadding } from "../image/tar-writer.ts";
 import { readTar } from "../image/tar-reader.ts";
 import { root, service } from "./helloapp-fixture.ts";
@@ -27,7 +27,7 @@ describe("ELF", () => {
     expect(elf.buildId).toMatch(/^[0-9a-f]{16,}$/);
   });
 
-  test("a library has no loader of its own", () => {
+  test("finds no loader in a library", () => {
     const [, libc] = [...findSharedLibraries().files].find(([path]) => path.endsWith("/libc.so.6"))!;
     expect(readElf(libc)).toMatchObject({ architecture: expect.any(String), needed: expect.any(Array) });
   });
@@ -44,7 +44,7 @@ describe("ELF", () => {
   });
 });
 
-test("the runtime is the loader and every library that is linked, each once", () => {
+test("the shared libraries are the loader and every linked library, each once", () => {
   const { files } = findSharedLibraries();
   const { interpreter, needed } = readElf(process.execPath);
   expect(files.has(interpreter!)).toBe(true);
@@ -56,7 +56,7 @@ test("the runtime is the loader and every library that is linked, each once", ()
 describe("tar", () => {
   const header = { path: "a/b", type: "file", mode: 0o755, size: 3 } as const;
 
-  test("round trip, also inside another file", async () => {
+  test("reads written entries, also inside another file", async () => {
     const path = join(directory, "x.tar");
     const content = Buffer.from("abc");
     const directoryHeader = tarHeader({ path: "a/", type: "directory", mode: 0o700, size: 0 });
@@ -69,7 +69,7 @@ describe("tar", () => {
     ]);
   });
 
-  test.skipIf(!Bun.which("tar"))("tar(1) reads it", async () => {
+  test.skipIf(!Bun.which("tar"))("writes archives that tar(1) reads", async () => {
     const path = join(directory, "y.tar");
     await writeFile(path, Buffer.concat([tarHeader(header), Buffer.from("abc"), tarPadding(3), TAR_END]));
     const { stdout } = Bun.spawnSync(["tar", "-tvf", path, "--numeric-owner", "--full-time"], {
@@ -78,18 +78,18 @@ describe("tar", () => {
     expect(stdout.toString()).toMatch(/^-rwxr-xr-x 0\/0\s+3 1970-01-01 00:00:00 a\/b\n$/);
   });
 
-  test.each([0, 1, 511, 512, 513])("%i bytes are filled up to whole blocks", (size) => {
+  test.each([0, 1, 511, 512, 513])("pads %i bytes to whole blocks", (size) => {
     expect((size + tarPadding(size).length) % 512).toBe(0);
     expect(tarPadding(size).length).toBeLessThan(512);
   });
 
-  test("refuses a path that the header cannot hold, and a file that is no tar", async () => {
+  test("refuses a path that is too long, and a file that is not a tar", async () => {
     expect(() => tarHeader({ ...header, path: "x".repeat(101) })).toThrow(RangeError);
     const path = join(directory, "no.tar");
     await writeFile(path, "x".repeat(2000));
     expect(() => readTar(path)).toThrow("not a tar file");
     await writeFile(path, "x");
-    expect(() => readTar(path)).toThrow("not a whole tar file");
+    expect(() => readTar(path)).toThrow("is truncated");
   });
 });
 
@@ -111,11 +111,11 @@ describe("archive", () => {
     await mkdir(join(dist, "runtime/lib"), { recursive: true });
     await mkdir(join(dist, "app"), { recursive: true });
     await writeFile(join(dist, "runtime/lib/libc"), "libc");
-    // More than one read, and no whole number of blocks.
+    // More than one read, and not a multiple of the block size.
     await writeFile(join(dist, "app/helloapp"), Buffer.alloc(2_500_001, 1));
   });
 
-  test("says what it is", async () => {
+  test("has the right names, config and layers", async () => {
     const path = join(directory, "image.tar");
     await writeArchive(path, { ...options, dist });
     const archive = (await readArchive(path))!;
@@ -136,7 +136,7 @@ describe("archive", () => {
     for (const { uid, gid, mtime, mode } of trees.flat()) {
       expect({ uid, gid, mtime, mode }).toEqual({ uid: 0, gid: 0, mtime: 0, mode: 0o755 });
     }
-    // The diffID is the digest of the layer as it stands.
+    // The diffID is the digest of the uncompressed layer.
     for (const [i, { offset, size }] of archive.layers.entries()) {
       const digest = new Bun.CryptoHasher("sha256").update(
         await Bun.file(path)
@@ -147,7 +147,7 @@ describe("archive", () => {
     }
   });
 
-  test("is the same, byte for byte, from a copy with other modes and times", async () => {
+  test("is identical from a copy with other modes and times", async () => {
     const copy = join(directory, "copy");
     await cp(dist, copy, { recursive: true });
     const [one, other] = [join(directory, "1.tar"), join(directory, "2.tar")];
@@ -156,14 +156,14 @@ describe("archive", () => {
     expect(await Bun.file(one).bytes()).toEqual(await Bun.file(other).bytes());
   });
 
-  test("leaves nothing behind where it cannot be written, and keeps the one before", async () => {
+  test("keeps the previous archive and leaves no temporary file if it fails", async () => {
     const path = join(directory, "kept.tar");
     await writeFile(path, "before");
     const broken = { ...options, dist: join(directory, "nowhere") };
     const error = await writeArchive(path, broken).catch((error: Error) => error);
     expect(error).toBeInstanceOf(PipelineError);
-    // It is not the archive's place that is at fault.
-    expect((error as Error).message).toContain("nowhere/runtime is not there");
+    // The error must name the missing tree, not the output.
+    expect((error as Error).message).toContain("nowhere/runtime is missing");
     expect(await Bun.file(path).text()).toBe("before");
     expect(partsIn(directory)).toEqual([]);
     await expect(writeArchive(join(directory, "no/such/place.tar"), { ...options, dist })).rejects.toThrow(
@@ -171,7 +171,7 @@ describe("archive", () => {
     );
   });
 
-  test("of two runs with one output is one of theirs, whole", async () => {
+  test("is complete if several processes write to the same output", async () => {
     const path = join(directory, "raced.tar");
     const names = ["one", "two", "three"].map((tag) => `helloapp:${tag}`);
     const program = `const { writeArchive } = await import(${JSON.stringify(join(root, "ci/slipway/image/archive-writer.ts"))});
@@ -189,7 +189,7 @@ describe("archive", () => {
     expect(partsIn(directory)).toEqual([]);
   });
 
-  test("takes away what a killed run has left, and nothing of one that runs", async () => {
+  test("removes temporary files of killed processes, but not of running ones", async () => {
     const path = join(directory, "after.tar");
     const gone = Bun.spawn(["true"]);
     await gone.exited;
@@ -204,7 +204,7 @@ describe("archive", () => {
     for (const file of [fresh, live]) await rm(file);
   });
 
-  test("is undefined where there is none, an error where it is something else", async () => {
+  test("reads a missing file as undefined, and refuses another format", async () => {
     expect(await readArchive(join(directory, "none.tar"))).toBeUndefined();
     const path = join(directory, "other.tar");
     await writeFile(path, Buffer.concat([tarHeader({ path: "x", type: "file", mode: 0, size: 0 }), TAR_END]));
@@ -212,7 +212,7 @@ describe("archive", () => {
   });
 });
 
-describe("the digest of what checks and tests read", () => {
+describe("the digest of the project's files", () => {
   const { signal } = new AbortController();
   const read = [
     "src/a/b.ts",
@@ -242,7 +242,7 @@ describe("the digest of what checks and tests read", () => {
     "services/one/node_modules/a/b.ts",
   ];
 
-  /** A project with these files, in a git repository or not, and how to write to it. */
+  /** Creates a project with these files, optionally in a git repository. */
   async function project(git: boolean) {
     const at = await mkdtemp(join(directory, "digest-"));
     const write = async (path: string, content: string) => {
@@ -261,7 +261,7 @@ describe("the digest of what checks and tests read", () => {
 
   const ways = [["without git", false] as const, ...(Bun.which("git") ? [["with git", true] as const] : [])];
 
-  test.each(ways)("%s: changes with each file, and with nothing that is built", async (_, git) => {
+  test.each(ways)("%s: changes with each file, but not with build output", async (_, git) => {
     const { write, digest } = await project(git);
     let before = await digest();
     for (const path of [...read, "new"]) {
@@ -274,7 +274,7 @@ describe("the digest of what checks and tests read", () => {
     expect(await digest()).toBe(before);
   });
 
-  test.each(ways)("%s: a file that is gone, moved, or has a byte of the next is another", async (_, git) => {
+  test.each(ways)("%s: changes if a file is removed or moved, or if a byte moves to the next file", async (_, git) => {
     const { at, write, digest } = await project(git);
     const digests = [await digest()];
     await rename(join(at, "src/a/b.ts"), join(at, "src/a/c.ts"));
@@ -287,7 +287,7 @@ describe("the digest of what checks and tests read", () => {
     expect(new Set(digests).size).toBe(digests.length);
   });
 
-  test.each(ways)("%s: a link is what it points to, one to nothing is there", async (_, git) => {
+  test.each(ways)("%s: includes the target of a link, and dangling links", async (_, git) => {
     const { at, write, digest } = await project(git);
     await write("dist/target", "1");
     await symlink("dist/target", join(at, "link"));
@@ -300,9 +300,9 @@ describe("the digest of what checks and tests read", () => {
     expect(await digest()).not.toBe(after);
   });
 
-  test("without git: directories that come and go while it looks are no failure", async () => {
+  test("without git: tolerates directories that appear and disappear meanwhile", async () => {
     const { at, digest } = await project(false);
-    // What a build and tests do beside it.
+    // Simulates a build and tests that run meanwhile.
     const code = `const { mkdirSync, rmSync, writeFileSync } = require("node:fs");
 process.chdir(process.env.AT);
 for (;;) for (const made of ["dist", "tmp"]) {
@@ -326,23 +326,20 @@ for (;;) for (const made of ["dist", "tmp"]) {
     }
   });
 
-  test.skipIf(!Bun.which("git"))(
-    "what git ignores does not count, unless it was added all the same",
-    async () => {
-      const { write, run, digest } = await project(true);
-      await write(".gitignore", "*.log\nsecret/\n");
-      await write("kept.log", "1");
-      run("add", "--force", "kept.log");
-      const before = await digest();
-      await write("x.log", "1");
-      await write("secret/x", "1");
-      expect(await digest()).toBe(before);
-      await write("kept.log", "2");
-      expect(await digest()).not.toBe(before);
-    },
-  );
+  test.skipIf(!Bun.which("git"))("ignores files that git ignores, except for added ones", async () => {
+    const { write, run, digest } = await project(true);
+    await write(".gitignore", "*.log\nsecret/\n");
+    await write("kept.log", "1");
+    run("add", "--force", "kept.log");
+    const before = await digest();
+    await write("x.log", "1");
+    await write("secret/x", "1");
+    expect(await digest()).toBe(before);
+    await write("kept.log", "2");
+    expect(await digest()).not.toBe(before);
+  });
 
-  test.skipIf(!Bun.which("git"))("a commit alone changes nothing", async () => {
+  test.skipIf(!Bun.which("git"))("does not change with a commit", async () => {
     const { run, digest } = await project(true);
     const before = await digest();
     run("add", "--all");

@@ -68,10 +68,7 @@ function authorize(method: string, path: string): boolean {
   const parts = rest.split("/");
   // Only the namespace itself has a path of two parts.
   const [resource = "", name, subresource] = parts.length > 2 ? parts.slice(2) : parts;
-  expect(
-    parts[0] === "namespaces" && parts[1] === service.namespace,
-    `${path} is in the namespace`,
-  ).toBeTrue();
+  expect(parts[0] === "namespaces" && parts[1] === service.namespace, `${path} is in the namespace`).toBeTrue();
   const full = subresource ? `${resource}/${subresource}` : resource;
   const verbs: Record<string, string[]> = {
     GET: [name ? "get" : "list"],
@@ -160,8 +157,7 @@ test("undoing a first deploy that cannot be observed needs no other permissions"
   const { intercept } = cluster;
   cluster.intercept = (method, path) => {
     const isApplied = cluster.changes.some((change) => change.includes("/deployments/"));
-    if (isApplied && path.endsWith("/replicasets"))
-      return Response.json({ message: "down" }, { status: 503 });
+    if (isApplied && path.endsWith("/replicasets")) return Response.json({ message: "down" }, { status: 503 });
     return intercept(method, path);
   };
   await expect(deployVersion("a")).rejects.toThrow("down");

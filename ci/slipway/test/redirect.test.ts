@@ -1,4 +1,4 @@
-/** Where an upload may be sent on to, with TLS: a registry with a certificate of its own, in whose place others would take it. */
+/** Tests redirects of uploads with TLS. A local registry with a self-signed certificate redirects to other servers. */
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,7 +8,7 @@ import type { PipelineError } from "../core/errors.ts";
 import { isOnPath } from "../core/process.ts";
 import { serve, sha256, stopServers } from "./fake-servers.ts";
 
-// Programs are started, on a machine that may be busy with other things.
+// The tests start programs, and the machine can be busy.
 setDefaultTimeout(60_000);
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-redirect-"));
@@ -18,7 +18,7 @@ let secure: Bun.Server<undefined>[] = [];
 beforeAll(() => {
   if (!isOnPath("openssl")) return;
   const request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=registry";
-  // A name of this machine that is none of those for which plain HTTP will do.
+  // A name of this machine for which plain HTTP is not allowed.
   const names = "-addext subjectAltName=IP:0.0.0.0";
   const command = `openssl ${request} ${names} -keyout ${key} -out ${cert}`.split(" ");
   expect(Bun.spawnSync(command).exitCode).toBe(0);
@@ -30,7 +30,7 @@ afterAll(() => rmSync(directory, { recursive: true }));
 
 const content = "what is uploaded";
 
-/** A registry with TLS that sends each PUT on. */
+/** Starts a registry with TLS that redirects each PUT. */
 function startSecure(target: (own: string) => string, status = 307) {
   const requests: string[] = [];
   const server: Bun.Server<undefined> = Bun.serve({
@@ -50,7 +50,7 @@ function startSecure(target: (own: string) => string, status = 307) {
   return { own, host: `0.0.0.0:${server.port}`, requests };
 }
 
-/** Uploads a blob; in a process of its own, because certificates are read when one starts. */
+/** Uploads a blob in another process, because a process reads certificates only when it starts. */
 async function upload(host: string): Promise<string> {
   const module = (path: string) => JSON.stringify(join(import.meta.dir, "../registry", path));
   const script = `import { Repository } from ${module("repository.ts")};
@@ -68,22 +68,22 @@ console.log(await sent.then(() => "sent", (error) => error.message));`;
 }
 
 describe.skipIf(!isOnPath("openssl"))("an upload to a registry with TLS", () => {
-  test.each([301, 302, 307, 308])("is not sent on without (%d), not even to this machine", async (status) => {
+  test.each([301, 302, 307, 308])("is not redirected to plain HTTP (%d), not even on this machine", async (status) => {
     const plain = serve(() => new Response(null, { status: 201 }));
     const { host } = startSecure(() => `${plain.url}/stolen`, status);
     expect(await upload(host)).toBe(
-      `${host} sends us on to ${plain.url}, which is not encrypted; nothing was sent there`,
+      `${host} redirects to ${plain.url}, which is not encrypted; nothing was sent there`,
     );
     expect(plain.requests).toEqual([]);
   });
 
-  test("is sent on with it, as it is", async () => {
+  test("is redirected to another TLS URL unchanged", async () => {
     const { host, requests } = startSecure((own) => `${own}/elsewhere`);
     expect(await upload(host)).toBe("sent");
     expect(requests.at(-1)).toBe(`PUT /elsewhere ${content}`);
   });
 
-  test("is not begun at an address without", async () => {
+  test("is not started at a plain HTTP URL", async () => {
     const plain = serve(() => new Response(null, { status: 201 }));
     const { host } = startSecure(() => "");
     const server = secure[0]!;
@@ -105,9 +105,9 @@ test.each([
   ["http://secret@HOST/x", "http://…@HOST/x"],
   ["http://:secret@HOST/x", "http://:…@HOST/x"],
   ["http://HOST/x@y:z@1", "http://HOST/x@y:z@1"],
-])("an address with a password is told without: %s", async (url, shown) => {
+])("a password in a URL is not printed: %s", async (url, shown) => {
   const { host } = serve(() => new Response(null, { status: 403 }));
-  // One that refuses, one that nobody answers, one that is no address.
+  // A server that refuses, a closed port, and an invalid port.
   for (const place of [host, "127.0.0.1:1", "127.0.0.1:99999"]) {
     const error = await download(url.replace("HOST", place)).then(
       () => expect.unreachable(),

@@ -1,9 +1,9 @@
 /**
- * A deploy by way of a registry, in which others may have put something under the same id: a registry and a Service on this machine,
- * and a cluster in memory.
+ * Tests deploys through a registry in which others can push images under the same ID.
+ * The registry and the Service run on this machine, and the cluster is in memory.
  */
 import { afterAll, afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
@@ -22,7 +22,7 @@ import { FakeCluster } from "./fake-cluster.ts";
 import { service as own } from "./helloapp-fixture.ts";
 import { sha256, startRegistry, stopServers } from "./fake-servers.ts";
 
-// Archives are written and read, on a machine that may be busy with other things.
+// The tests write and read archives, and the machine can be busy.
 setDefaultTimeout(60_000);
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-target-"));
@@ -67,7 +67,7 @@ beforeEach(() => {
   output = join(place, "image.tar");
   [lines, built] = [[], 0];
   server = Bun.serve({ port: 0, fetch: () => Response.json({ id: cluster.served() }) });
-  // What renders the overlay: `kubectl kustomize` is the e2e tests' matter.
+  // Replaces `kubectl kustomize`, which the e2e tests cover.
   writeFileSync(
     join(place, "kubectl"),
     `#!/bin/sh\ncat <<'END'\n${manifests.map((one) => JSON.stringify(one)).join("\n---\n")}\nEND\n`,
@@ -81,7 +81,7 @@ afterEach(async () => {
 });
 afterAll(() => rmSync(directory, { recursive: true }));
 
-/** What a build leaves; with another word it is another image. */
+/** Writes build output. Another word gives another image. */
 function lay(dist: string, word = "helloapp"): void {
   for (const layer of ["runtime", "app"]) {
     mkdirSync(join(dist, layer), { recursive: true });
@@ -90,12 +90,8 @@ function lay(dist: string, word = "helloapp"): void {
   writeFileSync(join(dist, "sbom.cdx.json"), "{}");
 }
 
-/** Puts an image under the id, as somebody else would. @returns its digest */
-async function somebodyPushes({
-  word = "helloapp",
-  revision = "c0ffee",
-  port = service.port,
-} = {}): Promise<string> {
+/** Pushes an image under the ID, like another user. @returns its digest */
+async function somebodyPushes({ word = "helloapp", revision = "c0ffee", port = service.port } = {}): Promise<string> {
   const place = mkdtempSync(join(directory, "other-"));
   const [dist, archive] = [join(place, "dist"), join(place, "other.tar")];
   lay(dist, word);
@@ -107,8 +103,8 @@ async function somebodyPushes({
 async function start(values: OptionValues = {}) {
   const engine: Engine = {
     name: "host",
-    script: async () => ({ unchanged: true }),
-    id: async () => id,
+    runScript: async () => ({ unchanged: true }),
+    computeId: async () => id,
     async build(dist) {
       built += 1;
       lay(dist);
@@ -123,8 +119,7 @@ async function start(values: OptionValues = {}) {
   const connect = async () => {
     const api = cluster.api(signal);
     const open = api.open;
-    const answer: typeof open = async (path, init) =>
-      path === "/version" ? Response.json({}) : open(path, init);
+    const answer: typeof open = async (path, init) => (path === "/version" ? Response.json({}) : open(path, init));
     return Object.assign(api, { open: answer });
   };
   const target = await connectRegistryTarget({ service, context, repository, url, signal, connect });
@@ -141,7 +136,7 @@ const sent = () => registry.calls(/^(POST|PUT)/).length;
 const under = () => sha256(registry.manifests.get(id)!.body);
 const warning = () => lines.filter((line) => line.includes("is another image than the one built here"));
 
-test("an image that was never there is pushed, and deployed by its digest; a second deploy does nothing", async () => {
+test("pushes a new image and deploys it by digest, and a second deploy does nothing", async () => {
   expect(await deploy()).toContain("serves at");
   expect(deployed()).toBe(`${repository}@${under()}`);
   const before = sent();
@@ -149,7 +144,7 @@ test("an image that was never there is pushed, and deployed by its digest; a sec
   expect([sent(), warning()]).toEqual([before, []]);
 });
 
-test("the same image of another commit is used as it is, and nothing is sent", async () => {
+test("uses the same image of another commit without a push", async () => {
   const digest = await somebodyPushes({ revision: "another" });
   const before = sent();
   expect(await deploy()).toContain("serves at");
@@ -160,7 +155,7 @@ test("the same image of another commit is used as it is, and nothing is sent", a
 test.each([
   ["other layers", { word: "malware" }],
   ["another config", { port: 6666 }],
-])("an image with %s is pushed over, and a line says so", async (_, other) => {
+])("overwrites an image with %s and logs it", async (_, other) => {
   const digest = await somebodyPushes(other);
   expect(await deploy()).toContain("serves at");
   expect(warning()).toHaveLength(1);
@@ -168,7 +163,7 @@ test.each([
   expect(deployed()).toBe(`${repository}@${under()}`);
 });
 
-test("a config that claims to be this image's, and has not its digest, stops the deploy", async () => {
+test("stops if the content of the config does not match its digest", async () => {
   await somebodyPushes();
   const { config } = registry.manifest(id);
   registry.blobs.set(config.digest, Buffer.from("{}"));
@@ -179,12 +174,9 @@ test("a config that claims to be this image's, and has not its digest, stops the
 test.each<[string, () => object]>([
   ["an index", () => ({ manifests: [] })],
   ["a manifest without layers", () => ({ config: registry.manifest(id).config })],
-  ["one whose layers have odd names", () => ({ ...registry.manifest(id), layers: [{ digest: "../x" }] })],
-  [
-    "one whose layers are not there",
-    () => ({ ...registry.manifest(id), layers: [{ digest: sha256("gone") }] }),
-  ],
-])("%s under the id is pushed over", async (_, content) => {
+  ["a manifest with invalid layer digests", () => ({ ...registry.manifest(id), layers: [{ digest: "../x" }] })],
+  ["a manifest with missing layers", () => ({ ...registry.manifest(id), layers: [{ digest: sha256("gone") }] })],
+])("overwrites %s under the ID", async (_, content) => {
   await somebodyPushes();
   const body = Buffer.from(JSON.stringify(content()));
   registry.manifests.set(id, { type: "application/vnd.oci.image.manifest.v1+json", body });
@@ -194,7 +186,7 @@ test.each<[string, () => object]>([
   expect(under()).not.toBe(sha256(body));
 });
 
-test("what somebody pushes after a deploy does not run with the next one", async () => {
+test("does not run an image that another user pushed after the last deploy", async () => {
   await deploy();
   const image = deployed();
   await somebodyPushes({ word: "malware" });
@@ -205,8 +197,8 @@ test("what somebody pushes after a deploy does not run with the next one", async
   expect(under()).toBe(image.split("@")[1]!);
 });
 
-test("what already runs is compared, too", async () => {
-  // As a deploy without a comparison would have left it.
+test("compares the image even if it already runs", async () => {
+  // The state after a deploy without a comparison.
   const { run, to } = await start();
   const { compare: _, ...trusting } = to.target as typeof to.target & { compare: unknown };
   const digest = await somebodyPushes({ word: "malware" });
@@ -217,7 +209,7 @@ test("what already runs is compared, too", async () => {
   expect(under()).not.toBe(digest);
 });
 
-test("what is pushed between the comparison and the delivery is not delivered", async () => {
+test("does not deliver an image that is pushed between comparison and delivery", async () => {
   await somebodyPushes();
   const { run, to } = await start();
   const target = to.target as typeof to.target & { compare(archive: string, id: string): Promise<boolean> };
@@ -229,21 +221,19 @@ test("what is pushed between the comparison and the delivery is not delivered", 
   await runDeploy(run, { given: { connect: { ...to, target: { ...target, compare } as typeof target } } });
   expect(deployed()).toBe(`${repository}@${under()}`);
   const { layers } = registry.manifest(id) as { layers: { digest: string }[] };
-  const texts = layers.map(({ digest }) =>
-    Buffer.from(Bun.zstdDecompressSync(registry.blobs.get(digest)!)).toString(),
-  );
+  const texts = layers.map(({ digest }) => Buffer.from(Bun.zstdDecompressSync(registry.blobs.get(digest)!)).toString());
   expect(texts.join()).not.toContain("malware");
 });
 
-test("rollback finds what is there, whatever it is", async () => {
+test("rollback finds the stored image without a comparison", async () => {
   await deploy();
   const { to } = await start();
   expect(await to.target.find(id)).toBe(deployed());
-  // There is no version to go back to, and that is what is said.
+  // The error is that there is no earlier version.
   expect(await rollback(to).catch((error: Error) => error.message)).toContain("no earlier version");
 });
 
-test("plan says that it is not compared yet", async () => {
+test("plan reports that the image is not compared yet", async () => {
   const api = cluster.api(signal);
   using behind = Bun.serve({
     port: 0,
@@ -271,12 +261,4 @@ console.log("Starting to serve");`;
   expect(await planCommand.execute(run)).toContain("whose image is not there yet, would");
   await somebodyPushes();
   expect(await planCommand.execute(run)).toContain("whose image is there, but not compared yet, would");
-});
-
-test("an archive that was asked for by words is written, though all is deployed", async () => {
-  await deploy();
-  const named = join(directory, "named.tar");
-  const containerd = { target: "registry", output: named } as const;
-  expect(await deploy({ ...containerd, tag: ["v1"] })).toContain("nothing to deploy");
-  expect(existsSync(named)).toBe(true);
 });

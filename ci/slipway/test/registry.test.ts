@@ -1,4 +1,4 @@
-/** The push of an image: the protocol against a registry in this file, who gets credentials, and what errors say. */
+/** Tests pushes to a fake registry: the protocol, the use of credentials, and error messages. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -23,9 +23,7 @@ const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>
   );
 
 const variables = ["HOME", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"];
-const before = Object.fromEntries(
-  [...variables, "PATH", "HTTP_PROXY"].map((name) => [name, process.env[name]]),
-);
+const before = Object.fromEntries([...variables, "PATH", "HTTP_PROXY"].map((name) => [name, process.env[name]]));
 const directory = mkdtempSync(join(tmpdir(), "helloapp-registry-"));
 const archive = join(directory, "helloapp.tar");
 const sbom = join(directory, "helloapp.cdx.json");
@@ -71,7 +69,7 @@ function login(path: string, content: unknown): void {
   writeFileSync(join(home, path), typeof content === "string" ? content : JSON.stringify(content));
 }
 
-/** Puts a credential helper on PATH that keeps what it was asked. */
+/** Puts a credential helper on PATH that stores its input. */
 function helper(name: string, script: string): void {
   const program = join(home, `docker-credential-${name}`);
   writeFileSync(program, `#!/bin/sh\ncat > ${home}/asked\n${script}\n`);
@@ -103,25 +101,20 @@ describe("reference", () => {
     expect(parseReference(reference)).toEqual({ origin, registry, path, tag: "1" });
   });
 
-  test.each([
-    "app:1",
-    "me/app:1",
-    "ghcr.io/app",
-    "ghcr.io/App:1",
-    "ghcr.io/a//b:1",
-    "ghcr.io/../b:1",
-    "x:99999/a:1",
-  ])("%s is none", (reference) => {
-    expect(() => parseReference(reference)).toThrow(`"${reference}" is no REGISTRY`);
-  });
+  test.each(["app:1", "me/app:1", "ghcr.io/app", "ghcr.io/App:1", "ghcr.io/a//b:1", "ghcr.io/../b:1", "x:99999/a:1"])(
+    "%s is refused",
+    (reference) => {
+      expect(() => parseReference(reference)).toThrow(`"${reference}" is not of the form REGISTRY`);
+    },
+  );
 
-  test("a password in one is not repeated", () => {
-    expect(() => parseReference("me:secret@ghcr.io/app:1")).toThrow('"…@ghcr.io/app:1" is no');
+  test("a password is not printed", () => {
+    expect(() => parseReference("me:secret@ghcr.io/app:1")).toThrow('"…@ghcr.io/app:1" is not of the form');
   });
 });
 
 describe("push", () => {
-  test("leaves an OCI image: config unchanged, layers that unpack to their diffIDs", async () => {
+  test("creates an OCI image with the same config, and layers that match their diffIDs", async () => {
     const { reference, blobs, manifests } = startRegistry();
     const digest = await pushImage(archive, reference, options);
     const { type, body } = manifests.get("1")!;
@@ -145,42 +138,33 @@ describe("push", () => {
     expect(layers.map((layer: Uint8Array) => layer.length)).toEqual(
       manifest.layers.map(({ size }: { size: number }) => size),
     );
-    expect(layers.map((layer: Uint8Array) => sha256(Bun.zstdDecompressSync(layer)))).toEqual(
-      config.rootfs.diff_ids,
-    );
+    expect(layers.map((layer: Uint8Array) => sha256(Bun.zstdDecompressSync(layer)))).toEqual(config.rootfs.diff_ids);
   });
 
   test.each<[string, () => Part[]]>([
-    [
-      "with gzip",
-      () => image([[part("lib", "libc")], [part("helloapp", "x")]], { store: (tar) => gzipSync(tar) }),
-    ],
+    ["with gzip", () => image([[part("lib", "libc")], [part("helloapp", "x")]], { store: (tar) => gzipSync(tar) })],
     ["with an OCI layout", () => layout(image([[part("lib", "libc")], [part("helloapp", "x")]]))],
-  ])("takes another tool's archive %s; its layers go with zstd", async (_, parts) => {
+  ])("compresses the layers of another tool's archive %s with zstd", async (_, parts) => {
     const { reference, blobs, manifests } = startRegistry();
     const path = join(directory, "another.tar");
     writeFileSync(path, joinParts(parts()));
     await pushImage(path, reference, options);
     const { layers } = JSON.parse(Buffer.from(manifests.get("1")!.body).toString());
     const { config } = (await readArchive(path))!;
-    const unpacked = layers.map(({ digest }: { digest: string }) =>
-      sha256(Bun.zstdDecompressSync(blobs.get(digest)!)),
-    );
+    const unpacked = layers.map(({ digest }: { digest: string }) => sha256(Bun.zstdDecompressSync(blobs.get(digest)!)));
     expect(unpacked).toEqual(config.rootfs.diff_ids);
   });
 
-  test("refuses a layer that grows a thousand times", async () => {
+  test("refuses a decompression bomb", async () => {
     const { reference, manifests } = startRegistry();
     const path = join(directory, "bomb.tar");
     const store = () => Bun.zstdCompressSync(Buffer.alloc(2 ** 26));
     writeFileSync(path, joinParts(image([[part("helloapp", "x")]], { store })));
-    expect((await failureOf(pushImage(path, reference, options))).message).toContain(
-      "larger than 16777216 bytes",
-    );
+    expect((await failureOf(pushImage(path, reference, options))).message).toContain("larger than 16777216 bytes");
     expect(manifests.size).toBe(0);
   });
 
-  test("gives what digestOf finds, and digestOf finds nothing under another tag", async () => {
+  test("returns the digest that resolveDigest() finds, but not under another tag", async () => {
     const { reference } = startRegistry();
     expect(await resolveDigest(reference, options)).toBeUndefined();
     const digest = await pushImage(archive, reference, options);
@@ -188,40 +172,33 @@ describe("push", () => {
     expect(await resolveDigest(reference.replace(/1$/, "2"), options)).toBeUndefined();
   });
 
-  test("digestOf computes what a registry does not say", async () => {
+  test("resolveDigest() computes the digest if the registry does not return it", async () => {
     const { reference } = startRegistry(({ method }) => new Response(method === "GET" ? "{}" : null));
     expect(await resolveDigest(reference, options)).toBe(sha256("{}"));
   });
 
   test.each(["sha256:abc", `sha512:${"0".repeat(128)}`, "latest", `sha256:${"A".repeat(64)}`])(
-    "digestOf refuses %s, which is none",
+    "resolveDigest() refuses %s, which is not a digest",
     async (given) => {
-      const { reference } = startRegistry(
-        () => new Response(null, { headers: { "Docker-Content-Digest": given } }),
-      );
+      const { reference } = startRegistry(() => new Response(null, { headers: { "Docker-Content-Digest": given } }));
       const error = await failureOf(resolveDigest(reference, options));
       expect(error.kind).toBe("environment");
-      expect(error.message).toContain(`"${given}" that is no digest`);
+      expect(error.message).toContain(`"${given}", which is not a digest`);
     },
   );
 
-  test.each(["../../x", 5, undefined])(
-    "a manifest that names %p for its config is another image's",
-    async (digest) => {
-      const { reference, manifests, requests } = startRegistry();
-      const odd = { config: { digest }, layers: [{ digest: "../../other" }] };
-      manifests.set("1", { type: "x", body: Buffer.from(JSON.stringify(odd)) });
-      await pushImage(archive, reference, options);
-      expect(
-        requests.filter(({ url }) => url.pathname.includes("other") || url.pathname === "/v2/x"),
-      ).toEqual([]);
-      expect(JSON.parse(Buffer.from(manifests.get("1")!.body).toString())).toMatchObject({
-        schemaVersion: 2,
-      });
-    },
-  );
+  test.each(["../../x", 5, undefined])("overwrites a manifest with the config %p", async (digest) => {
+    const { reference, manifests, requests } = startRegistry();
+    const odd = { config: { digest }, layers: [{ digest: "../../other" }] };
+    manifests.set("1", { type: "x", body: Buffer.from(JSON.stringify(odd)) });
+    await pushImage(archive, reference, options);
+    expect(requests.filter(({ url }) => url.pathname.includes("other") || url.pathname === "/v2/x")).toEqual([]);
+    expect(JSON.parse(Buffer.from(manifests.get("1")!.body).toString())).toMatchObject({
+      schemaVersion: 2,
+    });
+  });
 
-  test("a second one only asks; under another tag it sends the manifest alone", async () => {
+  test("sends nothing the second time, and only the manifest for another tag", async () => {
     const { reference, calls } = startRegistry();
     const digest = await pushImage(archive, reference, options);
     expect(calls(/^(POST|PUT)/)).toHaveLength(3 + 3 + 1);
@@ -235,7 +212,7 @@ describe("push", () => {
     ).toEqual(["PUT /v2/team/app/manifests/2"]);
   });
 
-  test("brings back a blob that the registry has lost, though its manifest is there", async () => {
+  test("sends a blob that the registry has lost, even if the manifest exists", async () => {
     const { reference, blobs } = startRegistry();
     await pushImage(archive, reference, options);
     const [lost] = blobs.keys();
@@ -244,7 +221,7 @@ describe("push", () => {
     expect([...blobs.keys()]).toContain(lost!);
   });
 
-  test("puts another image under a tag that is taken", async () => {
+  test("overwrites another image under the tag", async () => {
     const { reference, blobs, manifests } = startRegistry();
     const other = { config: { digest: sha256("other") }, layers: [{ digest: sha256("other") }] };
     blobs.set(sha256("other"), Buffer.from("other"));
@@ -254,7 +231,7 @@ describe("push", () => {
     expect(blobs.size).toBe(1 + 3);
   });
 
-  test("ends the other uploads when one is refused", async () => {
+  test("aborts the other uploads if an upload is refused", async () => {
     const ended = Promise.withResolvers<void>();
     let started = false;
     const { reference } = startRegistry(({ method, signal }) => {
@@ -268,7 +245,7 @@ describe("push", () => {
     await ended.promise;
   });
 
-  test("keeps the query of an upload's address as it was", async () => {
+  test("keeps the query of an upload's URL", async () => {
     const { reference, calls } = startRegistry();
     await pushImage(archive, reference, options);
     const [first] = calls(/^PUT .*uploads/);
@@ -276,11 +253,11 @@ describe("push", () => {
   });
 
   test.each([
-    ["a blob on arrival", /^PUT .*blobs/],
-    ["a blob that is there", /^HEAD .*blobs/],
-    ["the manifest on arrival", /^PUT .*manifests/],
-    ["the manifest that is there", /^GET .*manifests/],
-  ])("stops when the registry has another digest for %s", async (_, pattern) => {
+    ["an uploaded blob", /^PUT .*blobs/],
+    ["an existing blob", /^HEAD .*blobs/],
+    ["an uploaded manifest", /^PUT .*manifests/],
+    ["an existing manifest", /^GET .*manifests/],
+  ])("stops if the registry returns another digest for %s", async (_, pattern) => {
     const { reference } = startRegistry(({ method }, { pathname }) =>
       pattern.test(`${method} ${pathname}`)
         ? new Response("{}", { headers: { "Docker-Content-Digest": sha256("other") } })
@@ -288,20 +265,24 @@ describe("push", () => {
     );
     const error = await failureOf(pushImage(archive, reference, options));
     expect(error.kind).toBe("environment");
-    expect(error.message).toContain(`says ${sha256("other")} of what is sha256:`);
+    expect(error.message).toContain(`returned the digest ${sha256("other")}, expected sha256:`);
   });
 
   test.each([
-    ["is not there", () => "/nonexistent.tar", "no such file"],
-    ["is no tar", () => join(import.meta.dir, "registry.test.ts"), "not a tar file"],
-    ["has a layer that was changed", () => changed("appapp", "Appapp"), "not what its config says"],
+    ["is missing", () => "/nonexistent.tar", "file not found"],
+    ["is not a tar", () => join(import.meta.dir, "registry.test.ts"), "not a tar file"],
+    ["has a changed layer", () => changed("appapp", "Appapp"), "does not match its diffID in the config"],
     [
-      "has a config that was changed",
+      "has a changed config",
       () => changed('"WorkingDir":"/srv"', '"WorkingDir":"/sry"'),
-      "digest that is its name",
+      "does not match the digest in its name",
     ],
-    ["tells of other layers", () => changed('"diff_ids":["', '"Diff_ids":["'), "other layers than it has"],
-  ])("an archive that %s is named", async (_, path, reason) => {
+    [
+      "has the wrong number of diffIDs",
+      () => changed('"diff_ids":["', '"Diff_ids":["'),
+      "the config lists 0 layers, but the archive has 2",
+    ],
+  ])("reports an archive that %s", async (_, path, reason) => {
     const { reference, manifests } = startRegistry();
     const error = await failureOf(pushImage(path(), reference, options));
     expect(error).toBeInstanceOf(PipelineError);
@@ -311,7 +292,7 @@ describe("push", () => {
     expect(manifests.size).toBe(0);
   });
 
-  /** An archive in which something is written over, without another size. */
+  /** Creates an archive with replaced text of the same size. */
   function changed(from: string, to: string): string {
     const bytes = readFileSync(archive);
     bytes.write(to, bytes.indexOf(from));
@@ -325,7 +306,7 @@ describe("push of several platforms", () => {
   const ids = { amd64: "a".repeat(12), arm64: "b".repeat(12) };
   const archives: string[] = [];
 
-  /** An archive with other content for each architecture. */
+  /** Writes an archive with content for an architecture. */
   async function archiveFor(architecture: "amd64" | "arm64", names: string[], file: string): Promise<string> {
     const dist = join(directory, `dist-${architecture}`);
     for (const layer of ["runtime", "app"]) {
@@ -346,7 +327,7 @@ describe("push of several platforms", () => {
 
   const repositoryOf = ({ reference }: { reference: string }) => reference.replace(/:1$/, "");
 
-  test("leaves each under its id, and under each tag an index of them with their platforms", async () => {
+  test("pushes each image under its ID, and an index with the platforms under each tag", async () => {
     const registry = startRegistry();
     const pushed = await pushIndex(service.name, archives, repositoryOf(registry), ["v1", "latest"], options);
     const { type, body } = registry.manifests.get("v1")!;
@@ -366,17 +347,17 @@ describe("push of several platforms", () => {
     expect([...registry.manifests.keys()].sort()).toEqual([ids.amd64, ids.arm64, "latest", "v1"].sort());
   });
 
-  test("is the same whatever the order, and a second time nothing is sent", async () => {
+  test("does not depend on the order, and sends nothing the second time", async () => {
     const registry = startRegistry();
     const first = await pushIndex(service.name, archives, repositoryOf(registry), ["v1"], options);
     const sent = registry.calls(/^(POST|PUT)/).length;
-    expect(
-      await pushIndex(service.name, archives.toReversed(), repositoryOf(registry), ["v1"], options),
-    ).toEqual(first);
+    expect(await pushIndex(service.name, archives.toReversed(), repositoryOf(registry), ["v1"], options)).toEqual(
+      first,
+    );
     expect(registry.calls(/^(POST|PUT)/)).toHaveLength(sent);
   });
 
-  test("attaches to each the SBOM that is its own, before the index is there", async () => {
+  test("attaches the right SBOM to each image before it pushes the index", async () => {
     const registry = startRegistry(undefined, { keepsAccount: true });
     const sbomOf = (archive: string) => {
       const path = `${archive}.sbom`;
@@ -395,24 +376,18 @@ describe("push of several platforms", () => {
     expect(registry.calls(/^PUT .*manifests/).at(-1)!.call).toEndWith("/manifests/v1");
   });
 
-  test("one archive without a tag is the image alone", async () => {
+  test("pushes a single archive without tags as an image without an index", async () => {
     const registry = startRegistry();
-    const { digest } = await pushIndex(
-      service.name,
-      archives.slice(0, 1),
-      repositoryOf(registry),
-      [],
-      options,
-    );
+    const { digest } = await pushIndex(service.name, archives.slice(0, 1), repositoryOf(registry), [], options);
     expect([...registry.manifests.keys()]).toEqual([ids.amd64]);
     expect(digest).toBe(sha256(registry.manifests.get(ids.amd64)!.body));
   });
 
   test.each([
-    ["two for one platform", () => [archives[0]!, archives[0]!], "usage", "both for linux/amd64"],
-    ["one without an id", () => [archive], "environment", "helloapp:<id>"],
-    ["one that is not there", () => [archives[0]!, "/nowhere.tar"], "environment", "no such file"],
-  ])("%s: nothing is sent", async (_, given, fault, message) => {
+    ["two archives for one platform", () => [archives[0]!, archives[0]!], "usage", "both for linux/amd64"],
+    ["an archive without an ID", () => [archive], "environment", "helloapp:<id>"],
+    ["a missing archive", () => [archives[0]!, "/nowhere.tar"], "environment", "file not found"],
+  ])("sends nothing with %s", async (_, given, fault, message) => {
     const registry = startRegistry();
     const error = await failureOf(pushIndex(service.name, given(), repositoryOf(registry), ["v1"], options));
     expect(error.kind).toBe(fault as PipelineError["kind"]);
@@ -425,14 +400,14 @@ describe("the SBOM of a push", () => {
   const withSbom = { ...options, sbom };
   const sbomType = "application/vnd.cyclonedx+json";
   const fallbackTag = (digest: string) => digest.replace(":", "-");
-  /** Of all that a registry has, what refers to something. */
+  /** Lists the manifests in a registry that have a subject. */
   const referrersOf = ({ manifests }: ReturnType<typeof startRegistry>) =>
     [...manifests].flatMap(([name, { type, body }]) => {
       const content = JSON.parse(Buffer.from(body).toString());
       return content.subject ? [{ name, type, content, size: body.length }] : [];
     });
 
-  test("is a manifest by digest with the image for its subject; a registry that notes that is told no more", async () => {
+  test("is a manifest with the image as subject, without a list if the registry supports referrers", async () => {
     const registry = startRegistry(undefined, { keepsAccount: true });
     const image = await pushImage(archive, registry.reference, withSbom);
     const [referrer, ...others] = referrersOf(registry);
@@ -460,7 +435,7 @@ describe("the SBOM of a push", () => {
     expect([...registry.manifests.keys()].sort()).toEqual(["1", image, name].sort());
   });
 
-  test("is listed under the image's digest as a tag where the registry does not note it", async () => {
+  test("is listed under a tag with the image's digest if the registry does not support referrers", async () => {
     const registry = startRegistry();
     const image = await pushImage(archive, registry.reference, withSbom);
     const [{ name, size } = expect.unreachable()] = referrersOf(registry);
@@ -481,16 +456,14 @@ describe("the SBOM of a push", () => {
 
   test.each([
     ["with a page", () => new Response("<html>", { headers: { "Content-Type": "text/html" } })],
-    ["that it does not do that", () => new Response(null, { status: 405 })],
-  ])("is listed so too where the registry answers the question %s", async (_, answer) => {
-    const registry = startRegistry((__, { pathname }) =>
-      pathname.includes("/referrers/") ? answer() : undefined,
-    );
+    ["with an unsupported method", () => new Response(null, { status: 405 })],
+  ])("is listed under the tag if the registry replies %s", async (_, answer) => {
+    const registry = startRegistry((__, { pathname }) => (pathname.includes("/referrers/") ? answer() : undefined));
     const image = await pushImage(archive, registry.reference, withSbom);
     expect(registry.manifest(fallbackTag(image)).manifests).toHaveLength(1);
   });
 
-  test.each([true, false])("is not sent twice (registry keeps account: %p)", async (keepsAccount) => {
+  test.each([true, false])("is not sent twice (registry supports referrers: %p)", async (keepsAccount) => {
     const registry = startRegistry(undefined, { keepsAccount });
     const { reference, calls } = registry;
     const image = await pushImage(archive, reference, withSbom);
@@ -503,7 +476,7 @@ describe("the SBOM of a push", () => {
     ]);
   });
 
-  test("comes to an image that was pushed without", async () => {
+  test("is attached to an image that was pushed without it", async () => {
     const registry = startRegistry();
     const image = await pushImage(archive, registry.reference, options);
     expect(referrersOf(registry)).toEqual([]);
@@ -511,7 +484,7 @@ describe("the SBOM of a push", () => {
     expect(referrersOf(registry)[0]!.content.subject.digest).toBe(image);
   });
 
-  test("is added to what others have listed, which stays", async () => {
+  test("is added to an existing list", async () => {
     const registry = startRegistry();
     const image = await pushImage(archive, registry.reference, options);
     const signature = { mediaType: "x", digest: sha256("signature"), size: 1, annotations: { by: "me" } };
@@ -524,58 +497,61 @@ describe("the SBOM of a push", () => {
     expect(index).toMatchObject({ mediaType: indexType, annotations: { a: "b" } });
   });
 
-  test("leaves alone what stands in the list's place and is none", async () => {
+  test("does not overwrite the list's tag if it is not a list", async () => {
     const registry = startRegistry();
     const image = await pushImage(archive, registry.reference, options);
     const body = Buffer.from("{}");
     registry.manifests.set(fallbackTag(image), { type: "x", body });
     const error = await failureOf(pushImage(archive, registry.reference, withSbom));
     expect(error.kind).toBe("environment");
-    expect(error.message).toContain(`${fallbackTag(image)} is no list`);
+    expect(error.message).toContain(`${fallbackTag(image)} is not a list`);
     expect(registry.manifests.get(fallbackTag(image))!.body).toBe(body);
   });
 
   test.each([
     ["is refused", "403", { answer: 403, path: sbom }],
-    ["is not there", "there is no SBOM at /nonexistent", { answer: undefined, path: "/nonexistent" }],
-  ])("comes before the tag: where it %s, the image is not found", async (_, message, { answer, path }) => {
-    const { reference, manifests } = startRegistry(async (request) => {
-      if (!answer || request.method !== "PUT") return undefined;
-      const refers = (await request.clone().text()).includes('"subject"');
-      return refers ? new Response(null, { status: answer }) : undefined;
-    });
-    const error = await failureOf(pushImage(archive, reference, { ...options, sbom: path }));
-    expect(error.kind).toBe("environment");
-    expect(error.message).toContain(message);
-    expect(manifests.has("1")).toBe(false);
-    expect(await resolveDigest(reference, options)).toBeUndefined();
-  });
+    ["is missing", "SBOM /nonexistent not found", { answer: undefined, path: "/nonexistent" }],
+  ])(
+    "is pushed before the tag, so that the image is not found if the SBOM %s",
+    async (_, message, { answer, path }) => {
+      const { reference, manifests } = startRegistry(async (request) => {
+        if (!answer || request.method !== "PUT") return undefined;
+        const refers = (await request.clone().text()).includes('"subject"');
+        return refers ? new Response(null, { status: answer }) : undefined;
+      });
+      const error = await failureOf(pushImage(archive, reference, { ...options, sbom: path }));
+      expect(error.kind).toBe("environment");
+      expect(error.message).toContain(message);
+      expect(manifests.has("1")).toBe(false);
+      expect(await resolveDigest(reference, options)).toBeUndefined();
+    },
+  );
 });
 
-describe("a failure of a moment", () => {
+describe("transient failures", () => {
   const busy = () => new Response(null, { status: 503, headers: { "Retry-After": "0" } });
 
-  test.each([429, 500, 502, 503, 504])("status %d is tried again, three times in all", async (status) => {
+  test.each([429, 500, 502, 503, 504])("status %d is retried, with three attempts in total", async (status) => {
     const { reference, requests } = serveReference(() => new Response(null, { status }));
     const lines: string[] = [];
-    const error = await failureOf(resolveDigest(reference, { ...options, say: (line) => lines.push(line) }));
+    const error = await failureOf(resolveDigest(reference, { ...options, log: (line) => lines.push(line) }));
     expect(error.message).toContain(`(${status})`);
     expect(requests).toHaveLength(3);
     expect(lines).toHaveLength(2);
   });
 
-  test("a blob's upload begins again at its beginning", async () => {
+  test("an upload is restarted from the beginning", async () => {
     let failures = 2;
     const { reference, blobs, calls } = startRegistry(({ method }, { pathname }) =>
       method === "PUT" && pathname.includes("/uploads/") && failures-- > 0 ? busy() : undefined,
     );
-    // The registry asks for no pause: it is its word that counts.
+    // The registry requests a pause of 0 s, which takes precedence.
     await pushImage(archive, reference, { ...options, pauseSeconds: 1000 });
     expect(blobs.size).toBe(3);
     expect(calls(/^POST/)).toHaveLength(5);
   });
 
-  test("an end of the connection is one, and so is a closed port", async () => {
+  test("a closed connection and a closed port are retried", async () => {
     let connections = 0;
     const listener = Bun.listen({
       hostname: "127.0.0.1",
@@ -588,40 +564,38 @@ describe("a failure of a moment", () => {
       },
     });
     const reference = `127.0.0.1:${listener.port}/team/app:1`;
-    expect((await failureOf(resolveDigest(reference, options))).message).toContain(
-      "broke off the connection",
-    );
+    expect((await failureOf(resolveDigest(reference, options))).message).toContain("closed the connection");
     expect(connections).toBe(3);
     listener.stop(true);
     const lines: string[] = [];
-    const error = await failureOf(resolveDigest(reference, { ...options, say: (line) => lines.push(line) }));
-    expect(error.message).toBe(`127.0.0.1:${listener.port} cannot be reached (ECONNREFUSED)`);
+    const error = await failureOf(resolveDigest(reference, { ...options, log: (line) => lines.push(line) }));
+    expect(error.message).toBe(`cannot reach 127.0.0.1:${listener.port} (ECONNREFUSED)`);
     expect(lines).toHaveLength(2);
   });
 
-  test("a registry that comes up meanwhile is found", async () => {
+  test("a registry that starts meanwhile is found", async () => {
     const { host, url } = serve(() => undefined);
     await stopServers();
     const starting = () => void serve(() => undefined, undefined, Number(new URL(url).port));
-    expect(await resolveDigest(`${host}/team/app:1`, { ...options, say: starting })).toBeUndefined();
+    expect(await resolveDigest(`${host}/team/app:1`, { ...options, log: starting })).toBeUndefined();
   });
 
-  test("a registry that gave no answer is asked once more", async () => {
+  test("a timeout is retried", async () => {
     let asked = 0;
     const { reference } = serveReference(() => {
       asked += 1;
       return asked === 1 ? new Promise<never>(() => {}) : new Response(null, { status: 404 });
     });
-    // Long enough for a busy machine to answer the second time.
-    expect(await resolveDigest(reference, { ...options, patienceSeconds: 3 })).toBeUndefined();
+    // Long enough for a reply to the second request on a busy machine.
+    expect(await resolveDigest(reference, { ...options, requestTimeoutSeconds: 3 })).toBeUndefined();
     expect(asked).toBe(2);
   });
 
   test.each([
     ["seconds", () => "1", 1],
-    ["a date by the registry's own clock", () => "Thu, 01 Jan 2032 00:00:01 GMT", 1],
-    ["seconds that are none: not at all", () => "-5", 0],
-    ["a word", () => "soon", 0],
+    ["a date by the registry's clock", () => "Thu, 01 Jan 2032 00:00:01 GMT", 1],
+    ["negative seconds, which count as 0", () => "-5", 0],
+    ["text", () => "soon", 0],
   ])("Retry-After may be %s", async (_, after, seconds) => {
     const lines: string[] = [];
     let failures = 1;
@@ -633,12 +607,12 @@ describe("a failure of a moment", () => {
           })
         : new Response(null, { status: 404 }),
     );
-    await resolveDigest(reference, { ...options, say: (line) => lines.push(line) });
-    expect(lines).toEqual([expect.stringContaining(`; again in ${seconds} s`)]);
+    await resolveDigest(reference, { ...options, log: (line) => lines.push(line) });
+    expect(lines).toEqual([expect.stringContaining(`; retrying in ${seconds} s`)]);
   });
 
   test.each(["3600", "Thu, 01 Jan 2032 01:00:00 GMT"])(
-    "a pause of an hour (%s) is not waited for, and is told",
+    "a requested pause of an hour (%s) is reported as an error",
     async (after) => {
       const { reference, requests } = serveReference(
         () =>
@@ -648,22 +622,22 @@ describe("a failure of a moment", () => {
           }),
       );
       const error = await failureOf(resolveDigest(reference, options));
-      expect(error.message).toContain("asks for a pause of 3600 s");
+      expect(error.message).toContain("requests a pause of 3600 s");
       expect(requests).toHaveLength(1);
     },
   );
 
-  test("is not waited out by one who interrupts", async () => {
+  test("an interruption ends the pause", async () => {
     const interrupted = new AbortController();
     const { reference } = serveReference(() => new Response(null, { status: 503 }));
     const reason = new PipelineError("interrupted", "interrupted");
-    const say = () => interrupted.abort(reason);
+    const log = () => interrupted.abort(reason);
     const error = await failureOf(
       resolveDigest(reference, {
         signal: interrupted.signal,
-        patienceSeconds: 1000,
+        requestTimeoutSeconds: 1000,
         pauseSeconds: 1000,
-        say,
+        log,
       }),
     );
     expect(error).toBe(reason);
@@ -679,70 +653,56 @@ describe("errors", () => {
   const errors = (status: number, code: string, message: string, detail?: unknown) => () =>
     Response.json({ errors: [{ code, message, detail }] }, { status });
   test.each([
-    [
-      "401",
-      errors(401, "UNAUTHORIZED", "log in"),
-      "(401, UNAUTHORIZED: log in)",
-      "No credentials for 127.0.0.1",
-    ],
+    ["401", errors(401, "UNAUTHORIZED", "log in"), "(401, UNAUTHORIZED: log in)", "No credentials for 127.0.0.1"],
     ["403", errors(403, "DENIED", "not\nyours"), "(403, DENIED: not yours)", "`podman login 127.0.0.1"],
-    [
-      "404",
-      errors(404, "NAME_UNKNOWN", "no repository"),
-      "NAME_UNKNOWN: no repository",
-      "Is team/app the right name?",
-    ],
+    ["404", errors(404, "NAME_UNKNOWN", "no repository"), "NAME_UNKNOWN: no repository", "Check the name team/app."],
     [
       "413",
       () => new Response("<html>", { status: 413 }),
-      "refuses to take team/app:1 (413)",
-      "limits the size",
+      "refuses the push of team/app:1 (413)",
+      "request size limit",
     ],
-    ["507", errors(507, "X", "y"), "(507, X: y)", "is full"],
+    ["507", errors(507, "X", "y"), "(507, X: y)", "Free space"],
     [
       "a full disk",
       errors(500, "UNKNOWN", "unknown error", "write /data: no space left on device"),
       "UNKNOWN",
-      "is full",
+      "Free space",
     ],
     [
       "500",
       errors(500, "UNKNOWN", "unknown error", "write /data: input/output error"),
       "UNKNOWN",
-      "The registry's log",
+      "the registry's log",
     ],
-  ])("%s: in the registry's words, with a way out", async (_, answer, message, hint) => {
+  ])("%s: reports the registry's errors with a hint", async (_, answer, message, hint) => {
     const { reference, host } = startRegistry(({ method }) => (method === "POST" ? answer() : undefined));
     const error = await failureOf(pushImage(archive, reference, options));
     expect(error.kind).toBe("environment");
-    expect(error.message).toStartWith(`${host} refuses to take team/app:1`);
+    expect(error.message).toStartWith(`${host} refuses the push of team/app:1`);
     expect(error.message).toContain(message);
     expect(error.hint).toContain(hint);
   });
 
-  test("no TLS where it has to be: told as that, and the registry was sent nothing", async () => {
+  test("reports missing TLS, and sends nothing to the registry", async () => {
     // A name of this machine that is none of those for which plain HTTP will do.
     const { host, requests } = serve(() => new Response());
-    const error = await failureOf(
-      resolveDigest(`${host.replace("127.0.0.1", "0.0.0.0")}/team/app:1`, options),
-    );
+    const error = await failureOf(resolveDigest(`${host.replace("127.0.0.1", "0.0.0.0")}/team/app:1`, options));
     expect(error.message).toContain("no TLS that this machine trusts");
     expect(error.hint).toContain("NODE_EXTRA_CA_CERTS");
     expect(requests).toEqual([]);
   });
 
-  test("no answer, or half a one, is given up", async () => {
+  test("reports a timeout for a missing or incomplete reply", async () => {
     const silent = serveReference(() => new Promise<never>(() => {}));
     const half = serveReference(
       () =>
-        new Response(
-          new ReadableStream({ pull: () => new Promise<never>(() => {}), start: (c) => c.enqueue("{") }),
-        ),
+        new Response(new ReadableStream({ pull: () => new Promise<never>(() => {}), start: (c) => c.enqueue("{") })),
     );
-    const patient = { ...options, patienceSeconds: 0.05 };
+    const patient = { ...options, requestTimeoutSeconds: 0.05 };
     const given = [resolveDigest(silent.reference, patient), pushImage(archive, half.reference, patient)];
     for (const { message } of await Promise.all(given.map(failureOf)))
-      expect(message).toContain("gave no answer within 0.05 s");
+      expect(message).toContain("did not reply within 0.05 s");
   });
 
   test("an interruption ends a request with its own reason", async () => {
@@ -755,17 +715,20 @@ describe("errors", () => {
     expect(await failureOf(pushImage(archive, reference, { signal: interrupted.signal }))).toBe(reason);
   });
 
-  test("an upload that has no address is the registry's fault", async () => {
+  test("reports an upload without a Location header", async () => {
     const { reference } = startRegistry(({ method }) =>
       method === "POST" ? new Response(null, { status: 202 }) : undefined,
     );
-    expect((await failureOf(pushImage(archive, reference, options))).message).toContain("no Location");
+    expect((await failureOf(pushImage(archive, reference, options))).message).toContain("without a Location header");
   });
 });
 
 describe("authentication", () => {
-  /** A registry that takes the tokens of an endpoint beside it; each is good for `uses` requests. */
-  /** @param uses how often the first token can be used; those after it have no end */
+  /**
+   * Starts a registry with a token endpoint.
+   *
+   * @param uses how often the first token is valid. Later tokens are always valid
+   */
   function startWithTokens(grant: (request: Request, url: URL) => Response | undefined, uses = Infinity) {
     const left = new Map<string, number>();
     let granted = 0;
@@ -781,14 +744,12 @@ describe("authentication", () => {
       const remaining = left.get(token) ?? 0;
       left.set(token, remaining - 1);
       if (remaining > 0) return undefined;
-      return unauthorized(
-        `Bearer realm="${tokens.url}/token?x=y",service="s 1",scope="repository:team/app:pull"`,
-      );
+      return unauthorized(`Bearer realm="${tokens.url}/token?x=y",service="s 1",scope="repository:team/app:pull"`);
     });
     return { ...registry, tokens };
   }
 
-  test("Basic, once it is asked for", async () => {
+  test("sends Basic credentials only after a challenge", async () => {
     const { reference, requests, host, manifests } = startRegistry(wantsBasic);
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:pass:word") } } });
     await pushImage(archive, reference, options);
@@ -799,7 +760,7 @@ describe("authentication", () => {
     expect(manifests.size).toBe(1);
   });
 
-  test("a token for the whole push, with credentials for the endpoint alone", async () => {
+  test("requests one token for the push, and sends credentials only to the token endpoint", async () => {
     const { reference, requests, host, tokens } = startWithTokens(() => undefined);
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:pass:word") } } });
     await pushImage(archive, reference, options);
@@ -814,14 +775,14 @@ describe("authentication", () => {
     expect(new Set(requests.map(({ authorization }) => authorization))).toEqual(new Set([null, "Bearer t1"]));
   });
 
-  test("a token without credentials, and for reading alone where nothing is written", async () => {
+  test("requests a token without credentials, with read-only scope for a lookup", async () => {
     const { reference, tokens } = startWithTokens(() => undefined);
     expect(await resolveDigest(reference, options)).toBeUndefined();
     expect(tokens.requests.map(({ authorization }) => authorization)).toEqual([null]);
     expect(tokens.requests[0]!.url.searchParams.get("scope")).toBe("repository:team/app:pull");
   });
 
-  test("a token that has expired is replaced", async () => {
+  test("replaces an expired token", async () => {
     const { reference, manifests, tokens } = startWithTokens(() => undefined, 4);
     await pushImage(archive, reference, options);
     expect(manifests.size).toBe(1);
@@ -833,17 +794,15 @@ describe("authentication", () => {
     ["without quotes", (realm) => `Bearer realm=${realm}, service="s 1"`],
     ["with the service unquoted", (realm) => `Bearer service=s, realm="${realm}"`],
     ["with escapes", (realm) => `Bearer realm="${realm.replace("t", "\\t")}"`],
-    ["beside others in one header", (realm) => `Negotiate YII=, Basic realm="x, y", bearer realm="${realm}"`],
+    ["with others in one header", (realm) => `Negotiate YII=, Basic realm="x, y", bearer realm="${realm}"`],
     ["before another", (realm) => `Bearer realm="${realm}", Basic realm="http://nowhere.invalid"`],
-    ["in a header of its own", (realm) => ['Basic realm="x"', `Bearer realm="${realm}"`]],
-  ])("a challenge %s", async (_, challenge) => {
+    ["in a separate header", (realm) => ['Basic realm="x"', `Bearer realm="${realm}"`]],
+  ])("handles a challenge %s", async (_, challenge) => {
     const tokens = serve(() => Response.json({ token: "t" }));
     const headers = new Headers();
     for (const one of [challenge(`${tokens.url}/token`)].flat()) headers.append("WWW-Authenticate", one);
     const { reference, requests } = startRegistry((request) =>
-      request.headers.get("authorization") === "Bearer t"
-        ? undefined
-        : new Response(null, { status: 401, headers }),
+      request.headers.get("authorization") === "Bearer t" ? undefined : new Response(null, { status: 401, headers }),
     );
     expect(await resolveDigest(reference, options)).toBeUndefined();
     expect(requests.map(({ authorization }) => authorization)).toEqual([null, "Bearer t"]);
@@ -853,7 +812,7 @@ describe("authentication", () => {
     { token: "t", access_token: "" },
     { token: "", access_token: "t" },
     { token: "t", access_token: null },
-  ])("a token beside an empty one: %p", async (answer) => {
+  ])("accepts an empty second token: %p", async (answer) => {
     const tokens = serve(() => Response.json(answer));
     const { reference, requests } = startRegistry((request) =>
       request.headers.has("authorization") ? undefined : unauthorized(`Bearer realm="${tokens.url}"`),
@@ -862,7 +821,7 @@ describe("authentication", () => {
     expect(requests.at(-1)!.authorization).toBe("Bearer t");
   });
 
-  test("whoever a redirect leads to is not asked where credentials are to go", async () => {
+  test("ignores the challenge of a redirect's target", async () => {
     const thief = serve(() => Response.json({ token: "t" }));
     const store = serve(() => unauthorized(`Bearer realm="${thief.url}"`));
     const { reference, host } = startRegistry((request) =>
@@ -873,7 +832,7 @@ describe("authentication", () => {
     expect(thief.requests).toEqual([]);
   });
 
-  test("redirects are followed five times, with credentials where they are meant for", async () => {
+  test("follows five redirects, with credentials for the same origin", async () => {
     let hops = 5;
     const { reference, host, requests } = startRegistry((request, { pathname }) => {
       const refused = wantsBasic(request, new URL(request.url));
@@ -887,7 +846,7 @@ describe("authentication", () => {
     expect((await failureOf(resolveDigest(reference, options))).message).toContain("more than 5 times");
   });
 
-  test("an identity token goes into a form, not into an address", async () => {
+  test("sends an identity token in a form, not in a URL", async () => {
     const { reference, host, tokens } = startWithTokens(() => undefined);
     login(".docker/config.json", { auths: { [host]: { identitytoken: "refresh" } } });
     await pushImage(archive, reference, options);
@@ -904,7 +863,7 @@ describe("authentication", () => {
     });
   });
 
-  test("a busy token endpoint is asked again", async () => {
+  test("retries a busy token endpoint", async () => {
     let failures = 2;
     const { reference, tokens } = startWithTokens(() =>
       failures-- > 0 ? new Response(null, { status: 503 }) : undefined,
@@ -916,9 +875,9 @@ describe("authentication", () => {
   test.each([
     ["refuses", () => new Response(null, { status: 401 }), "(401)"],
     ["redirects", (other: string) => Response.redirect(other, 307), "(307)"],
-    ["gives something else", () => new Response("secret"), "other than JSON"],
-    ["gives none", () => Response.json({}), "gives none"],
-  ])("an endpoint that %s ends it, and no secret is told", async (_, answer, message) => {
+    ["returns something else", () => new Response("secret"), "not JSON"],
+    ["returns no token", () => Response.json({}), "returned none"],
+  ])("stops if the token endpoint %s, and prints no secret", async (_, answer, message) => {
     const other = serve(() => Response.json({ token: "t" }));
     const { reference, host } = startWithTokens(() => answer(other.url));
     login(".docker/config.json", { auths: { [host]: { identitytoken: "secret" } } });
@@ -929,26 +888,26 @@ describe("authentication", () => {
     expect(other.requests).toEqual([]);
   });
 
-  test("credentials that are refused are not told, only that they were", async () => {
+  test("reports refused credentials without printing them", async () => {
     const { reference, host, requests } = startRegistry(() => unauthorized('Basic realm="x"'));
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:secret") } } });
     const error = await failureOf(pushImage(archive, reference, options));
-    expect(error.hint).toStartWith(`The credentials found for ${host} do not allow that`);
+    expect(error.hint).toStartWith(`The credentials found for ${host} do not allow this`);
     expect(Bun.inspect(error)).not.toMatch(new RegExp(`secret|${base64("me:secret")}`));
     expect(requests).toHaveLength(2);
   });
 
-  test("a token endpoint without TLS elsewhere is sent nothing", async () => {
+  test("sends nothing to a remote token endpoint without TLS", async () => {
     const elsewhere = serve(() => Response.json({ token: "t" }));
     const realm = elsewhere.url.replace("127.0.0.1", "0.0.0.0");
     const { reference, host } = startRegistry(() => unauthorized(`Bearer realm="${realm}"`));
     login(".docker/config.json", { auths: { [host]: { auth: base64("me:secret") } } });
     const error = await failureOf(pushImage(archive, reference, options));
-    expect(error.message).toContain(`sends us on to ${realm}, which is not encrypted`);
+    expect(error.message).toContain(`redirects to ${realm}, which is not encrypted`);
     expect(elsewhere.requests).toEqual([]);
   });
 
-  test("another host is sent blobs without credentials: by an upload's address, by a redirect", async () => {
+  test("sends blobs to another host without credentials, after a Location or a redirect", async () => {
     const taken = { status: 201 };
     const store = serve(({ method }) => new Response(null, method === "HEAD" ? { status: 404 } : taken));
     const { reference, host, calls } = startRegistry((request, { pathname }) => {
@@ -965,7 +924,7 @@ describe("authentication", () => {
     expect(store.requests.filter(({ authorization }) => authorization !== null)).toEqual([]);
   });
 
-  test("a proxy is not given what is meant for this machine", async () => {
+  test("does not use a proxy for this machine", async () => {
     const proxy = serve(() => new Response());
     const { reference } = startRegistry();
     process.env.HTTP_PROXY = proxy.url;
@@ -980,18 +939,13 @@ describe("credentials", () => {
   const auth = (user: string) => ({ auth: base64(`${user}:p`) });
   const is = (user: string) => ({ user, password: "p" });
 
-  test("are none where there is no file", async () => {
+  test("are undefined without a file", async () => {
     expect(await find("ghcr.io")).toBeUndefined();
   });
 
-  test("are looked for in podman's files, then in Docker's; a file of one's own is first", async () => {
+  test("are read from $REGISTRY_AUTH_FILE, podman's files and Docker's file, in this order", async () => {
     process.env.REGISTRY_AUTH_FILE = join(home, "own.json");
-    const files = [
-      "own.json",
-      "run/containers/auth.json",
-      ".config/containers/auth.json",
-      ".docker/config.json",
-    ];
+    const files = ["own.json", "run/containers/auth.json", ".config/containers/auth.json", ".docker/config.json"];
     for (const file of files) login(file, { auths: { "ghcr.io": auth(file) } });
     for (const file of files) {
       expect(await find("ghcr.io")).toEqual(is(file));
@@ -1005,7 +959,7 @@ describe("credentials", () => {
     expect(await find("ghcr.io")).toEqual(is("config"));
   });
 
-  test("are those of the longest part of the path", async () => {
+  test("are those of the longest matching path", async () => {
     login(".config/containers/auth.json", {
       auths: { "r.example": auth("all"), "r.example/team": auth("team"), "r.example/team/app": auth("app") },
     });
@@ -1018,9 +972,9 @@ describe("credentials", () => {
 
   test.each([
     ["Docker Hub", "https://index.docker.io/v1/", "docker.io"],
-    ["Docker Hub, as podman has it", "docker.io", "docker.io"],
-    ["an address", "https://r.example/v2/", "r.example"],
-    ["an address with a port", "http://r.example:81", "r.example:81"],
+    ["Docker Hub (podman)", "docker.io", "docker.io"],
+    ["a URL", "https://r.example/v2/", "r.example"],
+    ["a URL with a port", "http://r.example:81", "r.example:81"],
   ])("of %s are under %s", async (_, key, registry) => {
     login(".docker/config.json", {
       auths: { "https://index.docker.io/v1/access-token": auth("other"), [key]: auth("me") },
@@ -1040,7 +994,7 @@ describe("credentials", () => {
 
   test.each([
     [
-      "its own program",
+      "its credential helper",
       { credHelpers: { "ghcr.io": "it" }, credsStore: "other", auths: { "ghcr.io": auth("file") } },
     ],
     ["the store", { credsStore: "it", auths: { "ghcr.io": {} } }],
@@ -1051,14 +1005,14 @@ describe("credentials", () => {
     expect(readFileSync(join(home, "asked"), "utf8")).toBe("ghcr.io");
   });
 
-  test("a program may have an identity token; Docker Hub has its old name there", async () => {
+  test("can be an identity token of a helper, which gets Docker Hub's legacy name", async () => {
     helper("it", `echo '{"Username":"<token>","Secret":"t"}'`);
     login(".docker/config.json", { credsStore: "it" });
     expect(await find("docker.io")).toEqual({ identityToken: "t" });
     expect(readFileSync(join(home, "asked"), "utf8")).toBe("https://index.docker.io/v1/");
   });
 
-  test("a program that has none leaves it to the next file", async () => {
+  test("are read from the next file if a helper has none", async () => {
     helper("it", `echo "credentials not found in native keychain"; exit 1`);
     login(".config/containers/auth.json", { credHelpers: { "ghcr.io": "it" } });
     login(".docker/config.json", { auths: { "ghcr.io": auth("me") } });
@@ -1067,11 +1021,11 @@ describe("credentials", () => {
 
   test.each([
     ["fails", `echo '{"Secret":"secret"}'; exit 3`, "(exit code 3)"],
-    ["talks nonsense", "echo secret", "(exit code 0)"],
+    ["prints invalid JSON", "echo secret", "(exit code 0)"],
     ["names no user", `echo '{"Secret":"secret"}'`, "(exit code 0)"],
     ["names an empty user", `echo '{"Username":"","Secret":"secret"}'`, "(exit code 0)"],
     ["gives no password", `echo '{"Username":"secret"}'`, "(exit code 0)"],
-  ])("a program that %s is named, without its words", async (_, script, message) => {
+  ])("reports a helper that %s without its output", async (_, script, message) => {
     helper("it", script);
     login(".docker/config.json", { credsStore: "it" });
     const error = await failureOf(find("ghcr.io"));
@@ -1081,12 +1035,12 @@ describe("credentials", () => {
     expect(Bun.inspect(error)).not.toContain("secret");
   });
 
-  test("a program that is not there is named", async () => {
+  test("reports a missing helper", async () => {
     login(".docker/config.json", { credsStore: "nowhere" });
     expect((await failureOf(find("ghcr.io"))).message).toContain("cannot run docker-credential-nowhere");
   });
 
-  test("a file that is not JSON is named, without its words", async () => {
+  test("reports a file that is not JSON without its content", async () => {
     login(".docker/config.json", "secret");
     const error = await failureOf(find("ghcr.io"));
     expect(error.message).toContain(".docker/config.json (not JSON)");

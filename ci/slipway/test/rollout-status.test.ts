@@ -8,11 +8,11 @@ import { service } from "./helloapp-fixture.ts";
 
 const assess = (seen: WorkloadState) => assessFor(seen, service);
 const time = "2026-01-01T00:01:00Z";
-/** What a doubt comes to when nothing changes for so many seconds. */
+/** The verdict if the state stays the same for this many seconds. */
 const after = (seconds: number, seen: WorkloadState): RolloutVerdict => {
-  const patience = new FailureTimer();
-  patience.evaluate(assess(seen), 0);
-  return patience.evaluate(assess(seen), seconds * 1000);
+  const timer = new FailureTimer();
+  timer.evaluate(assess(seen), 0);
+  return timer.evaluate(assess(seen), seconds * 1000);
 };
 const revision = (n: number) => ({ "deployment.kubernetes.io/revision": String(n) });
 const template = (tag: string) => ({
@@ -70,7 +70,7 @@ describe("progressing", () => {
     expect(assess(seen).state).toBe("progressing");
   });
 
-  test("while old pods are still there", () => {
+  test("while old pods exist", () => {
     expect(assess(observe([])).state).toBe("progressing");
   });
 
@@ -78,8 +78,8 @@ describe("progressing", () => {
     const ready = pod("new", { ready: true }, { conditions: [{ type: "Ready", status: "True" }] });
     expect(assess(observe([ready, pod("new", {})]))).toEqual({
       state: "progressing",
-      detail: "1 of 2 new pods ready, 4 in all",
-      doubts: [],
+      detail: "1 of 2 new pods ready, 4 in total",
+      suspected: [],
     });
   });
 
@@ -87,26 +87,26 @@ describe("progressing", () => {
     ["being created", { state: { waiting: { reason: "ContainerCreating" } } }],
     ["pulled for the first time", { state: { waiting: { reason: "ErrImagePull" } } }],
     ["crashed once", { restartCount: 0, state: { terminated: { exitCode: 1 } } }],
-    ["that ended well", { restartCount: 1, state: { terminated: { exitCode: 0 } } }],
+    ["that exited with 0", { restartCount: 1, state: { terminated: { exitCode: 0 } } }],
     ["started a moment ago", { state: { running: { startedAt: time } } }],
-  ])("a container %s is no failure yet", (_, container) => {
+  ])("a container %s is not a failure yet", (_, container) => {
     expect(assess(observe([pod("new", container)])).state).toBe("progressing");
   });
 
-  test("pods of the old version and those that are leaving do not matter", () => {
+  test("old and terminating pods are ignored", () => {
     const crash = { restartCount: 5, state: { waiting: { reason: "CrashLoopBackOff" } } };
-    const leaving = pod("new", crash);
-    leaving.metadata.deletionTimestamp = time;
-    expect(assess(observe([pod("old", crash), leaving])).state).toBe("progressing");
+    const terminating = pod("new", crash);
+    terminating.metadata.deletionTimestamp = time;
+    expect(assess(observe([pod("old", crash), terminating])).state).toBe("progressing");
   });
 });
 
-test("complete when all replicas are new and available, and no others are left", () => {
+test("complete when all replicas are new and available, and no old ones exist", () => {
   expect(assess(observe([], { replicas: 2 }))).toEqual({ state: "complete" });
   expect(assess(observe([], { replicas: 2, availableReplicas: 1 })).state).toBe("progressing");
 });
 
-test("a ConfigMap that the kubelet has not read yet is waited for, but not for ever", () => {
+test("a ConfigMap that the kubelet has not read yet fails after 30 s", () => {
   const message = "failed to sync configmap cache: timed out waiting for the condition";
   const waiting = { reason: "CreateContainerConfigError", message };
   const seen = observe([pod("new", { state: { waiting } })]);
@@ -128,7 +128,7 @@ describe("failed", () => {
     expect(verdict).toEqual({ state: "failed", reason, message: "why", pod: "helloapp-new-abcde" });
   });
 
-  test("a crash loop says the exit code", () => {
+  test("the message of a crash loop contains the exit code", () => {
     const container = {
       restartCount: 2,
       state: { waiting: { reason: "CrashLoopBackOff", message: "back-off 10s" } },
@@ -137,7 +137,7 @@ describe("failed", () => {
     expect(assess(observe([pod("new", container)]))).toMatchObject({ message: "helloapp exits with 2" });
   });
 
-  test("the second exit, before Kubernetes calls it a loop", () => {
+  test("the second exit, before Kubernetes reports a crash loop", () => {
     const container = { restartCount: 1, state: { terminated: { exitCode: 1 } } };
     expect(assess(observe([pod("new", container)]))).toMatchObject({
       state: "failed",
@@ -145,13 +145,13 @@ describe("failed", () => {
     });
   });
 
-  test("a readiness probe that does not pass, after readySeconds by our own clock", () => {
+  test("a readiness probe that does not pass within readyTimeoutSeconds, by this machine's clock", () => {
     const seen = observe([pod("new", { state: { running: { startedAt: time } } })]);
     expect(after(service.readyTimeoutSeconds - 1, seen).state).toBe("progressing");
     expect(after(service.readyTimeoutSeconds, seen)).toMatchObject({ state: "failed", reason: "NotReady" });
   });
 
-  test("an init container may take its time", () => {
+  test("a running init container is not limited by readyTimeoutSeconds", () => {
     const initContainerStatuses = [
       { name: "init", ready: false, restartCount: 0, state: { running: { startedAt: time } } },
     ];
@@ -159,18 +159,18 @@ describe("failed", () => {
     expect(after(service.readyTimeoutSeconds, seen).state).toBe("progressing");
   });
 
-  test("patience begins anew when a doubt has passed meanwhile", () => {
-    const patience = new FailureTimer();
-    const doubt = assess(observe([pod("new", { state: { running: { startedAt: time } } })]));
+  test("the grace period restarts if the condition has passed in between", () => {
+    const timer = new FailureTimer();
+    const suspicious = assess(observe([pod("new", { state: { running: { startedAt: time } } })]));
     const none = assess(observe([]));
-    patience.evaluate(doubt, 0);
-    patience.evaluate(none, 1000);
-    patience.evaluate(doubt, 2000);
-    expect(patience.evaluate(doubt, service.readyTimeoutSeconds * 1000 + 1000).state).toBe("progressing");
-    expect(patience.evaluate(doubt, service.readyTimeoutSeconds * 1000 + 2000).state).toBe("failed");
+    timer.evaluate(suspicious, 0);
+    timer.evaluate(none, 1000);
+    timer.evaluate(suspicious, 2000);
+    expect(timer.evaluate(suspicious, service.readyTimeoutSeconds * 1000 + 1000).state).toBe("progressing");
+    expect(timer.evaluate(suspicious, service.readyTimeoutSeconds * 1000 + 2000).state).toBe("failed");
   });
 
-  describe("no place for a pod", () => {
+  describe("an unschedulable pod", () => {
     const condition = {
       type: "PodScheduled",
       status: "False",
@@ -179,7 +179,7 @@ describe("failed", () => {
     } as const;
     const waiting = pod("new", {}, { conditions: [condition], containerStatuses: [] });
 
-    test("unless just now", () => {
+    test("fails after scheduleTimeoutSeconds", () => {
       expect(after(service.scheduleTimeoutSeconds - 1, observe([waiting])).state).toBe("progressing");
       expect(after(service.scheduleTimeoutSeconds, observe([waiting]))).toMatchObject({
         state: "failed",
@@ -188,27 +188,25 @@ describe("failed", () => {
       });
     });
 
-    test("is no concern while another new pod starts, or an old one leaves: either makes room", () => {
+    test("does not fail while another new pod starts or an old one terminates", () => {
       const placed = { type: "PodScheduled", status: "True" } as const;
       const starting = pod("new", {}, { conditions: [placed] });
       expect(after(60, observe([waiting, starting])).state).toBe("progressing");
-      const leaving = pod("old", {});
-      leaving.metadata.deletionTimestamp = time;
-      expect(after(60, observe([waiting, leaving])).state).toBe("progressing");
+      const terminating = pod("old", {});
+      terminating.metadata.deletionTimestamp = time;
+      expect(after(60, observe([waiting, terminating])).state).toBe("progressing");
     });
 
-    test("nor is a quota, then; without, it fails", () => {
+    test("an exceeded quota fails too, unless another new pod starts", () => {
       const message = 'pods "x" is forbidden: exceeded quota: small';
-      const conditions = [
-        { type: "ReplicaFailure", status: "True", reason: "FailedCreate", message } as const,
-      ];
+      const conditions = [{ type: "ReplicaFailure", status: "True", reason: "FailedCreate", message } as const];
       expect(after(service.scheduleTimeoutSeconds, observe([], { conditions }))).toMatchObject({ message });
       const placed = { type: "PodScheduled", status: "True" } as const;
       const starting = pod("new", {}, { conditions: [placed] });
       expect(after(60, observe([starting], { conditions })).state).toBe("progressing");
     });
 
-    test("once a new pod is ready, the next try may take longer to come", () => {
+    test("fails after four times scheduleTimeoutSeconds if a new pod is ready: scheduling retries become rarer", () => {
       const ready = [
         { type: "PodScheduled", status: "True" },
         { type: "Ready", status: "True" },
@@ -219,7 +217,7 @@ describe("failed", () => {
     });
   });
 
-  test("pods refused by pod security, before there is any: at once", () => {
+  test("pods rejected by pod security fail at once", () => {
     const condition = {
       type: "ReplicaFailure",
       status: "True",
@@ -230,7 +228,7 @@ describe("failed", () => {
     expect(verdict).toEqual({ state: "failed", reason: "FailedCreate", message: "forbidden" });
   });
 
-  test("the deadline of the Deployment itself", () => {
+  test("the progress deadline of the Deployment", () => {
     const condition = { type: "Progressing", status: "False", reason: "ProgressDeadlineExceeded" } as const;
     expect(assess(observe([], { conditions: [condition] }))).toMatchObject({
       reason: "ProgressDeadlineExceeded",
@@ -238,11 +236,11 @@ describe("failed", () => {
   });
 });
 
-test("pods of other versions, and those that leave, are the others", () => {
-  const leaving = pod("new", {});
-  leaving.metadata.deletionTimestamp = time;
+test("oldPods: other versions, and terminating pods", () => {
+  const terminating = pod("new", {});
+  terminating.metadata.deletionTimestamp = time;
   const [old, own] = [pod("old", {}), pod("new", {})];
-  expect(oldPods(observe([old, own, leaving]))).toEqual([old, leaving]);
+  expect(oldPods(observe([old, own, terminating]))).toEqual([old, terminating]);
 });
 
 test.each([
@@ -258,8 +256,8 @@ test.each([
 });
 
 /**
- * States of a real cluster (k3s's Kubernetes 1.32.4), as they were when a deploy of each kind was given up, with the fields
- * that kubernetes/objects.ts names. The moment is that of the verdict: what was to be patient about is there already.
+ * States of a real cluster (k3s, Kubernetes 1.32.4), recorded when a deploy of each kind failed, with the fields of
+ * kubernetes/objects.ts. At that time the grace periods were already over.
  */
 describe("recorded states", () => {
   const lines = readFileSync(join(import.meta.dir, "states.jsonl"), "utf8")
@@ -278,7 +276,7 @@ describe("recorded states", () => {
     ["never ready", "NotReady", "has not passed its readiness probe"],
   ];
 
-  test("each has its test", () => {
+  test("each state has a test", () => {
     const others = ["starting", "complete, the old pods leaving"];
     expect(Object.keys(recorded).sort()).toEqual([...failures.map(([name]) => name), ...others].sort());
   });
@@ -290,13 +288,13 @@ describe("recorded states", () => {
     expect(verdict.state === "failed" && verdict.message).toContain(message as string);
   });
 
-  test("what only takes its time is not given up", () => {
+  test("a starting pod is not a failure", () => {
     const { state, ...rest } = after(60, recorded.starting!);
     expect(state).toBe("progressing");
-    expect(rest).toMatchObject({ doubts: [] });
+    expect(rest).toMatchObject({ suspected: [] });
   });
 
-  test("complete, while the old pods still serve their clients to the end", () => {
+  test("complete, while old pods finish their requests", () => {
     const seen = recorded["complete, the old pods leaving"]!;
     expect(assess(seen).state).toBe("complete");
     expect(oldPods(seen)).toHaveLength(2);

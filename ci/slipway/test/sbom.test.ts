@@ -1,11 +1,11 @@
-/** The bill of materials: what it says of packages, Bun and the C library, and that it is the same every time. */
+/** Tests the SBOM: packages, Bun, the C library, and reproducibility. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
-import type { RuntimeLibraries } from "../image/image-config.ts";
+import type { RuntimeLibraries } from "../image/image-spec.ts";
 import { identifyLibc, purl } from "../image/libc-version.ts";
-import { bundledPackages, hasSbom, createSbom, writeSbom, sbomPathFor } from "../image/sbom.ts";
+import { listBundledPackages, hasSbom, createSbom, writeSbom, sbomPathFor } from "../image/sbom.ts";
 import { sha256OfFile } from "../core/hash.ts";
 import { service } from "./helloapp-fixture.ts";
 import packageJson from "../../../package.json";
@@ -13,10 +13,9 @@ import packageJson from "../../../package.json";
 const directory = mkdtempSync(join(tmpdir(), "helloapp-sbom-"));
 afterAll(() => rmSync(directory, { recursive: true }));
 
-const hash = (algorithm: "md5" | "sha256", text: string) =>
-  new Bun.CryptoHasher(algorithm).update(text).digest("hex");
+const hash = (algorithm: "md5" | "sha256", text: string) => new Bun.CryptoHasher(algorithm).update(text).digest("hex");
 
-/** Lays out files; a value that is no text becomes JSON. @returns the directory */
+/** Writes files. Values other than strings are written as JSON. @returns the directory */
 function layOut(name: string, files: Record<string, unknown>): string {
   const root = join(directory, name);
   for (const [path, content] of Object.entries(files)) {
@@ -40,7 +39,7 @@ const status = [
   stanza("libc6", "i386", "1"),
   stanza("libc6", "amd64", "1:2.99-1+deb12u1~x"),
 ].join("\n");
-// dpkg still has the path from before /lib became a link, and does not know of libother.
+// dpkg's list has the old path of a file, from before /lib became a link, and no matching libother.
 const md5sums =
   `${hash("md5", "loader")}  lib/x/ld.so\n${hash("md5", libc)}  usr/lib/x/libc.so.6\n` +
   `${hash("md5", "another build")}  usr/lib/x/libother.so.1\n`;
@@ -54,7 +53,7 @@ const debian = {
 function runtimeOf(system: string): RuntimeLibraries {
   return {
     platform: { os: "linux", architecture: "amd64" },
-    // The loader's place in the image is another than that of the file.
+    // The loader's path in the image differs from its file.
     files: new Map([
       ["/lib64/ld.so", join(system, "usr/lib/x/ld.so")],
       ["/usr/lib/x/libother.so.1", join(system, "usr/lib/x/libother.so.1")],
@@ -71,7 +70,7 @@ describe("the C library", () => {
     return identifyLibc(runtimeOf(layOut(name, files)));
   };
 
-  test("is dpkg's package, with those files that dpkg unpacked", async () => {
+  test("is dpkg's package, with the files on dpkg's list", async () => {
     expect(await identify("debian", debian)).toMatchObject({
       name: "libc6",
       version: "1:2.99-1+deb12u1~x",
@@ -100,17 +99,17 @@ describe("the C library", () => {
       { ...debian, "var/lib/dpkg/info/libc6:amd64.md5sums": `${hash("md5", "x")}  usr/lib/x/libc.so.6\n` },
       "debian-12",
     ],
-  ])("is the release that it names itself where %s, and says so", async (name, files, release) => {
+  ])("is identified by its banner if %s", async (name, files, release) => {
     expect(await identify(name, files)).toEqual({
       name: "glibc",
       version: "2.99",
-      origin: expect.stringContaining(`which package of ${release} it is from`),
+      origin: expect.stringContaining(`the package of ${release} and its fixes are unknown`),
       purl: "pkg:generic/glibc@2.99",
       files: new Set(["/usr/lib/x/libc.so.6"]),
     });
   });
 
-  test("is nothing where nothing is known", async () => {
+  test("is undefined if it cannot be identified", async () => {
     expect(await identify("unknown", { ...libraries, "usr/lib/x/libc.so.6": "musl" })).toBeUndefined();
   });
 });
@@ -141,10 +140,10 @@ describe("the bundled packages", () => {
       minify: true,
       metafile: true,
     });
-    return bundledPackages(metafile!);
+    return listBundledPackages(metafile!);
   };
 
-  test("are those whose code is in it, also a package's own; not what is merely installed or was shaken off", async () => {
+  test("have code in the bundle, including nested packages, but not unused or tree-shaken ones", async () => {
     const main = 'import { tiny } from "@acme/tiny";\nimport { shaken } from "shaken";\nconsole.log(tiny);';
     expect(await bundle(main)).toEqual([
       { name: "@acme/tiny", version: "1.2.3+x", license: "ISC" },
@@ -152,7 +151,7 @@ describe("the bundled packages", () => {
     ]);
   });
 
-  test("are two where two versions are in it", async () => {
+  test("include each version of a package", async () => {
     const packages = await bundle('import "@acme/tiny";\nimport deep from "deep";\nconsole.log(deep);');
     expect(packages.map(({ name, version }) => `${name}@${version}`)).toEqual([
       "@acme/tiny@1.2.3+x",
@@ -161,20 +160,18 @@ describe("the bundled packages", () => {
     ]);
   });
 
-  test("have to say what they are", async () => {
+  test("must have a name and a version", async () => {
     const nameless = bundle('import nameless from "nameless";\nconsole.log(nameless);');
-    await expect(nameless).rejects.toThrow(
-      "node_modules/nameless is in the image, but has no name and version",
-    );
+    await expect(nameless).rejects.toThrow("node_modules/nameless is in the image, but has no name and version");
   });
 
-  test("of the service are none", async () => {
+  test("do not include the service", async () => {
     const { metafile } = await Bun.build({
       entrypoints: [join(import.meta.dir, "../../../src/main.ts")],
       target: "bun",
       metafile: true,
     });
-    expect(await bundledPackages(metafile!)).toEqual([]);
+    expect(await listBundledPackages(metafile!)).toEqual([]);
   });
 });
 
@@ -190,7 +187,7 @@ describe("the SBOM", async () => {
     ],
     runtime: runtimeOf(system),
   };
-  /** As far as it is looked at here. */
+  /** The keys that the tests check. */
   interface Component {
     type: string;
     name: string;
@@ -208,7 +205,7 @@ describe("the SBOM", async () => {
   const components: Component[] = sbom.components;
   const find = (name: string) => components.find((component) => component.name === name)!;
 
-  test("is of the image: its name, version, licence and id", () => {
+  test("describes the image by name, version, licence and ID", () => {
     expect(sbom).toMatchObject({ bomFormat: "CycloneDX", specVersion: "1.6", version: 1 });
     expect(sbom.metadata.component).toMatchObject({
       type: "application",
@@ -223,7 +220,7 @@ describe("the SBOM", async () => {
     });
   });
 
-  test("names the packages with their licences", () => {
+  test("lists the packages with their licences", () => {
     expect(find("tiny")).toMatchObject({
       group: "@acme",
       version: "1.2.3+x",
@@ -235,7 +232,7 @@ describe("the SBOM", async () => {
     expect(find("silent").licenses).toBeUndefined();
   });
 
-  test("names Bun", () => {
+  test("lists Bun", () => {
     expect(find("bun")).toMatchObject({
       type: "platform",
       version: Bun.version,
@@ -245,7 +242,7 @@ describe("the SBOM", async () => {
     expect(JSON.stringify(find("bun"))).toContain(Bun.revision);
   });
 
-  test("names every file of the runtime with its hash: under the C library, or on its own", () => {
+  test("lists every shared library with its hash, under the C library if it belongs to it", () => {
     const files = (list: Component[] | undefined) =>
       list?.filter(({ type }) => type === "file").map(({ name, hashes }) => [name, hashes![0]!.content]);
     expect(files(find("libc6").components)).toEqual([
@@ -255,7 +252,7 @@ describe("the SBOM", async () => {
     expect(files(components)).toEqual([["/usr/lib/x/libother.so.1", hash("sha256", "other")]]);
   });
 
-  test("has the form that the specification asks for", () => {
+  test("conforms to the specification", () => {
     const all = components.flatMap((component) => [component, ...(component.components ?? [])]);
     for (const { type, name } of all) {
       expect(type).toMatch(/^(application|platform|library|file)$/);
@@ -272,7 +269,7 @@ describe("the SBOM", async () => {
     expect(needs(find("bun")["bom-ref"])).toEqual(["/usr/lib/x/libother.so.1", find("libc6")["bom-ref"]]);
   });
 
-  test("is the same again, in whatever order things were found; another image has another serial number", async () => {
+  test("is reproducible in any input order, with a serial number per image", async () => {
     const { packages, runtime } = materials;
     const files = new Map([...runtime.files].reverse());
     const other = { packages: packages.toReversed(), runtime: { ...runtime, files } };
@@ -281,7 +278,7 @@ describe("the SBOM", async () => {
     expect((await parse({ id: "ba9876543210" })).serialNumber).not.toBe(sbom.serialNumber);
   });
 
-  test("lies beside its archive, and is known to be of its image", async () => {
+  test("is written next to its archive, and recognised by its image ID", async () => {
     const dist = layOut("dist", { "sbom.cdx.json": await createSbom(service, materials) });
     const archive = join(directory, "x.tar/app.tar");
     mkdirSync(dirname(archive));
@@ -298,17 +295,15 @@ describe("the SBOM", async () => {
   });
 });
 
-test("a package URL encodes what it has to, and no more", () => {
+test("a package URL encodes exactly the required characters", () => {
   expect(purl("npm", ["@a", "b c"], "1:2~3-4_5.6+7")).toBe("pkg:npm/%40a/b%20c@1:2~3-4_5.6%2B7");
   expect(purl("deb", ["d", "n"], "1", { arch: "amd64", distro: "d-1/2" })).toBe(
     "pkg:deb/d/n@1?arch=amd64&distro=d-1%2F2",
   );
 });
 
-test("a file's hash is that of its bytes, also where they come in pieces", () => {
+test("a file's hash covers all of its chunks", () => {
   const bytes = Buffer.alloc(3_000_001, "helloapp");
   writeFileSync(join(directory, "large"), bytes);
-  expect(sha256OfFile(join(directory, "large"))).toBe(
-    new Bun.CryptoHasher("sha256").update(bytes).digest("hex"),
-  );
+  expect(sha256OfFile(join(directory, "large"))).toBe(new Bun.CryptoHasher("sha256").update(bytes).digest("hex"));
 });

@@ -1,4 +1,4 @@
-/** How Dagger's SDK is loaded: its parts alone where they are known, else all of it. */
+/** Tests that only the needed parts of Dagger's SDK are loaded, or all of it if the parts are missing. */
 import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -6,15 +6,15 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { loadSdk } from "../engines/sdk.ts";
 
-/** Of what a process has loaded after a line of code, whether there is a package. */
-function loads(line: string, name: string): boolean {
-  const code = `${line}; console.log(Object.keys(require.cache).some((file) => file.includes("/node_modules/${name}/")))`;
+/** Returns whether a process has loaded a package after it ran some code. */
+function loadsPackage(statement: string, name: string): boolean {
+  const code = `${statement}; console.log(Object.keys(require.cache).some((file) => file.includes("/node_modules/${name}/")))`;
   const { stdout, stderr } = Bun.spawnSync([process.execPath, "-e", code], { cwd: import.meta.dir });
   expect(stderr.toString()).toBe("");
   return stdout.toString().trim() === "true";
 }
 
-test("all that the engine uses is there, and the same as in the whole", async () => {
+test("exports the same objects as the package's index", async () => {
   const { connection, dag, ExecError } = await loadSdk();
   const whole = await import("@dagger.io/dagger");
   expect(connection).toBe(whole.connection);
@@ -22,15 +22,15 @@ test("all that the engine uses is there, and the same as in the whole", async ()
   expect(ExecError).toBe(whole.ExecError);
 });
 
-test("no compiler is loaded with it", () => {
+test("does not load the TypeScript compiler", () => {
   const sdk = 'await (await import("../engines/sdk.ts")).loadSdk()';
-  expect(loads(sdk, "@dagger.io")).toBe(true);
-  expect(loads(sdk, "typescript")).toBe(false);
-  // Else nothing was shown.
-  expect(loads('await import("@dagger.io/dagger")', "typescript")).toBe(true);
+  expect(loadsPackage(sdk, "@dagger.io")).toBe(true);
+  expect(loadsPackage(sdk, "typescript")).toBe(false);
+  // Otherwise this test would show nothing.
+  expect(loadsPackage('await import("@dagger.io/dagger")', "typescript")).toBe(true);
 }, 60_000);
 
-test("one that has its parts elsewhere is loaded whole", async () => {
+test("loads the index if the parts are missing", async () => {
   const directory = mkdtempSync(join(tmpdir(), "helloapp-sdk-"));
   try {
     const index = join(directory, "index.js");

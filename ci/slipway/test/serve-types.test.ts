@@ -23,12 +23,7 @@ const strict = {
 };
 
 /** Compiles a project of one file. @returns the compiler's output */
-async function check(
-  name: string,
-  options: object,
-  source: string,
-  packages: string[] = [],
-): Promise<string> {
+async function check(name: string, options: object, source: string, packages: string[] = []): Promise<string> {
   const project = join(work, name);
   mkdirSync(join(project, "node_modules/slipway"), { recursive: true });
   mkdirSync(join(project, "node_modules/@types"));

@@ -1,4 +1,4 @@
-/** What slipway finds out about a service that says nothing of itself, and what it refuses. */
+/** Tests the detection of a service's configuration, and the errors for invalid settings. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdir, mkdtemp, realpath, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -11,12 +11,8 @@ let directory: string;
 beforeAll(async () => void (directory = await realpath(await mkdtemp(join(tmpdir(), "slipway-service-")))));
 afterAll(() => rm(directory, { recursive: true }));
 
-/** Lays out a project, in a directory of that name. */
-async function project(
-  packageJson: object,
-  files: string[] = ["src/main.ts"],
-  name = "project",
-): Promise<string> {
+/** Creates a project with empty files in a directory of that name. */
+async function project(packageJson: object, files: string[] = ["src/main.ts"], name = "project"): Promise<string> {
   const at = join(await mkdtemp(join(directory, "at-")), name);
   for (const path of ["package.json", ...files]) {
     await mkdir(dirname(join(at, path)), { recursive: true });
@@ -34,7 +30,7 @@ function failureOf(at: string, settings: Settings = {}): PipelineError {
   return expect.unreachable();
 }
 
-test("all is found out of package.json, the rest has defaults", async () => {
+test("package.json determines the configuration, and the rest has defaults", async () => {
   const at = await project({
     name: "@team/shop",
     version: "1.2.3",
@@ -75,11 +71,8 @@ test("all is found out of package.json, the rest has defaults", async () => {
   expect(cacheDirectoryOf(resolveService(at))).toBe(join(at, "node_modules/.cache/slipway"));
 });
 
-test("a setting is taken as it is; of overlays and scripts one may be given alone", async () => {
-  const at = await project({ name: "shop", scripts: { check: "x", test: "x", lint: "x" } }, [
-    "src/main.ts",
-    "x.ts",
-  ]);
+test("settings override the detected values, and single overlays or scripts can be set", async () => {
+  const at = await project({ name: "shop", scripts: { check: "x", test: "x", lint: "x" } }, ["src/main.ts", "x.ts"]);
   const settings: Required<Settings> = {
     name: "till",
     namespace: "market",
@@ -121,18 +114,18 @@ describe("the name", () => {
     [{ name: "My_Shop.js" }, "my-shop-js"],
     [{ name: "2nd-shop-" }, "nd-shop"],
     [{ name: `${"a".repeat(62)}-b` }, "a".repeat(62)],
-    [{}, "a-place"],
+    [{}, "a-directory"],
   ])("of %p is %s", async (packageJson, name) => {
-    expect(resolveService(await project(packageJson, ["src/main.ts"], "A place")).name).toBe(name);
+    expect(resolveService(await project(packageJson, ["src/main.ts"], "A directory")).name).toBe(name);
   });
 
   test.each<[string, Settings, string]>([
-    ["none at all", {}, 'the service\'s name ""'],
+    ["empty", {}, 'invalid name ""'],
     ["capital letters", { name: "Shop" }, 'name "Shop"'],
     ["dots", { name: "shop.js" }, 'name "shop.js"'],
     ["64 letters", { name: "a".repeat(64) }, "at most 63"],
-    ["a namespace that is none", { name: "shop", namespace: "my shop" }, 'namespace "my shop"'],
-  ])("%s: refused, naming it", async (_, settings, words) => {
+    ["an invalid namespace", { name: "shop", namespace: "my shop" }, 'namespace "my shop"'],
+  ])("%s: rejected with the value in the message", async (_, settings, words) => {
     const error = failureOf(await project({ name: "123" }), settings);
     expect(error.kind).toBe("project");
     expect(error.message).toContain(words);
@@ -141,60 +134,42 @@ describe("the name", () => {
 });
 
 describe("the entry", () => {
-  const all = [
-    "src/main.ts",
-    "src/index.ts",
-    "src/server.ts",
-    "index.ts",
-    "server.js",
-    "lib/x.mjs",
-    "app/y.tsx",
-  ];
+  const all = ["src/main.ts", "src/index.ts", "src/server.ts", "index.ts", "server.js", "lib/x.mjs", "app/y.tsx"];
   test.each<[string, object, files: string[], entry: string]>([
-    ["src/main.ts, where nothing says so", {}, all, "src/main.ts"],
-    ["src/index.ts, where that is not there", {}, all.slice(1), "src/index.ts"],
-    ["index.ts, where there is no src", {}, all.slice(3), "index.ts"],
+    ["src/main.ts by default", {}, all, "src/main.ts"],
+    ["src/index.ts if src/main.ts is missing", {}, all.slice(1), "src/index.ts"],
+    ["index.ts without a src directory", {}, all.slice(3), "index.ts"],
     ["JavaScript", {}, all.slice(4), "server.js"],
-    ["what the script `start` runs", { scripts: { start: "bun lib/x.mjs" } }, all, "lib/x.mjs"],
+    ["the module that the script `start` runs", { scripts: { start: "bun lib/x.mjs" } }, all, "lib/x.mjs"],
     [
-      "with options and variables around",
+      "a module between options and variables",
       { scripts: { start: "A=1 bun --smol ./app/y.tsx --z" } },
       all,
       "app/y.tsx",
     ],
-    ["by `bun run`", { scripts: { start: "bun run lib/x.mjs" } }, all, "lib/x.mjs"],
-    ["what `dev` runs", { scripts: { dev: "bun --watch src/server.ts" } }, all, "src/server.ts"],
-    [
-      "`start` rather than `dev`",
-      { scripts: { dev: "bun index.ts", start: "bun lib/x.mjs" } },
-      all,
-      "lib/x.mjs",
-    ],
+    ["a module that `bun run` starts", { scripts: { start: "bun run lib/x.mjs" } }, all, "lib/x.mjs"],
+    ["the module that `dev` runs", { scripts: { dev: "bun --watch src/server.ts" } }, all, "src/server.ts"],
+    ["`start` rather than `dev`", { scripts: { dev: "bun index.ts", start: "bun lib/x.mjs" } }, all, "lib/x.mjs"],
     ["`module`", { module: "./src/server.ts" }, all, "src/server.ts"],
     ["`main`", { main: "server.js" }, all, "server.js"],
-    [
-      "not what is not there",
-      { main: "gone.js", scripts: { start: "bun dist/main.js" } },
-      all,
-      "src/main.ts",
-    ],
-    ["not what another program runs", { scripts: { start: "node lib/x.mjs" } }, all, "src/main.ts"],
-    ["not what is no module", { main: "page.html" }, [...all, "page.html"], "src/main.ts"],
+    ["not a missing file", { main: "gone.js", scripts: { start: "bun dist/main.js" } }, all, "src/main.ts"],
+    ["not a module that another program runs", { scripts: { start: "node lib/x.mjs" } }, all, "src/main.ts"],
+    ["not a file that is not a module", { main: "page.html" }, [...all, "page.html"], "src/main.ts"],
   ])("%s", async (_, packageJson, files, entry) => {
     expect(resolveService(await project({ name: "x", ...packageJson }, files)).entry).toBe(entry);
   });
 
-  // Found by this test: the first file of the command is taken, though it is another option's.
-  test("not what is loaded before it", async () => {
+  // Regression test: the first file of the command was used, even as the value of an option.
+  test("not a preloaded module", async () => {
     const packageJson = { name: "x", scripts: { start: "bun --preload ./lib/x.mjs src/server.ts" } };
     expect(resolveService(await project(packageJson, all)).entry).toBe("src/server.ts");
   });
 
-  test("that is not to be found, or not there: refused, with what to set", async () => {
+  test("an undetected or missing entry is rejected with a hint", async () => {
     const nothing = failureOf(await project({ name: "x" }, []));
-    expect(nothing).toMatchObject({ kind: "project", message: expect.stringContaining("set `entry`") });
+    expect(nothing).toMatchObject({ kind: "project", message: expect.stringContaining("no entry found") });
     const gone = failureOf(await project({ name: "x" }), { entry: "src/gone.ts" });
-    expect(gone).toMatchObject({ kind: "project", message: "the entry src/gone.ts is not there" });
+    expect(gone).toMatchObject({ kind: "project", message: "entry src/gone.ts not found" });
   });
 });
 
@@ -203,11 +178,11 @@ test.each<[Record<string, string>, check: string | undefined, test: string | und
   [{ check: "a", typecheck: "b", test: "c", "test:unit": "d" }, "check", "test:unit"],
   [{ typecheck: "b", test: "c" }, "typecheck", "test"],
   [{ test: 'echo "Error: no test specified" && exit 1' }, undefined, undefined],
-])("of the scripts %p, those for check and test are %p and %p", async (scripts, check, test) => {
+])("with the scripts %p, check runs %p and test runs %p", async (scripts, check, test) => {
   expect(resolveService(await project({ name: "x", scripts })).scripts).toEqual({ check, test });
 });
 
-describe("the root is", () => {
+describe("the root", () => {
   async function member(workspaces: unknown, path: string, root: object = {}) {
     const at = await project({ name: "all", workspaces, ...root }, [`${path}/src/main.ts`]);
     await writeFile(join(at, path, "package.json"), '{"name":"one"}');
@@ -219,34 +194,34 @@ describe("the root is", () => {
     ["a name", ["./services/one"], "services/one"],
     ["a deep pattern", ["services/**"], "services/a/b"],
     ["the long form", { packages: ["services/*"] }, "services/one"],
-  ])("that of the workspace with the service as a member: by %s", async (_, workspaces, path) => {
+  ])("is the root of the workspace that has the service as a member: %s", async (_, workspaces, path) => {
     const { at, found } = await member(workspaces, path);
     expect(found).toMatchObject({ root: at, project: join(at, path) });
   });
 
   test.each<[string, unknown, string]>([
-    ["has other members", ["libraries/*"], "services/one"],
-    ["has it too deep for its pattern", ["services/*"], "services/a/b"],
-    ["has none", undefined, "services/one"],
-  ])("the service's own directory, where what is above %s", async (_, workspaces, path) => {
+    ["other members", ["libraries/*"], "services/one"],
+    ["a pattern that the path is too deep for", ["services/*"], "services/a/b"],
+    ["no members", undefined, "services/one"],
+  ])("is the service's directory if the directory above has %s", async (_, workspaces, path) => {
     const { at, found } = await member(workspaces, path);
     expect(found.root).toBe(join(at, path));
   });
 
-  // Found by this test: the pattern that takes members away matches all that it does not take away.
-  test("the service's own directory, where what is above leaves others out", async () => {
+  // Regression test: an exclusion pattern matched all other paths.
+  test("is the service's directory if the workspace above excludes other members", async () => {
     const { at, found } = await member(["libraries/*", "!libraries/old"], "services/one");
     expect(found.root).toBe(join(at, "services/one"));
   });
 
-  // Found by this test: a package.json that is none of the service's business ends the command.
-  test("the service's own directory, whatever nonsense is above", async () => {
+  // Regression test: an unrelated invalid package.json stopped the command.
+  test("is the service's directory if package.json above is invalid", async () => {
     const { at } = await member(undefined, "services/one");
     await writeFile(join(at, "package.json"), "nonsense");
     expect(resolveService(join(at, "services/one")).root).toBe(join(at, "services/one"));
   });
 
-  test("where the files are, also by way of a link", async () => {
+  test("resolves symbolic links", async () => {
     const at = await project({ name: "x" });
     const link = join(directory, "link");
     await symlink(at, link);
@@ -254,7 +229,7 @@ describe("the root is", () => {
   });
 });
 
-test("a package.json that is not there, or is no JSON: refused, naming it", async () => {
+test("a missing or invalid package.json is rejected with its path", async () => {
   const at = await project({ name: "x" });
   await writeFile(join(at, "package.json"), "{");
   expect(failureOf(at)).toMatchObject({
@@ -264,6 +239,6 @@ test("a package.json that is not there, or is no JSON: refused, naming it", asyn
   const nowhere = failureOf(join(at, "nowhere"));
   expect(nowhere).toMatchObject({
     kind: "project",
-    message: `there is no ${join(at, "nowhere/package.json")}`,
+    message: `${join(at, "nowhere/package.json")} not found`,
   });
 });

@@ -1,22 +1,14 @@
-/** What the settings do to the build: what goes in, what it is told, what is refused. As binaries that run: e2e/settings.test.ts. */
+/** Tests the effect of settings on the build inputs. e2e/settings.test.ts runs the binaries. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import {
-  chmodSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  realpathSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { resolveService } from "../core/service-config.ts";
 import { bundleOptions, explainBundleError } from "../image/bundle.ts";
-import { findSharedLibraries, type RuntimeLibraries } from "../image/image-config.ts";
+import { findSharedLibraries, type RuntimeLibraries } from "../image/image-spec.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
-import { filesOfPackages, findNativePackages } from "../image/native-packages.ts";
+import { listPackageFiles, findNativePackages } from "../image/native-packages.ts";
 import type { Settings } from "../index.d.ts";
 import { assertSupportedBun, assertNoShadowingBun, assertPinnedBun } from "../cli/bun-version.ts";
 
@@ -45,12 +37,11 @@ function project(files: Files): string {
   return at;
 }
 
-/** With nothing attached: what is looked at is its own. */
+/** Resolves a service without attached endpoints, so that only its own code is bundled. */
 const describeOwn = (files: Files, settings: Settings = {}) =>
   resolveService(project(files), { attach: false, ...settings });
 
-const inputs = (files: Files, settings: Settings = {}) =>
-  collectInputs(describeOwn(files, settings), runtime);
+const inputs = (files: Files, settings: Settings = {}) => collectInputs(describeOwn(files, settings), runtime);
 
 async function failureOf(work: () => unknown): Promise<PipelineError> {
   try {
@@ -61,7 +52,7 @@ async function failureOf(work: () => unknown): Promise<PipelineError> {
   return expect.unreachable();
 }
 
-/** What a bundle says when it is run, as JSON of what it logs. */
+/** Runs a bundle. @returns its output */
 async function runBundled(files: Files, settings: Settings = {}, args: string[] = []): Promise<string> {
   const service = describeOwn(files, settings);
   const options = await bundleOptions(service);
@@ -73,11 +64,14 @@ async function runBundled(files: Files, settings: Settings = {}, args: string[] 
   return stdout.toString() + stderr.toString();
 }
 
-describe("its name", () => {
-  test.each(["srv", "lib64", "tmp"])("%s is a directory's in the image: refused", async (name) => {
+describe("name", () => {
+  test.each(["srv", "lib64", "tmp"])("%s is refused, because it is a directory in the image", async (name) => {
     const service = describeOwn({ "src/main.ts": "" }, { name });
     const error = await failureOf(() => computeImageId(service, runtime));
-    expect(error).toMatchObject({ kind: "project", message: expect.stringContaining(`/${name}, which is`) });
+    expect(error).toMatchObject({
+      kind: "project",
+      message: expect.stringContaining(`/${name} is a directory`),
+    });
   });
 });
 
@@ -95,7 +89,7 @@ describe("entries", () => {
     [["migrate"], "migrate"],
     [["migrate", "--to", "3"], "migrate --to,3"],
     [["clean-up"], "job"],
-    // What every object has is no entry.
+    // Keys that every object has are not entries.
     [["constructor"], "main constructor"],
     [["toString"], "main toString"],
     [["__proto__"], "main __proto__"],
@@ -103,18 +97,18 @@ describe("entries", () => {
     expect((await runBundled(files, settings, args)).trim()).toBe(said);
   });
 
-  test("each is an input, and so are their words", async () => {
+  test("each is an input, with its name", async () => {
     const { files: found } = await inputs(files, settings);
     expect([...found.keys()]).toEqual(expect.arrayContaining(["src/migrate.ts", "src/job.ts"]));
-    const ids = [{}, { entries: { migrate: "src/migrate.ts" } }, { entries: { m: "src/migrate.ts" } }].map(
-      (settings) => computeImageId(describeOwn(files, settings), runtime),
+    const ids = [{}, { entries: { migrate: "src/migrate.ts" } }, { entries: { m: "src/migrate.ts" } }].map((settings) =>
+      computeImageId(describeOwn(files, settings), runtime),
     );
     expect(new Set(await Promise.all(ids)).size).toBe(ids.length);
   });
 
-  test("one that is not there is refused", async () => {
+  test("a missing file is refused", async () => {
     const error = await failureOf(() => describeOwn({}, { entries: { migrate: "src/gone.ts" } }));
-    expect(error).toMatchObject({ kind: "project", message: "the entry src/gone.ts is not there" });
+    expect(error).toMatchObject({ kind: "project", message: "entry src/gone.ts not found" });
   });
 });
 
@@ -129,9 +123,7 @@ describe("files", () => {
     LICENSE: "l",
   };
   const below = async (patterns: string[]) =>
-    [...(await inputs(files, { files: patterns })).beside.keys()]
-      .map((path) => path.replace(/^srv\//, ""))
-      .sort();
+    [...(await inputs(files, { files: patterns })).appFiles.keys()].map((path) => path.replace(/^srv\//, "")).sort();
 
   test.each([
     [["public"], ["public/.well-known/x", "public/a.txt", "public/deep/b c.txt"]],
@@ -142,11 +134,11 @@ describe("files", () => {
       ["LICENSE", "templates/one.html"],
     ],
     [["{public,templates}/*.{txt,css}"], ["public/a.txt", "templates/one.css"]],
-  ])("%p are %p", async (patterns, found) => {
+  ])("%p matches %p", async (patterns, found) => {
     expect(await below(patterns)).toEqual(found);
   });
 
-  test("each counts, by its content and by its place", async () => {
+  test("the ID depends on the content and the path of each file", async () => {
     const ids = [files, { ...files, "public/a.txt": "b" }, { ...files, "public/new": "" }].map((files) =>
       computeImageId(describeOwn(files, { files: ["public"] }), runtime),
     );
@@ -154,7 +146,7 @@ describe("files", () => {
   });
 
   test.each(["nowhere", "templates/*.xml", "/etc/hostname", "../*"])(
-    "%s: none are found in the project, the change's fault",
+    "%s matches no file in the project, which is a project error",
     async (pattern) => {
       const error = await failureOf(() => below([pattern]));
       expect(error).toMatchObject({ kind: "project", message: expect.stringContaining(pattern) });
@@ -163,10 +155,9 @@ describe("files", () => {
 });
 
 describe("native packages", () => {
-  const [architecture, other] =
-    process.arch === "x64" ? (["amd64", "arm64"] as const) : (["arm64", "amd64"] as const);
+  const [architecture, other] = process.arch === "x64" ? (["amd64", "arm64"] as const) : (["arm64", "amd64"] as const);
   const library = [...findSharedLibraries().files.values()].at(-1)!;
-  /** An addon is a library; for the other architecture it says so in its header. */
+  /** Creates an addon from a library, optionally with the other architecture in its header. */
   const addon = (foreign = false) => {
     const bytes = readFileSync(library);
     if (foreign) bytes.writeUInt16LE(architecture === "amd64" ? 183 : 62, 18);
@@ -196,13 +187,13 @@ describe("native packages", () => {
     "node_modules/has-for-this/x.node": addon(),
   };
 
-  test("one that is looked for at run time lies beside the binary, with what it asks for", () => {
+  test("a package that loads its addon at run time is copied, with its dependencies", () => {
     const at = project(finder);
     const native = named(at);
     expect([...native.packages.keys()].sort()).toEqual(["@scope/has.it", "has-for-this", "needed"]);
     expect(native.objects).toEqual([join(at, "node_modules/has-for-this/x.node")]);
     expect(
-      filesOfPackages(native)
+      listPackageFiles(native)
         .map(([path]) => path)
         .sort(),
     ).toEqual([
@@ -214,15 +205,19 @@ describe("native packages", () => {
     ]);
   });
 
-  test("one that the bundler embeds does not, nor does what has none", () => {
+  test("a package with an embedded addon, or without one, is not copied", () => {
     const at = project(finder);
     const embedded = join(at, "node_modules/has-for-this/x.node");
     const native = findNativePackages([entry(at, "@scope/has.it"), embedded], [], architecture);
-    expect(native).toEqual({ packages: new Map(), objects: [embedded], others: new Set() });
-    expect(named(at, [], ["needed"])).toEqual({ packages: new Map(), objects: [], others: new Set() });
+    expect(native).toEqual({ packages: new Map(), objects: [embedded], foreignObjects: new Set() });
+    expect(named(at, [], ["needed"])).toEqual({
+      packages: new Map(),
+      objects: [],
+      foreignObjects: new Set(),
+    });
   });
 
-  test("the setting `native` carries what is imported, also without an addon, and knows nothing else", async () => {
+  test("`nativePackages` copies imported packages without an addon, and refuses others", async () => {
     const at = project(finder);
     expect([...named(at, ["needed"], ["needed"]).packages.keys()]).toEqual(["needed"]);
     const error = await failureOf(() => named(at, ["elsewhere"]));
@@ -233,7 +228,7 @@ describe("native packages", () => {
     [
       "an addon for another architecture",
       { "node_modules/has-for-this/x.node": addon(true) },
-      ["has-for-this/x.node is for " + other, `the image for ${architecture}`],
+      ["has-for-this/x.node is for " + other, `the image is for ${architecture}`],
     ],
     [
       "two versions of a package",
@@ -250,7 +245,7 @@ describe("native packages", () => {
       { "node_modules/needed/package.json": manifest("needed", { dependencies: { gone: "1" } }) },
       ["gone, which needed needs in the image, is not installed"],
     ],
-  ])("%s: refused, naming it", async (_, changes, words) => {
+  ])("%s is refused by name", async (_, changes, words) => {
     const error = await failureOf(() => named(project({ ...finder, ...changes })));
     expect(error).toMatchObject({ kind: "project" });
     for (const word of words) expect(error.message).toContain(word);
@@ -261,7 +256,7 @@ describe("external", () => {
   const files: Files = {
     "src/main.ts": 'try {\n  await import("not-here");\n} catch {\n  console.log("without");\n}\n',
   };
-  test("an optional dependency that is not there is done without; else the source does not compile", async () => {
+  test("a missing package is allowed if it is external, otherwise the source does not compile", async () => {
     expect(await runBundled(files, { external: ["not-here"] })).toBe("without\n");
     const required = { "src/main.ts": 'import x from "not-here";\nconsole.log(x);\n' };
     expect((await failureOf(() => inputs(required))).output).toContain("not-here");
@@ -290,7 +285,7 @@ describe("define and publicEnv", () => {
   const idWith = (env: Record<string, string>, more: Settings = {}) =>
     withEnv(env, () => computeImageId(describeOwn(files, { ...settings, ...more }), runtime));
 
-  test("a definition stands in the bundle, a public variable's value too, no other one's", async () => {
+  test("the bundle contains definitions and public variables, but no other variables", async () => {
     const options = await withEnv({ PUBLIC_A: 'a "quoted" one', SECRET_A: "secret" }, () =>
       bundleOptions(describeOwn(files, settings)),
     );
@@ -301,7 +296,7 @@ describe("define and publicEnv", () => {
     expect(text).not.toContain("secret");
   });
 
-  test("each is another id; the order in which variables are set and those that are not public are not", async () => {
+  test("the ID depends on definitions and public variables, but not on their order or other variables", async () => {
     const one = await idWith({ PUBLIC_A: "1", PUBLIC_B: "2" });
     expect(await idWith({ PUBLIC_B: "2", PUBLIC_A: "1", SECRET_A: "x" })).toBe(one);
     const others = [
@@ -333,11 +328,11 @@ describe("plugins", () => {
   };
   const bunfig: Files = { ...files, "bunfig.toml": '[serve.static]\nplugins = ["./ci/plugin.js"]\n' };
 
-  test("of bunfig.toml's pages are the build's too", async () => {
+  test("of bunfig.toml are used in the build", async () => {
     expect(await runBundled(bunfig)).toBe("HELLO\n");
   });
 
-  test("of the settings are the build's, and their code is an input", async () => {
+  test("of the settings are used in the build, and their code is an input", async () => {
     const service = describeOwn(files);
     const { default: own } = await import(join(service.project, "ci/plugin.js"));
     expect(await runBundled(files, { plugins: [own] })).toBe("HELLO\n");
@@ -347,7 +342,7 @@ describe("plugins", () => {
     expect([...without.keys()]).not.toContain("ci/pipeline.ts");
   });
 
-  test("of bunfig.toml are an input by their code", async () => {
+  test("of bunfig.toml are inputs with their code", async () => {
     const ids = [bunfig, { ...bunfig, "ci/plugin.js": plugin("!") }].map((files) =>
       computeImageId(describeOwn(files), runtime),
     );
@@ -364,7 +359,7 @@ describe("plugins", () => {
     expect(await one).not.toBe(await other);
   });
 
-  test("one of bunfig.toml that is not there, or is none, is the change's fault", async () => {
+  test("a missing or invalid plugin in bunfig.toml is a project error", async () => {
     for (const content of [undefined, "export const x = 1;\n"]) {
       const { "ci/plugin.js": _, ...rest } = bunfig;
       const error = await failureOf(() => inputs({ ...rest, ...(content && { "ci/plugin.js": content }) }));
@@ -373,8 +368,8 @@ describe("plugins", () => {
   });
 });
 
-describe("what the bundler warns of", () => {
-  test("is told, with its place", async () => {
+describe("a warning of the bundler", () => {
+  test("is reported with its location", async () => {
     const { warnings } = await inputs({
       "src/main.ts": 'import * as a from "./a.ts";\nconsole.log(a.nope);\n',
       "src/a.ts": "export const a = 1;\n",
@@ -385,7 +380,7 @@ describe("what the bundler warns of", () => {
   });
 });
 
-describe("the Bun that is pinned", () => {
+describe("the pinned Bun version", () => {
   test.each<[string, Files, Settings, string | undefined]>([
     [".bun-version", { ".bun-version": "1.2.3\n" }, {}, "1.2.3"],
     [".bun-version with a tag", { ".bun-version": "bun-v1.2.3" }, {}, "1.2.3"],
@@ -396,19 +391,14 @@ describe("the Bun that is pinned", () => {
       {},
       "1.2.3",
     ],
-    [
-      "another packageManager",
-      { "package.json": '{"name":"x","packageManager":"pnpm@9.0.0"}' },
-      {},
-      undefined,
-    ],
-    ["a setting before all", { ".bun-version": "1.2.3\n" }, { bun: "1.0.0" }, "1.0.0"],
-    ["nothing", {}, {}, undefined],
-  ])("by %s", (_, files, settings, bun) => {
+    ["another packageManager", { "package.json": '{"name":"x","packageManager":"pnpm@9.0.0"}' }, {}, undefined],
+    ["a setting, which takes precedence", { ".bun-version": "1.2.3\n" }, { bun: "1.0.0" }, "1.0.0"],
+    ["no pin", {}, {}, undefined],
+  ])("is set by %s", (_, files, settings, bun) => {
     expect(describeOwn(files, settings).bun).toBe(bun);
   });
 
-  test("is of the workspace's root where the member says nothing", () => {
+  test("is inherited from the workspace's root", () => {
     const at = project({
       "package.json": '{"name":"all","workspaces":["one"]}',
       ".bun-version": "1.2.3",
@@ -420,18 +410,18 @@ describe("the Bun that is pinned", () => {
     expect(resolveService(join(at, "one")).bun).toBe("1.2.4");
   });
 
-  test("is this one, or the surroundings are at fault, with the command that is right", async () => {
+  test("must be the running version, otherwise an environment error shows the right command", async () => {
     assertPinnedBun(describeOwn({}));
     assertPinnedBun(describeOwn({}, { bun: Bun.version }));
     const error = await failureOf(() => assertPinnedBun(describeOwn({}, { bun: "1.99.0" })));
     expect(error).toMatchObject({
       kind: "environment",
-      message: expect.stringContaining(`pins Bun 1.99.0, and this is ${Bun.version}`),
+      message: expect.stringContaining(`pins Bun 1.99.0, but Bun ${Bun.version} is running`),
       hint: expect.stringContaining("npx -y bun@1.99.0 ci/pipeline.ts"),
     });
   });
 
-  test("is not older than what runs this, and nobody is sent to one that is", async () => {
+  test("must not be older than the supported version, and the hint does not suggest an older one", async () => {
     const error = await failureOf(() => assertPinnedBun(describeOwn({}, { bun: "1.0.0" })));
     expect(error.kind).toBe("environment");
     expect(error.message).toContain("pins Bun 1.0.0");
@@ -439,19 +429,19 @@ describe("the Bun that is pinned", () => {
     expect(error.hint).toContain(`\`bun: "${Bun.version}"\` in ci/pipeline.ts`);
   });
 
-  test("that runs this is not older than what this needs; who brought it is said", async () => {
+  test("a running version that is too old is reported with its origin", async () => {
     const { project: at } = describeOwn({});
     assertSupportedBun(at);
     const [version, brought] = ["1.3.2", join(at, "node_modules/bun/bin/bun.exe")];
     const own = await failureOf(() => assertSupportedBun(at, { version, path: "/usr/bin/bun" }));
     expect(own.kind).toBe("environment");
-    expect(own.message).toMatch(/^this runs in Bun 1\.3\.2, and slipway needs >=/);
+    expect(own.message).toMatch(/^slipway needs Bun >=\S+, but Bun 1\.3\.2 is running/);
     const error = await failureOf(() => assertSupportedBun(at, { version, path: brought }));
-    expect(error.message).toContain(`which a dependency brought to ${brought}`);
+    expect(error.message).toContain(`Bun 1.3.2 (installed by a dependency at ${brought})`);
     expect(error.hint).toContain('"overrides": { "bun": "');
   });
 
-  test("is not another one that a dependency brought", async () => {
+  test("must not be shadowed by a Bun that a dependency installed", async () => {
     const service = describeOwn({ "node_modules/.bin/bun": `#!/bin/sh\necho ${Bun.version}\n` });
     const brought = join(service.project, "node_modules/.bin/bun");
     chmodSync(brought, 0o755);
@@ -460,7 +450,7 @@ describe("the Bun that is pinned", () => {
     const error = await failureOf(() => assertNoShadowingBun(service, signal));
     expect(error.kind).toBe("environment");
     for (const words of ["Bun 1.3.11", brought, `not ${Bun.version}`]) expect(error.message).toContain(words);
-    // One that does not even start would fail the script as well.
+    // A Bun that cannot start is also reported.
     writeFileSync(brought, "");
     expect((await failureOf(() => assertNoShadowingBun(service, signal))).message).toContain(brought);
   });

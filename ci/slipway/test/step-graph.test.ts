@@ -51,19 +51,13 @@ describe("steps", () => {
   });
 
   test("that no goal needs do not run", async () => {
-    const { promise } = run([
-      internal("a", { run: fail("must not run") }),
-      internal("d", { run: async () => 1 }),
-    ]);
+    const { promise } = run([internal("a", { run: fail("must not run") }), internal("d", { run: async () => 1 })]);
     expect((await promise).d).toBe(1);
   });
 
   test("whose results are given do not run", async () => {
     const { promise } = run(
-      [
-        internal("a", { run: fail("must not run") }),
-        internal("d", { needs: ["a"], run: async ({ a }) => a }),
-      ],
+      [internal("a", { run: fail("must not run") }), internal("d", { needs: ["a"], run: async ({ a }) => a })],
       { given: { a: Promise.resolve(7) } },
     );
     expect((await promise).d).toBe(7);
@@ -157,10 +151,7 @@ describe("after a failure", () => {
 
   test("nothing is undone once a step that commits has started", async () => {
     const order: string[] = [];
-    const { promise } = run([
-      ...undone(order),
-      internal("d", { needs: ["b"], run: fail("broken"), commits: true }),
-    ]);
+    const { promise } = run([...undone(order), internal("d", { needs: ["b"], run: fail("broken"), commits: true })]);
     expect(await failureOf(promise)).toBe("broken");
     expect(order).toEqual(["release b", "release a=1"]);
   });

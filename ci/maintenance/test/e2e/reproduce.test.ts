@@ -70,14 +70,11 @@ describeWith("reproduce", ["git"], () => {
     expect(readdirSync(TMPDIR)).toEqual([]);
   });
 
-  test.each([[["--runs", "1"]], [["--runs", "x"]], [["--frobnicate"]], [["x"]]])(
-    "%p: usage, exit 2",
-    (args) => {
-      const { code, output } = run(root, ...args);
-      expect(output).toContain("usage: bun run reproduce");
-      expect(code).toBe(2);
-    },
-  );
+  test.each([[["--runs", "1"]], [["--runs", "x"]], [["--frobnicate"]], [["x"]]])("%p: usage, exit 2", (args) => {
+    const { code, output } = run(root, ...args);
+    expect(output).toContain("usage: bun run reproduce");
+    expect(code).toBe(2);
+  });
 });
 
 // Regression, found with public services: the engine installs again in the copy, from a file that git ignores.
@@ -96,8 +93,7 @@ describeWith(
           devDependencies: { "@dagger.io/dagger": manifest.devDependencies["@dagger.io/dagger"] },
         }),
         ".gitignore": "node_modules\n*.tgz\n/kept.ts\n",
-        "src/main.ts":
-          'import { kept } from "../kept.ts";\nBun.serve({ fetch: () => new Response(kept) });\n',
+        "src/main.ts": 'import { kept } from "../kept.ts";\nBun.serve({ fetch: () => new Response(kept) });\n',
         "kept.ts": 'export const kept = "tracked by git although ignored";\n',
         "ci/pipeline.ts":
           'import { pipeline } from "slipway";\n\nawait pipeline(import.meta, { entry: "src/main.ts" });\n',

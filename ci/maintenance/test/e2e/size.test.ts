@@ -2,21 +2,14 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import {
-  copyProject,
-  describeWith,
-  rewrite,
-  sh,
-  temporaryDirectory,
-} from "../../../slipway/test/e2e/setup.ts";
+import { copyProject, describeWith, rewrite, sh, temporaryDirectory } from "../../../slipway/test/e2e/setup.ts";
 
 setDefaultTimeout(300_000);
 
 describeWith("size", [], () => {
   const directory = temporaryDirectory();
   const project = copyProject(join(directory, "project"));
-  const size = (...args: string[]) =>
-    sh([process.execPath, "ci/maintenance/size.ts", ...args], { cwd: project });
+  const size = (...args: string[]) => sh([process.execPath, "ci/maintenance/size.ts", ...args], { cwd: project });
 
   test("prints the files of the image, which has the expected size", () => {
     const { code, output } = size();

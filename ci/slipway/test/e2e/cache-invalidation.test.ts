@@ -1,10 +1,10 @@
 /**
- * What is edited against what changes: the id, whether check and test run again, whether an image is built. In both engines,
- * by what the pipeline itself reports. In the Dagger engine all of it goes on in one session, as `watch` does.
+ * Table of edits and their effects: another image ID, check and test run again, a new image. The pipeline's report is the
+ * evidence, with both engines. All runs in the Dagger engine share a session, as in `watch`.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { appendFileSync, cpSync, existsSync, linkSync, readFileSync, rmSync, utimesSync } from "node:fs";
-import { writeFileSync } from "node:fs";
+import { appendFileSync, cpSync, existsSync, linkSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import { rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
 import { pins } from "../../core/pins.ts";
@@ -13,7 +13,7 @@ import { commit, layOut, makeWorkspace } from "./monorepo-fixture.ts";
 
 setDefaultTimeout(300_000);
 
-/** An edit of a workspace, or of the environment, which it gives back. */
+/** Edits a workspace, or returns environment variables to set. */
 type Edit = (workspace: string) => Record<string, string> | void;
 
 const append =
@@ -33,60 +33,68 @@ const replace =
   };
 
 interface Row {
-  what: string;
+  change: string;
   edit: Edit;
-  /** Whether the id is another one, and an image is built. */
+  /** Whether the image ID changes and an image is built. */
   id: boolean;
-  /** Whether check and test run again: for all that git does not ignore, because they may read it. */
+  /** Whether check and test run again. They may read any file that git does not ignore. */
   steps: boolean;
 }
 
 const both = { id: true, steps: true };
 const stepsAlone = { id: false, steps: true };
-const nothing = { id: false, steps: false };
+const none = { id: false, steps: false };
 
 const rows: Row[] = [
-  { what: "nothing", edit: () => {}, ...nothing },
-  { what: "a file that git ignores", edit: append("app/junk.log", "x\n"), ...nothing },
-  { what: "what a script made", edit: (at) => layOut(at, { "app/made/made.json": "1\n" }), ...nothing },
-  { what: "a file's time", edit: (at) => utimesSync(join(at, "app/src/main.ts"), 1, 1), ...nothing },
-  { what: "a variable that is not public", edit: () => ({ PRIVATE_NAME: "x" }), ...nothing },
-  ...(Bun.which("git") ? [{ what: "a commit alone", edit: commit, ...nothing }] : []),
+  { change: "nothing", edit: () => {}, ...none },
+  { change: "a file that git ignores", edit: append("app/junk.log", "x\n"), ...none },
+  { change: "output of a script", edit: (at) => layOut(at, { "app/made/made.json": "1\n" }), ...none },
+  { change: "a file's time", edit: (at) => utimesSync(join(at, "app/src/main.ts"), 1, 1), ...none },
+  { change: "a variable that is not public", edit: () => ({ PRIVATE_NAME: "x" }), ...none },
+  ...(Bun.which("git") ? [{ change: "a commit without changes", edit: commit, ...none }] : []),
 
-  { what: "README.md", edit: append("app/README.md", "More.\n"), ...stepsAlone },
-  { what: "the workspace's README.md", edit: append("README.md", "More.\n"), ...stepsAlone },
-  { what: "a test", edit: append("app/test/main.test.ts", "// edited\n"), ...stepsAlone },
-  { what: "a module that nothing imports", edit: append("app/src/new.ts", "export {};\n"), ...stepsAlone },
-  { what: "types alone", edit: append("app/src/types.ts", "export type U = 1;\n"), ...stepsAlone },
-  { what: "a member that is not imported", edit: append("unused/index.ts", "// edited\n"), ...stepsAlone },
-  { what: "a manifest", edit: append("app/k8s/base/service.yaml", "# edited\n"), ...stepsAlone },
-  { what: "slipway's words", edit: append("slipway/README.md", "More.\n"), ...stepsAlone },
+  { change: "README.md", edit: append("app/README.md", "More.\n"), ...stepsAlone },
+  { change: "the workspace's README.md", edit: append("README.md", "More.\n"), ...stepsAlone },
+  { change: "a test", edit: append("app/test/main.test.ts", "// edited\n"), ...stepsAlone },
+  { change: "a module that nothing imports", edit: append("app/src/new.ts", "export {};\n"), ...stepsAlone },
+  {
+    change: "a module with types only",
+    edit: append("app/src/types.ts", "export type U = 1;\n"),
+    ...stepsAlone,
+  },
+  { change: "a member that is not imported", edit: append("unused/index.ts", "// edited\n"), ...stepsAlone },
+  { change: "a manifest", edit: append("app/k8s/base/service.yaml", "# edited\n"), ...stepsAlone },
+  { change: "slipway's documentation", edit: append("slipway/README.md", "More.\n"), ...stepsAlone },
 
-  { what: "the entry", edit: append("app/src/main.ts", "// edited\n"), ...both },
-  { what: "a module", edit: append("app/src/local.ts", "// edited\n"), ...both },
-  { what: "a member's module", edit: append("member/deep.ts", "// edited\n"), ...both },
-  { what: "a file that is embedded", edit: append("app/src/bytes.bin", "more\n"), ...both },
-  { what: "an imported text", edit: append("app/src/words.txt", "more\n"), ...both },
-  { what: "imported JSON", edit: append("app/src/data.json", "\n"), ...both },
-  { what: "a page", edit: append("app/src/page.html", "<!-- edited -->\n"), ...both },
-  { what: "a page's CSS", edit: append("app/src/page.css", "p { color: blue }\n"), ...both },
-  { what: "a page's script", edit: append("app/src/page.ts", "// edited\n"), ...both },
-  { what: "a page's image", edit: append("app/src/page.svg", "\n"), ...both },
-  { what: "what a plugin loads", edit: append("app/src/said.shout", "more\n"), ...both },
-  { what: "a plugin", edit: append("app/ci/plugin.ts", "// edited\n"), ...both },
-  { what: "what a script makes a file of", edit: append("app/material/words.txt", "more\n"), ...both },
-  { what: "tsconfig.json", edit: append("app/tsconfig.json", "\n"), ...both },
-  { what: "the tsconfig that it extends", edit: append("tsconfig.base.json", "\n"), ...both },
-  { what: "bunfig.toml", edit: append("bunfig.toml", "# edited\n"), ...both },
-  { what: "package.json", edit: append("app/package.json", "\n"), ...both },
-  { what: "the member's package.json", edit: append("member/package.json", "\n"), ...both },
-  { what: "the lockfile", edit: append("bun.lock", "\n"), ...both },
-  { what: "slipway's build code", edit: append("slipway/image/tar-writer.ts", "// edited\n"), ...both },
-  { what: "what slipway attaches", edit: append("slipway/service/attach.ts", "// edited\n"), ...both },
-  { what: "a file in the image", edit: append("app/public/robots.txt", "Disallow: /\n"), ...both },
-  { what: "a further file in the image", edit: append("app/public/new.txt", "x\n"), ...both },
-  { what: "a setting", edit: replace("app/ci/pipeline.ts", '"hello"', '"good evening"'), ...both },
-  { what: "a public variable", edit: () => ({ PUBLIC_NAME: "x" }), ...both },
+  { change: "the entry", edit: append("app/src/main.ts", "// edited\n"), ...both },
+  { change: "a module", edit: append("app/src/local.ts", "// edited\n"), ...both },
+  { change: "a member's module", edit: append("member/deep.ts", "// edited\n"), ...both },
+  { change: "an embedded file", edit: append("app/src/bytes.bin", "more\n"), ...both },
+  { change: "an imported text", edit: append("app/src/words.txt", "more\n"), ...both },
+  { change: "imported JSON", edit: append("app/src/data.json", "\n"), ...both },
+  { change: "a page", edit: append("app/src/page.html", "<!-- edited -->\n"), ...both },
+  { change: "a page's CSS", edit: append("app/src/page.css", "p { color: blue }\n"), ...both },
+  { change: "a page's script", edit: append("app/src/page.ts", "// edited\n"), ...both },
+  { change: "a page's image", edit: append("app/src/page.svg", "\n"), ...both },
+  { change: "a file that a plugin loads", edit: append("app/src/said.shout", "more\n"), ...both },
+  { change: "a plugin", edit: append("app/ci/plugin.ts", "// edited\n"), ...both },
+  { change: "an input of a prebuild script", edit: append("app/material/words.txt", "more\n"), ...both },
+  { change: "tsconfig.json", edit: append("app/tsconfig.json", "\n"), ...both },
+  { change: "the extended tsconfig", edit: append("tsconfig.base.json", "\n"), ...both },
+  { change: "bunfig.toml", edit: append("bunfig.toml", "# edited\n"), ...both },
+  { change: "package.json", edit: append("app/package.json", "\n"), ...both },
+  { change: "the member's package.json", edit: append("member/package.json", "\n"), ...both },
+  { change: "the lockfile", edit: append("bun.lock", "\n"), ...both },
+  { change: "slipway's build code", edit: append("slipway/image/tar-writer.ts", "// edited\n"), ...both },
+  {
+    change: "slipway's injected endpoints",
+    edit: append("slipway/service/attach.ts", "// edited\n"),
+    ...both,
+  },
+  { change: "a file in the image", edit: append("app/public/robots.txt", "Disallow: /\n"), ...both },
+  { change: "a new file in the image", edit: append("app/public/new.txt", "x\n"), ...both },
+  { change: "a setting", edit: replace("app/ci/pipeline.ts", '"hello"', '"good evening"'), ...both },
+  { change: "a public variable", edit: () => ({ PUBLIC_NAME: "x" }), ...both },
 ];
 
 interface Engine {
@@ -94,11 +102,19 @@ interface Engine {
   env: () => Record<string, string | undefined>;
 }
 
-/** The id that a run in `app` finds, and which steps did something. */
+/**
+ * Runs the pipeline in `app`, where git ignores the archive. Keeps the archive in the directory `output` between runs.
+ *
+ * @returns the image ID, and for each step whether it did any work
+ */
 function runIn(app: string, output: string, { name, env }: Engine, more: Record<string, string> = {}) {
+  mkdirSync(output, { recursive: true });
   const report = `${output}.json`;
-  const command = ["ci/pipeline.ts", "--engine", name, "--target", "none", "--output", output];
-  must([process.execPath, ...command, "--report", report], { cwd: app, env: { ...env(), ...more } });
+  const command = ["ci/pipeline.ts", "--engine", name, "--target", "none", "--report", report];
+  const files = ["small.tar", "small.cdx.json"];
+  for (const file of files) if (existsSync(join(output, file))) renameSync(join(output, file), join(app, file));
+  must([process.execPath, ...command], { cwd: app, env: { ...env(), ...more } });
+  for (const file of files) renameSync(join(app, file), join(output, file));
   const { steps } = JSON.parse(readFileSync(report, "utf8")) as {
     steps: { name: string; reused: boolean; detail: string }[];
   };
@@ -107,49 +123,49 @@ function runIn(app: string, output: string, { name, env }: Engine, more: Record<
   return { id: id!, ran };
 }
 
-/** An engine keeps what it has ever run: what is looked at is new each time. */
+/** Makes the workspace unique, because engines cache every run. */
 const edition = crypto.randomUUID();
 
-/** The ids that an engine has found, by what was edited, and the C library's layer of its images. */
+/** Results by engine: image IDs by edit, and the layer with the C library. */
 const found = new Map<string, { base: string; ids: Map<string, string>; libc: string }>();
 
 function table(engine: Engine, directory: string): void {
   const workspace = join(directory, engine.name);
   const app = join(workspace, "app");
-  const [kept, output] = [`${workspace}.kept`, `${workspace}.tar`];
+  const [saved, output] = [`${workspace}.saved`, `${workspace}.output`];
   const ids = new Map<string, string>();
   let base: string;
 
   beforeAll(async () => {
     cpSync(pristine, workspace, { recursive: true, verbatimSymlinks: true });
     base = runIn(app, output, engine).id;
-    for (const end of [".tar", ".cdx.json"]) linkSync(`${workspace}${end}`, `${kept}${end}`);
-    const { config } = (await readArchive(output))!;
+    for (const end of [".tar", ".cdx.json"]) linkSync(join(output, `small${end}`), `${saved}${end}`);
+    const { config } = (await readArchive(join(output, "small.tar")))!;
     found.set(engine.name, { base, ids, libc: config.rootfs.diff_ids[0]! });
   });
 
-  /** Puts back what an edit may have changed, and the archive of what there was before it. */
+  /** Restores the workspace and the archive. */
   const restore = () => {
     for (const name of must(["ls", "-A", workspace]).split("\n").filter(Boolean)) {
       if (name !== "node_modules" && name !== "app") rmSync(join(workspace, name), { recursive: true });
     }
     for (const name of must(["ls", "-A", app]).split("\n").filter(Boolean)) {
-      // What passed is remembered there; and what scripts have made is for them to look after.
+      // node_modules holds the cache, and made/ the output of scripts.
       if (name !== "node_modules" && name !== "made") rmSync(join(app, name), { recursive: true });
     }
     const isFile = (path: string) => !path.endsWith("/node_modules");
     cpSync(pristine, workspace, { recursive: true, filter: isFile });
     for (const end of [".tar", ".cdx.json"]) {
-      rmSync(`${workspace}${end}`, { force: true });
-      linkSync(`${kept}${end}`, `${workspace}${end}`);
+      rmSync(join(output, `small${end}`), { force: true });
+      linkSync(`${saved}${end}`, join(output, `small${end}`));
     }
   };
 
-  test.each(rows)("$what: another id, $id; check and test again, $steps", ({ what, edit, id, steps }) => {
+  test.each(rows)("after a change of $change: new ID $id, check and test run $steps", ({ change, edit, id, steps }) => {
     restore();
     const env = edit(workspace) ?? {};
     const after = runIn(app, output, engine, env);
-    ids.set(what, after.id);
+    ids.set(change, after.id);
     expect({ id: after.id !== base, ran: after.ran }).toEqual({
       id,
       ran: { check: steps, test: steps, image: id },
@@ -159,7 +175,7 @@ function table(engine: Engine, directory: string): void {
     expect(must(command, { cwd: app, env }).trim()).toBe(after.id);
   });
 
-  test("what it was before an edit has passed before", () => {
+  test("a reverted edit is served from the cache", () => {
     restore();
     runIn(app, output, engine);
     appendFileSync(join(app, "src/local.ts"), "// edited\n");
@@ -176,14 +192,14 @@ const outside = {
   GITHUB_STEP_SUMMARY: undefined,
 };
 const directory = temporaryDirectory();
-/** What all begin with. */
+/** Workspace that each table copies. */
 const pristine = join(directory, "pristine");
 beforeAll(() => void makeWorkspace(pristine, edition));
 
-describe("an edit, in the host engine", () => table({ name: "host", env: () => outside }, directory));
+describe("the host engine", () => table({ name: "host", env: () => outside }, directory));
 
 describeWith(
-  "an edit, in the Dagger engine",
+  "the Dagger engine",
   [],
   () => {
     let session: Awaited<ReturnType<typeof daggerSession>>;
@@ -194,17 +210,17 @@ describeWith(
   daggerEngine(),
 );
 
-describe("the id is the same", () => {
-  test("from the other engine after each edit, where the C library is the same", () => {
+describe("the image ID is the same", () => {
+  test("in both engines after each edit, if the C library is the same", () => {
     const { host, dagger } = Object.fromEntries(found);
     if (host && dagger && host.libc === dagger.libc) expect(dagger.ids).toEqual(host.ids);
   });
 
-  test.skipIf(!Bun.which("git"))("from a fresh clone in another directory", () => {
+  test.skipIf(!Bun.which("git"))("in a fresh clone in another directory", () => {
     const clone = join(directory, "elsewhere/deep/clone");
     must(["git", "clone", "--quiet", pristine, clone]);
     must([process.execPath, "install", "--frozen-lockfile"], { cwd: clone });
-    const { id } = runIn(join(clone, "app"), join(directory, "clone.tar"), {
+    const { id } = runIn(join(clone, "app"), join(directory, "clone.output"), {
       name: "host",
       env: () => outside,
     });
@@ -216,27 +232,16 @@ const base = () => sh(["buildah", "pull", "--quiet", pins.baseImage]).code === 0
 const bundle = process.env.NODE_EXTRA_CA_CERTS;
 
 describeWith(
-  "the id from the Dockerfile that init writes",
+  "the image ID of the Dockerfile from init",
   ["buildah"],
   () => {
-    test("is the same, where the C library is", async () => {
+    test("is the same if the C library is the same", async () => {
       const workspace = join(directory, "by-dockerfile");
       cpSync(pristine, workspace, { recursive: true, verbatimSymlinks: true });
       expect(existsSync(join(workspace, "app/Dockerfile"))).toBe(true);
       const secret = bundle ? [`--secret=id=ca,src=${bundle}`] : [];
       const tag = `slipway-edits-${process.pid}`;
-      const command = [
-        "buildah",
-        "bud",
-        "--format",
-        "docker",
-        ...secret,
-        "-f",
-        "app/Dockerfile",
-        "-t",
-        tag,
-        ".",
-      ];
+      const command = ["buildah", "bud", "--format", "docker", ...secret, "-f", "app/Dockerfile", "-t", tag, "."];
       const { code, output } = sh(command, { cwd: workspace });
       expect(code, output).toBe(0);
       const archive = join(directory, "by-dockerfile.tar");
@@ -250,6 +255,6 @@ describeWith(
   },
   {
     name: `${pins.baseImage}, which cannot be pulled here`,
-    answers: Boolean(Bun.which("buildah")) && base(),
+    isMet: Boolean(Bun.which("buildah")) && base(),
   },
 );

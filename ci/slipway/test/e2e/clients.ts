@@ -1,26 +1,26 @@
 /**
- * An HTTP client on a raw socket. A library's client repairs what a bench wants to see: it sends a request again when its
- * connection was closed under it.
+ * An HTTP client on a raw socket. HTTP libraries would hide failures: they repeat a request after the server has
+ * closed the connection.
  */
 export interface Client {
-  /** Sent as it is. */
+  /** The raw request. */
   request: string;
-  /** Milliseconds from a reply to the next request on the same connection. */
+  /** Milliseconds from a response to the next request on the same connection. */
   pause?: number;
-  /** Seconds that a reply may take, connecting included. */
+  /** Seconds until a request times out, connecting included. */
   patience?: number;
-  /** No further request on this connection. */
+  /** True if no further request is to be sent. */
   over(): boolean;
-  /** A request begins, the first of a connection with the connecting. */
+  /** Called when a request begins. For the first, that is before connecting. */
   asked(): void;
-  /** What is wrong with the body of a whole reply with status 200; undefined: nothing. */
+  /** Checks the body of a complete response with status 200. @returns what is wrong, or undefined */
   judge?(body: string): string | undefined;
   failed(why: string): void;
 }
 
 /**
- * Asks over one connection until a reply says that it ends, a request fails, or the client is over. Resolves when the
- * connection is closed. A connection that closes between two requests is no failure.
+ * Sends requests over one connection until a response announces the end, a request fails, or the client is over.
+ * Resolves when the connection is closed. A connection that closes between two requests is not a failure.
  */
 export async function converse(url: string, client: Client): Promise<void> {
   const { hostname, port } = new URL(url);
@@ -34,15 +34,15 @@ export async function converse(url: string, client: Client): Promise<void> {
     waiting = true;
     client.asked();
     const { patience } = client;
-    if (patience) timer = setTimeout(() => fail(`no reply within ${patience} s`), patience * 1000);
+    if (patience) timer = setTimeout(() => fail(`no response within ${patience} s`), patience * 1000);
   };
-  const settle = () => {
+  const finish = () => {
     waiting = false;
     clearTimeout(timer);
   };
   const fail = (why: string) => {
     if (!waiting) return;
-    settle();
+    finish();
     client.failed(why);
     socket?.terminate();
     closed.resolve();
@@ -62,25 +62,25 @@ export async function converse(url: string, client: Client): Promise<void> {
     port: Number(port),
     socket: {
       open(opened) {
-        // Too late: the request has failed already.
+        // The request has failed already.
         if (!waiting) return void opened.terminate();
         socket = opened;
         socket.write(client.request);
       },
       data(_, data) {
-        // One character for each byte, as Content-Length counts them.
+        // Latin-1 has one character per byte, as Content-Length counts.
         buffer += data.toString("latin1");
         const reply = waiting ? parse(buffer) : undefined;
         if (!reply) return;
         const wrong = reply.wrong ?? client.judge?.(reply.body);
         if (wrong) return fail(wrong);
         buffer = "";
-        settle();
+        finish();
         if (reply.last) socket!.end();
         else void next();
       },
       close() {
-        fail(buffer ? "closed in the middle of the reply" : "closed before the reply");
+        fail(buffer ? "closed in the middle of the response" : "closed before the response");
         closed.resolve();
       },
       error(_, error) {
@@ -94,13 +94,13 @@ export async function converse(url: string, client: Client): Promise<void> {
 
 interface Reply {
   body: string;
-  /** The server announces that it closes the connection. */
+  /** True if the server announces the end of the connection. */
   last: boolean;
-  /** Why this is no good reply, whatever its body says. */
+  /** The error, if the response itself is invalid. */
   wrong: string | undefined;
 }
 
-/** The reply that a text is, once all of it is there. */
+/** Parses a response. @returns undefined while it is incomplete */
 function parse(text: string): Reply | undefined {
   const end = text.indexOf("\r\n\r\n");
   if (end < 0) return undefined;

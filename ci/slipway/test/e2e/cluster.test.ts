@@ -1,6 +1,6 @@
 /**
- * Real deploys to this machine's k3s, in namespaces and on ports of their own. They run when E2E_CLUSTER=k3s allows it: a
- * test should not touch a cluster because it found one.
+ * Deploys to this machine's k3s, in separate namespaces and on separate ports. They run only with E2E_CLUSTER=k3s,
+ * because a test should not change a cluster without permission.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
@@ -21,17 +21,16 @@ setDefaultTimeout(300_000);
 
 const place = { namespace: "helloapp-e2e", port: 30980 };
 const url = `http://127.0.0.1:${place.port}/version`;
-const allowed = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
-const surroundings = { name: "E2E_CLUSTER=k3s, and a k3s that answers", answers: allowed };
+const isAllowed = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
+const k3s = { name: "E2E_CLUSTER=k3s and a running k3s", isMet: isAllowed };
 const dagger = daggerEngine();
 
 const remove = (namespace: string) =>
   void sh(["k3s", "kubectl", "delete", "namespace", namespace, "--ignore-not-found"]);
 
-/** Starts the pipeline in a copy. */
+/** Starts the pipeline in a copy of the project. */
 function start(directory: string, args: string[], engine = "host") {
-  const runner =
-    engine === "dagger" ? ["dagger", "--progress=plain", "run", process.execPath] : [process.execPath];
+  const runner = engine === "dagger" ? ["dagger", "--progress=plain", "run", process.execPath] : [process.execPath];
   return Bun.spawn([...runner, "ci/pipeline.ts", ...args], {
     cwd: directory,
     env: { ...process.env, GITHUB_STEP_SUMMARY: undefined },
@@ -41,13 +40,10 @@ function start(directory: string, args: string[], engine = "host") {
   });
 }
 
-/** Runs the pipeline in a copy to its end. */
+/** Runs the pipeline in a copy of the project, and waits for its end. */
 async function pipeline(directory: string, args: string[] = [], engine = "host") {
   const child = start(directory, args, engine);
-  const [stdout, stderr] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-  ]);
+  const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   return { code: await child.exited, output: stdout + stderr };
 }
 
@@ -65,25 +61,25 @@ async function until(stream: ReadableStream<Uint8Array>, text: string): Promise<
   return seen;
 }
 
-async function served(): Promise<string> {
+async function servedId(): Promise<string> {
   const init = { keepalive: false, headers: { Connection: "close" } };
   return ((await (await fetch(url, init)).json()) as { id: string }).id;
 }
 
-/** Runs `work` while asking for the version all the time; gives the replies and how often each came. */
-async function whileAsked<T>(work: () => Promise<T>): Promise<{ value: T; replies: Record<string, number> }> {
+/** Runs `work` while three clients request the version. @returns how often each response came */
+async function withClients<T>(work: () => Promise<T>): Promise<{ value: T; replies: Record<string, number> }> {
   const replies: Record<string, number> = {};
   let done = false;
   const client = async (keepalive: boolean) => {
     while (!done) {
       const init = { keepalive, ...(!keepalive && { headers: { Connection: "close" } }) };
-      const answer = await fetch(url, init)
+      const response = await fetch(url, init)
         .then((reply) => reply.json() as Promise<{ id: string }>)
         .then(
           ({ id }) => id,
           (error: Error) => `failed: ${error.message}`,
         );
-      replies[answer] = (replies[answer] ?? 0) + 1;
+      replies[response] = (replies[response] ?? 0) + 1;
     }
   };
   const clients = [client(true), client(true), client(false)];
@@ -98,52 +94,49 @@ describeWith(
   () => {
     const directory = temporaryDirectory();
     const project = new Copy(directory, "project", place);
-    const { directory: here } = project;
+    const { directory: cwd } = project;
     const kubectl = (...args: string[]) => must(["k3s", "kubectl", "-n", place.namespace, ...args]);
-    const generation = () =>
-      kubectl("get", "deployment", "helloapp", "-o", "jsonpath={.metadata.generation}");
+    const generation = () => kubectl("get", "deployment", "helloapp", "-o", "jsonpath={.metadata.generation}");
     const images = () => must(["k3s", "ctr", "-n", "k8s.io", "images", "ls", "-q"]).split("\n");
 
     beforeAll(() => remove(place.namespace));
     afterAll(() => remove(place.namespace));
 
-    describe.each(["host", ...(dagger.answers ? ["dagger"] : [])])("%s engine", (engine) => {
+    describe.each(["host", ...(dagger.isMet ? ["dagger"] : [])])("%s engine", (engine) => {
       let id: string;
 
-      test("a version is built, imported, rolled out, verified", async () => {
+      test("builds, imports, rolls out and verifies a version", async () => {
         project.edit();
-        const { code, output } = await pipeline(here, [], engine);
+        const { code, output } = await pipeline(cwd, [], engine);
         expect(code, output).toBe(0);
-        id = await served();
+        id = await servedId();
         expect(output).toContain(`helloapp:${id} serves at`);
       });
 
-      test("nothing changed: nothing is deployed, and it says so", async () => {
+      test("deploys nothing without changes, and reports it", async () => {
         const before = generation();
-        const { code, output } = await pipeline(here, [], engine);
+        const { code, output } = await pipeline(cwd, [], engine);
         expect(code, output).toBe(0);
         expect(output).toContain(`nothing to deploy: helloapp:${id} runs already`);
         expect(output).not.toContain("apply ");
         expect(generation()).toBe(before);
       });
 
-      test("an edit is served, no request fails meanwhile, and the pods before are gone at the end", async () => {
+      test("deploys an edit without a failed request, and waits for the old pods to terminate", async () => {
         project.edit();
-        const { value, replies } = await whileAsked(() => pipeline(here, [], engine));
+        const { value, replies } = await withClients(() => pipeline(cwd, [], engine));
         expect(value.code, value.output).toBe(0);
-        expect(value.output).toMatch(/meanwhile 0 of \d+ requests failed/);
-        const after = await served();
+        expect(value.output).toMatch(/\b0 of \d+ requests failed during the rollout/);
+        const after = await servedId();
         expect(after).not.toBe(id);
         expect(Object.keys(replies).sort()).toEqual([id, after].sort());
         expect(kubectl("get", "pods", "-o", "name").trim().split("\n")).toHaveLength(2);
         id = after;
       });
 
-      test("a version that exits at start is rolled back, its log on the screen, the old one served throughout", async () => {
-        project.state(
-          `if (process.env.NOTHING === undefined) throw new Error("cannot start like this (${engine})");`,
-        );
-        const { value, replies } = await whileAsked(() => pipeline(here, [], engine));
+      test("rolls back a version that exits at start, shows its log, and serves the old version throughout", async () => {
+        project.state(`if (process.env.NOTHING === undefined) throw new Error("cannot start like this (${engine})");`);
+        const { value, replies } = await withClients(() => pipeline(cwd, [], engine));
         project.restore();
         expect(value.code, value.output).toBe(1);
         expect(value.output).toContain(`cannot start like this (${engine})`);
@@ -153,11 +146,11 @@ describeWith(
       });
     });
 
-    test("plan: what would change, by its place, and nothing is changed", async () => {
+    test("plan lists the changes with their path, and changes nothing", async () => {
       const before = generation();
       project.edit();
       project.rewrite("k8s/base/deployment.yaml", "memory: 64Mi", "memory: 65Mi");
-      const { code, output } = await pipeline(here, ["plan"]);
+      const { code, output } = await pipeline(cwd, ["plan"]);
       project.restore();
       expect(code, output).toBe(0);
       expect(output).toContain('spec.template.spec.containers.0.resources.requests.memory: "64Mi" -> "65Mi"');
@@ -165,130 +158,126 @@ describeWith(
       expect(generation()).toBe(before);
     });
 
-    test("an overlay that the server refuses: exit 1, nothing changed", async () => {
+    test("an overlay that the server rejects: exit 1, nothing changed", async () => {
       const before = generation();
       project.rewrite("k8s/base/deployment.yaml", "replicas: 2", "replicas: -2");
-      const { code, output } = await pipeline(here);
+      const { code, output } = await pipeline(cwd);
       project.restore();
       expect(code, output).toBe(1);
       expect(output).toContain("must be greater than or equal to 0");
       expect(generation()).toBe(before);
     });
 
-    test("interrupted in the middle: exit 130, says what goes on, holds no lock, and the next run picks it up", async () => {
+    test("an interruption: exit 130, reports the state, releases the lock, and the next run continues", async () => {
       project.edit();
-      const child = start(here, []);
+      const child = start(cwd, []);
       await until(child.stdout, "new pods ready");
       child.kill("SIGINT");
       expect(await child.exited).toBe(130);
       expect(await new Response(child.stderr).text()).toContain("continues in the cluster");
       expect(kubectl("get", "leases", "-o", "name").trim()).toBe("");
-      const { code, output: next } = await pipeline(here);
+      const { code, output: next } = await pipeline(cwd);
       expect(code, next).toBe(0);
-      expect(await served()).toBe(project.id());
+      expect(await servedId()).toBe(project.id());
     });
 
-    test("killed in the middle: the next run takes the lock over, and nothing of the killed one is left", async () => {
-      // Those of somebody else's pipelines are none of ours.
+    test("a kill: the next run takes over the lock, and no process of the killed run remains", async () => {
+      // Proxies of other pipelines are ignored.
       const proxies = () => sh(["pgrep", "-f", "kubectl .*proxy --unix-socket"]).stdout.split("\n");
       const before = proxies();
       project.edit();
-      const child = start(here, []);
+      const child = start(cwd, []);
       await until(child.stdout, "new pods ready");
       child.kill("SIGKILL");
       await child.exited;
       expect(kubectl("get", "leases", "-o", "name").trim()).not.toBe("");
-      const { code, output } = await pipeline(here);
+      const { code, output } = await pipeline(cwd);
       expect(code, output).toBe(0);
       expect(output).toContain("has ended without releasing it");
-      expect(await served()).toBe(project.id());
+      expect(await servedId()).toBe(project.id());
       expect(kubectl("get", "leases", "-o", "name").trim()).toBe("");
       await eventually(async () => proxies().every((proxy) => before.includes(proxy)) || undefined);
     });
 
-    test("a second deploy at the same time is refused and names the first; status shows it", async () => {
+    test("a concurrent deploy is refused and names the first, and status shows the first", async () => {
       project.edit();
-      const first = start(here, []);
+      const first = start(cwd, []);
       await until(first.stdout, "apply ");
-      const rival = await pipeline(here, ["rollback"]);
-      const during = await pipeline(here, ["status"]);
+      const rival = await pipeline(cwd, ["rollback"]);
+      const during = await pipeline(cwd, ["status"]);
       expect(await first.exited).toBe(0);
       expect(rival.code, rival.output).toBe(3);
       expect(rival.output).toContain(`(deploy of helloapp:${project.id()}) holds the lock`);
       expect(during.output).toContain(`a deploy is under way: `);
-      expect(await served()).toBe(project.id());
+      expect(await servedId()).toBe(project.id());
     });
 
-    test("status, verify, and rollback to what served before and to a version by its id", async () => {
-      const before = await served();
-      expect((await pipeline(here, ["verify"])).code).toBe(0);
-      const shown = await pipeline(here, ["status"]);
-      expect(shown.output).toContain(`helloapp:${before} is rolled out, proven 20`);
+    test("status, verify, rollback to the previous version, and rollback to an id", async () => {
+      const before = await servedId();
+      expect((await pipeline(cwd, ["verify"])).code).toBe(0);
+      const shown = await pipeline(cwd, ["status"]);
+      expect(shown.output).toContain(`helloapp:${before} is rolled out, verified 20`);
       expect(shown.output).toContain("2 of 2 pods ready, 0 restarts");
-      const kept = [...shown.output.matchAll(/^ +([0-9a-f]{12}) {2}20/gm)].map(([, id]) => id!);
-      expect(kept[0]).toBe(before);
-      expect(kept.length).toBeGreaterThan(2);
-      // What can be gone back to is in the node, the rest is not.
-      for (const id of kept) expect(images()).toContain(`docker.io/library/helloapp:${id}`);
+      const stored = [...shown.output.matchAll(/^ +([0-9a-f]{12}) {2}20/gm)].map(([, id]) => id!);
+      expect(stored[0]).toBe(before);
+      expect(stored.length).toBeGreaterThan(2);
+      // The node has the images of the stored versions.
+      for (const id of stored) expect(images()).toContain(`docker.io/library/helloapp:${id}`);
 
-      const { code, output } = await pipeline(here, ["rollback"]);
+      const { code, output } = await pipeline(cwd, ["rollback"]);
       expect(code, output).toBe(0);
-      expect(await served()).toBe(kept[1]!);
-      expect(output).toContain(`helloapp:${kept[1]} serves again`);
-      expect((await pipeline(here, ["verify"])).code).toBe(1);
-      const further = await pipeline(here, ["rollback", kept[2]!]);
-      expect(further.code, further.output).toBe(0);
-      expect(await served()).toBe(kept[2]!);
-      expect((await pipeline(here, ["rollback", "0123456789ab"])).code).toBe(3);
+      expect(await servedId()).toBe(stored[1]!);
+      expect(output).toContain(`helloapp:${stored[1]} serves again`);
+      expect((await pipeline(cwd, ["verify"])).code).toBe(1);
+      const byId = await pipeline(cwd, ["rollback", stored[2]!]);
+      expect(byId.code, byId.output).toBe(0);
+      expect(await servedId()).toBe(stored[2]!);
+      expect((await pipeline(cwd, ["rollback", "0123456789ab"])).code).toBe(3);
     });
 
-    test("where there is room for one new pod beside the old ones, they come one after the other", async () => {
+    test("with room for one new pod only, pods are replaced one after the other", async () => {
       project.edit();
       kubectl("create", "quota", "pods", "--hard=pods=3");
       await eventually(
-        async () =>
-          kubectl("get", "resourcequota", "pods", "-o", "jsonpath={.status.used.pods}") === "2" || undefined,
+        async () => kubectl("get", "resourcequota", "pods", "-o", "jsonpath={.status.used.pods}") === "2" || undefined,
       );
-      const { code, output } = await pipeline(here);
+      const { code, output } = await pipeline(cwd);
       kubectl("delete", "resourcequota", "pods");
       expect(code, output).toBe(0);
-      expect(await served()).toBe(project.id());
+      expect(await servedId()).toBe(project.id());
     });
 
-    test("watch: a save is served, a red test is not", async () => {
-      const child = start(here, ["watch"]);
+    test("watch deploys a change, but not if a test fails", async () => {
+      const child = start(cwd, ["watch"]);
       await until(child.stdout, " after ");
       project.edit();
       const line = await until(child.stdout, " serves at ");
       expect(line).toMatch(/^\d\d:\d\d:\d\d after \d+\.\d s: helloapp:/m);
-      const good = await served();
+      const good = await servedId();
       expect(good).toBe(project.id());
-      const red = join(here, "test/src/red.test.ts");
-      const statements = [
-        'import { expect, test } from "bun:test";',
-        'test("red", () => expect(1).toBe(2));',
-      ];
+      const red = join(cwd, "test/src/red.test.ts");
+      const statements = ['import { expect, test } from "bun:test";', 'test("red", () => expect(1).toBe(2));'];
       writeFileSync(red, `${statements.join("\n\n")}\n`);
       project.edit();
       expect(await until(child.stdout, "failed")).toContain("bun run test:unit failed");
-      expect(await served()).toBe(good);
+      expect(await servedId()).toBe(good);
       await Bun.file(red).delete();
       await until(child.stdout, " serves at ");
-      expect(await served()).toBe(project.id());
+      expect(await servedId()).toBe(project.id());
       child.kill("SIGINT");
       expect(await child.exited).toBe(130);
     });
 
-    test("a kubeconfig that is not there, or has no such context: exit 3", async () => {
-      const missing = await pipeline(here, ["--kubeconfig", "/nonexistent"]);
+    test("a missing kubeconfig or context: exit 3", async () => {
+      const missing = await pipeline(cwd, ["--kubeconfig", "/nonexistent"]);
       expect(missing.code).toBe(3);
       expect(missing.output).toContain("/nonexistent");
-      const wrong = await pipeline(here, ["--context", "nowhere"]);
+      const wrong = await pipeline(cwd, ["--context", "nowhere"]);
       expect(wrong.code).toBe(3);
       expect(wrong.output).toContain('context "nowhere" does not exist');
     });
 
-    test("rights that are missing, and credentials that are not known: exit 3, nothing changed", async () => {
+    test("missing rights or unknown credentials: exit 3, nothing changed", async () => {
       const before = generation();
       kubectl("create", "serviceaccount", "limited");
       kubectl(
@@ -298,14 +287,12 @@ describeWith(
         "--clusterrole=view",
         `--serviceaccount=${place.namespace}:limited`,
       );
-      const config = JSON.parse(
-        must(["k3s", "kubectl", "config", "view", "--raw", "--flatten", "-o", "json"]),
-      );
+      const config = JSON.parse(must(["k3s", "kubectl", "config", "view", "--raw", "--flatten", "-o", "json"]));
       const kubeconfig = join(directory, "limited.yaml");
       const as = (token: string) => {
         config.users[0].user = { token };
         writeFileSync(kubeconfig, JSON.stringify(config));
-        return pipeline(here, ["--kubeconfig", kubeconfig]);
+        return pipeline(cwd, ["--kubeconfig", kubeconfig]);
       };
       const limited = await as(kubectl("create", "token", "limited").trim());
       const unknown = await as("nonsense");
@@ -317,18 +304,17 @@ describeWith(
       expect(generation()).toBe(before);
     });
 
-    test("the namespace enforces pod security, the pods meet it", async () => {
+    test("the namespace enforces pod security, and the pods comply", async () => {
       const pods = kubectl("get", "pods", "-o", "jsonpath={..phase}");
       expect(new Set(pods.split(" "))).toEqual(new Set(["Running"]));
       const labels = kubectl("get", "namespace", place.namespace, "-o", "jsonpath={.metadata.labels}");
       expect(JSON.parse(labels)["pod-security.kubernetes.io/enforce"]).toBe("restricted");
       await eventually(
-        async () =>
-          kubectl("get", "pdb", "helloapp", "-o", "jsonpath={.status.currentHealthy}") === "2" || undefined,
+        async () => kubectl("get", "pdb", "helloapp", "-o", "jsonpath={.status.currentHealthy}") === "2" || undefined,
       );
     });
   },
-  surroundings,
+  k3s,
 );
 
 describeWith(
@@ -358,20 +344,20 @@ describeWith(
       remove(namespace);
     });
 
-    test("a version is pushed, deployed by its digest, and verified through the API server", async () => {
+    test("pushes a version, deploys it by digest, and verifies it through the API server", async () => {
       const { code, output } = await pipeline(project.directory, args);
       expect(code, output).toBe(0);
       expect(image()).toMatch(/^127\.0\.0\.1:\d+\/team\/helloapp@sha256:[0-9a-f]{64}$/);
       expect(output).toContain(`helloapp:${project.id()} serves at`);
     });
 
-    test("nothing changed: nothing is pushed or applied", async () => {
+    test("pushes and applies nothing without changes", async () => {
       const { code, output } = await pipeline(project.directory, args);
       expect(code, output).toBe(0);
       expect(output).toContain("nothing to deploy");
     });
 
-    test("a version that does not come up is rolled back; the next good one is deployed; rollback returns", async () => {
+    test("rolls back a failing version, deploys the next good one, and `rollback` restores the first", async () => {
       const first = image();
       project.state('if (process.env.NOTHING === undefined) throw new Error("cannot start like this");');
       const bad = await pipeline(project.directory, args);
@@ -381,13 +367,13 @@ describeWith(
       project.edit();
       const good = await pipeline(project.directory, args);
       expect(good.code, good.output).toBe(0);
-      expect(good.output).toMatch(/meanwhile 0 of \d+ requests failed/);
+      expect(good.output).toMatch(/\b0 of \d+ requests failed during the rollout/);
       expect(image()).not.toBe(first);
       const back = await pipeline(project.directory, ["rollback", ...args]);
       expect(back.code, back.output).toBe(0);
       expect(image()).toBe(first);
     });
   },
-  surroundings,
-  { name: "kubectl", answers: Bun.which("kubectl") !== null },
+  k3s,
+  { name: "kubectl", isMet: Bun.which("kubectl") !== null },
 );

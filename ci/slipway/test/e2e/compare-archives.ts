@@ -1,6 +1,6 @@
 /**
- * Reads an archive as verify-archive does, in a process of its own: `compare-archives.ts GOOD FILE`. Prints JSON: whether it is
- * the image of GOOD, or why not; and what that took.
+ * Compares an archive with GOOD like verify-archive, in a separate process: `compare-archives.ts GOOD FILE`.
+ * Prints a Verdict as JSON.
  */
 import { readFileSync } from "node:fs";
 import { compareArchives } from "../../commands/verify-archive.ts";
@@ -11,10 +11,10 @@ import { readArchive } from "../../image/archive-reader.ts";
 export interface Verdict {
   genuine: boolean;
   why: string;
-  /** The digest of the config, where it is genuine. */
+  /** Digest of the config. */
   config?: string;
   milliseconds: number;
-  /** Bytes of memory at the most. */
+  /** Peak memory in bytes. */
   memory: number;
 }
 
@@ -36,7 +36,7 @@ try {
   verdict = { genuine: false, why: (error as Error).message };
 }
 const milliseconds = performance.now() - start;
-// Not resourceUsage().maxRSS: that begins with what the process had that has started this one. proc(5)
+// Not resourceUsage().maxRSS, which includes the memory of the parent process. proc(5)
 const [, kilobytes] = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync("/proc/self/status", "utf8"))!;
 const memory = Number(kilobytes) * 1024;
 console.log(JSON.stringify({ ...verdict, milliseconds, memory } satisfies Verdict));

@@ -1,4 +1,4 @@
-/** The import, through the deploy's own code, into a real containerd of its own; `k3s ctr` is its ctr. */
+/** Imports images with the k3s target into a real, temporary containerd. `k3s ctr` runs its ctr. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -67,7 +67,7 @@ esac
       await daemon.exited;
     });
 
-    test("gives the image its name", async () => {
+    test("creates an image with the expected name", async () => {
       const { id } = await builtProject();
       const k3s = await connect();
       expect(await k3s.find(id)).toBeUndefined();
@@ -76,7 +76,7 @@ esac
       expect(listed()).toContain(containerdName(`helloapp:${id}`));
     });
 
-    test("is whole: containerd has every layer, for this platform", async () => {
+    test("is complete: containerd has every layer for this platform", async () => {
       const { id, platform } = await builtProject();
       const checked = must([
         "ctr",
@@ -94,18 +94,18 @@ esac
       );
     });
 
-    test("an archive that is cut off is refused, and leaves no image", async () => {
+    test("a truncated archive is rejected and creates no image", async () => {
       const { id } = await builtProject();
-      const cut = join(directory, "cut.tar");
-      must(["cp", archive, cut]);
-      truncateSync(cut, 5_000_000);
+      const truncated = join(directory, "truncated.tar");
+      must(["cp", archive, truncated]);
+      truncateSync(truncated, 5_000_000);
       const before = listed();
-      const refusal = await (await connect()).deliver(cut, id).catch((error: Error) => error.message);
-      expect(refusal).toContain("is no docker-archive");
+      const message = await (await connect()).deliver(truncated, id).catch((error: Error) => error.message);
+      expect(message).toContain("is not a docker-archive");
       expect(listed()).toEqual(before);
     });
 
-    test("an image that no version needs is removed, and its content with it", async () => {
+    test("an unreferenced image is removed with its content", async () => {
       const { id } = await builtProject();
       const k3s = await connect();
       expect(await k3s.clean(async () => new Set([`helloapp:${id}`]))).toEqual([]);
@@ -117,5 +117,5 @@ esac
       });
     });
   },
-  { name: "root", answers: process.getuid?.() === 0 },
+  { name: "root", isMet: process.getuid?.() === 0 },
 );

@@ -1,4 +1,4 @@
-/** Copies of the project, to deploy beside each other: each another version, all to one namespace and port. */
+/** Creates copies of the project. Each is a different version, and all deploy to the same namespace and port. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { copyProject, must } from "./setup.ts";
@@ -7,8 +7,8 @@ const overlay = "k8s/overlays/k3s/kustomization.yaml";
 
 export class Copy {
   readonly directory: string;
-  /** What changed files were. */
-  readonly #before = new Map<string, string>();
+  /** Original content of changed files. */
+  readonly #originals = new Map<string, string>();
   #id: string | undefined;
 
   constructor(
@@ -25,18 +25,18 @@ export class Copy {
     this.edit();
   }
 
-  /** Makes it a version that nobody has seen. */
+  /** Turns the copy into a new version. */
   edit(): void {
     this.state(`if (process.env.BENCH === "${crypto.randomUUID()}") console.log("${this.name}");`);
     this.keepChanges();
   }
 
-  /** restore() comes back to what it is now. */
+  /** Makes the current state the one that restore() returns to. */
   keepChanges(): void {
-    this.#before.clear();
+    this.#originals.clear();
   }
 
-  /** Puts `statement` before the service's main part, in place of the one before. */
+  /** Inserts `statement` before the service's main part. Replaces the previous statement. */
   state(statement: string): void {
     this.rewrite(
       "src/main.ts",
@@ -45,33 +45,33 @@ export class Copy {
     );
   }
 
-  /** Applies a JSON patch to the Deployment, after those of the overlay. */
+  /** Adds a JSON patch for the Deployment to the overlay. */
   patch(patch: object[]): void {
     const target = "  - target: { kind: Deployment, name: helloapp }";
     this.rewrite(overlay, /$/, `${target}\n    patch: |\n      ${JSON.stringify(patch)}\n`);
   }
 
-  /** Takes back all since the last edit(). */
+  /** Reverts all changes since the last edit() or keepChanges(). */
   restore(): void {
-    for (const [path, text] of this.#before) writeFileSync(join(this.directory, path), text);
-    this.#before.clear();
+    for (const [path, text] of this.#originals) writeFileSync(join(this.directory, path), text);
+    this.#originals.clear();
     this.#id = undefined;
   }
 
-  /** The id of the version that it is now. */
+  /** Returns the image ID of the current version. */
   id(): string {
     return (this.#id ??= must([process.execPath, "ci/pipeline.ts", "build", "--id"], {
       cwd: this.directory,
     }).trim());
   }
 
-  /** Changes a file, until restore(). */
+  /** Changes a file until restore(). */
   rewrite(path: string, part: string | RegExp, replacement: string): void {
     const file = join(this.directory, path);
     const before = readFileSync(file, "utf8");
     const after = before.replace(part, () => replacement);
     if (after === before) throw new Error(`${path} has no ${part} to replace`);
-    if (!this.#before.has(path)) this.#before.set(path, before);
+    if (!this.#originals.has(path)) this.#originals.set(path, before);
     writeFileSync(file, after);
     this.#id = undefined;
   }

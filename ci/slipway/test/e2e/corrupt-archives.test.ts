@@ -1,6 +1,6 @@
 /**
- * Genuine archives, altered at random: what the reader calls genuine still is the same image for skopeo and containerd,
- * and none takes it long or fills memory. MUTATIONS=1000 makes more of them; MUTATIONS_SEED others.
+ * Alters archives at random. If the reader accepts an archive, it must be the same image for skopeo and containerd, and
+ * reading must be fast and use little memory. MUTATIONS sets the number of archives, MUTATIONS_SEED the seed.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -15,10 +15,10 @@ setDefaultTimeout(1_200_000);
 
 const COUNT = Number(process.env.MUTATIONS ?? 200);
 const SEED = Number(process.env.MUTATIONS_SEED ?? 20261124);
-/** One in so many of those that are refused is shown to the tools too: to tell in the log how strict it is. */
+/** Every n-th refused archive is also read by the tools, to log how strict the reader is. */
 const SAMPLE = 20;
-const MOST_MILLISECONDS = 2_000;
-const MOST_MEMORY = 200e6;
+const MAX_MILLISECONDS = 2_000;
+const MAX_MEMORY_BYTES = 200e6;
 
 describeWith("altered archives", ["containerd", "ctr", "skopeo"], () => {
   const directory = temporaryDirectory();
@@ -54,7 +54,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
     return JSON.parse(parts.at(-2)!.content.toString()).rootfs.diff_ids as string[];
   };
 
-  /** The archives that are altered, each with the other image in the same form. */
+  /** Returns the archives to alter, each with another image in the same format. */
   function originals(): [Part[], Part[]][] {
     const bySkopeo = (layers: Part[][], name: string) => {
       writeFileSync(at("plain.tar"), join(image(layers)));
@@ -78,7 +78,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
     layers: string[];
   }
 
-  /** What skopeo takes it for; a text when it refuses it. Layers by their diffIDs: it unpacks them. */
+  /** Reads the image with skopeo, which unpacks layers, so that they have their diffIDs. @returns a text if refused */
   function bySkopeo(file: string): Image | string {
     const target = at("skopeo");
     rmSync(target, { recursive: true, force: true });
@@ -95,7 +95,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
     return { config: config.digest, layers: layers.map((layer: { digest: string }) => layer.digest) };
   }
 
-  /** What containerd takes it for: it unpacks the layers, and compares them with the diffIDs of the config. */
+  /** Reads the image with containerd, which compares unpacked layers with the config's diffIDs. */
   function byContainerd(file: string, namespace: string): Image | string {
     const ctr = (...args: string[]) => sh(["ctr", "--address", socket, "--namespace", namespace, ...args]);
     const { code, output } = ctr("images", "import", file);
@@ -110,15 +110,12 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
   test(`${COUNT} with the seed ${SEED}`, async () => {
     writeFileSync(reference, join(image(good)));
     const verdictOf = async (file: string): Promise<Verdict> => {
-      const child = Bun.spawn(
-        [process.execPath, joinPath(import.meta.dir, "compare-archives.ts"), reference, file],
-        {
-          stdout: "pipe",
-          stderr: "pipe",
-          timeout: 30_000,
-          killSignal: "SIGKILL",
-        },
-      );
+      const child = Bun.spawn([process.execPath, joinPath(import.meta.dir, "compare-archives.ts"), reference, file], {
+        stdout: "pipe",
+        stderr: "pipe",
+        timeout: 30_000,
+        killSignal: "SIGKILL",
+      });
       const text = await new Response(child.stdout).text();
       await child.exited;
       const message = async () => `exit ${child.exitCode}: ${await new Response(child.stderr).text()}`;
@@ -139,36 +136,35 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
     const count = {
       genuine: 0,
       refused: 0,
-      "refused, though both tools take it": 0,
-      "refused, of those asked": 0,
+      "refused, but accepted by both tools": 0,
+      "refused, and read by the tools": 0,
     };
-    const most = { milliseconds: 0, memory: 0 };
+    const peak = { milliseconds: 0, memory: 0 };
     const judge = async (i: number, how: string, file: string) => {
       const verdict = await verdictOf(file);
-      const tell = (what: string) => wrong.push(`${i}, ${how}: ${what}`);
-      most.milliseconds = Math.max(most.milliseconds, verdict.milliseconds);
-      most.memory = Math.max(most.memory, verdict.memory);
-      if (verdict.milliseconds > MOST_MILLISECONDS) tell(`took ${verdict.milliseconds} ms: ${verdict.why}`);
-      if (verdict.memory > MOST_MEMORY) tell(`took ${verdict.memory} bytes of memory`);
+      const report = (what: string) => wrong.push(`${i}, ${how}: ${what}`);
+      peak.milliseconds = Math.max(peak.milliseconds, verdict.milliseconds);
+      peak.memory = Math.max(peak.memory, verdict.memory);
+      if (verdict.milliseconds > MAX_MILLISECONDS) report(`took ${verdict.milliseconds} ms: ${verdict.why}`);
+      if (verdict.memory > MAX_MEMORY_BYTES) report(`took ${verdict.memory} bytes of memory`);
       count[verdict.genuine ? "genuine" : "refused"] += 1;
       if (!verdict.genuine && i % SAMPLE !== 0) return;
       const expected: Image = { config: `sha256:${verdict.config}`, layers: diffIds() };
       const found = { skopeo: bySkopeo(file), containerd: byContainerd(file, `n${i}`) };
       const same = Object.values(found).every((one) => Bun.deepEquals(one, expected));
-      if (verdict.genuine && !same)
-        tell(`genuine, but ${JSON.stringify(found)}, not ${JSON.stringify(expected)}`);
+      if (verdict.genuine && !same) report(`genuine, but ${JSON.stringify(found)}, not ${JSON.stringify(expected)}`);
       if (!verdict.genuine) {
-        count["refused, of those asked"] += 1;
-        if (same) count["refused, though both tools take it"] += 1;
+        count["refused, and read by the tools"] += 1;
+        if (same) count["refused, but accepted by both tools"] += 1;
       }
     };
-    // Two at once: the tools are processes.
+    // Two workers, because the tools are processes.
     let next = 0;
     const worker = async () => {
       while (next < COUNT) {
         const i = next++;
-        const [own, other] = pairs[Math.floor(random() * pairs.length)]!;
-        const { how, bytes } = mutate(own, other, random);
+        const [good, evil] = pairs[Math.floor(random() * pairs.length)]!;
+        const { how, bytes } = mutate(good, evil, random);
         const file = at(`altered/${i}.tar`);
         writeFileSync(file, bytes);
         await judge(i, how, file);
@@ -177,8 +173,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
     };
     await Promise.all([worker(), worker()]);
     console.log(
-      `${COUNT} altered archives: ${JSON.stringify(count)}; at most ${Math.round(most.milliseconds)} ms and ` +
-        `${Math.round(most.memory / 1e6)} MB`,
+      `${COUNT} altered archives: ${JSON.stringify(count)}; at most ${Math.round(peak.milliseconds)} ms and ` +
+        `${Math.round(peak.memory / 1e6)} MB`,
     );
     expect(wrong).toEqual([]);
     expect(count.genuine).toBeGreaterThan(0);

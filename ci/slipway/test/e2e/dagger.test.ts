@@ -1,6 +1,6 @@
-/** The same steps in containers: the same exit codes, the same files, and the same archive every time. */
+/** Tests that the Dagger engine has the same exit codes and files as the host engine, and builds reproducible archives. */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { appendFileSync } from "node:fs";
+import { appendFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
 import { sbomPathFor } from "../../image/sbom.ts";
@@ -29,31 +29,33 @@ describeWith(
         cwd: project,
       });
 
-    test("makes the image that the host makes: path, type, mode, owner, time; bytes where the C library is the same", async () => {
+    test("builds the same files as the host engine, with the same content if the C library is the same", async () => {
       const [contained, host] = [join(directory, "dagger.tar"), join(directory, "host.tar")];
-      const { code, output } = dagger("--target", "none", "--output", contained);
+      const { code, output } = dagger("--target", "none");
       expect(code, output).toBe(0);
+      for (const end of [".tar", ".cdx.json"])
+        renameSync(join(project, `helloapp${end}`), contained.replace(".tar", end));
       must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", host], {
         cwd: project,
       });
-      const [ours, theirs] = await Promise.all([fileTree(host), fileTree(contained)]);
-      const [one, other] = await Promise.all(
+      const [hostTree, daggerTree] = await Promise.all([fileTree(host), fileTree(contained)]);
+      const [daggerNames, hostNames] = await Promise.all(
         [contained, host].map(async (path) => (await readArchive(path))!.names),
       );
-      expect(one).toHaveLength(1);
-      if (one![0] === other![0]) expect(theirs).toEqual(ours);
+      expect(daggerNames).toHaveLength(1);
+      if (daggerNames![0] === hostNames![0]) expect(daggerTree).toEqual(hostTree);
       const { components } = await Bun.file(sbomPathFor(contained)).json();
       expect(components).toContainEqual(expect.objectContaining({ name: "libc6", type: "library" }));
-      expect(shapeOf(theirs)).toEqual(shapeOf(ours));
+      expect(shapeOf(daggerTree)).toEqual(shapeOf(hostTree));
     });
 
-    test("makes the same archive again, byte for byte", async () => {
+    test("builds an identical archive again", async () => {
       const again = join(directory, "again.tar");
       expect(dagger("image", "--output", again).code).toBe(0);
       expect(await sameBytes(join(directory, "dagger.tar"), again)).toBe(true);
     });
 
-    test("a type error is exit 1, with the message from the container", () => {
+    test("a type error is exit 1 with the compiler's message", () => {
       appendFileSync(join(project, "src/build-info.ts"), 'export const wrong: number = "text";\n');
       const { code, output } = dagger("check");
       expect(output).toMatch(/src\/build\.ts.*TS2322/);

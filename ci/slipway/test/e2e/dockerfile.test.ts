@@ -6,16 +6,7 @@ import { readArchive } from "../../image/archive-reader.ts";
 import { APP_DIRECTORY } from "../../image/module-paths.ts";
 import { pins } from "../../core/pins.ts";
 import { image } from "../helloapp-fixture.ts";
-import {
-  copyProject,
-  describeWith,
-  eventually,
-  fileTree,
-  must,
-  sh,
-  shapeOf,
-  temporaryDirectory,
-} from "./setup.ts";
+import { copyProject, describeWith, eventually, fileTree, must, sh, shapeOf, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(600_000);
 
@@ -38,10 +29,9 @@ describeWith(
     function bud(tag: string, ...options: string[]): string {
       names.add(tag);
       const secret = bundle ? [`--secret=id=ca,src=${bundle}`] : [];
-      const { code, output } = sh(
-        ["buildah", "bud", "--format", "docker", ...secret, ...options, "-t", tag, "."],
-        { cwd: project },
-      );
+      const { code, output } = sh(["buildah", "bud", "--format", "docker", ...secret, ...options, "-t", tag, "."], {
+        cwd: project,
+      });
       if (code !== 0) throw new Error(output);
       return output;
     }
@@ -69,18 +59,7 @@ describeWith(
       // As the README has it for a machine that may not raise limits; where it may, they are limits like others.
       const limits = [`--ulimit=nofile=${files}:${files}`, "--ulimit=nproc=9000:9000"];
       const run = Bun.spawn(
-        [
-          "podman",
-          "run",
-          "--rm",
-          "--name",
-          container,
-          ...limits,
-          "--read-only",
-          "-p",
-          "127.0.0.1::8080",
-          name,
-        ],
+        ["podman", "run", "--rm", "--name", container, ...limits, "--read-only", "-p", "127.0.0.1::8080", name],
         { stdout: "pipe", stderr: "pipe" },
       );
       const port = await eventually(async () => {
@@ -153,8 +132,7 @@ describeWith(
       });
 
       test("a red test stops the build", () => {
-        const test =
-          'import { test } from "bun:test";\n\ntest("red", () => {\n  throw new Error("so red");\n});\n';
+        const test = 'import { test } from "bun:test";\n\ntest("red", () => {\n  throw new Error("so red");\n});\n';
         appendFileSync(join(project, "test/src/red.test.ts"), test);
         expect(() => bud(tag, "--layers")).toThrow("so red");
       });
@@ -162,6 +140,6 @@ describeWith(
   },
   {
     name: `${pins.baseImage}, which cannot be pulled here`,
-    answers: Boolean(Bun.which("buildah")) && base(),
+    isMet: Boolean(Bun.which("buildah")) && base(),
   },
 );

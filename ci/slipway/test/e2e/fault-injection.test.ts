@@ -1,14 +1,16 @@
 /**
- * The campaign: an API server that fails once, at each request of a deploy in turn and in each way, while 80 clients ask. What
- * the exit code says of the cluster has to be so, nobody's request may fail, and what others made stays.
+ * Fault injection: the API server fails once, at each request of a deploy in turn and with each kind of fault, while
+ * 80 clients send requests. The exit code must match the cluster's state, no client request may fail, and objects of
+ * others must not change.
  *
- * By default every second request of a deploy meets one kind of fault, in turn, and of the other flows every fifth does, in ten
- * minutes. E2E_CAMPAIGN=each has every request of every flow meet one, in most of an hour; E2E_CAMPAIGN=all tries each kind at
- * each request, which takes hours, and E2E_CAMPAIGN=FLOW does so for one flow. They say how each ended.
+ * By default, every second request of a deploy meets one kind of fault, in turn, and every fifth request of the other
+ * commands. That takes ten minutes. E2E_CAMPAIGN=each tests one fault at every request of every flow, in most of an
+ * hour. E2E_CAMPAIGN=all tests every fault at every request, which takes hours, and E2E_CAMPAIGN=FLOW does so for one
+ * flow. These print the result of each case.
  */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { faults, passing, type Fault, type Place } from "./faults.ts";
-import { Lane, type Ended, type Objects } from "./test-service.ts";
+import { faults, transientFaults, type Fault, type RequestPosition } from "./faults.ts";
+import { TestService, type RunResult, type ObjectsByPath } from "./test-service.ts";
 import { describeWith, sh, temporaryDirectory } from "./setup.ts";
 
 const { E2E_CAMPAIGN: wanted } = process.env;
@@ -18,31 +20,31 @@ setDefaultTimeout(wanted ? HOURS : 1_200_000);
 interface Flow {
   name: string;
   port: number;
-  /** How a run without a fault ends. */
+  /** Exit code of a run without a fault. */
   code: 0 | 1;
   args: string[];
-  /** Of the cases, every how-manieth runs by default: no multiple of 3, or the nine faults do not all have their turn. */
+  /** Every n-th case runs by default. Not a multiple of 3, so that all nine faults have their turn. */
   stride: number;
-  /** Once, before the first case. */
-  begin(lane: Lane): Promise<void>;
-  /** Before each case. @returns the version that serves afterwards */
-  prepare(lane: Lane): Promise<"a" | "b">;
+  /** Runs once, before the first case. */
+  begin(testService: TestService): Promise<void>;
+  /** Runs before each case. @returns the version that must serve afterwards */
+  prepare(testService: TestService): Promise<"a" | "b">;
 }
 
-async function must(lane: Lane, args: string[], code = 0): Promise<void> {
-  const ended = await lane.run(args, Object.values(lane.ids));
-  if (ended.code !== code) throw new Error(`without a fault it ends with ${ended.code}:\n${ended.output}`);
+async function mustRun(testService: TestService, args: string[], code = 0): Promise<void> {
+  const ended = await testService.run(args, Object.values(testService.ids));
+  if (ended.code !== code) throw new Error(`a run without a fault exits with ${ended.code}:\n${ended.output}`);
 }
 
-/** Two versions in turn, the later one last. */
-async function deployBoth(lane: Lane, ...versions: ("a" | "b")[]): Promise<void> {
+/** Deploys versions in turn. */
+async function deployBoth(testService: TestService, ...versions: ("a" | "b")[]): Promise<void> {
   for (const version of versions) {
-    lane.version(version);
-    await must(lane, []);
+    testService.version(version);
+    await mustRun(testService, []);
   }
 }
 
-let planted: Objects;
+let initialObjects: ObjectsByPath;
 const flows: Flow[] = [
   {
     name: "good",
@@ -50,8 +52,8 @@ const flows: Flow[] = [
     code: 0,
     args: [],
     stride: 2,
-    begin: (lane) => deployBoth(lane, "b", "a", "b"),
-    prepare: async (lane) => lane.version(),
+    begin: (testService) => deployBoth(testService, "b", "a", "b"),
+    prepare: async (testService) => testService.version(),
   },
   {
     name: "bad",
@@ -59,9 +61,9 @@ const flows: Flow[] = [
     code: 1,
     args: [],
     stride: 5,
-    begin: (lane) => deployBoth(lane, "b", "a"),
-    async prepare(lane) {
-      lane.version("b", { crashes: true });
+    begin: (testService) => deployBoth(testService, "b", "a"),
+    async prepare(testService) {
+      testService.version("b", { crashes: true });
       return "a";
     },
   },
@@ -71,9 +73,9 @@ const flows: Flow[] = [
     code: 0,
     args: ["rollback"],
     stride: 5,
-    begin: (lane) => deployBoth(lane, "a"),
-    async prepare(lane) {
-      await deployBoth(lane, "b");
+    begin: (testService) => deployBoth(testService, "a"),
+    async prepare(testService) {
+      await deployBoth(testService, "b");
       return "a";
     },
   },
@@ -83,12 +85,12 @@ const flows: Flow[] = [
     code: 0,
     args: [],
     stride: 5,
-    async begin(lane) {
-      planted = await lane.objects();
+    async begin(testService) {
+      initialObjects = await testService.objects();
     },
-    async prepare(lane) {
-      await lane.reset(planted);
-      lane.version("a");
+    async prepare(testService) {
+      await testService.reset(initialObjects);
+      testService.version("a");
       return "a";
     },
   },
@@ -99,94 +101,95 @@ const flows: Flow[] = [
     args: [],
     stride: 11,
     begin: async () => {},
-    async prepare(lane) {
-      await lane.remove();
-      lane.version("a");
+    async prepare(testService) {
+      await testService.remove();
+      testService.version("a");
       return "a";
     },
   },
 ];
 
-/** Each request, and of those that are made again and again the first, second, fourth, eighth… */
-function placesIn(requests: string[]): Place[] {
+/** Returns the positions to test: each request, and of repeated requests the first, second, fourth, eighth… */
+function positionsIn(requests: string[]): RequestPosition[] {
   return [...new Set(requests)].flatMap((request) => {
     const count = requests.filter((one) => one === request).length;
-    // How often something is asked while pods come and go is never the same.
-    const sure = count > 4 ? count * 0.6 : count;
-    const places: Place[] = [];
-    for (let nth = 1; nth <= sure; nth *= 2) places.push({ request, nth });
-    return places;
+    // The number of polls differs from run to run.
+    const limit = count > 4 ? count * 0.6 : count;
+    const positions: RequestPosition[] = [];
+    for (let nth = 1; nth <= limit; nth *= 2) positions.push({ request, nth });
+    return positions;
   });
 }
 
-type Case = Place & { fault: Fault };
+type Case = RequestPosition & { fault: Fault };
 
-function casesOf(places: Place[], { name, stride }: Flow): Case[] {
+function casesOf(positions: RequestPosition[], { name, stride }: Flow): Case[] {
   const turn = (offset: number) =>
-    places.map((place, i) => ({ ...place, fault: faults[(i + offset) % faults.length]! }));
+    positions.map((position, i) => ({ ...position, fault: faults[(i + offset) % faults.length]! }));
   if (wanted === "all" || wanted === name) {
     const all = faults.flatMap((_, offset) => turn(offset));
-    // Who stops it early has seen what writes.
-    return [...all.filter(writes), ...all.filter((one) => !writes(one))];
+    // Writes first: they matter most if the run is stopped early.
+    return [...all.filter(isWrite), ...all.filter((one) => !isWrite(one))];
   }
   if (wanted === "each") return turn(0);
   if (wanted) return [];
   return turn(0).filter((_, i) => i % stride === 0);
 }
 
-const writes = ({ request }: Place) => !request.startsWith("GET ") && !request.endsWith("(dry run)");
+const isWrite = ({ request }: RequestPosition) => !request.startsWith("GET ") && !request.endsWith("(dry run)");
 
-const different = (before: Objects, after: Objects) =>
+const changedPaths = (before: ObjectsByPath, after: ObjectsByPath) =>
   [...new Set([...Object.keys(before), ...Object.keys(after)])].filter(
     (path) => !Bun.deepEquals(before[path], after[path]),
   );
 const isLease = (path: string) => path.includes("/leases/");
-/** Whether the last paragraph says what state things are in, and what goes on. */
-const says = (output: string, state: RegExp, next: RegExp) => {
+/** Returns whether the error describes the state and the next step. */
+const describesOutcome = (output: string, state: RegExp, next: RegExp) => {
   const error = output.slice(output.lastIndexOf("\nerror: "));
   return state.test(error) && next.test(error);
 };
 
-/** What is not as the exit code says. */
-function judge(
+/** Returns the violations of what the exit code promises. */
+function findViolations(
   flow: Flow,
   { fault, request }: Case,
-  ended: Ended,
-  before: Objects,
-  after: Objects,
+  ended: RunResult,
+  before: ObjectsByPath,
+  after: ObjectsByPath,
 ): string[] {
-  const { code, output, failed, asked } = ended;
-  const wrong: string[] = [];
-  const all = different(before, after);
-  // A Lease that may not be taken back ends by itself. Who may do nothing any more may not even have got to it.
-  const isTold = fault === "revoke" || output.includes("the deploy lock could not be released");
-  const changed = isTold ? all.filter((path) => !isLease(path)) : all;
-  if (ended.struck && passing.has(fault) && code !== flow.code && !isFirstQuestion(request))
-    wrong.push(`exit ${code}: what passes was not tried again`);
-  if (![flow.code, 3, 4].includes(code)) wrong.push(`exit ${code}`);
+  const { code, output, failed, sent } = ended;
+  const violations: string[] = [];
+  const all = changedPaths(before, after);
+  // A Lease that cannot be deleted expires. Without any rights left, a run may not even reach the release.
+  const leaseMayRemain = fault === "revoke" || output.includes("the deploy lock could not be released");
+  const changed = leaseMayRemain ? all.filter((path) => !isLease(path)) : all;
+  if (ended.faulted && transientFaults.has(fault) && code !== flow.code && !isFirstRequest(request))
+    violations.push(`exit ${code}: a transient fault was not retried`);
+  if (![flow.code, 3, 4].includes(code)) violations.push(`exit ${code}`);
   if ((code === 3 || code === 1) && changed.length > 0)
-    wrong.push(`exit ${code}, and changed: ${changed.join(", ")}`);
-  if (code === 1 && !says(output, /Rolled back: \S+ serves, as before/, /run the same command again/))
-    wrong.push("exit 1 without its words");
-  const state = /serves(?: again)? and is verified, but|The rollback of|Nothing was rolled out|Left, because/;
-  if (code === 4 && !says(output, state, /goes on from there/)) wrong.push("exit 4 without its words");
-  if (failed.length > 0 && !isFirst(flow, code))
-    wrong.push(`${failed.length} of ${asked} requests failed: ${[...new Set(failed)].join("; ")}`);
-  const theirs = all.filter((path) => path.endsWith("/by-hand"));
-  if (theirs.length > 0) wrong.push(`lost what others made: ${theirs.join(", ")}`);
-  return wrong;
+    violations.push(`exit ${code}, and changed: ${changed.join(", ")}`);
+  if (code === 1 && !describesOutcome(output, /Rolled back: \S+ serves, as before/, /run the same command again/))
+    violations.push("exit 1 without state and next step");
+  const state = /serves(?: again)? and is verified, but|The rollback of|Nothing was rolled out|Left in the cluster/;
+  if (code === 4 && !describesOutcome(output, state, /goes on from there|again to continue/))
+    violations.push("exit 4 without state and next step");
+  if (failed.length > 0 && !isFirstDeploy(flow, code))
+    violations.push(`${failed.length} of ${sent} requests failed: ${[...new Set(failed)].join("; ")}`);
+  const foreign = all.filter((path) => path.endsWith("/by-hand"));
+  if (foreign.length > 0) violations.push(`changed objects of others: ${foreign.join(", ")}`);
+  return violations;
 }
 
 /**
- * What a first deploy has begun and undone has nobody before it who would serve, and kube-proxy opens the door to the next one
- * in two tables, one after the other.
+ * A first deploy that is undone has no previous version to serve. kube-proxy opens the port for the next one in two
+ * tables, one after the other.
  */
-const isFirst = ({ name }: Flow, code: number) => ["first", "nothing"].includes(name) && code !== 0;
-/** Whether there is a cluster is asked for a second alone. */
-const isFirstQuestion = (request: string) => request === "GET /api/v1/nodes";
+const isFirstDeploy = ({ name }: Flow, code: number) => ["first", "nothing"].includes(name) && code !== 0;
+/** The first request to a cluster is retried for one second only. */
+const isFirstRequest = (request: string) => request === "GET /api/v1/nodes";
 
-const answers = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
-const surroundings = { name: "E2E_CLUSTER=k3s, and a k3s that answers", answers };
+const isRunning = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
+const k3s = { name: "E2E_CLUSTER=k3s and a running k3s", isMet: isRunning };
 
 describeWith(
   "an API server that fails once",
@@ -195,62 +198,64 @@ describeWith(
     const directory = temporaryDirectory();
 
     test.each(flows.filter(({ name }) => !wanted || ["all", "each", name].includes(wanted)))(
-      "$name: the exit code says what is so, nobody's request fails, and the same command ends well",
+      "$name: the exit code matches the state, no request fails, and the next run succeeds",
       async (flow) => {
-        const namespace = `helloapp-campaign-${flow.name}`;
-        const lane = new Lane(directory, flow.name, { namespace, port: flow.port });
-        await lane.start();
+        const namespace = `helloapp-faults-${flow.name}`;
+        const testService = new TestService(directory, flow.name, { namespace, port: flow.port });
+        await testService.start();
         try {
-          await lane.remove();
-          if (flow.name !== "nothing") await lane.plant();
-          expect(await campaign(flow, lane)).toEqual([]);
+          await testService.remove();
+          if (flow.name !== "nothing") await testService.createForeignObjects();
+          expect(await runCases(flow, testService)).toEqual([]);
         } finally {
-          lane.server.stop();
-          await lane.remove();
+          testService.server.stop();
+          await testService.remove();
         }
       },
     );
   },
-  surroundings,
+  k3s,
 );
 
-/** @returns what was not as it should be, a line each */
-async function campaign(flow: Flow, lane: Lane): Promise<string[]> {
+/** Runs the cases of a flow. @returns the violations, one line each */
+async function runCases(flow: Flow, testService: TestService): Promise<string[]> {
   const problems: string[] = [];
   const counts: Record<string, Record<string, number>> = {};
-  const ids = Object.values(lane.ids);
-  await flow.begin(lane);
-  await flow.prepare(lane);
-  const clean = await lane.run(flow.args, ids);
+  const ids = Object.values(testService.ids);
+  await flow.begin(testService);
+  await flow.prepare(testService);
+  const clean = await testService.run(flow.args, ids);
   expect(clean.code, clean.output).toBe(flow.code);
-  const cases = casesOf(placesIn(clean.requests), flow);
+  const cases = casesOf(positionsIn(clean.requests), flow);
   expect(cases.length).toBeGreaterThan(5);
   for (const one of cases) {
-    const served = await flow.prepare(lane);
-    const before = await lane.objects();
-    const ended = await lane.run(flow.args, ids, { at: one });
-    const wrong = judge(flow, one, ended, before, await lane.objects());
+    const served = await flow.prepare(testService);
+    const before = await testService.objects();
+    const ended = await testService.run(flow.args, ids, { at: one });
+    const violations = findViolations(flow, one, ended, before, await testService.objects());
     let outputs = ended.output;
     let next = "";
     if (ended.code !== flow.code) {
-      // What the message says goes on, where that is another command.
-      const named = /`bun ci\/pipeline\.ts (rollback [0-9a-f]+)` goes on/.exec(ended.output)?.[1];
-      const again = await lane.run(named?.split(" ") ?? flow.args, ids);
-      next = `, again ${again.code}`;
-      outputs += `\nthe same command again:\n${again.output}`;
-      if (again.code !== flow.code) wrong.push(`the same command again ends with ${again.code}`);
-      if (again.failed.length > 0 && !isFirst(flow, ended.code))
-        wrong.push(`again: ${[...new Set(again.failed)].join("; ")}`);
+      // The next command, if the message names another than the same.
+      const named = /`bun ci\/pipeline\.ts (rollback [0-9a-f]+)` (?:goes on|(?:again )?to continue)/.exec(
+        ended.output,
+      )?.[1];
+      const again = await testService.run(named?.split(" ") ?? flow.args, ids);
+      next = `, next run ${again.code}`;
+      outputs += `\nnext run:\n${again.output}`;
+      if (again.code !== flow.code) violations.push(`the next run exits with ${again.code}`);
+      if (again.failed.length > 0 && !isFirstDeploy(flow, ended.code))
+        violations.push(`next run: ${[...new Set(again.failed)].join("; ")}`);
     }
-    const serves = await lane.served();
-    if (serves !== lane.ids[served]) wrong.push(`${serves} serves`);
-    const how = ended.struck ? `exit ${ended.code}` : "not met";
+    const serves = await testService.served();
+    if (serves !== testService.ids[served]) violations.push(`${serves} serves`);
+    const result = ended.faulted ? `exit ${ended.code}` : "fault not met";
     const count = (counts[one.fault] ??= {});
-    count[how] = (count[how] ?? 0) + 1;
-    const line = `${flow.name}: ${one.fault} at ${one.request} (${one.nth}): ${how}${next}`;
+    count[result] = (count[result] ?? 0) + 1;
+    const line = `${flow.name}: ${one.fault} at ${one.request} (${one.nth}): ${result}${next}`;
     if (wanted) console.log(line);
-    if (wrong.length === 0) continue;
-    problems.push(`${line}: ${wrong.join("; ")}`);
+    if (violations.length === 0) continue;
+    problems.push(`${line}: ${violations.join("; ")}`);
     console.error(`${problems.at(-1)}\n${outputs.replace(/^/gm, "    ")}`);
   }
   console.log(`${flow.name}: ${cases.length} cases ${JSON.stringify(counts)}`);

@@ -1,46 +1,46 @@
 /**
- * An API server that fails when it is told to: a proxy in front of the real one, to which a kubeconfig of its own leads, and
- * which does one fault at one request.
+ * A proxy in front of the real API server that injects one fault into one request. A separate kubeconfig points to
+ * it.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { must } from "./setup.ts";
 
-/** What becomes of the one request. */
+/** Kinds of faults. */
 export const faults = [
   /** The connection is closed before the server has seen the request. */
   "refuse",
-  /** The answer takes its time, and less than the client has. */
+  /** The response is slow, but within the client's timeout. */
   "delay",
-  /** The request is carried out, and the connection ends in the middle of the answer. */
+  /** The request is executed, and the connection closes in the middle of the response. */
   "cut",
-  /** The request is carried out, and nothing of the answer arrives. */
+  /** The request is executed, and the response is lost. */
   "lose",
   "409",
-  /** With a Retry-After of a second. */
+  /** With `Retry-After: 1`. */
   "429",
   "500",
   "403",
-  /** 403 for this request and all that come after it. */
+  /** 403 for this request and all later ones. */
   "revoke",
 ] as const;
 export type Fault = (typeof faults)[number];
 
-/** Faults that the next try need not meet. */
-export const passing: ReadonlySet<Fault> = new Set(["refuse", "delay", "cut", "lose", "429", "500"]);
+/** Faults that a retry can overcome. */
+export const transientFaults: ReadonlySet<Fault> = new Set(["refuse", "delay", "cut", "lose", "429", "500"]);
 
-/** A request as another run of the same command makes it, too: `PATCH /api/…`, and the how-manieth of these. */
-export interface Place {
+/** A request that every run of the command makes: `PATCH /api/…`, and which of several equal ones. */
+export interface RequestPosition {
   request: string;
   nth: number;
 }
 
-/** Milliseconds. */
+/** Milliseconds of the fault "delay". */
 const DELAY = 1500;
 
 type Upstream = (path: string, init: RequestInit) => Promise<Response>;
 
-/** The real server, with the credentials of this machine's k3s. */
+/** Returns a client of the real server, with the credentials of this machine's k3s. */
 export function realServer(): Upstream {
   const view = ["k3s", "kubectl", "config", "view", "--raw", "--flatten", "--minify", "-o", "json"];
   const config = JSON.parse(must(view));
@@ -58,18 +58,18 @@ export function realServer(): Upstream {
 export class FaultyServer {
   /** All requests since the last arm(). */
   seen: string[] = [];
-  /** What was done to which; undefined: the request did not come. */
-  struck: string | undefined;
-  #armed: (Place & { fault: Fault }) | undefined;
-  readonly #server = createServer((request, reply) => void this.#answer(request, reply));
+  /** The request that met the fault. Undefined if it has not come. */
+  faultedRequest: string | undefined;
+  #armed: (RequestPosition & { fault: Fault }) | undefined;
+  readonly #server = createServer((request, reply) => void this.#handle(request, reply));
 
-  /** @param nameOf what a request is called, whatever ids and hashes are in it */
+  /** @param nameOf returns a request's name, independent of ids and hashes */
   constructor(
     readonly upstream: Upstream,
     readonly nameOf: (method: string, path: string) => string,
   ) {}
 
-  /** @returns a kubeconfig that leads to it, as JSON */
+  /** Starts the proxy. @returns a kubeconfig for it, as JSON */
   async start(): Promise<string> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.listen(0, "127.0.0.1", resolve);
@@ -90,34 +90,34 @@ export class FaultyServer {
     this.#server.close();
   }
 
-  /** Fails at that place from now on; undefined: nowhere. */
-  arm(at: (Place & { fault: Fault }) | undefined): void {
+  /** Sets the fault for the next run. undefined: none. */
+  arm(at: (RequestPosition & { fault: Fault }) | undefined): void {
     this.#armed = at;
     this.seen = [];
-    this.struck = undefined;
+    this.faultedRequest = undefined;
   }
 
   #faultFor(name: string): Fault | undefined {
     this.seen.push(name);
     const at = this.#armed;
     if (!at) return undefined;
-    if (this.struck !== undefined) return at.fault === "revoke" ? "revoke" : undefined;
+    if (this.faultedRequest !== undefined) return at.fault === "revoke" ? "revoke" : undefined;
     if (name !== at.request || this.seen.filter((one) => one === name).length !== at.nth) return undefined;
-    this.struck = name;
+    this.faultedRequest = name;
     return at.fault;
   }
 
-  async #answer(request: IncomingMessage, reply: ServerResponse): Promise<void> {
+  async #handle(request: IncomingMessage, reply: ServerResponse): Promise<void> {
     const { method = "GET", url: path = "/" } = request;
-    // What kubectl's proxy sends again by itself over a kept connection would be no fault to its client.
+    // kubectl's proxy would retry on a kept connection, and hide the fault from its client.
     reply.setHeader("Connection", "close");
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk);
     const name = this.nameOf(method, path);
     const fault = this.#faultFor(name);
     if (fault === "refuse") return void request.socket.destroy();
-    const refusal = fault && refusals[fault]?.(name);
-    if (refusal) return send(reply, refusal.code, JSON.stringify({ kind: "Status", ...refusal }));
+    const error = fault && errorResponses[fault]?.(name);
+    if (error) return send(reply, error.code, JSON.stringify({ kind: "Status", ...error }));
     if (fault === "delay") await Bun.sleep(DELAY);
     const type = request.headers["content-type"];
     const body = chunks.length > 0 ? { body: Buffer.concat(chunks) } : {};
@@ -140,21 +140,23 @@ function send(reply: ServerResponse, status: number, body: string): void {
   reply.end(body);
 }
 
-/** What a server says of them; https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.32/#status-v1-meta */
-const refusals: Partial<Record<Fault, (name: string) => { code: number; reason: string; message: string }>> =
-  {
-    "409": (name) => ({
-      code: 409,
-      reason: "Conflict",
-      message: `Operation cannot be fulfilled on ${name}: the object has been modified; please apply your changes to the latest version and try again`,
-    }),
-    "429": () => ({ code: 429, reason: "TooManyRequests", message: "too many requests, please try again" }),
-    "500": () => ({ code: 500, reason: "InternalError", message: "etcdserver: leader changed" }),
-    "403": forbidden,
-    revoke: forbidden,
-  };
+/**
+ * Error responses as a real server sends them.
+ * https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.32/#status-v1-meta
+ */
+const errorResponses: Partial<Record<Fault, (name: string) => { code: number; reason: string; message: string }>> = {
+  "409": (name) => ({
+    code: 409,
+    reason: "Conflict",
+    message: `Operation cannot be fulfilled on ${name}: the object has been modified; please apply your changes to the latest version and try again`,
+  }),
+  "429": () => ({ code: 429, reason: "TooManyRequests", message: "too many requests, please try again" }),
+  "500": () => ({ code: 500, reason: "InternalError", message: "etcdserver: leader changed" }),
+  "403": forbidden,
+  revoke: forbidden,
+};
 
 function forbidden(name: string) {
-  const message = `${name} is forbidden: User "campaign" cannot do that in the namespace`;
+  const message = `${name} is forbidden: User "tester" cannot do that in the namespace`;
   return { code: 403, reason: "Forbidden", message };
 }

@@ -1,23 +1,15 @@
-/** The host engine's archive: its content byte by byte, and that it is the same from anywhere. */
+/** Tests the content of the host engine's archive, and its reproducibility. */
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive, type Archive } from "../../image/archive-reader.ts";
 import { buildImage } from "../../image/build.ts";
-import { findSharedLibraries } from "../../image/image-config.ts";
+import { findSharedLibraries } from "../../image/image-spec.ts";
 import { sbomPathFor } from "../../image/sbom.ts";
 import { readTar } from "../../image/tar-reader.ts";
 import { resolveService } from "../../core/service-config.ts";
 import { image, settings } from "../helloapp-fixture.ts";
-import {
-  builtProject,
-  copyProject,
-  describeWith,
-  must,
-  root,
-  sameBytes,
-  temporaryDirectory,
-} from "./setup.ts";
+import { builtProject, copyProject, describeWith, must, root, sameBytes, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
 
@@ -28,28 +20,18 @@ describeWith("archive of the host engine", [], () => {
   let id: string;
 
   beforeAll(async () => {
-    must([
-      process.execPath,
-      "ci/pipeline.ts",
-      "image",
-      "--engine",
-      "host",
-      "--output",
-      path,
-      "--tag",
-      "other",
-    ]);
+    must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path, "--tag", "other"]);
     archive = (await readArchive(path))!;
     ({ id } = await builtProject());
   });
 
   const entries = () => archive.layers.map(({ offset, size }) => readTar(path, offset, offset + size));
 
-  test("carries the id as its name, and the names that were asked for", () => {
+  test("is named by its ID and the requested names", () => {
     expect(archive.names).toEqual([`helloapp:${id}`, "helloapp:other"]);
   });
 
-  test("holds exactly the C library and the binary, each with the bytes of its source", async () => {
+  test("contains exactly the C library and the binary, unchanged", async () => {
     const { dist } = await builtProject();
     const { files } = findSharedLibraries();
     const expected = [new Map(files), new Map([[image.binary, join(dist, "app", image.binary)]])];
@@ -66,13 +48,13 @@ describeWith("archive of the host engine", [], () => {
     }
   });
 
-  test("fixes modes, owners and times of all", () => {
+  test("has fixed modes, owners and times", () => {
     for (const { path, mode, uid, gid, mtime } of entries().flat()) {
       expect({ path, mode, uid, gid, mtime }).toEqual({ path, mode: 0o755, uid: 0, gid: 0, mtime: 0 });
     }
   });
 
-  test("has two layers, no file twice, and at most 3 % over the binary", async () => {
+  test("has two layers, no duplicate file, and at most 3 % over the binary", async () => {
     expect(archive.layers).toHaveLength(2);
     const digests = await Promise.all(
       entries()
@@ -92,7 +74,7 @@ describeWith("archive of the host engine", [], () => {
     expect(statSync(path).size / binary).toBeLessThan(1.03);
   });
 
-  test("has the configuration that image/image-config.ts describes", () => {
+  test("has the config that image/image-spec.ts defines", () => {
     expect(archive.config.config).toMatchObject({
       User: image.user,
       Entrypoint: [image.binary],
@@ -102,34 +84,21 @@ describeWith("archive of the host engine", [], () => {
     });
   });
 
-  test("is the same, byte for byte, from another directory, user mask and time zone", async () => {
+  test("is identical from another directory, with another umask and time zone", async () => {
     const project = copyProject(join(directory, "elsewhere"));
     const other = join(directory, "other.tar");
     const command = `umask 077 && exec bun ci/pipeline.ts image --engine host --tag other --output ${other}`;
     const PATH = `${dirname(process.execPath)}:${process.env.PATH}`;
-    // Outside of the repository there is no commit for the label: it is left out of both.
-    must(
-      [
-        process.execPath,
-        "ci/pipeline.ts",
-        "image",
-        "--engine",
-        "host",
-        "--tag",
-        "other",
-        "--output",
-        `${path}.2`,
-      ],
-      {
-        env: { GIT_DIR: "/nonexistent" },
-      },
-    );
+    // Outside the repository, there is no commit for the label, so both omit it.
+    must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--tag", "other", "--output", `${path}.2`], {
+      env: { GIT_DIR: "/nonexistent" },
+    });
     must(["sh", "-c", command], { cwd: project, env: { TZ: "Pacific/Kiritimati", PATH } });
     expect(await sameBytes(`${path}.2`, other)).toBe(true);
     expect(await sameBytes(sbomPathFor(`${path}.2`), sbomPathFor(other))).toBe(true);
   });
 
-  test("passes the project's formatter and git by: nothing is left in the tree", () => {
+  test("leaves no files for the formatter or git in the working tree", () => {
     const left = must(["sh", "-c", "ls -d dist.* *.part 2>/dev/null || true"], { cwd: root });
     expect(left).toBe("");
   });
@@ -138,14 +107,13 @@ describeWith("archive of the host engine", [], () => {
 describeWith("SBOM", [], () => {
   const directory = temporaryDirectory();
   const path = join(directory, "helloapp.tar");
-  const pipeline = () =>
-    must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path]);
-  // As CycloneDX has it: the assertions below say what they expect.
+  const pipeline = () => must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path]);
+  // A CycloneDX document of any content. The assertions check it.
   const read = (): Promise<any> => Bun.file(sbomPathFor(path)).json();
 
   beforeAll(() => void pipeline());
 
-  test("has the hashes of the libraries in the archive, and this Bun", async () => {
+  test("has the hashes of the archive's libraries, and this Bun", async () => {
     const { metadata, components } = await read();
     const archive = (await readArchive(path))!;
     const inLayers = archive.layers.flatMap(({ offset, size }) => readTar(path, offset, offset + size));
@@ -173,7 +141,7 @@ describeWith("SBOM", [], () => {
     });
   });
 
-  test.skipIf(!Bun.which("dpkg-query"))("names the C library as dpkg-query does", async () => {
+  test.skipIf(!Bun.which("dpkg-query"))("identifies the C library like dpkg-query", async () => {
     const format = "${Version} ${Architecture}";
     const { architecture } = findSharedLibraries().platform;
     const [version, arch] = must(["dpkg-query", "-W", `-f=${format}`, `libc6:${architecture}`]).split(" ");
@@ -186,9 +154,9 @@ describeWith("SBOM", [], () => {
   });
 
   test.each([
-    ["is gone", (sbom: string) => rmSync(sbom)],
-    ["is another image's", (sbom: string) => writeFileSync(sbom, '{"serialNumber":"urn:uuid:0"}')],
-  ])("is made again where it %s, though the archive is there", async (_, change) => {
+    ["is missing", (sbom: string) => rmSync(sbom)],
+    ["is of another image", (sbom: string) => writeFileSync(sbom, '{"serialNumber":"urn:uuid:0"}')],
+  ])("is created again if it %s, even if the archive exists", async (_, change) => {
     const before = await read();
     expect(pipeline()).toContain("is there already");
     change(sbomPathFor(path));
@@ -196,7 +164,7 @@ describeWith("SBOM", [], () => {
     expect(await read()).toEqual(before);
   });
 
-  test("names a package that the binary bundles", async () => {
+  test("lists a bundled package", async () => {
     const project = join(directory, "bundling");
     mkdirSync(join(project, "src"), { recursive: true });
     for (const file of ["package.json", "bun.lock"]) cpSync(join(root, file), join(project, file));
@@ -218,7 +186,7 @@ describeWith("SBOM", [], () => {
 describeWith("archive, read by skopeo", ["skopeo"], () => {
   const directory = temporaryDirectory();
 
-  test("is a docker-archive with the right name and platform", async () => {
+  test("has the right name and platform", async () => {
     const path = join(directory, "helloapp.tar");
     must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path]);
     const { id, platform } = await builtProject();

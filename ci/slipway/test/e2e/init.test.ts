@@ -1,12 +1,12 @@
 /**
- * `slipway init` as its user has it: the package as it is published, in services that know nothing of this repository,
- * then `bun run up`. A deploy of two of them goes to a cluster where E2E_CLUSTER=k3s allows it.
+ * Runs `slipway init` of the packed package in services outside this repository, then `bun run up`. With E2E_CLUSTER=k3s, two
+ * of the services are deployed to a cluster.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchive } from "../../image/archive-reader.ts";
-import { findSharedLibraries } from "../../image/image-config.ts";
+import { findSharedLibraries } from "../../image/image-spec.ts";
 import { sha256 } from "../../core/hash.ts";
 import { pins } from "../../core/pins.ts";
 import manifest from "../../package.json";
@@ -17,16 +17,16 @@ setDefaultTimeout(600_000);
 const directory = temporaryDirectory();
 const bin = join(directory, "bin");
 const archive = join(directory, `slipway-${manifest.version}.tgz`);
-/** The package as `bunx` installs it, of no service's. */
+/** The package outside of a service, as `bunx` installs it. */
 const tool = join(directory, "tool");
 const slipway = `file:${archive}`;
 
 const registry = {
   name: "npm's registry",
-  answers: sh([process.execPath, "pm", "view", "hono", "version"]).code === 0,
+  isMet: sh([process.execPath, "pm", "view", "hono", "version"]).code === 0,
 };
 
-/** Neither a session of Dagger's, nor a cluster. */
+/** Environment without a Dagger session and without k3s. */
 const env = {
   PATH: bin,
   DAGGER_SESSION_PORT: undefined,
@@ -36,7 +36,7 @@ const env = {
 
 type Files = Record<string, string | object>;
 
-/** Makes a repository with these files. */
+/** Creates a git repository with these files. */
 function makeService(name: string, files: Files): string {
   const at = join(directory, "services", name);
   mkdirSync(at, { recursive: true });
@@ -65,8 +65,8 @@ const init = (cwd: string, ...args: string[]) =>
 const up = (cwd: string) => sh([process.execPath, "run", "up"], { cwd, env });
 const read = (at: string, name: string) => readFileSync(join(at, name), "utf8");
 
-/** Runs init and up, as a newcomer does. @returns what both printed */
-async function carry(at: string, name: string): Promise<{ wrote: string; ran: string }> {
+/** Runs init and up. @returns the output of both */
+async function initAndUp(at: string, name: string): Promise<{ wrote: string; ran: string }> {
   const { code, output: wrote } = init(at);
   expect(code, wrote).toBe(0);
   expect(wrote).toContain("next: bun run up");
@@ -78,13 +78,13 @@ async function carry(at: string, name: string): Promise<{ wrote: string; ran: st
   return { wrote, ran };
 }
 
-/** Once written, it is all there: nothing is written again. */
-function expectSettled(at: string): void {
+/** Expects that a second init changes nothing. */
+function expectUnchanged(at: string): void {
   const top = must(["git", "rev-parse", "--show-toplevel"], { cwd: at }).trim();
   commit(top);
   const { code, output } = init(at);
   expect(code, output).toBe(0);
-  expect(output).toContain("nothing to write: all of it is there");
+  expect(output).toContain("nothing to write: all files exist");
   expect(must(["git", "status", "--porcelain"], { cwd: top })).toBe("");
   const check = init(at, "--check");
   expect(check.code, check.output).toBe(0);
@@ -146,7 +146,7 @@ createServer((_, reply) => reply.end("one o'clock")).listen(process.env.PORT || 
   },
 };
 
-/** A workspace: apps/api is the service, and takes its prices from packages/prices. */
+/** A workspace whose service, apps/api, imports packages/prices. */
 const workspace = (version: string): Files => ({
   "package.json": { name: "all", private: true, workspaces: ["apps/*", "packages/*"] },
   "packages/prices/package.json": { name: "@all/prices", version: "1.0.0", module: "index.ts" },
@@ -190,40 +190,40 @@ describeWith(
       let at: string;
       beforeAll(() => void (at = makeService("greeter", hono)));
 
-      test("is carried, its tests run", async () => {
-        const { wrote, ran } = await carry(at, "init-greeter");
+      test("runs, with its tests", async () => {
+        const { wrote, ran } = await initAndUp(at, "init-greeter");
         expect(wrote).toContain('+    "test": "bun test",');
-        expect(wrote).toContain("no script `check`");
+        expect(wrote).toContain("no `check` script");
         expect(ran).toMatch(/test +ok/);
         expect(read(at, "ci/pipeline.ts")).toContain("{ port: 3000 }");
       });
 
-      test("a second init changes nothing", () => expectSettled(at));
+      test("a second init changes nothing", () => expectUnchanged(at));
 
-      test("an edit is shown by --check, and stays", () => {
+      test("--check shows an edit, and init keeps it", () => {
         const edited = read(at, "k8s/base/deployment.yaml").replace("replicas: 2", "replicas: 3");
         write(at, { "k8s/base/deployment.yaml": edited });
         const { code, output } = init(at, "--check");
         expect(code, output).toBe(1);
         expect(output).toContain("--- a/k8s/base/deployment.yaml\n+++ b/k8s/base/deployment.yaml\n");
         expect(output).toContain("\n-  replicas: 3\n+  replicas: 2\n");
-        expect(output).toContain("1 of the service's own differ");
+        expect(output).toContain("files that differ from the templates: 1");
         expect(init(at).code).toBe(0);
         expect(read(at, "k8s/base/deployment.yaml")).toBe(edited);
         must(["git", "checkout", "--quiet", "."], { cwd: at });
       });
 
-      test("a file that was removed: --check says so and writes nothing, init writes it again", () => {
+      test("--check reports a removed file, and init writes it again", () => {
         rmSync(join(at, "Dockerfile"));
         const { code, output } = init(at, "--check");
         expect(code, output).toBe(1);
-        expect(output).toContain("1 to be added by `slipway init`");
+        expect(output).toContain("files to write with `slipway init`: 1");
         expect(must(["git", "status", "--porcelain"], { cwd: at })).toBe(" D Dockerfile\n");
         expect(init(at).output).toMatch(/new +Dockerfile/);
         expect(must(["git", "status", "--porcelain"], { cwd: at })).toBe("");
       });
 
-      test("a manifest that its kustomization names no more is not written again", () => {
+      test("a manifest that its kustomization no longer lists is not written again", () => {
         const name = "k8s/base/poddisruptionbudget.yaml";
         rmSync(join(at, name));
         const less = read(at, "k8s/base/kustomization.yaml").replace("  - poddisruptionbudget.yaml\n", "");
@@ -232,8 +232,8 @@ describeWith(
         must(["git", "checkout", "--quiet", "."], { cwd: at });
       });
 
-      // A mistake once: without its packages, the service's own settings did not count.
-      test("in a fresh clone, its settings count before anything is installed", () => {
+      // Regression: without installed packages, the settings of ci/pipeline.ts were ignored.
+      test("in a fresh clone, init uses the settings of ci/pipeline.ts before an installation", () => {
         const clone = join(directory, "services/clone");
         must(["git", "clone", "--quiet", at, clone]);
         const settings = { "ci/pipeline.ts": read(at, "ci/pipeline.ts").replace("port: 3000", "port: 3333") };
@@ -243,10 +243,9 @@ describeWith(
         expect(read(clone, "Dockerfile")).toContain("PORT=3333");
       });
 
-      test("a red test is an up that fails", () => {
+      test("up fails if a test fails", () => {
         write(at, {
-          "test/red.test.ts":
-            'import { test } from "bun:test";\ntest("red", () => { throw new Error("so red"); });\n',
+          "test/red.test.ts": 'import { test } from "bun:test";\ntest("red", () => { throw new Error("so red"); });\n',
         });
         const { code, output } = up(at);
         rmSync(join(at, "test/red.test.ts"));
@@ -259,27 +258,27 @@ describeWith(
       let at: string;
       beforeAll(() => void (at = makeService("clock", node)));
 
-      test("is carried", async () => {
-        const { wrote, ran } = await carry(at, "init-clock");
+      test("runs", async () => {
+        const { wrote, ran } = await initAndUp(at, "init-clock");
         expect(wrote).toContain("no tests were found");
         expect(ran).toMatch(/test +none/);
       });
 
       const tsc = (cwd: string) => must([process.execPath, "x", "--no-install", "tsc"], { cwd });
 
-      test("its own tsc, which looks into declarations as well, has nothing to say of ci/pipeline.ts", () => {
-        expect(
-          must([process.execPath, "x", "--no-install", "tsc", "--listFilesOnly"], { cwd: at }),
-        ).toContain("/ci/pipeline.ts\n");
+      test("its tsc, which also checks declarations, accepts ci/pipeline.ts", () => {
+        expect(must([process.execPath, "x", "--no-install", "tsc", "--listFilesOnly"], { cwd: at })).toContain(
+          "/ci/pipeline.ts\n",
+        );
         tsc(at);
-        // It does look.
+        // tsc finds an error in the file.
         const text = read(at, "ci/pipeline.ts");
         write(at, { "ci/pipeline.ts": text.replace("port: 4000", 'port: "4000"') });
         expect(() => tsc(at)).toThrow("TS2322");
         write(at, { "ci/pipeline.ts": text });
       });
 
-      test("nor of that of a service that is no package of modules", () => {
+      test("tsc accepts ci/pipeline.ts in a CommonJS package too", () => {
         const other = makeService("common", {
           ...node,
           "package.json": { ...(node["package.json"] as object), name: "init-common", type: "commonjs" },
@@ -294,10 +293,10 @@ describeWith(
         });
         expect(init(other).code).toBe(0);
         tsc(other);
-        expectSettled(other);
+        expectUnchanged(other);
       });
 
-      test("a second init changes nothing", () => expectSettled(at));
+      test("a second init changes nothing", () => expectUnchanged(at));
     });
 
     describe("Elysia, in a workspace", () => {
@@ -308,13 +307,13 @@ describeWith(
         at = join(top, "apps/api");
       });
 
-      test("is carried, from the member's directory", async () => {
-        const { wrote } = await carry(at, "init-api");
+      test("runs from the member's directory", async () => {
+        const { wrote } = await initAndUp(at, "init-api");
         expect(wrote).toMatch(/new +\.\.\/\.\.\/\.github\/workflows\/slipway-init-api\.yml/);
         expect(must(["git", "status", "--porcelain"], { cwd: top })).not.toContain("node_modules");
       });
 
-      test("a second init changes nothing", () => expectSettled(at));
+      test("a second init changes nothing", () => expectUnchanged(at));
     });
 
     describe("components", () => {
@@ -323,18 +322,18 @@ describeWith(
       beforeAll(() => void (at = makeService("parts", plain({ name: "init-parts" }))));
       const status = () => must(["git", "status", "--porcelain", "-uall"], { cwd: at });
 
-      test("are written with the rest where they are asked for, and named by the overlay", () => {
+      test("are written on request and listed in the overlay", () => {
         const { code, output } = init(at, "--with", "ingress,autoscaler");
         expect(code, output).toBe(0);
-        expect(output).toContain("  k8s/components/ingress: its first lines say");
+        expect(output).toContain("  k8s/components/ingress: read its comments");
         expect(read(at, "k8s/components/ingress/ingress.yaml")).toContain("host: init-parts.example.com");
         expect(Bun.YAML.parse(read(at, overlay))).toMatchObject({
           components: ["../../components/ingress", "../../components/autoscaler"],
         });
-        expectSettled(at);
+        expectUnchanged(at);
       });
 
-      test("one more is a line in the overlay, and its files", () => {
+      test("another component adds a line to the overlay and its files", () => {
         const edited = read(at, overlay).replace("resources:\n", "# ours\nresources:\n");
         write(at, { [overlay]: edited });
         commit(at);
@@ -349,14 +348,14 @@ describeWith(
         commit(at);
       });
 
-      test("a file of one that is named is written anew; of one that is not, none is", () => {
+      test("init restores the files of components in the overlay only", () => {
         rmSync(join(at, "k8s/components/ingress"), { recursive: true });
         rmSync(join(at, "k8s/components/egress"), { recursive: true });
         const less = read(at, overlay).replace("  - ../../components/egress\n", "");
         write(at, { [overlay]: less });
         const check = init(at, "--check");
         expect(check.code).toBe(1);
-        expect(check.output).toContain("2 to be added by `slipway init`");
+        expect(check.output).toContain("files to write with `slipway init`: 2");
         expect(init(at).code).toBe(0);
         expect(status().split("\n").filter(Boolean)).toEqual([
           " D k8s/components/egress/kustomization.yaml",
@@ -368,7 +367,7 @@ describeWith(
 
       test.each([
         [["--with", "ingress,nothing"], 2, 'unknown component "nothing"'],
-        [["--with", "ingress", "--check"], 2, "--check writes nothing"],
+        [["--with", "ingress", "--check"], 2, "--check cannot be combined with --with"],
       ])("%p: refused", (args, code, words) => {
         const refused = init(at, ...args);
         expect(refused.code).toBe(code);
@@ -376,18 +375,18 @@ describeWith(
         expect(status()).toBe("");
       });
 
-      test("where the overlay takes no line, nothing is written", () => {
+      test("nothing is written if no line can be added to the overlay", () => {
         const flow = "{ resources: [../../base] }\n";
         write(at, { [overlay]: flow });
         commit(at);
         const refused = init(at, "--with", "monitoring");
         expect(refused.code, refused.output).toBe(1);
-        expect(refused.output).toContain("By hand: components: [../../components/monitoring]");
+        expect(refused.output).toContain("Add it by hand: components: [../../components/monitoring]");
         expect(status()).toBe("");
       });
     });
 
-    test("what a service has of its own stays, byte for byte", () => {
+    test("existing files stay unchanged, byte for byte", () => {
       const own: Files = {
         "package.json": {
           name: "init-own",
@@ -417,41 +416,38 @@ describeWith(
       const { code, output } = init(at);
       expect(code, output).toBe(0);
       expect(Object.keys(own).map((name) => [name, read(at, name)])).toEqual(texts);
-      // Beside it, what is not there; nothing that its own kustomization would not read.
-      const added = must(["git", "ls-files", "--others", "--exclude-standard"], { cwd: at })
-        .trim()
-        .split("\n");
+      // Missing files are added, except manifests that the existing kustomization does not list.
+      const added = must(["git", "ls-files", "--others", "--exclude-standard"], { cwd: at }).trim().split("\n");
       expect(added.filter((name) => !(name in own)).sort()).toEqual([
         "bun.lock",
         "ci/package.json",
         "ci/pipeline.ts",
         "k8s/overlays/registry/kustomization.yaml",
       ]);
-      expect(output).toContain("the script `build` (bun build index.ts) stays as it is");
-      expect(output).toContain(".dockerignore names what is sent");
+      expect(output).toContain("the script `build` (bun build index.ts) is unchanged");
+      expect(output).toContain(".dockerignore is an allow-list");
     });
 
-    describe("names that are odd", () => {
+    describe("unusual names", () => {
       test.each<[string, string, object, string]>([
         ["a scope, capitals and _", "scope", { name: "@Acme/Init_Service" }, "init-service"],
         ["a directory with a space, and no name", "Init Odd.dir", {}, "init-odd-dir"],
         ["no name", "init-nameless", {}, "init-nameless"],
       ])("%s", async (_, directory, manifest, name) => {
         const at = makeService(directory, plain(manifest));
-        await carry(at, name);
+        await initAndUp(at, name);
         expect(read(at, "Dockerfile")).toContain(`ENTRYPOINT ["/${name}"]`);
-        expectSettled(at);
+        expectUnchanged(at);
       });
     });
 
-    describe("services as others have them", () => {
+    describe("common kinds of services", () => {
       test.each<[string, Files, string]>([
         [
           "CommonJS",
           {
             ...plain({ name: "init-cjs", type: "commonjs", main: "server.js" }),
-            "server.js":
-              'require("node:http").createServer((_, r) => r.end("x")).listen(process.env.PORT || 4000);\n',
+            "server.js": 'require("node:http").createServer((_, r) => r.end("x")).listen(process.env.PORT || 4000);\n',
           },
           "init-cjs",
         ],
@@ -461,7 +457,7 @@ describeWith(
           "init-mts",
         ],
         [
-          "an entry with JSX, which exports its server",
+          "an entry with JSX that exports its server",
           {
             "package.json": { name: "init-tsx", devDependencies: { slipway } },
             "index.tsx": 'export default { port: 3000, fetch: () => new Response("x") };\n',
@@ -469,7 +465,7 @@ describeWith(
           "init-tsx",
         ],
         [
-          "a package.json with a mark and CRLF",
+          "a package.json with a byte order mark and CRLF",
           {
             ...plain(),
             "package.json": `\uFEFF{\r\n  "name": "init-mark",\r\n  "devDependencies": { "slipway": "${slipway}" }\r\n}\r\n`,
@@ -477,7 +473,7 @@ describeWith(
           "init-mark",
         ],
         [
-          "a workspace's root, with members beside",
+          "the root of a workspace with members",
           {
             ...plain(),
             "package.json": {
@@ -493,12 +489,12 @@ describeWith(
           "init-root",
         ],
         [
-          "a lockfile of yarn's alone",
+          "only yarn's lockfile",
           { ...plain({ name: "init-yarn" }), "yarn.lock": "# yarn lockfile v1\n\n\n" },
           "init-yarn",
         ],
         [
-          "a lockfile of npm's alone",
+          "only npm's lockfile",
           {
             ...plain({ name: "init-npm", version: "1.0.0" }),
             "package-lock.json": {
@@ -513,34 +509,28 @@ describeWith(
         ],
       ])("%s", async (name, files, service) => {
         const at = makeService(name.replace(/\W+/g, "-"), files);
-        await carry(at, service);
+        await initAndUp(at, service);
         expect(read(at, "Dockerfile")).toMatch(/^COPY package\.json bun\.lock \.\/$/m);
-        expectSettled(at);
+        expectUnchanged(at);
       });
     });
 
-    test("a service below the repository's root: its workflow is where GitHub looks", () => {
+    test("the workflow of a service in a subdirectory is in the root of the repository", () => {
       const top = makeService("below", {});
       write(join(top, "backend"), plain({ name: "init-backend" }));
       expect(init(join(top, "backend")).code).toBe(0);
-      expect(read(top, ".github/workflows/slipway-init-backend.yml")).toContain(
-        'working-directory: "backend"',
-      );
-      expectSettled(join(top, "backend"));
+      expect(read(top, ".github/workflows/slipway-init-backend.yml")).toContain('working-directory: "backend"');
+      expectUnchanged(join(top, "backend"));
     });
 
     test.each<[string, Files, string]>([
-      ["nothing at all", {}, "error: there is no "],
-      ["a package that starts nothing", { "package.json": { name: "x" } }, "error: no module was found in "],
+      ["an empty directory", {}, "package.json not found"],
+      ["a package without an entry", { "package.json": { name: "x" } }, "error: no entry found in "],
       ["a package.json with comments", { "package.json": "{ // x\n}" }, "without comments"],
-      ["a package.json that is a list", { "package.json": [] }, "holds no object"],
-      ["a name that no label can be made of", plain({ name: "123" }), 'error: the service\'s name ""'],
-      [
-        "a directory of that name",
-        { ...plain({ name: "x" }), "Dockerfile/x": "" },
-        "Dockerfile is to be a file",
-      ],
-    ])("%s: exit 1 with a sentence, nothing is written", (name, files, words) => {
+      ["a package.json that is a list", { "package.json": [] }, "is not a JSON object"],
+      ["a name without letters", plain({ name: "123" }), 'error: invalid name ""'],
+      ["a directory of that name", { ...plain({ name: "x" }), "Dockerfile/x": "" }, "Dockerfile: EISDIR"],
+    ])("%s: exit 1 with an error, and no file is written", (name, files, words) => {
       const at = makeService(name.replace(/\W+/g, "-"), files);
       const before = must(["git", "status", "--porcelain", "-uall"], { cwd: at });
       const { code, output, stdout } = init(at);
@@ -551,7 +541,7 @@ describeWith(
       expect(must(["git", "status", "--porcelain", "-uall"], { cwd: at })).toBe(before);
     });
 
-    test("a place of which part cannot be written: exit 3 with a sentence, nothing is half-written", () => {
+    test("a directory that cannot be created: exit 3 with an error, and no file is written", () => {
       const at = makeService("part", { ...plain({ name: "x" }), k8s: "a file" });
       const { code, output } = init(at);
       expect(code, output).toBe(3);
@@ -568,36 +558,34 @@ describeWith(
   "slipway init in a directory that is read-only",
   ["git", "unshare", "mount"],
   () => {
-    test("exit 3 with a sentence, and nothing is written", () => {
+    test("exit 3 with an error, and no file is written", () => {
       const at = makeService("read-only", plain({ name: "x" }));
       const command = `mount --bind "${at}" "${at}" && mount -o remount,ro,bind "${at}" && cd "${at}" && PATH="${bin}" exec ${process.execPath} ${tool}/node_modules/slipway/cli/bin.ts init`;
       const { code, output } = sh(["unshare", "--mount", "sh", "-c", command]);
       expect(code, output).toBe(3);
       expect(output).toMatch(/error: cannot write .*package\.json \(EROFS\)\. Nothing was changed\./);
-      expect(must(["git", "status", "--porcelain", "-uall"], { cwd: at })).toBe(
-        "?? index.ts\n?? package.json\n",
-      );
+      expect(must(["git", "status", "--porcelain", "-uall"], { cwd: at })).toBe("?? index.ts\n?? package.json\n");
     });
   },
-  { name: "the right to mount", answers: sh(["unshare", "--mount", "true"]).code === 0 },
+  { name: "the right to mount", isMet: sh(["unshare", "--mount", "true"]).code === 0 },
 );
 
 const bundle = process.env.NODE_EXTRA_CA_CERTS;
 
 describeWith(
-  "the Dockerfile that init writes",
+  "the Dockerfile of init",
   ["git", "buildah", "runc"],
   () => {
     const tags = new Set<string>();
     afterAll(() => void (tags.size > 0 && sh(["buildah", "rmi", "--force", ...tags])));
 
-    /** Puts the package where the image build finds it: none is sent what lies outside. */
+    /** Copies the package into the build context. */
     function vendor(at: string): void {
       mkdirSync(join(at, "vendor"));
       cpSync(archive, join(at, "vendor/slipway.tgz"));
     }
 
-    /** Builds the image as the file's own first lines say, and compares the id in it with the host's. */
+    /** Builds the image with the command in the Dockerfile's comment, and compares the image ID with the host's. */
     async function expectSameImage(at: string, service: string, name: string): Promise<void> {
       const first = read(service, "Dockerfile")
         .split("\n")[1]!
@@ -606,20 +594,17 @@ describeWith(
       const tag = `slipway-init-${process.pid}-${name}`;
       tags.add(tag);
       const secret = bundle ? [`--secret=id=ca,src=${bundle}`] : [];
-      const log = must(
-        ["buildah", "bud", "--format", "docker", ...secret, "-f", dockerfile, "-t", tag, "."],
-        {
-          cwd: at,
-          env: { BUILDAH_ISOLATION: "chroot" },
-        },
-      );
+      const log = must(["buildah", "bud", "--format", "docker", ...secret, "-f", dockerfile, "-t", tag, "."], {
+        cwd: at,
+        env: { BUILDAH_ISOLATION: "chroot" },
+      });
       const [, id] = new RegExp(`^${name}:([0-9a-f]{12})$`, "m").exec(log) ?? [];
       expect(id, log).toBeString();
       const file = join(directory, `${tag}.tar`);
       must(["buildah", "push", "--quiet", `${tag}:latest`, `docker-archive:${file}`]);
       const tree = await fileTree(file);
       expect(Object.keys(tree)).toContain(`/${name}`);
-      // With another C library it has to be another id.
+      // The id differs if the C library differs.
       const isSame = [...findSharedLibraries().files].every(
         ([path, source]) => tree[path]?.at(-1) === sha256(readFileSync(source)),
       );
@@ -627,7 +612,7 @@ describeWith(
       expect(id === host, `${id} in the image, ${host} here`).toBe(isSame);
     }
 
-    test("Hono: runs its tests, and makes the pipeline's image", async () => {
+    test("Hono: runs the tests and builds slipway's image", async () => {
       const manifest = hono["package.json"] as object;
       const at = makeService("vendored", {
         ...hono,
@@ -639,7 +624,7 @@ describeWith(
       await expectSameImage(at, at, "init-greeter");
     });
 
-    test("Elysia in a workspace: from the workspace's root", async () => {
+    test("Elysia in a workspace: builds from the root", async () => {
       const top = makeService("vendored-all", workspace("file:./vendor/slipway.tgz"));
       vendor(join(top, "apps/api"));
       expect(init(join(top, "apps/api")).code).toBe(0);
@@ -649,17 +634,17 @@ describeWith(
   registry,
   {
     name: `${pins.baseImage}, which cannot be pulled here`,
-    answers: Boolean(Bun.which("buildah")) && sh(["buildah", "pull", "--quiet", pins.baseImage]).code === 0,
+    isMet: Boolean(Bun.which("buildah")) && sh(["buildah", "pull", "--quiet", pins.baseImage]).code === 0,
   },
 );
 
 const allowed = process.env.E2E_CLUSTER === "k3s" && sh(["sh", "-c", "k3s kubectl get nodes"]).code === 0;
 
 describeWith(
-  "two services that init has made, side by side in a cluster",
+  "two services of init in one cluster",
   ["git"],
   () => {
-    /** With the cluster: init looks for free ports there, and `up` deploys. */
+    /** Environment with k3s, where init finds free ports and `up` deploys. */
     const here = { ...env, PATH: process.env.PATH };
     const names = ["init-greeter", "init-clock"] as const;
     const services = new Map<string, string>();
@@ -678,10 +663,9 @@ describeWith(
 
     const portOf = (name: string) =>
       Number(/value: (\d{5})/.exec(read(services.get(name)!, "k8s/overlays/k3s/kustomization.yaml"))![1]);
-    const ask = (name: string, path: string) =>
+    const request = (name: string, path: string) =>
       fetch(`http://127.0.0.1:${portOf(name)}${path}`, { keepalive: false, proxy: "" });
-    const served = async (name: string) =>
-      ((await (await ask(name, "/version")).json()) as { id: string }).id;
+    const served = async (name: string) => ((await (await request(name, "/version")).json()) as { id: string }).id;
     const idOf = (name: string) =>
       must([process.execPath, "ci/pipeline.ts", "build", "--id"], {
         cwd: services.get(name)!,
@@ -691,7 +675,7 @@ describeWith(
     test.each([
       ["init-greeter", hono, "Hello, you"],
       ["init-clock", node, "one o'clock"],
-    ] as const)("%s is deployed, and answers on a port of its own", async (name, files, greeting) => {
+    ] as const)("%s is deployed and responds on its own port", async (name, files, greeting) => {
       const at = makeService(`deployed-${name}`, files);
       services.set(name, at);
       const wrote = run(at, join(tool, "node_modules/slipway/cli/bin.ts"), "init");
@@ -699,11 +683,11 @@ describeWith(
       const { code, output } = run(at, "run", "up");
       expect(code, output).toBe(0);
       expect(output).toContain(`${name}:${idOf(name)} serves at`);
-      expect(await (await ask(name, "/")).text()).toBe(greeting);
+      expect(await (await request(name, "/")).text()).toBe(greeting);
       expect(await served(name)).toBe(idOf(name));
     });
 
-    test("an edit of one is served, and the other stays as it is", async () => {
+    test("an edit of one service does not affect the other", async () => {
       const [before, other] = [await served("init-clock"), await served("init-greeter")];
       const at = services.get("init-clock")!;
       write(at, { "server.js": read(at, "server.js").replace("one", "two") });
@@ -711,11 +695,11 @@ describeWith(
       expect(code, output).toBe(0);
       expect(await served("init-clock")).toBe(idOf("init-clock"));
       expect(await served("init-clock")).not.toBe(before);
-      expect(await (await ask("init-clock", "/")).text()).toBe("two o'clock");
+      expect(await (await request("init-clock", "/")).text()).toBe("two o'clock");
       expect(await served("init-greeter")).toBe(other);
     });
 
-    test("an overlay that was removed has the same port when it is written again", () => {
+    test("a regenerated overlay keeps the port", () => {
       const at = services.get("init-clock")!;
       const name = "k8s/overlays/k3s/kustomization.yaml";
       const before = read(at, name);
@@ -725,5 +709,5 @@ describeWith(
     });
   },
   registry,
-  { name: "E2E_CLUSTER=k3s, and a k3s that answers", answers: allowed },
+  { name: "E2E_CLUSTER=k3s, and a reachable k3s", isMet: allowed },
 );

@@ -1,17 +1,18 @@
-/** What kubectl makes of the manifests. */
+/** The manifests as kubectl, promtool and kube-score see them. */
 import { expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { components } from "../../init/components.ts";
 import { describeWith, must, root, service, sh, temporaryDirectory } from "./setup.ts";
 
-// Debian's kubectl is of 2020, its kustomize older: it lacks what the overlay uses. Newer ones print their version so.
-const recent = sh(["sh", "-c", "kubectl version --client"]).stdout.includes("Kustomize Version: v5");
-const kubectl = recent ? ["kubectl"] : ["k3s", "kubectl"];
+// Debian's kubectl is from 2020 and its kustomize lacks features that the overlay uses. Newer ones print their
+// version like this.
+const isRecent = sh(["sh", "-c", "kubectl version --client"]).stdout.includes("Kustomize Version: v5");
+const kubectl = isRecent ? ["kubectl"] : ["k3s", "kubectl"];
 
 const directory = temporaryDirectory();
 
-/** The k3s overlay with components, as one that lies elsewhere. */
+/** Creates an overlay in another directory: the k3s overlay with components. */
 function overlayWith(names: string[]): string {
   const at = join(directory, names.join("-") || "none");
   mkdirSync(at, { recursive: true });
@@ -32,19 +33,12 @@ describeWith(
     const objects = () => rendered(service.overlays.k3s);
     const one = (kind: string) => objects().find((object) => object.kind === kind);
 
-    test("the overlay holds what the deploy needs, all in its namespace", () => {
+    test("the overlay contains the objects of a deploy, all in its namespace", () => {
       expect(
         objects()
           .map(({ kind }) => kind)
           .sort(),
-      ).toEqual([
-        "Deployment",
-        "Namespace",
-        "NetworkPolicy",
-        "PodDisruptionBudget",
-        "Service",
-        "ServiceAccount",
-      ]);
+      ).toEqual(["Deployment", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"]);
       for (const { kind, metadata } of objects()) {
         if (kind !== "Namespace") expect(metadata.namespace).toBe(service.namespace);
         expect(metadata.labels["app.kubernetes.io/name"]).toBe(service.name);
@@ -61,7 +55,7 @@ describeWith(
       });
     });
 
-    test("the Deployment never pulls, and has what pod security asks for", () => {
+    test("the Deployment never pulls images, and complies with restricted pod security", () => {
       const { template, strategy, replicas } = one("Deployment").spec;
       const [container] = template.spec.containers;
       expect(replicas).toBe(2);
@@ -79,16 +73,16 @@ describeWith(
       });
     });
 
-    test("the NetworkPolicy lets the service call nobody", () => {
+    test("the NetworkPolicy blocks all egress", () => {
       const { policyTypes, egress } = one("NetworkPolicy").spec;
       expect(policyTypes).toContain("Egress");
       expect(egress).toBeUndefined();
     });
   },
-  { name: "a kubectl with kustomize 5", answers: recent },
+  { name: "a kubectl with kustomize 5", isMet: isRecent },
 );
 
-const kustomize = { name: "a kubectl with kustomize 5", answers: recent || Boolean(Bun.which("k3s")) };
+const kustomize = { name: "a kubectl with kustomize 5", isMet: isRecent || Boolean(Bun.which("k3s")) };
 
 describeWith(
   "components",
@@ -103,22 +97,20 @@ describeWith(
     };
 
     test.each([...components.map((name) => [[name]]), [components]])(
-      "%p: added to the overlay, in its namespace and with its name, and no more",
+      "%p: adds its objects in the namespace, with the service's label, and changes nothing else",
       (names) => {
         const before = rendered(service.overlays.k3s);
         const objects = rendered(overlayWith(names));
         const isNew = (object: any) => !before.some((one) => nameOf(one) === nameOf(object));
-        expect(objects.filter(isNew).map(nameOf).sort()).toEqual(
-          names.flatMap((name) => added[name]!).sort(),
-        );
+        expect(objects.filter(isNew).map(nameOf).sort()).toEqual(names.flatMap((name) => added[name]!).sort());
         for (const { kind, metadata } of objects) {
           if (kind !== "Namespace") expect(metadata.namespace).toBe(service.namespace);
           expect(metadata.labels["app.kubernetes.io/name"]).toBe(service.name);
         }
-        // The number of pods is the autoscaler's to say; nothing else is touched.
+        // The autoscaler sets the replicas. All else is unchanged.
         const without = (object: any) => ({ ...object, spec: { ...object.spec, replicas: 0 } });
-        const there = objects.filter((object) => !isNew(object));
-        expect(there.map(without)).toEqual(before.map(without));
+        const existing = objects.filter((object) => !isNew(object));
+        expect(existing.map(without)).toEqual(before.map(without));
         const deployment = objects.find(({ kind }) => kind === "Deployment");
         expect(deployment.spec.replicas).toBe(names.includes("autoscaler") ? undefined : 2);
       },
@@ -153,37 +145,26 @@ describeWith(
     };
     const rules = () => write("rules.yaml", objects().find(({ kind }) => kind === "PrometheusRule").spec);
 
-    test("reads every expression of the dashboard", () => {
+    test("can parse every expression of the dashboard", () => {
       const { data } = objects().find(({ kind }) => kind === "ConfigMap");
       const { panels } = JSON.parse(data["helloapp.json"]) as { panels: { targets: { expr: string }[] }[] };
       const asked = panels.flatMap(({ targets }) => targets.map(({ expr }) => expr));
       expect(asked.length).toBeGreaterThanOrEqual(8);
-      // What Grafana puts in.
+      // Grafana replaces this variable.
       const exprs = asked.map((expr) => expr.replaceAll("$__rate_interval", "5m"));
       const recorded = exprs.map((expr, i) => ({ record: `panel:${i}`, expr }));
-      must([
-        "promtool",
-        "check",
-        "rules",
-        write("panels.yaml", { groups: [{ name: "panels", rules: recorded }] }),
-      ]);
+      must(["promtool", "check", "rules", write("panels.yaml", { groups: [{ name: "panels", rules: recorded }] })]);
     });
 
     test.each<[string, object[], string[]]>([
       [
-        "all is well",
-        [
-          up(1),
-          ready(2),
-          count("/", 200, "0+600x30"),
-          bucket("/", "0.5", "0+600x30"),
-          bucket("/", "+Inf", "0+600x30"),
-        ],
+        "healthy",
+        [up(1), ready(2), count("/", 200, "0+600x30"), bucket("/", "0.5", "0+600x30"), bucket("/", "+Inf", "0+600x30")],
         [],
       ],
-      ["nobody asks", [up(1), ready(2)], []],
+      ["no requests", [up(1), ready(2)], []],
       [
-        "probes alone are refused, and slow",
+        "probes fail and are slow",
         [
           up(1),
           ready(2),
@@ -194,13 +175,13 @@ describeWith(
         [],
       ],
       [
-        "1 in 50 replies is an error",
+        "1 in 50 requests fails",
         [up(1), ready(2), count("/", 200, "0+588x30"), count("/", 500, "0+12x30")],
         ["ServiceErrorRatio"],
       ],
-      ["1 in 200 is", [up(1), ready(2), count("/", 200, "0+597x30"), count("/", 500, "0+3x30")], []],
+      ["1 in 200 requests fails", [up(1), ready(2), count("/", 200, "0+597x30"), count("/", 500, "0+3x30")], []],
       [
-        "1 in 50 is slow",
+        "1 in 50 requests is slow",
         [
           up(1),
           ready(2),
@@ -211,10 +192,10 @@ describeWith(
         ["ServiceLatencyP99"],
       ],
       ["no pod can be scraped", [up(0), ready(2)], ["ServiceDown"]],
-      ["nothing is known of it", [], ["ServiceDown"]],
+      ["no metrics", [], ["ServiceDown"]],
       ["no pod is ready", [up(1), ready(0)], ["ServiceDown"]],
-      ["one of two pods is down", [up(0), { ...up(1), series: `up{job="${job}", pod="b"}` }], []],
-    ])("the alerts when %s", (_, input_series, alerts) => {
+      ["one of two pods cannot be scraped", [up(0), { ...up(1), series: `up{job="${job}", pod="b"}` }], []],
+    ])("alerts: %s", (_, input_series, alerts) => {
       const file = rules();
       const known = ["ServiceDown", "ServiceErrorRatio", "ServiceLatencyP99"];
       const ALERTS = known.map((alertname) => ({
@@ -225,15 +206,10 @@ describeWith(
           : [],
       }));
       const tests = [{ interval: "1m", input_series, promql_expr_test: ALERTS }];
-      must([
-        "promtool",
-        "test",
-        "rules",
-        write("test.yaml", { rule_files: [file], evaluation_interval: "1m", tests }),
-      ]);
+      must(["promtool", "test", "rules", write("test.yaml", { rule_files: [file], evaluation_interval: "1m", tests })]);
     });
   },
-  { name: "promtool", answers: Boolean(Bun.which("promtool")) },
+  { name: "promtool", isMet: Boolean(Bun.which("promtool")) },
   kustomize,
 );
 
@@ -245,7 +221,7 @@ describeWith(
       type_meta: { kind: string };
       checks: { check: { id: string }; grade: number; skipped: boolean }[];
     }
-    /** What is not as it should be, `Kind/check`. */
+    /** Lists kube-score's findings, `Kind/check`. */
     const findings = (overlay: string, ...flags: string[]) => {
       const manifests = must([...kubectl, "kustomize", overlay]);
       const { stdout } = Bun.spawnSync(["kube-score", "score", "--output-format=json", ...flags, "-"], {
@@ -265,21 +241,18 @@ describeWith(
       (check) => `Deployment/${check}`,
     );
 
-    test("with all components, nothing more is found", () => {
+    test("reports no finding with all components", () => {
       expect(findings(overlayWith(components))).toEqual([]);
     });
 
     test.each([
       [service.overlays.k3s, [...deployment, "Service/service-type"]],
       [service.overlays.registry, deployment],
-    ])(
-      "%s: nothing is found but what is left on purpose, which is no more than has its reason there",
-      (overlay, left) => {
-        expect(findings(overlay)).toEqual([]);
-        expect(findings(overlay, "--disable-ignore-checks-annotations")).toEqual(left);
-      },
-    );
+    ])("%s: reports no finding except those ignored by annotation", (overlay, left) => {
+      expect(findings(overlay)).toEqual([]);
+      expect(findings(overlay, "--disable-ignore-checks-annotations")).toEqual(left);
+    });
   },
-  { name: "kube-score", answers: Boolean(Bun.which("kube-score")) },
+  { name: "kube-score", isMet: Boolean(Bun.which("kube-score")) },
   kustomize,
 );

@@ -1,6 +1,6 @@
 /**
- * A small service in a workspace, with all that a build may take in: a member, a page, imported files, a plugin, a file in the
- * image. slipway is a member too, a copy, so that a container installs it from the project alone.
+ * A small service in a workspace with every kind of build input: a member, an HTML import, imported files, a plugin and a file
+ * in the image. A copy of slipway is a member too, so that a container can install it from the project.
  */
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -8,7 +8,7 @@ import { must, root } from "./setup.ts";
 
 export type Files = Record<string, string>;
 
-/** Writes files by their paths below a directory. */
+/** Writes files to a directory. */
 export function layOut(directory: string, files: Files): void {
   for (const [path, content] of Object.entries(files)) {
     mkdirSync(dirname(join(directory, path)), { recursive: true });
@@ -31,8 +31,7 @@ Bun.serve({ port: process.env.PORT, routes: { "/": page, "/all": () => Response.
 `;
 
 const files: Files = {
-  "package.json":
-    '{ "name": "all", "private": true, "workspaces": ["app", "member", "unused", "slipway"] }\n',
+  "package.json": '{ "name": "all", "private": true, "workspaces": ["app", "member", "unused", "slipway"] }\n',
   "bunfig.toml": '[install]\nlinker = "hoisted"\n',
   "tsconfig.base.json": '{ "compilerOptions": { "module": "Preserve" } }\n',
   ".gitignore": "node_modules/\ndist/\nmade/\n*.tar\n*.cdx.json\n*.log\n",
@@ -65,8 +64,7 @@ await pipeline(import.meta, {
   plugins: [plugin],
 });
 `,
-  "app/ci/make.ts":
-    'await Bun.write("made/made.json", JSON.stringify(await Bun.file("material/words.txt").text()));\n',
+  "app/ci/make.ts": 'await Bun.write("made/made.json", JSON.stringify(await Bun.file("material/words.txt").text()));\n',
   "app/material/words.txt": "material\n",
   "app/src/main.ts": main,
   "app/src/local.ts": "export const local = 1;\n",
@@ -85,15 +83,14 @@ await pipeline(import.meta, {
   "app/src/page.ts": 'document.body.append("page");\n',
   "app/src/types.ts": "export type T = number;\n",
   "app/public/robots.txt": "User-agent: *\n",
-  "app/test/main.test.ts":
-    'import { expect, test } from "bun:test";\n\ntest("one", () => expect(1).toBe(1));\n',
+  "app/test/main.test.ts": 'import { expect, test } from "bun:test";\n\ntest("one", () => expect(1).toBe(1));\n',
   "app/README.md": "The service.\n",
 };
 
 /**
- * Makes the workspace; its lockfile has the versions of this repository's.
+ * Creates the workspace, with the versions of this repository's lockfile.
  *
- * @param edition what makes it another one than those before
+ * @param edition text that makes the workspace unique
  * @returns the service's directory
  */
 export function makeWorkspace(directory: string, edition = ""): string {
@@ -109,7 +106,7 @@ export function makeWorkspace(directory: string, edition = ""): string {
     name: "small",
     version: "1.0.0",
     type: "module",
-    // What they say is of no matter here: it is asked whether they run.
+    // The tests check whether these scripts run.
     scripts: {
       check: "test -f made/made.json",
       test: "bun test",
@@ -131,9 +128,9 @@ export function makeWorkspace(directory: string, edition = ""): string {
   return app;
 }
 
-/** Commits all that is there, as nobody. */
+/** Commits all files, with a fixed author. */
 export function commit(directory: string): void {
   must(["git", "add", "--all"], { cwd: directory });
-  const who = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"];
-  must(["git", ...who, "commit", "--quiet", "--allow-empty", "-m", "x"], { cwd: directory });
+  const author = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"];
+  must(["git", ...author, "commit", "--quiet", "--allow-empty", "-m", "x"], { cwd: directory });
 }

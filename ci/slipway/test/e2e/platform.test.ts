@@ -1,23 +1,14 @@
-/** Images of another architecture, and packed layers: told by their content, since nothing here runs them. */
+/** Tests the content of images for another architecture, and compressed layers. */
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { layerReader, readArchive } from "../../image/archive-reader.ts";
+import { createLayerReader, readArchive } from "../../image/archive-reader.ts";
 import { readElf } from "../../image/elf.ts";
 import { ownArchitecture } from "../../image/platform.ts";
 import { runSmokeTest } from "../../smoke-test/smoke-test.ts";
 import { readTar } from "../../image/tar-reader.ts";
 import { image } from "../helloapp-fixture.ts";
-import {
-  builtProject,
-  daggerEngine,
-  describeWith,
-  must,
-  root,
-  service,
-  sh,
-  temporaryDirectory,
-} from "./setup.ts";
+import { builtProject, daggerEngine, describeWith, must, root, service, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(600_000);
 
@@ -27,7 +18,7 @@ const triplet = other === "arm64" ? "aarch64-linux-gnu" : "x86_64-linux-gnu";
 /** Unpacks an archive. @returns the paths of its files */
 async function unpack(archive: string, directory: string): Promise<string[]> {
   const { layers } = (await readArchive(archive))!;
-  const { unpacked } = layerReader(archive, layers);
+  const { unpacked } = createLayerReader(archive, layers);
   const paths: string[] = [];
   for (const layer of layers) {
     const tar = join(directory, `${basename(layer.path)}.unpacked`);
@@ -35,7 +26,7 @@ async function unpack(archive: string, directory: string): Promise<string[]> {
     for (const { path, type, offset, size } of readTar(tar)) {
       if (type !== "file") continue;
       mkdirSync(dirname(join(directory, path)), { recursive: true });
-      // As bytes: Bun.write() copies a slice of a file from its beginning.
+      // Bytes, because Bun.write() copies a file slice from the file's beginning.
       const content = await Bun.file(tar)
         .slice(offset, offset + size)
         .bytes();
@@ -46,8 +37,8 @@ async function unpack(archive: string, directory: string): Promise<string[]> {
   return paths;
 }
 
-/** That an archive holds a binary, loader and libraries of one architecture, and every library that is asked for. */
-async function expectWhole(archive: string, architecture: string, directory: string): Promise<void> {
+/** Asserts that binary, loader and libraries have one architecture, and that all needed libraries are included. */
+async function expectComplete(archive: string, architecture: string, directory: string): Promise<void> {
   mkdirSync(directory);
   expect((await readArchive(archive))!.config.architecture).toBe(architecture);
   const paths = await unpack(archive, directory);
@@ -66,7 +57,7 @@ describeWith(
   "another architecture, host engine",
   [],
   () => {
-    test("each platform has an archive of its own, with nothing of the other", async () => {
+    test("each platform has an archive without files of the other", async () => {
       const directory = temporaryDirectory();
       const output = join(directory, "x.tar");
       const platforms = "linux/amd64,linux/arm64";
@@ -74,7 +65,7 @@ describeWith(
       const ids = [];
       for (const architecture of ["amd64", "arm64"]) {
         const archive = join(directory, `x-${architecture}.tar`);
-        await expectWhole(archive, architecture, join(directory, architecture));
+        await expectComplete(archive, architecture, join(directory, architecture));
         ids.push(...(await readArchive(archive))!.names);
       }
       expect(new Set(ids).size).toBe(2);
@@ -83,8 +74,7 @@ describeWith(
   },
   {
     name: `libc6-${other}-cross and npm's registry`,
-    answers:
-      existsSync(`/usr/${triplet}/lib`) && sh([process.execPath, "pm", "view", "bun", "version"]).code === 0,
+    isMet: existsSync(`/usr/${triplet}/lib`) && sh([process.execPath, "pm", "view", "bun", "version"]).code === 0,
   },
 );
 
@@ -92,24 +82,24 @@ describeWith(
   "another architecture, Dagger engine",
   [],
   () => {
-    test("comes from that base image, without running it", async () => {
+    test("comes from the base image, without running it", async () => {
       const directory = temporaryDirectory();
       const archive = join(directory, "x.tar");
       const args = ["image", "--platform", `linux/${other}`, "--output", archive];
       must(["dagger", "--progress=plain", "run", process.execPath, "ci/pipeline.ts", ...args]);
-      await expectWhole(archive, other, join(directory, other));
+      await expectComplete(archive, other, join(directory, other));
     });
   },
   daggerEngine(),
 );
 
 describeWith("no C library for the other architecture", [], () => {
-  test("is said to be so, with the package that brings one: exit 3", () => {
+  test("is an environment error that names the package to install", () => {
     if (existsSync(`/usr/${triplet}/lib`)) {
       const hide = `mount -t tmpfs none /usr/${triplet} && exec "$@"`;
       const command = [process.execPath, "ci/pipeline.ts", "image", "--platform", `linux/${other}`];
       const { code, output } = sh(["unshare", "--mount", "sh", "-c", hide, "sh", ...command]);
-      // Without the right to mount there is nothing to see.
+      // Skipped without permission to mount.
       if (/unshare|mount/.test(output)) return;
       expect(code, output).toBe(3);
       expect(output).toMatch(/^error: the host engine has no C library.*libc6-.*-cross.*Dagger/m);
@@ -117,7 +107,7 @@ describeWith("no C library for the other architecture", [], () => {
   });
 });
 
-describeWith("packed layers", [], () => {
+describeWith("compressed layers", [], () => {
   const directory = temporaryDirectory();
   const plain = join(directory, "plain.tar");
   const packed = join(directory, "packed.tar");
@@ -139,13 +129,13 @@ describeWith("packed layers", [], () => {
     await runSmokeTest(service, { archive: packed, id });
   });
 
-  test("are made anew when an archive of the other kind is there", async () => {
+  test("are created again if the archive has another compression", async () => {
     must([process.execPath, "ci/pipeline.ts", "image", "--output", packed]);
     expect((await readArchive(packed))!.packed).toBe(false);
   });
 });
 
-describeWith("packed layers, read by others", ["skopeo", "podman"], () => {
+describeWith("compressed layers, read by others", ["skopeo", "podman"], () => {
   test("skopeo and podman unpack them", async () => {
     const directory = temporaryDirectory();
     const archive = join(directory, "x.tar");
@@ -155,14 +145,7 @@ describeWith("packed layers, read by others", ["skopeo", "podman"], () => {
     const manifest = await Bun.file(join(directory, "dir/manifest.json")).json();
     const digests = manifest.layers.map(({ digest }: { digest: string }) => digest);
     expect(digests).toEqual(config.rootfs.diff_ids);
-    const storage = [
-      "--sysroot",
-      `${directory}/root`,
-      "--runroot",
-      `${directory}/run`,
-      "--storage-driver",
-      "vfs",
-    ];
+    const storage = ["--root", `${directory}/root`, "--runroot", `${directory}/run`, "--storage-driver", "vfs"];
     const loaded = must(["podman", ...storage, "load", "-i", archive]);
     expect(loaded).toContain(names[0]!);
     sh(["podman", ...storage, "system", "reset", "--force"]);

@@ -1,4 +1,4 @@
-/** The push into a real registry, with and without a password; skopeo is the one who reads what was pushed. */
+/** Tests pushes to a real registry, with and without a password. skopeo reads the result. */
 import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -53,7 +53,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
 
   const skopeo = (command: string, ...args: string[]) => must(["skopeo", command, ...args]);
 
-  test("leaves what skopeo finds to be the archive's image: config and layers", async () => {
+  test("pushes an image whose config and layers skopeo reads unchanged", async () => {
     const reference = `${open}/team/helloapp:one`;
     const digest = await pushImage(archive, reference, { signal });
     const { config, configEntry, layers } = (await readArchive(archive))!;
@@ -81,15 +81,14 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     expect(await resolveDigest(`${open}/team/helloapp:other`, { signal })).toBeUndefined();
   });
 
-  test("sends nothing a second time, and for a second tag the manifest alone", async () => {
+  test("sends nothing the second time, and only the manifest for a second tag", async () => {
     const sent: string[] = [];
     using counter = Bun.serve({
       hostname: "127.0.0.1",
       port: 0,
       fetch(request) {
         const url = new URL(request.url);
-        if (request.method !== "GET" && request.method !== "HEAD")
-          sent.push(`${request.method} ${url.pathname}`);
+        if (request.method !== "GET" && request.method !== "HEAD") sent.push(`${request.method} ${url.pathname}`);
         const { method, headers, body } = request;
         return fetch(`http://${open}${url.pathname}${url.search}`, { method, headers, body, proxy: false });
       },
@@ -104,14 +103,12 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     expect(sent).toEqual(["PUT /v2/twice/helloapp/manifests/two"]);
   });
 
-  test("attaches the SBOM: by tag, where the registry does not keep account of what refers to what", async () => {
+  test("attaches the SBOM, listed by tag if the registry does not support referrers", async () => {
     const reference = `${open}/attached/helloapp:one`;
     const sbom = join(dist, "sbom.cdx.json");
     const image = await pushImage(archive, reference, { signal, sbom });
     const raw = (name: string) =>
-      JSON.parse(
-        skopeo("inspect", "--tls-verify=false", "--raw", `docker://${open}/attached/helloapp${name}`),
-      );
+      JSON.parse(skopeo("inspect", "--tls-verify=false", "--raw", `docker://${open}/attached/helloapp${name}`));
     const { manifests } = raw(`:${image.replace(":", "-")}`);
     expect(manifests).toEqual([
       expect.objectContaining({ artifactType: "application/vnd.cyclonedx+json", size: expect.any(Number) }),
@@ -122,17 +119,17 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     skopeo("copy", "--src-tls-verify=false", `docker://${open}/attached/helloapp@${digest}`, `dir:${back}`);
     const [layer] = raw(`@${digest}`).layers;
     expect(await sameBytes(join(back, layer.digest.replace("sha256:", "")), sbom)).toBe(true);
-    // A second time: neither sent nor listed again.
+    // The second push neither sends nor lists it again.
     expect(await pushImage(archive, reference, { signal, sbom })).toBe(image);
     expect(raw(`:${image.replace(":", "-")}`).manifests).toEqual(manifests);
   });
 
-  test("`push` makes one image of two platforms, of which skopeo finds each", async () => {
+  test("`push` creates an index of two platforms that skopeo reads", async () => {
     const built = await builtProject();
     const other = built.platform.architecture === "amd64" ? "arm64" : "amd64";
     const elsewhere = join(directory, "other.tar");
     const names = [`helloapp:${"f".repeat(12)}`];
-    // The content is this machine's: what is asked for here is which config a client gets.
+    // The content is that of this machine. The test checks only which config a client gets.
     await writeArchive(elsewhere, { service, dist, platform: { os: "linux", architecture: other }, names });
     for (const file of ["helloapp.cdx.json", "other.cdx.json"])
       writeFileSync(join(directory, file), await Bun.file(join(dist, "sbom.cdx.json")).text());
@@ -148,11 +145,11 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     }
     const raw = skopeo("inspect", "--tls-verify=false", "--raw", `docker://${to}:v1`);
     expect(`sha256:${new Bun.CryptoHasher("sha256").update(raw).digest("hex")}`).toBe(digest!);
-    // With all that it names: copied, each as it is.
+    // Copies the index with all images unchanged.
     skopeo("copy", "--all", "--src-tls-verify=false", `docker://${to}:v1`, `dir:${join(directory, "both")}`);
   });
 
-  test("finds the password that `skopeo login` has written", async () => {
+  test("finds the password that `skopeo login` stored", async () => {
     const login = ["--tls-verify=false", "--authfile", authFile, "-u", "me", "-p", password];
     skopeo("login", ...login, closed);
     const reference = `${closed}/team/helloapp:one`;
@@ -160,7 +157,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     expect(await resolveDigest(reference, { signal })).toBe(digest);
   });
 
-  test("says that a password is wrong, and not which", async () => {
+  test("reports a wrong password without printing it", async () => {
     const auth = Buffer.from("me:wrong").toString("base64");
     writeFileSync(authFile, JSON.stringify({ auths: { [closed]: { auth } } }));
     const error = await pushImage(archive, `${closed}/team/helloapp:two`, { signal }).catch((error) => error);

@@ -3,16 +3,7 @@
  * nothing.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import {
-  chmodSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { hostEngine } from "../../engines/host.ts";
 import { resolveService } from "../../core/service-config.ts";
@@ -102,9 +93,7 @@ describe("entries", () => {
     const binary = build(project(files, { entries }));
     expect(must([binary, "migrate", "--to", "3"])).toStartWith('["--to","3"]');
     expect(must([binary, "migrate", "migrate"])).toStartWith('["migrate"]');
-    const [main, version] = await whileServing([binary], (url) =>
-      Promise.all([text(url), text(`${url}/version`)]),
-    );
+    const [main, version] = await whileServing([binary], (url) => Promise.all([text(url), text(`${url}/version`)]));
     expect(main).toBe("main");
     expect(JSON.parse(version)).toMatchObject({ name: "small", id: expect.stringMatching(/^[0-9a-f]{12}$/) });
   });
@@ -125,12 +114,8 @@ describe("entries", () => {
 });
 
 test("compiles public variables and definitions into the binary", () => {
-  const main =
-    "declare const EDITION: string;\nconsole.log(EDITION, process.env.PUBLIC_A, process.env.OTHER_A);\n";
-  const at = project(
-    { "src/main.ts": main },
-    { attach: false, publicEnv: "PUBLIC_", define: { EDITION: '"first"' } },
-  );
+  const main = "declare const EDITION: string;\nconsole.log(EDITION, process.env.PUBLIC_A, process.env.OTHER_A);\n";
+  const at = project({ "src/main.ts": main }, { attach: false, publicEnv: "PUBLIC_", define: { EDITION: '"first"' } });
   const binary = build(at, { env: { PUBLIC_A: "one", OTHER_A: "two" } });
   expect(must([binary], { env: { PUBLIC_A: undefined, OTHER_A: undefined } })).toBe("first one undefined\n");
 });
@@ -159,8 +144,7 @@ export default {
   own: join(__dirname, "views", "b.txt"),
 };
 `,
-    "src/common.cjs":
-      '"use strict";\nexports.common = require("path").join(__dirname, "..", "public", "a.txt");\n',
+    "src/common.cjs": '"use strict";\nexports.common = require("path").join(__dirname, "..", "public", "a.txt");\n',
     "src/text.ts": "export const here = import.meta.dir;\n",
     "lib/words.ts": 'export const words = "import.meta.dir, __dirname";\n',
     "src/views/b.txt": "b",
@@ -182,8 +166,7 @@ export default {
     source: files["src/text.ts"],
     read: "a",
   });
-  for (const path of Object.values<string>(said.paths))
-    expect(existsSync(join(at, "dist/app", path))).toBe(true);
+  for (const path of Object.values<string>(said.paths)) expect(existsSync(join(at, "dist/app", path))).toBe(true);
 });
 
 test("converts an unusual package name to a binary name", async () => {
@@ -192,8 +175,7 @@ test("converts an unusual package name to a binary name", async () => {
   const at = project(
     {
       "src/main.ts": main,
-      "node_modules/@Odd_Scope/p.k_g/package.json":
-        '{"name":"@Odd_Scope/p.k_g","version":"1.0.0-a.b+c","main":"i.js"}',
+      "node_modules/@Odd_Scope/p.k_g/package.json": '{"name":"@Odd_Scope/p.k_g","version":"1.0.0-a.b+c","main":"i.js"}',
       "node_modules/@Odd_Scope/p.k_g/i.js": 'export const odd = "odd";\n',
     },
     {},
@@ -241,8 +223,9 @@ await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt"
     /** @returns the build ID and the number of times the script ran */
     const image = (...args: string[]) => {
       const before = ran();
-      const output = join(directory, "before.tar");
-      const result = pipeline(at, ["--target", "none", "--output", output, ...args]);
+      const command = [process.execPath, join(at, "ci/pipeline.ts"), "--target", "none", ...args];
+      // The archive is not a file of the project.
+      const result = sh(command, { cwd: directory, env: outside });
       expect(result.code, result.output).toBe(0);
       return { id: /small:([0-9a-f]{12})/.exec(result.output)![1]!, runs: ran() - before };
     };
@@ -269,10 +252,10 @@ await Bun.write("made/page.json", JSON.stringify(await Bun.file("src/source.txt"
     const at = project(files, settings, { scripts });
     const engine = hostEngine(resolveService(at, settings), new AbortController().signal);
     const before = ran();
-    const ids = [await engine.id(), await engine.id()];
+    const ids = [await engine.computeId(), await engine.computeId()];
     expect(ran() - before).toBe(1);
     writeFileSync(join(at, "src/source.txt"), "two");
-    ids.push(await engine.id());
+    ids.push(await engine.computeId());
     expect(ran() - before).toBe(2);
     expect(new Set(ids).size).toBe(2);
   });
@@ -300,19 +283,16 @@ describe("another version of Bun", () => {
     [".bun-version", { ".bun-version": "9.9.9\n" }, {}, {}],
     ["packageManager", {}, {}, { packageManager: "bun@9.9.9" }],
     ["the settings", {}, { bun: "9.9.9" }, {}],
-  ])(
-    "pinned by %s: exits with 3 and the command to run, before any change",
-    (_, files, settings, manifest) => {
-      const at = project(files, settings, { scripts, ...manifest });
-      for (const command of [["--target", "none"], ["image"], ["check"], ["build"], ["build", "--id"]]) {
-        const { code, output } = pipeline(at, command);
-        expect(output).toContain("npx -y bun@9.9.9 ci/pipeline.ts");
-        expect({ command, code }).toEqual({ command, code: 3 });
-      }
-      untouched(at);
-      expect(existsSync(join(at, "dist"))).toBe(false);
-    },
-  );
+  ])("pinned by %s: exits with 3 and the command to run, before any change", (_, files, settings, manifest) => {
+    const at = project(files, settings, { scripts, ...manifest });
+    for (const command of [["--target", "none"], ["image"], ["check"], ["build"], ["build", "--id"]]) {
+      const { code, output } = pipeline(at, command);
+      expect(output).toContain("npx -y bun@9.9.9 ci/pipeline.ts");
+      expect({ command, code }).toEqual({ command, code: 3 });
+    }
+    untouched(at);
+    expect(existsSync(join(at, "dist"))).toBe(false);
+  });
 
   test.each<[string, Settings]>([
     ["check", {}],
@@ -340,8 +320,7 @@ async function inImage<T>(at: string, inspect: (url: string) => Promise<T>): Pro
   return whileServing(["unshare", "--mount", "sh", "-c", script], inspect);
 }
 
-const canChroot =
-  sh(["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /mnt && chroot / true"]).code === 0;
+const canChroot = sh(["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /mnt && chroot / true"]).code === 0;
 
 describeWith(
   "native addons in the image",
@@ -370,12 +349,10 @@ Bun.serve({
         const { components } = JSON.parse(readFileSync(join(at, "dist/sbom.cdx.json"), "utf8"));
         const names = components.map(({ name }: { name: string }) => name);
         expect(names).toEqual(expect.arrayContaining(["argon2", "sharp", "detect-libc"]));
-        const seen = await inImage(at, (url) =>
-          Promise.all([text(`${url}/embedded`), text(`${url}/beside`)]),
-        );
+        const seen = await inImage(at, (url) => Promise.all([text(`${url}/embedded`), text(`${url}/beside`)]));
         expect(seen).toEqual(["true", '"png"']);
       },
     );
   },
-  { name: "the right to mount and chroot", answers: canChroot },
+  { name: "the right to mount and chroot", isMet: canChroot },
 );

@@ -1,7 +1,7 @@
 /**
- * What end-to-end tests share: which tools are there, a project of their own to build, servers to wait for.
+ * Helpers of the end-to-end tests: requirements, copies of the project, programs and servers.
  *
- * `bun run test:unit` leaves them out. E2E=required turns a missing tool from a skipped test into a failed one.
+ * `bun run test:unit` skips these tests. With E2E=required, a missing tool fails a test instead of skipping it.
  */
 import { afterAll, describe, test } from "bun:test";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -15,30 +15,23 @@ import { linkModules } from "../link-node-modules.ts";
 
 export { root, service };
 
-/** What the surroundings may lack without anybody being able to install it: an engine, a cluster, a registry. */
-export interface Surroundings {
+/** A requirement that cannot simply be installed: an engine, a cluster, a registry. */
+export interface Requirement {
   name: string;
-  answers: boolean;
+  isMet: boolean;
 }
 
-/**
- * Declares tests that need tools on PATH, and maybe surroundings. Skipped ones carry in their name what is missing.
- */
-export function describeWith(
-  name: string,
-  tools: string[],
-  body: () => void,
-  ...surroundings: Surroundings[]
-): void {
-  const missing = tools.filter((tool) => !Bun.which(tool));
-  const silent = surroundings.filter(({ answers }) => !answers).map(({ name }) => name);
-  if (missing.length > 0 && process.env.E2E === "required") {
-    return void test(`${name}: needs ${missing.join(", ")}`, () => {
-      throw new Error(`not on PATH: ${missing.join(", ")}`);
+/** Declares tests with required tools and other requirements. The name of skipped tests lists the missing ones. */
+export function describeWith(name: string, tools: string[], body: () => void, ...requirements: Requirement[]): void {
+  const missingTools = tools.filter((tool) => !Bun.which(tool));
+  const unmet = requirements.filter(({ isMet }) => !isMet).map(({ name }) => name);
+  if (missingTools.length > 0 && process.env.E2E === "required") {
+    return void test(`${name}: needs ${missingTools.join(", ")}`, () => {
+      throw new Error(`not on PATH: ${missingTools.join(", ")}`);
     });
   }
-  if (missing.length + silent.length > 0) {
-    return describe.skip(`${name} (needs ${[...missing, ...silent].join(", ")})`, body);
+  if (missingTools.length + unmet.length > 0) {
+    return describe.skip(`${name} (needs ${[...missingTools, ...unmet].join(", ")})`, body);
   }
   describe(name, body);
 }
@@ -50,26 +43,16 @@ export const hasNamespaces =
     ...["--mount", "--net", "--pid", "--fork", "--mount-proc", "true"],
   ]).code === 0;
 
-/** A directory that is gone after the test file. */
+/** Creates a directory that is removed after the test file. */
 export function temporaryDirectory(): string {
   const directory = mkdtempSync(join(tmpdir(), "helloapp-e2e-"));
   afterAll(() => rmSync(directory, { recursive: true, force: true }));
   return directory;
 }
 
-const files = [
-  "package.json",
-  "bun.lock",
-  "bunfig.toml",
-  "tsconfig.json",
-  "src",
-  "test",
-  "ci",
-  "k8s",
-  "Dockerfile",
-];
+const files = ["package.json", "bun.lock", "bunfig.toml", "tsconfig.json", "src", "test", "ci", "k8s", "Dockerfile"];
 
-/** A copy of the project, to edit and build in. `modules` links the installed packages into it. */
+/** Copies the project. @param modules whether to link the installed packages. Default: true. */
 export function copyProject(target: string, { modules = true } = {}): string {
   for (const file of [...files, ".dockerignore", ".gitignore"]) {
     cpSync(join(root, file), join(target, file), { recursive: true });
@@ -86,7 +69,7 @@ export function rewrite(file: string, part: string | RegExp, replacement: string
   writeFileSync(file, after);
 }
 
-/** Runs a program to its end and gives all that it printed. */
+/** Runs a program and returns its output. */
 export function sh(
   command: string[],
   { cwd = root, env = {} }: { cwd?: string; env?: Record<string, string | undefined> } = {},
@@ -99,14 +82,14 @@ export function sh(
   return { code: exitCode, stdout: stdout.toString(), output: stdout.toString() + stderr.toString() };
 }
 
-/** As `sh`, but anything other than exit 0 is an error that shows the output. */
+/** Runs a program. Throws an error with the output if the exit code is not 0. */
 export function must(command: string[], options?: Parameters<typeof sh>[1]): string {
   const { code, output, stdout } = sh(command, options);
   if (code !== 0) throw new Error(`${command.join(" ")} ended with ${code}:\n${output}`);
   return stdout;
 }
 
-/** Whether two files are equal, without a message of 100 MB when they are not. */
+/** Compares two files. Unlike expect(), it prints no difference of 100 MB. */
 export async function sameBytes(one: string, other: string): Promise<boolean> {
   const [a, b] = await Promise.all([one, other].map((path) => Bun.file(path).bytes()));
   return Buffer.compare(a!, b!) === 0;
@@ -114,7 +97,7 @@ export async function sameBytes(one: string, other: string): Promise<boolean> {
 
 let shared: Promise<BuildResult & { dist: string }> | undefined;
 
-/** The project's own build, made once for all tests, where the next run replaces it. */
+/** Builds the project once for all tests, in a directory that the next run replaces. */
 export function builtProject(): Promise<BuildResult & { dist: string }> {
   return (shared ??= (async () => {
     const dist = join(tmpdir(), `helloapp-dist-${Bun.hash(root).toString(36)}`);
@@ -122,10 +105,8 @@ export function builtProject(): Promise<BuildResult & { dist: string }> {
   })());
 }
 
-/** Waits for a service's log to say that it is ready, and where; closes the pipe then: nobody reads the log any more. */
-export async function untilReady(
-  stdout: ReadableStream<Uint8Array>,
-): Promise<{ url: string; admin: string }> {
+/** Waits until a service logs that it is ready, returns its URLs and closes the log's pipe. */
+export async function untilReady(stdout: ReadableStream<Uint8Array>): Promise<{ url: string; admin: string }> {
   let text = "";
   for await (const chunk of stdout) {
     text += new TextDecoder().decode(chunk);
@@ -134,7 +115,7 @@ export async function untilReady(
   return JSON.parse(text.split("\n").find((line) => line.includes("listening"))!);
 }
 
-/** Waits until `attempt` gives something other than undefined; an error is another attempt. */
+/** Retries until `attempt` returns something other than undefined. Ignores errors until the timeout. */
 export async function eventually<T>(attempt: () => Promise<T | undefined>, seconds = 60): Promise<T> {
   const end = Date.now() + seconds * 1000;
   for (;;) {
@@ -143,39 +124,35 @@ export async function eventually<T>(attempt: () => Promise<T | undefined>, secon
       return undefined;
     });
     if (value !== undefined) return value;
-    if (Date.now() > end) throw new Error(`not within ${seconds} s`);
+    if (Date.now() > end) throw new Error(`timed out after ${seconds} s`);
     await Bun.sleep(50);
   }
 }
 
-/** What an image's files are, layer by layer merged: path -> type, mode, owner, time, size and digest of the content. */
+/** Returns the image's merged files: path -> type, mode, owner, time, size and digest of the content. */
 export async function fileTree(archive: string): Promise<Record<string, string[]>> {
   const files = filesInLayers((await readImage(archive)).layers);
-  const describe = (file: ImageFile) => [
-    ...Object.values(shapeOfFile(file)),
-    String(file.size),
-    sha256(file.content),
-  ];
+  const describe = (file: ImageFile) => [...Object.values(shapeOfFile(file)), String(file.size), sha256(file.content)];
   return Object.fromEntries([...files].map(([path, file]) => [path, describe(file)]));
 }
 
-/** Of a file tree, what is the same also where the C library is another: path, type, mode, owner and time. */
+/** Returns path, type, mode, owner and time of each file, which do not depend on the C library. */
 export function shapeOf(tree: Record<string, string[]>): string[][] {
   return Object.entries(tree).map(([path, entry]) => [path, ...entry.slice(0, 4)]);
 }
 
-/** A Dagger engine, if one answers the CLI. */
-export function daggerEngine(): Surroundings {
+/** Checks that the Dagger CLI can reach an engine. */
+export function daggerEngine(): Requirement {
   const command = ["timeout", "20", "dagger", "--progress=plain", "run", "true"];
-  return { name: "a Dagger engine", answers: Boolean(Bun.which("dagger")) && sh(command).code === 0 };
+  return { name: "a Dagger engine", isMet: Boolean(Bun.which("dagger")) && sh(command).code === 0 };
 }
 
-/** A session of the Dagger engine that outlasts one command. @returns the environment of what runs in it, and how it ends */
+/** Opens a Dagger session for several commands. @returns the environment of the commands, and a function that ends it */
 export async function daggerSession(): Promise<{ env: Record<string, string>; end(): Promise<void> }> {
-  const wanted = ["DAGGER_SESSION_PORT", "DAGGER_SESSION_TOKEN"];
-  const script = `${wanted.map((name) => `echo ${name}=$${name}`).join("; ")}; exec cat`;
+  const names = ["DAGGER_SESSION_PORT", "DAGGER_SESSION_TOKEN"];
+  const script = `${names.map((name) => `echo ${name}=$${name}`).join("; ")}; exec cat`;
   const child = Bun.spawn(["dagger", "--progress=plain", "run", "sh", "-c", script], {
-    // It ends with its input.
+    // The session ends when stdin is closed.
     stdin: "pipe",
     stdout: "pipe",
     stderr: "ignore",
@@ -183,12 +160,10 @@ export async function daggerSession(): Promise<{ env: Record<string, string>; en
   let text = "";
   for await (const chunk of child.stdout) {
     text += new TextDecoder().decode(chunk);
-    if (text.split("\n").length > wanted.length) break;
+    if (text.split("\n").length > names.length) break;
   }
   return {
-    env: Object.fromEntries(
-      [...text.matchAll(/^(DAGGER_\w+)=(.*)$/gm)].map(([, name, value]) => [name, value]),
-    ),
+    env: Object.fromEntries([...text.matchAll(/^(DAGGER_\w+)=(.*)$/gm)].map(([, name, value]) => [name, value])),
     async end() {
       child.stdin.end();
       await child.exited;
@@ -197,11 +172,11 @@ export async function daggerSession(): Promise<{ env: Record<string, string>; en
 }
 
 /**
- * Starts Debian's docker-registry on a free port of its own; it ends with the test file.
+ * Starts Debian's docker-registry on a free port, until stopRegistries().
  *
- * @param directory where it keeps all that it has; made
- * @param more configuration, as YAML
- * @returns its `host:port`
+ * @param directory is created for the registry's data
+ * @param more additional configuration in YAML
+ * @returns `host:port`
  */
 export async function startRegistry(directory: string, more = ""): Promise<string> {
   mkdirSync(directory);
@@ -220,7 +195,7 @@ ${more}
 }
 
 const registries = new Set<Bun.Subprocess>();
-/** Ends the registries that startRegistry() has started. */
+/** Stops all registries of startRegistry(). */
 export async function stopRegistries(): Promise<void> {
   for (const registry of registries) {
     registry.kill();

@@ -1,14 +1,6 @@
 /** Smoke tests of a small service. The variable MODE in its manifests selects how it behaves. */
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { resolveService, type Service } from "../../core/service-config.ts";
@@ -29,7 +21,7 @@ import {
 
 setDefaultTimeout(120_000);
 
-const namespaces = { name: "namespaces", answers: hasNamespaces };
+const namespaces = { name: "namespaces", isMet: hasNamespaces };
 
 /** Source of the service. */
 const source = `
@@ -120,10 +112,7 @@ beforeAll(async () => {
   const project = join(directory, "shop");
   mkdirSync(join(project, "k8s/overlays/k3s"), { recursive: true });
   writeFileSync(join(project, "package.json"), JSON.stringify({ name: "shop", version: "1.0.0" }));
-  writeFileSync(
-    join(project, "bun.lock"),
-    '{"lockfileVersion":1,"workspaces":{"":{"name":"shop"}},"packages":{}}',
-  );
+  writeFileSync(join(project, "bun.lock"), '{"lockfileVersion":1,"workspaces":{"":{"name":"shop"}},"packages":{}}');
   writeFileSync(join(project, "index.ts"), source);
   service = resolveService(project, { attach: false, readyTimeoutSeconds: 1 });
   const dist = join(directory, "dist");
@@ -185,9 +174,7 @@ describeWith(
       expect(detail).toStartWith(
         "as uid 65532 on a read-only root, readiness (GET :8080/readyz), liveness (GET :8080/healthz), /version, drain",
       );
-      await expect(runSmokeTest(greeting, { archive: path, id: "another-id" })).rejects.toThrow(
-        "expected another-id",
-      );
+      await expect(runSmokeTest(greeting, { archive: path, id: "another-id" })).rejects.toThrow("expected another-id");
     });
 
     test("the process sees a pod and not this machine", async () => {
@@ -198,10 +185,10 @@ describeWith(
         gid: 65532,
         pid: 1,
         cwd: "/srv",
-        host: "shop-rehearsal-00000",
+        host: "shop-smoketest-00000",
         passwd: false,
         addresses: expect.arrayContaining(["127.0.0.1", "10.42.0.2"]),
-        pod: "shop-rehearsal-00000",
+        pod: "shop-smoketest-00000",
         ip: "10.42.0.2",
         url: "http://10.42.0.2/$(ABSENT)",
         color: "red",
@@ -248,9 +235,7 @@ describeWith(
       expect(message).toContain(
         "the readiness probe (GET :8080/readyz) failed for 1 s: connection refused (the service listens on 0.0.0.0:3000)",
       );
-      expect((await smokeTest(deployment("loopback"))).message).toContain(
-        "(the service listens on 127.0.0.1:8080)",
-      );
+      expect((await smokeTest(deployment("loopback"))).message).toContain("(the service listens on 127.0.0.1:8080)");
     });
 
     test("fails if a probe fails, with the probe, the status and the output", async () => {
@@ -302,9 +287,7 @@ describeWith(
 
     test("runs an exec probe in the container", async () => {
       const probed = (command: string[]) =>
-        smokeTest(
-          deployment("", { startupProbe: { exec: { command }, periodSeconds: 1, failureThreshold: 1 } }),
-        );
+        smokeTest(deployment("", { startupProbe: { exec: { command }, periodSeconds: 1, failureThreshold: 1 } }));
       // It exits with 1 if the service's port is in use, so it must run in the service's network.
       expect((await probed(["/shop", "--ask"])).message).toContain(
         "startup probe (/shop --ask) failed for 1 s: exit code 1",
@@ -340,16 +323,14 @@ describeWith(
         "/version, drain; k8s/overlays/k3s has no Deployment shop, so only the image's environment was used",
       );
       const none = { ...service, overlays: { ...service.overlays, k3s: "no/such" } };
-      expect((await runSmokeTest(none, { archive, id })).detail).toContain(
-        "no/such is not there: the image's",
-      );
+      expect((await runSmokeTest(none, { archive, id })).detail).toContain("no/such not found: the image's");
     });
 
     test("reads the manifests without kustomize if kubectl is missing", async () => {
       const programs = { unshare: undefined, nsenter: undefined };
       const { message } = await withPath(programs, () => smokeTest(deployment("")));
       expect(message).toContain("readiness (GET :8080/readyz)");
-      expect(message).toEndWith("the manifests without k8s/overlays/k3s's patches (no kubectl)");
+      expect(message).toEndWith("the manifests without k8s/overlays/k3s's patches (kubectl not found)");
     });
 
     test.skipIf(process.getuid?.() !== 0 || !Bun.which("setpriv"))(
@@ -365,8 +346,7 @@ describeWith(
 import { runSmokeTest } from ${JSON.stringify(module)};\nconsole.log((${call}).detail);\n`,
         );
         const user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"];
-        const hasUserNamespaces =
-          sh([...user, "unshare", "--user", "--map-root-user", "--mount", "true"]).code === 0;
+        const hasUserNamespaces = sh([...user, "unshare", "--user", "--map-root-user", "--mount", "true"]).code === 0;
         const { output } = sh([...user, process.execPath, script], { cwd: dirname(script) });
         // The user may have no access to the project's directory.
         if (output.includes("EACCES")) return;

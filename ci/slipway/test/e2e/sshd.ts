@@ -1,13 +1,13 @@
-/** A host to go to: Debian's sshd on loopback, for this user alone, with keys of its own; and the ssh that knows the way. */
+/** Runs Debian's sshd on loopback with temporary keys for the current user, and an ssh client that is configured for it. */
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { eventually, must, sh } from "./setup.ts";
 
-/** Debian has it where only root looks. */
+/** Debian installs it in a directory that is not on a user's PATH. */
 export const SSHD = "/usr/sbin/sshd";
 
 export class Sshd {
-  /** What ssh is to be told to get here. */
+  /** Host alias in the configuration of the ssh client. */
   readonly host = "shop";
   readonly log: string;
   readonly knownHosts: string;
@@ -22,10 +22,10 @@ export class Sshd {
   }
 
   /**
-   * It runs until stop().
+   * Starts sshd, which runs until stop().
    *
-   * @param bin a directory that the PATH there begins with
-   * @param more lines of its configuration
+   * @param bin first directory of the PATH in SSH sessions
+   * @param more additional lines of sshd_config
    */
   static async start(directory: string, bin: string, more: string[] = []): Promise<Sshd> {
     mkdirSync(join(directory, "bin"), { recursive: true });
@@ -46,24 +46,23 @@ export class Sshd {
   UserKnownHostsFile ${sshd.knownHosts}
 `,
     );
-    // What ssh reads is that user's own, wherever HOME is.
+    // ssh reads the configuration of the passwd entry's home, whatever HOME is.
     const ssh = Bun.which("ssh")!;
     writeFileSync(join(directory, "bin/ssh"), `#!/bin/sh\nexec ${ssh} -F ${directory}/config "$@"\n`);
     chmodSync(join(directory, "bin/ssh"), 0o755);
-    sshd.know("host");
-    await sshd.serve("host", bin, more);
+    sshd.setKnownHost("host");
+    await sshd.restart("host", bin, more);
     return sshd;
   }
 
-  /** Has known_hosts know one of the keys, or none. */
-  know(key?: string): void {
-    const entry =
-      key && `[127.0.0.1]:${this.port} ${readFileSync(join(this.directory, `${key}.pub`), "utf8")}`;
+  /** Writes one of the keys to known_hosts. Default: none. */
+  setKnownHost(key?: string): void {
+    const entry = key && `[127.0.0.1]:${this.port} ${readFileSync(join(this.directory, `${key}.pub`), "utf8")}`;
     writeFileSync(this.knownHosts, entry ?? "");
   }
 
-  /** Starts it anew. */
-  async serve(key: string, bin: string, more: string[] = []): Promise<void> {
+  /** Restarts sshd. */
+  async restart(key: string, bin: string, more: string[] = []): Promise<void> {
     await this.stop();
     if (process.getuid?.() === 0) mkdirSync("/run/sshd", { recursive: true });
     const file = join(this.directory, "sshd_config");
@@ -86,7 +85,7 @@ export class Sshd {
       stderr: "inherit",
     });
     await eventually(async () => {
-      // It ends with 0 also where nobody answers.
+      // ssh-keyscan exits with 0 even without a response.
       return sh(["ssh-keyscan", "-p", String(this.port), "127.0.0.1"]).stdout !== "" || undefined;
     }, 20);
   }
@@ -96,15 +95,15 @@ export class Sshd {
     await this.#daemon?.exited;
   }
 
-  /** How many logins there were. */
+  /** Counts the logins so far. */
   logins(): number {
     return readFileSync(this.log, "utf8").split("Accepted publickey").length - 1;
   }
 
-  /** Ends all connections, as a cut does. */
-  cut(): void {
-    const sessions = must(["ps", "-eo", "pid=,ppid="]).trim().split("\n");
-    for (const line of sessions) {
+  /** Kills all connections. */
+  killConnections(): void {
+    const processes = must(["ps", "-eo", "pid=,ppid="]).trim().split("\n");
+    for (const line of processes) {
       const [pid, parent] = line.trim().split(/\s+/).map(Number);
       if (parent === this.#daemon?.pid) process.kill(pid!, "SIGKILL");
     }

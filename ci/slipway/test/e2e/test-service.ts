@@ -1,24 +1,24 @@
 /**
- * A service of the campaign: a namespace and a NodePort of its own, with things in it that somebody made by hand, two versions
- * that are built once, and clients that ask all the time.
+ * A test service with its own namespace and NodePort, objects created by hand, two prepared versions, and clients
+ * that send requests during every run.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { converse } from "./clients.ts";
 import { Copy } from "./copies.ts";
-import { FaultyServer, realServer, type Fault, type Place } from "./faults.ts";
+import { FaultyServer, realServer, type Fault, type RequestPosition } from "./faults.ts";
 import { eventually } from "./setup.ts";
 
-/** Connections that are kept, and clients that open one for each request. */
-const KEPT = 64;
-const FRESH = 16;
-/** Milliseconds between a client's requests. */
+/** Clients that keep their connection, and clients that open one per request. */
+const KEEPALIVE_CLIENTS = 64;
+const NEW_CONNECTION_CLIENTS = 16;
+/** Milliseconds between two requests of a client. */
 const PAUSE = 200;
-/** Seconds that a reply may take on a machine that has other things to do. */
-const PATIENCE = 10;
+/** Seconds that a response may take on a busy machine. */
+const TIMEOUT_SECONDS = 10;
 
-/** Kinds that controllers make, and what a pipeline does not answer for. */
-const controllers = new Set(["pods", "replicasets", "events", "endpoints", "endpointslices"]);
+/** Kinds that controllers create. The pipeline does not restore them. */
+const controllerKinds = new Set(["pods", "replicasets", "events", "endpoints", "endpointslices"]);
 
 interface Item {
   kind?: string;
@@ -29,22 +29,22 @@ interface Item {
   } & Record<string, unknown>;
 }
 
-export type Objects = Record<string, unknown>;
+export type ObjectsByPath = Record<string, unknown>;
 
-export interface Ended {
+export interface RunResult {
   code: number;
   output: string;
-  /** Names of all requests, in their order. */
+  /** Names of all API requests, in order. */
   requests: string[];
-  /** Whether the fault was met. */
-  struck: boolean;
-  /** Causes of failed requests of the clients. */
+  /** True if a request met the fault. */
+  faulted: boolean;
+  /** Causes of the clients' failed requests. */
   failed: string[];
-  /** Requests of the clients. */
-  asked: number;
+  /** Number of the clients' requests. */
+  sent: number;
 }
 
-export class Lane {
+export class TestService {
   readonly copy: Copy;
   readonly server: FaultyServer;
   readonly ids: { a: string; b: string };
@@ -52,7 +52,7 @@ export class Lane {
   readonly #upstream = realServer();
   #collections: string[] | undefined;
   #round = 0;
-  /** Not those of a run a minute ago. */
+  /** Differs from those of a run a minute ago. */
   #address = Math.floor(Date.now() / 1000) % 65_536;
   #last: "a" | "b" = "a";
 
@@ -65,11 +65,11 @@ export class Lane {
     this.#kubeconfig = join(directory, name, "kubeconfig.json");
     this.copy = new Copy(join(directory, name), "project", place);
     const { copy } = this;
-    // Checks and tests are not what is asked about.
+    // Skips checks and tests.
     for (const script of ["check", "test", "test:unit"])
       copy.rewrite("package.json", `"${script}":`, `"no-${script}":`);
     copy.rewrite("ci/pipeline.ts", "attach: false,", "attach: false,\n  keepVersions: 2,");
-    // A machine that has other things to do takes its time to answer the kubelet, and may have no room by its requests.
+    // On a busy machine, probes are slow and resource requests may not fit.
     copy.rewrite(
       "k8s/base/deployment.yaml",
       "failureThreshold: 2",
@@ -99,12 +99,12 @@ export class Lane {
     writeFileSync(this.#kubeconfig, await this.server.start());
   }
 
-  /** Makes it one of the two versions, by default the other one, with other manifests than ever before. */
+  /** Switches the copy to a version, by default the other one, with manifests that have not been deployed before. */
   version(version: "a" | "b" = this.#last === "a" ? "b" : "a", { crashes = false } = {}): "a" | "b" {
     const { copy } = this;
     this.#last = version;
     copy.restore();
-    copy.state(`if (process.env.CAMPAIGN === "${version}") console.log("${version}");`);
+    copy.state(`if (process.env.TEST_VERSION === "${version}") console.log("${version}");`);
     copy.rewrite("k8s/base/kustomization.yaml", "ROUND=0", `ROUND=${(this.#round += 1)}`);
     const env = "/spec/template/spec/containers/0/env/-";
     const value = { name: "PORT", value: "nonsense" };
@@ -113,19 +113,19 @@ export class Lane {
   }
 
   /**
-   * Runs the pipeline while clients ask.
+   * Runs the pipeline while clients send requests.
    *
-   * @param ids those that may answer
-   * @param at where the API server fails; default: nowhere
-   * @param killAfter milliseconds after which the pipeline is killed (SIGKILL); default: it is not
+   * @param ids ids that clients accept in responses
+   * @param at where the API server fails. Default: nowhere
+   * @param killAfter milliseconds after which the pipeline is killed (SIGKILL). Default: never
    */
   async run(
     args: string[],
     ids: string[],
-    { at, killAfter }: { at?: Place & { fault: Fault }; killAfter?: number } = {},
-  ): Promise<Ended> {
+    { at, killAfter }: { at?: RequestPosition & { fault: Fault }; killAfter?: number } = {},
+  ): Promise<RunResult> {
     this.server.arm(at);
-    const clients = askAll(this.#nextUrl(), ids);
+    const clients = startClients(this.#nextUrl(), ids);
     const child = Bun.spawn([process.execPath, "ci/pipeline.ts", ...args, "--kubeconfig", this.#kubeconfig], {
       cwd: this.copy.directory,
       env: { ...process.env, GITHUB_STEP_SUMMARY: undefined },
@@ -138,32 +138,32 @@ export class Lane {
       child.exited,
     ]);
     if (timer) clearTimeout(timer);
-    const { failed, asked } = await clients();
-    const { seen, struck } = this.server;
+    const { failed, sent } = await clients();
+    const { seen, faultedRequest } = this.server;
     return {
       code,
       output: stdout + stderr,
       requests: [...seen],
-      struck: struck !== undefined,
+      faulted: faultedRequest !== undefined,
       failed,
-      asked,
+      sent,
     };
   }
 
   /**
-   * Another address of this machine for each run. The kernel remembers for two minutes which pod a client's port was led to; on a
-   * machine with many clients that port is somebody's again by then, and the pod may be gone.
+   * Returns another local address for each run. The kernel remembers for two minutes to which pod a client's port was
+   * routed. With many clients, a port is reused within that time, and its pod may be gone.
    */
   #nextUrl(): string {
     this.#address += 1;
     return `http://127.${this.place.port % 256}.${(this.#address >> 8) % 256}.${this.#address % 256}:${this.place.port}/version`;
   }
 
-  /** Who answers new connections. */
+  /** Returns the ids that new connections get. */
   async served(): Promise<string> {
     const url = this.#nextUrl();
     const init = { keepalive: false, headers: { Connection: "close" } };
-    const answers = await Promise.all(
+    const ids = await Promise.all(
       Array.from({ length: 10 }, () =>
         fetch(url, init).then(
           async (reply) => ((await reply.json()) as { id: string }).id,
@@ -171,11 +171,11 @@ export class Lane {
         ),
       ),
     );
-    return [...new Set(answers)].join(", ");
+    return [...new Set(ids)].join(", ");
   }
 
-  /** Makes the namespace, and what is nobody's but somebody's who has made it by hand. */
-  async plant(): Promise<void> {
+  /** Creates the namespace, with objects that the pipeline does not own. */
+  async createForeignObjects(): Promise<void> {
     const { namespace } = this.place;
     await this.ask("POST", "/api/v1/namespaces", { metadata: { name: namespace } });
     const core = `/api/v1/namespaces/${namespace}`;
@@ -188,29 +188,27 @@ export class Lane {
     await this.ask("POST", `${core}/persistentvolumeclaims`, { metadata, spec });
   }
 
-  /** Removes all but what was there then. */
-  async reset(then: Objects): Promise<void> {
+  /** Deletes all objects that are not in `initial`. */
+  async reset(initial: ObjectsByPath): Promise<void> {
     const now = await this.objects();
-    for (const path of Object.keys(now)) if (!(path in then)) await this.ask("DELETE", path);
+    for (const path of Object.keys(now)) if (!(path in initial)) await this.ask("DELETE", path);
     const own = `/api/v1/namespaces/${this.place.namespace}`;
-    await this.ask("PUT", own, then[own]);
+    await this.ask("PUT", own, initial[own]);
     const pods = `/api/v1/namespaces/${this.place.namespace}/pods`;
     await this.ask("DELETE", `${pods}?gracePeriodSeconds=0`);
-    await eventually(
-      async () => (await this.ask<{ items: [] }>("GET", pods)).items.length === 0 || undefined,
-    );
-    await this.#silent();
+    await eventually(async () => (await this.ask<{ items: [] }>("GET", pods)).items.length === 0 || undefined);
+    await this.#waitUntilSilent();
   }
 
-  /** Until nobody answers: a pod that is deleted at once lives a little longer. */
-  async #silent(): Promise<void> {
+  /** Waits until no version responds: a force-deleted pod lives a little longer. */
+  async #waitUntilSilent(): Promise<void> {
     await eventually(async () => {
-      const answer = await this.served();
-      return !Object.values(this.ids).some((id) => answer.includes(id)) || undefined;
+      const served = await this.served();
+      return !Object.values(this.ids).some((id) => served.includes(id)) || undefined;
     }, 120);
   }
 
-  /** Removes the namespace, and waits until it is gone. */
+  /** Deletes the namespace, and waits until it is gone. */
   async remove(): Promise<void> {
     const { namespace } = this.place;
     const path = `/api/v1/namespaces/${namespace}`;
@@ -218,17 +216,17 @@ export class Lane {
     await this.ask("DELETE", path).catch(() => {});
     const isGone = () => this.#upstream(path, {}).then(({ status }) => status === 404 || undefined);
     await eventually(isGone, 120);
-    await this.#silent();
+    await this.#waitUntilSilent();
   }
 
-  /** All objects of the namespace and itself, by their paths, without what counts up and what controllers make and say. */
-  async objects(): Promise<Objects> {
+  /** Reads the namespace and its objects by path, without counters and without controllers' objects and status. */
+  async objects(): Promise<ObjectsByPath> {
     const all = Object.entries(await this.everything());
-    const own = all.filter(([path]) => !controllers.has(path.split("/").at(-2)!));
-    return Object.fromEntries(own.map(([path, item]) => [path, plain(item)]));
+    const own = all.filter(([path]) => !controllerKinds.has(path.split("/").at(-2)!));
+    return Object.fromEntries(own.map(([path, item]) => [path, comparable(item)]));
   }
 
-  /** All objects of the namespace and itself, by their paths. */
+  /** Reads the namespace and all its objects by path. */
   async everything(): Promise<Record<string, Item>> {
     const { namespace } = this.place;
     const own = `/api/v1/namespaces/${namespace}`;
@@ -245,14 +243,8 @@ export class Lane {
 
   async #collectionsOf(namespace: string): Promise<string[]> {
     if (this.#collections) return this.#collections;
-    const { groups } = await this.ask<{ groups: { preferredVersion: { groupVersion: string } }[] }>(
-      "GET",
-      "/apis",
-    );
-    const bases = [
-      "/api/v1",
-      ...groups.map(({ preferredVersion }) => `/apis/${preferredVersion.groupVersion}`),
-    ];
+    const { groups } = await this.ask<{ groups: { preferredVersion: { groupVersion: string } }[] }>("GET", "/apis");
+    const bases = ["/api/v1", ...groups.map(({ preferredVersion }) => `/apis/${preferredVersion.groupVersion}`)];
     const found = await Promise.all(
       bases.map(async (base) => {
         const { resources } = await this.ask<{
@@ -266,13 +258,13 @@ export class Lane {
     return (this.#collections = found.flat());
   }
 
-  /** What a pod has said. */
+  /** Returns a pod's log. */
   async logOf(pod: string): Promise<string> {
     const reply = await this.#upstream(`/api/v1/namespaces/${this.place.namespace}/pods/${pod}/log`, {});
     return reply.text();
   }
 
-  /** The answer of the real server. */
+  /** Sends a request to the real server. */
   async ask<T>(method: string, path: string, body?: unknown): Promise<T> {
     const reply = await this.#upstream(path, {
       method,
@@ -285,7 +277,7 @@ export class Lane {
     return (await reply.json()) as T;
   }
 
-  /** The same for every version and every pod. */
+  /** Returns a name that is equal for every version and pod. */
   #nameOf(method: string, path: string): string {
     const { pathname, searchParams } = new URL(path, "http://server");
     const name = pathname
@@ -297,29 +289,29 @@ export class Lane {
   }
 }
 
-/** Asks with 80 clients. @returns ends them, and says what failed since the first good reply */
-function askAll(url: string, ids: string[]): () => Promise<{ failed: string[]; asked: number }> {
+/** Starts 80 clients. @returns a function that stops them and returns the failures since the first good response */
+function startClients(url: string, ids: string[]): () => Promise<{ failed: string[]; sent: number }> {
   const failed: string[] = [];
-  let [over, answered, asked] = [false, false, 0];
+  let [isStopped, isServed, sent] = [false, false, 0];
   const { host, pathname } = new URL(url);
-  const client = async (kept: boolean) => {
-    const request = `GET ${pathname} HTTP/1.1\r\nHost: ${host}\r\n${kept ? "" : "Connection: close\r\n"}\r\n`;
-    while (!over) {
-      // What was asked before anybody was answered may be refused a moment after.
+  const client = async (keepAlive: boolean) => {
+    const request = `GET ${pathname} HTTP/1.1\r\nHost: ${host}\r\n${keepAlive ? "" : "Connection: close\r\n"}\r\n`;
+    while (!isStopped) {
+      // Requests before the first good response may fail.
       let counts = false;
       await converse(url, {
         request,
         pause: PAUSE,
-        patience: PATIENCE,
-        over: () => over || !kept,
+        patience: TIMEOUT_SECONDS,
+        over: () => isStopped || !keepAlive,
         asked() {
-          asked += 1;
-          counts = answered;
+          sent += 1;
+          counts = isServed;
         },
         judge(body) {
           const id = idOf(body);
-          if (!ids.includes(id)) return `${id} answers`;
-          answered = true;
+          if (!ids.includes(id)) return `response from ${id}`;
+          isServed = true;
           return undefined;
         },
         failed: (why) => void (counts && failed.push(why)),
@@ -328,13 +320,13 @@ function askAll(url: string, ids: string[]): () => Promise<{ failed: string[]; a
     }
   };
   const clients = [
-    ...Array.from({ length: KEPT }, () => client(true)),
-    ...Array.from({ length: FRESH }, () => client(false)),
+    ...Array.from({ length: KEEPALIVE_CLIENTS }, () => client(true)),
+    ...Array.from({ length: NEW_CONNECTION_CLIENTS }, () => client(false)),
   ];
   return async () => {
-    over = true;
+    isStopped = true;
     await Promise.all(clients);
-    return { failed, asked };
+    return { failed, sent };
   };
 }
 
@@ -342,11 +334,11 @@ function idOf(body: string): string {
   try {
     return String((JSON.parse(body) as { id: unknown }).id);
   } catch {
-    return `no JSON: ${body.slice(0, 40)}`;
+    return `not JSON: ${body.slice(0, 40)}`;
   }
 }
 
-function plain(item: Item): unknown {
+function comparable(item: Item): unknown {
   const { status: _, metadata, ...rest } = structuredClone(item) as Item & { status?: unknown };
   const { managedFields: __, resourceVersion: ___, generation: ____, ...own } = metadata;
   delete own.annotations?.["deployment.kubernetes.io/revision"];

@@ -88,8 +88,7 @@ export async function runJob(
     const [, output, variable, operator] =
       /^(?:(steps\.\w+\.outputs\.\w+)|env\.(\w+)) (==|!=) ''$/.exec(condition) ?? [];
     const text = variable ? evaluateAll(job.env)[variable] : known[output ?? ""];
-    const value =
-      conditions[condition] ?? (text === undefined ? undefined : (text === "") === (operator === "=="));
+    const value = conditions[condition] ?? (text === undefined ? undefined : (text === "") === (operator === "=="));
     if (value === undefined) throw new Error(`the condition ${condition} is not known here`);
     return value;
   };
@@ -109,8 +108,7 @@ export async function runJob(
     const script = join(place, "script.sh");
     writeFileSync(script, instead[text] ?? text);
     // https://docs.github.com/actions/reference/workflows-and-actions/workflow-syntax#jobsjob_idstepsshell
-    const flags =
-      workflow.defaults?.run?.shell === "bash" ? ["--noprofile", "--norc", "-eo", "pipefail"] : ["-e"];
+    const flags = workflow.defaults?.run?.shell === "bash" ? ["--noprofile", "--norc", "-eo", "pipefail"] : ["-e"];
     // Not spawnSync: a server of the test may have to answer.
     const child = Bun.spawn(["bash", ...flags, script], {
       cwd: directory,
@@ -160,8 +158,7 @@ function useAction(
       if (inputs.ref) must(["git", "checkout", "--quiet", inputs.ref], { cwd: directory });
       return;
     case "oven-sh/setup-bun":
-      if (inputs["bun-version"] !== pins.bun)
-        throw wrong(`installs ${inputs["bun-version"]}, not ${pins.bun}`);
+      if (inputs["bun-version"] !== pins.bun) throw wrong(`installs ${inputs["bun-version"]}, not ${pins.bun}`);
       return;
     case "dagger/dagger-for-github":
       if (inputs.version !== pins.dagger) throw wrong(`installs ${inputs.version}, not ${pins.dagger}`);

@@ -37,8 +37,7 @@ const server: Bun.Server<undefined> = serve(
         server.reload({ fetch: () => new Response("reloaded\n") });
         return new Response("done\n");
       },
-      "/socket": (request, server) =>
-        server.upgrade(request) ? undefined : new Response(null, { status: 400 }),
+      "/socket": (request, server) => (server.upgrade(request) ? undefined : new Response(null, { status: 400 })),
       "/about": () => version(),
     },
     async fetch(request, given) {

@@ -11,7 +11,7 @@ import {
   sentencesOf,
   sources,
   wordsOf,
-} from "../ci/maintenance/language.ts";
+} from "../language.ts";
 
 const MAX_WORDS = 30;
 const MAX_COLUMNS = 120;
