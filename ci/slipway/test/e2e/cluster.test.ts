@@ -3,7 +3,7 @@
  * because a test should not change a cluster without permission.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Copy } from "./copies.ts";
 import {
@@ -11,6 +11,7 @@ import {
   describeWith,
   eventually,
   must,
+  root,
   sh,
   startRegistry,
   stopRegistries,
@@ -372,6 +373,30 @@ describeWith(
       const back = await pipeline(project.directory, ["rollback", ...args]);
       expect(back.code, back.output).toBe(0);
       expect(image()).toBe(first);
+    });
+
+    test("needs no other permissions than k8s/rbac/deployer.yaml, which an administrator applies", async () => {
+      // SECURITY.md: the namespace first, then the file, then a token for the kubeconfig.
+      const objects = readFileSync(join(root, "k8s/rbac/deployer.yaml"), "utf8");
+      const file = join(directory, "deployer.yaml");
+      writeFileSync(file, objects.replaceAll("namespace: helloapp", `namespace: ${namespace}`));
+      must(["k3s", "kubectl", "apply", "-f", file]);
+      const token = must(["k3s", "kubectl", "-n", namespace, "create", "token", "helloapp-deployer"]).trim();
+      const config = JSON.parse(must(["k3s", "kubectl", "config", "view", "--raw", "--flatten", "-o", "json"]));
+      config.users[0].user = { token };
+      const kubeconfig = join(directory, "deployer.json");
+      writeFileSync(kubeconfig, JSON.stringify(config));
+      const asDeployer = [...args.slice(0, -1), kubeconfig];
+      project.edit();
+      for (const command of [[], ["status"], ["rollback"]]) {
+        const { code, output } = await pipeline(project.directory, [...command, ...asDeployer]);
+        expect(code, output).toBe(0);
+      }
+      project.state('if (process.env.NOTHING === undefined) throw new Error("cannot start like this");');
+      const bad = await pipeline(project.directory, asDeployer);
+      expect(bad.code, bad.output).toBe(1);
+      expect(bad.output).toContain("Rolled back");
+      expect(bad.output).toContain("cannot start like this");
     });
   },
   k3s,
