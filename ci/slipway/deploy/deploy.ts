@@ -148,11 +148,13 @@ export async function prepareDeploy(context: DeployContext, plan: Plan, image: s
   } catch (error) {
     throw await deleteRecords(context, recordedVersions, error);
   }
+  const recreates = before.some(isRecreated);
+  const meanwhile = recreates ? "The service is down" : "The previous version serves";
   recordState(
-    `The rollout of ${name} was under way and continues in the cluster. The previous version serves until it is ready. ` +
+    `The rollout of ${name} was under way and continues in the cluster. ${meanwhile} until it is ready. ` +
       "Run the same command to resume it, or `bun ci/pipeline.ts rollback` to undo it.",
   );
-  if (before.some(isRecreated)) log("strategy Recreate: the service is down until the new pod is ready");
+  if (recreates) log("strategy Recreate: the service is down until the new pod is ready");
   log(`apply ${target.overlay} with ${name}`);
   return {
     name,
