@@ -128,8 +128,6 @@ export interface Settings {
    */
   nativePackages?: string[];
 
-  // Image
-
   // Service contract
 
   /**

@@ -18,7 +18,7 @@ export function runFlow<R>(
   return runSteps(steps, {
     ...flow,
     signal,
-    report: (title, work) => report.step(title, work),
+    report: (title, work, needs) => report.step(title, work, needs),
     choose(failures) {
       const decisive = failures.find(isProjectError) ?? failures[0];
       for (const other of failures) if (other !== decisive) printError(other, options.verbose, service);

@@ -15,6 +15,8 @@ export interface Step {
   /** Whether the step was skipped because its result already existed. */
   reused: boolean;
   detail: string;
+  /** Names of the steps that it waited for. Undefined: not declared, so the times tell. */
+  needs?: string[];
 }
 
 /** Result of a step. */
@@ -54,8 +56,17 @@ export class Report {
     this.#attached.set(name, { value, markdown });
   }
 
-  /** Runs a step and prints its result. @param work can show its progress. The last text is the default for `detail`. */
-  async step<T>(name: string, work: (show: (text: string) => void) => Promise<StepResult<T>>): Promise<T> {
+  /**
+   * Runs a step and prints its result.
+   *
+   * @param work can show its progress. The last text is the default for `detail`.
+   * @param needs names of the steps that it waited for. Default: not declared.
+   */
+  async step<T>(
+    name: string,
+    work: (show: (text: string) => void) => Promise<StepResult<T>>,
+    needs?: string[],
+  ): Promise<T> {
     const wait = this.seconds;
     const running = this.#progress.begin(name);
     const finish = (
@@ -63,7 +74,7 @@ export class Report {
       { detail = running.detail ?? "", reused = false, skipped, cancelled }: Omit<StepResult<T>, "value">,
     ) => {
       if (cancelled) return this.#progress.end(running);
-      const step = { name, outcome, wait, work: this.seconds - wait, reused, detail };
+      const step = { name, outcome, wait, work: this.seconds - wait, reused, detail, ...(needs && { needs }) };
       this.#steps.push(step);
       this.#progress.end(running);
       const seconds = step.work.toFixed(1).padStart(5);
@@ -159,19 +170,23 @@ function timeline(steps: Step[], critical: Set<Step>): string[] {
 const printWriteError = (name: string, file: string) => (error: NodeJS.ErrnoException) =>
   console.error(`cannot write the ${name} to ${file} (${error.code ?? error.message})`);
 
-/** Returns the steps that determined the duration: the last step to end, the last step to end before that began, and so on. */
+/**
+ * Returns the steps that determined the duration: the last step to end, before it the need that ended last, and so on. If a step
+ * declares no needs, any step that ended before it began counts as one.
+ */
 export function criticalPath(steps: Step[]): Step[] {
   const path: Step[] = [];
-  let nextStart = Infinity;
   for (;;) {
+    const [next] = path;
     // Tolerates rounding between the end of a step and the start of the next.
-    const earlier = steps.filter((step) => !path.includes(step) && step.wait + step.work <= nextStart + 0.001);
-    const last = earlier.reduce<Step | undefined>(
+    const isEarlier = (step: Step) => !next || step.wait + step.work <= next.wait + 0.001;
+    const candidates = steps.filter((step) => !path.includes(step) && isEarlier(step));
+    const needed = candidates.filter(({ name }) => next?.needs?.includes(name));
+    const last = (needed.length > 0 ? needed : candidates).reduce<Step | undefined>(
       (latest, step) => (latest && latest.wait + latest.work >= step.wait + step.work ? latest : step),
       undefined,
     );
     if (!last) return path;
     path.unshift(last);
-    nextStart = last.wait;
   }
 }

@@ -25,7 +25,7 @@ export async function runPreDeployJobs(
   const { api } = target;
   for (const [prepared] of await Promise.all(jobs.map((job) => prepareForApply(api, [job])))) {
     const { name } = prepared!.object.metadata;
-    await step("pre-deploy", async () => {
+    await step("jobs", async () => {
       const previous = outcomeOf(prepared!.live as Job | undefined);
       if (previous === "Complete") return { value: undefined, reused: true, detail: `Job/${name} has completed` };
       // A failed Job is run again, and must be deleted first because the name is the same.

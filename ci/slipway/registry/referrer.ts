@@ -92,7 +92,7 @@ async function readFallbackList(repository: Repository, subject: Descriptor): Pr
   if (!manifests)
     throw new PipelineError("environment", `the registry's tag ${tag} is not a list of the image's referrers`, {
       code: "registry-referrers-tag-in-use",
-      hint: "Delete the tag in the registry if nobody uses it, then push again.",
+      hint: "Delete the tag in the registry if it is unused, then push again.",
     });
   return { ...found.content, manifests };
 }

@@ -432,4 +432,19 @@ describe("report", () => {
     expect(names).toEqual(["plan", "test", "rollout", "verify"]);
     expect(criticalPath([])).toEqual([]);
   });
+
+  test("the critical path follows the declared needs", () => {
+    const step = (name: string, wait: number, work: number, needs?: string[]): Step => ({
+      ...{ name, wait, work },
+      ...{ outcome: "ok", reused: false, detail: "", ...(needs && { needs }) },
+    });
+    const steps = [
+      step("check", 0, 2.9, []),
+      step("image", 0, 1, []),
+      step("deliver", 1, 1.8, ["image"]),
+      // Check ended last, but this step did not wait for it.
+      step("rollout", 3, 1, ["deliver"]),
+    ];
+    expect(criticalPath(steps).map(({ name }) => name)).toEqual(["image", "deliver", "rollout"]);
+  });
 });
