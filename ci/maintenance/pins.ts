@@ -44,6 +44,7 @@ function list(project: Project): void {
   const errors = pinErrors(project);
   if (errors.length > 0) {
     throw new PipelineError("project", errors.join("\nerror: "), {
+      code: undefined,
       hint: "Run `bun run pins NAME VERSION` to update all locations.",
     });
   }
@@ -62,8 +63,8 @@ async function listUpstream(project: Project): Promise<void> {
   const namesWith = (wanted: PinCheck["status"]) =>
     checks.flatMap(({ name, status }) => (status === wanted ? [name] : [])).join(", ");
   const [invalid, unknown] = [namesWith("invalid"), namesWith("unknown")];
-  if (invalid) throw new PipelineError("project", `pins no longer match upstream: ${invalid}`);
-  if (unknown) throw new PipelineError("environment", `pins could not be checked: ${unknown}`);
+  if (invalid) throw new PipelineError("project", `pins no longer match upstream: ${invalid}`, { code: undefined });
+  if (unknown) throw new PipelineError("environment", `pins could not be checked: ${unknown}`, { code: undefined });
 }
 
 async function update(root: string, project: Project, name: keyof typeof updaters, args: string[]): Promise<void> {

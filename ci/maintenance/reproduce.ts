@@ -27,7 +27,7 @@ const command: MaintenanceCommand = {
     const { equal, same } = await reproduce(service, runs, signal);
     const conclusion = `${equal} of ${runs} equal`;
     if (equal === runs && same) return conclusion;
-    throw new PipelineError("project", conclusion);
+    throw new PipelineError("project", conclusion, { code: undefined });
   },
 };
 
@@ -150,7 +150,7 @@ async function buildWithDagger(service: Service, directory: string, signal: Abor
 }
 
 function buildFailed(name: string, code: number, output: string): PipelineError {
-  return new PipelineError("project", `${name} exited with ${code}`, { output });
+  return new PipelineError("project", `${name} exited with ${code}`, { code: undefined, output });
 }
 
 /** Environment of all builds. Hides the commit, whose label is not compared, and writes no step summary. */

@@ -33,7 +33,7 @@ const command: MaintenanceCommand = {
     const image = file === undefined ? await buildImage(service, signal) : await readImage(file);
     for (const line of sizeReport(image)) console.log(line);
     const error = checkSize(image, EXPECTED_BYTES);
-    if (error) throw new PipelineError("project", error);
+    if (error) throw new PipelineError("project", error, { code: undefined });
     const { architecture } = image.config;
     if (architecture in EXPECTED_BYTES) return "the image has the expected size";
     return `EXPECTED_BYTES in ci/maintenance/size.ts has no ${architecture}, the current size is ${contentSize(image)}`;
@@ -92,6 +92,7 @@ async function buildImage({ name, project }: Service, signal: AbortSignal): Prom
     if (code !== 0) {
       const kind = Object.entries(exitCodes).find(([, exit]) => exit === code)?.[0] ?? "project";
       throw new PipelineError(kind as ErrorKind, `the build exited with ${code}`, {
+        code: undefined,
         output: stdout + stderr,
       });
     }

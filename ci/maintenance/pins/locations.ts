@@ -215,7 +215,9 @@ export function locationsOf({ patterns }: Pin, project: Project): PinLocation[] 
 export function valueOf(pin: Pin, project: Project): string {
   const [first] = locationsOf(pin, project);
   if (first?.value !== undefined) return first.value;
-  throw new PipelineError("project", `${pin.name} is not pinned${first ? ` in ${first.position}` : ""}`);
+  throw new PipelineError("project", `${pin.name} is not pinned${first ? ` in ${first.position}` : ""}`, {
+    code: undefined,
+  });
 }
 
 /** Checks that all locations of each pin agree and are well-formed. @returns a sentence for each error */
@@ -244,7 +246,8 @@ export function setPin(project: Project, pin: Pin, newValue: string): void {
   // From last to first, so that a replacement does not shift the remaining offsets.
   const locations = locationsOf(pin, project).sort((a, b) => (b.start ?? 0) - (a.start ?? 0));
   for (const { file, position, value, start } of locations) {
-    if (start === undefined) throw new PipelineError("project", `${pin.name} is missing in ${position}`);
+    if (start === undefined)
+      throw new PipelineError("project", `${pin.name} is missing in ${position}`, { code: undefined });
     const text = project.get(file)!;
     project.set(file, text.slice(0, start) + newValue + text.slice(start + value!.length));
   }

@@ -54,7 +54,10 @@ async function fetchK3s([given]: string[], options: DownloadOptions): Promise<Va
       "environment",
       `Checksum mismatch: k3s's install.sh at ${tag} has the SHA-256 ${actual}, but its install.sh.sha256sum has ` +
         published.trim(),
-      { hint: "Nothing was written. Check both files on GitHub: k3s did not publish at least one of them." },
+      {
+        code: undefined,
+        hint: "Nothing was written. Check both files on GitHub: k3s did not publish at least one of them.",
+      },
     );
   }
   return [
@@ -113,6 +116,7 @@ function checkFormat({ name, format, formatDescription }: Pin, value: string): s
 
 function notFound(message: string): PipelineError {
   return new PipelineError("environment", message, {
+    code: undefined,
     hint: "Nothing was written. Check the spelling of the version.",
   });
 }

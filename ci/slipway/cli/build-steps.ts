@@ -110,7 +110,10 @@ export async function buildArchive(
     for (const warning of built.warnings) context.log(warning);
     if (built.id !== id) {
       const message = `the source changed during the build (${id} became ${built.id})`;
-      throw new PipelineError("project", message, { hint: "Run the command again." });
+      throw new PipelineError("project", message, {
+        code: "files-changed-during-build",
+        hint: "Run the command again.",
+      });
     }
     const revision = await gitCommit(service.project, signal);
     await writeArchive(output, { service, dist, names, revision, platform: built.platform, compression });

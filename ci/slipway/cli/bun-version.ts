@@ -21,11 +21,14 @@ export function assertPinnedBun({ bun }: Service): void {
   if (bun === undefined || bun === Bun.version) return;
   const outdated = outdatedBunMessage(bun);
   if (outdated !== undefined)
-    throw new PipelineError("environment", `${outdated}. Nothing was changed`, { hint: UPGRADE_HINT });
+    throw new PipelineError("environment", `${outdated}. Nothing was changed`, {
+      code: "bun-pin-mismatch",
+      hint: UPGRADE_HINT,
+    });
   throw new PipelineError(
     "environment",
     `the service pins Bun ${bun}, but Bun ${Bun.version} is running. Nothing was changed`,
-    { hint: `Run \`npx -y bun@${bun} ci/pipeline.ts\` to use the pinned version.` },
+    { code: "bun-pin-mismatch", hint: `Run \`npx -y bun@${bun} ci/pipeline.ts\` to use the pinned version.` },
   );
 }
 
@@ -43,7 +46,7 @@ export function assertSupportedBun(project: string, bun = { version: Bun.version
   throw new PipelineError(
     "environment",
     `slipway needs Bun ${engines.bun}, but Bun ${bun.version}${origin} is running. Nothing was changed`,
-    { hint: isDependency ? overrideHint(pins.bun) : "Run `bun upgrade`." },
+    { code: "bun-outdated", hint: isDependency ? overrideHint(pins.bun) : "Run `bun upgrade`." },
   );
 }
 
@@ -67,7 +70,7 @@ export async function findShadowingBun(
     return new PipelineError(
       "environment",
       `scripts would run Bun ${stdout.trim() || "(unknown version)"} at ${path}, which a dependency installed, and not ${Bun.version}`,
-      { hint: overrideHint(Bun.version) },
+      { code: "bun-shadowed", hint: overrideHint(Bun.version) },
     );
   }
   return undefined;

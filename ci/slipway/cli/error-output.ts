@@ -1,6 +1,6 @@
 /** Prints errors: the relevant part of a tool's output on stderr, and the whole output in a file. */
 import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
 
@@ -37,7 +37,8 @@ function cut(line: string): string {
 }
 
 /**
- * Prints an error to stderr: the failed tool's output, then a paragraph with cause and next step. Prints each error once.
+ * Prints an error to stderr: the failed tool's output, a paragraph with cause and next step, and the page about it. Prints
+ * each error once.
  *
  * @param service service whose cache directory stores the whole output. Default: it is not stored
  */
@@ -52,7 +53,17 @@ export function printError(error: unknown, verbose: boolean, service?: Service):
   const output = error.output?.trimEnd();
   if (output) console.error(verbose ? output : summarizeOutput(output, () => saveOutput(output, service)));
   console.error(`\nerror: ${error.message}${/[.!?]$/.test(error.message) ? "" : "."} ${error.hint ?? ""}`.trimEnd());
+  const { kind, code } = error;
+  if (code !== undefined && kind !== "usage" && kind !== "interrupted")
+    console.error(`More: ${troubleshootingPage()}#${code}`);
   if (verbose) console.error(error.stack);
+}
+
+/** Returns the path from the working directory to the page that describes each error code, or its absolute path if shorter. */
+function troubleshootingPage(): string {
+  const page = join(import.meta.dir, "../docs/reference/troubleshooting.md");
+  const path = relative(process.cwd(), page);
+  return path.length < page.length ? path : page;
 }
 
 const printed = new WeakSet<object>();

@@ -147,10 +147,12 @@ export async function main(words: string[], project: string, settings?: Settings
     if (settings === undefined && command.needs === undefined) {
       if (existsSync(join(project, "ci/pipeline.ts"))) {
         throw new PipelineError("environment", "the service's packages are not installed", {
+          code: "packages-not-installed",
           hint: "Run `bun install`.",
         });
       }
       throw new PipelineError("project", `ci/pipeline.ts not found in ${project}`, {
+        code: "pipeline-not-found",
         hint: "Change to the directory with the service's package.json. To add slipway to a service, run `slipway init` there.",
       });
     }
@@ -185,7 +187,7 @@ export async function main(words: string[], project: string, settings?: Settings
     if (interrupted.signal.aborted) {
       const state = current?.interruptMessage ?? UNCHANGED;
       console.error(`\ninterrupted. ${state}`);
-      await current?.report.publish(`**interrupted:** ${state}`, current.options.report);
+      await current?.report.publish(`**interrupted:** ${state}`, current.options.report, "interrupted");
       return exitCodes.interrupted;
     }
     printError(error, verbose, service);
@@ -193,7 +195,7 @@ export async function main(words: string[], project: string, settings?: Settings
       console.error(current.interruptMessage);
     if (!(error instanceof PipelineError)) return exitCodes.project;
     if (error.kind === "usage") console.error(`\n${await usage()}`);
-    await current?.report.publish(`**failed:** ${error.message}`, current.options.report);
+    await current?.report.publish(`**failed:** ${error.message}`, current.options.report, error.code);
     return exitCodes[error.kind];
   }
 }

@@ -68,6 +68,7 @@ function planChanges(facts: ProjectFacts, { selected = [] as string[], all = fal
   if (overlayText !== undefined) merged.push([overlay, () => addComponents(overlayText, overlay, project, selected)]);
   else if (selected.length > 0 && relative(project, overlay) !== OVERLAY)
     throw new PipelineError("project", `cannot switch components on: ${overlay} not found`, {
+      code: "components-not-added",
       hint: "Nothing was changed.",
     });
   const changes = merged.map(([path, add]) => {
@@ -89,6 +90,7 @@ function readIfPresent(path: string): string | undefined {
     return readFileSync(path, "utf8");
   } catch (error) {
     throw new PipelineError("project", `cannot read the file ${path}: ${(error as Error).message}`, {
+      code: "file-not-accessible",
       hint: "Nothing was changed.",
       cause: error,
     });
@@ -114,6 +116,7 @@ async function check(context: CommandContext, facts: ProjectFacts, missing: File
     edited > 0 && `files that differ from the templates: ${edited}`,
   ];
   throw new PipelineError("project", counts.filter(Boolean).join(", "), {
+    code: "templates-differ",
     hint: "Apply the changes you want by hand. To generate a file again, remove it and run `slipway init`.",
   });
 }
@@ -155,6 +158,7 @@ async function install(
   });
   if (code === 0) return;
   throw new PipelineError("environment", "`bun install` failed. The files were written", {
+    code: "packages-not-installed",
     hint: "Fix the error above, run `bun install` again, then `bun run up`.",
     output: stdout + stderr,
   });

@@ -41,6 +41,7 @@ export async function fetchInstallScript(url: string, sha256: string): Promise<U
       `checksum mismatch: the k3s install script at ${url} has SHA-256 ${actual}, ` +
         `but pins.k3s.installScriptSha256 is ${sha256}. The script was not run`,
       {
+        code: "checksum-mismatch",
         hint: "If k3s published a new script, review it and update the pin with `bun run pins k3s TAG`.",
       },
     );
@@ -62,6 +63,7 @@ async function install(signal: AbortSignal): Promise<void> {
     });
     if ((await child.exited) !== 0) {
       throw new PipelineError("environment", "the k3s install script failed", {
+        code: "k3s-install-failed",
         hint: "Read its output above and `sudo journalctl -u k3s -n 50`.",
       });
     }
@@ -113,6 +115,7 @@ export async function waitUntilReady({
     signal.throwIfAborted();
   }
   throw new PipelineError("environment", `k3s is installed, but its node is not ready after ${seconds} s`, {
+    code: "k3s-install-failed",
     hint: "Read `sudo journalctl -u k3s -n 50`.",
   });
 }

@@ -72,6 +72,7 @@ async function verifyArchive(path: string, context: CommandContext): Promise<str
     );
     const message = damaged ? `${name} is damaged` : `${name} does not match the working tree`;
     throw new PipelineError("project", message, {
+      code: damaged ? "archive-damaged" : "archive-differs",
       output: lines.join("\n"),
       hint: await createHint({ sameId, sameRuntime, damaged, revision, context }),
     });

@@ -50,6 +50,7 @@ async function send(url: string, options: DownloadOptions, isNotFound: (status: 
     const message = `cannot fetch ${url}: ${(error as Error).message}`;
     const redacted = redactPasswords(message);
     throw new PipelineError("environment", redacted, {
+      code: "download-failed",
       hint: options.hint ?? "Check that the URL exists and that this machine can reach it.",
       // The error of fetch() contains the full URL.
       ...(redacted === message && { cause: error }),

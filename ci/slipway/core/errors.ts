@@ -2,6 +2,7 @@
  * Errors for users. Each message names the failure, the resulting state and the next step, and the exit code tells a script the
  * kind of error.
  */
+import type { ErrorCode } from "./error-codes.ts";
 
 export const exitCodes = {
   /** Project error: types, format or tests fail, or the new version does not become ready. */
@@ -17,21 +18,32 @@ export const exitCodes = {
 
 export type ErrorKind = keyof typeof exitCodes;
 
+interface ErrorDetails {
+  hint?: string;
+  output?: string | undefined;
+  cause?: unknown;
+}
+
 export class PipelineError extends Error {
   override name = "PipelineError";
   readonly kind: ErrorKind;
+  /** Stable name of the cause: an anchor in docs/reference/troubleshooting.md. Undefined for tools outside this package. */
+  readonly code: ErrorCode | undefined;
   /** Next step, as a sentence. */
   readonly hint: string | undefined;
   /** Output of the failed tool, which is printed above the message. */
   readonly output: string | undefined;
 
+  constructor(kind: "usage" | "interrupted", message: string, details?: ErrorDetails);
+  constructor(kind: ErrorKind, message: string, details: ErrorDetails & { code: ErrorCode | undefined });
   constructor(
     kind: ErrorKind,
     message: string,
-    { hint, output, cause }: { hint?: string; output?: string | undefined; cause?: unknown } = {},
+    { code, hint, output, cause }: ErrorDetails & { code?: ErrorCode | undefined } = {},
   ) {
     super(message, { cause });
     this.kind = kind;
+    this.code = kind === "usage" || kind === "interrupted" ? kind : code;
     this.hint = hint;
     this.output = output;
   }
@@ -42,12 +54,14 @@ export function explainDiskError(error: unknown, path: string): unknown {
   const code = error instanceof Error && "code" in error ? error.code : undefined;
   if (code === "ENOSPC" || code === "EDQUOT") {
     return new PipelineError("environment", `no space left to write ${path}. The incomplete file was removed`, {
+      code: "disk-full",
       hint: "Free some space (a build needs about 230 MB) and run the command again.",
       cause: error,
     });
   }
   if (code === "EACCES" || code === "EROFS" || code === "EPERM" || code === "ENOENT" || code === "ENOTDIR") {
     return new PipelineError("environment", `cannot write ${path} (${code})`, {
+      code: "file-not-accessible",
       hint: "Name a writable path with --output.",
       cause: error,
     });

@@ -18,6 +18,7 @@ export function npmRegistry(): string {
   if (registry && rest) return registry.trim();
   const lastLine = stderr.toString().trim().split("\n").at(-1);
   throw new PipelineError("environment", `Bun cannot reach its package registry: ${lastLine}`, {
+    code: "download-failed",
     hint: "Run `bun pm view bun version` to see the error.",
   });
 }

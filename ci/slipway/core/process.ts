@@ -131,6 +131,7 @@ function spawn(
     return { pid, stdout, stderr, exited, signal, unregister: () => running.delete(kill) };
   } catch (error) {
     throw new PipelineError("environment", `cannot run ${command[0]}: not found on PATH`, {
+      code: "program-not-found",
       cause: error,
     });
   }

@@ -131,8 +131,9 @@ export class Report {
    * because it does not affect the result of the run.
    *
    * @param file path of the JSON file. Default: no file.
+   * @param errorCode code of the error that ended the run
    */
-  async publish(conclusion: string, file?: string): Promise<void> {
+  async publish(conclusion: string, file?: string, errorCode?: string): Promise<void> {
     const { GITHUB_STEP_SUMMARY } = process.env;
     if (GITHUB_STEP_SUMMARY) {
       const written = appendFile(GITHUB_STEP_SUMMARY, this.summary(conclusion));
@@ -143,6 +144,7 @@ export class Report {
     const attached = Object.fromEntries([...this.#attached].map(([name, { value }]) => [name, value]));
     const run = {
       conclusion,
+      errorCode,
       seconds: this.seconds,
       criticalPath: criticalNames,
       steps: this.#steps,

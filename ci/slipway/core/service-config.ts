@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import type { Settings } from "../index.d.ts";
+import type { ErrorCode } from "./error-codes.ts";
 import { PipelineError } from "./errors.ts";
 
 /** The settings with their defaults. */
@@ -80,12 +81,16 @@ export function resolveService(directory: string, settings: Settings = {}): Serv
   const { namespace = name } = settings;
   for (const [setting, value] of Object.entries({ name, namespace })) {
     if (!LABEL.test(value))
-      throw settingError(`invalid ${setting} "${value}": expected a DNS label (a-z, 0-9, -, at most 63)`, hints.name);
+      throw settingError(
+        "setting-invalid",
+        `invalid ${setting} "${value}": expected a DNS label (a-z, 0-9, -, at most 63)`,
+        hints.name,
+      );
   }
   const { entry = findEntry(project, packageJson), license = licenseOf(packageJson) } = settings;
-  if (!entry) throw settingError(`no entry found in ${project}`, hints.entry);
+  if (!entry) throw settingError("setting-invalid", `no entry found in ${project}`, hints.entry);
   for (const path of [entry, ...Object.values(settings.entries ?? {})]) {
-    if (!existsSync(join(project, path))) throw settingError(`entry ${path} not found`);
+    if (!existsSync(join(project, path))) throw settingError("setting-invalid", `entry ${path} not found`);
   }
   return {
     project,
@@ -134,8 +139,8 @@ export function readPackage(project: string): PackageJson {
     text = readFileSync(file, "utf8");
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (code !== "ENOENT" && code !== "ENOTDIR") throw settingError(`${file}: ${message}`);
-    throw settingError(`${file} not found`, hints.missing);
+    if (code !== "ENOENT" && code !== "ENOTDIR") throw settingError("package-json-invalid", `${file}: ${message}`);
+    throw settingError("package-json-invalid", `${file} not found`, hints.missing);
   }
   const hint = "Write it as a JSON object without comments, as npm requires.";
   try {
@@ -143,9 +148,9 @@ export function readPackage(project: string): PackageJson {
     const content: unknown = JSON.parse(text.replace(/^\uFEFF/, ""));
     if (typeof content === "object" && content !== null && !Array.isArray(content)) return content;
   } catch (error) {
-    throw settingError(`${file}: ${(error as Error).message}`, hint);
+    throw settingError("package-json-invalid", `${file}: ${(error as Error).message}`, hint);
   }
-  throw settingError(`${file} is not a JSON object`, hint);
+  throw settingError("package-json-invalid", `${file} is not a JSON object`, hint);
 }
 
 function licenseOf({ license }: PackageJson): string | undefined {
@@ -229,10 +234,11 @@ function findScripts({ scripts = {} }: PackageJson): Service["scripts"] {
 }
 
 function settingError(
+  code: ErrorCode,
   message: string,
   hint = "Check the settings in ci/pipeline.ts. slipway's `index.d.ts` explains them.",
 ): PipelineError {
-  return new PipelineError("project", message, { hint });
+  return new PipelineError("project", message, { code, hint });
 }
 
 /** Returns the directory for files that can be deleted: build outputs, passed steps, full outputs of failed steps. */

@@ -60,7 +60,7 @@ async function createNamespace({ target: { api } }: DeployContext, { manifests }
     throw new PipelineError(
       "environment",
       `namespace ${namespace} does not exist, and the manifests do not create it`,
-      { hint: `Create it with \`kubectl create namespace ${namespace}\`.` },
+      { code: "namespace-not-found", hint: `Create it with \`kubectl create namespace ${namespace}\`.` },
     );
   }
   await applyAll(api, await prepareForApply(api, [own]));
@@ -172,6 +172,7 @@ export async function prepareDeploy(context: DeployContext, plan: Plan, image: s
 
 function imageRemoved(name: string): PipelineError {
   return new PipelineError("environment", `a deploy to another namespace has removed the image ${name}`, {
+    code: "image-removed",
     hint: "Run the command again. It delivers the image again.",
   });
 }

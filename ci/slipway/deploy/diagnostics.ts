@@ -1,5 +1,6 @@
 /** Collects pod state, events and logs of a failed rollout. */
-import { ApiError, type ApiClient } from "../kubernetes/api.ts";
+import { ApiError } from "../kubernetes/api-error.ts";
+import type { ApiClient } from "../kubernetes/api.ts";
 import type { Event, Pod } from "../kubernetes/objects.ts";
 import type { RolloutFailure } from "./rollout-status.ts";
 

@@ -89,6 +89,7 @@ export function assertFitsInSecret(api: ApiClient, version: Version): void {
     "project",
     `the manifests are too large to store as a version: ${Math.ceil(bytes / 1024)} KiB compressed, the limit is ${MAX_BYTES / 1024} KiB`,
     {
+      code: "manifests-too-large",
       hint: "Apply large objects that are not part of the service, such as dashboards and definitions, separately.",
     },
   );

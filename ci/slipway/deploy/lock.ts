@@ -8,7 +8,8 @@
 import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 import { PipelineError } from "../core/errors.ts";
-import { ApiError, type ApiClient, type ApiRequest } from "../kubernetes/api.ts";
+import { ApiError } from "../kubernetes/api-error.ts";
+import type { ApiClient, ApiRequest } from "../kubernetes/api.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { isTransientStatus, backoffMs } from "../kubernetes/retry.ts";
 
@@ -143,6 +144,7 @@ export async function acquireLock(api: ApiClient, options: LockOptions): Promise
     clearInterval(timer);
     lost.abort(
       new PipelineError("environment", "the deploy lock was lost: another deploy may be running", {
+        code: "lock-lost",
         hint: "Wait until the other deploy has ended.",
       }),
     );
@@ -227,6 +229,7 @@ async function tryWrite(statuses: number[], attempt: Promise<Lease>): Promise<Le
 
 function heldError(holder: string): PipelineError {
   return new PipelineError("environment", `another deploy is under way: ${holder} holds the lock`, {
+    code: "lock-held",
     hint: "Run the command again when it has ended. `bun ci/pipeline.ts status` shows whether it has.",
   });
 }

@@ -31,6 +31,7 @@ export async function lockDeploys(context: DeployContext, purpose: string): Prom
       const { reason } = lock.lost as { reason?: PipelineError };
       if (!hasWritten || !reason || error !== reason) return error;
       return new PipelineError("partial", `${reason.message}. This deploy was writing until then`, {
+        code: reason.code,
         hint: `${reason.hint} ${RESUME_HINT}`,
       });
     },

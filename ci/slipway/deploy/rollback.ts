@@ -101,6 +101,7 @@ function noTarget(versions: Version[], wanted: string | undefined): PipelineErro
   const stored = versions.filter(({ verified }) => verified).map(({ id, left }) => (left ? `${id} (rolled back)` : id));
   const cause = wanted ? `version ${wanted} is not stored` : "there is no earlier version to roll back to";
   return new PipelineError("environment", `${cause}. Nothing was changed`, {
+    code: "version-not-stored",
     hint: `Stored versions: ${stored.join(", ") || "none"}. Run \`bun ci/pipeline.ts status\` for details.`,
   });
 }
@@ -110,6 +111,7 @@ async function prepareObjects({ target, service, signal }: DeployContext, versio
   const { api } = target;
   const unusable = (cause: string) =>
     new PipelineError("environment", `${cause}. Nothing was changed`, {
+      code: "version-unusable",
       hint: `Check out ${version.commit ?? "its commit"} and deploy it.`,
     });
   if (!(await target.find(version.id))) throw unusable(`the image of ${version.id} is gone`);

@@ -4,6 +4,7 @@
  * `kubectl rollout status` waits for the whole progress deadline, although the pods often show within seconds that
  * they will not become ready. These functions read the pods instead.
  */
+import type { ErrorCode } from "../core/error-codes.ts";
 import type { Service } from "../core/service-config.ts";
 import type { Condition, ContainerStatus, Pod, Workload } from "../kubernetes/objects.ts";
 import { isReady, oldPods, currentPods, revisionOf, type WorkloadState } from "../kubernetes/observe.ts";
@@ -13,6 +14,34 @@ export interface RolloutFailure {
   message: string;
   /** The pod to show logs and events of. Some failures occur before there is a pod. */
   pod?: string;
+}
+
+/** Error codes by reason. A container that ends has other reasons, for example "OOMKilled" or "Error". */
+const codesByReason: Record<string, ErrorCode> = {
+  ErrImageNeverPull: "rollout-image-missing",
+  ErrImagePull: "rollout-image-pull",
+  ImagePullBackOff: "rollout-image-pull",
+  InvalidImageName: "rollout-image-pull",
+  CreateContainerConfigError: "rollout-container-config",
+  CreateContainerError: "rollout-container-config",
+  RunContainerError: "rollout-container-config",
+  CrashLoopBackOff: "rollout-crash-loop",
+  NotReady: "rollout-not-ready",
+  Unschedulable: "rollout-unschedulable",
+  SchedulerError: "rollout-unschedulable",
+  SchedulingGated: "rollout-unschedulable",
+  FailedCreate: "rollout-failed-create",
+  FailedDelete: "rollout-failed-create",
+  ReplicaFailure: "rollout-failed-create",
+  ProgressDeadlineExceeded: "rollout-timeout",
+  Timeout: "rollout-timeout",
+  Deleted: "rollout-deleted",
+  NotServed: "rollout-not-served",
+  JobFailed: "pre-deploy-job-failed",
+};
+
+export function rolloutErrorCode({ reason }: RolloutFailure): ErrorCode {
+  return codesByReason[reason] ?? "rollout-container-exited";
 }
 
 /** A condition that may pass, and counts as a failure after `graceSeconds`. */

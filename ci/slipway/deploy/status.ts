@@ -18,6 +18,7 @@ export async function assertServing({ signal }: DeployContext, endpoint: Endpoin
   const { ok, last } = await verifyVersion(endpoint, id, { signal, deadlineSeconds: 5 });
   if (ok) return endpoint;
   throw new PipelineError("project", `${endpoint.url} does not serve ${id} (last response: ${last})`, {
+    code: "version-not-served",
     hint: "Run `bun ci/pipeline.ts` to deploy the working tree.",
   });
 }

@@ -8,7 +8,7 @@ import { collectDiagnostics } from "./diagnostics.ts";
 import { deleteVersion, isExcludedFromRollback } from "./history.ts";
 import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "./log-hints.ts";
 import type { DeployContext } from "./plan.ts";
-import { assessWorkloads, type RolloutFailure } from "./rollout-status.ts";
+import { assessWorkloads, rolloutErrorCode, type RolloutFailure } from "./rollout-status.ts";
 import { RolloutFailed, startRollout, verifyRollout, waitForOldPods } from "./rollout.ts";
 import type { Target } from "./target.ts";
 import type { DeployTransaction } from "./transaction.ts";
@@ -33,6 +33,7 @@ export async function undoDeploy(context: DeployContext, change: DeployTransacti
   const state = leftovers.length > 0 ? "It was undone" : "It was undone: the cluster is as before";
   context.recordState(`${name} was undone.`);
   const undone = new PipelineError(error.kind, `${error.message}. ${state}`, {
+    code: error.code,
     ...(error.hint && { hint: error.hint }),
     output: error.output,
     cause: error,
@@ -54,13 +55,14 @@ async function rollBackVersion(
   if (!didServe(context, change) && !rollbackTarget) {
     const text = `${reason}. There is no earlier version to roll back to, so it was left as it is`;
     const hint = `${cause}${nextStepHint(target, failure)} The next deploy replaces it.`;
-    throw new PipelineError("project", text, { hint, output });
+    throw new PipelineError("project", text, { code: rolloutErrorCode(failure), hint, output });
   }
   recordState(`${name} failed to become ready, and the rollback was under way.`);
   const { id } = await restorePrevious(context, change, output, reason);
   if (availability) log(describeAvailability(availability));
   const next = isOutOfRoom(failure) ? "Free capacity in the cluster, or request less," : "Correct the source";
   throw new PipelineError("project", `${reason}. Rolled back: ${service.name}:${id} serves, as before`, {
+    code: rolloutErrorCode(failure),
     hint: `${cause}${next} and run the same command again.`,
     output,
   });
@@ -134,7 +136,7 @@ async function restorePrevious(
       // Nobody knows now whether the previous version serves, so this is no project error.
       const next = resumeHint ?? RESUME_HINT;
       const hint = `${nextStepHint(target, error.failure)} ${next}`;
-      throw new PipelineError("partial", message, { hint, output });
+      throw new PipelineError("partial", message, { code: "rollback-failed", hint, output });
     }
     throw partialFailure(`${reason}. The rollback of ${name} failed as well`, error, signal, resumeHint);
   }

@@ -31,13 +31,14 @@ export async function crossSysroot(
     throw new PipelineError(
       "environment",
       `the host engine builds for ${architecture} only with Bun ${pins.bun}, whose checksum is pinned`,
-      { hint: "Use --engine dagger, which takes any version from the base image." },
+      { code: "cross-build-unavailable", hint: "Use --engine dagger, which takes any version from the base image." },
     );
   }
   const { triplet, package: name, loader } = debian[architecture];
   const libraries = join("/usr", triplet, "lib");
   if (!existsSync(libraries)) {
     throw new PipelineError("environment", `the host engine has no C library for ${architecture} on this machine`, {
+      code: "cross-build-unavailable",
       hint: `Run \`apt-get install ${name}\`, or use the Dagger engine, which takes the library from the base image.`,
     });
   }
@@ -82,12 +83,13 @@ export async function fetchBun(
     throw new PipelineError(
       "environment",
       `checksum mismatch: ${url} has ${actual}, expected pins.bunFor.${architecture}.integrity. It was not used`,
-      { hint: `Compare with \`npm view ${name}@${pins.bun} dist.integrity\`.` },
+      { code: "checksum-mismatch", hint: `Compare with \`npm view ${name}@${pins.bun} dist.integrity\`.` },
     );
   }
   const files = await new Bun.Archive(bytes).files("package/bin/bun");
   const bun = files.get("package/bin/bun");
-  if (!bun) throw new PipelineError("environment", `${url} does not contain package/bin/bun`);
+  if (!bun)
+    throw new PipelineError("environment", `${url} does not contain package/bin/bun`, { code: "checksum-mismatch" });
   await Bun.write(target, bun);
   await chmod(target, 0o755);
 }

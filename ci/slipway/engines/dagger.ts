@@ -166,11 +166,13 @@ async function explain<T>(step: string | undefined, result: Promise<T>): Promise
     if (error instanceof PipelineError) throw error;
     if (error instanceof ExecError) {
       throw new PipelineError("project", `${step ?? error.cmd.join(" ")} failed in its container`, {
+        code: step?.startsWith("bun run ") ? "script-failed" : "build-failed",
         output: error.stdout + error.stderr,
         cause: error,
       });
     }
     throw new PipelineError("environment", `the Dagger engine failed at ${step ?? "the source"}: ${messageOf(error)}`, {
+      code: "dagger-failed",
       hint: "Check that the engine runs (`dagger core version`) and that it can pull the base image.",
       cause: error,
     });

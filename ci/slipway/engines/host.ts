@@ -25,7 +25,11 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
     const command = [process.execPath, "--no-orphans", ...args];
     const env = { NO_COLOR: "1" };
     const { code, stdout, stderr } = await runProcess(command, { cwd: project, env, lowPriority, signal });
-    if (code !== 0) throw new PipelineError("project", `${step} failed`, { output: stdout + stderr });
+    if (code !== 0)
+      throw new PipelineError("project", `${step} failed`, {
+        code: args[0] === "run" ? "script-failed" : "build-failed",
+        output: stdout + stderr,
+      });
   };
   const sysroots = new Map<Architecture, Promise<string>>();
   /** Returns the directory with libraries and Bun for another architecture. undefined: this machine's own architecture. */

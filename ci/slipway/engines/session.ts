@@ -21,6 +21,7 @@ export async function withDagger<T>(
 ): Promise<T> {
   if (!isInSession()) {
     throw new PipelineError("environment", "--engine dagger requires a Dagger session", {
+      code: "dagger-unavailable",
       hint: "Start one with `dagger run bun ci/pipeline.ts`, or use --engine host.",
     });
   }
@@ -64,6 +65,7 @@ async function loadDagger() {
       "environment",
       "the Dagger engine requires the package @dagger.io/dagger, which is not installed",
       {
+        code: "dagger-unavailable",
         hint: "Run `bun add --dev --exact @dagger.io/dagger@0.21.9`, or use --engine host, which needs no package.",
         cause: error,
       },

@@ -65,7 +65,7 @@ async function writeContent(
     throw new PipelineError(
       "environment",
       `${join(dist, missing)} is missing: another program removed the build output`,
-      { hint: "Run the command again to rebuild it." },
+      { code: "files-changed-during-build", hint: "Run the command again to rebuild it." },
     );
   }
   let at = 0;

@@ -98,7 +98,9 @@ async function loadPlugins(service: Service): Promise<Bun.BunPlugin[]> {
   const named = bunfigPlugins(service).map(async ({ name, file }) => {
     const loaded = (await import(file)) as { default?: Bun.BunPlugin };
     if (loaded.default) return loaded.default;
-    throw new PipelineError("project", `bunfig.toml's plugin ${name} has no default export`);
+    throw new PipelineError("project", `bunfig.toml's plugin ${name} has no default export`, {
+      code: "plugin-unusable",
+    });
   });
   return [...(await Promise.all(named)), ...(service.plugins as Bun.BunPlugin[])];
 }
@@ -124,7 +126,10 @@ function bunfigPlugins({ project }: Service): { name: string; file: string }[] {
     try {
       return { name, file: Bun.resolveSync(name, project) };
     } catch (error) {
-      throw new PipelineError("project", `bunfig.toml's plugin ${name} was not found`, { cause: error });
+      throw new PipelineError("project", `bunfig.toml's plugin ${name} was not found`, {
+        code: "plugin-unusable",
+        cause: error,
+      });
     }
   });
 }
@@ -226,6 +231,7 @@ export async function explainBundleError<T>(work: () => Promise<T>): Promise<T> 
     if (!(error instanceof AggregateError)) throw error;
     const isMissing = error.errors.some(({ name }: Error) => name === "ResolveMessage");
     throw new PipelineError("project", "the source does not compile", {
+      code: "source-does-not-compile",
       output: error.errors.map((one) => Bun.inspect(one, { colors: false })).join("\n"),
       ...(isMissing && { hint: MISSING_MODULE_HINT }),
       cause: error,

@@ -68,7 +68,10 @@ export async function readImage(path: string): Promise<ImageContent> {
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     const named = message.includes(path) ? message : `${path} is not a docker-archive: ${message}`;
-    throw new PipelineError("environment", `cannot read the image: ${named}`, { cause: error });
+    throw new PipelineError("environment", `cannot read the image: ${named}`, {
+      code: "archive-invalid",
+      cause: error,
+    });
   }
 }
 

@@ -31,6 +31,7 @@ const reservedPaths = [APP_DIRECTORY, "/lib", "/lib64", "/usr", "/dev", "/etc", 
 export function createImageSpec({ name, version, license, port }: Service): ImageSpec {
   if (reservedPaths.includes(`/${name}`)) {
     throw new PipelineError("project", `the binary's path /${name} is a directory in the image`, {
+      code: "setting-invalid",
       hint: "Set another `name` in ci/pipeline.ts.",
     });
   }
@@ -127,6 +128,7 @@ function addLibraries({ platform, files, root }: RuntimeLibraries, linkedBy: str
     if (!path) {
       const searched = directories.map((at) => join(root, at)).join(", ");
       throw new PipelineError("environment", `${library}, which ${linkedBy} links, was not found in ${searched}`, {
+        code: "shared-library-not-found",
         hint: "Install the library on this system: the image uses the libraries of the build system.",
       });
     }

@@ -140,14 +140,18 @@ function findConfiguredFiles({ project, files }: Service): [string, string][] {
   return files.flatMap((configured) => {
     const pattern = normalize(configured).replace(/\/$/, "");
     if (pattern === ".." || pattern.startsWith("../") || isAbsolute(pattern)) {
-      throw new PipelineError("project", `\`files\` contains ${configured}, which is outside ${project}`);
+      throw new PipelineError("project", `\`files\` contains ${configured}, which is outside ${project}`, {
+        code: "setting-invalid",
+      });
     }
     const isDirectory = statSync(join(project, pattern), { throwIfNoEntry: false })?.isDirectory() ?? false;
     const glob = new Bun.Glob(isDirectory ? join(pattern, "**") : pattern);
     const found = [...glob.scanSync({ cwd: project, dot: true })].filter((file) => !isInstalled(`/${file}`));
     const inImage = (file: string) => join(APP_DIRECTORY, file).slice(1);
     if (found.length > 0) return found.map((file): [string, string] => [inImage(file), join(project, file)]);
-    throw new PipelineError("project", `\`files\` contains ${configured}, which matches no file in ${project}`);
+    throw new PipelineError("project", `\`files\` contains ${configured}, which matches no file in ${project}`, {
+      code: "setting-invalid",
+    });
   });
 }
 

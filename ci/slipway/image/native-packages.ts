@@ -60,7 +60,9 @@ export function findNativePackages(
   }
   const missing = requested.find((name) => !packages.has(name));
   if (missing)
-    throw new PipelineError("project", `\`nativePackages\` lists ${missing}, but the service does not import it`);
+    throw new PipelineError("project", `\`nativePackages\` lists ${missing}, but the service does not import it`, {
+      code: "native-package-invalid",
+    });
   // The bundler can embed an addon for musl as well, which is never loaded.
   const objects = embedded.filter(isForGlibc);
   for (const object of objects) if (!isFor(architecture)(object)) throw wrongArchitecture(object, architecture);
@@ -83,6 +85,7 @@ function wrongArchitecture(object: string, architecture: Architecture): Pipeline
     "project",
     `the native addon ${object} is for ${actual}, but the image is for ${architecture}`,
     {
+      code: "native-addon-architecture",
       hint: `Run \`bun install --cpu=${architecture === "arm64" ? "arm64" : "x64"}\` to install the addon for ${architecture}, if its package provides it.`,
     },
   );
@@ -119,7 +122,9 @@ function hasHiddenAddon(directory: string, embedded: string[]): boolean {
 function addPackage(name: string, directory: string, packages: Map<string, string>): void {
   const existing = packages.get(name);
   if (existing !== undefined && existing !== directory && versionOf(existing) !== versionOf(directory)) {
-    throw new PipelineError("project", `the image would need two versions of ${name}: ${existing} and ${directory}`);
+    throw new PipelineError("project", `the image would need two versions of ${name}: ${existing} and ${directory}`, {
+      code: "native-package-invalid",
+    });
   }
   if (existing !== undefined) return;
   packages.set(name, directory);
@@ -128,7 +133,9 @@ function addPackage(name: string, directory: string, packages: Map<string, strin
     const found = resolvePackage(dependency, directory);
     if (found && isPackageForGlibc(found)) addPackage(dependency, found, packages);
     else if (!found && dependency in dependencies) {
-      throw new PipelineError("project", `${dependency}, which ${name} needs in the image, is not installed`);
+      throw new PipelineError("project", `${dependency}, which ${name} needs in the image, is not installed`, {
+        code: "native-package-invalid",
+      });
     }
   }
 }

@@ -51,6 +51,7 @@ export function addComponents(text: string, file: string, project: string, wante
   const changed = parseDocument(after);
   if (changed.errors.length > 0 || !Bun.deepEquals(changed.toJS(), expected)) {
     throw new PipelineError("project", `cannot add a line to \`components:\` in ${file}`, {
+      code: "components-not-added",
       hint: `Nothing was changed. Add it by hand: components: [${missing.join(", ")}]`,
     });
   }
@@ -62,6 +63,7 @@ function read(text: string, file: string): Document.Parsed {
   const [error] = document.errors;
   if (error)
     throw new PipelineError("project", `${file} is not valid YAML: ${error.message}`, {
+      code: "manifests-invalid",
       hint: "Nothing was changed.",
     });
   return document;

@@ -41,6 +41,7 @@ export async function writeAll(changes: FileChange[]): Promise<void> {
     for (const directory of directories.reverse()) await rm(directory, { recursive: true, force: true });
     const { code, message } = error as NodeJS.ErrnoException;
     throw new PipelineError("environment", `cannot write ${current} (${code ?? message})`, {
+      code: "file-not-accessible",
       hint: "Nothing was changed.",
       cause: error,
     });

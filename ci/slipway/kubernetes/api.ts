@@ -1,7 +1,8 @@
-/** Client of the Kubernetes HTTP API: queries, server-side apply, and an explanation for each error. */
+/** Client of the Kubernetes HTTP API: queries, and server-side apply. */
 import { PipelineError } from "../core/errors.ts";
 import { parseJson } from "../core/lossless-json.ts";
 import type { Service } from "../core/service-config.ts";
+import { ApiError, type ConnectionInfo } from "./api-error.ts";
 import type { KubeObject } from "./objects.ts";
 import { parseRetryAfter } from "../core/retry-after.ts";
 import { isTransientStatus, RETRY_BUDGET_SECONDS, sleep, backoffMs } from "./retry.ts";
@@ -9,73 +10,6 @@ import { isTransientStatus, RETRY_BUDGET_SECONDS, sleep, backoffMs } from "./ret
 /** Seconds that the first request to a cluster may take, and for which it is retried after an error. */
 export const CONNECT_TIMEOUT_SECONDS = 6;
 export const CONNECT_RETRY_SECONDS = 1;
-
-/** An error response of the API server, or no response. */
-export class ApiError extends PipelineError {
-  constructor(
-    request: string,
-    /** HTTP status. 0 if there was no response, or an incomplete one. */
-    readonly status: number,
-    readonly reply: string,
-    /** Seconds that the server asks the client to wait (Retry-After). */
-    readonly pauseSeconds?: number | undefined,
-    connection?: ConnectionInfo,
-  ) {
-    const reason = reply.trim().split("\n").at(-1) ?? "";
-    const stderr = isUnauthenticatedOrUnanswered(status, reply) ? (connection?.stderrTail() ?? "") : "";
-    const output = stderr ? `${reply.trimEnd()}\nkubectl output:\n${stderr}` : reply;
-    const hint = hintFor(status, reply, stderr, connection);
-    super("environment", `${request}: ${reason}`, { hint, output });
-  }
-
-  /** True if the server rejects the object itself, as opposed to the user's rights or a server failure. */
-  get isInvalid(): boolean {
-    return [400, 422].includes(this.status) || (this.status === 403 && !MISSING_RIGHTS.test(this.reply));
-  }
-}
-
-/** Matches a 403 about the user's rights. Any other 403 is about the object: an admission policy or a quota. */
-const MISSING_RIGHTS = /user "[^"]*" cannot/i;
-
-/** How the API is reached, for hints. */
-export interface ConnectionInfo {
-  /** Program and options that select the cluster. */
-  kubectl: string[];
-  /** Returns the end of kubectl's stderr, which includes its credential plugin's output. Empty if there is none. */
-  stderrTail(): string;
-}
-
-/** Returns whether the API server has not judged the request: it does not know the user, or did not respond. */
-function isUnauthenticatedOrUnanswered(status: number, reply: string): boolean {
-  return status === 0 || status === 401 || (status >= 500 && isProxyError(reply));
-}
-
-/** Returns whether an error comes from kubectl's proxy: no response, or no credentials from the plugin. */
-function isProxyError(reply: string): boolean {
-  return /refused|no route|no such host|timeout|timed out|EOF|TLS|certificate|unable to connect|getting credentials/i.test(
-    reply,
-  );
-}
-
-function hintFor(status: number, reply: string, stderr: string, connection?: ConnectionInfo): string {
-  const kubectl = connection?.kubectl.join(" ") ?? "kubectl";
-  if (/getting credentials|exec plugin/i.test(`${reply}\n${stderr}`))
-    return `The kubeconfig's credential plugin returned no credentials. Log in with your provider's CLI, then check with \`${kubectl} version\`.`;
-  if (status === 401)
-    return "Check that the credentials have not expired. `kubectl config view` shows which credentials are used.";
-  if (status === 403) {
-    return MISSING_RIGHTS.test(reply)
-      ? "The kubeconfig's user lacks this right. `kubectl auth can-i --list` lists the user's rights."
-      : "The cluster's admission control rejected the request. The error names the policy or the webhook.";
-  }
-  if (status === 0 || isProxyError(reply)) {
-    const isK3s = connection === undefined || connection.kubectl[0] === "k3s";
-    return isK3s
-      ? "The API server does not respond. Check that k3s is running: `sudo systemctl status k3s` and `sudo journalctl -u k3s -n 50`."
-      : `The API server does not respond. Check that the cluster is running and reachable: \`${kubectl} cluster-info\`.`;
-  }
-  return "Run the command again with --verbose to see the full output.";
-}
 
 export interface ApiRequest {
   method?: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
@@ -220,7 +154,7 @@ export class ApiClient {
   async pathOf(object: KubeObject): Promise<string> {
     const path = await this.findPath(object);
     if (path !== undefined) return path;
-    throw new PipelineError("project", unknownKindMessage(object));
+    throw new PipelineError("project", unknownKindMessage(object), { code: "kind-unknown" });
   }
 
   /** Like pathOf(), but returns undefined if the cluster does not have the kind, or not yet. */

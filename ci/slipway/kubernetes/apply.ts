@@ -1,6 +1,7 @@
 /** Applies manifests, restores objects to their previous state, and deletes obsolete objects. */
 import { PipelineError } from "../core/errors.ts";
-import { ApiError, type ApiClient, type ApiRequest } from "./api.ts";
+import { ApiError } from "./api-error.ts";
+import type { ApiClient, ApiRequest } from "./api.ts";
 import { explainRejection } from "./diff.ts";
 import { CREATED_BY, prepareForApply, type PreparedObject } from "./prepare-apply.ts";
 import { objectName, type KubeObject, type Workload } from "./objects.ts";
@@ -194,8 +195,9 @@ export function partialFailure(
   // If the lock was lost, that is the reason, and its state must be reported too.
   const reason: unknown = signal.aborted ? signal.reason : error;
   if (!(reason instanceof PipelineError) || reason.kind === "interrupted") throw reason;
-  const { message, hint = "", cause } = reason;
+  const { code, message, hint = "", cause } = reason;
   return new PipelineError("partial", `${state}: ${message}`, {
+    code,
     hint: `${hint} ${resumeHint}`.trim(),
     cause,
   });
@@ -207,9 +209,9 @@ export function partialFailure(
  */
 export function withLeftovers(left: string[], error: unknown): unknown {
   if (left.length === 0 || !(error instanceof PipelineError) || error.kind !== "environment") return error;
-  const { message, hint = "", output } = error;
+  const { code, message, hint = "", output } = error;
   const state = `${message}. Left in the cluster, not deleted automatically: ${left.join(", ")}`;
-  return new PipelineError("partial", state, { hint: `${hint} ${RESUME_HINT}`.trim(), output, cause: error });
+  return new PipelineError("partial", state, { code, hint: `${hint} ${RESUME_HINT}`.trim(), output, cause: error });
 }
 
 /** Next step after a partial failure. */

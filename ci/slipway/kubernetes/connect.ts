@@ -48,6 +48,7 @@ export async function connectApi(options: ApiOptions): Promise<ApiClient> {
   const { service, kubectl, privilege = [], startTimeoutSeconds = CONNECT_TIMEOUT_SECONDS, signal } = options;
   if (!isOnPath(kubectl[0]!)) {
     throw new PipelineError("environment", `${kubectl[0]} not found on PATH`, {
+      code: "program-not-found",
       hint: "Install kubectl: https://kubernetes.io/docs/tasks/tools/",
     });
   }
@@ -150,6 +151,7 @@ function openStderrFile(path: string) {
 function startTimeoutError(kubectl: string[], seconds: number, output: string): PipelineError {
   const command = kubectl.join(" ");
   return new PipelineError("environment", `kubectl has not started its proxy within ${seconds} s`, {
+    code: "kubectl-start-timeout",
     hint: `Run \`${command} version\`: it may be waiting for a password or a login.`,
     output,
   });
@@ -161,6 +163,7 @@ function kubeconfigError(stderr: string): PipelineError {
     ? "This user may not read the kubeconfig. Run `sudo -v` first, or run the pipeline as root."
     : "List the contexts with `kubectl config get-contexts`, then select with --kubeconfig and --context.";
   return new PipelineError("environment", `kubectl cannot use the kubeconfig: ${reason}`, {
+    code: "kubeconfig-unusable",
     hint,
     output: stderr,
   });

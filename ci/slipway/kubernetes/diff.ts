@@ -1,7 +1,8 @@
 /** Lists the changes that an apply would make, without the values of Secrets. */
 import { PipelineError } from "../core/errors.ts";
 import { isRawJsonNumber } from "../core/lossless-json.ts";
-import { ApiError, unknownKindMessage, type ApiClient } from "./api.ts";
+import { ApiError } from "./api-error.ts";
+import { unknownKindMessage, type ApiClient } from "./api.ts";
 import { CREATED_BY, prepareForApply } from "./prepare-apply.ts";
 import { objectName, type KubeObject } from "./objects.ts";
 import { splitPreDeployJobs } from "./render.ts";
@@ -31,6 +32,7 @@ export async function diffManifests(api: ApiClient, manifests: KubeObject[]): Pr
         // Its definition is in the same manifests and not applied yet.
         if (definedKinds.has(kindOf(object))) return isNew;
         throw new PipelineError("project", unknownKindMessage(object), {
+          code: "kind-unknown",
           hint: "Install what defines the kind first, for example an operator, or remove the object from the overlay.",
         });
       }
@@ -77,7 +79,11 @@ export function explainRejection(operation: string, object: KubeObject, error: u
     object.kind === "Secret" ? `status ${error.status} (details hidden, they may contain a value)` : error.reply;
   const message = `the cluster rejected the ${operation} of ${objectName(object)}: ${reason}`;
   const cause = object.kind === "Secret" ? undefined : error;
-  return new PipelineError("project", message, { hint: "Correct the manifests under k8s/.", cause });
+  return new PipelineError("project", message, {
+    code: "manifests-rejected",
+    hint: "Correct the manifests under k8s/.",
+    cause,
+  });
 }
 
 function describeChanges(object: KubeObject, live: KubeObject, merged: KubeObject): string[] {

@@ -3,7 +3,8 @@
  * the created-by annotation to new objects.
  */
 import { cloneJson } from "../core/lossless-json.ts";
-import { ApiError, type ApiClient } from "./api.ts";
+import { ApiError } from "./api-error.ts";
+import type { ApiClient } from "./api.ts";
 import { objectName, type KubeObject, type Workload } from "./objects.ts";
 import { isWorkload } from "./observe.ts";
 

@@ -34,7 +34,10 @@ export async function renderManifests(
   const locally = () => kustomizeLocally(kubectl, join(service.project, overlay), signal);
   const { code, stdout, stderr } = await (kustomize ? kustomize(overlay) : locally());
   if (code !== 0) {
-    throw new PipelineError("project", `${overlay} is not a valid kustomization`, { output: stderr });
+    throw new PipelineError("project", `${overlay} is not a valid kustomization`, {
+      code: "manifests-invalid",
+      output: stderr,
+    });
   }
   const rank = (object: KubeObject) => {
     const index = APPLY_FIRST.indexOf(object.kind);
@@ -60,7 +63,8 @@ export function kustomizeLocally(kubectl: string[], directory: string, signal: A
 export function parseManifests(text: string, from: string): KubeObject[] {
   return parseAllDocuments(text, { merge: true }).flatMap((document) => {
     const [error] = document.errors;
-    if (error) throw new PipelineError("project", `${from} is not valid YAML: ${error.message}`);
+    if (error)
+      throw new PipelineError("project", `${from} is not valid YAML: ${error.message}`, { code: "manifests-invalid" });
     visit(document, {
       Scalar(_, scalar) {
         if (typeof scalar.value !== "number" || scalar.source === undefined) return;

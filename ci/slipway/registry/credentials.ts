@@ -66,6 +66,7 @@ async function readAuthFile(path: string): Promise<AuthFile> {
     if (code === "ENOENT" || code === "ENOTDIR") return {};
     // The cause is omitted, because a parser's message quotes the content.
     throw new PipelineError("environment", `cannot read the credentials in ${path} (${code ?? "not JSON"})`, {
+      code: "registry-credentials-unreadable",
       hint: "Fix or remove the file. `podman login` and `docker login` write a new one.",
     });
   }
@@ -118,6 +119,7 @@ async function runCredentialHelper(
     return user === "<token>" ? { identityToken: password } : { user, password };
   } catch {
     throw new PipelineError("environment", `${program} returned no credentials for ${server} (exit code ${code})`, {
+      code: "registry-credentials-unreadable",
       hint: `Run \`echo ${server} | ${program} get\` to see its output.`,
     });
   }

@@ -101,13 +101,17 @@ async function sendOnce(url: URL, init: HttpRequest, timeout: AbortSignal, polic
 function unencryptedRedirect({ origin }: URL, { registry }: RequestPolicy): PipelineError {
   const message = `${registry} redirects to ${origin}, which is not encrypted; nothing was sent there`;
   return new PipelineError("environment", message, {
+    code: "registry-invalid-response",
     hint: "If a proxy is in front of the registry, make it send X-Forwarded-Proto. Registries build their URLs from it.",
   });
 }
 
 function tooManyRedirects({ host }: URL, { registry }: RequestPolicy): PipelineError {
   const message = `${registry} redirects more than ${MAX_REDIRECTS} times, from ${host}`;
-  return new PipelineError("environment", message, { hint: "Check the registry's log." });
+  return new PipelineError("environment", message, {
+    code: "registry-invalid-response",
+    hint: "Check the registry's log.",
+  });
 }
 
 /** Explains why a request got no reply. */
@@ -115,12 +119,14 @@ function explainNetworkError(host: string, timeoutSeconds: number, error: unknow
   const { name, code = name } = error as { name: string; code?: string };
   if (name === "TimeoutError") {
     return new TransientError("environment", `${host} did not reply within ${timeoutSeconds} s`, {
+      code: "registry-unreachable",
       hint: "Check the registry's load and the network, then run the command again.",
       cause: error,
     });
   }
   if (/CERT|TLS|SSL|SIGNATURE|EPROTO/.test(code)) {
     return new PipelineError("environment", `${host} has no TLS that this machine trusts (${code})`, {
+      code: "registry-tls-untrusted",
       hint:
         "For a private certificate authority, set NODE_EXTRA_CA_CERTS to the file with its certificate. " +
         "Registries without TLS are supported on localhost only.",
@@ -129,6 +135,7 @@ function explainNetworkError(host: string, timeoutSeconds: number, error: unknow
   }
   if (/ECONNRESET|EPIPE/.test(code)) {
     return new TransientError("environment", `${host} closed the connection (${code})`, {
+      code: "registry-unreachable",
       hint: "Check whether the registry restarts, or whether it or a proxy limits the request size.",
       cause: error,
     });
@@ -136,6 +143,7 @@ function explainNetworkError(host: string, timeoutSeconds: number, error: unknow
   // A restarting registry refuses connections for a while. An unknown host name is permanent.
   const ErrorClass = /ECONNREFUSED|ETIMEDOUT|EAI_AGAIN/.test(code) ? TransientError : PipelineError;
   return new ErrorClass("environment", `cannot reach ${host} (${code})`, {
+    code: "registry-unreachable",
     hint: "Check the registry's name, that it runs, and that this machine can reach it.",
     cause: error,
   });

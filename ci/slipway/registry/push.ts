@@ -257,6 +257,7 @@ async function openArchive(path: string): Promise<Archive> {
 
 function invalidArchive(path: string, reason: string, cause?: unknown): PipelineError {
   return new PipelineError("environment", `${path} is not a docker-archive that can be pushed: ${reason}`, {
+    code: "archive-invalid",
     hint: `Run \`bun ci/pipeline.ts image --output ${path}\` to build it.`,
     cause,
   });

@@ -37,6 +37,7 @@ export async function attachSbom(
     .bytes()
     .catch((cause: unknown) => {
       throw new PipelineError("environment", `SBOM ${path} not found`, {
+        code: "sbom-not-found",
         hint: "Run `bun ci/pipeline.ts image` to write the archive and its SBOM.",
         cause,
       });
@@ -90,6 +91,7 @@ async function readFallbackList(repository: Repository, subject: Descriptor): Pr
   const { manifests } = found.content;
   if (!manifests)
     throw new PipelineError("environment", `the registry's tag ${tag} is not a list of the image's referrers`, {
+      code: "registry-referrers-tag-in-use",
       hint: "Delete the tag in the registry if it is unused, then push again.",
     });
   return { ...found.content, manifests };

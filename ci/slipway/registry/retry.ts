@@ -48,10 +48,10 @@ export async function withRetry<T>(attempt: () => Promise<T>, options: RetryOpti
   }
 }
 
-function pauseTooLong({ message }: TransientError, seconds: number): PipelineError {
+function pauseTooLong({ code, message }: TransientError, seconds: number): PipelineError {
   return new PipelineError(
     "environment",
     `${message}. It requests a pause of ${seconds} s, the limit is ${MAX_PAUSE_SECONDS} s`,
-    { hint: `Run the command again in ${seconds} s.` },
+    { code, hint: `Run the command again in ${seconds} s.` },
   );
 }

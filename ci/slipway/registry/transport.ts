@@ -6,6 +6,7 @@
  *
  * Tokens: https://distribution.github.io/distribution/spec/auth/token/ and …/auth/oauth/.
  */
+import type { ErrorCode } from "../core/error-codes.ts";
 import { PipelineError } from "../core/errors.ts";
 import { parseChallenges } from "./challenge.ts";
 import { findCredentials } from "./credentials.ts";
@@ -169,7 +170,10 @@ export class Transport {
   }
 
   protected error(message: string, options: { hint?: string } = {}): PipelineError {
-    return new PipelineError("environment", `${this.reference.registry} ${message}`, options);
+    return new PipelineError("environment", `${this.reference.registry} ${message}`, {
+      code: "registry-invalid-response",
+      ...options,
+    });
   }
 
   /** Creates the error for a rejected request, with the registry's errors and a hint. */
@@ -182,11 +186,14 @@ export class Transport {
     if (transientStatuses.has(status) && !isFull(status, text)) {
       const busy = "The registry is busy or restarting. Run the command again later.";
       const hint = status === 500 ? this.rejectionHint(status, text) : busy;
-      const error = new TransientError("environment", message, { hint });
+      const error = new TransientError("environment", message, { code: "registry-busy", hint });
       error.pauseSeconds = parseRetryAfter(headers);
       return error;
     }
-    return new PipelineError("environment", message, { hint: this.rejectionHint(status, text) });
+    return new PipelineError("environment", message, {
+      code: rejectionCode(status, text),
+      hint: this.rejectionHint(status, text),
+    });
   }
 
   private rejectionHint(status: number, text: string): string {
@@ -202,6 +209,12 @@ export class Transport {
     if (status === 404) return `Check the name ${path}. Some registries require you to create the repository first.`;
     return "Check the registry's log.";
   }
+}
+
+function rejectionCode(status: number, text: string): ErrorCode {
+  if (isFull(status, text)) return "registry-full";
+  if (status === 401 || status === 403) return "registry-unauthorized";
+  return status === 404 ? "registry-repository-not-found" : "registry-rejected";
 }
 
 /** Whether the registry is out of space. docker-registry reports a full disk as 500, with the OS error as detail. */

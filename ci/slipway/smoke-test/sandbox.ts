@@ -96,6 +96,7 @@ async function startSandbox(
     if (stdout) return JSON.parse(stdout) as SmokeTestResult | string;
     if (child.signalCode) {
       throw new PipelineError("environment", `smoke test: ${child.signalCode} ended the sandbox`, {
+        code: "smoke-test-killed",
         output: stderr,
         hint: "Check that this machine has enough memory, then run the command again.",
       });

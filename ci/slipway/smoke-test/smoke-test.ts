@@ -67,6 +67,7 @@ function assertArchitecture(architecture: string): void {
   if (architecture === ownArchitecture) return;
   const message = `the image is for ${architecture}, but this machine is ${ownArchitecture}. It was not run`;
   throw new PipelineError("environment", message, {
+    code: "smoke-test-architecture",
     hint: `Run \`podman load\` and \`podman run\` on a machine with ${architecture} to test the image.`,
   });
 }
@@ -94,6 +95,7 @@ function createError(failure: string, { output }: SmokeTestResult, { unknown }: 
       "The container called another service, but the smoke test has no network outside the pod.",
   ].filter((hint) => hint !== false);
   return new PipelineError("project", `smoke test: ${failure}`, {
+    code: "smoke-test-failed",
     output,
     ...(hints.length > 0 && { hint: hints.join(" ") }),
   });

@@ -1,4 +1,5 @@
 /** Opens the SSH connection to a host, and starts the API proxy and creates a temporary directory there. */
+import type { ErrorCode } from "../core/error-codes.ts";
 import { PipelineError } from "../core/errors.ts";
 import { signalProcessGroup, collectOutput } from "../core/process.ts";
 import { explainSshError, lastReason } from "./errors.ts";
@@ -189,14 +190,18 @@ async function readBootstrapOutput(stdout: ReadableStream<Uint8Array>): Promise<
 }
 
 function explainBootstrapFailure(host: string, code: number, stderr: string): PipelineError | undefined {
-  const failure = (message: string, hint: string) =>
-    new PipelineError("environment", `${host}: ${message}. Nothing was changed`, { hint, output: stderr });
+  const failure = (code: ErrorCode, message: string, hint: string) =>
+    new PipelineError("environment", `${host}: ${message}. Nothing was changed`, { code, hint, output: stderr });
   if (code === bootstrapCodes.noK3s) {
     const hint = "Install k3s there (https://docs.k3s.io/quick-start), on the user's PATH or in /usr/local/bin.";
-    return failure("k3s not found", hint);
+    return failure("ssh-k3s-not-found", "k3s not found", hint);
   }
   if (code !== bootstrapCodes.noSudo) return undefined;
-  return failure(`the SSH user cannot read k3s's kubeconfig, and sudo fails (${lastReason(stderr)})`, SUDOERS_HINT);
+  return failure(
+    "ssh-sudo-failed",
+    `the SSH user cannot read k3s's kubeconfig, and sudo fails (${lastReason(stderr)})`,
+    SUDOERS_HINT,
+  );
 }
 
 export const SUDOERS_HINT =
@@ -223,6 +228,7 @@ function spawnSsh(command: string[]) {
     return Bun.spawn(command, { env, stdin: "pipe", stdout: "pipe", stderr: "pipe", detached: true });
   } catch (error) {
     throw new PipelineError("environment", "ssh not found on PATH", {
+      code: "program-not-found",
       hint: "Install it (Debian package: openssh-client).",
       cause: error,
     });

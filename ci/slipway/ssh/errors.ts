@@ -1,32 +1,34 @@
 /** Explains why ssh failed, and suggests a fix. */
+import type { ErrorCode } from "../core/error-codes.ts";
 import { PipelineError } from "../core/errors.ts";
 import { resolveDestination } from "./host.ts";
 
 /** Failure to open or keep a connection. A retry may succeed. */
 export class SshConnectionLost extends PipelineError {
-  constructor(message: string, options: { hint?: string; output?: string } = {}) {
-    super("environment", message, options);
+  constructor(message: string, options: { code?: ErrorCode; hint?: string; output?: string } = {}) {
+    super("environment", message, { code: "ssh-connection-lost", ...options });
   }
 }
 
 /** @param stderr everything that ssh wrote */
 export async function explainSshError(host: string, stderr: string, signal?: AbortSignal): Promise<PipelineError> {
   const reason = lastReason(stderr);
-  const failure = (message: string, hint: string) =>
-    new PipelineError("environment", `${host}: ${message}. Nothing was changed`, { hint, output: stderr });
+  const failure = (code: ErrorCode, message: string, hint: string) =>
+    new PipelineError("environment", `${host}: ${message}. Nothing was changed`, { code, hint, output: stderr });
   const isChanged = /IDENTIFICATION HAS CHANGED/.test(stderr);
   if (isChanged || /Host key verification failed|host key is known for/i.test(stderr)) {
     const hint = await hostKeyHint(host, isChanged, signal);
-    if (isChanged) return failure("the host key differs from known_hosts: it may be another machine", hint);
-    return failure("the host key is not in known_hosts", hint);
+    if (isChanged)
+      return failure("ssh-host-key-changed", "the host key differs from known_hosts: it may be another machine", hint);
+    return failure("ssh-host-key-unknown", "the host key is not in known_hosts", hint);
   }
   if (/Permission denied/i.test(stderr)) {
     const hint = `\`ssh ${host} true\` must work without a prompt: add a key to the agent (\`ssh-add -l\` lists them), or to the host (\`ssh-copy-id ${host}\`).`;
-    return failure(`SSH login refused (${reason})`, hint);
+    return failure("ssh-login-refused", `SSH login refused (${reason})`, hint);
   }
   const hint = `Run \`ssh ${host} true\` for details.`;
   const message = `cannot connect to ${host} over SSH: ${reason || "ssh exited without an error message"}`;
-  return new SshConnectionLost(message, { hint, output: stderr });
+  return new SshConnectionLost(message, { code: "ssh-unreachable", hint, output: stderr });
 }
 
 /** Returns the last line of ssh's stderr that gives a reason. */

@@ -20,10 +20,16 @@ export async function kustomizeRemotely(session: SshSession, root: string, overl
   const files = kustomizationFiles(overlay);
   const outside = files.find((file) => relative(root, file).startsWith(".."));
   if (outside !== undefined)
-    throw new PipelineError("project", `the manifests read ${outside}, but only files in ${root} are sent to the host`);
+    throw new PipelineError(
+      "project",
+      `the manifests read ${outside}, but only files in ${root} are sent to the host`,
+      { code: "manifests-outside-project" },
+    );
   const contents = files.map((file) => readFileSync(file));
   if (contents.reduce((sum, { length }) => sum + length, 0) > MAX_BYTES)
-    throw new PipelineError("project", `the manifests in ${overlay} exceed ${MAX_BYTES} bytes`);
+    throw new PipelineError("project", `the manifests in ${overlay} exceed ${MAX_BYTES} bytes`, {
+      code: "manifests-too-large",
+    });
   const { directory } = await session.hostInfo();
   const paths = files.map((file) => relative(root, file));
   const directories = [...new Set(paths.map(dirname))];

@@ -9,6 +9,7 @@ export async function checkArchive(archive: string, name: string, architecture?:
   const found = await readArchive(archive).catch((error: Error) => error);
   const failure = (problem: string) =>
     new PipelineError("environment", `${archive} ${problem}. Nothing was changed`, {
+      code: "archive-invalid",
       hint: "Remove the file and run the command again to rebuild it.",
     });
   if (!found) throw failure("not found");

@@ -1,4 +1,5 @@
 /** Lists and removes images in a node's containerd, and explains its errors. */
+import type { ErrorCode } from "../core/error-codes.ts";
 import { PipelineError } from "../core/errors.ts";
 import type { ProcessResult } from "../core/process.ts";
 
@@ -80,25 +81,26 @@ export function explainContainerdError(
   stderr: string,
 ): PipelineError {
   const lastLine = stderr.trim().split("\n").at(-1) ?? "";
-  const error = (reason: string, hint?: string) =>
+  const error = (code: ErrorCode, reason: string, hint?: string) =>
     new PipelineError("environment", `${label}${failure}: ${reason}`, {
+      code,
       ...(hint && { hint }),
       output: stderr,
     });
   if (/no space left/i.test(stderr)) {
     const hint = "Remove unused images: `sudo k3s crictl rmi --prune`. Running containers were not touched.";
-    return error("the node's disk is full", hint);
+    return error("node-disk-full", "the node's disk is full", hint);
   }
   if (/permission denied|password is required|sudo/i.test(stderr))
-    return error(`no permission to use k3s's containerd (${lastLine})`, permissionHint);
+    return error("containerd-no-permission", `no permission to use k3s's containerd (${lastLine})`, permissionHint);
   // A containerd that stops or restarts during an import closes the connection.
   if (
     /no such file|refused|deadline|timed out|\bEOF\b|reset by peer|broken pipe|unavailable|while dialing/i.test(stderr)
   ) {
     const hint = "Check that k3s is running: `sudo systemctl status k3s`. Once it is, run the same command again.";
-    return error(`k3s's containerd does not respond (${lastLine})`, hint);
+    return error("containerd-failed", `k3s's containerd does not respond (${lastLine})`, hint);
   }
-  return error(`containerd returned an error (${lastLine})`);
+  return error("containerd-failed", `containerd returned an error (${lastLine})`);
 }
 
 /** Reports a missing image after an import. An archive without a name imports "successfully" and creates no image. */
@@ -108,6 +110,7 @@ export function imageVanishedError(
   reference: string,
 ): PipelineError {
   return new PipelineError("environment", `${label}${archive} was imported, but containerd has no ${reference}`, {
+    code: "image-removed",
     hint: `Check whether another program removed it: \`${listCommand}\` lists all images.`,
   });
 }

@@ -68,12 +68,14 @@ export async function connectK3sTarget({
 }: K3sOptions): Promise<Target> {
   if (!hasK3s()) {
     throw new PipelineError("environment", "k3s not found on this machine (no `k3s` on PATH)", {
+      code: "k3s-not-found",
       hint: "Install it with `slipway install-k3s`, or only build the archive with --target none.",
     });
   }
   const isRoot = process.getuid?.() === 0;
   if (!isRoot && !isOnPath("sudo")) {
     throw new PipelineError("environment", "k3s's containerd requires root, and sudo was not found on this machine", {
+      code: "containerd-no-permission",
       hint: "Run the pipeline as root.",
     });
   }
@@ -82,6 +84,7 @@ export async function connectK3sTarget({
     (error: NodeJS.ErrnoException) => {
       if (error.code === "EACCES" && !isRoot) return false;
       throw new PipelineError("environment", `kubeconfig ${kubeconfig} not found (${error.code})`, {
+        code: "kubeconfig-not-found",
         hint: "k3s writes its kubeconfig when it starts. Check `sudo systemctl status k3s`.",
         cause: error,
       });
@@ -171,6 +174,7 @@ async function findOwnNode(nodes: Node[]): Promise<Node> {
   const [node, ...others] = nodes;
   if (!node) {
     throw new PipelineError("environment", "the cluster has no node yet", {
+      code: "node-not-registered",
       hint: "k3s registers its node a few seconds after it starts. Run the command again.",
     });
   }
@@ -180,6 +184,7 @@ async function findOwnNode(nodes: Node[]): Promise<Node> {
       "environment",
       `the cluster has ${nodes.length} nodes (${names}), but an import only reaches one of them. Nothing was changed`,
       {
+        code: "several-nodes",
         hint: "Name each node with --host HOST to deploy over SSH, or use a registry: --target registry.",
       },
     );
@@ -190,7 +195,7 @@ async function findOwnNode(nodes: Node[]): Promise<Node> {
     throw new PipelineError(
       "environment",
       `the cluster's node ${node.metadata.name} is not this machine, so a local import would not reach it. Nothing was changed`,
-      { hint: "Run the pipeline on that machine, or check --kubeconfig and --context." },
+      { code: "node-elsewhere", hint: "Run the pipeline on that machine, or check --kubeconfig and --context." },
     );
   }
   return node;

@@ -20,7 +20,9 @@ export function nodePortOf({ name, overlays }: Service, manifests: KubeObject[])
   const service = manifests.find((object) => objectName(object) === `Service/${name}`);
   const port = (service as KubeService | undefined)?.spec.ports?.[0]?.nodePort;
   if (port) return port;
-  throw new PipelineError("project", `${overlays.k3s} has no Service ${name} with a nodePort`);
+  throw new PipelineError("project", `${overlays.k3s} has no Service ${name} with a nodePort`, {
+    code: "node-port-missing",
+  });
 }
 
 export function nodePortUrl({ versionPath }: Service, address: string, port: number): string {

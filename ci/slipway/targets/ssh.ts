@@ -165,6 +165,7 @@ function createTarget(context: TargetContext): Target {
         "environment",
         `pods can run on ${names.join(", ")}, but no --host connects there, so the image would be missing. Nothing was changed`,
         {
+          code: "node-without-host",
           hint: "Name a --host for each node, or exclude the node with a taint, or with a nodeSelector in the manifests.",
         },
       );
@@ -260,6 +261,7 @@ function noApiServerError(sessions: SshSession[]): PipelineError {
     "environment",
     `no API server on ${hosts}: /etc/rancher/k3s/k3s.yaml not found. Nothing was changed`,
     {
+      code: "ssh-k3s-not-found",
       hint: "A k3s server writes the file when it starts, an agent does not. Check `systemctl status k3s` on the host.",
     },
   );
@@ -271,6 +273,7 @@ function notANodeError({ host }: SshSession, server: SshSession, nodes: Node[]):
     "environment",
     `${host} is not a node of ${server.host}'s cluster (nodes: ${names}). Nothing was changed`,
     {
+      code: "ssh-host-not-a-node",
       hint: "Name only nodes of one cluster with --host. If k3s has just started, wait until it has registered the node.",
     },
   );

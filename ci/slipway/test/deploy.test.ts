@@ -511,7 +511,7 @@ describe("the image, while checks and tests run", () => {
       computeId: async () => id,
       async build(dist) {
         built = dist;
-        if (breaks) throw new PipelineError("environment", "no space left");
+        if (breaks) throw new PipelineError("environment", "no space left", { code: "node-disk-full" });
         for (const layer of ["runtime", "app"]) {
           mkdirSync(join(dist, layer), { recursive: true });
           writeFileSync(join(dist, layer, "file"), layer);
@@ -624,7 +624,7 @@ describe("the image, while checks and tests run", () => {
     test("it is removed again, and no version is stored", async () => {
       const deploying = failureOf(here("bbbbbbbbbbbb"));
       while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
-      fail(new PipelineError("project", "a red test"));
+      fail(new PipelineError("project", "a red test", { code: "script-failed" }));
       expect(await deploying).toMatchObject({ kind: "project", message: "a red test" });
       expect([...images]).toEqual(["aaaaaaaaaaaa"]);
       expect(await kept()).toEqual(["aaaaaaaaaaaa"]);
@@ -633,8 +633,9 @@ describe("the image, while checks and tests run", () => {
     test("and it cannot be removed, the error says so, exit 4", async () => {
       const deploying = failureOf(here("bbbbbbbbbbbb"));
       while (!images.has("bbbbbbbbbbbb")) await Bun.sleep(1);
-      run.target.clean = () => Promise.reject(new PipelineError("environment", "containerd is gone"));
-      fail(new PipelineError("project", "a red test"));
+      run.target.clean = () =>
+        Promise.reject(new PipelineError("environment", "containerd is gone", { code: "containerd-failed" }));
+      fail(new PipelineError("project", "a red test", { code: "script-failed" }));
       const error = await deploying;
       expect(error.kind).toBe("partial");
       expect(error.message).toMatch(
@@ -650,7 +651,7 @@ describe("the image, while checks and tests run", () => {
       };
       const deploying = failureOf(here("bbbbbbbbbbbb"));
       await Bun.sleep(1);
-      fail(new PipelineError("project", "a red test"));
+      fail(new PipelineError("project", "a red test", { code: "script-failed" }));
       expect(await deploying).toMatchObject({ message: "a red test" });
       expect(said.join("\n")).not.toContain("deliver");
     });

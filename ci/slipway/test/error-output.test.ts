@@ -2,7 +2,7 @@
 import { afterAll, afterEach, describe, expect, spyOn, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { cacheDirectoryOf } from "../core/service-config.ts";
 import { summarizeOutput, printError } from "../cli/error-output.ts";
@@ -120,18 +120,20 @@ describe("printError", () => {
     printed.mockRestore();
     rmSync(project, { recursive: true });
   });
+  const page = relative(process.cwd(), join(import.meta.dir, "../docs/reference/troubleshooting.md"));
   const text = () => printed.mock.calls.flat().join("\n");
   const output = numbered(458, (n) => `src/a.ts(${n},1): error TS2322: no`).join("\n");
 
   test("prints the output, then a paragraph with cause and hint", () => {
     const error = new PipelineError("project", "bun run check failed", {
+      code: "script-failed",
       output: "a: no\n",
       hint: "Correct it.",
     });
     printError(error, false, own);
-    expect(text()).toBe("a: no\n\nerror: bun run check failed. Correct it.");
+    expect(text()).toBe(`a: no\n\nerror: bun run check failed. Correct it.\nMore: ${page}#script-failed`);
     printed.mockClear();
-    printError(new PipelineError("project", "is it so?"), false, own);
+    printError(new PipelineError("project", "is it so?", { code: undefined }), false, own);
     expect(text()).toBe("\nerror: is it so?");
     expect(existsSync(cacheDirectoryOf(own))).toBe(false);
   });
@@ -139,8 +141,8 @@ describe("printError", () => {
   test("saves long output to a file, with another file for the next error", () => {
     const files = [1, 2].map(() => {
       printed.mockClear();
-      printError(new PipelineError("project", "bun run check failed", { output }), false, own);
-      expect(text().split("\n")).toHaveLength(LINES + 1 + 2);
+      printError(new PipelineError("project", "bun run check failed", { code: "script-failed", output }), false, own);
+      expect(text().split("\n")).toHaveLength(LINES + 1 + 3);
       const [, file] = /^… 428 more lines: (.*)$/m.exec(text())!;
       expect(file).toStartWith(`${cacheDirectoryOf(own)}/`);
       expect(readFileSync(file!, "utf8")).toBe(`${output}\n`);
@@ -150,15 +152,15 @@ describe("printError", () => {
   });
 
   test("--verbose prints the whole output and the stack", () => {
-    printError(new PipelineError("project", "bun run check failed", { output }), true, own);
-    expect(text()).toStartWith(`${output}\n\nerror: bun run check failed.\n`);
+    printError(new PipelineError("project", "bun run check failed", { code: "script-failed", output }), true, own);
+    expect(text()).toStartWith(`${output}\n\nerror: bun run check failed.\nMore: ${page}#script-failed\n`);
     expect(text()).toContain("    at ");
   });
 
   test("suggests --verbose if no file can be written", () => {
     for (const given of [undefined, { ...service, project: "/dev/null" }]) {
       printed.mockClear();
-      printError(new PipelineError("project", "x", { output }), false, given);
+      printError(new PipelineError("project", "x", { code: undefined, output }), false, given);
       expect(text()).toContain("… 428 more lines: add --verbose to print them");
     }
   });

@@ -263,14 +263,16 @@ describe("permanent errors", () => {
     await bring("a");
     const before = [...cluster.objects.keys()].filter((path) => !path.includes("leases")).sort();
     run.target.find = async () => undefined;
-    run.target.deliver = () => Promise.reject(new PipelineError("environment", "the disk is full"));
+    run.target.deliver = () =>
+      Promise.reject(new PipelineError("environment", "the disk is full", { code: "node-disk-full" }));
     expect(await failureOf(bring("b"))).toMatchObject({ kind: "environment" });
     expect([...cluster.objects.keys()].filter((path) => !path.includes("leases")).sort()).toEqual(before);
   });
 
   test("a failed delivery of the first deploy: no namespace is created", async () => {
     run.target.find = async () => undefined;
-    run.target.deliver = () => Promise.reject(new PipelineError("environment", "the disk is full"));
+    run.target.deliver = () =>
+      Promise.reject(new PipelineError("environment", "the disk is full", { code: "node-disk-full" }));
     await failureOf(bring("a"));
     expect([...cluster.objects.keys()]).toEqual([]);
   });
@@ -329,7 +331,8 @@ describe("exit 3: nothing was changed", () => {
     process.env.MANIFESTS = JSON.stringify(manifests);
     const planned = await planDeploy(run, "b");
     run.target.find = async () => undefined;
-    run.target.deliver = () => Promise.reject(new PipelineError("environment", "the disk is full"));
+    run.target.deliver = () =>
+      Promise.reject(new PipelineError("environment", "the disk is full", { code: "node-disk-full" }));
     cluster.intercept = (method, path) => (method === "DELETE" && isNote(path) ? forbidden() : undefined);
     const error = await failureOf(deploy(run, planned, "x.tar"));
     expect(error).toMatchObject({

@@ -38,7 +38,7 @@ describe("verifyVersion", () => {
 
   // Regression: after a lost SSH connection during verification, a good version was rolled back.
   test("fails with the connection's error if the last request could not be sent", async () => {
-    const gone = new PipelineError("environment", "shop is not reached");
+    const gone = new PipelineError("environment", "shop is not reached", { code: "ssh-connection-lost" });
     const asking = verifyVersion(endpoint("old", gone), "new", { deadlineSeconds: 0.1, signal });
     expect(await asking.catch((error: unknown) => error)).toBe(gone);
   });
