@@ -10,10 +10,10 @@
 import { join } from "node:path";
 import { usageError } from "../slipway/cli/options.ts";
 import { PipelineError } from "../slipway/core/errors.ts";
-import { runCommand, type MaintenanceCommand } from "./command.ts";
-import { checkUpstream, type PinCheck } from "./pins/check-upstream.ts";
+import { runCommand, type MaintenanceCommand } from "./run-command.ts";
+import { checkUpstream, type PinCheck } from "./pins/check-still-published.ts";
 import { pinErrors, pinsOf, readProject, locationsOf, type Project } from "./pins/locations.ts";
-import { updatePin, updaters } from "./pins/update.ts";
+import { updatePin, updaters } from "./pins/update-pin.ts";
 
 const command: MaintenanceCommand = {
   name: "pins",

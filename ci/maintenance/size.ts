@@ -8,10 +8,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { exitCodes, PipelineError, type ErrorKind } from "../slipway/core/errors.ts";
 import { runProcess } from "../slipway/core/process.ts";
-import type { Service } from "../slipway/core/service-config.ts";
+import type { Service } from "../slipway/core/resolve-service.ts";
 import { filesInLayers, formatThousands, readImage, type ImageContent } from "../slipway/image/compare.ts";
-import type { Architecture } from "../slipway/image/platform.ts";
-import { runCommand, type MaintenanceCommand } from "./command.ts";
+import type { Architecture } from "../slipway/image/architecture.ts";
+import { runCommand, type MaintenanceCommand } from "./run-command.ts";
 
 /** Expected bytes of all files in the image, by architecture. Growth of the image becomes a line in a diff. */
 const EXPECTED_BYTES: Partial<Record<Architecture, number>> = { amd64: 112_484_384 };

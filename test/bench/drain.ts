@@ -5,7 +5,7 @@
  * then connect to a ready instance. The balancer requests /readyz ten times a second. An incomplete reply and a refused
  * connection count as failed requests.
  */
-import { converse, type Client } from "../../ci/slipway/test/e2e/clients.ts";
+import { converse, type Client } from "../../ci/slipway/test/e2e/raw-http-client.ts";
 
 export interface Instance {
   url: string;

@@ -2,7 +2,7 @@
  * Load generator in a separate process, so that the benchmark does not slow it down. A request fails without a complete reply
  * in time, and if the reply comes from an unexpected version.
  */
-import { converse, type Client } from "../../ci/slipway/test/e2e/clients.ts";
+import { converse, type Client } from "../../ci/slipway/test/e2e/raw-http-client.ts";
 
 /** Number of clients that keep their connection. */
 const KEEP_ALIVE_CLIENTS = 64;

@@ -11,11 +11,11 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { Copy } from "../../ci/slipway/test/e2e/copies.ts";
+import { Copy } from "../../ci/slipway/test/e2e/project-versions.ts";
 import { eventually, must, startRegistry, stopRegistries } from "../../ci/slipway/test/e2e/setup.ts";
 import { createKubectl, deleteNamespace, fetchId, logLine, median } from "./shared.ts";
 import { printTable, removeImages, waitUntilServed } from "./shared.ts";
-import { extractCause, ProgramRunner, type ProgramResult } from "./processes.ts";
+import { extractCause, ProgramRunner, type ProgramResult } from "./program-runner.ts";
 import { SlowRelay, type ByteCounts } from "./slow-relay.ts";
 
 const usage = `Measure deploys to k3s over a slow SSH connection: bytes sent, and time from an edit to the served version.

@@ -4,7 +4,7 @@
  * Sends GITHUB_TOKEN if it is set. Without a token GitHub allows 60 requests an hour per address, and hosted runners
  * share their addresses.
  */
-import { download, tryDownload, type DownloadOptions } from "../../slipway/core/download.ts";
+import { download, tryDownload, type DownloadOptions } from "../../slipway/core/http-download.ts";
 
 const apiUrl = (repository: string, path: string) => `https://api.github.com/repos/${repository}/${path}`;
 

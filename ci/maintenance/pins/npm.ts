@@ -1,6 +1,6 @@
 /** Reads package versions from the npm registry. */
-import { tryDownload, type DownloadOptions } from "../../slipway/core/download.ts";
-import { npmRegistry } from "../../slipway/core/npm.ts";
+import { tryDownload, type DownloadOptions } from "../../slipway/core/http-download.ts";
+import { npmRegistry } from "../../slipway/core/npm-registry.ts";
 
 /** A version of a package. https://github.com/npm/registry/blob/main/docs/responses/package-metadata.md */
 export interface PackageVersion {

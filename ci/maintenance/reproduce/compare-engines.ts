@@ -1,5 +1,5 @@
 /** Compares the images that the host and the Dagger engine build from the same source. */
-import type { Service } from "../../slipway/core/service-config.ts";
+import type { Service } from "../../slipway/core/resolve-service.ts";
 import { diffImages, filesInLayers, formatThousands, type ImageContent } from "../../slipway/image/compare.ts";
 import { createImageSpec } from "../../slipway/image/image-spec.ts";
 

@@ -4,7 +4,7 @@ import { chown, cp, lchown, lutimes, mkdir, readdir } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { findInstallInputs } from "../../slipway/core/install-inputs.ts";
 import { projectFiles } from "../../slipway/core/project-files.ts";
-import type { Service } from "../../slipway/core/service-config.ts";
+import type { Service } from "../../slipway/core/resolve-service.ts";
 
 /**
  * Copies the project's files and its installed packages.

@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import packageJson from "../../../package.json";
-import { root } from "../../slipway/test/helloapp-fixture.ts";
+import { root } from "../../slipway/test/helloapp-service.ts";
 
 const options = {
   pins: ["remote", "verbose", "help"],

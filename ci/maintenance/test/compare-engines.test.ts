@@ -1,6 +1,6 @@
 /** Comparison of the images that two engines build from the same source. */
 import { expect, test } from "bun:test";
-import { service } from "../../slipway/test/helloapp-fixture.ts";
+import { service } from "../../slipway/test/helloapp-service.ts";
 import { compareEngines } from "../reproduce/compare-engines.ts";
 import { smallImage } from "./small-image.ts";
 

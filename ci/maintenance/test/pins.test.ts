@@ -5,10 +5,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PipelineError } from "../../slipway/core/errors.ts";
 import { pinErrors, pin, pinsOf, readProject, setPin, locationsOf, valueOf } from "../pins/locations.ts";
-import { checkUpstream, type PinCheck } from "../pins/check-upstream.ts";
-import { updatePin } from "../pins/update.ts";
+import { checkUpstream, type PinCheck } from "../pins/check-still-published.ts";
+import { updatePin } from "../pins/update-pin.ts";
 import { pins } from "../../slipway/core/pins.ts";
-import { root } from "../../slipway/test/helloapp-fixture.ts";
+import { root } from "../../slipway/test/helloapp-service.ts";
 import { linkModules } from "../../slipway/test/link-node-modules.ts";
 
 const [one, two] = ["1".repeat(40), "2".repeat(40)];

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { runProcess } from "../core/process.ts";
-import { findWorkspaceRoot, type Service } from "../core/service-config.ts";
+import { findWorkspaceRoot, type Service } from "../core/resolve-service.ts";
 import { engines } from "../package.json";
 import { pins } from "../core/pins.ts";
 

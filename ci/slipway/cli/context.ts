@@ -1,7 +1,7 @@
 /** The context of one run of a command: its service, options, engine and report. */
 import { PipelineError } from "../core/errors.ts";
-import { Report } from "../core/report.ts";
-import type { Service } from "../core/service-config.ts";
+import { Report } from "../core/step-report.ts";
+import type { Service } from "../core/resolve-service.ts";
 import type { Engine } from "../engines/engine.ts";
 import type { Options, OptionName } from "./options.ts";
 

@@ -3,12 +3,12 @@
  * as its needs are met. `deploy`, `up` and `watch` run these steps, and `rollback` and `verify` run a part of them.
  */
 import { stepsOf, type FlowStep } from "../core/step-graph.ts";
-import { deliverEarly, ensureDelivered, removeDeliveredImage } from "../deploy/delivery.ts";
-import * as cluster from "../deploy/deploy.ts";
+import { deliverEarly, ensureDelivered, removeDeliveredImage } from "../deploy/image-delivery.ts";
+import * as cluster from "../deploy/prepare-deploy.ts";
 import { lockDeploys } from "../deploy/locked-context.ts";
 import { isUpToDate, planChanges, readPlanInputs } from "../deploy/plan.ts";
 import { runPreDeployJobs } from "../deploy/pre-deploy-jobs.ts";
-import { startRollout, verifyRollout, waitForOldPods } from "../deploy/rollout.ts";
+import { startRollout, verifyRollout, waitForOldPods } from "../deploy/rollout-phases.ts";
 import { undoDeploy } from "../deploy/undo.ts";
 import { withLeftovers } from "../kubernetes/apply.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
@@ -16,7 +16,7 @@ import { buildArchive, buildArchives, runScript, smokeTest } from "./build-steps
 import { connectTarget } from "./connect-target.ts";
 import type { CommandContext } from "./context.ts";
 import type { FlowResults } from "./flow-results.ts";
-import { compareWithRegistry, findExistingImage, logChanges, verifyCurrent } from "./plan-steps.ts";
+import { compareWithRegistry, findExistingImage, logChanges, verifyCurrent } from "./existing-image.ts";
 
 const { step, internal } = stepsOf<FlowResults>();
 type Results = Partial<FlowResults>;

@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
+import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 
 /** Limits of the printed output: lines, and characters of a line. */
 const MAX_LINES = 30;

@@ -10,7 +10,7 @@ import type { Engine } from "../engines/engine.ts";
 import { hostEngine } from "../engines/host.ts";
 import { withDagger } from "../engines/session.ts";
 import { exitCodes, PipelineError } from "../core/errors.ts";
-import { resolveService, type Service } from "../core/service-config.ts";
+import { resolveService, type Service } from "../core/resolve-service.ts";
 import { version } from "../package.json";
 import { assertSupportedBun, assertNoShadowingBun, assertPinnedBun } from "./bun-version.ts";
 import { printError } from "./error-output.ts";

@@ -1,9 +1,9 @@
 /** Defines every command-line option once. A command lists the options that it takes. */
 import { resolve } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import type { Service } from "../core/service-config.ts";
-import { compressions, type Compression } from "../image/archive-writer.ts";
-import type { Architecture } from "../image/platform.ts";
+import type { Service } from "../core/resolve-service.ts";
+import { compressions, type Compression } from "../image/docker-archive-writer.ts";
+import type { Architecture } from "../image/architecture.ts";
 import { parseHost } from "../ssh/host.ts";
 import { parseReference } from "../registry/reference.ts";
 

@@ -1,6 +1,6 @@
 /** Rolls back to an earlier version. */
 import type { Command } from "../cli/context.ts";
-import { rollbackSteps } from "../cli/rollback-flow.ts";
+import { rollbackSteps } from "../cli/rollback-and-verify-flows.ts";
 import { clusterOptions } from "../cli/options.ts";
 import { runFlow } from "../cli/run-flow.ts";
 

@@ -1,7 +1,7 @@
 /** Rebuilds the image and compares a saved archive with it, bit for bit. */
 import { mkdir, rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import { writeArchive } from "../image/archive-writer.ts";
+import { writeArchive } from "../image/docker-archive-writer.ts";
 import {
   diffImages,
   filesInLayers,
@@ -12,8 +12,8 @@ import {
 } from "../image/compare.ts";
 import { PipelineError } from "../core/errors.ts";
 import { gitCommit } from "../core/git.ts";
-import { cacheDirectoryOf } from "../core/service-config.ts";
-import { ownArchitecture, type Architecture } from "../image/platform.ts";
+import { cacheDirectoryOf } from "../core/resolve-service.ts";
+import { ownArchitecture, type Architecture } from "../image/architecture.ts";
 import { readPlainTar } from "../image/tar-reader.ts";
 import { stepOptions } from "../cli/options.ts";
 import type { Command, CommandContext } from "../cli/context.ts";

@@ -1,6 +1,6 @@
 /** Checks that the Service serves the version in the working tree. */
 import type { Command } from "../cli/context.ts";
-import { verifySteps } from "../cli/rollback-flow.ts";
+import { verifySteps } from "../cli/rollback-and-verify-flows.ts";
 import { clusterOptions, stepOptions } from "../cli/options.ts";
 import { runFlow } from "../cli/run-flow.ts";
 

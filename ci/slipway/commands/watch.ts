@@ -2,10 +2,10 @@
 import { printError } from "../cli/error-output.ts";
 import { createDeployContext, withTarget } from "../cli/connect-target.ts";
 import { CommandContext, type Command } from "../cli/context.ts";
-import { runDeploy } from "../cli/run-deploy.ts";
+import { runDeploy } from "../cli/deploy-working-tree.ts";
 import { PipelineError } from "../core/errors.ts";
 import { watchForSaves } from "../core/file-watcher.ts";
-import { Report } from "../core/report.ts";
+import { Report } from "../core/step-report.ts";
 import deploy from "./deploy.ts";
 
 export default {

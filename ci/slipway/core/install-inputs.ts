@@ -1,7 +1,7 @@
 /** Finds the files that `bun install` reads besides the package.json files of the root and its members. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { isWorkspaceMember, readPackage, workspacePatternsOf, type PackageJson } from "./service-config.ts";
+import { isWorkspaceMember, readPackage, workspacePatternsOf, type PackageJson } from "./resolve-service.ts";
 
 export interface InstallInputs {
   /** Directories of the workspace's members, relative to the root. Empty without a workspace. */

@@ -4,7 +4,7 @@
  * A flow declares its steps as data: name, needs, when a step is skipped, what undoes it. This file executes any such flow. It collects
  * all failures, undoes in reverse order, and reports each step under its name.
  */
-import type { StepResult } from "./report.ts";
+import type { StepResult } from "./step-report.ts";
 
 type Show = (text: string) => void;
 

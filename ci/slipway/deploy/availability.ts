@@ -2,7 +2,7 @@
  * Measures availability during a rollout with two clients. One keeps its connection, the other opens a new one for
  * each request.
  */
-import { fetchVersion, type Endpoint } from "./verify.ts";
+import { fetchVersion, type Endpoint } from "./verify-from-outside.ts";
 
 /** Responses within a tenth of a second. */
 export interface TimeBucket {

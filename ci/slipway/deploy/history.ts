@@ -10,10 +10,10 @@ import { gunzipSync, gzipSync } from "node:zlib";
 import { PipelineError } from "../core/errors.ts";
 import { sha256 } from "../core/hash.ts";
 import { cloneJson, parseJson } from "../core/lossless-json.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
 import type { KubeObject, Pod } from "../kubernetes/objects.ts";
-import { isWorkload } from "../kubernetes/observe.ts";
+import { isWorkload } from "../kubernetes/workload-state.ts";
 import { splitPreDeployJobs } from "../kubernetes/render.ts";
 
 export interface Version {

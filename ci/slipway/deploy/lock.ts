@@ -11,7 +11,7 @@ import { PipelineError } from "../core/errors.ts";
 import { ApiError } from "../kubernetes/api-error.ts";
 import type { ApiClient, ApiRequest } from "../kubernetes/api.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
-import { isTransientStatus, backoffMs } from "../kubernetes/retry.ts";
+import { isTransientStatus, backoffMs } from "../kubernetes/retry-policy.ts";
 
 /** Seconds after its last renewal until a Lease expires. */
 export const LEASE_SECONDS = 15;

@@ -4,9 +4,9 @@
  */
 import { existsSync } from "node:fs";
 import { join, posix } from "node:path";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
-import { isWorkload } from "../kubernetes/observe.ts";
+import { isWorkload } from "../kubernetes/workload-state.ts";
 import { podTemplates } from "../kubernetes/render.ts";
 
 /** Read-only file system, as the system and SQLite report it. */

@@ -1,7 +1,7 @@
 /** Plan of a deploy: the changes that it would make, to be shown before it makes them. */
 import { gitCommit } from "../core/git.ts";
-import type { Report, StepResult } from "../core/report.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Report, StepResult } from "../core/step-report.ts";
+import type { Service } from "../core/resolve-service.ts";
 import { diffManifests, type Difference } from "../kubernetes/diff.ts";
 import { assertFitsInSecret, listVersions, createVersion, type Version } from "./history.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
@@ -11,11 +11,11 @@ import {
   observeWorkloads,
   type WorkloadState,
   type WorkloadName,
-} from "../kubernetes/observe.ts";
+} from "../kubernetes/workload-state.ts";
 import { withVersion, renderManifests } from "../kubernetes/render.ts";
 import { assessWorkloads } from "./rollout-status.ts";
 import type { Target } from "./target.ts";
-import type { Endpoint } from "./verify.ts";
+import type { Endpoint } from "./verify-from-outside.ts";
 
 /** The target of a command, and how its work there is reported. */
 export interface DeployContext {

@@ -1,10 +1,10 @@
 /** Runs Jobs that must succeed before the rollout, such as a database migration. */
 import { applyAll } from "../kubernetes/apply.ts";
-import { prepareForApply } from "../kubernetes/prepare-apply.ts";
-import { RolloutFailed } from "./rollout.ts";
+import { prepareForApply } from "../kubernetes/merge-with-live.ts";
+import { RolloutFailed } from "./rollout-phases.ts";
 import type { Condition, KubeObject, Pod } from "../kubernetes/objects.ts";
 import type { DeployContext } from "./plan.ts";
-import type { DeployTransaction } from "./transaction.ts";
+import type { DeployTransaction } from "./change-record.ts";
 
 const POLL_MS = 250;
 

@@ -5,9 +5,9 @@
  * they will not become ready. These functions read the pods instead.
  */
 import type { ErrorCode } from "../core/error-codes.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import type { Condition, ContainerStatus, Pod, Workload } from "../kubernetes/objects.ts";
-import { isReady, oldPods, currentPods, revisionOf, type WorkloadState } from "../kubernetes/observe.ts";
+import { isReady, oldPods, currentPods, revisionOf, type WorkloadState } from "../kubernetes/workload-state.ts";
 
 export interface RolloutFailure {
   reason: string;

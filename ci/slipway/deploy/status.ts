@@ -2,11 +2,11 @@
 import { PipelineError } from "../core/errors.ts";
 import { listVersions, versionNameOf } from "./history.ts";
 import { readLock } from "./lock.ts";
-import { runningId, currentPods } from "../kubernetes/observe.ts";
+import { runningId, currentPods } from "../kubernetes/workload-state.ts";
 import { observeMainWorkload, type DeployContext } from "./plan.ts";
 import { renderManifests } from "../kubernetes/render.ts";
 import { assessWorkload, replicaCountsOf } from "./rollout-status.ts";
-import { verifyVersion, type Endpoint } from "./verify.ts";
+import { verifyVersion, type Endpoint } from "./verify-from-outside.ts";
 
 /** Returns the Service's external endpoint, according to the overlay. */
 export async function endpointOf({ target, service, signal }: DeployContext): Promise<Endpoint> {

@@ -5,7 +5,7 @@
 import type { ApiClient } from "../kubernetes/api.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import type { ManifestSource } from "../kubernetes/render.ts";
-import type { Endpoint } from "./verify.ts";
+import type { Endpoint } from "./verify-from-outside.ts";
 
 export interface Target extends ManifestSource {
   api: ApiClient;

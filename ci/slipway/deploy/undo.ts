@@ -1,17 +1,17 @@
 /** Undo of a failed change: restores the state before it, and shows why it failed. */
 import { PipelineError } from "../core/errors.ts";
 import { applyAll, partialFailure, prune, RESUME_HINT, restoreObjects, withLeftovers } from "../kubernetes/apply.ts";
-import { runningId } from "../kubernetes/observe.ts";
-import { prepareForApply } from "../kubernetes/prepare-apply.ts";
+import { runningId } from "../kubernetes/workload-state.ts";
+import { prepareForApply } from "../kubernetes/merge-with-live.ts";
 import { describeAvailability, renderTimeline } from "./availability.ts";
 import { collectDiagnostics } from "./diagnostics.ts";
 import { deleteVersion, isExcludedFromRollback } from "./history.ts";
 import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "./log-hints.ts";
 import type { DeployContext } from "./plan.ts";
 import { assessWorkloads, rolloutErrorCode, type RolloutFailure } from "./rollout-status.ts";
-import { RolloutFailed, startRollout, verifyRollout, waitForOldPods } from "./rollout.ts";
+import { RolloutFailed, startRollout, verifyRollout, waitForOldPods } from "./rollout-phases.ts";
 import type { Target } from "./target.ts";
-import type { DeployTransaction } from "./transaction.ts";
+import type { DeployTransaction } from "./change-record.ts";
 
 /**
  * Undoes a change.

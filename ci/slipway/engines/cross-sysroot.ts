@@ -6,8 +6,8 @@ import { chmod, copyFile, mkdir, readdir, rename, rm, symlink } from "node:fs/pr
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import type { Architecture } from "../image/platform.ts";
-import { downloadPackage, integrityOf } from "../core/npm.ts";
+import type { Architecture } from "../image/architecture.ts";
+import { downloadPackage, integrityOf } from "../core/npm-registry.ts";
 import { pins } from "../core/pins.ts";
 
 /** Names in Debian. https://packages.debian.org/libc6-arm64-cross */

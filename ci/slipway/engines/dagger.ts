@@ -7,17 +7,17 @@
  */
 import { join, relative } from "node:path";
 import type { Container, Platform } from "@dagger.io/dagger";
-import type { BuildResult } from "../image/build.ts";
+import type { BuildResult } from "../image/build-image.ts";
 import { PipelineError } from "../core/errors.ts";
 import { trackedButIgnored } from "../core/project-files.ts";
 import { findInstallInputs } from "../core/install-inputs.ts";
-import type { Architecture } from "../image/platform.ts";
-import { findPublicVariables } from "../image/bundle.ts";
+import type { Architecture } from "../image/architecture.ts";
+import { findPublicVariables } from "../image/bundle-options.ts";
 import { lockfiles } from "../image/inputs.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import { pins } from "../core/pins.ts";
 import type { Engine } from "./engine.ts";
-import { loadSdk } from "./sdk.ts";
+import { loadSdk } from "./load-dagger-sdk.ts";
 
 const { connection, dag, ExecError } = await loadSdk();
 

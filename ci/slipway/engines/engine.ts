@@ -1,6 +1,6 @@
 /** Interface of the engines that run the steps: in containers (dagger.ts) or on this machine (host.ts). */
-import type { BuildResult } from "../image/build.ts";
-import type { Architecture } from "../image/platform.ts";
+import type { BuildResult } from "../image/build-image.ts";
+import type { Architecture } from "../image/architecture.ts";
 
 export interface Engine {
   readonly name: "dagger" | "host";

@@ -8,7 +8,7 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { projectFilesDigest, projectFiles } from "../core/project-files.ts";
-import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
+import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 import type { ImageInputs } from "../image/inputs.ts";
 
 export interface PrebuildScripts {

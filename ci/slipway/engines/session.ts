@@ -1,6 +1,6 @@
 /** Opens the session of `dagger run`. Its engine is usable before the SDK has loaded. */
 import { PipelineError } from "../core/errors.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import type { Engine } from "./engine.ts";
 
 /** Returns whether `dagger run` started this process. Without a session, the SDK would download a CLI. */

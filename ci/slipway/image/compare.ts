@@ -6,7 +6,7 @@
 import { PipelineError } from "../core/errors.ts";
 import { digestOf, sha256 } from "../core/hash.ts";
 import { layerNames } from "./image-spec.ts";
-import { digestInName, shortImageName, createLayerReader, readArchive, type Archive } from "./archive-reader.ts";
+import { digestInName, shortImageName, createLayerReader, readArchive, type Archive } from "./docker-archive-reader.ts";
 import { listTar, type TarEntry } from "./tar-reader.ts";
 
 export interface Layer {

@@ -5,7 +5,7 @@
  * is the format of Bun. Layout: System V ABI, chapters 4 and 5.
  */
 import { closeSync, openSync, readSync } from "node:fs";
-import type { Architecture } from "./platform.ts";
+import type { Architecture } from "./architecture.ts";
 
 export interface Elf {
   architecture: Architecture;

@@ -5,7 +5,7 @@
  * the project's path and on thread timing. It sorts the pages' stylesheets by a hash of these numbers. Neither can be
  * configured, so the discovery is serialised:
  *
- * - Each page is imported by a generated module, which imports the next one (bundle.ts).
+ * - Each page is imported by a generated module, which imports the next one (bundle-options.ts).
  * - Imports of stylesheets wait until all other files of the pages are numbered.
  * - The service's own modules wait until the stylesheets are numbered.
  */
@@ -103,7 +103,7 @@ export async function findHtmlImports(
   return { ...pages, styles };
 }
 
-/** Path of the modules that createEntry() in bundle.ts generates. */
+/** Path of the modules that createEntry() in bundle-options.ts generates. */
 const GENERATED = /\.slipway\.ts$/;
 
 /** Creates a plugin that observes and can delay imports, except those of pages and generated modules. */

@@ -8,10 +8,10 @@
 import { existsSync, realpathSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import { readElf } from "./elf.ts";
-import { APP_DIRECTORY } from "./module-paths.ts";
-import type { Platform } from "./platform.ts";
+import { APP_DIRECTORY } from "./rewrite-module-paths.ts";
+import type { Platform } from "./architecture.ts";
 
 export interface ImageSpec {
   name: string;

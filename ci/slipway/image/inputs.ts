@@ -16,7 +16,7 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize, relative, resolve } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import {
   bundleOptions,
   explainBundleError,
@@ -24,12 +24,12 @@ import {
   pluginModules,
   publicEnvDefines,
   type BundleInputs,
-} from "./bundle.ts";
+} from "./bundle-options.ts";
 import { compileOptions, createImageSpec, withAddonLibraries, type RuntimeLibraries } from "./image-spec.ts";
 import { listPackageFiles, findNativePackages } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
-import { APP_DIRECTORY } from "./module-paths.ts";
-import { findTsconfigs } from "./tsconfig.ts";
+import { APP_DIRECTORY } from "./rewrite-module-paths.ts";
+import { findTsconfigs } from "./find-tsconfigs.ts";
 import { findMissingPackages, describeMissing, findDynamicLoads } from "./dynamic-imports.ts";
 
 /** Lockfiles that Bun reads: its current and former format, and those of other package managers. */

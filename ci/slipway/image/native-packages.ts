@@ -9,7 +9,7 @@ import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { readElf } from "./elf.ts";
-import type { Architecture } from "./platform.ts";
+import type { Architecture } from "./architecture.ts";
 
 export interface NativePackages {
   /** Packages to copy into the image unbundled: name -> directory on this machine. */

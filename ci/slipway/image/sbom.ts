@@ -11,9 +11,9 @@ import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeFileAtomically } from "../core/atomic-write.ts";
 import { sha256OfFile } from "../core/hash.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import type { RuntimeLibraries } from "./image-spec.ts";
-import { identifyLibc, purl } from "./libc-version.ts";
+import { identifyLibc, purl } from "./identify-libc.ts";
 
 /** File name of the SBOM in the build directory. */
 export const SBOM_FILE = "sbom.cdx.json";

@@ -2,9 +2,9 @@
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { createImageSpec } from "../image/image-spec.ts";
-import { APP_DIRECTORY } from "../image/module-paths.ts";
+import { APP_DIRECTORY } from "../image/rewrite-module-paths.ts";
 import { pins } from "../core/pins.ts";
-import { addComponents, componentFiles } from "./components.ts";
+import { addComponents, componentFiles } from "./kustomize-components.ts";
 import type { ProjectFacts } from "./project-facts.ts";
 
 const templates = join(import.meta.dir, "templates");

@@ -1,6 +1,6 @@
 /** Adds lines to existing files of a service and keeps every other character. */
 import { applyEdits, findNodeAtLocation, modify, parse, parseTree, type Node } from "jsonc-parser";
-import type { PackageJson } from "../core/service-config.ts";
+import type { PackageJson } from "../core/resolve-service.ts";
 import type { ProjectFacts } from "./project-facts.ts";
 
 /** Patterns for .gitignore: files that slipway writes. */

@@ -4,7 +4,7 @@ import { join, relative } from "node:path";
 import { projectFiles } from "../core/project-files.ts";
 import { isOnPath, runProcess } from "../core/process.ts";
 import { findInstallInputs } from "../core/install-inputs.ts";
-import { readPackage, type PackageJson, type Service } from "../core/service-config.ts";
+import { readPackage, type PackageJson, type Service } from "../core/resolve-service.ts";
 import { findPort, hasHardcodedPort } from "./port-detection.ts";
 
 export interface ProjectFacts {

@@ -1,11 +1,11 @@
 /** Client of the Kubernetes HTTP API: queries, and server-side apply. */
 import { PipelineError } from "../core/errors.ts";
 import { parseJson } from "../core/lossless-json.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import { ApiError, type ConnectionInfo } from "./api-error.ts";
 import type { KubeObject } from "./objects.ts";
 import { parseRetryAfter } from "../core/retry-after.ts";
-import { isTransientStatus, RETRY_BUDGET_SECONDS, sleep, backoffMs } from "./retry.ts";
+import { isTransientStatus, RETRY_BUDGET_SECONDS, sleep, backoffMs } from "./retry-policy.ts";
 
 /** Seconds that the first request to a cluster may take, and for which it is retried after an error. */
 export const CONNECT_TIMEOUT_SECONDS = 6;

@@ -4,9 +4,9 @@ import { parseAllDocuments, visit } from "yaml";
 import { PipelineError } from "../core/errors.ts";
 import { cloneJson, rawJsonNumber } from "../core/lossless-json.ts";
 import { runProcess, type ProcessResult } from "../core/process.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import type { KubeObject, PodTemplate } from "./objects.ts";
-import { isWorkload } from "./observe.ts";
+import { isWorkload } from "./workload-state.ts";
 
 /** Kinds to apply first because others need them. All other kinds follow in any order, workloads last. */
 const APPLY_FIRST = ["Namespace", "CustomResourceDefinition", "ServiceAccount", "ConfigMap", "Secret"];

@@ -5,16 +5,22 @@
  *
  * Format: OCI image specification 1.1, https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md
  */
-import { zstdLevels } from "../image/archive-writer.ts";
+import { zstdLevels } from "../image/docker-archive-writer.ts";
 import { PipelineError } from "../core/errors.ts";
 import { digestOf, isDigest } from "../core/hash.ts";
-import { digestInName, shortImageName, createLayerReader, readArchive, type Archive } from "../image/archive-reader.ts";
+import {
+  digestInName,
+  shortImageName,
+  createLayerReader,
+  readArchive,
+  type Archive,
+} from "../image/docker-archive-reader.ts";
 import { detectCompression } from "../image/decompress.ts";
 import type { TarEntry } from "../image/tar-reader.ts";
 import { attachSbom } from "./referrer.ts";
 import { parseReference } from "./reference.ts";
 import { ociMediaTypes, Repository, type Descriptor, type Manifest } from "./repository.ts";
-import type { RegistryOptions } from "./transport.ts";
+import type { RegistryOptions } from "./authorized-requests.ts";
 
 const types = {
   manifest: ociMediaTypes.manifest,

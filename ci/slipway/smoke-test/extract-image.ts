@@ -1,7 +1,7 @@
 /** Extracts the files of an image archive into a directory. */
 import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { createLayerReader, readArchive, type Archive } from "../image/archive-reader.ts";
+import { createLayerReader, readArchive, type Archive } from "../image/docker-archive-reader.ts";
 import { listTar, readTar } from "../image/tar-reader.ts";
 
 /**

@@ -9,7 +9,7 @@
  */
 import { chmodSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { PodSpec } from "../kubernetes/pod-spec.ts";
+import type { PodSpec } from "../kubernetes/resolve-pod.ts";
 import { exitResultOf, runScenario, type SmokeTestResult, type ServiceProcess } from "./scenario.ts";
 import { configureLoopback, flags, listeningPorts, makeReadOnly, mount, setHostname } from "./syscalls.ts";
 import { OutputBuffer } from "./output-buffer.ts";

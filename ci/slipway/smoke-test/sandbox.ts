@@ -5,7 +5,7 @@
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import type { PodSpec } from "../kubernetes/pod-spec.ts";
+import type { PodSpec } from "../kubernetes/resolve-pod.ts";
 import type { SandboxConfig } from "./sandbox-init.ts";
 import type { SmokeTestResult } from "./scenario.ts";
 

@@ -1,8 +1,8 @@
 /** Runs a pod's life in about a second: start, probes, version request, drain. */
-import type { PodSpec } from "../kubernetes/pod-spec.ts";
-import { describeProbeCheck, type ScheduledProbe } from "../kubernetes/probe-spec.ts";
-import { fetchVersion } from "../deploy/verify.ts";
-import { beginRequest, runProbe, type ExecProbe } from "./probes.ts";
+import type { PodSpec } from "../kubernetes/resolve-pod.ts";
+import { describeProbeCheck, type ScheduledProbe } from "../kubernetes/probe-checks.ts";
+import { fetchVersion } from "../deploy/verify-from-outside.ts";
+import { beginRequest, runProbe, type ExecProbe } from "./kubelet-probes.ts";
 import type { OutputBuffer } from "./output-buffer.ts";
 
 /** Process of the service in the sandbox. */

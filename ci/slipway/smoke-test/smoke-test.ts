@@ -7,11 +7,11 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { renderOffline } from "../kubernetes/offline-manifests.ts";
-import { findWorkload, resolvePodSpec, type PodSpec } from "../kubernetes/pod-spec.ts";
+import { renderOffline } from "../kubernetes/render-offline.ts";
+import { findWorkload, resolvePodSpec, type PodSpec } from "../kubernetes/resolve-pod.ts";
 import { PipelineError } from "../core/errors.ts";
-import type { Service } from "../core/service-config.ts";
-import { ownArchitecture } from "../image/platform.ts";
+import type { Service } from "../core/resolve-service.ts";
+import { ownArchitecture } from "../image/architecture.ts";
 import { runInSandbox } from "./sandbox.ts";
 import type { SmokeTestResult } from "./scenario.ts";
 import { extractImage } from "./extract-image.ts";

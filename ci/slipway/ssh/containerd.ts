@@ -15,10 +15,10 @@ import {
   unknownChunks,
   type DeltaBase,
   type DeltaOp,
-} from "./delta.ts";
-import type { SshSession } from "./session.ts";
-import { loadCachedLayer, saveCachedLayer } from "./layer-cache.ts";
-import type { ArchivedLayer, ImageUpload } from "./image-upload.ts";
+} from "./binary-delta.ts";
+import type { SshSession } from "./shared-session.ts";
+import { loadCachedLayer, saveCachedLayer } from "./transferred-layers.ts";
+import type { ArchivedLayer, ImageUpload } from "./archive-to-upload.ts";
 import { SshConnectionLost } from "./errors.ts";
 import { shellQuote } from "./shell-quote.ts";
 

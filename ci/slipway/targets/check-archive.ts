@@ -1,6 +1,6 @@
 /** Validates an image archive before it is imported or pushed. */
 import { PipelineError } from "../core/errors.ts";
-import { readArchive } from "../image/archive-reader.ts";
+import { readArchive } from "../image/docker-archive-reader.ts";
 
 /**
  * @throws {PipelineError} "environment" if `archive` is missing or invalid, or holds another image or architecture

@@ -9,9 +9,9 @@ import { access, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { isOnPath, runProcess, type ProcessResult } from "../core/process.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import { CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS, type ApiClient } from "../kubernetes/api.ts";
-import { connectApi } from "../kubernetes/connect.ts";
+import { connectApi } from "../kubernetes/kubectl-proxy.ts";
 import { kustomizeLocally } from "../kubernetes/render.ts";
 import type { Node } from "../kubernetes/objects.ts";
 import type { Target } from "../deploy/target.ts";
@@ -24,7 +24,7 @@ import {
   imageVanishedError,
   type ContainerdNode,
 } from "./containerd-images.ts";
-import { addressOf } from "./nodes.ts";
+import { addressOf } from "./schedulable-nodes.ts";
 import { joinUrl, nodePortOf, nodePortUrl } from "./service-url.ts";
 
 /** Path of the kubeconfig that k3s writes. https://docs.k3s.io/cluster-access */

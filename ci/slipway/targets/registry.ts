@@ -5,10 +5,10 @@
  * A tag in the registry is not trusted. The ID can be computed from the source before anything is built, so anybody with
  * push permission could otherwise decide what runs. A deploy compares the tagged image with the local build.
  */
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import { sbomPathFor } from "../image/sbom.ts";
 import { CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
-import { connectApi } from "../kubernetes/connect.ts";
+import { connectApi } from "../kubernetes/kubectl-proxy.ts";
 import { checkArchive } from "./check-archive.ts";
 import { joinUrl } from "./service-url.ts";
 import { compareWithRemote, resolveDigest, pushImage } from "../registry/push.ts";

@@ -1,6 +1,6 @@
 /** Builds the URL of the deployed service: below --url, or at its NodePort. */
 import { PipelineError } from "../core/errors.ts";
-import type { Service } from "../core/service-config.ts";
+import type { Service } from "../core/resolve-service.ts";
 import { objectName, type KubeObject, type KubeService } from "../kubernetes/objects.ts";
 
 /**

@@ -5,18 +5,18 @@
  */
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { cacheDirectoryOf, type Service } from "../core/service-config.ts";
+import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 import { ApiClient, CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
 import type { KubeObject, Node } from "../kubernetes/objects.ts";
-import { runningId } from "../kubernetes/observe.ts";
+import { runningId } from "../kubernetes/workload-state.ts";
 import { observeMainWorkload } from "../deploy/plan.ts";
 import type { Target } from "../deploy/target.ts";
-import { SUDOERS_HINT } from "../ssh/connection.ts";
+import { SUDOERS_HINT } from "../ssh/host-connection.ts";
 import { RemoteContainerd } from "../ssh/containerd.ts";
 import { resolveDestination } from "../ssh/host.ts";
-import { kustomizeRemotely } from "../ssh/kustomize.ts";
-import { SshSession } from "../ssh/session.ts";
-import { ImageUpload } from "../ssh/image-upload.ts";
+import { kustomizeRemotely } from "../ssh/render-on-host.ts";
+import { SshSession } from "../ssh/shared-session.ts";
+import { ImageUpload } from "../ssh/archive-to-upload.ts";
 import { checkArchive } from "./check-archive.ts";
 import {
   removeUnusedImages,
@@ -26,7 +26,7 @@ import {
   imageVanishedError,
   type ContainerdNode,
 } from "./containerd-images.ts";
-import { addressOf, schedulableNodes } from "./nodes.ts";
+import { addressOf, schedulableNodes } from "./schedulable-nodes.ts";
 import { joinUrl, hostPort, nodePortOf, nodePortUrl } from "./service-url.ts";
 
 export interface SshTargetOptions {

@@ -3,9 +3,9 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { resolveService } from "../core/service-config.ts";
-import { buildImage } from "../image/build.ts";
-import { root } from "./helloapp-fixture.ts";
+import { resolveService } from "../core/resolve-service.ts";
+import { buildImage } from "../image/build-image.ts";
+import { root } from "./helloapp-service.ts";
 import { Service } from "./service/harness.ts";
 
 /** Milliseconds. Generous, because the machine may be busy. */

@@ -7,7 +7,7 @@ import { diffImages, firstDifference, readImage, type ImageContent } from "../im
 import { PipelineError } from "../core/errors.ts";
 import { TAR_END, tarHeader, tarPadding } from "../image/tar-writer.ts";
 import { sha256 } from "../core/hash.ts";
-import { image } from "./helloapp-fixture.ts";
+import { image } from "./helloapp-service.ts";
 
 let directory: string;
 beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "helloapp-test-"))));

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fetchBun } from "../engines/cross-sysroot.ts";
 import { PipelineError } from "../core/errors.ts";
-import { integrityOf } from "../core/npm.ts";
+import { integrityOf } from "../core/npm-registry.ts";
 import { pins } from "../core/pins.ts";
 
 const directory = await mkdtemp(join(tmpdir(), "helloapp-foreign-"));

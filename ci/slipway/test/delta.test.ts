@@ -11,20 +11,20 @@ import {
   unknownChunks,
   type DeltaBase,
   type DeltaOp,
-} from "../ssh/delta.ts";
-import { writeArchive } from "../image/archive-writer.ts";
+} from "../ssh/binary-delta.ts";
+import { writeArchive } from "../image/docker-archive-writer.ts";
 import { findSharedLibraries } from "../image/image-spec.ts";
-import { bootstrapScript } from "../ssh/connection.ts";
+import { bootstrapScript } from "../ssh/host-connection.ts";
 import { RemoteContainerd } from "../ssh/containerd.ts";
-import type { SshSession } from "../ssh/session.ts";
-import { ImageUpload } from "../ssh/image-upload.ts";
+import type { SshSession } from "../ssh/shared-session.ts";
+import { ImageUpload } from "../ssh/archive-to-upload.ts";
 import { parseHost } from "../ssh/host.ts";
-import { kustomizationFiles } from "../ssh/kustomize.ts";
-import { loadCachedLayer, saveCachedLayer } from "../ssh/layer-cache.ts";
+import { kustomizationFiles } from "../ssh/render-on-host.ts";
+import { loadCachedLayer, saveCachedLayer } from "../ssh/transferred-layers.ts";
 import { formatTransferProgress } from "../targets/ssh.ts";
-import { schedulableNodes } from "../targets/nodes.ts";
+import { schedulableNodes } from "../targets/schedulable-nodes.ts";
 import type { KubeObject, Node } from "../kubernetes/objects.ts";
-import { root, service } from "./helloapp-fixture.ts";
+import { root, service } from "./helloapp-service.ts";
 
 // Hashes of megabytes take a second, on a busy machine many.
 setDefaultTimeout(120_000);

@@ -11,14 +11,14 @@ import { compareFields } from "../kubernetes/diff.ts";
 import type { Deployment, KubeObject, Pod } from "../kubernetes/objects.ts";
 import type { Engine } from "../engines/engine.ts";
 import { PipelineError } from "../core/errors.ts";
-import { Report } from "../core/report.ts";
+import { Report } from "../core/step-report.ts";
 import { readOptions } from "../cli/options.ts";
 import { buildArchive } from "../cli/build-steps.ts";
-import { runDeploy } from "../cli/run-deploy.ts";
+import { runDeploy } from "../cli/deploy-working-tree.ts";
 import { CommandContext } from "../cli/context.ts";
 import { FakeCluster } from "./fake-cluster.ts";
-import { deploy, rollback } from "./flows.ts";
-import { service } from "./helloapp-fixture.ts";
+import { deploy, rollback } from "./run-prepared-flow.ts";
+import { service } from "./helloapp-service.ts";
 
 const namespaced = { name: "helloapp", namespace: service.namespace };
 const overlay: KubeObject[] = [

@@ -3,7 +3,7 @@ import { expect, mock, test } from "bun:test";
 import { join } from "node:path";
 import type { Settings } from "../index.d.ts";
 import { pins } from "../core/pins.ts";
-import { root, settings } from "./helloapp-fixture.ts";
+import { root, settings } from "./helloapp-service.ts";
 
 test("this runs under the pinned Bun", () => expect(Bun.version).toBe(pins.bun));
 

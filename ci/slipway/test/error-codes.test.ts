@@ -6,7 +6,7 @@ import { join, resolve } from "node:path";
 import { printError } from "../cli/error-output.ts";
 import { errorCodes, type ErrorCode } from "../core/error-codes.ts";
 import { PipelineError } from "../core/errors.ts";
-import { Report } from "../core/report.ts";
+import { Report } from "../core/step-report.ts";
 import { rolloutErrorCode } from "../deploy/rollout-status.ts";
 import { ApiError } from "../kubernetes/api-error.ts";
 import { partialFailure, withLeftovers } from "../kubernetes/apply.ts";

@@ -4,9 +4,9 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { cacheDirectoryOf } from "../core/service-config.ts";
+import { cacheDirectoryOf } from "../core/resolve-service.ts";
 import { summarizeOutput, printError } from "../cli/error-output.ts";
-import { service } from "./helloapp-fixture.ts";
+import { service } from "./helloapp-service.ts";
 
 const LINES = 30;
 const nameFile = () => "all.log";

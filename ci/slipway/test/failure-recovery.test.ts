@@ -11,8 +11,8 @@ import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
 import { isUpToDate, planDeploy, type DeployContext } from "../deploy/plan.ts";
 import { PipelineError } from "../core/errors.ts";
 import { FakeCluster } from "./fake-cluster.ts";
-import { deploy, rollback } from "./flows.ts";
-import { service } from "./helloapp-fixture.ts";
+import { deploy, rollback } from "./run-prepared-flow.ts";
+import { service } from "./helloapp-service.ts";
 
 const namespaced = { name: "helloapp", namespace: service.namespace };
 const workload: KubeObject = {

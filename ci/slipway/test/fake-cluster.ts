@@ -4,8 +4,8 @@
  */
 import { ApiClient } from "../kubernetes/api.ts";
 import type { ContainerStatus, Deployment, KubeObject, Pod, ReplicaSet } from "../kubernetes/objects.ts";
-import { revisionOf } from "../kubernetes/observe.ts";
-import { service } from "./helloapp-fixture.ts";
+import { revisionOf } from "../kubernetes/workload-state.ts";
+import { service } from "./helloapp-service.ts";
 
 const kinds: Record<string, Record<string, string>> = {
   "/api/v1": {

@@ -4,16 +4,16 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, stat, symlink, 
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { resolveService } from "../core/service-config.ts";
-import { addComponents, components, componentsIn, componentFiles } from "../init/components.ts";
+import { resolveService } from "../core/resolve-service.ts";
+import { addComponents, components, componentsIn, componentFiles } from "../init/kustomize-components.ts";
 import { findFacts, type ProjectFacts } from "../init/project-facts.ts";
 import { generatedFiles } from "../init/files.ts";
 import { addPatterns, addToDockerignore, addToGitignore, addToPackage } from "../init/merge.ts";
 import { findPort, hasHardcodedPort } from "../init/port-detection.ts";
-import { writeAll } from "../init/write.ts";
+import { writeAll } from "../init/write-all-or-none.ts";
 import { pins } from "../core/pins.ts";
 import { optionDefinitions } from "../cli/options.ts";
-import { root, service as helloapp } from "./helloapp-fixture.ts";
+import { root, service as helloapp } from "./helloapp-service.ts";
 
 let directory: string;
 let path: string | undefined;

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { resolveService } from "../core/service-config.ts";
+import { resolveService } from "../core/resolve-service.ts";
 import { findSharedLibraries, type RuntimeLibraries } from "../image/image-spec.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
 import type { Settings } from "../index.d.ts";

@@ -4,14 +4,14 @@ import { existsSync } from "node:fs";
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { writeArchive } from "../image/archive-writer.ts";
+import { writeArchive } from "../image/docker-archive-writer.ts";
 import { ApiClient, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
-import { connectApi } from "../kubernetes/connect.ts";
+import { connectApi } from "../kubernetes/kubectl-proxy.ts";
 import { connectK3sTarget } from "../targets/k3s.ts";
 import type { Target } from "../deploy/target.ts";
 import { PipelineError } from "../core/errors.ts";
 import { fetchInstallScript } from "../commands/install-k3s.ts";
-import { service } from "./helloapp-fixture.ts";
+import { service } from "./helloapp-service.ts";
 
 const sha256 = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
 const failureOf = (promise: Promise<unknown>): Promise<PipelineError> =>

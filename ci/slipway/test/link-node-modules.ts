@@ -1,7 +1,7 @@
 /** Installed packages for a copy of the project, without installing them again. */
 import { cpSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
-import { root } from "./helloapp-fixture.ts";
+import { root } from "./helloapp-service.ts";
 
 /**
  * Gives a copy of the project a node_modules whose entries are links to this project's; slipway is the copy's own. What

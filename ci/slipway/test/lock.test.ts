@@ -4,7 +4,7 @@ import type { ApiClient } from "../kubernetes/api.ts";
 import { processIdentity, acquireLock, type Lease, type Lock } from "../deploy/lock.ts";
 import type { PipelineError } from "../core/errors.ts";
 import { FakeCluster } from "./fake-cluster.ts";
-import { service } from "./helloapp-fixture.ts";
+import { service } from "./helloapp-service.ts";
 
 const path = `/apis/coordination.k8s.io/v1/namespaces/${service.namespace}/leases/helloapp-deploy`;
 const PROCESS = "helloapp-pipeline/process";

@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "../deploy/log-hints.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
-import { service } from "./helloapp-fixture.ts";
+import { service } from "./helloapp-service.ts";
 
 /** A directory with files. */
 const own = { project: join(import.meta.dir, "..") };

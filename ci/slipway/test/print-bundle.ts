@@ -1,7 +1,7 @@
 /** Prints the image ID and the files of the bundle in order. Runs in a service's directory, like a build. */
-import { resolveService } from "../core/service-config.ts";
+import { resolveService } from "../core/resolve-service.ts";
 import { sha256 } from "../core/hash.ts";
-import { bundleOptions } from "../image/bundle.ts";
+import { bundleOptions } from "../image/bundle-options.ts";
 import { findSharedLibraries } from "../image/image-spec.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
 import type { Settings } from "../index.d.ts";

@@ -4,15 +4,15 @@ import { existsSync, readdirSync } from "node:fs";
 import { cp, mkdir, mkdtemp, rename, rm, symlink, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { writeArchive } from "../image/archive-writer.ts";
-import { readArchive } from "../image/archive-reader.ts";
+import { writeArchive } from "../image/docker-archive-writer.ts";
+import { readArchive } from "../image/docker-archive-reader.ts";
 import { readElf } from "../image/elf.ts";
 import { PipelineError } from "../core/errors.ts";
 import { projectFilesDigest } from "../core/project-files.ts";
 import { findSharedLibraries } from "../image/image-spec.ts";
 import { TAR_END, tarHeader, tarPadding } from "../image/tar-writer.ts";
 import { readTar } from "../image/tar-reader.ts";
-import { root, service } from "./helloapp-fixture.ts";
+import { root, service } from "./helloapp-service.ts";
 
 let directory: string;
 beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "helloapp-test-"))));

@@ -10,8 +10,8 @@ import { status } from "../deploy/status.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { connectRegistryTarget } from "../targets/registry.ts";
 import { FakeCluster } from "./fake-cluster.ts";
-import { deploy, rollback } from "./flows.ts";
-import { root, service } from "./helloapp-fixture.ts";
+import { deploy, rollback } from "./run-prepared-flow.ts";
+import { root, service } from "./helloapp-service.ts";
 
 interface Rule {
   apiGroups: string[];

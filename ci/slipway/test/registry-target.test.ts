@@ -8,18 +8,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
 import planCommand from "../commands/plan.ts";
-import { rollback } from "./flows.ts";
+import { rollback } from "./run-prepared-flow.ts";
 import type { Engine } from "../engines/engine.ts";
-import { Report } from "../core/report.ts";
-import { writeArchive } from "../image/archive-writer.ts";
+import { Report } from "../core/step-report.ts";
+import { writeArchive } from "../image/docker-archive-writer.ts";
 import { pushImage } from "../registry/push.ts";
 import { readOptions, type OptionValues } from "../cli/options.ts";
 import { createDeployContext } from "../cli/connect-target.ts";
-import { runDeploy } from "../cli/run-deploy.ts";
+import { runDeploy } from "../cli/deploy-working-tree.ts";
 import { CommandContext } from "../cli/context.ts";
 import { connectRegistryTarget } from "../targets/registry.ts";
 import { FakeCluster } from "./fake-cluster.ts";
-import { service as own } from "./helloapp-fixture.ts";
+import { service as own } from "./helloapp-service.ts";
 import { sha256, startRegistry, stopServers } from "./fake-servers.ts";
 
 // The tests write and read archives, and the machine can be busy.

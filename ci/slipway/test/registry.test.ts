@@ -4,14 +4,14 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { writeArchive } from "../image/archive-writer.ts";
-import { readArchive } from "../image/archive-reader.ts";
+import { writeArchive } from "../image/docker-archive-writer.ts";
+import { readArchive } from "../image/docker-archive-reader.ts";
 import { findCredentials } from "../registry/credentials.ts";
 import { resolveDigest, pushImage, pushIndex } from "../registry/push.ts";
 import { parseReference } from "../registry/reference.ts";
-import type { RegistryOptions } from "../registry/transport.ts";
+import type { RegistryOptions } from "../registry/authorized-requests.ts";
 import { PipelineError } from "../core/errors.ts";
-import { service } from "./helloapp-fixture.ts";
+import { service } from "./helloapp-service.ts";
 import { indexType, serve, sha256, startRegistry, stopServers, type Handler } from "./fake-servers.ts";
 import { image, join as joinParts, layout, part, type Part } from "./edit-tar.ts";
 

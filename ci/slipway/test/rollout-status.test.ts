@@ -2,9 +2,9 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ContainerStatus, Deployment, Pod, ReplicaSet } from "../kubernetes/objects.ts";
-import { runningId, oldPods, type WorkloadState } from "../kubernetes/observe.ts";
+import { runningId, oldPods, type WorkloadState } from "../kubernetes/workload-state.ts";
 import { assessWorkload as assessFor, FailureTimer, type RolloutVerdict } from "../deploy/rollout-status.ts";
-import { service } from "./helloapp-fixture.ts";
+import { service } from "./helloapp-service.ts";
 
 const assess = (seen: WorkloadState) => assessFor(seen, service);
 const time = "2026-01-01T00:01:00Z";

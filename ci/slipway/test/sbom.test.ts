@@ -4,10 +4,10 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import type { RuntimeLibraries } from "../image/image-spec.ts";
-import { identifyLibc, purl } from "../image/libc-version.ts";
+import { identifyLibc, purl } from "../image/identify-libc.ts";
 import { listBundledPackages, hasSbom, createSbom, writeSbom, sbomPathFor } from "../image/sbom.ts";
 import { sha256OfFile } from "../core/hash.ts";
-import { service } from "./helloapp-fixture.ts";
+import { service } from "./helloapp-service.ts";
 import packageJson from "../../../package.json";
 
 const directory = mkdtempSync(join(tmpdir(), "helloapp-sbom-"));

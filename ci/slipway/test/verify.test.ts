@@ -2,7 +2,7 @@
 import { describe, expect, setSystemTime, test } from "bun:test";
 import { describeAvailability, monitorAvailability } from "../deploy/availability.ts";
 import { PipelineError } from "../core/errors.ts";
-import { fetchVersion, verifyVersion, type Endpoint } from "../deploy/verify.ts";
+import { fetchVersion, verifyVersion, type Endpoint } from "../deploy/verify-from-outside.ts";
 
 const { signal } = new AbortController();
 

@@ -3,7 +3,7 @@ import { expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import manifest from "../../../../package.json";
-import { resolveService } from "../../../slipway/core/service-config.ts";
+import { resolveService } from "../../../slipway/core/resolve-service.ts";
 import {
   copyProject,
   daggerEngine,
@@ -51,7 +51,7 @@ describeWith("reproduce", ["git"], () => {
   test("an image that depends on the umask: exit 1, with path and modes", () => {
     const project = copyProject(join(directory, "mask"));
     rewrite(
-      join(project, "ci/slipway/image/archive-writer.ts"),
+      join(project, "ci/slipway/image/docker-archive-writer.ts"),
       /type: "file", mode: 0o755/,
       'type: "file", mode: 0o777 & ~process.umask()',
     );

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { appendFileSync, cpSync, existsSync, linkSync, mkdirSync, readFileSync, renameSync } from "node:fs";
 import { rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/archive-reader.ts";
+import { readArchive } from "../../image/docker-archive-reader.ts";
 import { pins } from "../../core/pins.ts";
 import { daggerEngine, daggerSession, describeWith, must, sh, temporaryDirectory } from "./setup.ts";
 import { commit, layOut, makeWorkspace } from "./monorepo-fixture.ts";

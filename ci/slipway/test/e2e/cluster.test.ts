@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Copy } from "./copies.ts";
+import { Copy } from "./project-versions.ts";
 import {
   daggerEngine,
   describeWith,

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { compareArchives } from "../../commands/verify-archive.ts";
 import { diffImages, readImage } from "../../image/compare.ts";
 import { sha256 } from "../../core/hash.ts";
-import { readArchive } from "../../image/archive-reader.ts";
+import { readArchive } from "../../image/docker-archive-reader.ts";
 
 export interface Verdict {
   genuine: boolean;

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join as joinPath } from "node:path";
 import { gzipSync } from "node:zlib";
-import { mutate, randomOf } from "../corrupt-archive.ts";
+import { mutate, randomOf } from "../mutate-archive.ts";
 import { image, join, layout, part, split, type Part } from "../edit-tar.ts";
 import { describeWith, eventually, must, sh, temporaryDirectory } from "./setup.ts";
 import type { Verdict } from "./compare-archives.ts";

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import type { KubeObject, Pod } from "../../kubernetes/objects.ts";
 import { sha256 } from "../../core/hash.ts";
-import { TestService } from "./test-service.ts";
+import { TestService } from "./deployed-service.ts";
 import { describeWith, eventually, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(900_000);

@@ -2,10 +2,10 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/archive-reader.ts";
-import { APP_DIRECTORY } from "../../image/module-paths.ts";
+import { readArchive } from "../../image/docker-archive-reader.ts";
+import { APP_DIRECTORY } from "../../image/rewrite-module-paths.ts";
 import { pins } from "../../core/pins.ts";
-import { image } from "../helloapp-fixture.ts";
+import { image } from "../helloapp-service.ts";
 import { copyProject, describeWith, eventually, fileTree, must, sh, shapeOf, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(600_000);

@@ -9,8 +9,8 @@
  * flow. These print the result of each case.
  */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { faults, transientFaults, type Fault, type RequestPosition } from "./faults.ts";
-import { TestService, type RunResult, type ObjectsByPath } from "./test-service.ts";
+import { faults, transientFaults, type Fault, type RequestPosition } from "./faulty-api-proxy.ts";
+import { TestService, type RunResult, type ObjectsByPath } from "./deployed-service.ts";
 import { describeWith, sh, temporaryDirectory } from "./setup.ts";
 
 const { E2E_CAMPAIGN: wanted } = process.env;

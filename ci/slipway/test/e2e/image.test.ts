@@ -2,13 +2,13 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive, type Archive } from "../../image/archive-reader.ts";
-import { buildImage } from "../../image/build.ts";
+import { readArchive, type Archive } from "../../image/docker-archive-reader.ts";
+import { buildImage } from "../../image/build-image.ts";
 import { findSharedLibraries } from "../../image/image-spec.ts";
 import { sbomPathFor } from "../../image/sbom.ts";
 import { readTar } from "../../image/tar-reader.ts";
-import { resolveService } from "../../core/service-config.ts";
-import { image, settings } from "../helloapp-fixture.ts";
+import { resolveService } from "../../core/resolve-service.ts";
+import { image, settings } from "../helloapp-service.ts";
 import { builtProject, copyProject, describeWith, must, root, sameBytes, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);

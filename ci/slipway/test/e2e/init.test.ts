@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive } from "../../image/archive-reader.ts";
+import { readArchive } from "../../image/docker-archive-reader.ts";
 import { findSharedLibraries } from "../../image/image-spec.ts";
 import { sha256 } from "../../core/hash.ts";
 import { pins } from "../../core/pins.ts";

@@ -2,12 +2,12 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { createLayerReader, readArchive } from "../../image/archive-reader.ts";
+import { createLayerReader, readArchive } from "../../image/docker-archive-reader.ts";
 import { readElf } from "../../image/elf.ts";
-import { ownArchitecture } from "../../image/platform.ts";
+import { ownArchitecture } from "../../image/architecture.ts";
 import { runSmokeTest } from "../../smoke-test/smoke-test.ts";
 import { readTar } from "../../image/tar-reader.ts";
-import { image } from "../helloapp-fixture.ts";
+import { image } from "../helloapp-service.ts";
 import { builtProject, daggerEngine, describeWith, must, root, service, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(600_000);

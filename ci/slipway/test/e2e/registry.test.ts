@@ -2,8 +2,8 @@
 import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeArchive } from "../../image/archive-writer.ts";
-import { readArchive } from "../../image/archive-reader.ts";
+import { writeArchive } from "../../image/docker-archive-writer.ts";
+import { readArchive } from "../../image/docker-archive-reader.ts";
 import { resolveDigest, pushImage } from "../../registry/push.ts";
 import {
   builtProject,

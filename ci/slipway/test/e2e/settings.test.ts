@@ -6,7 +6,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { hostEngine } from "../../engines/host.ts";
-import { resolveService } from "../../core/service-config.ts";
+import { resolveService } from "../../core/resolve-service.ts";
 import type { Settings } from "../../index.d.ts";
 import { describeWith, eventually, must, root, sh, temporaryDirectory } from "./setup.ts";
 import { layOut, type Files } from "./monorepo-fixture.ts";

@@ -3,11 +3,11 @@ import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { resolveService, type Service } from "../../core/service-config.ts";
+import { resolveService, type Service } from "../../core/resolve-service.ts";
 import { PipelineError } from "../../core/errors.ts";
-import { writeArchive } from "../../image/archive-writer.ts";
-import { buildImage } from "../../image/build.ts";
-import { ownArchitecture } from "../../image/platform.ts";
+import { writeArchive } from "../../image/docker-archive-writer.ts";
+import { buildImage } from "../../image/build-image.ts";
+import { ownArchitecture } from "../../image/architecture.ts";
 import { runSmokeTest } from "../../smoke-test/smoke-test.ts";
 import {
   builtProject,
@@ -342,7 +342,7 @@ describeWith(
         const call = `await runSmokeTest(${JSON.stringify(service)}, ${JSON.stringify({ archive, id })})`;
         writeFileSync(
           script,
-          `import { ownArchitecture } from "../../image/platform.ts";
+          `import { ownArchitecture } from "../../image/architecture.ts";
 import { runSmokeTest } from ${JSON.stringify(module)};\nconsole.log((${call}).detail);\n`,
         );
         const user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"];

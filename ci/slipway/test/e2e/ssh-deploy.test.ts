@@ -6,7 +6,7 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
-import { Copy } from "./copies.ts";
+import { Copy } from "./project-versions.ts";
 import { describeWith, sh, temporaryDirectory } from "./setup.ts";
 import { Sshd, SSHD } from "./sshd.ts";
 

@@ -3,11 +3,11 @@ import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from 
 import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { writeArchive } from "../../image/archive-writer.ts";
+import { writeArchive } from "../../image/docker-archive-writer.ts";
 import { findSharedLibraries } from "../../image/image-spec.ts";
 import { RemoteContainerd, type DeliveryResult } from "../../ssh/containerd.ts";
-import { SshSession } from "../../ssh/session.ts";
-import { ImageUpload } from "../../ssh/image-upload.ts";
+import { SshSession } from "../../ssh/shared-session.ts";
+import { ImageUpload } from "../../ssh/archive-to-upload.ts";
 import { containerdName } from "../../targets/containerd-images.ts";
 import { PipelineError } from "../../core/errors.ts";
 import { describeWith, eventually, must, root, service, sh, temporaryDirectory } from "./setup.ts";

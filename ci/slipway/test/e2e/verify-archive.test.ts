@@ -2,10 +2,10 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/archive-reader.ts";
+import { readArchive } from "../../image/docker-archive-reader.ts";
 import { TAR_END, tarHeader, tarPadding } from "../../image/tar-writer.ts";
 import { readTar } from "../../image/tar-reader.ts";
-import { image as described } from "../helloapp-fixture.ts";
+import { image as described } from "../helloapp-service.ts";
 import { image, join as joinParts, layout, nameOf, part, split, withFields, type Part } from "../edit-tar.ts";
 import { copyProject, describeWith, must, rewrite, sh, temporaryDirectory } from "./setup.ts";
 

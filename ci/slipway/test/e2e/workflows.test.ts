@@ -9,9 +9,9 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive } from "../../image/archive-reader.ts";
+import { readArchive } from "../../image/docker-archive-reader.ts";
 import { resolveDigest } from "../../registry/push.ts";
-import { ownArchitecture } from "../../image/platform.ts";
+import { ownArchitecture } from "../../image/architecture.ts";
 import { pins } from "../../core/pins.ts";
 import packageJson from "../../../../package.json";
 import slipway from "../../package.json";
@@ -284,7 +284,7 @@ describeWith(
       });
       expect(called()).toContainEqual(expect.stringContaining(`installs ${pins.k3s.version} server --disable=`));
       expect(called()).toContain("k3s kubectl get serviceaccount default -o name");
-      expect(output.get("Test rolling updates under load")).toContain("usage: bun test/bench/rollouts.ts");
+      expect(output.get("Test rolling updates under load")).toContain("usage: bun test/bench/rollout-faults.ts");
       const { names } = (await readArchive(join(artifacts, "helloapp/helloapp.tar")))!;
       expect(summary).toMatch(/^\| \S*image\S* \| ok \|/m);
       expect(summary).toContain(`helloapp.tar holds ${names[0]}`);

@@ -1,5 +1,5 @@
 import { serve } from "../../service/service.ts";
-import { listening } from "./lifecycle-helper.ts";
+import { listening } from "./test-service-helper.ts";
 
 /** Handles two of the three paths itself. */
 listening(

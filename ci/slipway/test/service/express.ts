@@ -1,7 +1,7 @@
 // @ts-expect-error Express has no types.
 import express from "express";
 import { serve } from "../../service/service.ts";
-import { listening, slow } from "./lifecycle-helper.ts";
+import { listening, slow } from "./test-service-helper.ts";
 
 interface Reply {
   type(name: string): Reply;

@@ -1,6 +1,6 @@
 import { Hono } from "hono";
 import { serve } from "../../service/service.ts";
-import { listening, slow } from "./lifecycle-helper.ts";
+import { listening, slow } from "./test-service-helper.ts";
 
 const app = new Hono();
 app.get("/", (c) => c.text("hello\n"));

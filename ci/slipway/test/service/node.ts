@@ -1,6 +1,6 @@
 import { createServer } from "node:http";
 import { serve } from "../../service/service.ts";
-import { listening, slow } from "./lifecycle-helper.ts";
+import { listening, slow } from "./test-service-helper.ts";
 
 const server = createServer((request, reply) => {
   if (request.url === "/") reply.end("hello\n");

@@ -1,5 +1,5 @@
 import { serve, version } from "../../service/service.ts";
-import { listening, slow } from "./lifecycle-helper.ts";
+import { listening, slow } from "./test-service-helper.ts";
 import page from "./page.html";
 
 let ready = () => {};

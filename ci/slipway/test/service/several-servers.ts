@@ -1,6 +1,6 @@
 import { createServer } from "node:http";
 import { serve } from "../../service/service.ts";
-import { listening } from "./lifecycle-helper.ts";
+import { listening } from "./test-service-helper.ts";
 
 /** Two servers in one process that become ready and drain together. */
 const hello = () => new Response("hello\n");

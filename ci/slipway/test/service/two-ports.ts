@@ -1,5 +1,5 @@
 import { serve } from "../../service/service.ts";
-import { listening } from "./lifecycle-helper.ts";
+import { listening } from "./test-service-helper.ts";
 
 /** The first server listens on PORT, the second on the port of its options. */
 listening(serve({ port: 1, fetch: () => new Response("one\n") }));

@@ -1,0 +1,233 @@
+/**
+ * Work of a deploy in the cluster: namespace, release history, preparation and completion. cli/deploy-flow.ts declares the order.
+ *
+ * The current version serves until the new pods pass their readiness probes (maxUnavailable 0), so a version that fails to become
+ * ready costs no request.
+ */
+import { PipelineError } from "../core/errors.ts";
+import type { ApiClient } from "../kubernetes/api.ts";
+import { applyAll, partialFailure, prune, snapshotObjects } from "../kubernetes/apply.ts";
+import { objectName, type KubeObject } from "../kubernetes/objects.ts";
+import { isReady, observeWorkloads, runningId, type WorkloadState } from "../kubernetes/workload-state.ts";
+import { prepareForApply } from "../kubernetes/merge-with-live.ts";
+import { splitPreDeployJobs, withVersion } from "../kubernetes/render.ts";
+import { abortedDeploy, ensureDelivered } from "./image-delivery.ts";
+import {
+  createVersion,
+  deleteVersion,
+  findRollbackTarget,
+  listVersions,
+  nextVerifiedAt,
+  prunableVersions,
+  referencedImages,
+  referencedSecrets,
+  saveVersion,
+  type Version,
+} from "./history.ts";
+import { workloadsIn, type DeployContext, type Plan } from "./plan.ts";
+import type { DeployTransaction } from "./change-record.ts";
+import { fetchVersion, type Endpoint } from "./verify-from-outside.ts";
+
+/** A plan whose namespace exists. */
+export interface PlanInNamespace {
+  plan: Plan;
+  /** Name of the namespace, if this run has created it. */
+  created?: string;
+}
+
+/**
+ * Creates the namespace of a first deploy. The image is delivered before: without a namespace there is no lock and no history, so a
+ * failed delivery leaves nothing behind.
+ */
+export async function ensureNamespace(context: DeployContext, plan: Plan, archive: string): Promise<PlanInNamespace> {
+  const { api } = context.target;
+  if (await api.find(`/api/v1/namespaces/${api.service.namespace}`)) return { plan };
+  await context.step("deliver", (show) => ensureDelivered(context, plan, archive, show));
+  const created = await createNamespace(context, plan);
+  return { plan: { ...plan, delivered: true, isFresh: true }, created };
+}
+
+/**
+ * Creates the namespace, which holds the lock and the release history.
+ *
+ * @returns the name to show to a person
+ * @throws {PipelineError} "environment" if the manifests have none
+ */
+async function createNamespace({ target: { api } }: DeployContext, { manifests }: Plan): Promise<string> {
+  const { namespace } = api.service;
+  const own = manifests.find(({ kind, metadata }) => kind === "Namespace" && metadata.name === namespace);
+  if (!own) {
+    throw new PipelineError(
+      "environment",
+      `namespace ${namespace} does not exist, and the manifests do not create it`,
+      { code: "namespace-not-found", hint: `Create it with \`kubectl create namespace ${namespace}\`.` },
+    );
+  }
+  await applyAll(api, await prepareForApply(api, [own]));
+  return objectName(own);
+}
+
+/**
+ * Records the planned version before its image is used: the clean-up of another namespace's deploy keeps images of recorded versions.
+ *
+ * @returns the record to delete if the rollout does not begin; undefined if the version was recorded before
+ */
+export async function recordPlannedVersion(
+  context: DeployContext,
+  { name, version, versions }: Plan,
+): Promise<Version | undefined> {
+  context.recordState(`${name} was being delivered. Nothing was rolled out, and the current version keeps running.`);
+  const known = versions.find((one) => one.name === version.name);
+  try {
+    await saveVersion(context.target.api, known ?? version);
+  } catch (error) {
+    throw await deleteRecords(context, known ? [] : [version], error);
+  }
+  return known ? undefined : version;
+}
+
+/**
+ * Deletes the records of a rollout that did not begin.
+ *
+ * @returns the error to report: `error`, or a partial failure if a record could not be deleted
+ */
+export async function deleteRecords(
+  { target: { api }, signal }: DeployContext,
+  records: Version[],
+  error: unknown,
+): Promise<unknown> {
+  for (const version of records) {
+    try {
+      await deleteVersion(api, version);
+    } catch (failure) {
+      return abortedDeploy(error, `its record Secret/${version.name} could not be deleted`, failure, signal);
+    }
+  }
+  return error;
+}
+
+/**
+ * Reads the cluster's state under the lock and decides what to write.
+ *
+ * @param image its name for manifests
+ * @throws {PipelineError} "environment" if the image was removed meanwhile; no record is left then
+ */
+export async function prepareDeploy(context: DeployContext, plan: Plan, image: string): Promise<DeployTransaction> {
+  const { target, service, recordState, log, signal } = context;
+  const { api } = target;
+  const { id, name, endpoint } = plan;
+  const workloads = workloadsIn(service, plan.manifests);
+  // Another deploy may have ended between the plan and the lock.
+  const [before, versions] = await Promise.all([observeWorkloads(api, workloads), listVersions(api)]);
+  const { version, objects } = createVersion(
+    service,
+    id,
+    image,
+    withVersion(service, plan.manifests, id, image),
+    plan.version.commit,
+  );
+  const { jobs, rest } = splitPreDeployJobs(objects);
+  const objectsToApply = await prepareForApply(api, rest);
+  const isUnknownState = before[0] && !versions.some(({ verified }) => verified);
+  const known = versions.find((one) => one.name === version.name);
+  const isNew = !known?.verified && !plan.versions.some(({ name }) => name === version.name);
+  const recordedVersions = isNew ? [version] : [];
+  let rollbackTarget: Version | undefined;
+  try {
+    const adopted = isUnknownState && (await adopt(api, rest, before[0]!, endpoint));
+    if (adopted) {
+      recordedVersions.push(adopted);
+      await saveVersion(api, adopted);
+    }
+    rollbackTarget = adopted || findRollbackTarget(versions, version.name);
+    signal.throwIfAborted();
+    if (version.name !== plan.version.name || image !== plan.version.image) await deleteVersion(api, plan.version);
+    // A clean-up for another namespace may have read the history before this record existed.
+    const [, found] = await Promise.all([saveVersion(api, known ?? version), !plan.delivered || target.find(id)]);
+    if (!found) throw imageRemoved(name);
+  } catch (error) {
+    throw await deleteRecords(context, recordedVersions, error);
+  }
+  const recreates = before.some(isRecreated);
+  const meanwhile = recreates ? "The service is down" : "The previous version serves";
+  recordState(
+    `The rollout of ${name} was under way and continues in the cluster. ${meanwhile} until it is ready. ` +
+      "Run the same command to resume it, or `bun ci/pipeline.ts rollback` to undo it.",
+  );
+  if (recreates) log("strategy Recreate: the service is down until the new pod is ready");
+  log(`apply ${target.overlay} with ${name}`);
+  return {
+    name,
+    before,
+    rollbackTarget,
+    version,
+    permanentEffects: [],
+    recordedVersions,
+    jobs,
+    objects: objectsToApply,
+    complete: (locked) => completeDeploy(locked, name, { version, rollbackTarget, manifests: rest }),
+    rollout: { id, workloads, write: () => applyAll(api, objectsToApply), endpoint, before },
+  };
+}
+
+function imageRemoved(name: string): PipelineError {
+  return new PipelineError("environment", `a deploy to another namespace has removed the image ${name}`, {
+    code: "image-removed",
+    hint: "Run the command again. It delivers the image again.",
+  });
+}
+
+const isRecreated = ({ deployment: { spec } }: WorkloadState) => spec.strategy?.type === "Recreate";
+
+/** Records a running workload that slipway did not deploy, as a version to roll back to. */
+async function adopt(
+  api: ApiClient,
+  manifests: KubeObject[],
+  { deployment, pods }: WorkloadState,
+  endpoint: Endpoint,
+): Promise<Version | undefined> {
+  if (!pods.some(isReady)) return undefined;
+  const image = deployment.spec.template.spec.containers[0]?.image ?? "";
+  // The tag may be any word. A verification compares with the id that the service returns.
+  const { id = runningId(deployment) } = await fetchVersion(endpoint, { signal: api.signal });
+  const objects = await snapshotObjects(api, manifests);
+  const { version } = createVersion(api.service, id, image, objects, undefined);
+  return { ...version, verified: nextVerifiedAt([]) };
+}
+
+/** A verified version, and the versions and manifests to compare with for the clean-up. */
+interface VerifiedDeploy {
+  version: Version;
+  rollbackTarget: Version | undefined;
+  manifests: KubeObject[];
+}
+
+async function completeDeploy(context: DeployContext, name: string, deploy: VerifiedDeploy): Promise<void> {
+  try {
+    await cleanUp(context, deploy);
+  } catch (error) {
+    const state = `${name} serves and is verified, but the clean-up after it failed`;
+    throw partialFailure(state, error, context.signal);
+  }
+}
+
+/**
+ * Marks the version as verified, deletes objects that the manifests no longer have, and removes versions and images beyond the limit.
+ */
+async function cleanUp({ target, service, log }: DeployContext, deploy: VerifiedDeploy): Promise<void> {
+  const { api } = target;
+  const { version, rollbackTarget, manifests } = deploy;
+  const versions = await listVersions(api);
+  await saveVersion(api, { ...version, verified: nextVerifiedAt(versions) });
+  const expired = prunableVersions(versions, version, service.keepVersions);
+  const needed = referencedSecrets([version, ...versions.filter((one) => !expired.includes(one))]);
+  // Secrets of these versions were needed until now.
+  for (const previous of [...(rollbackTarget ? [rollbackTarget] : []), ...expired]) {
+    const { deleted, left } = await prune(api, previous.manifests, manifests, needed);
+    if (deleted.length > 0) log(`deleted, no longer in the manifests: ${deleted.join(", ")}`);
+    if (left.length > 0) log(`no longer in the manifests, but not deleted: ${left.join(", ")}`);
+  }
+  for (const one of expired) await deleteVersion(api, one);
+  const removed = await target.clean(() => referencedImages(api));
+  if (removed.length > 0) log(`removed ${removed.length} image${removed.length > 1 ? "s" : ""} of expired versions`);
+}

@@ -1,0 +1,195 @@
+/**
+ * Rollout of a version in three steps: apply and wait until its pods are ready, verify from outside, wait until the old pods are gone.
+ */
+import type { StepResult } from "../core/step-report.ts";
+import type { Pod } from "../kubernetes/objects.ts";
+import { observeWorkloads, oldPods, type WorkloadName, type WorkloadState } from "../kubernetes/workload-state.ts";
+import { monitorAvailability, type AvailabilityReport } from "./availability.ts";
+import type { DeployContext } from "./plan.ts";
+import {
+  assessWorkloads,
+  FailureTimer,
+  findRestartSince,
+  includesPod,
+  type RolloutFailure,
+  type RolloutVerdict,
+} from "./rollout-status.ts";
+import { verifyVersion, type Endpoint } from "./verify-from-outside.ts";
+
+/** Milliseconds between two polls of a rollout on this machine, and of a remote one. */
+const POLL_MS = 100;
+const REMOTE_POLL_MS = 300;
+/** Seconds that old pods may take to terminate, beyond their grace period. */
+const TERMINATION_TIMEOUT_SECONDS = 15;
+
+export interface RolloutOptions {
+  id: string;
+  /** The workloads that have to become ready. */
+  workloads: WorkloadName[];
+  /** Applies the version to the cluster. */
+  write(): Promise<void>;
+  endpoint: Endpoint;
+  /** The workloads before the rollout. Empty on a first deploy, which has no client to monitor. */
+  before: WorkloadState[];
+}
+
+/** A version that failed to become ready, to answer, or to stay healthy. */
+export class RolloutFailed extends Error {
+  constructor(
+    readonly failure: RolloutFailure,
+    readonly availability?: AvailabilityReport,
+  ) {
+    super(`${failure.reason}${failure.message && `, ${failure.message}`}`);
+  }
+}
+
+/** A rollout whose pods are ready. */
+export interface ReadyRollout {
+  /** The workloads when they became ready. */
+  ready: WorkloadState[];
+  /** Start of the rollout, on performance.now()'s clock in milliseconds. */
+  start: number;
+  /** Stops the clients and returns their report. Undefined on a first deploy. */
+  stopMonitor: (() => Promise<AvailabilityReport>) | undefined;
+}
+
+/** The time when a version was first served. */
+export interface ServedVersion {
+  /** Seconds from the apply until 20 replies in a row carried the id. */
+  servedAfter: number;
+  /** The same moment in milliseconds since 1970. */
+  servedAt: number;
+}
+
+/**
+ * Applies a version and waits until its pods are ready.
+ *
+ * @throws {RolloutFailed}
+ */
+export async function startRollout(context: DeployContext, options: RolloutOptions): Promise<StepResult<ReadyRollout>> {
+  const { endpoint, before, id, write } = options;
+  const stopMonitor = before.length > 0 ? monitorAvailability(endpoint, id) : undefined;
+  const start = performance.now();
+  let ready: WorkloadState[] = [];
+  try {
+    await write();
+    const verdict = await waitUntilReady(context, options, (workloads) => void (ready = workloads));
+    if (verdict.state === "failed") throw new RolloutFailed(verdict, await stopMonitor?.());
+    return { value: { ready, start, stopMonitor } };
+  } catch (error) {
+    await stopMonitor?.();
+    throw error;
+  }
+}
+
+/**
+ * Requests the version from outside until 20 replies in a row carry its id.
+ *
+ * @throws {RolloutFailed} after 30 s
+ */
+export async function verifyRollout(
+  { signal }: DeployContext,
+  { endpoint, id }: RolloutOptions,
+  { start, stopMonitor }: ReadyRollout,
+): Promise<StepResult<ServedVersion>> {
+  const { ok, last } = await verifyVersion(endpoint, id, { signal });
+  const servedAfter = (performance.now() - start) / 1000;
+  const detail = `20 replies in a row carry ${id}, ${servedAfter.toFixed(1)} s after the apply`;
+  if (ok) return { value: { servedAt: Date.now(), servedAfter }, detail };
+  const message = `pods are ready, but ${endpoint.url} does not answer with ${id} (last: ${last})`;
+  throw new RolloutFailed({ reason: "NotServed", message }, await stopMonitor?.());
+}
+
+/**
+ * Waits until the old pods are gone, and checks that the new ones stay healthy meanwhile.
+ *
+ * @param skipWait ends the wait
+ * @returns the clients' report from the apply to now, undefined on a first deploy
+ * @throws {RolloutFailed}
+ */
+export async function waitForOldPods(
+  context: DeployContext,
+  options: RolloutOptions,
+  { ready, stopMonitor }: ReadyRollout,
+  skipWait?: AbortSignal,
+): Promise<StepResult<AvailabilityReport | undefined>> {
+  const failure = await findLateFailure(context, options, ready, skipWait);
+  if (failure) throw new RolloutFailed(failure, await stopMonitor?.());
+  return { value: await stopMonitor?.(), detail: skipWait?.aborted ? "" : "the old pods are gone" };
+}
+
+/**
+ * Polls the workloads until `decide` returns a decision. The API client retries if the server is away for a moment.
+ */
+async function pollWorkloads<T>(
+  { target, signal }: DeployContext,
+  { workloads, endpoint }: RolloutOptions,
+  decide: (states: WorkloadState[]) => T | undefined,
+): Promise<T> {
+  for (;;) {
+    signal.throwIfAborted();
+    const decision = decide(await observeWorkloads(target.api, workloads));
+    if (decision !== undefined) return decision;
+    await Bun.sleep(endpoint.isRemote ? REMOTE_POLL_MS : POLL_MS);
+  }
+}
+
+function waitUntilReady(
+  context: DeployContext,
+  options: RolloutOptions,
+  onReady: (states: WorkloadState[]) => void,
+): Promise<Exclude<RolloutVerdict, { state: "progressing" }>> {
+  const { service, log } = context;
+  const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
+  const timer = new FailureTimer();
+  let shown = "";
+  return pollWorkloads(context, options, (states) => {
+    const deleted = options.workloads.find(
+      ({ kind, metadata }) =>
+        !states.some(({ deployment }) => deployment.kind === kind && deployment.metadata.name === metadata.name),
+    );
+    if (deleted) {
+      const message = `the ${deleted.kind} ${deleted.metadata.name} was deleted during the rollout`;
+      return { state: "failed", reason: "Deleted", message };
+    }
+    const verdict = timer.evaluate(assessWorkloads(states, service), performance.now());
+    if (verdict.state === "complete") onReady(states);
+    if (verdict.state !== "progressing") return verdict;
+    if (verdict.detail !== shown) log((shown = verdict.detail));
+    if (performance.now() < end) return undefined;
+    const message = `not complete within ${service.rolloutTimeoutSeconds} s (${shown})`;
+    return { state: "failed", reason: "Timeout", message };
+  });
+}
+
+/** Waits until the old pods are gone. @returns a failure of the new ones, if there is any */
+async function findLateFailure(
+  context: DeployContext,
+  options: RolloutOptions,
+  ready: WorkloadState[],
+  skipWait: AbortSignal | undefined,
+): Promise<RolloutFailure | undefined> {
+  const { service, log } = context;
+  const timer = new FailureTimer();
+  const start = performance.now();
+  // Pods that were terminating before the rollout began may hang for other reasons.
+  const terminatingBefore = options.before.flatMap(({ pods }) =>
+    pods.filter(({ metadata }) => metadata.deletionTimestamp),
+  );
+  const result = await pollWorkloads(context, options, (states): RolloutFailure | "done" | undefined => {
+    if (states.length === 0 || skipWait?.aborted) return "done";
+    const verdict = timer.evaluate(assessWorkloads(states, service), performance.now());
+    const failure = verdict.state === "failed" ? verdict : findRestartSince(ready, states);
+    if (failure) return failure;
+    const remaining = states.flatMap(oldPods).filter((pod: Pod) => !includesPod(terminatingBefore, pod));
+    if (remaining.length === 0 && verdict.state === "complete") return "done";
+    const gracePeriods = states.map(
+      ({ deployment }) => deployment.spec.template.spec.terminationGracePeriodSeconds ?? 30,
+    );
+    const timeoutSeconds = Math.max(...gracePeriods) + TERMINATION_TIMEOUT_SECONDS;
+    if (performance.now() - start < timeoutSeconds * 1000) return undefined;
+    log(`still terminating: ${remaining.map(({ metadata }) => metadata.name).join(", ")}`);
+    return "done";
+  });
+  return result === "done" ? undefined : result;
+}

@@ -1,0 +1,240 @@
+/** Options of the bundler for a service. The image ID and the binary use the same options. */
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join, relative, resolve } from "node:path";
+import { PipelineError } from "../core/errors.ts";
+import type { Service } from "../core/resolve-service.ts";
+import { compileOptions } from "./image-spec.ts";
+import { createStyleOrderPlugin, type HtmlImports } from "./html-order.ts";
+import { rewriteModulePaths, bundlerDefines } from "./rewrite-module-paths.ts";
+
+/** Placeholder until the ID is known. */
+const UNKNOWN_ID = "0".repeat(12);
+
+/** Module that the generated entry imports. It adds the health endpoints and the drain that the service lacks. */
+const ATTACH = "slipway:attach";
+const attachFile = join(import.meta.dir, "../service/attach.ts");
+
+/** Bundler inputs that are found by reading the service's source. */
+export interface BundleInputs {
+  /** Image ID. Default: a placeholder. */
+  id?: string;
+  /** The service's own modules: file -> content. */
+  source?: Map<string, Buffer>;
+  /** Paths that the service serves itself, so that slipway does not attach them. */
+  ownPaths?: string[];
+  /** Packages that are copied into the image unbundled. */
+  externalPackages?: string[];
+  /** Optional packages that are not installed. */
+  missingPackages?: string[];
+  /** Several HTML imports, in a fixed order. */
+  htmlImports?: HtmlImports | undefined;
+  /** Whether only the HTML imports are bundled, without the service. */
+  isHtmlOnly?: boolean;
+}
+
+export async function bundleOptions(
+  service: Service,
+  {
+    id = UNKNOWN_ID,
+    source = new Map<string, Buffer>(),
+    ownPaths = [],
+    externalPackages = [],
+    missingPackages = [],
+    htmlImports,
+    isHtmlOnly = false,
+  }: BundleInputs = {},
+) {
+  const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compileOptions;
+  const { root, name, version, versionPath } = service;
+  const { plugins = [], ...entry } = createEntry(service, htmlImports?.files ?? [], isHtmlOnly);
+  const styleOrder = htmlImports && !isHtmlOnly && createStyleOrderPlugin(htmlImports);
+  const modulePaths = rewriteModulePaths(source, service.project);
+  return {
+    ...options,
+    ...entry,
+    // The service's plugins come before the path rewriting, so that their output is not rewritten.
+    plugins: [
+      ...(styleOrder ? [styleOrder] : []),
+      ...plugins,
+      ...(await loadPlugins(service)),
+      ...(modulePaths ? [modulePaths.plugin] : []),
+    ],
+    ...(modulePaths && { banner: modulePaths.banner }),
+    external: [...service.external, ...externalPackages, ...missingPackages],
+    metafile: true,
+    root,
+    target: "bun" as const,
+    define: {
+      BUILD_ID: JSON.stringify(id),
+      BUILD_NAME: JSON.stringify(name),
+      BUILD_VERSION: JSON.stringify(version),
+      BUILD_VERSION_PATH: JSON.stringify(versionPath),
+      BUILD_OWN_PATHS: JSON.stringify(ownPaths),
+      "process.env.NODE_ENV": '"production"',
+      ...bundlerDefines,
+      ...modulePaths?.define,
+      ...publicEnvDefines(service),
+      ...service.define,
+    },
+  };
+}
+
+/** Returns the public variables as bundler definitions, sorted by name. */
+export function publicEnvDefines(service: Service): Record<string, string> {
+  const found = Object.entries(findPublicVariables(service));
+  return Object.fromEntries(
+    found.sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, value]) => [`process.env.${name}`, JSON.stringify(value)]),
+  );
+}
+
+/** Returns the environment variables whose names start with the `publicEnv` setting. */
+export function findPublicVariables({ publicEnv }: Service): Record<string, string> {
+  const found = Object.entries(process.env).filter(([name]) => publicEnv !== "" && name.startsWith(publicEnv));
+  return Object.fromEntries(found as [string, string][]);
+}
+
+/** Loads the plugins of the settings and of bunfig.toml. Bun itself uses the latter in its development server only. */
+async function loadPlugins(service: Service): Promise<Bun.BunPlugin[]> {
+  const named = bunfigPlugins(service).map(async ({ name, file }) => {
+    const loaded = (await import(file)) as { default?: Bun.BunPlugin };
+    if (loaded.default) return loaded.default;
+    throw new PipelineError("project", `bunfig.toml's plugin ${name} has no default export`, {
+      code: "plugin-unusable",
+    });
+  });
+  return [...(await Promise.all(named)), ...(service.plugins as Bun.BunPlugin[])];
+}
+
+/** Whether the service has plugins. A plugin can change the content of any file. */
+export function hasPlugins(service: Service): boolean {
+  return service.plugins.length > 0 || bunfigPlugins(service).length > 0;
+}
+
+/** Returns the modules that define plugins, including modules of packages. */
+export function pluginModules(service: Service): string[] {
+  const settings = join(service.project, "ci/pipeline.ts");
+  return [...(existsSync(settings) ? [settings] : []), ...bunfigPlugins(service).map(({ file }) => file)];
+}
+
+/**
+ * Resolves the plugins that bunfig.toml names. https://bun.sh/docs/bundler/fullstack#plugins
+ *
+ * @throws {PipelineError} "project" if a plugin cannot be resolved
+ */
+function bunfigPlugins({ project }: Service): { name: string; file: string }[] {
+  return bunfigPluginNames(project).map((name) => {
+    try {
+      return { name, file: Bun.resolveSync(name, project) };
+    } catch (error) {
+      throw new PipelineError("project", `bunfig.toml's plugin ${name} was not found`, {
+        code: "plugin-unusable",
+        cause: error,
+      });
+    }
+  });
+}
+
+function bunfigPluginNames(project: string): string[] {
+  try {
+    const { serve } = Bun.TOML.parse(readFileSync(join(project, "bunfig.toml"), "utf8")) as {
+      serve?: { static?: { plugins?: string[] } };
+    };
+    return serve?.static?.plugins ?? [];
+  } catch {
+    return [];
+  }
+}
+
+/** Returns the service's entry, or generated in-memory entry modules if more than that entry is bundled. */
+function createEntry({ project, entry, entries, attach }: Service, pages: string[], isHtmlOnly: boolean) {
+  const main = join(project, entry);
+  const additional = Object.entries(entries);
+  if (!attach && additional.length === 0 && pages.length === 0) return { entrypoints: [main] };
+  // In the main module's directory, so that paths relative to the main module stay valid.
+  const generatedPath = (number: number) => `${main}${number === 0 ? "" : `.${number}`}.slipway.ts`;
+  // Relative, because generated modules are in the source map, which must not depend on the project's directory.
+  const specifierOf = (path: string) => {
+    const found = relative(dirname(main), resolve(project, path));
+    return JSON.stringify(found.startsWith("../") ? found : `./${found}`);
+  };
+  const isServed = !isHtmlOnly && additional.length === 0 && hasDefaultExport(main);
+  const service = [
+    ...(attach ? [`import "${ATTACH}";`] : []),
+    ...(additional.length > 0
+      ? dispatchCode(entry, additional, specifierOf)
+      : [reexportCode(isServed, specifierOf(entry))]),
+  ];
+  // Each page has a module that imports the next one, so that the bundler finds the pages in order.
+  const files = [
+    ...pages.map((page, at) => [
+      `import ${specifierOf(page)};`,
+      reexportCode(isServed, specifierOf(generatedPath(at + 1))),
+    ]),
+    isHtmlOnly ? [] : service,
+  ];
+  const plugin: Bun.BunPlugin = {
+    name: "slipway",
+    setup: (build) => void build.onResolve({ filter: /^slipway:attach$/ }, () => ({ path: attachFile })),
+  };
+  return {
+    entrypoints: [generatedPath(0)],
+    files: Object.fromEntries(files.map((lines, at) => [generatedPath(at), `${lines.join("\n")}\n`])),
+    plugins: [plugin],
+  };
+}
+
+/** Re-exports the default export if there is one, because Bun serves that of the main module. */
+function reexportCode(isServed: boolean, specifier: string): string {
+  return isServed ? `export { default } from ${specifier};` : `import ${specifier};`;
+}
+
+function hasDefaultExport(file: string): boolean {
+  const { exports } = new Bun.Transpiler({ loader: loaderOf(file) }).scan(readFileSync(file, "utf8"));
+  return exports.includes("default");
+}
+
+/** Generates code that selects the entry by the first argument, for example `/NAME migrate`. */
+function dispatchCode(
+  entry: string,
+  others: [name: string, path: string][],
+  specifier: (path: string) => string,
+): string[] {
+  const table = others.map(([name, path]) => `  [${JSON.stringify(name)}, () => import(${specifier(path)})],`);
+  return [
+    // A Map, because every object has keys like `constructor`.
+    "const others = new Map<string, () => Promise<unknown>>([",
+    ...table,
+    "]);",
+    'const chosen = others.get(process.argv[2] ?? "");',
+    "if (chosen) {",
+    "  process.argv.splice(2, 1);",
+    "  await chosen();",
+    "} else {",
+    `  const { default: app } = (await import(${specifier(entry)})) as { default?: any };`,
+    '  if (typeof app?.fetch === "function" && typeof app.stop !== "function") Bun.serve(app);',
+    "}",
+  ];
+}
+
+function loaderOf(file: string): Bun.JavaScriptLoader {
+  return file.endsWith(".tsx") ? "tsx" : file.endsWith(".jsx") ? "jsx" : file.endsWith("ts") ? "ts" : "js";
+}
+
+const MISSING_MODULE_HINT =
+  "If a script generates the file, add the script to `prebuild` in ci/pipeline.ts. If the package is optional, add it to `external`.";
+
+/** Converts a bundler error into a PipelineError with all messages and their locations. */
+export async function explainBundleError<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof AggregateError)) throw error;
+    const isMissing = error.errors.some(({ name }: Error) => name === "ResolveMessage");
+    throw new PipelineError("project", "the source does not compile", {
+      code: "source-does-not-compile",
+      output: error.errors.map((one) => Bun.inspect(one, { colors: false })).join("\n"),
+      ...(isMissing && { hint: MISSING_MODULE_HINT }),
+      cause: error,
+    });
+  }
+}

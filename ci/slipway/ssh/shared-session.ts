@@ -1,0 +1,161 @@
+/**
+ * Holds one connection of the system's ssh to a host, shared by all commands. ssh's own configuration, agent, jump hosts
+ * and known_hosts apply. slipway never prompts, and never trusts an unknown host key.
+ *
+ * The host needs sh and coreutils. Scripts are sent over stdin because the login shell can be any shell: it only gets one
+ * command that all shells parse in the same way. Temporary files are in a directory on the host that only the SSH user
+ * can enter. The host removes it when the connection ends, or else the next connection does.
+ */
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { isRunning, runProcess, type ProcessResult, type ProcessOptions } from "../core/process.ts";
+import {
+  remoteCommand,
+  connectHost,
+  OUTPUT_MARKER,
+  wrapScript,
+  sshOptions,
+  type HostConnection,
+  type RemoteHostInfo,
+} from "./host-connection.ts";
+import { lastReason, SshConnectionLost } from "./errors.ts";
+
+/** Exit code of ssh itself, as opposed to the script's. */
+const SSH_FAILED = 255;
+/** Time that ssh may take to exit after its connection is lost. */
+const EXIT_MS = 500;
+
+export class SshSession {
+  #connection: HostConnection | undefined;
+  #connecting: Promise<HostConnection> | undefined;
+  readonly #forwarded = new Map<string, Promise<string>>();
+  #socketCount = 0;
+
+  private constructor(
+    readonly host: string,
+    private readonly localDirectory: string,
+    private readonly signal: AbortSignal,
+  ) {}
+
+  /**
+   * @param signal cancels the attempt, and later scripts, but not a reconnect
+   * @throws {PipelineError} "environment" if ssh is missing, the host is unreachable, or k3s or permissions are missing
+   */
+  static async open(host: string, signal: AbortSignal): Promise<SshSession> {
+    await removeAbandonedSockets();
+    const localDirectory = await mkdtemp(join(tmpdir(), `slipway-${process.pid}-`));
+    const session = new SshSession(host, localDirectory, signal);
+    try {
+      await session.#connect(signal);
+      return session;
+    } catch (error) {
+      await session.close();
+      throw error;
+    }
+  }
+
+  /** Describes the host. Reconnects if the connection was lost. @throws {SshConnectionLost} */
+  async hostInfo(): Promise<RemoteHostInfo> {
+    return (await this.#connect()).hostInfo;
+  }
+
+  /** Returns the last line that ssh wrote to stderr. */
+  stderrTail(): string {
+    return lastReason(this.#connection?.stderr() ?? "");
+  }
+
+  /**
+   * Runs a sh script on the host. A code other than 0 is a result, not an error.
+   *
+   * @throws {SshConnectionLost} if the connection ends while the script runs
+   */
+  async run(script: string, options: Omit<ProcessOptions, "cwd" | "env"> = {}): Promise<ProcessResult> {
+    const { controlSocket, closed } = await this.#connect();
+    // Prevents ssh from opening a connection of its own when the shared one is lost.
+    const sharedOnly = ["-oControlMaster=no", "-oProxyCommand=false"];
+    const ssh = [
+      "ssh",
+      "-T",
+      `-S${controlSocket}`,
+      ...sshOptions,
+      ...sharedOnly,
+      "--",
+      this.host,
+      remoteCommand(script),
+    ];
+    const input = prependScript(script, options.input ?? "");
+    const result = await runProcess(ssh, { signal: this.signal, ...options, input });
+    const marker = result.stdout.indexOf(`${OUTPUT_MARKER}\n`);
+    if (result.code === SSH_FAILED) {
+      const isLost = marker < 0 || (await Promise.race([closed.then(() => true), Bun.sleep(EXIT_MS)]));
+      if (isLost) throw new SshConnectionLost(`SSH connection to ${this.host} lost`);
+    }
+    return { ...result, stdout: result.stdout.slice(marker < 0 ? 0 : marker + OUTPUT_MARKER.length + 1) };
+  }
+
+  /**
+   * Forwards a local socket to an address or a socket on the host.
+   *
+   * @param remote `ADDRESS:PORT`, or the path of a socket
+   * @returns the path of the local socket
+   */
+  async forward(remote: string): Promise<string> {
+    const { controlSocket } = await this.#connect();
+    const key = `${controlSocket} ${remote}`;
+    let forwarded = this.#forwarded.get(key);
+    if (!forwarded) {
+      forwarded = this.#forward(controlSocket, remote);
+      this.#forwarded.set(key, forwarded);
+      forwarded.catch(() => this.#forwarded.delete(key));
+    }
+    return forwarded;
+  }
+
+  async #forward(controlSocket: string, remote: string): Promise<string> {
+    const socket = join(this.localDirectory, `f${(this.#socketCount += 1)}`);
+    const forwarding = ["-oStreamLocalBindMask=0177", "-Oforward", `-L${socket}:${remote}`];
+    const ssh = ["ssh", `-S${controlSocket}`, ...forwarding, "--", this.host];
+    const { code, stderr } = await runProcess(ssh, { timeoutSeconds: 5 });
+    if (code === 0) return socket;
+    const reason = lastReason(stderr) || `exit code ${code}`;
+    throw new SshConnectionLost(`cannot forward ${remote} over SSH from ${this.host}: ${reason}`);
+  }
+
+  async close(): Promise<void> {
+    await this.#connection?.close();
+    await rm(this.localDirectory, { recursive: true, force: true });
+  }
+
+  #connect(signal?: AbortSignal): Promise<HostConnection> {
+    if (this.#connection && !this.#connection.isClosed()) return Promise.resolve(this.#connection);
+    const open = async () => {
+      const controlSocket = join(this.localDirectory, `c${(this.#socketCount += 1)}`);
+      return (this.#connection = await connectHost(this.host, controlSocket, signal));
+    };
+    this.#connecting ??= open().finally(() => (this.#connecting = undefined));
+    return this.#connecting;
+  }
+}
+
+/** Removes local sockets of killed processes. */
+async function removeAbandonedSockets(): Promise<void> {
+  for (const name of await readdir(tmpdir())) {
+    const [, pid] = /^slipway-(\d+)-\w{6}$/.exec(name) ?? [];
+    // Directories of other users cannot be removed.
+    if (pid !== undefined && !isRunning(Number(pid)))
+      await rm(join(tmpdir(), name), { recursive: true, force: true }).catch(() => {});
+  }
+}
+
+function prependScript(
+  script: string,
+  input: NonNullable<ProcessOptions["input"]>,
+): NonNullable<ProcessOptions["input"]> {
+  const text = Buffer.from(wrapScript(script));
+  if (typeof input === "string" || input instanceof Uint8Array) return Buffer.concat([text, Buffer.from(input)]);
+  return (async function* () {
+    yield text;
+    yield* input;
+  })();
+}

@@ -1,0 +1,45 @@
+/** Runs the deploy and the rollback from a point where a test has prepared the rest. */
+import type { Engine } from "../engines/engine.ts";
+import type { AvailabilityReport } from "../deploy/availability.ts";
+import type { DeployContext, Plan } from "../deploy/plan.ts";
+import type { ServedVersion } from "../deploy/rollout-phases.ts";
+import { runSteps } from "../core/step-graph.ts";
+import { CommandContext } from "../cli/context.ts";
+import { deploySteps } from "../cli/deploy-flow.ts";
+import { readOptions } from "../cli/options.ts";
+import { rollbackSteps } from "../cli/rollback-and-verify-flows.ts";
+
+function contextOf({ service, signal }: DeployContext, archive: string): CommandContext {
+  const options = readOptions({ output: archive }, [], service, {});
+  return new CommandContext({ service, options, signal, engine: {} as Engine });
+}
+
+const flowOf = ({ step, signal }: DeployContext) => ({
+  signal,
+  report: step,
+  choose: ([first]: unknown[]) => first,
+});
+
+/** Deploys a plan whose checks have passed. */
+export async function deploy(
+  run: DeployContext,
+  plan: Plan,
+  archive: string,
+): Promise<ServedVersion & { samples: AvailabilityReport | undefined }> {
+  const { verify, settle } = await runSteps(deploySteps(contextOf(run, archive)), {
+    ...flowOf(run),
+    goals: ["complete"],
+    given: { connect: run, approve: plan },
+  });
+  return { ...verify!, samples: settle };
+}
+
+/** Rolls back. @returns the id that serves then */
+export async function rollback(run: DeployContext, wanted?: string): Promise<string> {
+  const { prepare } = await runSteps(rollbackSteps(contextOf(run, "x.tar"), wanted), {
+    ...flowOf(run),
+    goals: ["complete"],
+    given: { connect: run },
+  });
+  return prepare!.version.id;
+}
