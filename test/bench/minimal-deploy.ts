@@ -14,7 +14,7 @@
 import { cpSync, existsSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { loadSdk } from "../../ci/slipway/engines/load-dagger-sdk.ts";
-import { writeArchive } from "../../ci/slipway/image/docker-archive-writer.ts";
+import { writeDockerArchive } from "../../ci/slipway/image/docker-archive-writer.ts";
 import { bundleOptions } from "../../ci/slipway/image/bundle-options.ts";
 import { compileOptions, findSharedLibraries } from "../../ci/slipway/image/image-spec.ts";
 import { pins } from "../../ci/slipway/core/pins.ts";
@@ -69,7 +69,7 @@ if (engine === "host") {
   id = ((await Bun.file(join(dist, "image.json")).json()) as { id: string }).id;
 }
 const name = `${service.name}:${id}`;
-await writeArchive(archive, { service, dist, names: [name], platform: runtime.platform });
+await writeDockerArchive(archive, { service, dist, names: [name], platform: runtime.platform });
 must(["k3s", "ctr", "-n", "k8s.io", "images", "import", "--local", archive]);
 const container = `${service.name}=${name}`;
 must(["k3s", "kubectl", "-n", namespace, "set", "image", `deployment/${service.name}`, container]);

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { chown, cp, lchown, lutimes, mkdir, readdir } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
-import { findInstallInputs } from "../../slipway/core/install-inputs.ts";
+import { findBunInstallInputs } from "../../slipway/core/install-inputs.ts";
 import { projectFiles } from "../../slipway/core/project-files.ts";
 import type { Service } from "../../slipway/core/resolve-service.ts";
 
@@ -13,7 +13,7 @@ import type { Service } from "../../slipway/core/resolve-service.ts";
  */
 export async function copyProject({ root, project }: Service, target: string, signal: AbortSignal): Promise<void> {
   // Install inputs are needed even if git ignores them, because an engine may install again.
-  for (const file of new Set([...(await projectFiles(root, signal)), ...findInstallInputs(root).files])) {
+  for (const file of new Set([...(await projectFiles(root, signal)), ...findBunInstallInputs(root).files])) {
     // A deleted file stays in git's index until the deletion is staged.
     if (!existsSync(join(root, file))) continue;
     await mkdir(dirname(join(target, file)), { recursive: true });

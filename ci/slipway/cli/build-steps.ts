@@ -6,8 +6,8 @@ import { gitCommit } from "../core/git.ts";
 import { isRunning } from "../core/process.ts";
 import type { StepResult } from "../core/step-report.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
-import { readArchive } from "../image/docker-archive-reader.ts";
-import { writeArchive } from "../image/docker-archive-writer.ts";
+import { readArchiveIndex } from "../image/docker-archive-reader.ts";
+import { writeDockerArchive } from "../image/docker-archive-writer.ts";
 import type { Architecture } from "../image/architecture.ts";
 import { hasSbom, writeSbom } from "../image/sbom.ts";
 import { runSmokeTest } from "../smoke-test/smoke-test.ts";
@@ -18,7 +18,7 @@ import type { CommandContext } from "./context.ts";
 const ABANDONED_MS = 600_000;
 
 /** Runs the service's script for a step. A missing script skips the step. */
-export async function runScript(
+export async function runCheckOrTest(
   { engine, service, signal }: CommandContext,
   step: "check" | "test",
 ): Promise<StepResult<void>> {
@@ -30,13 +30,13 @@ export async function runScript(
 }
 
 /** Builds an archive for each platform. Several platforms are part of the file names. @returns a sentence for the user */
-export async function buildArchives(context: CommandContext): Promise<string> {
+export async function ensureArchives(context: CommandContext): Promise<string> {
   const { architectures = [undefined], output } = context.options;
   const built: string[] = [];
   for (const architecture of architectures) {
     const file = architectures.length > 1 ? output.replace(/(\.tar)?$/, `-${architecture}$&`) : output;
     const id = await context.report.step("image", async () =>
-      buildArchive(context, await context.engine.computeId(architecture), { architecture, output: file }),
+      ensureArchive(context, await context.engine.computeId(architecture), { architecture, output: file }),
     );
     built.push(`${basename(file)} holds ${context.imageNameOf(id)}`);
   }
@@ -64,7 +64,7 @@ export interface BuildArchiveOptions {
  *
  * @throws {PipelineError} "project" if the source does not compile, or was edited during the build
  */
-export async function buildArchive(
+export async function ensureArchive(
   context: CommandContext,
   id: string,
   {
@@ -93,7 +93,7 @@ export async function buildArchive(
   const isKnown = Bun.peek.status(existingImage) !== "pending";
   const unneeded = isKnown ? await findUnneeded() : undefined;
   if (unneeded) return unneeded;
-  const existing = await readArchive(output).catch(() => undefined);
+  const existing = await readArchiveIndex(output).catch(() => undefined);
   const isSame = existing?.names.join() === names.join() && existing.packed === (compression !== "none");
   if (isSame && (await hasSbom(service, output, id))) return (await findUnneeded()) ?? written("exists", true);
   // Neither a check nor `watch` sees files come and go in the cache.
@@ -116,7 +116,7 @@ export async function buildArchive(
       });
     }
     const revision = await gitCommit(service.project, signal);
-    await writeArchive(output, { service, dist, names, revision, platform: built.platform, compression });
+    await writeDockerArchive(output, { service, dist, names, revision, platform: built.platform, compression });
     await writeSbom(dist, output);
   } finally {
     await building.catch(() => {});

@@ -12,7 +12,7 @@ import { startRollout, verifyRollout, waitForOldPods } from "../deploy/rollout-p
 import { undoDeploy } from "../deploy/undo.ts";
 import { withLeftovers } from "../kubernetes/apply.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
-import { buildArchive, buildArchives, runScript, smokeTest } from "./build-steps.ts";
+import { ensureArchive, ensureArchives, runCheckOrTest, smokeTest } from "./build-steps.ts";
 import { connectTarget } from "./connect-target.ts";
 import type { CommandContext } from "./context.ts";
 import type { FlowResults } from "./flow-results.ts";
@@ -31,10 +31,10 @@ export const undoChange = {
 
 /** From the source to archives (goal `archives`) and a smoke test (goal `smoke`). */
 export const buildSteps = (context: CommandContext): FlowStep<FlowResults>[] => [
-  step("check", { run: () => runScript(context, "check") }),
-  step("test", { run: () => runScript(context, "test") }),
+  step("check", { run: () => runCheckOrTest(context, "check") }),
+  step("test", { run: () => runCheckOrTest(context, "test") }),
   internal("id", { run: () => context.imageId() }),
-  internal("archives", { run: () => buildArchives(context) }),
+  internal("archives", { run: () => ensureArchives(context) }),
   step("smoke", { needs: ["check", "test", "archives", "id"], run: ({ id }) => smokeTest(context, id) }),
 ];
 
@@ -87,7 +87,7 @@ export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] =>
     needs: ["id"],
     awaits: ["connect", "locate"],
     run: ({ id }, { connect, locate }) =>
-      buildArchive(context, id, { existingImage: findExistingImage(connect, locate) }),
+      ensureArchive(context, id, { existingImage: findExistingImage(connect, locate) }),
   }),
   internal("compare", {
     needs: ["connect", "plan", "announce", "image"],

@@ -17,7 +17,7 @@ export interface DeployResult {
  *
  * @param flow results that are known, like a connection that stays open
  */
-export async function runDeploy(
+export async function deployWorkingTree(
   context: CommandContext,
   flow: Omit<FlowOptions<FlowResults>, "goals"> = {},
 ): Promise<DeployResult> {

@@ -18,7 +18,7 @@ const errorPattern = /\berror\b|\bTS\d{4}\b|\(fail\)|^✗|^\s*\w*(Error|Exceptio
  *
  * @param nameFile returns the location of the whole output. Called only if lines are cut.
  */
-export function summarizeOutput(output: string, nameFile: () => string): string {
+export function excerptFromFirstError(output: string, nameFile: () => string): string {
   const lines = output.trimEnd().split("\n").map(cut);
   if (lines.length <= MAX_LINES) return lines.join("\n");
   const first = Math.max(
@@ -51,7 +51,7 @@ export function printError(error: unknown, verbose: boolean, service?: Service):
     return;
   }
   const output = error.output?.trimEnd();
-  if (output) console.error(verbose ? output : summarizeOutput(output, () => saveOutput(output, service)));
+  if (output) console.error(verbose ? output : excerptFromFirstError(output, () => saveOutput(output, service)));
   console.error(`\nerror: ${error.message}${/[.!?]$/.test(error.message) ? "" : "."} ${error.hint ?? ""}`.trimEnd());
   const { kind, code } = error;
   if (code !== undefined && kind !== "usage" && kind !== "interrupted")

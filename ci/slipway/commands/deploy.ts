@@ -2,14 +2,14 @@
 import type { Command } from "../cli/context.ts";
 import { buildSteps } from "../cli/deploy-flow.ts";
 import { clusterOptions, imageOptions, stepOptions } from "../cli/options.ts";
-import { runDeploy } from "../cli/deploy-working-tree.ts";
+import { deployWorkingTree } from "../cli/deploy-working-tree.ts";
 import { runFlow } from "../cli/run-flow.ts";
 
 export default {
   about: "Check, test, build, deliver, roll out and verify (default command)",
   options: [...stepOptions, ...imageOptions, ...clusterOptions],
   async execute(context) {
-    if (context.options.target !== "none") return (await runDeploy(context)).conclusion;
+    if (context.options.target !== "none") return (await deployWorkingTree(context)).conclusion;
     const goals = ["check", "test", "archives"] as const;
     return (await runFlow(context, buildSteps(context), { goals })).archives;
   },

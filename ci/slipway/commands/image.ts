@@ -1,10 +1,10 @@
 /** Builds the image archive without checks, tests or a cluster. */
 import { archiveOptions, imageOptions, stepOptions } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
-import { buildArchives } from "../cli/build-steps.ts";
+import { ensureArchives } from "../cli/build-steps.ts";
 
 export default {
   about: "Build the image archive (docker-archive format)",
   options: [...stepOptions, ...imageOptions, ...archiveOptions],
-  execute: buildArchives,
+  execute: ensureArchives,
 } satisfies Command;

@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join, normalize, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { runProcess as execute } from "../core/process.ts";
-import { addComponents, components, componentsIn, overlayOf } from "../init/kustomize-components.ts";
+import { addComponents, components, componentsIn, kustomizationPathOf } from "../init/kustomize-components.ts";
 import { findFacts, type ProjectFacts } from "../init/project-facts.ts";
 import { OVERLAY, generatedFiles } from "../init/files.ts";
 import { addToDockerignore, addToGitignore, addToPackage, isAllowlistGitignore } from "../init/merge.ts";
@@ -57,7 +57,7 @@ async function detectFacts({ service, signal }: CommandContext): Promise<Project
  */
 function planChanges(facts: ProjectFacts, { selected = [] as string[], all = false }): FileChange[] {
   const { project, root } = facts.service;
-  const overlay = overlayOf(facts.service);
+  const overlay = kustomizationPathOf(facts.service);
   const overlayText = readIfPresent(overlay);
   const active = overlayText === undefined ? [] : componentsIn(overlayText, overlay, project);
   const merged: [string, (text: string | undefined) => string][] = [

@@ -1,7 +1,7 @@
 /** Rebuilds the image and compares a saved archive with it, bit for bit. */
 import { mkdir, rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import { writeArchive } from "../image/docker-archive-writer.ts";
+import { writeDockerArchive } from "../image/docker-archive-writer.ts";
 import {
   diffImages,
   filesInLayers,
@@ -56,7 +56,7 @@ async function verifyArchive(path: string, context: CommandContext): Promise<str
     const sameId = saved.names.includes(expected);
     const revision = revisionOf(saved);
     const names = sameId ? saved.names : [expected];
-    await writeArchive(rebuilt, { service, dist, platform, revision, names });
+    await writeDockerArchive(rebuilt, { service, dist, platform, revision, names });
 
     const built = await readImage(rebuilt);
     const lines = [...saved.damage, ...diffImages(built, saved)];

@@ -2,9 +2,9 @@
 import { printError } from "../cli/error-output.ts";
 import { createDeployContext, withTarget } from "../cli/connect-target.ts";
 import { CommandContext, type Command } from "../cli/context.ts";
-import { runDeploy } from "../cli/deploy-working-tree.ts";
+import { deployWorkingTree } from "../cli/deploy-working-tree.ts";
 import { PipelineError } from "../core/errors.ts";
-import { watchForSaves } from "../core/file-watcher.ts";
+import { watchForChanges } from "../core/file-watcher.ts";
 import { Report } from "../core/step-report.ts";
 import deploy from "./deploy.ts";
 
@@ -17,7 +17,7 @@ export default {
       const { service, options, engine, signal } = context;
       console.log(`watching ${service.root}: every change is deployed, Ctrl-C ends`);
       let skipWait = new AbortController();
-      for await (const savedAt of watchForSaves(service.root, signal, () => skipWait.abort())) {
+      for await (const savedAt of watchForChanges(service.root, signal, () => skipWait.abort())) {
         skipWait = new AbortController();
         const report = new Report(() => {});
         const run = new CommandContext({
@@ -31,7 +31,7 @@ export default {
         // A type error is known long before the tests have ended.
         const onFailure = (error: unknown) => signal.aborted || printError(error, options.verbose, service);
         const connect = createDeployContext(run, target);
-        const { conclusion, servedAt = Date.now() } = await runDeploy(run, {
+        const { conclusion, servedAt = Date.now() } = await deployWorkingTree(run, {
           given: { connect },
           onFailure,
         }).catch((error: unknown) => {

@@ -15,7 +15,11 @@ const ignored = /(^|\/)(node_modules|\.git|dist)(\/|$)|\.tar(\.part)?$|\.cdx\.js
  * @param root directory to watch, except for build outputs and installed packages
  * @param onChange called immediately for each change, even while the caller handles the previous one
  */
-export async function* watchForSaves(root: string, signal: AbortSignal, onChange: () => void): AsyncGenerator<number> {
+export async function* watchForChanges(
+  root: string,
+  signal: AbortSignal,
+  onChange: () => void,
+): AsyncGenerator<number> {
   let firstChange: number | undefined = Date.now();
   let lastChange = 0;
   let digest = "";

@@ -12,7 +12,7 @@ export interface InstallInputs {
   hasHooks: boolean;
 }
 
-export function findInstallInputs(root: string): InstallInputs {
+export function findBunInstallInputs(root: string): InstallInputs {
   const members = membersOf(root);
   const packages = new Map(["", ...members].map((member) => [member, readPackage(join(root, member))]));
   return {

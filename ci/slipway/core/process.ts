@@ -26,7 +26,7 @@ export interface ProcessOptions {
 }
 
 /** Exit code after a timeout. */
-export const TIMED_OUT = 124;
+export const TIMEOUT_EXIT_CODE = 124;
 
 /** Gives a low-priority program a third of the CPU time that others get. sched(7), the nice value. */
 const NICE = 5;
@@ -66,7 +66,7 @@ export async function runProcess(command: string[], options: ProcessOptions = {}
     signal?.throwIfAborted();
     const [stdout, stderr] = outputs.map(({ text }) => text()) as [string, string];
     if (outcome === "killed")
-      return { code: TIMED_OUT, stdout, stderr: `${stderr}timed out after ${timeoutSeconds} s\n` };
+      return { code: TIMEOUT_EXIT_CODE, stdout, stderr: `${stderr}timed out after ${timeoutSeconds} s\n` };
     return { code: outcome[0], stdout, stderr };
   } finally {
     clearTimeout(timer);

@@ -4,7 +4,7 @@
  * @returns seconds, rounded up. undefined: the header is missing or invalid.
  * @see https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
  */
-export function parseRetryAfter(headers: Headers, now = Date.now()): number | undefined {
+export function retryAfterSeconds(headers: Headers, now = Date.now()): number | undefined {
   const value = headers.get("retry-after")?.trim() ?? "";
   if (/^\d+$/.test(value)) return Number(value);
   // A date starts with a letter. Date.parse() would read "-5" as a year.

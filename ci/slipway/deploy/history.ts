@@ -59,7 +59,7 @@ const versionSelector = ({ selector }: ApiClient) => ({
  *
  * @returns the version, and the manifests to apply: with the values of Secrets
  */
-export function createVersion(
+export function versionFromManifests(
   service: Service,
   id: string,
   image: string,
@@ -203,7 +203,7 @@ export function findRollbackTarget(
 }
 
 /** Returns the versions to delete: those never verified, and the oldest beyond `count`. */
-export function prunableVersions(versions: Version[], current: Version, count: number): Version[] {
+export function versionsToDelete(versions: Version[], current: Version, count: number): Version[] {
   const others = versions.filter(({ name }) => name !== current.name);
   const verified = others.filter((version) => version.verified);
   return [...others.filter((version) => !version.verified), ...verified.slice(count - 1)];

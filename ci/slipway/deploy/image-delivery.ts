@@ -1,7 +1,7 @@
 /** Delivery of an image: import or push before the rollout, and removal if no rollout follows. */
 import type { PipelineError } from "../core/errors.ts";
 import type { StepResult } from "../core/step-report.ts";
-import { partialFailure } from "../kubernetes/apply.ts";
+import { createPartialFailure } from "../kubernetes/apply.ts";
 import { referencedImages } from "./history.ts";
 import type { DeployContext, Plan } from "./plan.ts";
 
@@ -75,5 +75,5 @@ export async function removeDeliveredImage(
 /** Creates the error of a deploy that did not begin and left something behind. */
 export function abortedDeploy(error: unknown, leftover: string, failure: unknown, signal: AbortSignal): PipelineError {
   const reason = error instanceof Error ? error.message : String(error);
-  return partialFailure(`${reason}. Nothing was rolled out, but ${leftover}`, failure, signal);
+  return createPartialFailure(`${reason}. Nothing was rolled out, but ${leftover}`, failure, signal);
 }

@@ -55,7 +55,7 @@ export function readLock(api: ApiClient): Promise<Lease | undefined> {
   return api.find<Lease>(`${collection}/${name}`);
 }
 
-export interface LockOptions {
+export interface AcquireLockOptions {
   /** Purpose, for example `deploy of helloapp:abc`. */
   purpose: string;
   log(line: string): void;
@@ -70,7 +70,7 @@ export interface LockOptions {
  *
  * @throws {PipelineError} "environment", naming the holder, if another deploy is running
  */
-export async function acquireLock(api: ApiClient, options: LockOptions): Promise<Lock> {
+export async function acquireLock(api: ApiClient, options: AcquireLockOptions): Promise<Lock> {
   const { purpose, log, leaseSeconds = LEASE_SECONDS, renewSeconds = RENEW_SECONDS } = options;
   const { collection, name, annotation } = leaseLocation(api);
   const { USER, LOGNAME } = process.env;

@@ -2,12 +2,12 @@
 import { gitCommit } from "../core/git.ts";
 import type { Report, StepResult } from "../core/step-report.ts";
 import type { Service } from "../core/resolve-service.ts";
-import { diffManifests, type Difference } from "../kubernetes/diff.ts";
-import { assertFitsInSecret, listVersions, createVersion, type Version } from "./history.ts";
+import { compareWithCluster, type Difference } from "../kubernetes/diff.ts";
+import { assertFitsInSecret, listVersions, versionFromManifests, type Version } from "./history.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import {
   isWorkload,
-  defaultWorkload,
+  defaultWorkloadName,
   observeWorkloads,
   type WorkloadState,
   type WorkloadName,
@@ -81,7 +81,7 @@ export async function createPlan(
   const { api } = target;
   target.admit?.(manifests);
   const name = `${service.name}:${id}`;
-  const { version, objects } = createVersion(
+  const { version, objects } = versionFromManifests(
     service,
     id,
     image ?? name,
@@ -90,7 +90,7 @@ export async function createPlan(
   );
   assertFitsInSecret(api, version);
   const [differences, before] = await Promise.all([
-    diffManifests(api, objects),
+    compareWithCluster(api, objects),
     observeWorkloads(api, workloadsIn(service, manifests)),
   ]);
   return {
@@ -133,7 +133,7 @@ export function workloadsIn({ name }: Service, manifests: KubeObject[]): Workloa
 
 /** Observes the main workload, of whatever kind, without the manifests. */
 export async function observeMainWorkload(api: Target["api"]): Promise<WorkloadState | undefined> {
-  const { metadata } = defaultWorkload(api);
+  const { metadata } = defaultWorkloadName(api);
   const kinds = ["Deployment", "StatefulSet", "DaemonSet"].map((kind) => ({ kind, metadata }));
   return (await observeWorkloads(api, kinds))[0];
 }

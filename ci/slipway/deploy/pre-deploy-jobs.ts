@@ -1,5 +1,5 @@
 /** Runs Jobs that must succeed before the rollout, such as a database migration. */
-import { applyAll } from "../kubernetes/apply.ts";
+import { applyInOrder } from "../kubernetes/apply.ts";
 import { prepareForApply } from "../kubernetes/merge-with-live.ts";
 import { RolloutFailed } from "./rollout-phases.ts";
 import type { Condition, KubeObject, Pod } from "../kubernetes/objects.ts";
@@ -31,7 +31,7 @@ export async function runPreDeployJobs(
       // A failed Job is run again, and must be deleted first because the name is the same.
       if (previous === "Failed") await api.delete(prepared!.object);
       await waitUntilDeleted(context, prepared!.path);
-      await applyAll(api, [prepared!]);
+      await applyInOrder(api, [prepared!]);
       permanentEffects.push(`Job/${name}`);
       const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
       for (;;) {

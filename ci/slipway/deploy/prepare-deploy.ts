@@ -6,19 +6,19 @@
  */
 import { PipelineError } from "../core/errors.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
-import { applyAll, partialFailure, prune, snapshotObjects } from "../kubernetes/apply.ts";
+import { applyInOrder, createPartialFailure, prune, snapshotObjects } from "../kubernetes/apply.ts";
 import { objectName, type KubeObject } from "../kubernetes/objects.ts";
 import { isReady, observeWorkloads, runningId, type WorkloadState } from "../kubernetes/workload-state.ts";
 import { prepareForApply } from "../kubernetes/merge-with-live.ts";
 import { splitPreDeployJobs, withVersion } from "../kubernetes/render.ts";
 import { abortedDeploy, ensureDelivered } from "./image-delivery.ts";
 import {
-  createVersion,
+  versionFromManifests,
   deleteVersion,
   findRollbackTarget,
   listVersions,
   nextVerifiedAt,
-  prunableVersions,
+  versionsToDelete,
   referencedImages,
   referencedSecrets,
   saveVersion,
@@ -63,7 +63,7 @@ async function createNamespace({ target: { api } }: DeployContext, { manifests }
       { code: "namespace-not-found", hint: `Create it with \`kubectl create namespace ${namespace}\`.` },
     );
   }
-  await applyAll(api, await prepareForApply(api, [own]));
+  await applyInOrder(api, await prepareForApply(api, [own]));
   return objectName(own);
 }
 
@@ -119,7 +119,7 @@ export async function prepareDeploy(context: DeployContext, plan: Plan, image: s
   const workloads = workloadsIn(service, plan.manifests);
   // Another deploy may have ended between the plan and the lock.
   const [before, versions] = await Promise.all([observeWorkloads(api, workloads), listVersions(api)]);
-  const { version, objects } = createVersion(
+  const { version, objects } = versionFromManifests(
     service,
     id,
     image,
@@ -166,7 +166,7 @@ export async function prepareDeploy(context: DeployContext, plan: Plan, image: s
     jobs,
     objects: objectsToApply,
     complete: (locked) => completeDeploy(locked, name, { version, rollbackTarget, manifests: rest }),
-    rollout: { id, workloads, write: () => applyAll(api, objectsToApply), endpoint, before },
+    rollout: { id, workloads, write: () => applyInOrder(api, objectsToApply), endpoint, before },
   };
 }
 
@@ -191,7 +191,7 @@ async function adopt(
   // The tag may be any word. A verification compares with the id that the service returns.
   const { id = runningId(deployment) } = await fetchVersion(endpoint, { signal: api.signal });
   const objects = await snapshotObjects(api, manifests);
-  const { version } = createVersion(api.service, id, image, objects, undefined);
+  const { version } = versionFromManifests(api.service, id, image, objects, undefined);
   return { ...version, verified: nextVerifiedAt([]) };
 }
 
@@ -207,7 +207,7 @@ async function completeDeploy(context: DeployContext, name: string, deploy: Veri
     await cleanUp(context, deploy);
   } catch (error) {
     const state = `${name} serves and is verified, but the clean-up after it failed`;
-    throw partialFailure(state, error, context.signal);
+    throw createPartialFailure(state, error, context.signal);
   }
 }
 
@@ -219,7 +219,7 @@ async function cleanUp({ target, service, log }: DeployContext, deploy: Verified
   const { version, rollbackTarget, manifests } = deploy;
   const versions = await listVersions(api);
   await saveVersion(api, { ...version, verified: nextVerifiedAt(versions) });
-  const expired = prunableVersions(versions, version, service.keepVersions);
+  const expired = versionsToDelete(versions, version, service.keepVersions);
   const needed = referencedSecrets([version, ...versions.filter((one) => !expired.includes(one))]);
   // Secrets of these versions were needed until now.
   for (const previous of [...(rollbackTarget ? [rollbackTarget] : []), ...expired]) {

@@ -1,6 +1,6 @@
 /** Rollback to an earlier version, on request. cli/deploy-flow.ts declares the order of its steps. */
 import { PipelineError } from "../core/errors.ts";
-import { applyAll, partialFailure, prune } from "../kubernetes/apply.ts";
+import { applyInOrder, createPartialFailure, prune } from "../kubernetes/apply.ts";
 import { observeWorkloads, runningId } from "../kubernetes/workload-state.ts";
 import { prepareForApply, type PreparedObject } from "../kubernetes/merge-with-live.ts";
 import { renderManifests } from "../kubernetes/render.ts";
@@ -55,7 +55,7 @@ export async function prepareRollback(context: DeployContext, wanted?: string): 
     rollout: {
       id,
       workloads,
-      write: () => applyAll(api, objects),
+      write: () => applyInOrder(api, objects),
       endpoint: target.endpoint(version.manifests),
       before,
     },
@@ -89,7 +89,7 @@ async function completeRollback(
     await saveVersion(api, { ...version, verified: nextVerifiedAt(versions), left: undefined });
   } catch (error) {
     const state = `${version.id} serves again and is verified, but the clean-up after it failed`;
-    throw partialFailure(state, error, signal, resumeHint);
+    throw createPartialFailure(state, error, signal, resumeHint);
   }
 }
 

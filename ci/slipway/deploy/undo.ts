@@ -1,6 +1,13 @@
 /** Undo of a failed change: restores the state before it, and shows why it failed. */
 import { PipelineError } from "../core/errors.ts";
-import { applyAll, partialFailure, prune, RESUME_HINT, restoreObjects, withLeftovers } from "../kubernetes/apply.ts";
+import {
+  applyInOrder,
+  createPartialFailure,
+  prune,
+  RESUME_HINT,
+  restoreObjects,
+  withLeftovers,
+} from "../kubernetes/apply.ts";
 import { runningId } from "../kubernetes/workload-state.ts";
 import { prepareForApply } from "../kubernetes/merge-with-live.ts";
 import { describeAvailability, renderTimeline } from "./availability.ts";
@@ -24,7 +31,7 @@ export async function undoDeploy(context: DeployContext, change: DeployTransacti
   const { name } = change;
   // Another process may hold the lock now, or the user has interrupted: nothing may be written.
   if (context.signal.aborted)
-    throw partialFailure(`${name} was being rolled out and may be applied in part`, error, context.signal);
+    throw createPartialFailure(`${name} was being rolled out and may be applied in part`, error, context.signal);
   if (!(error instanceof PipelineError)) throw error;
   context.log(`undo, because ${error.message}`);
   context.recordState(`${name} was being applied, and a failure was being undone.`);
@@ -122,7 +129,7 @@ async function restorePrevious(
       return;
     }
     const manifests = rollbackTarget.manifests.filter((object) => !isExcludedFromRollback(object));
-    await applyAll(api, await prepareForApply(api, manifests));
+    await applyInOrder(api, await prepareForApply(api, manifests));
     await prune(api, version.manifests, rollbackTarget.manifests);
   };
   try {
@@ -138,7 +145,7 @@ async function restorePrevious(
       const hint = `${nextStepHint(target, error.failure)} ${next}`;
       throw new PipelineError("partial", message, { code: "rollback-failed", hint, output });
     }
-    throw partialFailure(`${reason}. The rollback of ${name} failed as well`, error, signal, resumeHint);
+    throw createPartialFailure(`${reason}. The rollback of ${name} failed as well`, error, signal, resumeHint);
   }
 }
 

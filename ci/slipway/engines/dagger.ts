@@ -10,7 +10,7 @@ import type { Container, Platform } from "@dagger.io/dagger";
 import type { BuildResult } from "../image/build-image.ts";
 import { PipelineError } from "../core/errors.ts";
 import { trackedButIgnored } from "../core/project-files.ts";
-import { findInstallInputs } from "../core/install-inputs.ts";
+import { findBunInstallInputs } from "../core/install-inputs.ts";
 import type { Architecture } from "../image/architecture.ts";
 import { findPublicVariables } from "../image/bundle-options.ts";
 import { lockfiles } from "../image/inputs.ts";
@@ -61,7 +61,7 @@ export async function openSession(
 /** @param tracked files that git tracks although a .gitignore matches them. The engine would exclude them. */
 function daggerEngine(service: Service, tracked: string[]): Engine {
   const { root, project, prebuild, bun = pins.bun } = service;
-  const { files, hasHooks } = findInstallInputs(root);
+  const { files, hasHooks } = findBunInstallInputs(root);
   // Installation inputs are needed even if git ignores them, for example a package archive with `*.tgz` in .gitignore.
   const forced = [...new Set([...tracked, ...files])];
   const image = pins.baseImage.replace(/:[^:]*$/, `:${bun}`);

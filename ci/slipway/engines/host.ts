@@ -10,7 +10,7 @@ import { findSharedLibrariesIn } from "../image/image-spec.ts";
 import { ownArchitecture, type Architecture } from "../image/architecture.ts";
 import { publicEnvDefines } from "../image/bundle-options.ts";
 import { computeImageId, collectInputs } from "../image/inputs.ts";
-import { createPrebuild } from "./prebuild.ts";
+import { createPrebuildRunner } from "./prebuild.ts";
 import type { Engine } from "./engine.ts";
 import { crossSysroot } from "./cross-sysroot.ts";
 
@@ -47,7 +47,7 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
   const projectDigest = () => projectFilesDigest(service.root, signal, environment);
   // Low priority, because a deploy waits longest for the image, which is built at the same time.
   const runScript = (name: string) => runBun(["run", "--silent", name], `bun run ${name}`, true);
-  const prebuild = createPrebuild(service, environment, runScript, signal);
+  const prebuild = createPrebuildRunner(service, environment, runScript, signal);
   return {
     name: "host",
     async runScript(name) {

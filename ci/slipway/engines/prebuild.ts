@@ -11,7 +11,7 @@ import { projectFilesDigest, projectFiles } from "../core/project-files.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 import type { ImageInputs } from "../image/inputs.ts";
 
-export interface PrebuildScripts {
+export interface PrebuildRunner {
   /** Runs the scripts, unless their last run had the same project files. */
   prepare(): Promise<void>;
   /**
@@ -26,12 +26,12 @@ export interface PrebuildScripts {
  * @param environment variables that affect the scripts, as a text
  * @param runScript throws if the script fails
  */
-export function createPrebuild(
+export function createPrebuildRunner(
   service: Service,
   environment: string,
   runScript: (name: string) => Promise<void>,
   signal: AbortSignal,
-): PrebuildScripts {
+): PrebuildRunner {
   const { root, prebuild } = service;
   const file = join(cacheDirectoryOf(service), "prebuild.passed");
   const projectDigest = () => projectFilesDigest(root, signal, environment);

@@ -6,10 +6,16 @@
 import { PipelineError } from "../core/errors.ts";
 import { digestOf, sha256 } from "../core/hash.ts";
 import { layerNames } from "./image-spec.ts";
-import { digestInName, shortImageName, createLayerReader, readArchive, type Archive } from "./docker-archive-reader.ts";
+import {
+  digestInName,
+  shortImageName,
+  createLayerReader,
+  readArchiveIndex,
+  type ArchiveIndex,
+} from "./docker-archive-reader.ts";
 import { listTar, type TarEntry } from "./tar-reader.ts";
 
-export interface Layer {
+export interface UnpackedLayer {
   /** Name in messages: `runtime`, `app`, or `layer 1` if the image has another number of layers. */
   name: string;
   /** Digest computed from `bytes`, with the prefix `sha256:`. */
@@ -24,10 +30,10 @@ export interface Layer {
   damage?: string;
 }
 
-export interface ImageContent extends Pick<Archive, "config"> {
+export interface ImageContent extends Pick<ArchiveIndex, "config"> {
   /** Names with their tags, shortened by shortImageName(). */
   names: string[];
-  layers: Layer[];
+  layers: UnpackedLayer[];
   /** Size of the archive file in bytes. */
   archiveSize: number;
   /** Content that is unreadable or does not match its digest, one sentence per finding. */
@@ -41,12 +47,12 @@ export interface ImageContent extends Pick<Archive, "config"> {
  */
 export async function readImage(path: string): Promise<ImageContent> {
   try {
-    const archive = await readArchive(path);
+    const archive = await readArchiveIndex(path);
     if (!archive) throw new Error(`${path} not found`);
     const { config, configEntry } = archive;
     const names = [...new Set(archive.names.map(shortImageName))];
     const content = createLayerReader(path, archive.layers);
-    const layers: Layer[] = [];
+    const layers: UnpackedLayer[] = [];
     for (const [i, entry] of archive.layers.entries()) {
       const known = archive.layers.length === layerNames.length ? layerNames[i] : undefined;
       const declaredDiffId = config.rootfs.diff_ids[i]!;
@@ -82,7 +88,7 @@ async function readLayer(
   declaredDiffId: string,
   entry: TarEntry,
   { stored, unpacked }: ReturnType<typeof createLayerReader>,
-): Promise<Layer> {
+): Promise<UnpackedLayer> {
   let bytes: Uint8Array = await stored(entry);
   try {
     bytes = await unpacked(entry);
@@ -100,7 +106,7 @@ export interface ImageFile extends TarEntry {
 }
 
 /** Merges the files of layers, sorted by absolute path. Later layers override earlier ones, the root is omitted. */
-export function filesInLayers(layers: Layer[]): Map<string, ImageFile> {
+export function filesInLayers(layers: UnpackedLayer[]): Map<string, ImageFile> {
   const files = layers.flatMap(({ bytes, entries }) =>
     entries.map((entry): [string, ImageFile] => [
       // Tar dialects differ in the start of a path and in the slash after a directory.
@@ -121,7 +127,7 @@ export function metadataOf({ type, link, mode, uid, gid, mtime }: TarEntry): Rec
   };
 }
 
-export interface CompareOptions {
+export interface ImageDiffOptions {
   /** Whether to compare sizes, bytes, names and diffIDs, in addition to the image's structure. Default: true. */
   content?: boolean;
 }
@@ -130,7 +136,7 @@ export interface CompareOptions {
 export function diffImages(
   expected: ImageContent,
   found: ImageContent,
-  { content = true }: CompareOptions = {},
+  { content = true }: ImageDiffOptions = {},
 ): string[] {
   const lines: string[] = [];
   if (content && found.names.join() !== expected.names.join())
@@ -146,7 +152,7 @@ export function diffImages(
   return lines;
 }
 
-function layerDifferences(expected: Layer, found: Layer, content: boolean): string[] {
+function layerDifferences(expected: UnpackedLayer, found: UnpackedLayer, content: boolean): string[] {
   const named = (lines: string[]) => lines.map((line) => `${found.name}: ${line}`);
   const differ = content && found.diffId !== expected.diffId;
   const id = differ ? [`diffID ${shortDigest(found.diffId)}, not ${shortDigest(expected.diffId)}`] : [];
@@ -205,7 +211,7 @@ function flattenJson(value: unknown, path: string[] = []): Map<string, string> {
 }
 
 /** Describes the first difference of two layers, for example `from byte 700 on, at offset 188 of /a`. */
-function firstByte(expected: Layer, found: Layer): string {
+function firstByte(expected: UnpackedLayer, found: UnpackedLayer): string {
   const at = firstDifference(expected.bytes, found.bytes);
   // A damaged layer has no entries, so those of the other layer locate the byte.
   const { entries } = expected.damage ? found : expected;

@@ -15,7 +15,7 @@ import { BLOB_PATH, checkLayout, isLegacyConfig } from "./check-oci-layout.ts";
 import { MAX_UNPACKED_BYTES, detectCompression, Decompressor } from "./decompress.ts";
 import { readPlainTar, type TarEntry } from "./tar-reader.ts";
 
-export interface Archive {
+export interface ArchiveIndex {
   /** Image names with their tags (RepoTags). */
   names: string[];
   config: {
@@ -47,7 +47,7 @@ const reserved = ["manifest.json", "oci-layout", "index.json", "repositories"];
  * @returns undefined if `path` does not exist
  * @throws {Error} if the file is not a docker-archive, or has an unexpected entry
  */
-export async function readArchive(path: string): Promise<Archive | undefined> {
+export async function readArchiveIndex(path: string): Promise<ArchiveIndex | undefined> {
   const found = statSync(path, { throwIfNoEntry: false });
   if (!found) return undefined;
   const invalid = (reason: string, cause?: unknown) =>
@@ -158,7 +158,7 @@ function parseManifest(value: unknown, invalid: Invalid) {
   return { Config, Layers, RepoTags: expectStrings(image.RepoTags, "RepoTags of manifest.json") };
 }
 
-function parseConfig(value: unknown, layerCount: number, invalid: Invalid): Archive["config"] {
+function parseConfig(value: unknown, layerCount: number, invalid: Invalid): ArchiveIndex["config"] {
   const config = expectObject(value, "the config");
   for (const key of ["architecture", "os"]) {
     const text = config[key];
@@ -169,7 +169,7 @@ function parseConfig(value: unknown, layerCount: number, invalid: Invalid): Arch
     throw invalid(`the config lists ${ids.length} layers, but the archive has ${layerCount}`);
   const malformed = ids.find((id) => !/^sha256:[0-9a-f]{64}$/.test(id));
   if (malformed !== undefined) throw invalid(`the diffID ${malformed} in the config is not a digest`);
-  return config as unknown as Archive["config"];
+  return config as unknown as ArchiveIndex["config"];
 }
 
 function sizeOf(entries: TarEntry[]): number {

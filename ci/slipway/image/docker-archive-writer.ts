@@ -27,7 +27,7 @@ export type Compression = (typeof compressions)[number];
  */
 export const zstdLevels = { fast: 3, high: 22 } as const;
 
-export interface ArchiveOptions extends Pick<BuildResult, "platform"> {
+export interface ArchiveContent extends Pick<BuildResult, "platform"> {
   service: Service;
   /** Build directory with one tree per layer. */
   dist: string;
@@ -44,7 +44,7 @@ export interface ArchiveOptions extends Pick<BuildResult, "platform"> {
  *
  * @throws {PipelineError} "environment" if the disk is full, `output` is not writable, or a tree is missing
  */
-export async function writeArchive(output: string, options: ArchiveOptions): Promise<void> {
+export async function writeDockerArchive(output: string, options: ArchiveContent): Promise<void> {
   await writeFileAtomically(output, async (part) => {
     const file = openSync(part, "w");
     try {
@@ -57,7 +57,7 @@ export async function writeArchive(output: string, options: ArchiveOptions): Pro
 
 async function writeContent(
   file: number,
-  { service, platform, dist, names, revision, compression = "none" }: ArchiveOptions,
+  { service, platform, dist, names, revision, compression = "none" }: ArchiveContent,
 ): Promise<void> {
   const image = createImageSpec(service);
   const missing = layerNames.find((layer) => !existsSync(join(dist, layer)));

@@ -6,7 +6,7 @@
 import { basename, join, relative } from "node:path";
 import type { RuntimeLibraries } from "./image-spec.ts";
 
-export interface CLibrary {
+export interface LibcPackage {
   /** Name of the package, `libc6`, or `glibc` if the package is unknown. */
   name: string;
   version: string;
@@ -21,7 +21,7 @@ export interface CLibrary {
 const PACKAGE = "libc6";
 
 /** @returns undefined if neither dpkg nor the library names a version, for example with musl */
-export async function identifyLibc(runtime: RuntimeLibraries): Promise<CLibrary | undefined> {
+export async function identifyLibcPackage(runtime: RuntimeLibraries): Promise<LibcPackage | undefined> {
   const distribution = await readDistribution(runtime.root);
   return (await identifyByDpkg(runtime, distribution)) ?? (await identifyByContent(runtime, distribution));
 }
@@ -49,7 +49,7 @@ async function readDistribution(root: string): Promise<Distribution> {
 async function identifyByDpkg(
   { platform: { architecture }, files, root }: RuntimeLibraries,
   { id, release }: Distribution,
-): Promise<CLibrary | undefined> {
+): Promise<LibcPackage | undefined> {
   const dpkg = join(root, "var/lib/dpkg");
   const stanza = (await readText(join(dpkg, "status"))).split("\n\n").find((text) => {
     const has = (field: string, value: string) => new RegExp(`^${field}: ${value}$`, "m").test(text);
@@ -90,7 +90,7 @@ async function identifyByDpkg(
 async function identifyByContent(
   { files }: RuntimeLibraries,
   { release }: Distribution,
-): Promise<CLibrary | undefined> {
+): Promise<LibcPackage | undefined> {
   const [path, source] = [...files].find(([path]) => basename(path) === "libc.so.6") ?? [];
   if (!path || !source) return undefined;
   const text = Buffer.from(await Bun.file(source).bytes()).toString("latin1");

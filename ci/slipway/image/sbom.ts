@@ -13,7 +13,7 @@ import { writeFileAtomically } from "../core/atomic-write.ts";
 import { sha256OfFile } from "../core/hash.ts";
 import type { Service } from "../core/resolve-service.ts";
 import type { RuntimeLibraries } from "./image-spec.ts";
-import { identifyLibc, purl } from "./identify-libc.ts";
+import { identifyLibcPackage, purl } from "./identify-libc.ts";
 
 /** File name of the SBOM in the build directory. */
 export const SBOM_FILE = "sbom.cdx.json";
@@ -30,7 +30,7 @@ export interface BundledPackage {
 }
 
 /** Content of the SBOM. Equal input gives identical text. */
-export interface SbomInput {
+export interface SbomContent {
   /** Image ID. */
   id: string;
   packages: BundledPackage[];
@@ -38,13 +38,13 @@ export interface SbomInput {
 }
 
 /** Creates the SBOM. @returns JSON text */
-export async function createSbom(service: Service, { id, packages, runtime }: SbomInput): Promise<string> {
+export async function createSbom(service: Service, { id, packages, runtime }: SbomContent): Promise<string> {
   // The binary is not hashed: that would double the time, and the ID identifies the binary.
   // The library is loaded lazily and in parts, in about 30 ms. The whole library takes three times as long.
   const [{ Enums, Models, Spec, SPDX, Serialize }, tool, libc] = await Promise.all([
     loadCycloneDx(),
     import("@cyclonedx/cyclonedx-library/package.json"),
-    identifyLibc(runtime),
+    identifyLibcPackage(runtime),
   ]);
   const licenses = (license: string | undefined) => {
     if (!license) return new Models.LicenseRepository();

@@ -21,7 +21,7 @@ export function componentFiles(component: string): string[] {
 }
 
 /** Returns the path of the kustomization of the k3s overlay, whether or not it exists. */
-export function overlayOf({ project, overlays }: Pick<Service, "project" | "overlays">): string {
+export function kustomizationPathOf({ project, overlays }: Pick<Service, "project" | "overlays">): string {
   const directory = join(project, overlays.k3s);
   return kustomizationIn(directory) ?? join(directory, "kustomization.yaml");
 }

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
 import { projectFiles } from "../core/project-files.ts";
 import { isOnPath, runProcess } from "../core/process.ts";
-import { findInstallInputs } from "../core/install-inputs.ts";
+import { findBunInstallInputs } from "../core/install-inputs.ts";
 import { readPackage, type PackageJson, type Service } from "../core/resolve-service.ts";
 import { findPort, hasHardcodedPort } from "./port-detection.ts";
 
@@ -41,7 +41,7 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
   const serviceFiles = files.filter((path) => join(root, path).startsWith(`${project}/`));
   const manifest = readPackage(project);
   const source = readFileSync(join(project, service.entry), "utf8");
-  const { members, files: installs, hasHooks } = findInstallInputs(root);
+  const { members, files: installs, hasHooks } = findBunInstallInputs(root);
   const hasTests = serviceFiles.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
   return {
     // init adds a script for the tests.

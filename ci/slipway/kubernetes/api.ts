@@ -4,7 +4,7 @@ import { parseJson } from "../core/lossless-json.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { ApiError, type ConnectionInfo } from "./api-error.ts";
 import type { KubeObject } from "./objects.ts";
-import { parseRetryAfter } from "../core/retry-after.ts";
+import { retryAfterSeconds } from "../core/retry-after.ts";
 import { isTransientStatus, RETRY_BUDGET_SECONDS, sleep, backoffMs } from "./retry-policy.ts";
 
 /** Seconds that the first request to a cluster may take, and for which it is retried after an error. */
@@ -122,7 +122,7 @@ export class ApiClient {
     });
     if (!response.ok) {
       const { status, headers } = response;
-      throw new ApiError(name, status, messageOf(text), parseRetryAfter(headers), this.connection);
+      throw new ApiError(name, status, messageOf(text), retryAfterSeconds(headers), this.connection);
     }
     try {
       return parseJson<T>(text);

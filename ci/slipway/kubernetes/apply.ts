@@ -17,7 +17,7 @@ const DISCOVERY_TIMEOUT_SECONDS = 20;
  *
  * @throws {PipelineError} "project" if the server rejects an object. The objects before it are applied by then
  */
-export async function applyAll(api: ApiClient, prepared: PreparedObject[]): Promise<void> {
+export async function applyInOrder(api: ApiClient, prepared: PreparedObject[]): Promise<void> {
   for (const { object, path, scaled } of prepared) {
     if (path === undefined) await waitForKind(api, object);
     // The autoscaler may have changed the replicas while a pre-deploy Job ran.
@@ -186,7 +186,7 @@ export async function snapshotObjects(api: ApiClient, manifests: KubeObject[]): 
  * @param resumeHint how to continue. Default: RESUME_HINT
  * @throws the error unchanged if it is an interruption or a bug
  */
-export function partialFailure(
+export function createPartialFailure(
   state: string,
   error: unknown,
   signal: AbortSignal,

@@ -21,7 +21,7 @@ export interface Difference {
  *
  * @throws {PipelineError} "project" if the server rejects a manifest or does not have its kind
  */
-export async function diffManifests(api: ApiClient, manifests: KubeObject[]): Promise<Difference[]> {
+export async function compareWithCluster(api: ApiClient, manifests: KubeObject[]): Promise<Difference[]> {
   const { jobs: preDeployJobs, rest } = splitPreDeployJobs(manifests);
   const definedKinds = kindsDefinedBy(manifests);
   const prepared = await prepareForApply(api, rest);

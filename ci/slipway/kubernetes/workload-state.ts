@@ -31,14 +31,14 @@ export function isWorkload(object: KubeObject): object is Workload {
 export type WorkloadName = Pick<KubeObject, "kind"> & { metadata: Pick<KubeObject["metadata"], "name"> };
 
 /** The workload to observe if no manifests are given. */
-export function defaultWorkload({ service }: ApiClient): WorkloadName {
+export function defaultWorkloadName({ service }: ApiClient): WorkloadName {
   return { kind: "Deployment", metadata: { name: service.name } };
 }
 
 /** Reads the workloads that exist, in the order of `names`. The first one's id counts as the deployed version. */
 export async function observeWorkloads(
   api: ApiClient,
-  names: WorkloadName[] = [defaultWorkload(api)],
+  names: WorkloadName[] = [defaultWorkloadName(api)],
 ): Promise<WorkloadState[]> {
   const query = { labelSelector: api.selector };
   const find = ({ kind, metadata: { name } }: WorkloadName) =>
@@ -61,7 +61,7 @@ export async function observeWorkloads(
 /** Reads one workload. @returns undefined if it does not exist */
 export async function observeWorkload(
   api: ApiClient,
-  name: WorkloadName = defaultWorkload(api),
+  name: WorkloadName = defaultWorkloadName(api),
 ): Promise<WorkloadState | undefined> {
   return (await observeWorkloads(api, [name]))[0];
 }

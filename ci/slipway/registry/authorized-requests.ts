@@ -11,7 +11,7 @@ import { PipelineError } from "../core/errors.ts";
 import { parseChallenges } from "./challenge.ts";
 import { findCredentials } from "./credentials.ts";
 import { sendRequest, type HttpReply, type HttpRequest } from "./safe-http.ts";
-import { parseRetryAfter } from "../core/retry-after.ts";
+import { retryAfterSeconds } from "../core/retry-after.ts";
 import { withRetry, TransientError } from "./retry.ts";
 import type { Reference } from "./reference.ts";
 
@@ -187,7 +187,7 @@ export class Transport {
       const busy = "The registry is busy or restarting. Run the command again later.";
       const hint = status === 500 ? this.rejectionHint(status, text) : busy;
       const error = new TransientError("environment", message, { code: "registry-busy", hint });
-      error.pauseSeconds = parseRetryAfter(headers);
+      error.pauseSeconds = retryAfterSeconds(headers);
       return error;
     }
     return new PipelineError("environment", message, {

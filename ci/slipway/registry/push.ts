@@ -12,8 +12,8 @@ import {
   digestInName,
   shortImageName,
   createLayerReader,
-  readArchive,
-  type Archive,
+  readArchiveIndex,
+  type ArchiveIndex,
 } from "../image/docker-archive-reader.ts";
 import { detectCompression } from "../image/decompress.ts";
 import type { TarEntry } from "../image/tar-reader.ts";
@@ -71,7 +71,7 @@ export async function pushIndex(
   tags: string[],
   { sbomOf, ...options }: RegistryOptions & { sbomOf?(archive: string): string },
 ): Promise<{ digest: string; platforms: string[] }> {
-  const images = new Map<string, { path: string; archive: Archive; id: string }>();
+  const images = new Map<string, { path: string; archive: ArchiveIndex; id: string }>();
   // All archives are checked before anything is sent.
   for (const path of archives) {
     const archive = await openArchive(path);
@@ -112,7 +112,7 @@ export async function pushIndex(
 }
 
 /** Finds the image ID in an archive's names. */
-function findId(name: string, { names }: Archive): string | undefined {
+function findId(name: string, { names }: ArchiveIndex): string | undefined {
   const withId = new RegExp(`^${name}:([0-9a-f]{12})$`);
   return names.flatMap((name) => withId.exec(shortImageName(name))?.[1] ?? [])[0];
 }
@@ -120,7 +120,7 @@ function findId(name: string, { names }: Archive): string | undefined {
 /** Pushes an opened archive. @returns the manifest's descriptor */
 async function pushArchive(
   archive: string,
-  { configEntry, layers, config }: Archive,
+  { configEntry, layers, config }: ArchiveIndex,
   reference: string,
   options: PushOptions,
 ): Promise<Descriptor> {
@@ -225,16 +225,16 @@ export async function compareWithRemote(
   return { digest: descriptor.digest, same: same === true };
 }
 
-function isSameConfig(remoteConfig: Uint8Array, config: Archive["config"]): boolean {
+function isSameConfig(remoteConfig: Uint8Array, config: ArchiveIndex["config"]): boolean {
   try {
-    const remote = JSON.parse(Buffer.from(remoteConfig).toString()) as Archive["config"];
+    const remote = JSON.parse(Buffer.from(remoteConfig).toString()) as ArchiveIndex["config"];
     return Bun.deepEquals(withoutCommit(remote), withoutCommit(config), true);
   } catch {
     return false;
   }
 }
 
-function withoutCommit(config: Archive["config"]): object {
+function withoutCommit(config: ArchiveIndex["config"]): object {
   const copy = structuredClone(config);
   const labels = copy.config.Labels as Record<string, string> | null | undefined;
   delete labels?.["org.opencontainers.image.revision"];
@@ -253,8 +253,8 @@ async function isComplete(manifest: Manifest, configDigest: string, repository: 
   return (await Promise.all(digests.map((digest) => repository.hasBlob(digest)))).every(Boolean);
 }
 
-async function openArchive(path: string): Promise<Archive> {
-  const archive = await readArchive(path).catch((error: Error) => {
+async function openArchive(path: string): Promise<ArchiveIndex> {
+  const archive = await readArchiveIndex(path).catch((error: Error) => {
     throw invalidArchive(path, error.message, error);
   });
   if (!archive) throw invalidArchive(path, "file not found");

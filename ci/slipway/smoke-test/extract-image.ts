@@ -1,7 +1,7 @@
 /** Extracts the files of an image archive into a directory. */
 import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { createLayerReader, readArchive, type Archive } from "../image/docker-archive-reader.ts";
+import { createLayerReader, readArchiveIndex, type ArchiveIndex } from "../image/docker-archive-reader.ts";
 import { listTar, readTar } from "../image/tar-reader.ts";
 
 /**
@@ -9,8 +9,8 @@ import { listTar, readTar } from "../image/tar-reader.ts";
  *
  * @throws {Error} if the archive holds another type of entry, such as a link, or a path outside the image
  */
-export async function extractImage(archive: string, root: string): Promise<Archive> {
-  const image = (await readArchive(archive))!;
+export async function extractImage(archive: string, root: string): Promise<ArchiveIndex> {
+  const image = (await readArchiveIndex(archive))!;
   const { layers, packed } = image;
   await mkdir(root, { recursive: true });
   await chmod(root, 0o755);

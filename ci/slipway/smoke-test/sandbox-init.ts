@@ -11,7 +11,7 @@ import { chmodSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFile
 import { join } from "node:path";
 import type { PodSpec } from "../kubernetes/resolve-pod.ts";
 import { exitResultOf, runScenario, type SmokeTestResult, type ServiceProcess } from "./scenario.ts";
-import { configureLoopback, flags, listeningPorts, makeReadOnly, mount, setHostname } from "./syscalls.ts";
+import { configureLoopback, mountFlags, listeningPorts, makeReadOnly, mount, setHostname } from "./syscalls.ts";
 import { OutputBuffer } from "./output-buffer.ts";
 
 export interface SandboxConfig {
@@ -47,7 +47,7 @@ const SHM_BYTES = 64 * 2 ** 20;
 const hostsFile = ({ address, name }: PodSpec) => `127.0.0.1 localhost\n::1 localhost\n${address} ${name}\n`;
 
 function mountFileSystem({ pod, root, volumes }: SandboxConfig): void {
-  const { nosuid, nodev, noexec } = flags;
+  const { nosuid, nodev, noexec } = mountFlags;
   for (const path of ["/proc", "/dev", "/etc", pod.cwd, ...pod.mounts.map(({ path }) => path)]) {
     mkdirSync(join(root, path), { recursive: true });
   }
@@ -55,13 +55,13 @@ function mountFileSystem({ pod, root, volumes }: SandboxConfig): void {
   writeFileSync(join(root, "etc/hostname"), `${pod.name}\n`);
   // There is no name server.
   writeFileSync(join(root, "etc/resolv.conf"), "nameserver 127.0.0.1\n");
-  mount(root, root, "", flags.bind | flags.rec);
+  mount(root, root, "", mountFlags.bind | mountFlags.rec);
 
   const dev = join(root, "dev");
   mount("tmpfs", dev, "tmpfs", nosuid | noexec, "mode=755");
   for (const name of devices) {
     writeFileSync(join(dev, name), "");
-    mount(join("/dev", name), join(dev, name), "", flags.bind);
+    mount(join("/dev", name), join(dev, name), "", mountFlags.bind);
   }
   for (const [name, target] of Object.entries(links)) symlinkSync(target, join(dev, name));
   writeFileSync(join(dev, "termination-log"), "");
@@ -79,7 +79,7 @@ function mountFileSystem({ pod, root, volumes }: SandboxConfig): void {
     mkdirSync(source, { recursive: true });
     if (subPath) chmodSync(source, 0o777);
     mkdirSync(join(root, path), { recursive: true });
-    mount(source, join(root, path), "", flags.bind);
+    mount(source, join(root, path), "", mountFlags.bind);
     if (readOnly) makeReadOnly(join(root, path));
   }
   makeReadOnly(root);

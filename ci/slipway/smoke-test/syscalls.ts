@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { getSystemErrorName } from "node:util";
 
 /** Constants of linux/mount.h. */
-export const flags = {
+export const mountFlags = {
   rdonly: 1,
   nosuid: 2,
   nodev: 4,
@@ -59,8 +59,8 @@ export function makeReadOnly(target: string): void {
   const line = lines.findLast((line) => line.split(" ")[4] === target);
   const currentFlags = (line?.split(" ")[5] ?? "")
     .split(",")
-    .reduce((sum, name) => sum | (flags[name as keyof typeof flags] ?? 0), 0);
-  mount("none", target, "", flags.remount | flags.bind | flags.rdonly | currentFlags);
+    .reduce((sum, name) => sum | (mountFlags[name as keyof typeof mountFlags] ?? 0), 0);
+  mount("none", target, "", mountFlags.remount | mountFlags.bind | mountFlags.rdonly | currentFlags);
 }
 
 /** Enables the loopback interface and adds an address outside 127.0.0.0/8. */

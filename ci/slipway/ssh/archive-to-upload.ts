@@ -1,6 +1,6 @@
 /** Opens an image archive for upload, and computes its hashes once for all nodes. */
 import { sha256OfFile } from "../core/hash.ts";
-import { readArchive, type Archive } from "../image/docker-archive-reader.ts";
+import { readArchiveIndex, type ArchiveIndex } from "../image/docker-archive-reader.ts";
 import { CHUNK_BYTES, shortHashes } from "./binary-delta.ts";
 
 export interface ArchivedLayer {
@@ -23,7 +23,7 @@ export class ImageUpload {
 
   private constructor(
     readonly path: string,
-    { config, layers, packed }: Archive,
+    { config, layers, packed }: ArchiveIndex,
   ) {
     this.isCompressed = packed;
     this.bytes = Bun.mmap(path);
@@ -40,7 +40,7 @@ export class ImageUpload {
 
   /** @throws {Error} if `path` does not exist */
   static async open(path: string): Promise<ImageUpload> {
-    const archive = await readArchive(path);
+    const archive = await readArchiveIndex(path);
     if (!archive) throw new Error(`${path} not found`);
     return new ImageUpload(path, archive);
   }

@@ -41,7 +41,7 @@ function split(bytes: Uint8Array, size: number): Uint8Array[] {
 }
 
 /** Returns the changed chunks with neither cached content nor known block hashes. */
-export function unknownChunks(targetHashes: string[], base: DeltaBase): number[] {
+export function chunksWithoutKnownContent(targetHashes: string[], base: DeltaBase): number[] {
   return [...base.hashes.keys()].filter(
     (chunk) => targetHashes[chunk] !== base.hashes[chunk] && !base.content(chunk) && !base.blockHashes(chunk),
   );

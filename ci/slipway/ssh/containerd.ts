@@ -6,13 +6,13 @@
  * containerd stores an imported layer unchanged, as a tar in its content store. A previous version therefore contains almost
  * all bytes of the next.
  */
-import { TIMED_OUT, type ProcessResult, type ProcessOptions } from "../core/process.ts";
+import { TIMEOUT_EXIT_CODE, type ProcessResult, type ProcessOptions } from "../core/process.ts";
 import {
   BLOCK_BYTES,
   CHUNK_BYTES,
   computeDelta,
   HASH_PREFIX_LENGTH,
-  unknownChunks,
+  chunksWithoutKnownContent,
   type DeltaBase,
   type DeltaOp,
 } from "./binary-delta.ts";
@@ -135,7 +135,7 @@ export class RemoteContainerd {
         continue;
       }
       const hashes = upload.chunkHashesOf(layer);
-      const blockHashes = await this.#blockHashesOf(base, unknownChunks(hashes, base));
+      const blockHashes = await this.#blockHashesOf(base, chunksWithoutKnownContent(hashes, base));
       const known = { ...base, blockHashes: (chunk: number) => blockHashes.get(chunk) };
       parts.push({ blob: base.digest, operations: computeDelta(content, known, hashes) });
       changed.push({ layer, base });
@@ -172,7 +172,7 @@ ${await this.#listCommand()}`;
     onProgress(0, input.length);
     const result = await this.session.run(script, { input, timeoutSeconds: DELTA_TIMEOUT_SECONDS });
     // containerd hangs, for example because the disk is full. It would also hang for the full archive.
-    if (result.code === TIMED_OUT) return { result, bytes: input.length, names: new Set() };
+    if (result.code === TIMEOUT_EXIT_CODE) return { result, bytes: input.length, names: new Set() };
     if (result.code === CHECKSUM_MISMATCH) return "the host's copy of an earlier version is damaged";
     if (result.code !== 0)
       return result.stderr.trim().split("\n").at(-1) || `the import failed with exit code ${result.code}`;

@@ -1,12 +1,12 @@
 /** Validates an image archive before it is imported or pushed. */
 import { PipelineError } from "../core/errors.ts";
-import { readArchive } from "../image/docker-archive-reader.ts";
+import { readArchiveIndex } from "../image/docker-archive-reader.ts";
 
 /**
  * @throws {PipelineError} "environment" if `archive` is missing or invalid, or holds another image or architecture
  */
 export async function checkArchive(archive: string, name: string, architecture?: string): Promise<void> {
-  const found = await readArchive(archive).catch((error: Error) => error);
+  const found = await readArchiveIndex(archive).catch((error: Error) => error);
   const failure = (problem: string) =>
     new PipelineError("environment", `${archive} ${problem}. Nothing was changed`, {
       code: "archive-invalid",

@@ -35,7 +35,7 @@ export function hasK3s(): boolean {
   return isOnPath("k3s");
 }
 
-export interface K3sOptions {
+export interface K3sTargetOptions {
   service: Service;
   /** Default: k3s's own kubeconfig. */
   kubeconfig?: string | undefined;
@@ -65,7 +65,7 @@ export async function connectK3sTarget({
   timeoutSeconds = CONNECT_TIMEOUT_SECONDS,
   signal,
   connect = connectApi,
-}: K3sOptions): Promise<Target> {
+}: K3sTargetOptions): Promise<Target> {
   if (!hasK3s()) {
     throw new PipelineError("environment", "k3s not found on this machine (no `k3s` on PATH)", {
       code: "k3s-not-found",

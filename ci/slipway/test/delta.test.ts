@@ -8,11 +8,11 @@ import {
   CHUNK_BYTES,
   computeDelta,
   shortHashes,
-  unknownChunks,
+  chunksWithoutKnownContent,
   type DeltaBase,
   type DeltaOp,
 } from "../ssh/binary-delta.ts";
-import { writeArchive } from "../image/docker-archive-writer.ts";
+import { writeDockerArchive } from "../image/docker-archive-writer.ts";
 import { findSharedLibraries } from "../image/image-spec.ts";
 import { bootstrapScript } from "../ssh/host-connection.ts";
 import { RemoteContainerd } from "../ssh/containerd.ts";
@@ -115,7 +115,7 @@ describe("a delta", () => {
   test("contains the changed blocks if only block hashes are known", () => {
     const target = Buffer.from(noise);
     for (const at of [5, CHUNK_BYTES + 7, noise.length - 1]) target[at]! ^= 1;
-    expect(unknownChunks(shortHashes(target, CHUNK_BYTES), baseWith(noise, "hashes"))).toEqual([0, 1, 3]);
+    expect(chunksWithoutKnownContent(shortHashes(target, CHUNK_BYTES), baseWith(noise, "hashes"))).toEqual([0, 1, 3]);
     const operations = computeDelta(target, baseWith(noise, "blocks"));
     expect(insertedBytes(operations)).toBe(2 * BLOCK_BYTES + (noise.length % BLOCK_BYTES));
     expect(apply(operations, noise)).toEqual(target);
@@ -265,7 +265,7 @@ test("the sudoers lines of the SSH page allow exactly the commands that run as r
   for (const tree of ["runtime", "app"]) mkdirSync(join(directory, "dist", tree), { recursive: true });
   writeFileSync(join(directory, "dist/app/x"), "x");
   const { platform } = findSharedLibraries();
-  await writeArchive(archive, { service, platform, dist: join(directory, "dist"), names: ["helloapp:x"] });
+  await writeDockerArchive(archive, { service, platform, dist: join(directory, "dist"), names: ["helloapp:x"] });
   const containerd = new RemoteContainerd(session, join(directory, "none"));
   expect(
     (await containerd.deliver(await ImageUpload.open(archive), `sha256:${"c".repeat(64)}`, () => {})).fallbackReason,

@@ -13,8 +13,8 @@ import type { Engine } from "../engines/engine.ts";
 import { PipelineError } from "../core/errors.ts";
 import { Report } from "../core/step-report.ts";
 import { readOptions } from "../cli/options.ts";
-import { buildArchive } from "../cli/build-steps.ts";
-import { runDeploy } from "../cli/deploy-working-tree.ts";
+import { ensureArchive } from "../cli/build-steps.ts";
+import { deployWorkingTree } from "../cli/deploy-working-tree.ts";
 import { CommandContext } from "../cli/context.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { deploy, rollback } from "./run-prepared-flow.ts";
@@ -532,7 +532,7 @@ describe("the image, while checks and tests run", () => {
     const tests = new Promise<void>((resolve) => (pass = resolve));
     const { whole, to } = runOf(id);
     const check = red ?? tests;
-    return (await runDeploy(whole, { given: { connect: to, check } })).conclusion;
+    return (await deployWorkingTree(whole, { given: { connect: to, check } })).conclusion;
   }
 
   const directory = mkdtempSync(join(tmpdir(), "helloapp-deploy-"));
@@ -552,7 +552,7 @@ describe("the image, while checks and tests run", () => {
       const { whole } = runOf(id);
       const { promise: existingImage, resolve, reject } = Promise.withResolvers<string | undefined>();
       existingImage.catch(() => {});
-      const imaging = whole.report.step("image", () => buildArchive(whole, id, { existingImage }));
+      const imaging = whole.report.step("image", () => ensureArchive(whole, id, { existingImage }));
       return { imaging, tell: resolve, cancel: () => reject(new Error("no connection")) };
     };
     const begun = async (id: string) => {
@@ -592,7 +592,7 @@ describe("the image, while checks and tests run", () => {
     test("but not if the delivery is known before the id", async () => {
       const { whole } = runOf("bbbbbbbbbbbb");
       const existingImage = Promise.resolve("on the node already");
-      expect((await buildArchive(whole, "bbbbbbbbbbbb", { existingImage })).value).toBe("bbbbbbbbbbbb");
+      expect((await ensureArchive(whole, "bbbbbbbbbbbb", { existingImage })).value).toBe("bbbbbbbbbbbb");
       expect(built).toBeUndefined();
     });
   });

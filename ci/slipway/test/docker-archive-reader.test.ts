@@ -6,7 +6,7 @@ import { join as joinPath } from "node:path";
 import { gzipSync } from "node:zlib";
 import { sha256 } from "../core/hash.ts";
 import { diffImages, readImage } from "../image/compare.ts";
-import { readArchive } from "../image/docker-archive-reader.ts";
+import { readArchiveIndex } from "../image/docker-archive-reader.ts";
 import { Decompressor } from "../image/decompress.ts";
 import { listTar } from "../image/tar-reader.ts";
 import { image, join, layout, manifestOf, named, nameOf, part, pax, replaced, split, withFields } from "./edit-tar.ts";
@@ -21,7 +21,7 @@ const write = async (bytes: Uint8Array) => {
   await writeFile(path, bytes);
   return path;
 };
-const read = async (parts: Part[]) => readArchive(await write(join(parts)));
+const read = async (parts: Part[]) => readArchiveIndex(await write(join(parts)));
 /** Returns the error message, or "" for success. */
 const failure = (promise: Promise<unknown>) =>
   promise.then(
@@ -114,19 +114,19 @@ describe("refuses ambiguous archives and names the entry", () => {
   );
 
   test("a directory, and a truncated archive", async () => {
-    expect(await failure(readArchive(directory))).toContain("it is not a file");
+    expect(await failure(readArchiveIndex(directory))).toContain("it is not a file");
     const bytes = join(good);
     const path = await write(bytes);
     // Truncates the end marker, the padding and the last entry.
     for (const less of [1, 600, 1024, 1025, 1600]) {
       await writeFile(path, bytes.subarray(0, -less));
-      expect(await failure(readArchive(path)), `${less}`).toContain("truncated");
+      expect(await failure(readArchiveIndex(path)), `${less}`).toContain("truncated");
     }
     await writeFile(path, Buffer.concat([bytes, Buffer.alloc(9216), Buffer.of(1)]));
-    expect(await failure(readArchive(path))).toContain("data after its end");
+    expect(await failure(readArchiveIndex(path))).toContain("data after its end");
     await writeFile(path, bytes);
     await truncate(path, 2 ** 32);
-    expect(await failure(readArchive(path))).toContain("after its end");
+    expect(await failure(readArchiveIndex(path))).toContain("after its end");
   });
 });
 

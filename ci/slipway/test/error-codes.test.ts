@@ -9,7 +9,7 @@ import { PipelineError } from "../core/errors.ts";
 import { Report } from "../core/step-report.ts";
 import { rolloutErrorCode } from "../deploy/rollout-status.ts";
 import { ApiError } from "../kubernetes/api-error.ts";
-import { partialFailure, withLeftovers } from "../kubernetes/apply.ts";
+import { createPartialFailure, withLeftovers } from "../kubernetes/apply.ts";
 import packageJson from "../package.json";
 
 const root = join(import.meta.dir, "..");
@@ -76,7 +76,7 @@ test.each<[number, string, ErrorCode]>([
 
 test("a partial failure keeps the code of its cause", () => {
   const cause = new PipelineError("environment", "away", { code: "ssh-connection-lost" });
-  expect(partialFailure("applied in part", cause, new AbortController().signal).code).toBe("ssh-connection-lost");
+  expect(createPartialFailure("applied in part", cause, new AbortController().signal).code).toBe("ssh-connection-lost");
   expect(withLeftovers(["Namespace/a"], cause)).toMatchObject({ kind: "partial", code: "ssh-connection-lost" });
 });
 

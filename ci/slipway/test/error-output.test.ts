@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { cacheDirectoryOf } from "../core/resolve-service.ts";
-import { summarizeOutput, printError } from "../cli/error-output.ts";
+import { excerptFromFirstError, printError } from "../cli/error-output.ts";
 import { service } from "./helloapp-service.ts";
 
 const LINES = 30;
@@ -15,23 +15,24 @@ const numbered = (count: number, line: (n: number) => string) => Array.from({ le
 
 describe("excerpt", () => {
   test("short output is whole, without trailing line breaks", () => {
-    expect(summarizeOutput("one\n\ntwo\n\n\n", unexpected)).toBe("one\n\ntwo");
+    expect(excerptFromFirstError("one\n\ntwo\n\n\n", unexpected)).toBe("one\n\ntwo");
     const most = numbered(LINES, (n) => `line ${n}`).join("\n");
-    expect(summarizeOutput(`${most}\n`, unexpected)).toBe(most);
-    expect(summarizeOutput("", unexpected)).toBe("");
+    expect(excerptFromFirstError(`${most}\n`, unexpected)).toBe(most);
+    expect(excerptFromFirstError("", unexpected)).toBe("");
   });
 
   test("of 458 type errors, prints the first 30, the number of the others, and the file", () => {
     const errors = numbered(458, (n) => `src/a.ts(${n},1): error TS2322: Type 'string' is no number.`);
-    const lines = summarizeOutput(`${errors.join("\n")}\n`, nameFile).split("\n");
+    const lines = excerptFromFirstError(`${errors.join("\n")}\n`, nameFile).split("\n");
     expect(lines).toEqual([...errors.slice(0, LINES), "… 428 more lines: all.log"]);
   });
 
   test("leaves out lines before the first error", () => {
     const before = numbered(100, (n) => `(pass) test ${n}`);
-    const lines = summarizeOutput([...before, "src/a.ts(1,1): error TS2322: no", ...before].join("\n"), nameFile).split(
-      "\n",
-    );
+    const lines = excerptFromFirstError(
+      [...before, "src/a.ts(1,1): error TS2322: no", ...before].join("\n"),
+      nameFile,
+    ).split("\n");
     // Up to eight lines above belong to the error, unless an empty line separates them.
     expect(lines.slice(0, 9)).toEqual([...before.slice(-8), "src/a.ts(1,1): error TS2322: no"]);
     expect(lines).toHaveLength(LINES + 1);
@@ -54,7 +55,7 @@ describe("excerpt", () => {
     ];
     const passed = numbered(300, (n) => `(pass) is ${n} [0.01ms]`);
     const text = ["bun test v1.4.5", "", ...passed, "", "test/src/sum.test.ts:", ...assertion, ...passed].join("\n");
-    const lines = summarizeOutput(text, nameFile).split("\n");
+    const lines = excerptFromFirstError(text, nameFile).split("\n");
     expect(lines.slice(0, assertion.length + 1)).toEqual(["test/src/sum.test.ts:", ...assertion]);
     expect(lines).toHaveLength(LINES + 1);
   });
@@ -63,7 +64,7 @@ describe("excerpt", () => {
   test('ignores passed tests with "error" in their names', () => {
     const passed = numbered(100, (n) => `(pass) error ${n} is reported [0.01ms]`);
     const text = [...passed, "", "error: expect(received).toBe(expected)", "(fail) sum", ...passed].join("\n");
-    expect(summarizeOutput(text, nameFile)).toContain("(fail) sum");
+    expect(excerptFromFirstError(text, nameFile)).toContain("(fail) sum");
   });
 
   test("prints the assertion of a real run of Bun's test runner", () => {
@@ -76,7 +77,7 @@ describe("excerpt", () => {
       env: { ...process.env, NO_COLOR: "1", CLAUDECODE: undefined, AGENT: undefined },
     });
     rmSync(directory, { recursive: true });
-    const text = summarizeOutput(stdout.toString() + stderr.toString(), nameFile);
+    const text = excerptFromFirstError(stdout.toString() + stderr.toString(), nameFile);
     expect(text).toContain("expect(sum).toBe(3)");
     expect(text).toContain("Received: 2");
     expect(text).toContain("(fail) sum is three");
@@ -90,21 +91,23 @@ describe("excerpt", () => {
     ["a crash of Bun's", "panic(main thread): Segmentation fault"],
   ])("the excerpt begins at %s", (_, line) => {
     const before = [...numbered(60, (n) => `quiet line ${n}`), ""];
-    expect(summarizeOutput([...before, line, ...before].join("\n"), nameFile)).toStartWith(line);
+    expect(excerptFromFirstError([...before, line, ...before].join("\n"), nameFile)).toStartWith(line);
   });
 
   test("without an error, prints the beginning", () => {
     const lines = numbered(100, (n) => `quiet line ${n}`);
-    expect(summarizeOutput(lines.join("\n"), nameFile).split("\n").slice(0, LINES)).toEqual(lines.slice(0, LINES));
+    expect(excerptFromFirstError(lines.join("\n"), nameFile).split("\n").slice(0, LINES)).toEqual(
+      lines.slice(0, LINES),
+    );
   });
 
   test("prints an error in the last line", () => {
     const text = [...numbered(100, (n) => `quiet line ${n}`), "error: the last word"].join("\n");
-    expect(summarizeOutput(text, nameFile)).toContain("error: the last word");
+    expect(excerptFromFirstError(text, nameFile)).toContain("error: the last word");
   });
 
   test("cuts a long line and prints its length, without writing a file", () => {
-    const text = summarizeOutput(`error: ${"x".repeat(100_000)}`, unexpected);
+    const text = excerptFromFirstError(`error: ${"x".repeat(100_000)}`, unexpected);
     expect(text.length).toBeLessThan(300);
     expect(text).toStartWith(`error: ${"x".repeat(100)}`);
     expect(text).toEndWith("… (100007 characters)");

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test
 import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { watchForSaves } from "../core/file-watcher.ts";
+import { watchForChanges } from "../core/file-watcher.ts";
 
 // The tests are fast on an idle machine.
 setDefaultTimeout(60_000);
@@ -20,7 +20,7 @@ beforeEach(async () => {
   write("package.json", "{}");
   write("src/main.ts", "1");
   write("src/deep/er/part.ts", "1");
-  saves = watchForSaves(root, controller.signal, () => void (notifications += 1));
+  saves = watchForChanges(root, controller.signal, () => void (notifications += 1));
   // The first value is the initial state.
   await saves.next();
 });

@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { writeArchive } from "../image/docker-archive-writer.ts";
+import { writeDockerArchive } from "../image/docker-archive-writer.ts";
 import { ApiClient, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
 import { connectApi } from "../kubernetes/kubectl-proxy.ts";
 import { connectK3sTarget } from "../targets/k3s.ts";
@@ -231,7 +231,7 @@ console.log("Starting to serve");`;
     for (const layer of ["runtime", "app/x"]) await mkdir(join(dist, layer), { recursive: true });
     const output = join(dist, "x.tar");
     const platform = { os: "linux", architecture: architecture as "amd64" } as const;
-    await writeArchive(output, { service, dist, names: ["helloapp:abc"], platform });
+    await writeDockerArchive(output, { service, dist, names: ["helloapp:abc"], platform });
     return output;
   };
 

@@ -4,8 +4,8 @@ import { existsSync, readdirSync } from "node:fs";
 import { cp, mkdir, mkdtemp, rename, rm, symlink, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { writeArchive } from "../image/docker-archive-writer.ts";
-import { readArchive } from "../image/docker-archive-reader.ts";
+import { writeDockerArchive } from "../image/docker-archive-writer.ts";
+import { readArchiveIndex } from "../image/docker-archive-reader.ts";
 import { readElf } from "../image/elf.ts";
 import { PipelineError } from "../core/errors.ts";
 import { projectFilesDigest } from "../core/project-files.ts";
@@ -117,8 +117,8 @@ describe("archive", () => {
 
   test("has the right names, config and layers", async () => {
     const path = join(directory, "image.tar");
-    await writeArchive(path, { ...options, dist });
-    const archive = (await readArchive(path))!;
+    await writeDockerArchive(path, { ...options, dist });
+    const archive = (await readArchiveIndex(path))!;
     expect(archive.names).toEqual(options.names);
     expect(archive.config).toMatchObject({
       os: "linux",
@@ -151,8 +151,8 @@ describe("archive", () => {
     const copy = join(directory, "copy");
     await cp(dist, copy, { recursive: true });
     const [one, other] = [join(directory, "1.tar"), join(directory, "2.tar")];
-    await writeArchive(one, { ...options, dist });
-    await writeArchive(other, { ...options, dist: copy });
+    await writeDockerArchive(one, { ...options, dist });
+    await writeDockerArchive(other, { ...options, dist: copy });
     expect(await Bun.file(one).bytes()).toEqual(await Bun.file(other).bytes());
   });
 
@@ -160,13 +160,13 @@ describe("archive", () => {
     const path = join(directory, "kept.tar");
     await writeFile(path, "before");
     const broken = { ...options, dist: join(directory, "nowhere") };
-    const error = await writeArchive(path, broken).catch((error: Error) => error);
+    const error = await writeDockerArchive(path, broken).catch((error: Error) => error);
     expect(error).toBeInstanceOf(PipelineError);
     // The error must name the missing tree, not the output.
     expect((error as Error).message).toContain("nowhere/runtime is missing");
     expect(await Bun.file(path).text()).toBe("before");
     expect(partsIn(directory)).toEqual([]);
-    await expect(writeArchive(join(directory, "no/such/place.tar"), { ...options, dist })).rejects.toThrow(
+    await expect(writeDockerArchive(join(directory, "no/such/place.tar"), { ...options, dist })).rejects.toThrow(
       "cannot write",
     );
   });
@@ -174,7 +174,7 @@ describe("archive", () => {
   test("is complete if several processes write to the same output", async () => {
     const path = join(directory, "raced.tar");
     const names = ["one", "two", "three"].map((tag) => `helloapp:${tag}`);
-    const program = `const { writeArchive } = await import(${JSON.stringify(join(root, "ci/slipway/image/archive-writer.ts"))});
+    const program = `const { writeDockerArchive } = await import(${JSON.stringify(join(root, "ci/slipway/image/docker-archive-writer.ts"))});
       const { service, ...options } = JSON.parse(process.argv[1]);
       for (let i = 0; i < 5; i += 1) await writeArchive(process.argv[2], { service, ...options });`;
     const runs = names.map((name) => {
@@ -182,9 +182,9 @@ describe("archive", () => {
       return Bun.spawn([process.execPath, "-e", program, given, path], { stderr: "inherit" });
     });
     expect(await Promise.all(runs.map(({ exited }) => exited))).toEqual([0, 0, 0]);
-    const [name] = (await readArchive(path))!.names;
+    const [name] = (await readArchiveIndex(path))!.names;
     const alone = join(directory, "alone.tar");
-    await writeArchive(alone, { ...options, dist, names: [name!] });
+    await writeDockerArchive(alone, { ...options, dist, names: [name!] });
     expect(await Bun.file(path).bytes()).toEqual(await Bun.file(alone).bytes());
     expect(partsIn(directory)).toEqual([]);
   });
@@ -199,16 +199,16 @@ describe("archive", () => {
     for (const file of [left, fresh, live]) await writeFile(file, "half");
     const hourAgo = Date.now() / 1000 - 3600;
     for (const file of [left, live]) await utimes(file, hourAgo, hourAgo);
-    await writeArchive(path, { ...options, dist });
+    await writeDockerArchive(path, { ...options, dist });
     expect(partsIn(directory)).toEqual([basename(fresh), basename(live)].sort());
     for (const file of [fresh, live]) await rm(file);
   });
 
   test("reads a missing file as undefined, and refuses another format", async () => {
-    expect(await readArchive(join(directory, "none.tar"))).toBeUndefined();
+    expect(await readArchiveIndex(join(directory, "none.tar"))).toBeUndefined();
     const path = join(directory, "other.tar");
     await writeFile(path, Buffer.concat([tarHeader({ path: "x", type: "file", mode: 0, size: 0 }), TAR_END]));
-    expect(readArchive(path)).rejects.toThrow("not a docker-archive");
+    expect(readArchiveIndex(path)).rejects.toThrow("not a docker-archive");
   });
 });
 

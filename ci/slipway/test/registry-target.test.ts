@@ -11,11 +11,11 @@ import planCommand from "../commands/plan.ts";
 import { rollback } from "./run-prepared-flow.ts";
 import type { Engine } from "../engines/engine.ts";
 import { Report } from "../core/step-report.ts";
-import { writeArchive } from "../image/docker-archive-writer.ts";
+import { writeDockerArchive } from "../image/docker-archive-writer.ts";
 import { pushImage } from "../registry/push.ts";
 import { readOptions, type OptionValues } from "../cli/options.ts";
 import { createDeployContext } from "../cli/connect-target.ts";
-import { runDeploy } from "../cli/deploy-working-tree.ts";
+import { deployWorkingTree } from "../cli/deploy-working-tree.ts";
 import { CommandContext } from "../cli/context.ts";
 import { connectRegistryTarget } from "../targets/registry.ts";
 import { FakeCluster } from "./fake-cluster.ts";
@@ -96,7 +96,7 @@ async function somebodyPushes({ word = "helloapp", revision = "c0ffee", port = s
   const [dist, archive] = [join(place, "dist"), join(place, "other.tar")];
   lay(dist, word);
   const names = [`helloapp:${id}`];
-  await writeArchive(archive, { service: { ...service, port }, dist, platform, names, revision });
+  await writeDockerArchive(archive, { service: { ...service, port }, dist, platform, names, revision });
   return pushImage(archive, `${repository}:${id}`, { signal });
 }
 
@@ -128,7 +128,7 @@ async function start(values: OptionValues = {}) {
 
 async function deploy(values?: OptionValues): Promise<string> {
   const { run, to } = await start(values);
-  return (await runDeploy(run, { given: { connect: to } })).conclusion;
+  return (await deployWorkingTree(run, { given: { connect: to } })).conclusion;
 }
 
 const deployed = () => cluster.get<Deployment>(deployment).spec.template.spec.containers[0]!.image;
@@ -202,7 +202,7 @@ test("compares the image even if it already runs", async () => {
   const { run, to } = await start();
   const { compare: _, ...trusting } = to.target as typeof to.target & { compare: unknown };
   const digest = await somebodyPushes({ word: "malware" });
-  await runDeploy(run, { given: { connect: { ...to, target: trusting } } });
+  await deployWorkingTree(run, { given: { connect: { ...to, target: trusting } } });
   expect(deployed()).toBe(`${repository}@${digest}`);
   expect(await deploy()).toContain("serves at");
   expect(deployed()).toBe(`${repository}@${under()}`);
@@ -218,7 +218,7 @@ test("does not deliver an image that is pushed between comparison and delivery",
     await somebodyPushes({ word: "malware" });
     return same;
   };
-  await runDeploy(run, { given: { connect: { ...to, target: { ...target, compare } as typeof target } } });
+  await deployWorkingTree(run, { given: { connect: { ...to, target: { ...target, compare } as typeof target } } });
   expect(deployed()).toBe(`${repository}@${under()}`);
   const { layers } = registry.manifest(id) as { layers: { digest: string }[] };
   const texts = layers.map(({ digest }) => Buffer.from(Bun.zstdDecompressSync(registry.blobs.get(digest)!)).toString());

@@ -4,8 +4,8 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { writeArchive } from "../image/docker-archive-writer.ts";
-import { readArchive } from "../image/docker-archive-reader.ts";
+import { writeDockerArchive } from "../image/docker-archive-writer.ts";
+import { readArchiveIndex } from "../image/docker-archive-reader.ts";
 import { findCredentials } from "../registry/credentials.ts";
 import { resolveDigest, pushImage, pushIndex } from "../registry/push.ts";
 import { parseReference } from "../registry/reference.ts";
@@ -35,7 +35,7 @@ beforeAll(async () => {
     mkdirSync(join(directory, "dist", layer), { recursive: true });
     writeFileSync(join(directory, "dist", layer, "file"), layer.repeat(1000));
   }
-  await writeArchive(archive, {
+  await writeDockerArchive(archive, {
     service,
     platform: { os: "linux", architecture: "amd64" },
     dist: join(directory, "dist"),
@@ -127,7 +127,7 @@ describe("push", () => {
       config: { mediaType: "application/vnd.oci.image.config.v1+json" },
       layers: Array(2).fill({ mediaType: "application/vnd.oci.image.layer.v1.tar+zstd" }),
     });
-    const { config, configEntry } = (await readArchive(archive))!;
+    const { config, configEntry } = (await readArchiveIndex(archive))!;
     const { offset, size } = configEntry;
     const configBytes = await Bun.file(archive)
       .slice(offset, offset + size)
@@ -150,7 +150,7 @@ describe("push", () => {
     writeFileSync(path, joinParts(parts()));
     await pushImage(path, reference, options);
     const { layers } = JSON.parse(Buffer.from(manifests.get("1")!.body).toString());
-    const { config } = (await readArchive(path))!;
+    const { config } = (await readArchiveIndex(path))!;
     const unpacked = layers.map(({ digest }: { digest: string }) => sha256(Bun.zstdDecompressSync(blobs.get(digest)!)));
     expect(unpacked).toEqual(config.rootfs.diff_ids);
   });
@@ -314,7 +314,7 @@ describe("push of several platforms", () => {
       writeFileSync(join(dist, layer, "file"), `${layer} ${architecture}`);
     }
     const path = join(directory, file);
-    await writeArchive(path, { service, platform: { os: "linux", architecture }, dist, names });
+    await writeDockerArchive(path, { service, platform: { os: "linux", architecture }, dist, names });
     return path;
   }
 

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import type { RuntimeLibraries } from "../image/image-spec.ts";
-import { identifyLibc, purl } from "../image/identify-libc.ts";
+import { identifyLibcPackage, purl } from "../image/identify-libc.ts";
 import { listBundledPackages, hasSbom, createSbom, writeSbom, sbomPathFor } from "../image/sbom.ts";
 import { sha256OfFile } from "../core/hash.ts";
 import { service } from "./helloapp-service.ts";
@@ -67,7 +67,7 @@ function runtimeOf(system: string): RuntimeLibraries {
 
 describe("the C library", () => {
   const identify = (name: string, files: Record<string, unknown>) => {
-    return identifyLibc(runtimeOf(layOut(name, files)));
+    return identifyLibcPackage(runtimeOf(layOut(name, files)));
   };
 
   test("is dpkg's package, with the files on dpkg's list", async () => {

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { appendFileSync, cpSync, existsSync, linkSync, mkdirSync, readFileSync, renameSync } from "node:fs";
 import { rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/docker-archive-reader.ts";
+import { readArchiveIndex } from "../../image/docker-archive-reader.ts";
 import { pins } from "../../core/pins.ts";
 import { daggerEngine, daggerSession, describeWith, must, sh, temporaryDirectory } from "./setup.ts";
 import { commit, layOut, makeWorkspace } from "./monorepo-fixture.ts";
@@ -140,7 +140,7 @@ function table(engine: Engine, directory: string): void {
     cpSync(pristine, workspace, { recursive: true, verbatimSymlinks: true });
     base = runIn(app, output, engine).id;
     for (const end of [".tar", ".cdx.json"]) linkSync(join(output, `small${end}`), `${saved}${end}`);
-    const { config } = (await readArchive(join(output, "small.tar")))!;
+    const { config } = (await readArchiveIndex(join(output, "small.tar")))!;
     found.set(engine.name, { base, ids, libc: config.rootfs.diff_ids[0]! });
   });
 
@@ -248,7 +248,7 @@ describeWith(
       must(["buildah", "push", "--quiet", `${tag}:latest`, `docker-archive:${archive}`]);
       sh(["buildah", "rmi", "--force", tag]);
       const [, id] = /^small:([0-9a-f]{12})$/m.exec(output)!;
-      const { config } = (await readArchive(archive))!;
+      const { config } = (await readArchiveIndex(archive))!;
       const same = [...found.values()].filter(({ libc }) => libc === config.rootfs.diff_ids[0]);
       for (const other of same) expect(id!).toBe(other.base);
     });

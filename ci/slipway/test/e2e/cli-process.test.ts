@@ -2,7 +2,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/docker-archive-reader.ts";
+import { readArchiveIndex } from "../../image/docker-archive-reader.ts";
 import { copyProject, describeWith, eventually, hasNamespaces, must, root, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(120_000);
@@ -68,7 +68,7 @@ describeWith("pipeline on the host", [], () => {
     expect(output).toMatch(hasNamespaces ? passed : /smoke +none .*smoke test skipped: /);
     expect(output).toContain("install-k3s");
     expect(code).toBe(0);
-    const { names } = (await readArchive(join(directory, "helloapp.tar")))!;
+    const { names } = (await readArchiveIndex(join(directory, "helloapp.tar")))!;
     expect(output).toContain(`helloapp.tar holds ${names[0]}`);
   });
 

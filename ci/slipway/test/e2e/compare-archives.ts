@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { compareArchives } from "../../commands/verify-archive.ts";
 import { diffImages, readImage } from "../../image/compare.ts";
 import { sha256 } from "../../core/hash.ts";
-import { readArchive } from "../../image/docker-archive-reader.ts";
+import { readArchiveIndex } from "../../image/docker-archive-reader.ts";
 
 export interface Verdict {
   genuine: boolean;
@@ -27,7 +27,7 @@ try {
   const lines = [...found.damage, ...diffImages(expected, found)];
   const { altered } = lines.length > 0 ? {} : await compareArchives(good, file);
   const why = [...lines, ...(altered ? [altered] : [])].join("\n");
-  const { offset, size } = (await readArchive(file))!.configEntry;
+  const { offset, size } = (await readArchiveIndex(file))!.configEntry;
   const config = await Bun.file(file)
     .slice(offset, offset + size)
     .bytes();

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/docker-archive-reader.ts";
+import { readArchiveIndex } from "../../image/docker-archive-reader.ts";
 import { APP_DIRECTORY } from "../../image/rewrite-module-paths.ts";
 import { pins } from "../../core/pins.ts";
 import { image } from "../helloapp-service.ts";
@@ -78,7 +78,7 @@ describeWith(
     });
 
     test("its configuration is that of the pipeline's image", async () => {
-      const { config } = (await readArchive(push(name)))!;
+      const { config } = (await readArchiveIndex(push(name)))!;
       expect(config.config).toMatchObject({
         User: image.user,
         Entrypoint: [image.binary],
@@ -97,7 +97,7 @@ describeWith(
       const [ours, theirs] = await Promise.all([fileTree(host), fileTree(push(name))]);
       const {
         names: [tag],
-      } = (await readArchive(host))!;
+      } = (await readArchiveIndex(host))!;
       // The id is the same where the C library is, and then everything must be.
       if (log.includes(`${tag}\n`)) expect(theirs).toEqual(ours);
       expect(shapeOf(theirs)).toEqual(shapeOf(ours));
@@ -112,7 +112,7 @@ describeWith(
           return push(tag);
         });
         const [one, other] = await Promise.all(
-          built.map(async (file) => (await readArchive(file))!.config.rootfs.diff_ids),
+          built.map(async (file) => (await readArchiveIndex(file))!.config.rootfs.diff_ids),
         );
         expect(one).toHaveLength(2);
         expect(other).toEqual(one!);

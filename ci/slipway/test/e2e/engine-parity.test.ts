@@ -2,7 +2,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/docker-archive-reader.ts";
+import { readArchiveIndex } from "../../image/docker-archive-reader.ts";
 import { sbomPathFor } from "../../image/sbom.ts";
 import {
   copyProject,
@@ -40,7 +40,7 @@ describeWith(
       });
       const [hostTree, daggerTree] = await Promise.all([fileTree(host), fileTree(contained)]);
       const [daggerNames, hostNames] = await Promise.all(
-        [contained, host].map(async (path) => (await readArchive(path))!.names),
+        [contained, host].map(async (path) => (await readArchiveIndex(path))!.names),
       );
       expect(daggerNames).toHaveLength(1);
       if (daggerNames![0] === hostNames![0]) expect(daggerTree).toEqual(hostTree);

@@ -2,7 +2,7 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive, type Archive } from "../../image/docker-archive-reader.ts";
+import { readArchiveIndex, type ArchiveIndex } from "../../image/docker-archive-reader.ts";
 import { buildImage } from "../../image/build-image.ts";
 import { findSharedLibraries } from "../../image/image-spec.ts";
 import { sbomPathFor } from "../../image/sbom.ts";
@@ -16,12 +16,12 @@ setDefaultTimeout(120_000);
 describeWith("archive of the host engine", [], () => {
   const directory = temporaryDirectory();
   const path = join(directory, "helloapp.tar");
-  let archive: Archive;
+  let archive: ArchiveIndex;
   let id: string;
 
   beforeAll(async () => {
     must([process.execPath, "ci/pipeline.ts", "image", "--engine", "host", "--output", path, "--tag", "other"]);
-    archive = (await readArchive(path))!;
+    archive = (await readArchiveIndex(path))!;
     ({ id } = await builtProject());
   });
 
@@ -115,7 +115,7 @@ describeWith("SBOM", [], () => {
 
   test("has the hashes of the archive's libraries, and this Bun", async () => {
     const { metadata, components } = await read();
-    const archive = (await readArchive(path))!;
+    const archive = (await readArchiveIndex(path))!;
     const inLayers = archive.layers.flatMap(({ offset, size }) => readTar(path, offset, offset + size));
     const expected = await Promise.all(
       inLayers
@@ -192,7 +192,7 @@ describeWith("archive, read by skopeo", ["skopeo"], () => {
     const { id, platform } = await builtProject();
     const inspected = JSON.parse(must(["skopeo", "inspect", `docker-archive:${path}:helloapp:${id}`]));
     expect(inspected).toMatchObject({ Architecture: platform.architecture, Os: "linux" });
-    const { config } = (await readArchive(path))!;
+    const { config } = (await readArchiveIndex(path))!;
     expect(inspected.Layers).toEqual(config.rootfs.diff_ids);
   });
 });

@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive } from "../../image/docker-archive-reader.ts";
+import { readArchiveIndex } from "../../image/docker-archive-reader.ts";
 import { findSharedLibraries } from "../../image/image-spec.ts";
 import { sha256 } from "../../core/hash.ts";
 import { pins } from "../../core/pins.ts";
@@ -73,7 +73,7 @@ async function initAndUp(at: string, name: string): Promise<{ wrote: string; ran
   const { code: ended, output: ran } = up(at);
   expect(ended, ran).toBe(0);
   expect(ran).toMatch(hasNamespaces ? /^  smoke    ok .*\bdrain\b/m : /^  smoke    none .*skipped/m);
-  const { names } = (await readArchive(join(at, `${name}.tar`)))!;
+  const { names } = (await readArchiveIndex(join(at, `${name}.tar`)))!;
   expect(ran).toContain(`${name}.tar holds ${names[0]}`);
   return { wrote, ran };
 }

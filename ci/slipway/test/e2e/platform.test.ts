@@ -2,7 +2,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { createLayerReader, readArchive } from "../../image/docker-archive-reader.ts";
+import { createLayerReader, readArchiveIndex } from "../../image/docker-archive-reader.ts";
 import { readElf } from "../../image/elf.ts";
 import { ownArchitecture } from "../../image/architecture.ts";
 import { runSmokeTest } from "../../smoke-test/smoke-test.ts";
@@ -17,7 +17,7 @@ const triplet = other === "arm64" ? "aarch64-linux-gnu" : "x86_64-linux-gnu";
 
 /** Unpacks an archive. @returns the paths of its files */
 async function unpack(archive: string, directory: string): Promise<string[]> {
-  const { layers } = (await readArchive(archive))!;
+  const { layers } = (await readArchiveIndex(archive))!;
   const { unpacked } = createLayerReader(archive, layers);
   const paths: string[] = [];
   for (const layer of layers) {
@@ -40,7 +40,7 @@ async function unpack(archive: string, directory: string): Promise<string[]> {
 /** Asserts that binary, loader and libraries have one architecture, and that all needed libraries are included. */
 async function expectComplete(archive: string, architecture: string, directory: string): Promise<void> {
   mkdirSync(directory);
-  expect((await readArchive(archive))!.config.architecture).toBe(architecture);
+  expect((await readArchiveIndex(archive))!.config.architecture).toBe(architecture);
   const paths = await unpack(archive, directory);
   const { interpreter, needed } = readElf(join(directory, image.binary));
   expect(paths).toContain(interpreter!);
@@ -66,7 +66,7 @@ describeWith(
       for (const architecture of ["amd64", "arm64"]) {
         const archive = join(directory, `x-${architecture}.tar`);
         await expectComplete(archive, architecture, join(directory, architecture));
-        ids.push(...(await readArchive(archive))!.names);
+        ids.push(...(await readArchiveIndex(archive))!.names);
       }
       expect(new Set(ids).size).toBe(2);
       expect(ids).toContain(`${image.name}:${(await builtProject()).id}`);
@@ -122,7 +122,7 @@ describeWith("compressed layers", [], () => {
         cwd: root,
       });
     }
-    const [one, other] = await Promise.all([plain, packed].map(async (path) => (await readArchive(path))!));
+    const [one, other] = await Promise.all([plain, packed].map(async (path) => (await readArchiveIndex(path))!));
     expect(other!.config).toEqual(one!.config);
     expect(other!.packed).toBe(true);
     expect(Bun.file(packed).size).toBeLessThan(Bun.file(plain).size * 0.52);
@@ -131,7 +131,7 @@ describeWith("compressed layers", [], () => {
 
   test("are created again if the archive has another compression", async () => {
     must([process.execPath, "ci/pipeline.ts", "image", "--output", packed]);
-    expect((await readArchive(packed))!.packed).toBe(false);
+    expect((await readArchiveIndex(packed))!.packed).toBe(false);
   });
 });
 
@@ -140,7 +140,7 @@ describeWith("compressed layers, read by others", ["skopeo", "podman"], () => {
     const directory = temporaryDirectory();
     const archive = join(directory, "x.tar");
     must([process.execPath, "ci/pipeline.ts", "image", "--compress", "fast", "--output", archive]);
-    const { config, names } = (await readArchive(archive))!;
+    const { config, names } = (await readArchiveIndex(archive))!;
     must(["skopeo", "copy", "--dest-decompress", `docker-archive:${archive}`, `dir:${directory}/dir`]);
     const manifest = await Bun.file(join(directory, "dir/manifest.json")).json();
     const digests = manifest.layers.map(({ digest }: { digest: string }) => digest);

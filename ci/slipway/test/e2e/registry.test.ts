@@ -2,8 +2,8 @@
 import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeArchive } from "../../image/docker-archive-writer.ts";
-import { readArchive } from "../../image/docker-archive-reader.ts";
+import { writeDockerArchive } from "../../image/docker-archive-writer.ts";
+import { readArchiveIndex } from "../../image/docker-archive-reader.ts";
 import { resolveDigest, pushImage } from "../../registry/push.ts";
 import {
   builtProject,
@@ -32,7 +32,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
   beforeAll(async () => {
     const built = await builtProject();
     dist = built.dist;
-    await writeArchive(archive, { service, dist, platform: built.platform, names: [`helloapp:${built.id}`] });
+    await writeDockerArchive(archive, { service, dist, platform: built.platform, names: [`helloapp:${built.id}`] });
     const hash = await Bun.password.hash(password, { algorithm: "bcrypt", cost: 4 });
     writeFileSync(join(directory, "htpasswd"), `me:${hash}\n`);
     open = await startRegistry(join(directory, "open"));
@@ -56,7 +56,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
   test("pushes an image whose config and layers skopeo reads unchanged", async () => {
     const reference = `${open}/team/helloapp:one`;
     const digest = await pushImage(archive, reference, { signal });
-    const { config, configEntry, layers } = (await readArchive(archive))!;
+    const { config, configEntry, layers } = (await readArchiveIndex(archive))!;
     const seen = JSON.parse(skopeo("inspect", "--tls-verify=false", `docker://${reference}`));
     expect(seen.Digest).toBe(digest);
     expect(seen.Architecture).toBe(config.architecture);
@@ -130,7 +130,7 @@ describeWith("push to a registry", ["docker-registry", "skopeo"], () => {
     const elsewhere = join(directory, "other.tar");
     const names = [`helloapp:${"f".repeat(12)}`];
     // The content is that of this machine. The test checks only which config a client gets.
-    await writeArchive(elsewhere, { service, dist, platform: { os: "linux", architecture: other }, names });
+    await writeDockerArchive(elsewhere, { service, dist, platform: { os: "linux", architecture: other }, names });
     for (const file of ["helloapp.cdx.json", "other.cdx.json"])
       writeFileSync(join(directory, file), await Bun.file(join(dist, "sbom.cdx.json")).text());
 

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { resolveService, type Service } from "../../core/resolve-service.ts";
 import { PipelineError } from "../../core/errors.ts";
-import { writeArchive } from "../../image/docker-archive-writer.ts";
+import { writeDockerArchive } from "../../image/docker-archive-writer.ts";
 import { buildImage } from "../../image/build-image.ts";
 import { ownArchitecture } from "../../image/architecture.ts";
 import { runSmokeTest } from "../../smoke-test/smoke-test.ts";
@@ -117,7 +117,7 @@ beforeAll(async () => {
   service = resolveService(project, { attach: false, readyTimeoutSeconds: 1 });
   const dist = join(directory, "dist");
   const built = await buildImage(service, dist);
-  await writeArchive(archive, { service, dist, names: [`shop:${built.id}`], platform: built.platform });
+  await writeDockerArchive(archive, { service, dist, names: [`shop:${built.id}`], platform: built.platform });
   ({ id } = built);
 });
 
@@ -168,7 +168,7 @@ describeWith(
     test("passes for this project's image and lists the checks", async () => {
       const { dist, ...built } = await builtProject();
       const path = join(directory, "helloapp.tar");
-      await writeArchive(path, { service: greeting, dist, names: ["helloapp:x"], platform: built.platform });
+      await writeDockerArchive(path, { service: greeting, dist, names: ["helloapp:x"], platform: built.platform });
       const { detail, skipped } = await runSmokeTest(greeting, { archive: path, id: built.id });
       expect(skipped).toBe(false);
       expect(detail).toStartWith(
@@ -364,7 +364,7 @@ import { runSmokeTest } from ${JSON.stringify(module)};\nconsole.log((${call}).d
 test("an image for another architecture is an environment error and is not run", async () => {
   const other = join(directory, "other.tar");
   const platform = { os: "linux", architecture: ownArchitecture === "arm64" ? "amd64" : "arm64" } as const;
-  await writeArchive(other, { service, dist: join(directory, "dist"), names: ["shop:x"], platform });
+  await writeDockerArchive(other, { service, dist: join(directory, "dist"), names: ["shop:x"], platform });
   const error = await runSmokeTest(service, { archive: other, id }).catch((error: unknown) => error);
   expect(error).toMatchObject({
     kind: "environment",

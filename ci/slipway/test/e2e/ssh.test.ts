@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from 
 import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { writeArchive } from "../../image/docker-archive-writer.ts";
+import { writeDockerArchive } from "../../image/docker-archive-writer.ts";
 import { findSharedLibraries } from "../../image/image-spec.ts";
 import { RemoteContainerd, type DeliveryResult } from "../../ssh/containerd.ts";
 import { SshSession } from "../../ssh/shared-session.ts";
@@ -163,7 +163,7 @@ describeWith(
     });
 
     test("a killed process leaves no files behind", async () => {
-      const code = `const { SshSession } = await import(${JSON.stringify(join(root, "ci/slipway/ssh/session.ts"))});
+      const code = `const { SshSession } = await import(${JSON.stringify(join(root, "ci/slipway/ssh/shared-session.ts"))});
         const session = await SshSession.open("${sshd.host}", new AbortController().signal);
         console.log((await session.hostInfo()).directory);
         await Bun.sleep(60_000);`;
@@ -266,7 +266,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "${socket}
       const make = async (tag: string, tree: string, compression?: "fast") => {
         archives[tag] = join(directory, `${tag}.tar`);
         const names = [`helloapp:${tag}`];
-        await writeArchive(archives[tag], {
+        await writeDockerArchive(archives[tag], {
           service,
           platform,
           dist: tree,

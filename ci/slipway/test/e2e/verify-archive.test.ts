@@ -2,7 +2,7 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readArchive } from "../../image/docker-archive-reader.ts";
+import { readArchiveIndex } from "../../image/docker-archive-reader.ts";
 import { TAR_END, tarHeader, tarPadding } from "../../image/tar-writer.ts";
 import { readTar } from "../../image/tar-reader.ts";
 import { image as described } from "../helloapp-service.ts";
@@ -28,7 +28,7 @@ describeWith("verify-archive", ["git"], () => {
     git("add", "--all");
     git("commit", "--quiet", "--message", "first");
     expect(pipeline("image", "--output", good, "--tag", "other").code).toBe(0);
-    id = (await readArchive(good))!.names[0]!;
+    id = (await readArchiveIndex(good))!.names[0]!;
   });
 
   /** A copy of the archive with one bit changed, at `offset` of a file in it, or of the archive itself. */
@@ -36,7 +36,7 @@ describeWith("verify-archive", ["git"], () => {
     const copy = join(directory, "altered.tar");
     cpSync(good, copy);
     const bytes = readFileSync(copy);
-    const { layers } = (await readArchive(good))!;
+    const { layers } = (await readArchiveIndex(good))!;
     const entries = layers.flatMap(({ offset, size }) => readTar(good, offset, offset + size));
     const start = path === undefined ? 0 : entries.find((entry) => `/${entry.path}` === path)!.offset;
     bytes[start + offset]! ^= 1;
@@ -51,7 +51,7 @@ describeWith("verify-archive", ["git"], () => {
   });
 
   test("with layers compressed, and written by another tool: exit 0, layer by layer", async () => {
-    const { layers, configEntry, names } = (await readArchive(good))!;
+    const { layers, configEntry, names } = (await readArchiveIndex(good))!;
     const file = await Bun.file(good).bytes();
     const parts: Uint8Array[] = [];
     const add = (path: string, bytes: Uint8Array) => {
@@ -75,7 +75,7 @@ describeWith("verify-archive", ["git"], () => {
     ["app", described.binary, 50_000_000],
     ["runtime", undefined, 1_000_000],
   ])("one bit of a file in the layer %s: exit 1 with layer, file and place", async (layer, path, offset) => {
-    const { layers } = (await readArchive(good))!;
+    const { layers } = (await readArchiveIndex(good))!;
     const libraries = readTar(good, layers[0]!.offset, layers[0]!.offset + layers[0]!.size);
     const file = path ?? `/${libraries.find((entry) => entry.path.endsWith("/libc.so.6"))!.path}`;
     const { code, output } = verify(await altered(file, offset));
@@ -153,7 +153,7 @@ describeWith("verify-archive", ["git"], () => {
   });
 
   test("one bit of the config: exit 1", async () => {
-    const { configEntry } = (await readArchive(good))!;
+    const { configEntry } = (await readArchiveIndex(good))!;
     const at = readFileSync(good).indexOf(Buffer.from("65532:65532"), configEntry.offset);
     const { code, output } = verify(await altered(undefined, at));
     expect(output).toContain('config: config.User is "75532:65532", not "65532:65532"');

@@ -9,7 +9,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readArchive } from "../../image/docker-archive-reader.ts";
+import { readArchiveIndex } from "../../image/docker-archive-reader.ts";
 import { resolveDigest } from "../../registry/push.ts";
 import { ownArchitecture } from "../../image/architecture.ts";
 import { pins } from "../../core/pins.ts";
@@ -285,7 +285,7 @@ describeWith(
       expect(called()).toContainEqual(expect.stringContaining(`installs ${pins.k3s.version} server --disable=`));
       expect(called()).toContain("k3s kubectl get serviceaccount default -o name");
       expect(output.get("Test rolling updates under load")).toContain("usage: bun test/bench/rollout-faults.ts");
-      const { names } = (await readArchive(join(artifacts, "helloapp/helloapp.tar")))!;
+      const { names } = (await readArchiveIndex(join(artifacts, "helloapp/helloapp.tar")))!;
       expect(summary).toMatch(/^\| \S*image\S* \| ok \|/m);
       expect(summary).toContain(`helloapp.tar holds ${names[0]}`);
       expect(readFileSync(join(artifacts, "cluster/cluster/k3s.log"), "utf8")).toBe("a line of the log\n");
