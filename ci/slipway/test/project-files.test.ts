@@ -176,7 +176,7 @@ describe("archive", () => {
     const names = ["one", "two", "three"].map((tag) => `helloapp:${tag}`);
     const program = `const { writeDockerArchive } = await import(${JSON.stringify(join(root, "ci/slipway/image/docker-archive-writer.ts"))});
       const { service, ...options } = JSON.parse(process.argv[1]);
-      for (let i = 0; i < 5; i += 1) await writeArchive(process.argv[2], { service, ...options });`;
+      for (let i = 0; i < 5; i += 1) await writeDockerArchive(process.argv[2], { service, ...options });`;
     const runs = names.map((name) => {
       const given = JSON.stringify({ ...options, dist, names: [name] });
       return Bun.spawn([process.execPath, "-e", program, given, path], { stderr: "inherit" });
