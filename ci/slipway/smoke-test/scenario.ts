@@ -1,4 +1,5 @@
 /** Runs a pod's life in about a second: start, probes, version request, drain. */
+import { describeExitCode } from "../core/exit-status.ts";
 import type { PodSpec } from "../kubernetes/pod-spec.ts";
 import { describeProbeCheck, type ScheduledProbe } from "../kubernetes/probe-spec.ts";
 import { fetchVersion } from "../deploy/verify.ts";
@@ -29,7 +30,7 @@ export async function exitResultOf(child: Bun.Subprocess): Promise<ExitResult> {
   const code = await child.exited;
   const { signalCode } = child;
   return {
-    how: signalCode === null ? `exit code ${code}` : String(signalCode),
+    how: signalCode === null ? `exit code ${describeExitCode(code)}` : String(signalCode),
     ok: code === 0 && signalCode === null,
   };
 }
@@ -42,6 +43,8 @@ export interface SmokeTestResult {
   failure?: string;
   /** Output of the container, if a check failed. */
   output: string;
+  /** Listening sockets of a container that failed a check while it was running. */
+  sockets?: string[];
 }
 
 const POLL_MS = 10;
@@ -73,8 +76,9 @@ export async function runScenario(pod: PodSpec, service: ServiceProcess, id: str
     return { passed, output: "" };
   } catch (error) {
     if (!(error instanceof SmokeTestFailure)) throw error;
+    const sockets = service.listening();
     await stop(service);
-    return { passed, failure: error.message, output: await service.output.all() };
+    return { passed, failure: error.message, output: await service.output.all(), sockets };
   }
 }
 
