@@ -18,9 +18,9 @@ function workload(container: object): KubeObject {
   return { kind: "Deployment", metadata: { name: service.name }, spec } as unknown as KubeObject;
 }
 
-const explain = (output: string, { reason = "NotReady", ports = [8080], ...more } = {}) => {
+const explain = (output: string, { reason = "NotReady", ports = [8080], isSilent = true } = {}) => {
   const manifests = [workload({ ports: ports.map((containerPort) => ({ containerPort })) })];
-  return explainContainerFailure({ service, manifests, output, reason, isSilent: true, ...more });
+  return explainContainerFailure({ service, manifests, output, reason, isSilent });
 };
 
 test.each<[string, number[]]>([
