@@ -480,7 +480,7 @@ describe("the entry beside browser code", () => {
 describe("the port in a module that the entry imports", () => {
   test.each<[string, Record<string, string>, number, string]>([
     ["fastify", { "src/app/start.ts": "await fastify.listen({ port: 4000 });\n" }, 4000, "src/app/start.ts"],
-    ["an index", { "src/app/start/index.ts": "app.listen(4100);\n" }, 4100, "src/app/start/index.ts"],
+    ["an index", { "src/web/index.ts": "app.listen(4100);\n" }, 4100, "src/web/index.ts"],
     [
       "a configuration",
       {
@@ -491,7 +491,7 @@ describe("the port in a module that the entry imports", () => {
       "src/config.ts",
     ],
   ])("%s", async (_, files, port, module) => {
-    const source = 'import "./db";\nimport { start } from "./app/start.js";\nstart();\n';
+    const source = 'import "./db";\nimport "./web";\nimport { start } from "./app/start.js";\nstart();\n';
     // A database's port is none.
     const all = { "package.json": { name: "shop" }, "src/main.ts": source, "src/db.ts": "export const port = 5432;\n" };
     const found = await factsOf({ ...all, ...files });
