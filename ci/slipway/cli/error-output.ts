@@ -21,15 +21,42 @@ const errorPattern = /\berror\b|\bTS\d{4}\b|\(fail\)|^✗|^\s*\w*(Error|Exceptio
 export function excerptFromFirstError(output: string, nameFile: () => string): string {
   const lines = output.trimEnd().split("\n").map(cut);
   if (lines.length <= MAX_LINES) return lines.join("\n");
-  const first = Math.max(
-    0,
-    // The name of a passed test may contain "error".
-    lines.findIndex((line) => errorPattern.test(line) && !/^\s*(\(pass\)|✓)/.test(line)),
-  );
+  const failed = failedTests(lines);
+  const first = findFirstError(lines);
   let start = first;
   while (start > 0 && first - start < CONTEXT_LINES && lines[start - 1]!.trim() !== "") start -= 1;
-  const shown = lines.slice(start, start + MAX_LINES);
-  return [...shown, `… ${lines.length - shown.length} more lines: ${nameFile()}`].join("\n");
+  const names = describeFailedTests(failed);
+  const shown = lines.slice(start, start + MAX_LINES - names.length);
+  return [...names, ...shown, `… ${lines.length - shown.length} more lines: ${nameFile()}`].join("\n");
+}
+
+/** Lines with which a test runner names a failed test: Bun's, Vitest's and Jest's, and TAP. */
+const FAILED_TEST = /^\s*(?:\(fail\)|✗|✖|×|●|FAIL |not ok \d+)\s*(?:- )?(.+?)(?:\s*\[[\d.]+\s?m?s\])?$/;
+const MAX_NAMES = 8;
+
+function failedTests(lines: string[]): string[] {
+  return [...new Set(lines.flatMap((line) => FAILED_TEST.exec(line)?.[1] ?? []))];
+}
+
+function describeFailedTests(names: string[]): string[] {
+  if (names.length === 0) return [];
+  const more = names.length > MAX_NAMES ? [`  … ${names.length - MAX_NAMES} more`] : [];
+  return ["failed tests:", ...names.slice(0, MAX_NAMES).map((name) => `  ${name}`), ...more, ""];
+}
+
+/** Returns the index of the first failed test's error. A service logs errors too, also in tests that pass. */
+function findFirstError(lines: string[]): number {
+  const isPassed = (line: string) => /^\s*(\(pass\)|✓|✔|ok \d+)/.test(line);
+  const isError = (line: string) => errorPattern.test(line) && !isPassed(line);
+  const end = lines.findIndex((line) => FAILED_TEST.test(line));
+  if (end < 0) return Math.max(0, lines.findIndex(isError));
+  // Bun prints a test's error before its name, others after it.
+  const before = lines.slice(0, end);
+  const begin = before.findLastIndex(isPassed) + 1;
+  const error = before.findLastIndex(
+    (line, at) => at >= begin && /^\s*(?:error|[A-Z]\w*(?:Error|Exception))\b/.test(line),
+  );
+  return error >= 0 ? error : end;
 }
 
 function cut(line: string): string {

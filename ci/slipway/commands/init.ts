@@ -11,6 +11,7 @@ import { findFacts, type ProjectFacts } from "../init/project-facts.ts";
 import { OVERLAY, generatedFiles } from "../init/files.ts";
 import { addToDockerignore, addToGitignore, addToPackage, isAllowlistGitignore } from "../init/merge.ts";
 import { writeAll, type FileChange } from "../init/write-all-or-none.ts";
+import { describeChoices } from "../init/choices.ts";
 import { findShadowingBun, UPGRADE_HINT, outdatedBunMessage } from "../cli/bun-version.ts";
 import { parseChoice, usageError } from "../cli/options.ts";
 import type { Command, CommandContext } from "../cli/context.ts";
@@ -33,6 +34,7 @@ export default {
     }
     await writeAll(changes);
     for (const report of reports) console.log(report);
+    for (const line of describeChoices(facts, changes)) console.log(line);
     await install(context, facts, changes);
     const shadowing = await findShadowingBun(context.service, context.signal);
     for (const line of createAdvice(facts, shadowing, changes)) console.log(line);
@@ -171,7 +173,7 @@ function hasForeignScript({ package: { scripts = {} } }: ProjectFacts, name: str
 
 /** Lists changes that the developer has to make by hand. */
 function createAdvice(facts: ProjectFacts, shadowing: PipelineError | undefined, changes: FileChange[]): string[] {
-  const { service, hasTests, isFixed, package: manifest } = facts;
+  const { service, hasTests, isFixed, portModule, package: manifest } = facts;
   const { scripts } = service;
   const lines: string[] = [];
   const outdated = outdatedBunMessage(service.bun);
@@ -187,7 +189,7 @@ function createAdvice(facts: ProjectFacts, shadowing: PipelineError | undefined,
     );
   if (isFixed)
     lines.push(
-      `${service.entry} ignores $PORT, which \`up\` needs to test the service. Listen on process.env.PORT ?? ${service.port}`,
+      `${portModule ?? service.entry} ignores $PORT, which \`up\` needs to test the service. Listen on process.env.PORT ?? ${service.port}`,
     );
   const dockerignore = readIfPresent(join(service.root, ".dockerignore"));
   if (dockerignore !== undefined && isAllowlistGitignore(dockerignore))

@@ -1,5 +1,6 @@
 /** Downloads files over HTTP with a time limit, and explains failures. */
 import { PipelineError } from "./errors.ts";
+import { describeFetchError } from "./fetch-error.ts";
 
 export interface DownloadOptions {
   headers?: Record<string, string>;
@@ -47,7 +48,7 @@ async function send(url: string, options: DownloadOptions, isNotFound: (status: 
     return await response.bytes();
   } catch (error) {
     signal?.throwIfAborted();
-    const message = `cannot fetch ${url}: ${(error as Error).message}`;
+    const message = `cannot fetch ${url}: ${describeFetchError(error)}`;
     const redacted = redactPasswords(message);
     throw new PipelineError("environment", redacted, {
       code: "download-failed",

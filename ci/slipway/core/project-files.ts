@@ -1,22 +1,43 @@
 /** Lists and hashes the project's files: everything that git does not ignore, because a check or test may read it. */
-import { readdirSync, readFileSync, type Dirent } from "node:fs";
+import { existsSync, readdirSync, readFileSync, type Dirent } from "node:fs";
 import { join } from "node:path";
 import { runProcess } from "./process.ts";
 
 /** slipway's outputs, which are excluded even without a .gitignore, and files that tests do not read. */
 const generated = /(^|\/)(node_modules|dist|\.git)\/|\.tar(\.part)?$|\.cdx\.json(\.part)?$|\.bun-build$/;
 
-/** Lists tracked and untracked files below `root`, sorted. Without git: all except outputs and packages. */
+/**
+ * Lists tracked and untracked files below `root`, sorted, with those of submodules. Without git: all except outputs and packages.
+ */
 export async function projectFiles(root: string, signal: AbortSignal): Promise<string[]> {
-  const paths = (await listWithGit(root, signal)) ?? listDirectory(root, "");
-  return [...new Set(paths)].filter((path) => !generated.test(path)).sort();
+  const listed = await listWithGit(root, signal);
+  const paths = listed ? await Promise.all(listed.map((path) => expandRepository(root, path, signal))) : [];
+  const files = listed ? paths.flat() : listDirectory(root, "");
+  return [...new Set(files)].filter((path) => !generated.test(path)).sort();
+}
+
+/** git lists a repository in a repository, such as a submodule, as one path. */
+async function expandRepository(root: string, path: string, signal: AbortSignal): Promise<string[]> {
+  const directory = join(root, path);
+  if (!existsSync(join(directory, ".git"))) return [path];
+  return (await projectFiles(directory, signal)).map((file) => join(path, file));
+}
+
+/** Lists files that git ignores, sorted, without outputs and packages. Empty without git. */
+export async function ignoredFiles(root: string, signal: AbortSignal): Promise<string[]> {
+  if (!Bun.which("git")) return [];
+  // Without --directory, git would list each file of each package.
+  const command = ["git", "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"];
+  const { code, stdout } = await runProcess(command, { cwd: root, signal, timeoutSeconds: 20 });
+  const paths = code === 0 ? stdout.split("\0").filter((path) => path !== "" && !generated.test(path)) : [];
+  return paths.flatMap((path) => (path.endsWith("/") ? listDirectory(root, path.slice(0, -1)) : path)).sort();
 }
 
 /** Lists files and links recursively. Files may appear and disappear meanwhile. */
 function listDirectory(root: string, directory: string): string[] {
   return entriesOf(join(root, directory)).flatMap((entry) => {
     const path = join(directory, entry.name);
-    if (!entry.isDirectory()) return path;
+    if (!entry.isDirectory()) return generated.test(path) ? [] : path;
     return generated.test(`${path}/`) ? [] : listDirectory(root, path);
   });
 }

@@ -3,7 +3,11 @@ import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import type { Settings } from "../index.d.ts";
 import type { ErrorCode } from "./error-codes.ts";
+import { findEntry, findServerModules } from "./entry-detection.ts";
 import { PipelineError } from "./errors.ts";
+import type { PackageJson } from "./package-json.ts";
+
+export type { PackageJson };
 
 /** The settings with their defaults. */
 export interface Service {
@@ -40,32 +44,8 @@ export interface Service {
   rolloutTimeoutSeconds: number;
 }
 
-/** The fields of package.json that slipway reads. */
-export interface PackageJson {
-  name?: string;
-  version?: string;
-  description?: string;
-  /** Old packages have an object. */
-  license?: string | { type?: string };
-  type?: string;
-  module?: string;
-  main?: string;
-  scripts?: Record<string, string>;
-  workspaces?: string[] | { packages?: string[] };
-  packageManager?: string;
-  dependencies?: Record<string, string>;
-  devDependencies?: Record<string, string>;
-  optionalDependencies?: Record<string, string>;
-  patchedDependencies?: Record<string, string>;
-}
-
 /** Valid name of a Kubernetes object. https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ */
 const LABEL = /^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/;
-
-/** Entry points to try if neither the settings nor package.json name the entry. */
-const defaultEntries = ["src/main", "src/index", "src/server", "index", "main", "server", "src/app", "app"].flatMap(
-  (name) => ["ts", "tsx", "mts", "js", "mjs", "cjs"].map((ending) => `${name}.${ending}`),
-);
 
 /**
  * Applies the settings, and detects or defaults the rest.
@@ -88,7 +68,7 @@ export function resolveService(directory: string, settings: Settings = {}): Serv
       );
   }
   const { entry = findEntry(project, packageJson), license = licenseOf(packageJson) } = settings;
-  if (!entry) throw settingError("setting-invalid", `no entry found in ${project}`, hints.entry);
+  if (!entry) throw noEntryError(project);
   for (const path of [entry, ...Object.values(settings.entries ?? {})]) {
     if (!existsSync(join(project, path))) throw settingError("setting-invalid", `entry ${path} not found`);
   }
@@ -122,6 +102,19 @@ export function resolveService(directory: string, settings: Settings = {}): Serv
     scheduleTimeoutSeconds: settings.scheduleTimeoutSeconds ?? 4,
     rolloutTimeoutSeconds: settings.rolloutTimeoutSeconds ?? 120,
   };
+}
+
+/** Names the files that start a server, because one of them is the entry. */
+function noEntryError(project: string): PipelineError {
+  const [first, ...others] = findServerModules(project).slice(0, 5);
+  if (first === undefined)
+    return settingError("setting-invalid", `no entry found in ${project}: no file starts a server`, hints.entry);
+  const names = [first, ...others].join(", ");
+  return settingError(
+    "setting-invalid",
+    `no entry found in ${project}. Files that start a server: ${names}`,
+    `Set the script \`start\` in package.json, for example "bun ${first}", or \`entry\` in ci/pipeline.ts.`,
+  );
 }
 
 /** Before `slipway init`, ci/pipeline.ts does not exist, so hints also name package.json. */
@@ -192,26 +185,6 @@ export function isWorkspaceMember(path: string, patterns: string[]): boolean {
   const includes = patterns.filter((pattern) => !pattern.startsWith("!"));
   return includes.some(matches) && !excludes.some(matches);
 }
-
-/** Options that load a module before the entry. */
-const PRELOADS = /\s(?:-r|--(?:preload|require|import))[= ]\S+/g;
-
-/** Finds the module that starts the service, relative to the project. */
-export function findEntry(project: string, { scripts = {}, module, main }: PackageJson): string | undefined {
-  const modulesRunBy = (runner: string) => {
-    const file = new RegExp(`\\b(?:${runner})\\b.*?\\s((?:\\./)?[\\w@./-]+\\.[cm]?[jt]sx?)(?=\\s|$)`);
-    return [scripts.start, scripts.dev].map((script = "") => file.exec(script.replace(PRELOADS, ""))?.[1]);
-  };
-  // In a project for Node, only its scripts may name the entry.
-  const nodeModules = modulesRunBy("node|tsx|ts-node|nodemon");
-  const candidates = [...modulesRunBy("bun"), module, main, ...defaultEntries, ...nodeModules]
-    .flatMap((path) => (path ? [path.replace(/^\.\//, "")] : []))
-    .filter((path) => /\.[cm]?[jt]sx?$/.test(path) && existsSync(join(project, path)));
-  // Build outputs are missing in a fresh clone.
-  return candidates.find((path) => !BUILD_OUTPUT.test(path)) ?? candidates[0];
-}
-
-const BUILD_OUTPUT = /^(dist|build|out)\//;
 
 /** Matches npm's placeholder test, and scripts that watch and never exit. */
 const UNUSABLE_SCRIPT = /no test specified|\s--(watch|watchAll|hot)\b(?!=false)|\btsc\b.*\s-w\b/;

@@ -1,6 +1,7 @@
 /** Collects pod state, events and logs of a failed rollout. */
 import { ApiError } from "../kubernetes/api-error.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
+import { describeExitCode } from "../core/exit-status.ts";
 import type { Event, Pod } from "../kubernetes/objects.ts";
 import type { RolloutFailure } from "./rollout-status.ts";
 
@@ -41,7 +42,7 @@ function timeOf({ lastTimestamp, eventTime, metadata }: Event): string {
 function describeContainers({ status: { phase = "Unknown", containerStatuses = [] } }: Pod): string {
   const containers = containerStatuses.map(({ name, state = {}, restartCount }) => {
     const { waiting, terminated } = state;
-    const how = waiting?.reason ?? (terminated ? `exited with ${terminated.exitCode}` : "running");
+    const how = waiting?.reason ?? (terminated ? `exited with ${describeExitCode(terminated.exitCode)}` : "running");
     return `${name} ${how}, ${restartCount} restarts`;
   });
   return [phase, ...containers].join("; ");

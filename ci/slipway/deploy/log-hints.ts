@@ -5,6 +5,7 @@
 import { existsSync } from "node:fs";
 import { join, posix } from "node:path";
 import type { Service } from "../core/resolve-service.ts";
+import { findDatabaseFile } from "./database-file.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { isWorkload } from "../kubernetes/workload-state.ts";
 import { podTemplates } from "../kubernetes/render.ts";
@@ -12,6 +13,8 @@ import { podTemplates } from "../kubernetes/render.ts";
 /** Read-only file system, as the system and SQLite report it. */
 const READ_ONLY =
   /\bEROFS\b|read-only file system|SQLITE_CANTOPEN|unable to open database file|SQLITE_READONLY|readonly database/i;
+/** SQLite's errors, which do not name the file. */
+const SQLITE = /sqlite|database/i;
 /** The path in Node's errors. Of two paths, the last is the target. */
 const READ_ONLY_PATH = /\bEROFS\b[^\n]*?'(?:[^'\n]*' -> ')?([^'\n]+)'/;
 /** A missing program, as node:child_process, Bun.spawn and Bun's shell report it. */
@@ -26,13 +29,18 @@ const UNREACHABLE =
 const LOOPBACK = /(connect|REFUSED|address:|path:|hostname:)[^\n]*(\b127\.\d|\blocalhost\b|::1\b)/i;
 
 /** Returns cause and fix as sentences, or undefined if the log shows none of these failures. */
-export function diagnoseLogs(output: string, { project }: Pick<Service, "project">): string | undefined {
-  return diagnoseWrite(output) ?? diagnoseProgram(output) ?? diagnoseFile(output, project);
+export function diagnoseLogs(
+  output: string,
+  { project }: Pick<Service, "project">,
+  manifests: KubeObject[] = [],
+): string | undefined {
+  return diagnoseWrite(output, project, manifests) ?? diagnoseProgram(output) ?? diagnoseFile(output, project);
 }
 
-function diagnoseWrite(output: string): string | undefined {
+function diagnoseWrite(output: string, project: string, manifests: KubeObject[]): string | undefined {
   if (!READ_ONLY.test(output)) return undefined;
-  const [, path] = READ_ONLY_PATH.exec(output) ?? [];
+  const [, named] = READ_ONLY_PATH.exec(output) ?? [];
+  const path = named ?? (SQLITE.test(output) ? findDatabaseFile(output, project, manifests) : undefined);
   return `The service writes to ${path ?? "a file"}, but only /tmp and volumes are writable. Mount an emptyDir or a PersistentVolumeClaim there.`;
 }
 

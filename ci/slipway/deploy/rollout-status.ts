@@ -6,6 +6,7 @@
  */
 import type { ErrorCode } from "../core/error-codes.ts";
 import type { Service } from "../core/resolve-service.ts";
+import { describeExitCode } from "../core/exit-status.ts";
 import type { Condition, ContainerStatus, Pod, Workload } from "../kubernetes/objects.ts";
 import { isReady, oldPods, currentPods, revisionOf, type WorkloadState } from "../kubernetes/workload-state.ts";
 
@@ -170,7 +171,7 @@ export function findRestartSince(completed: WorkloadState[], seen: WorkloadState
       if (before === undefined) continue;
       const exit = state?.terminated ?? (restartCount > before ? lastState?.terminated : undefined);
       if (!exit) continue;
-      const message = `${name} exited with ${exit.exitCode} after it had been ready`;
+      const message = `${name} exited with ${describeExitCode(exit.exitCode)} after it had been ready`;
       return { reason: exit.reason ?? "Exited", message, pod: pod.metadata.name };
     }
   }
@@ -252,7 +253,7 @@ function checkStuck({ name, state, lastState, restartCount }: ContainerStatus): 
   if (waiting?.reason && FATAL_REASONS.has(waiting.reason)) {
     const exit = lastState?.terminated;
     const message = exit
-      ? `${name} exits with ${exit.exitCode}${exit.message ? `: ${exit.message}` : ""}`
+      ? `${name} exits with ${describeExitCode(exit.exitCode)}${exit.message ? `: ${exit.message}` : ""}`
       : (waiting.message ?? "");
     return {
       reason: waiting.reason,
@@ -265,7 +266,7 @@ function checkStuck({ name, state, lastState, restartCount }: ContainerStatus): 
   }
   // Kubernetes reports a second exit within seconds as CrashLoopBackOff a moment later.
   if (terminated && terminated.exitCode !== 0 && restartCount >= 1) {
-    const message = `${name} exits with ${terminated.exitCode}`;
+    const message = `${name} exits with ${describeExitCode(terminated.exitCode)}`;
     return { reason: "CrashLoopBackOff", message, graceSeconds: 0 };
   }
   return undefined;

@@ -12,8 +12,8 @@ import { runningId } from "../kubernetes/workload-state.ts";
 import { prepareForApply } from "../kubernetes/merge-with-live.ts";
 import { describeAvailability, renderTimeline } from "./availability.ts";
 import { collectDiagnostics } from "./diagnostics.ts";
+import { explainContainerFailure } from "./failure-hints.ts";
 import { deleteVersion, isExcludedFromRollback } from "./history.ts";
-import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "./log-hints.ts";
 import type { DeployContext } from "./plan.ts";
 import { assessWorkloads, rolloutErrorCode, type RolloutFailure } from "./rollout-status.ts";
 import { RolloutFailed, startRollout, verifyRollout, waitForOldPods } from "./rollout-phases.ts";
@@ -79,17 +79,16 @@ async function rollBackVersion(
 function explainFailure(
   { service }: DeployContext,
   { objects }: DeployTransaction,
-  { reason }: RolloutFailure,
+  { reason, message }: RolloutFailure,
   output: string,
 ): string {
-  const manifests = objects.map(({ object }) => object);
-  const isSilent = reason === "NotReady";
-  const known =
-    diagnoseLogs(output, service) ??
-    diagnoseBlockedEgress(output, service, manifests) ??
-    (isSilent
-      ? (diagnosePortMismatch(service, manifests) ?? diagnoseBlockedEgress(output, service, manifests, isSilent))
-      : undefined);
+  const known = explainContainerFailure({
+    service,
+    manifests: objects.map(({ object }) => object),
+    output,
+    reason: message,
+    isSilent: reason === "NotReady",
+  });
   return known ? `${known} ` : "";
 }
 

@@ -1,5 +1,6 @@
 /** Verifies the served version as a client outside the cluster. */
 import { PipelineError } from "../core/errors.ts";
+import { describeFetchError } from "../core/fetch-error.ts";
 
 /** Endpoint of the Service's version. */
 export interface Endpoint {
@@ -82,6 +83,6 @@ export async function fetchVersion(
     return { id: String((JSON.parse(text) as { id?: unknown }).id) };
   } catch (error) {
     if (error instanceof PipelineError) return { failure: error.message, connectionError: error };
-    return { failure: error instanceof Error ? error.message : String(error) };
+    return { failure: describeFetchError(error) };
   }
 }

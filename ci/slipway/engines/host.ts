@@ -2,10 +2,10 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { projectFilesDigest } from "../core/project-files.ts";
 import { runProcess } from "../core/process.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 import type { BuildResult } from "../image/build-image.ts";
+import { findScriptInputs, type ScriptInputs } from "../core/script-inputs.ts";
 import { findSharedLibrariesIn } from "../image/image-spec.ts";
 import { ownArchitecture, type Architecture } from "../image/architecture.ts";
 import { publicEnvDefines } from "../image/bundle-options.ts";
@@ -44,7 +44,17 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
   };
   // Public variables are inlined into the source, for tests and for the build.
   const environment = JSON.stringify(publicEnvDefines(service));
-  const projectDigest = () => projectFilesDigest(service.root, signal, environment);
+  const collect = (runtime = findSharedLibrariesIn(undefined)) =>
+    prebuild.inputs(() => collectInputs(service, runtime));
+  let pending: Promise<ScriptInputs> | undefined;
+  /** Shared by scripts that start together. */
+  const readScriptInputs = (): Promise<ScriptInputs> =>
+    (pending ??= (async () => {
+      // A source that does not bundle has no image. Its tests may still tell why.
+      const inputs = await collect().catch(() => undefined);
+      const opened = inputs ? [...inputs.files.values(), ...inputs.appFiles.values()] : [];
+      return findScriptInputs({ root: service.root, project, opened, environment, signal });
+    })().finally(() => (pending = undefined)));
   // Low priority, because a deploy waits longest for the image, which is built at the same time.
   const runScript = (name: string) => runBun(["run", "--silent", name], `bun run ${name}`, true);
   const prebuild = createPrebuildRunner(service, environment, runScript, signal);
@@ -53,22 +63,24 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
     async runScript(name) {
       // The script may read generated files.
       await prebuild.prepare();
-      const digest = await projectDigest();
+      const { digest, sources } = await readScriptInputs();
       const file = join(cache, `${name.replace(/[^\w.-]/g, "-")}.passed`);
       const passedDigests = (await readFile(file, "utf8").catch(() => "")).split("\n");
-      const unchanged = passedDigests.includes(digest);
+      const unchanged = digest !== undefined && passedDigests.includes(digest);
       if (!unchanged) await runScript(name);
-      // If a file changed while the script ran, it is unknown which version the script read.
-      if (passedDigests[0] !== digest && (unchanged || digest === (await projectDigest()))) {
+      const after = unchanged ? { digest, sources } : await readScriptInputs();
+      // If a source changed while the script ran, it is unknown which version the script read.
+      const passed = after.sources === sources ? after.digest : undefined;
+      if (passed !== undefined && passedDigests[0] !== passed) {
         await mkdir(dirname(file), { recursive: true });
-        const others = passedDigests.filter((other) => other !== digest);
-        await writeFile(file, [digest, ...others].slice(0, MAX_PASSED_DIGESTS).join("\n"));
+        const others = passedDigests.filter((other) => other !== passed);
+        await writeFile(file, [passed, ...others].slice(0, MAX_PASSED_DIGESTS).join("\n"));
       }
       return { unchanged };
     },
     async computeId(architecture = ownArchitecture) {
       const runtime = findSharedLibrariesIn(await sysrootFor(architecture));
-      return computeImageId(service, runtime, await prebuild.inputs(() => collectInputs(service, runtime)));
+      return computeImageId(service, runtime, await collect(runtime));
     },
     async build(dist, architecture = ownArchitecture) {
       const sysroot = await sysrootFor(architecture);

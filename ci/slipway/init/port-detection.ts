@@ -20,14 +20,29 @@ const property = new RegExp(`(?<![.\\w])["']?port["']?\\s*:\\s*${NUMBER}`, "gi")
 /** Matches comments, and captures strings so that they are kept. */
 const stringOrComment = /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/.*|\/\*[^]*?\*\//g;
 
-/** Whether a node:http server listens on a fixed port and the source never reads $PORT. */
-export function hasHardcodedPort(source: string): boolean {
+/**
+ * Whether a node:http server listens on a fixed port and the source never reads $PORT.
+ *
+ * @param isImported whether the module gets its server from another module, so that it imports no framework
+ */
+export function hasHardcodedPort(source: string, isImported = false): boolean {
   const code = withoutComments(source);
   return (
-    /["'](node:https?|https?|express|fastify|koa)["']/.test(code) &&
+    (/["'](node:https?|https?|express|fastify|koa)["']/.test(code) || (isImported && /\.listen\(/.test(code))) &&
     !/\bPORT\b/.test(code) &&
     findPort(code) !== undefined
   );
+}
+
+/**
+ * Finds the port in a module that the entry imports. There, `port` may be that of a database, so only $PORT's default and a
+ * server's port count.
+ */
+export function findServerPortOf(source: string): number | undefined {
+  const code = withoutComments(source);
+  const forms = [...defaults.slice(0, 3), defaults.at(-1)!];
+  const found = forms.map((form) => form.exec(code)?.[1]).find(Boolean) ?? findServerPort(code, true);
+  return toPort(found);
 }
 
 function withoutComments(source: string): string {
@@ -38,12 +53,16 @@ function withoutComments(source: string): string {
 export function findPort(source: string): number | undefined {
   const code = withoutComments(source);
   const found = defaults.map((form) => form.exec(code)?.[1]).find(Boolean) ?? findServerPort(code);
+  return toPort(found);
+}
+
+function toPort(found: string | undefined): number | undefined {
   const port = Number(found?.replaceAll("_", ""));
   return port > 0 && port < 65_536 ? port : undefined;
 }
 
 /** Finds `port: 3000` among the options of a server. Options of a client (database, other service) do not count. */
-function findServerPort(code: string): string | undefined {
+function findServerPort(code: string, isStrict = false): string | undefined {
   const matches = [...code.matchAll(property)].map(({ index, 1: port }) => ({
     port,
     before: textBeforeObject(code, index),
@@ -52,7 +71,7 @@ function findServerPort(code: string): string | undefined {
     /(\b(serve|listen|createServer|Server)\w*\s*(<[^()]*>)?\(\s*(\w+\s*,\s*)?|\bexport\s+default\s*)$/.test(before);
   // An object that is not an argument may hold the server's options.
   const isArgument = ({ before }: { before: string }) => /[(,]\s*$/.test(before);
-  return (matches.find(isServer) ?? matches.find((match) => !isArgument(match)))?.port;
+  return (matches.find(isServer) ?? matches.find((match) => !isStrict && !isArgument(match)))?.port;
 }
 
 /** Returns up to 120 characters before the brace that opens the object around `index`. */

@@ -5,15 +5,20 @@ import { projectFiles } from "../core/project-files.ts";
 import { isOnPath, runProcess } from "../core/process.ts";
 import { findBunInstallInputs } from "../core/install-inputs.ts";
 import { readPackage, type PackageJson, type Service } from "../core/resolve-service.ts";
-import { findPort, hasHardcodedPort } from "./port-detection.ts";
+import { findEntryCandidates, type EntryCandidate } from "../core/entry-detection.ts";
+import { detectPort } from "./module-ports.ts";
 
 export interface ProjectFacts {
   service: Service;
   package: PackageJson;
   /** Port in the source. If undefined, $PORT decides. */
   port: number | undefined;
+  /** The module with the port, relative to the project. */
+  portModule: string | undefined;
   /** Whether a node:http server ignores $PORT. Bun's servers always honour it. */
   isFixed: boolean;
+  /** Modules that may be the entry, in order of preference. */
+  entries: EntryCandidate[];
   /** Whether there are test files. */
   hasTests: boolean;
   /** Whether the service depends on Dagger's SDK. */
@@ -40,15 +45,14 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
   const files = await projectFiles(root, signal);
   const serviceFiles = files.filter((path) => join(root, path).startsWith(`${project}/`));
   const manifest = readPackage(project);
-  const source = readFileSync(join(project, service.entry), "utf8");
   const { members, files: installs, hasHooks } = findBunInstallInputs(root);
   const hasTests = serviceFiles.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
   return {
     // init adds a script for the tests.
     service: hasTests && manifest.scripts?.test === undefined ? withTests(service) : service,
     package: manifest,
-    port: findPort(source),
-    isFixed: hasHardcodedPort(source),
+    ...detectPort(project, service.entry),
+    entries: findEntryCandidates(project, manifest),
     hasTests,
     hasDagger: "@dagger.io/dagger" in { ...manifest.dependencies, ...manifest.devDependencies },
     lockfile: existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",

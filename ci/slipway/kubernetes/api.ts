@@ -1,4 +1,5 @@
 /** Client of the Kubernetes HTTP API: queries, and server-side apply. */
+import { describeFetchError } from "../core/fetch-error.ts";
 import { PipelineError } from "../core/errors.ts";
 import { parseJson } from "../core/lossless-json.ts";
 import type { Service } from "../core/resolve-service.ts";
@@ -84,7 +85,7 @@ export class ApiClient {
       });
     } catch (error) {
       signal?.throwIfAborted();
-      const why = limit.aborted ? `no response within ${timeoutSeconds} s` : (error as Error).message;
+      const why = limit.aborted ? `no response within ${timeoutSeconds} s` : describeFetchError(error);
       throw new ApiError(`${method} ${path}`, 0, why, undefined, this.connection);
     }
   }
@@ -118,7 +119,7 @@ export class ApiClient {
     const name = `${request.method ?? "GET"} ${path}`;
     const response = await this.fetch(path, request);
     const text = await response.text().catch((error: Error) => {
-      throw new ApiError(name, 0, `the response was cut off: ${error.message}`, undefined, this.connection);
+      throw new ApiError(name, 0, `the response was cut off: ${describeFetchError(error)}`, undefined, this.connection);
     });
     if (!response.ok) {
       const { status, headers } = response;

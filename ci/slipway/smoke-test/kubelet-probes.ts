@@ -4,6 +4,7 @@
  */
 import { connect } from "node:net";
 import type { ProbeCheck } from "../kubernetes/probe-checks.ts";
+import { describeFetchError } from "../core/fetch-error.ts";
 
 /** Runs a command in the container. @returns the failure, or undefined if the exit code is 0 */
 export type ExecProbe = (command: string[], timeoutSeconds: number) => Promise<string | undefined>;
@@ -47,9 +48,8 @@ function probeTcp(host: string, port: number, timeoutSeconds: number): Promise<s
 }
 
 function describeError(error: unknown, timeoutSeconds: number): string {
-  const { name, code, message } = error as NodeJS.ErrnoException;
-  if (name === "TimeoutError") return `no response within ${timeoutSeconds} s`;
-  return code === "ConnectionRefused" || code === "ECONNREFUSED" ? "connection refused" : message;
+  const { name } = error as Error;
+  return name === "TimeoutError" ? `no response within ${timeoutSeconds} s` : describeFetchError(error);
 }
 
 /** A request in flight. */
@@ -85,7 +85,7 @@ export async function beginRequest(
     if (response.includes(expected)) ended.resolve("");
   });
   socket.once("timeout", () => ended.resolve(`no response within ${RESPONSE_TIMEOUT_SECONDS} s`));
-  socket.once("error", (error) => ended.resolve(error.message));
+  socket.once("error", (error) => ended.resolve(describeFetchError(error)));
   socket.once("close", () => ended.resolve("the connection was closed without a response"));
   await new Promise<void>((resolve) => {
     socket.once("connect", resolve);

@@ -3,6 +3,7 @@ import type { PodSpec } from "../kubernetes/resolve-pod.ts";
 import { describeProbeCheck, type ScheduledProbe } from "../kubernetes/probe-checks.ts";
 import { fetchVersion } from "../deploy/verify-from-outside.ts";
 import { beginRequest, runProbe, type ExecProbe } from "./kubelet-probes.ts";
+import { describeExitCode } from "../core/exit-status.ts";
 import type { OutputBuffer } from "./output-buffer.ts";
 
 /** Process of the service in the sandbox. */
@@ -29,7 +30,7 @@ export async function exitResultOf(child: Bun.Subprocess): Promise<ExitResult> {
   const code = await child.exited;
   const { signalCode } = child;
   return {
-    how: signalCode === null ? `exit code ${code}` : String(signalCode),
+    how: signalCode === null ? `exit code ${describeExitCode(code)}` : String(signalCode),
     ok: code === 0 && signalCode === null,
   };
 }
@@ -42,6 +43,8 @@ export interface SmokeTestResult {
   failure?: string;
   /** Output of the container, if a check failed. */
   output: string;
+  /** Listening sockets of a container that failed a check while it was running. */
+  sockets?: string[];
 }
 
 const POLL_MS = 10;
@@ -73,8 +76,9 @@ export async function runScenario(pod: PodSpec, service: ServiceProcess, id: str
     return { passed, output: "" };
   } catch (error) {
     if (!(error instanceof SmokeTestFailure)) throw error;
+    const sockets = service.listening();
     await stop(service);
-    return { passed, failure: error.message, output: await service.output.all() };
+    return { passed, failure: error.message, output: await service.output.all(), sockets };
   }
 }
 

@@ -9,6 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { renderOffline } from "../kubernetes/render-offline.ts";
 import { findWorkload, resolvePodSpec, type PodSpec } from "../kubernetes/resolve-pod.ts";
+import { explainContainerFailure, type ContainerFailure } from "../deploy/failure-hints.ts";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { ownArchitecture } from "../image/architecture.ts";
@@ -56,7 +57,8 @@ export async function runSmokeTest(
     if ("unavailable" in result) {
       return { detail: `smoke test skipped: ${result.unavailable}`, skipped: true };
     }
-    if (result.failure !== undefined) throw createError(result.failure, result, pod);
+    if (result.failure !== undefined)
+      throw createError(result.failure, result, pod, { service, manifests: manifests.objects });
     return { detail: describePassed(result, pod, notes), skipped: false };
   } finally {
     await rm(directory, { recursive: true, force: true });
@@ -86,17 +88,37 @@ function describePassed({ passed }: SmokeTestResult, pod: PodSpec, notes: string
 /** Errors of services that fail to reach another service. */
 const networkError = /ENETUNREACH|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|getaddrinfo|network is unreachable/i;
 
-function createError(failure: string, { output }: SmokeTestResult, { unknown }: PodSpec): PipelineError {
+function createError(
+  failure: string,
+  { output, sockets = [] }: SmokeTestResult,
+  { unknown }: PodSpec,
+  { service, manifests }: Pick<ContainerFailure, "service" | "manifests">,
+): PipelineError {
+  const isIsolated = networkError.test(output);
   const hints = [
     output.trim() === "" && "The container printed nothing.",
     unknown.length > 0 &&
       `Set ${unknown.join(", ")} in \`smokeEnv\` of ci/pipeline.ts, because only the cluster has a value.`,
-    networkError.test(output) &&
-      "The container called another service, but the smoke test has no network outside the pod.",
-  ].filter((hint) => hint !== false);
+    isIsolated && "The container called another service, but the smoke test has no network outside the pod.",
+    explainContainerFailure({
+      service,
+      // No policy blocks traffic here, so the lack of a network is the only cause.
+      manifests: isIsolated ? manifests.filter(({ kind }) => kind !== "NetworkPolicy") : manifests,
+      output,
+      reason: failure,
+      isSilent: sockets.length > 0,
+      ports: sockets.filter((socket) => !LOOPBACK.test(socket)).map((socket) => Number(/\d+$/.exec(socket)?.[0])),
+    }),
+    sockets.length > 0 &&
+      sockets.every((socket) => LOOPBACK.test(socket)) &&
+      "The service listens on the loopback address, which only its own pod reaches. Listen on 0.0.0.0.",
+  ].filter((hint) => typeof hint === "string");
   return new PipelineError("project", `smoke test: ${failure}`, {
     code: "smoke-test-failed",
     output,
     ...(hints.length > 0 && { hint: hints.join(" ") }),
   });
 }
+
+/** A socket of the loopback interface. */
+const LOOPBACK = /^(127\.|\[::1\])/;

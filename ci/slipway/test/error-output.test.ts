@@ -56,7 +56,8 @@ describe("excerpt", () => {
     const passed = numbered(300, (n) => `(pass) is ${n} [0.01ms]`);
     const text = ["bun test v1.4.5", "", ...passed, "", "test/src/sum.test.ts:", ...assertion, ...passed].join("\n");
     const lines = excerptFromFirstError(text, nameFile).split("\n");
-    expect(lines.slice(0, assertion.length + 1)).toEqual(["test/src/sum.test.ts:", ...assertion]);
+    const names = ["failed tests:", "  sum > is three", ""];
+    expect(lines.slice(0, assertion.length + 4)).toEqual([...names, "test/src/sum.test.ts:", ...assertion]);
     expect(lines).toHaveLength(LINES + 1);
   });
 
@@ -86,12 +87,39 @@ describe("excerpt", () => {
   test.each([
     ["an exception", "TypeError: undefined is not an object"],
     ["an error of the bundler", "error: Could not resolve: ./nowhere.ts"],
-    ["a test of another runner", "✗ sum is three"],
     ["a finding of the formatter", "src/a.ts is not formatted"],
     ["a crash of Bun's", "panic(main thread): Segmentation fault"],
   ])("the excerpt begins at %s", (_, line) => {
     const before = [...numbered(60, (n) => `quiet line ${n}`), ""];
     expect(excerptFromFirstError([...before, line, ...before].join("\n"), nameFile)).toStartWith(line);
+  });
+
+  test("names the failed tests first, although the service logs errors in tests that pass", () => {
+    const log = numbered(40, (n) => `{"level":"error","msg":"request ${n} failed"}`);
+    const red = (name: string) => [
+      "3 |   expect(1).toBe(2);",
+      "error: expect(received).toBe(expected)",
+      `(fail) ${name} [0.30ms]`,
+    ];
+    const text = [...log, "(pass) logs an error", ...log, ...red("cart > adds"), ...log, ...red("cart > removes")].join(
+      "\n",
+    );
+    const lines = excerptFromFirstError(text, nameFile).split("\n");
+    expect(lines.slice(0, 4)).toEqual(["failed tests:", "  cart > adds", "  cart > removes", ""]);
+    expect(lines).toContain("error: expect(received).toBe(expected)");
+    expect(lines.length).toBe(LINES + 1);
+  });
+
+  test.each([
+    ["✗ sum is three", "sum is three"],
+    [" FAIL  src/a.test.ts > sum", "src/a.test.ts > sum"],
+    ["not ok 7 - sum", "sum"],
+    ["  ● cart › adds", "cart › adds"],
+  ])("names the failed test of another runner: %s", (line, name) => {
+    const quiet = numbered(40, (n) => `quiet line ${n}`);
+    expect(excerptFromFirstError([...quiet, line, ...quiet].join("\n"), nameFile)).toStartWith(
+      `failed tests:\n  ${name}\n\n`,
+    );
   });
 
   test("without an error, prints the beginning", () => {

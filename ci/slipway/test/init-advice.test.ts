@@ -44,6 +44,15 @@ test("with foreign scripts `up` and `build`, keeps them and prints the commands 
   expect(output).toContain("the script `build` (vite build) is unchanged");
 });
 
+test("prints the chosen entry, port and scripts", () => {
+  const output = init({
+    scripts: { dev: "bun index.ts", test: "bun test", build: "bun ci/pipeline.ts build", up: "bun ci/pipeline.ts up" },
+  });
+  expect(output).toContain("entry    index.ts  found by the script dev");
+  expect(output).toContain("port     8080  the service gets it as $PORT");
+  expect(output).toContain("scripts  check: none, test: test");
+});
+
 test("reports a pinned Bun that is too old", () => {
   const output = init({ packageManager: "bun@1.2.4" });
   expect(output).toContain("the service pins Bun 1.2.4");

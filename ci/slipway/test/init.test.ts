@@ -11,6 +11,7 @@ import { generatedFiles } from "../init/files.ts";
 import { addPatterns, addToDockerignore, addToGitignore, addToPackage } from "../init/merge.ts";
 import { findPort, hasHardcodedPort } from "../init/port-detection.ts";
 import { writeAll } from "../init/write-all-or-none.ts";
+import { describeChoices } from "../init/choices.ts";
 import { pins } from "../core/pins.ts";
 import { optionDefinitions } from "../cli/options.ts";
 import { root, service as helloapp } from "./helloapp-service.ts";
@@ -409,6 +410,104 @@ describe("the entry", () => {
     });
     expect(resolveService(at).entry).toBe(entry);
   });
+});
+
+describe("the entry beside browser code", () => {
+  const server = 'import express from "express";\nexpress().listen(3000);\n';
+  const client = 'document.body.append("x");\n';
+
+  test.each<[string, object, Record<string, string>, string]>([
+    [
+      "a script for the server wins over a usual name that a page loads",
+      { scripts: { start: "vite", "start:server": "node server/index.js" } },
+      {
+        "index.html": '<script type="module" src="/src/index.tsx"></script>',
+        "src/index.tsx": client,
+        "server/index.js": server,
+      },
+      "server/index.js",
+    ],
+    [
+      "a page in a subdirectory, with a relative path",
+      {},
+      {
+        "web/index.html": "<script src=../src/main.ts></script>",
+        "src/main.ts": client,
+        "src/server.ts": server,
+      },
+      "src/server.ts",
+    ],
+    [
+      "a script that changes the directory or sets variables first",
+      { scripts: { "dev:api": "NODE_ENV=development tsx watch api/index.ts" } },
+      { "index.html": '<script src="./app.js"></script>', "app.js": client, "api/index.ts": server },
+      "api/index.ts",
+    ],
+  ])("%s", async (_, packageJson, files, entry) => {
+    expect(resolveService(await layOut({ "package.json": { name: "shop", ...packageJson }, ...files })).entry).toBe(
+      entry,
+    );
+  });
+
+  test("without a candidate, the error names the files that start a server", async () => {
+    const at = await layOut({
+      "package.json": { name: "shop" },
+      "lib/boot.ts": "Bun.serve({ fetch: () => new Response() });\n",
+      "lib/deep/other.ts": server,
+      "lib/text.ts": "export const text = 1;\n",
+      "lib/x.test.ts": server,
+    });
+    expect(() => resolveService(at)).toThrow(
+      /no entry found in .*\. Files that start a server: lib\/boot\.ts, lib\/deep\/other\.ts$/,
+    );
+    const empty = await layOut({ "package.json": { name: "shop" }, "a/b.ts": "" });
+    expect(() => resolveService(empty)).toThrow("no file starts a server");
+  });
+
+  test("several candidates are all named", async () => {
+    const found = await factsOf({
+      "package.json": { name: "shop", scripts: { dev: "bun src/index.ts" } },
+      "src/index.ts": "",
+      "server.ts": server,
+    });
+    const [first = ""] = describeChoices(found, []);
+    expect(first).toContain(
+      "src/index.ts  found by the script dev. Other candidates: src/main.ts, server.ts. Set `entry`",
+    );
+  });
+});
+
+describe("the port in a module that the entry imports", () => {
+  test.each<[string, Record<string, string>, number, string]>([
+    ["fastify", { "src/app/start.ts": "await fastify.listen({ port: 4000 });\n" }, 4000, "src/app/start.ts"],
+    ["an index", { "src/web/index.ts": "app.listen(4100);\n" }, 4100, "src/web/index.ts"],
+    [
+      "a configuration",
+      {
+        "src/app/start.ts": 'export * from "../config";\n',
+        "src/config.ts": "export const p = process.env.PORT || 4200;\n",
+      },
+      4200,
+      "src/config.ts",
+    ],
+  ])("%s", async (_, files, port, module) => {
+    const source = 'import "./db";\nimport "./web";\nimport { start } from "./app/start.js";\nstart();\n';
+    // A database's port is none.
+    const all = { "package.json": { name: "shop" }, "src/main.ts": source, "src/db.ts": "export const port = 5432;\n" };
+    const found = await factsOf({ ...all, ...files });
+    expect(found).toMatchObject({ port, portModule: module });
+  });
+});
+
+test("an existing Dockerfile that builds another image is named", async () => {
+  const found = await factsOf({ "package.json": { name: "shop" }, "index.ts": "", Dockerfile: "FROM node\n" });
+  expect(describeChoices(found, []).join("\n")).toContain("kept     Dockerfile  slipway does not use it.");
+  const own = await factsOf({
+    "package.json": { name: "shop" },
+    "index.ts": "",
+    Dockerfile: "RUN bun ci/pipeline.ts build\n",
+  });
+  expect(describeChoices(own, []).join("\n")).not.toContain("Dockerfile");
 });
 
 describe("ignore files", () => {

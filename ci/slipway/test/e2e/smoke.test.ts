@@ -34,6 +34,8 @@ if (MODE === "root") writeFileSync("/data.db", "");
 if (MODE === "tmp") writeFileSync("/tmp/data.db", "x".repeat(1000));
 if (MODE === "full") writeFileSync("/tmp/data.db", Buffer.alloc(2 << 20));
 if (MODE === "crash") { console.error("there is no database at db:5432"); process.exit(3); }
+if (MODE === "illegal") process.exit(132);
+if (MODE === "shell") Bun.spawnSync(["git", "status"]);
 if (MODE === "calls") await fetch("http://10.43.0.1/");
 if (MODE === "secret" && process.env.TOKEN !== "sesame") throw new Error("TOKEN is not set");
 const seen = {
@@ -235,7 +237,20 @@ describeWith(
       expect(message).toContain(
         "the readiness probe (GET :8080/readyz) failed for 1 s: connection refused (the service listens on 0.0.0.0:3000)",
       );
-      expect((await smokeTest(deployment("loopback"))).message).toContain("(the service listens on 127.0.0.1:8080)");
+      expect(message).toContain("Listen on process.env.PORT, or set `port: 3000` in ci/pipeline.ts");
+      const loopback = await smokeTest(deployment("loopback"));
+      expect(loopback.message).toContain("(the service listens on 127.0.0.1:8080)");
+      expect(loopback.message).toContain("Listen on 0.0.0.0.");
+    });
+
+    test.each([
+      ["cwd", "The service writes to data.db, but only /tmp and volumes are writable."],
+      ["root", "The service writes to /data.db, but only /tmp and volumes are writable."],
+      ["shell", "The service starts git, but the image contains no other program"],
+      ["illegal", "ended with exit code 132 (SIGILL, illegal instruction)"],
+      ["illegal", "Bun's standard build for x64 needs AVX2"],
+    ])("a failure has the hint that a failed rollout shows (%s)", async (mode, hint) => {
+      expect((await smokeTest(deployment(mode))).message).toContain(hint);
     });
 
     test("fails if a probe fails, with the probe, the status and the output", async () => {

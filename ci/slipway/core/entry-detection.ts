@@ -1,0 +1,116 @@
+/** Finds the module that starts the service, from package.json, usual names, and the pages that name browser code. */
+import { existsSync, readdirSync, readFileSync, type Dirent } from "node:fs";
+import { dirname, join, normalize } from "node:path";
+import type { PackageJson } from "./package-json.ts";
+
+export interface EntryCandidate {
+  /** Relative to the project. */
+  path: string;
+  /** Where it was found, in a few words. */
+  source: string;
+}
+
+/** Entry points to try if neither the settings nor package.json name the entry. */
+const usualEntries = [
+  ...["src/main", "src/index", "src/server", "index", "main", "server", "src/app", "app"],
+  ...["server/index", "server/main", "src/server/index", "src/server/main", "api/index", "backend/index"],
+].flatMap((name) => ["ts", "tsx", "mts", "js", "mjs", "cjs"].map((ending) => `${name}.${ending}`));
+
+/** Options that load a module before the entry. */
+const PRELOADS = /\s(?:-r|--(?:preload|require|import))[= ]\S+/g;
+const BUILD_OUTPUT = /^(dist|build|out)\//;
+const MODULE = /\.[cm]?[jt]sx?$/;
+const SKIPPED =
+  /(^|\/)(node_modules|dist|build|out|coverage|public|test|tests|__tests__|scripts)\/|\.(test|spec|config)\./;
+/** Scripts that may start the service, besides `start` and `dev`: `start:server`, `server`, `dev:api`. */
+const START_SCRIPT = /^(?:(?:start|dev|serve)[:-].+|serve|server|(?:server|api|backend)[:-].+)$/;
+/** Calls that start a server, and a default export that Bun serves. */
+const STARTS_SERVER =
+  /\bBun\.serve\s*[(<]|\bserve\s*\(\s*\{|\bcreate(?:Secure|Http2)?Server\s*\(|\.listen\s*\(|\bexport\s+default\s+\{[^}]*\bfetch\b|\bNestFactory\.create/;
+/** Limits of the search in the source. */
+const MAX_FILES = 3000;
+/** A page that loads the browser's code is near the project's root, and every command looks for it. */
+const PAGE_DEPTH = 2;
+
+/** Returns the candidates in order of preference, without browser code. */
+export function findEntryCandidates(project: string, { scripts = {}, module, main }: PackageJson): EntryCandidate[] {
+  const runBy = (runner: string, names: string[]) => {
+    const file = new RegExp(`(?:^|[\\s/])(?:${runner})\\b.*?\\s((?:\\./)?[\\w@./-]+\\.[cm]?[jt]sx?)(?=\\s|$|["';&])`);
+    return names.map((name) => {
+      const path = file.exec((scripts[name] ?? "").replace(PRELOADS, ""))?.[1];
+      return { path, source: `the script ${name}` };
+    });
+  };
+  const others = Object.keys(scripts).filter((name) => START_SCRIPT.test(name));
+  const runners = "node|tsx|ts-node|nodemon";
+  const found: { path: string | undefined; source: string }[] = [
+    ...runBy("bun", ["start", "dev", ...others]),
+    { path: module, source: "`module` in package.json" },
+    { path: main, source: "`main` in package.json" },
+    // A name such as start:server is a better hint than a usual file name.
+    ...runBy(runners, others),
+    ...usualEntries.map((path) => ({ path, source: "its name" })),
+    // In a project for Node, only its scripts may name the entry.
+    ...runBy(runners, ["start", "dev"]),
+  ];
+  const clients = findClientModules(project);
+  const candidates = found
+    .flatMap(({ path, source }) => (path ? [{ path: path.replace(/^\.\//, ""), source }] : []))
+    .filter(({ path }) => MODULE.test(path) && existsSync(join(project, path)) && !clients.has(normalize(path)));
+  const unique = candidates.filter(({ path }, at) => candidates.findIndex((one) => one.path === path) === at);
+  // Build outputs are missing in a fresh clone.
+  const isOutput = ({ path }: EntryCandidate) => BUILD_OUTPUT.test(path);
+  return [...unique.filter((one) => !isOutput(one)), ...unique.filter(isOutput)];
+}
+
+/** Finds the module that starts the service, relative to the project. */
+export function findEntry(project: string, manifest: PackageJson): string | undefined {
+  return findEntryCandidates(project, manifest)[0]?.path;
+}
+
+/** Returns the modules that pages load with `<script src>`: they run in a browser. */
+function findClientModules(project: string): Set<string> {
+  const clients = new Set<string>();
+  for (const page of scan(project, /\.html$/, /(^|\/)(node_modules|dist|build|out|coverage)\//, PAGE_DEPTH)) {
+    const text = readFileSync(join(project, page), "utf8");
+    for (const [, source = ""] of text.matchAll(/<script\b[^>]*\bsrc\s*=\s*["']?([^"'\s>]+)/gi)) {
+      const path = source.replace(/[?#].*$/, "");
+      // Vite's root is the page's directory, or the project's for a page in a subdirectory.
+      const places = path.startsWith("/") ? [dirname(page), "."] : [dirname(page)];
+      for (const place of places) clients.add(normalize(join(place, path)));
+    }
+  }
+  return clients;
+}
+
+/** Lists the project's modules that start a server, in order of their depth. */
+export function findServerModules(project: string): string[] {
+  const clients = findClientModules(project);
+  return [...scan(project, MODULE, SKIPPED)]
+    .filter((path) => !clients.has(path) && STARTS_SERVER.test(readFileSync(join(project, path), "utf8")))
+    .sort((a, b) => a.split("/").length - b.split("/").length || (a < b ? -1 : 1));
+}
+
+/** Lists files by name, nearest first. Directories of packages are not entered. */
+function* scan(project: string, name: RegExp, skipped: RegExp, maxDepth = Infinity): Generator<string> {
+  let count = 0;
+  const queue = [{ at: "", depth: 0 }];
+  for (const { at, depth } of queue) {
+    for (const entry of readDirectory(join(project, at))) {
+      const path = join(at, entry.name);
+      if (skipped.test(entry.isDirectory() ? `${path}/` : path)) continue;
+      if ((count += 1) > MAX_FILES) return;
+      if (entry.isFile() && name.test(entry.name)) yield path;
+      if (entry.isDirectory() && !entry.name.startsWith(".") && depth < maxDepth)
+        queue.push({ at: path, depth: depth + 1 });
+    }
+  }
+}
+
+function readDirectory(directory: string): Dirent[] {
+  try {
+    return readdirSync(directory, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1));
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,36 @@
+/** Describes what init chose, so that a wrong choice is seen before the first deploy. */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { ProjectFacts } from "./project-facts.ts";
+import type { FileChange } from "./write-all-or-none.ts";
+
+/** Returns lines about entry, port, scripts and files that were kept. */
+export function describeChoices(facts: ProjectFacts, changes: FileChange[]): string[] {
+  const { service, port, portModule, entries } = facts;
+  const { entry, scripts, project } = service;
+  const chosen = entries.find(({ path }) => path === entry);
+  const others = entries.filter(({ path }) => path !== entry).map(({ path }) => path);
+  const change = others.length > 0 ? `. Other candidates: ${others.join(", ")}. Set \`entry\` to choose one` : "";
+  const from = chosen ? `found by ${chosen.source}` : "set in ci/pipeline.ts";
+  const names = [
+    `check: ${scripts.check ?? "none"}`,
+    `test: ${scripts.test ?? "none"}`,
+    ...service.prebuild.map((name) => `prebuild: ${name}`),
+  ];
+  return [
+    `  entry    ${entry}  ${from}${change}`,
+    `  port     ${service.port}  ${port === service.port ? `found in ${portModule}` : "the service gets it as $PORT"}`,
+    `  scripts  ${names.join(", ")}`,
+    ...describeKeptDockerfile(project, changes),
+  ];
+}
+
+/** An existing Dockerfile stays, and builds another image than slipway. */
+function describeKeptDockerfile(project: string, changes: FileChange[]): string[] {
+  const file = join(project, "Dockerfile");
+  if (!existsSync(file) || changes.some(({ path }) => path === file)) return [];
+  if (readFileSync(file, "utf8").includes("ci/pipeline.ts build")) return [];
+  return [
+    "  kept     Dockerfile  slipway does not use it. To get one that builds slipway's image, rename it and run `slipway init` again",
+  ];
+}

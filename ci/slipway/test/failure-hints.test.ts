@@ -1,0 +1,103 @@
+/** Hints for a failed container, which a failed rollout and a failed smoke test share. */
+import { afterAll, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { describeExitCode } from "../core/exit-status.ts";
+import { findDatabaseFile } from "../deploy/database-file.ts";
+import { explainContainerFailure } from "../deploy/failure-hints.ts";
+import { portsInLog } from "../deploy/port-hints.ts";
+import type { KubeObject } from "../kubernetes/objects.ts";
+import { service } from "./helloapp-service.ts";
+
+const directory = mkdtempSync(join(tmpdir(), "failure-hints-"));
+afterAll(() => rmSync(directory, { recursive: true }));
+
+function workload(container: object): KubeObject {
+  const spec = { template: { spec: { containers: [{ name: service.name, ...container }] } } };
+  return { kind: "Deployment", metadata: { name: service.name }, spec } as unknown as KubeObject;
+}
+
+const explain = (output: string, { reason = "NotReady", ports = [8080], isSilent = true } = {}) => {
+  const manifests = [workload({ ports: ports.map((containerPort) => ({ containerPort })) })];
+  return explainContainerFailure({ service, manifests, output, reason, isSilent });
+};
+
+test.each<[string, number[]]>([
+  // Fastify, Express's generator, Hono, Elysia, Nest, Next, a plain sentence, and a bare number.
+  ['{"level":30,"time":1764540645123,"pid":1,"msg":"Server listening at http://0.0.0.0:4000"}', [4000]],
+  ["Listening on port 4000", [4000]],
+  ["Started development server: http://localhost:4000", [4000]],
+  ["🦊 Elysia is running at localhost:4000", [4000]],
+  ["[Nest] 1  - 11/30/2026, 10:24:05 PM     LOG Application is running on: http://[::]:4000", [4000]],
+  ["2026-11-30T22:30:45.123Z info server ready on :4000", [4000]],
+  ['{"msg":"server started","port":4000}', [4000]],
+  ["Server up on 4000", [4000]],
+  ["metrics listening on :9090\napi listening on :4000", [9090, 4000]],
+  ["22:30:45 starting\nconnect ECONNREFUSED 10.0.0.1:5432", []],
+  ["Readiness probe failed: dial tcp 10.42.0.9:8080: connect: connection refused", []],
+  ["starting 4000 workers", []],
+])("the ports in the log: %s", (output, ports) => expect(portsInLog(output)).toEqual(ports));
+
+test("a service that listens on another port than the declared one", () => {
+  expect(explain("Server listening at http://0.0.0.0:4000")).toBe(
+    "The service listens on port 4000, not on 8080. Listen on process.env.PORT, or set `port: 4000` in ci/pipeline.ts and containerPort: 4000 in the manifests.",
+  );
+});
+
+test("no hint about the port if the declared port is among those that it opened", () => {
+  expect(explain("metrics listening on :9090\napi listening on :8080")).toBeUndefined();
+  expect(explain("listening on :4000", { isSilent: false })).toBeUndefined();
+});
+
+test("exit codes name the signal", () => {
+  expect([0, 3, 132, 137, 139, 255].map(describeExitCode)).toEqual([
+    "0",
+    "3",
+    "132 (SIGILL, illegal instruction)",
+    "137 (SIGKILL, killed, often because memory ran out)",
+    "139 (SIGSEGV, invalid memory access)",
+    "255",
+  ]);
+});
+
+test.each(["app exits with 132 (SIGILL, illegal instruction)", "the container ended with SIGILL before it responded"])(
+  "an empty log and an illegal instruction: %s",
+  (reason) => {
+    expect(explain("", { reason })).toContain("needs AVX2");
+    expect(explain("", { reason })).toContain("@oven/bun-linux-x64-baseline");
+  },
+);
+
+test("a killed container and one that fails by itself", () => {
+  expect(explain("", { reason: "app exits with 137" })).toContain("resources.limits.memory");
+  expect(explain("", { reason: "app exits with 1" })).toBeUndefined();
+});
+
+test.each<[string, string, string | undefined]>([
+  ['3 | const db = new Database("data/app.db");\nSQLiteError: unable to open database file', "", "data/app.db"],
+  ["SQLiteError: attempt to write a readonly database", "file:/data/prisma.db", "/data/prisma.db"],
+  ["SQLITE_CANTOPEN", "sqlite://var/shop.sqlite3", "var/shop.sqlite3"],
+  ["SQLITE_CANTOPEN: unable to open database file", "postgres://db/x", undefined],
+])("the file of an SQLite database: %s %s", (output, value, file) => {
+  const manifests = [workload({ env: [{ name: "DATABASE_URL", value }] })];
+  const project = mkdtempSync(join(directory, "empty-"));
+  expect(findDatabaseFile(output, project, manifests)).toBe(file);
+});
+
+test.each([
+  ["src/db.ts", 'import { Database } from "bun:sqlite";\nexport const db = new Database("shop.db");\n', "shop.db"],
+  ["lib/store.js", 'const { DatabaseSync } = require("node:sqlite");\nnew DatabaseSync("./state");\n', "./state"],
+  [
+    "src/orm.ts",
+    'import { createClient } from "@libsql/client";\ncreateClient({ url: "file:local.db" });\n',
+    "local.db",
+  ],
+])("the file of an SQLite database in the source: %s", (path, source, file) => {
+  const project = mkdtempSync(join(directory, "source-"));
+  mkdirSync(dirname(join(project, path)), { recursive: true });
+  writeFileSync(join(project, path), source);
+  const output = "SQLiteError: unable to open database file";
+  const hint = explainContainerFailure({ service: { ...service, project }, manifests: [], output, reason: "" });
+  expect(hint).toStartWith(`The service writes to ${file}, but only /tmp`);
+});
