@@ -6,7 +6,7 @@
  * itself, and drains on SIGTERM. A server that the source passes to `serve` behaves as without this module.
  */
 import { listen } from "./bun.ts";
-import { runAfterDrain } from "./shutdown.ts";
+import { delayHandlers } from "./signals.ts";
 import { serve } from "./service.ts";
 import type { NodeServer, Path } from "./service.d";
 
@@ -48,16 +48,4 @@ function patchNodeServers(): void {
   }
 }
 
-// Delays the service's signal handlers until the drain has finished. They would interrupt requests in flight.
-const signals = new Set<unknown>(["SIGTERM", "SIGINT"]);
-const handlers = new Set<unknown>();
-for (const method of ["on", "once", "addListener", "prependListener", "prependOnceListener"] as const) {
-  const addListener = process[method].bind(process) as (event: unknown, handler: unknown) => NodeJS.Process;
-  process[method] = ((event: string, handler: (signal: string) => unknown) => {
-    if (!signals.has(event)) return addListener(event, handler);
-    // A handler for both signals is called once.
-    if (!handlers.has(handler)) runAfterDrain(() => handler(event));
-    handlers.add(handler);
-    return process;
-  }) as never;
-}
+delayHandlers();
