@@ -69,6 +69,7 @@ export async function bundleOptions(
       BUILD_NAME: JSON.stringify(name),
       BUILD_VERSION: JSON.stringify(version),
       BUILD_VERSION_PATH: JSON.stringify(versionPath),
+      BUILD_PORT: JSON.stringify(service.port),
       BUILD_OWN_PATHS: JSON.stringify(ownPaths),
       "process.env.NODE_ENV": '"production"',
       ...bundlerDefines,

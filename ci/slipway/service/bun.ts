@@ -1,6 +1,6 @@
 /** Starts a Bun server with the health endpoints and the drain. */
-import { builtInRoutes, isFirstServer, drainState, type DrainableServer } from "./shutdown.ts";
-import { isBuild } from "./version.ts";
+import { builtInRoutes, drainState, type DrainableServer } from "./shutdown.ts";
+import { DEFAULT_PORT, isBuild } from "./version.ts";
 
 /** The original `Bun.serve`, because attach.ts replaces it. */
 export const listen = Bun.serve;
@@ -98,9 +98,14 @@ const failed: OnError = (error) => {
   return new Response("Something went wrong!", { status: 500, headers: { "Content-Type": "text/plain" } });
 };
 
-/** Resolves the port. The first server of the process listens on PORT, because the platform connects to it. */
+/**
+ * Resolves the port. A server listens on PORT, to which the platform connects, if its options ask for it.
+ *
+ * They do if they name no port or the service's configured port. Any other port is for clients of its own.
+ */
 function resolvePort(given: number | string | undefined): number | string {
-  if (!isFirstServer() || !env.PORT) return given ?? 8080;
+  if (given !== undefined && Number(given) !== DEFAULT_PORT) return given;
+  if (!env.PORT) return DEFAULT_PORT;
   const port = Number(env.PORT);
   if (Number.isInteger(port) && port >= 0 && port <= 65535) return port;
   throw new Error(`PORT is ${JSON.stringify(env.PORT)}. It must be an integer from 0 to 65535.`);

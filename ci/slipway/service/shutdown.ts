@@ -36,9 +36,6 @@ export const builtInRoutes: Record<string, () => Response> = {
   "/healthz": () => new Response("ok", { headers: NO_STORE_HEADERS }),
 };
 
-/** Whether no server is registered yet. */
-export const isFirstServer = (): boolean => servers.length === 0;
-
 /** Registers a server, so that it drains together with the others. */
 export function registerServer(
   server: DrainableServer,

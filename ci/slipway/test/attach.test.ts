@@ -47,7 +47,7 @@ async function compile(source: string): Promise<{ command: string[]; id: string 
   writeFileSync(join(project, "src/main.ts"), source);
   symlinkSync(join(root, "node_modules"), join(project, "node_modules"));
   const dist = join(project, "dist");
-  const { id } = await buildImage(resolveService(project), dist);
+  const { id } = await buildImage(resolveService(project, { port: 3000 }), dist);
   return { command: [join(dist, "app/plain")], id };
 }
 
@@ -115,6 +115,45 @@ test(
     started.push(worker);
     worker.kill("SIGTERM");
     expect(await worker.process.exited).toBe(9);
+  },
+  LONG,
+);
+
+test(
+  "PORT belongs to the server that asks for it",
+  async () => {
+    const free = () => {
+      const server = Bun.serve({ port: 0, reusePort: false, fetch: () => new Response() });
+      const port = server.port!;
+      return (void server.stop(true), port);
+    };
+    const [PORT, metrics] = [free(), free()];
+    const answer = (name: string) => `fetch: () => new Response(${JSON.stringify(name)})`;
+    for (const app of [
+      `Bun.serve({ port: process.env.PORT, ${answer("app")} })`,
+      `Bun.serve({ port: Number(process.env.PORT ?? 3000), ${answer("app")} })`,
+      `Bun.serve({ ${answer("app")} })`,
+      `Bun.serve({ port: 3000, ${answer("app")} })`,
+    ]) {
+      const { command } = await compile(`
+        const metrics = Bun.serve({ port: ${metrics}, hostname: "127.0.0.1", ${answer("metrics")} });
+        const random = Bun.serve({ port: 0, ${answer("random")} });
+        const socket = Bun.serve({ unix: ${JSON.stringify(join(work, "metrics.sock"))}, ${answer("socket")} });
+        const app = ${app};
+        console.log("port", app.port);
+        console.log("port", metrics.port);
+        console.log("port", random.port);`);
+      const service = await Service.start(command, { PORT: String(PORT) }, 3);
+      started.push(service);
+      expect(service.ports.slice(0, 2)).toEqual([PORT, metrics]);
+      const bodies = await Promise.all(service.ports.map(async (port) => (await service.ask("/", {}, port)).body));
+      expect(bodies).toEqual(["app", "metrics", "random"]);
+      const unix = await fetch("http://localhost/", { unix: join(work, "metrics.sock") });
+      expect(await unix.text()).toBe("socket");
+      service.kill("SIGKILL");
+      await service.process.exited;
+      rmSync(join(work, "metrics.sock"), { force: true });
+    }
   },
   LONG,
 );
