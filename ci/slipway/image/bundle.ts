@@ -5,7 +5,7 @@ import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/service-config.ts";
 import { compileOptions } from "./image-spec.ts";
 import { createStyleOrderPlugin, type HtmlImports } from "./html-order.ts";
-import { rewriteModulePaths, bundlerDefines } from "./module-paths.ts";
+import { APP_DIRECTORY, rewriteModulePaths, bundlerDefines } from "./module-paths.ts";
 
 /** Placeholder until the ID is known. */
 const UNKNOWN_ID = "0".repeat(12);
@@ -70,6 +70,8 @@ export async function bundleOptions(
       BUILD_VERSION: JSON.stringify(version),
       BUILD_VERSION_PATH: JSON.stringify(versionPath),
       BUILD_PORT: JSON.stringify(service.port),
+      BUILD_ENTRY: JSON.stringify(join(APP_DIRECTORY, service.entry)),
+      BUILD_ENTRIES: JSON.stringify(Object.keys(service.entries)),
       BUILD_OWN_PATHS: JSON.stringify(ownPaths),
       "process.env.NODE_ENV": '"production"',
       ...bundlerDefines,

@@ -30,6 +30,7 @@ import { listPackageFiles, findNativePackages } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
 import { APP_DIRECTORY } from "./module-paths.ts";
 import { findTsconfigs } from "./tsconfig.ts";
+import { findSelfStarts } from "./self-starts.ts";
 import { findMissingPackages, describeMissing, findDynamicLoads } from "./dynamic-imports.ts";
 
 /** Lockfiles that Bun reads: its current and former format, and those of other package managers. */
@@ -110,6 +111,7 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
       ...bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
       ...describeMissing(missing),
       ...findDynamicLoads(source, project),
+      ...findSelfStarts(source, project),
     ],
   };
 }

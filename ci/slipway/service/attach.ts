@@ -6,6 +6,7 @@
  * itself, and drains on SIGTERM. A server that the source passes to `serve` behaves as without this module.
  */
 import { listen } from "./bun.ts";
+import { stopSelfStart } from "./self-start.ts";
 import { delayHandlers } from "./signals.ts";
 import { serve } from "./service.ts";
 import type { NodeServer, Path } from "./service.d";
@@ -14,6 +15,8 @@ declare const BUILD_OWN_PATHS: readonly Path[];
 
 /** Paths that the build found in the source. A router may handle them, which is not visible from outside. */
 const serviceOptions = { customPaths: BUILD_OWN_PATHS };
+
+stopSelfStart();
 
 type Options = Parameters<typeof serve>[0] & object;
 

@@ -4,6 +4,7 @@
  * In a compiled binary, `process.execPath` is the service. `fork("./job.ts")` and Bun's shell with `bun run job` start
  * the service instead of Bun, and the new process would do the same.
  */
+/** Path of the main module in the image. */
 declare const BUILD_ENTRY: string;
 declare const BUILD_ENTRIES: readonly string[];
 
@@ -16,7 +17,8 @@ export function stopSelfStart(): void {
   if (!isOwnDescendant()) return;
   const [, main, script] = process.argv;
   // The service has named its own main module, so it also starts itself from source.
-  if (script !== undefined && (script === main || script === BUILD_ENTRY)) {
+  const { resolve } = process.getBuiltinModule("node:path");
+  if (script !== undefined && [main, BUILD_ENTRY].includes(resolve(script))) {
     process.argv.splice(2, 1);
     return;
   }
@@ -34,7 +36,7 @@ function isOwnDescendant(): boolean {
   const executableOf = (pid: number | "self") => readlinkSync(`/proc/${pid}/exe`);
   try {
     const own = executableOf("self");
-    for (let pid = process.ppid; pid > 0; ) {
+    for (let pid = process.ppid; pid > 0;) {
       if (executableOf(pid) === own) return true;
       // The name in brackets may contain spaces. https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
       const [, after = ""] = /.*\) \S (\d+)/s.exec(readFileSync(`/proc/${pid}/stat`, "utf8")) ?? [];
