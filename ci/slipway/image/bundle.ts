@@ -20,8 +20,6 @@ export interface BundleInputs {
   id?: string;
   /** The service's own modules: file -> content. */
   source?: Map<string, Buffer>;
-  /** Paths that the service serves itself, so that slipway does not attach them. */
-  ownPaths?: string[];
   /** Packages that are copied into the image unbundled. */
   externalPackages?: string[];
   /** Optional packages that are not installed. */
@@ -37,7 +35,6 @@ export async function bundleOptions(
   {
     id = UNKNOWN_ID,
     source = new Map<string, Buffer>(),
-    ownPaths = [],
     externalPackages = [],
     missingPackages = [],
     htmlImports,
@@ -72,7 +69,6 @@ export async function bundleOptions(
       BUILD_PORT: JSON.stringify(service.port),
       BUILD_ENTRY: JSON.stringify(join(APP_DIRECTORY, service.entry)),
       BUILD_ENTRIES: JSON.stringify(Object.keys(service.entries)),
-      BUILD_OWN_PATHS: JSON.stringify(ownPaths),
       "process.env.NODE_ENV": '"production"',
       ...bundlerDefines,
       ...modulePaths?.define,

@@ -1,5 +1,6 @@
 /** Starts a Bun server with the health endpoints and the drain. */
-import { builtInRoutes, drainState, type DrainableServer } from "./shutdown.ts";
+import { addHealthRoutes, isMethodMap, type BunServer, type Handler } from "./health-routes.ts";
+import { drainState, type DrainableServer } from "./shutdown.ts";
 import { DEFAULT_PORT, isBuild } from "./version.ts";
 
 /** The original `Bun.serve`, because attach.ts replaces it. */
@@ -8,22 +9,22 @@ export const listen = Bun.serve;
 // The bundler replaces `process.env.NODE_ENV`, and `process.env["NODE_ENV"]` too, by a constant.
 const { env } = process;
 
-export type BunServer = Bun.Server<unknown>;
+export type { BunServer };
 export type BunOptions = Bun.Serve.Options<unknown, string>;
-type Handler = (this: unknown, request: Request, server: BunServer) => unknown;
 type OnError = (this: BunServer, error: unknown) => unknown;
 
-export function serveBun(options: BunOptions, paths: string[]): { server: BunServer; drainable: DrainableServer } {
-  const healthRoutes = Object.fromEntries(paths.map((path) => [path, { GET: builtInRoutes[path]! }]));
+/** @param isAttached whether the service's own replies to the paths come first */
+export function serveBun(
+  options: BunOptions,
+  paths: string[],
+  isAttached: boolean,
+): { server: BunServer; drainable: DrainableServer } {
   /** Adds the health routes and wraps all handlers. Then responses get `Connection: close` during the drain. */
   const wrapOptions = (options: BunOptions, isDraining: boolean) => {
     const { fetch, error, routes: given } = options as { fetch?: Handler; error?: OnError; routes?: object };
     // A Hono app has an unrelated array of that name.
-    const routes = Array.isArray(given) ? {} : given;
-    const wrapped = Object.entries({ ...healthRoutes, ...routes }).map(([path, route]) => [
-      path,
-      wrapRoute(route, isDraining),
-    ]);
+    const routes = addHealthRoutes(Array.isArray(given) ? {} : { ...given }, paths, isAttached && { fetch });
+    const wrapped = Object.entries(routes).map(([path, route]) => [path, wrapRoute(route, isDraining)]);
     return {
       ...options,
       routes: Object.fromEntries(wrapped),
@@ -68,13 +69,6 @@ function wrapRoute(route: unknown, isDraining: boolean): unknown {
     );
   }
   return route;
-}
-
-/** Whether a route is an object with a handler for each method, unlike bundled pages and directories. */
-function isMethodMap(route: unknown): route is object {
-  if (typeof route !== "object" || route === null) return false;
-  const keys = Object.keys(route);
-  return keys.length > 0 && keys.every((key) => /^[A-Z]+$/.test(key));
 }
 
 /** Calls the handler as Bun would. Bun handles its exceptions as before. */

@@ -1,7 +1,6 @@
 /** Coordinates readiness and shutdown of all servers in the process. */
 import { Lifecycle } from "./lifecycle.ts";
 import type { Stoppable } from "./service.d";
-import { NO_STORE_HEADERS, version, VERSION_PATH } from "./version.ts";
 
 /** A server that can also tell its clients to disconnect. */
 export interface DrainableServer extends Stoppable {
@@ -13,7 +12,7 @@ const servers: DrainableServer[] = [];
 const afterDrainCallbacks: (() => unknown)[] = [];
 /** Copy of `lifecycle.leaving` in a plain property, because every response reads it. */
 export const drainState = { leaving: false };
-const lifecycle = new Lifecycle((state) => {
+export const lifecycle = new Lifecycle((state) => {
   drainState.leaving = lifecycle.leaving;
   if (state === "draining") for (const server of servers) server.startDraining();
 });
@@ -23,18 +22,6 @@ const drainTimes = { delaySeconds: 0, timeoutSeconds: 0 };
 
 /** Seconds until the process exits, even if callbacks are still running. */
 const CALLBACK_TIMEOUT_SECONDS = 5;
-
-/** Endpoints that are added to the routes of the service. */
-export const builtInRoutes: Record<string, () => Response> = {
-  [VERSION_PATH]: version,
-  "/readyz": () =>
-    new Response(lifecycle.state, {
-      status: lifecycle.state === "ready" ? 200 : 503,
-      headers: NO_STORE_HEADERS,
-    }),
-  // Returns 200 during the drain too. Otherwise Kubernetes would kill the container before it finishes.
-  "/healthz": () => new Response("ok", { headers: NO_STORE_HEADERS }),
-};
 
 /** Registers a server, so that it drains together with the others. */
 export function registerServer(

@@ -23,6 +23,9 @@ export const VERSION_PATH = typeof BUILD_VERSION_PATH === "string" ? BUILD_VERSI
 /** Port of the service, unless the environment variable PORT has another. */
 export const DEFAULT_PORT = typeof BUILD_PORT === "number" ? BUILD_PORT : 8080;
 
+/** Header with the build's ID in every response to the version path, also if the service has the route itself. */
+export const BUILD_HEADER = "Slipway-Build";
+
 /** Prevents caches from returning an outdated state. */
 export const NO_STORE_HEADERS = { "Cache-Control": "no-store" };
 

@@ -39,6 +39,9 @@ app.get("/", (_, reply) => void reply.send("own"));
 app.listen(process.env.PORT);`,
 };
 
+/** Services that reply to every path themselves, like from source. */
+const catchAll = ["Bun.serve", "a default export", "a custom path in fetch", "node:http"];
+
 /** Builds a service of one file, like the pipeline. @returns the binary and its build ID */
 async function compile(source: string): Promise<{ command: string[]; id: string }> {
   const project = mkdtempSync(join(work, "service-"));
@@ -66,13 +69,17 @@ describe.each(Object.entries(sources))("%s", (kind, source) => {
       await service.until(200);
       const connection = await service.connect();
       expect((await connection.ask("/")).body).toBe("own");
+      const isCatchAll = catchAll.includes(kind);
       const version = await connection.ask("/version");
-      expect(JSON.parse(version.body)).toEqual({ name: "plain", version: "1.2.3", id, bun: Bun.version });
+      const built = { name: "plain", version: "1.2.3", id, bun: Bun.version };
+      if (isCatchAll) expect(version.body).toBe("own");
+      else expect(JSON.parse(version.body)).toEqual(built);
+      expect(version.headers.get("slipway-build")).toBe(id);
       expect((await connection.ask("/healthz")).status).toBe(200);
-      const isCustom = kind.startsWith("a custom ");
-      expect((await connection.ask("/readyz")).body).toBe(isCustom ? "mine" : "ready");
+      const readiness = kind.startsWith("a custom ") ? "mine" : isCatchAll ? "own" : "ready";
+      expect((await connection.ask("/readyz")).body).toBe(readiness);
       service.kill("SIGTERM");
-      if (!isCustom) await service.until(503);
+      await service.until(503);
       // The service receives the signal with a delay.
       while ((await service.ask("/")).headers.get("connection") !== "close") await Bun.sleep(5);
       const last = await connection.ask("/");

@@ -55,7 +55,7 @@ async function run(name: string) {
   // As in the image, there is no Bun on the path.
   const env = { PATH: "/usr/bin:/bin", LOG, CASE: name };
   const child = Bun.spawn([await build()], { env, stdout: "pipe", stderr: "pipe", timeout: 20_000 });
-  const [output, error] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+  const [output, error] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   return { code: /exit (\d+)/.exec(output)?.[1], starts: (await Bun.file(LOG).text()).split("\n").length - 1, error };
 }
 
