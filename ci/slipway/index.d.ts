@@ -139,7 +139,7 @@ export interface Settings {
   port?: number;
   /**
    * Whether the build injects /version, /readyz, /healthz and graceful shutdown on SIGTERM.
-   * A path that the source contains as a string literal is left to the service.
+   * The service replies first. The build's reply replaces a 404 of the service.
    * Set `false` if the service implements all of them.
    *
    * @default true

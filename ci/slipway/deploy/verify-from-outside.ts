@@ -12,6 +12,9 @@ export interface Endpoint {
   isRemote?: boolean;
 }
 
+/** Header with the ID, if the service has a route of its own at the version path. The service's code has it too. */
+export const BUILD_HEADER = "Slipway-Build";
+
 /** Concurrent requests to a remote endpoint. */
 const CONCURRENT_REQUESTS = 10;
 
@@ -73,11 +76,19 @@ export async function fetchVersion(
   { keepalive = false, signal }: { keepalive?: boolean; signal: AbortSignal },
 ): Promise<VersionReply> {
   try {
-    const response = await open({
+    const init = {
       keepalive,
       ...(!keepalive && { headers: { Connection: "close" } }),
       signal: AbortSignal.any([signal, AbortSignal.timeout(2000)]),
-    });
+    };
+    let response = await open({ ...init, redirect: "manual" });
+    // A service that has its own route with another content may reply with any status. A 5xx is a failure anyway.
+    const id = response.headers.get(BUILD_HEADER);
+    if (id !== null && response.status < 500) {
+      await response.body?.cancel();
+      return { id };
+    }
+    if (response.status >= 300 && response.status < 400) response = await open(init);
     const text = await response.text();
     if (!response.ok) return { failure: `status ${response.status}` };
     return { id: String((JSON.parse(text) as { id?: unknown }).id) };

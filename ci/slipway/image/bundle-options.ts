@@ -5,7 +5,7 @@ import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { compileOptions } from "./image-spec.ts";
 import { createStyleOrderPlugin, type HtmlImports } from "./html-order.ts";
-import { rewriteModulePaths, bundlerDefines } from "./rewrite-module-paths.ts";
+import { APP_DIRECTORY, rewriteModulePaths, bundlerDefines } from "./rewrite-module-paths.ts";
 
 /** Placeholder until the ID is known. */
 const UNKNOWN_ID = "0".repeat(12);
@@ -20,8 +20,6 @@ export interface BundleInputs {
   id?: string;
   /** The service's own modules: file -> content. */
   source?: Map<string, Buffer>;
-  /** Paths that the service serves itself, so that slipway does not attach them. */
-  ownPaths?: string[];
   /** Packages that are copied into the image unbundled. */
   externalPackages?: string[];
   /** Optional packages that are not installed. */
@@ -37,7 +35,6 @@ export async function bundleOptions(
   {
     id = UNKNOWN_ID,
     source = new Map<string, Buffer>(),
-    ownPaths = [],
     externalPackages = [],
     missingPackages = [],
     htmlImports,
@@ -69,7 +66,9 @@ export async function bundleOptions(
       BUILD_NAME: JSON.stringify(name),
       BUILD_VERSION: JSON.stringify(version),
       BUILD_VERSION_PATH: JSON.stringify(versionPath),
-      BUILD_OWN_PATHS: JSON.stringify(ownPaths),
+      BUILD_PORT: JSON.stringify(service.port),
+      BUILD_ENTRY: JSON.stringify(join(APP_DIRECTORY, service.entry)),
+      BUILD_ENTRIES: JSON.stringify(Object.keys(service.entries)),
       "process.env.NODE_ENV": '"production"',
       ...bundlerDefines,
       ...modulePaths?.define,

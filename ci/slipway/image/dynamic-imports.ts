@@ -71,7 +71,7 @@ function extractCall(text: string): string {
 }
 
 /** Replaces comments by spaces, so that line numbers stay correct. */
-function withoutComments(source: string): string {
+export function withoutComments(source: string): string {
   return source.replace(
     /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/.*|\/\*[^]*?\*\//g,
     (all, string?: string) => string ?? all.replace(/[^\n]/g, " "),

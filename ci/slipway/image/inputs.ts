@@ -30,6 +30,7 @@ import { listPackageFiles, findNativePackages } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
 import { APP_DIRECTORY } from "./rewrite-module-paths.ts";
 import { findTsconfigs } from "./find-tsconfigs.ts";
+import { findSelfStarts } from "./self-starts.ts";
 import { findMissingPackages, describeMissing, findDynamicLoads } from "./dynamic-imports.ts";
 
 /** Lockfiles that Bun reads: its current and former format, and those of other package managers. */
@@ -44,8 +45,6 @@ export interface ImageInputs {
   appFiles: Map<string, string>;
   /** Shared libraries of Bun and of native addons. */
   runtime: RuntimeLibraries;
-  /** Attachable paths that occur in the service's source, because the service serves them itself. */
-  ownPaths: string[];
   /** Names of packages that are copied into the image unbundled. */
   externalPackages: string[];
   /** Names of packages that are not installed and that another package loads lazily. */
@@ -80,7 +79,6 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
   const bundleDigest = isGenerated
     ? await computeBundleDigest((htmlImports ? await rebundle({ htmlImports }) : bundle).outputs)
     : undefined;
-  const ownPaths = service.attach ? findOwnPaths(service, source.values()) : [];
 
   for (const directory of new Set([...files].filter((file) => !isInstalled(file)).map(dirname))) {
     for (const file of findTsconfigs(directory, root)) files.add(file);
@@ -100,7 +98,6 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
     source,
     appFiles: new Map([...listPackageFiles(native), ...findConfiguredFiles(service)]),
     runtime: withAddonLibraries(runtime, native.objects),
-    ownPaths,
     externalPackages,
     missingPackages,
     packages: native.packages,
@@ -110,6 +107,7 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
       ...bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
       ...describeMissing(missing),
       ...findDynamicLoads(source, project),
+      ...findSelfStarts(source, project),
     ],
   };
 }
@@ -215,18 +213,6 @@ function listOwnModules(files: Set<string>): string[] {
 function hasMacros(source: Iterable<Buffer>): boolean {
   const isMacro = /\btype\s*:\s*["']macro["']/;
   return Iterator.from(source).some((text) => text.includes("macro") && isMacro.test(text.toString()));
-}
-
-/** Searches the source for attachable paths as string literals, because a router's table exists only at run time. */
-function findOwnPaths({ versionPath }: Service, source: Iterable<Buffer>): string[] {
-  const attachable = [versionPath, "/readyz", "/healthz"];
-  const found = new Set<string>();
-  for (const text of source) {
-    for (const path of attachable) {
-      if (text.includes(path) && ['"', "'", "`"].some((q) => text.includes(q + path + q))) found.add(path);
-    }
-  }
-  return attachable.filter((path) => found.has(path));
 }
 
 /**

@@ -2,18 +2,16 @@
  * Adds health endpoints and graceful shutdown to a service that does not call `serve` of slipway/service.
  *
  * The build imports this module before the service's entry point. It replaces `Bun.serve`, which node:http
- * uses too. Every server then serves /version, /readyz and /healthz, unless the service handles the path
- * itself, and drains on SIGTERM. A server that the source passes to `serve` behaves as without this module.
+ * uses too. Every server then serves /version, /readyz and /healthz, unless the service has the route,
+ * and drains on SIGTERM. A server that the source passes to `serve` behaves as without this module.
  */
 import { listen } from "./bun.ts";
-import { runAfterDrain } from "./shutdown.ts";
-import { serve } from "./service.ts";
-import type { NodeServer, Path } from "./service.d";
+import { stopSelfStart } from "./self-start.ts";
+import { delayHandlers } from "./signals.ts";
+import { attach, type serve } from "./service.ts";
+import type { NodeServer } from "./service.d";
 
-declare const BUILD_OWN_PATHS: readonly Path[];
-
-/** Paths that the build found in the source. A router may handle them, which is not visible from outside. */
-const serviceOptions = { customPaths: BUILD_OWN_PATHS };
+stopSelfStart();
 
 type Options = Parameters<typeof serve>[0] & object;
 
@@ -21,7 +19,7 @@ type Options = Parameters<typeof serve>[0] & object;
 const NODE_OPTION = "onNodeHTTPRequest";
 
 Bun.serve = ((options: Options) => {
-  if (!(NODE_OPTION in options)) return serve(options as Parameters<typeof listen>[0], serviceOptions);
+  if (!(NODE_OPTION in options)) return attach(options as Parameters<typeof attach>[0]);
   patchNodeServers();
   return (listen as (options: Options) => unknown)(options);
 }) as typeof listen;
@@ -29,7 +27,7 @@ Bun.serve = ((options: Options) => {
 let isPatched = false;
 
 /**
- * Passes each server of node:http and node:https to `serve` when it starts to listen.
+ * Attaches each server of node:http and node:https when it starts to listen.
  *
  * It runs when the first server listens, because loading the modules takes milliseconds.
  */
@@ -41,23 +39,11 @@ function patchNodeServers(): void {
     const { Server } = process.getBuiltinModule(name);
     const emit = Server.prototype.emit ?? EventEmitter.prototype.emit;
     Server.prototype.emit = function (this: NodeServer, event: string, ...values: unknown[]): boolean {
-      // serve() sets an own emit() on the server.
-      if (event === "listening" && !Object.hasOwn(this, "emit")) serve(this, serviceOptions);
+      // attach() sets an own emit() on the server.
+      if (event === "listening" && !Object.hasOwn(this, "emit")) attach(this);
       return emit.call(this as never, event, ...values);
     } as never;
   }
 }
 
-// Delays the service's signal handlers until the drain has finished. They would interrupt requests in flight.
-const signals = new Set<unknown>(["SIGTERM", "SIGINT"]);
-const handlers = new Set<unknown>();
-for (const method of ["on", "once", "addListener", "prependListener", "prependOnceListener"] as const) {
-  const addListener = process[method].bind(process) as (event: unknown, handler: unknown) => NodeJS.Process;
-  process[method] = ((event: string, handler: (signal: string) => unknown) => {
-    if (!signals.has(event)) return addListener(event, handler);
-    // A handler for both signals is called once.
-    if (!handlers.has(handler)) runAfterDrain(() => handler(event));
-    handlers.add(handler);
-    return process;
-  }) as never;
-}
+delayHandlers();

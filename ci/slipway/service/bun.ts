@@ -1,6 +1,7 @@
 /** Starts a Bun server with the health endpoints and the drain. */
-import { builtInRoutes, isFirstServer, drainState, type DrainableServer } from "./shutdown.ts";
-import { isBuild } from "./version.ts";
+import { addHealthRoutes, isMethodMap, type BunServer, type Handler } from "./health-routes.ts";
+import { drainState, type DrainableServer } from "./shutdown.ts";
+import { DEFAULT_PORT, isBuild } from "./version.ts";
 
 /** The original `Bun.serve`, because attach.ts replaces it. */
 export const listen = Bun.serve;
@@ -8,22 +9,22 @@ export const listen = Bun.serve;
 // The bundler replaces `process.env.NODE_ENV`, and `process.env["NODE_ENV"]` too, by a constant.
 const { env } = process;
 
-export type BunServer = Bun.Server<unknown>;
+export type { BunServer };
 export type BunOptions = Bun.Serve.Options<unknown, string>;
-type Handler = (this: unknown, request: Request, server: BunServer) => unknown;
 type OnError = (this: BunServer, error: unknown) => unknown;
 
-export function serveBun(options: BunOptions, paths: string[]): { server: BunServer; drainable: DrainableServer } {
-  const healthRoutes = Object.fromEntries(paths.map((path) => [path, { GET: builtInRoutes[path]! }]));
+/** @param isAttached whether the service's own replies to the paths come first */
+export function serveBun(
+  options: BunOptions,
+  paths: string[],
+  isAttached: boolean,
+): { server: BunServer; drainable: DrainableServer } {
   /** Adds the health routes and wraps all handlers. Then responses get `Connection: close` during the drain. */
   const wrapOptions = (options: BunOptions, isDraining: boolean) => {
     const { fetch, error, routes: given } = options as { fetch?: Handler; error?: OnError; routes?: object };
     // A Hono app has an unrelated array of that name.
-    const routes = Array.isArray(given) ? {} : given;
-    const wrapped = Object.entries({ ...healthRoutes, ...routes }).map(([path, route]) => [
-      path,
-      wrapRoute(route, isDraining),
-    ]);
+    const routes = addHealthRoutes(Array.isArray(given) ? {} : { ...given }, paths, isAttached && { fetch });
+    const wrapped = Object.entries(routes).map(([path, route]) => [path, wrapRoute(route, isDraining)]);
     return {
       ...options,
       routes: Object.fromEntries(wrapped),
@@ -70,13 +71,6 @@ function wrapRoute(route: unknown, isDraining: boolean): unknown {
   return route;
 }
 
-/** Whether a route is an object with a handler for each method, unlike bundled pages and directories. */
-function isMethodMap(route: unknown): route is object {
-  if (typeof route !== "object" || route === null) return false;
-  const keys = Object.keys(route);
-  return keys.length > 0 && keys.every((key) => /^[A-Z]+$/.test(key));
-}
-
 /** Calls the handler as Bun would. Bun handles its exceptions as before. */
 function wrapHandler(handler: Handler): Handler {
   return function (request, server) {
@@ -98,9 +92,14 @@ const failed: OnError = (error) => {
   return new Response("Something went wrong!", { status: 500, headers: { "Content-Type": "text/plain" } });
 };
 
-/** Resolves the port. The first server of the process listens on PORT, because the platform connects to it. */
+/**
+ * Resolves the port. A server listens on PORT, to which the platform connects, if its options ask for it.
+ *
+ * They do if they name no port or the service's configured port. Any other port is for clients of its own.
+ */
 function resolvePort(given: number | string | undefined): number | string {
-  if (!isFirstServer() || !env.PORT) return given ?? 8080;
+  if (given !== undefined && Number(given) !== DEFAULT_PORT) return given;
+  if (!env.PORT) return DEFAULT_PORT;
   const port = Number(env.PORT);
   if (Number.isInteger(port) && port >= 0 && port <= 65535) return port;
   throw new Error(`PORT is ${JSON.stringify(env.PORT)}. It must be an integer from 0 to 65535.`);

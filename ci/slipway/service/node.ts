@@ -1,6 +1,8 @@
 /** Adds the health endpoints and the drain to a server of node:http or node:https. */
-import { builtInRoutes, drainState, type DrainableServer } from "./shutdown.ts";
+import { builtInReplies, isReplaced } from "./health.ts";
+import { drainState, type DrainableServer } from "./shutdown.ts";
 import type { NodeServer } from "./service.d";
+import { build, BUILD_HEADER, VERSION_PATH } from "./version.ts";
 
 /** Parts of Node's request and response that this module uses. */
 interface NodeRequest {
@@ -9,16 +11,22 @@ interface NodeRequest {
 }
 interface NodeResponse {
   headersSent: boolean;
-  setHeader(name: string, value: string): void;
-  writeHead(status: number, headers: Record<string, string>): unknown;
-  end(body?: string): void;
+  statusCode: number;
+  getHeaderNames(): string[];
+  removeHeader(name: string): void;
+  setHeader(name: string, value: string): unknown;
+  flushHeaders(...values: unknown[]): unknown;
+  writeHead(status: number, ...values: unknown[]): unknown;
+  write(...values: unknown[]): unknown;
+  end(...values: unknown[]): unknown;
 }
 
 export function isNodeServer(target: object): target is NodeServer {
   return "closeAllConnections" in target && "emit" in target;
 }
 
-export function serveNode(server: NodeServer, paths: string[]): DrainableServer {
+/** @param isAttached whether the service's own replies to the paths come first */
+export function serveNode(server: NodeServer, paths: string[], isAttached: boolean): DrainableServer {
   /** Prototype of the server's responses, known after the first request. */
   let responsePrototype: NodeResponse | undefined;
   const emit = server.emit as (this: unknown, event: string, ...values: unknown[]) => boolean;
@@ -35,7 +43,8 @@ export function serveNode(server: NodeServer, paths: string[]): DrainableServer 
     if (!paths.includes(path) || (request.method !== "GET" && request.method !== "HEAD")) {
       return emit.call(this, event, ...values);
     }
-    void send(response, builtInRoutes[path]!());
+    const send = replyUnlessRouted(path, response, responsePrototype);
+    if (!isAttached || !emit.call(this, event, ...values)) send();
     return true;
   };
   return {
@@ -65,15 +74,43 @@ function addConnectionClose(prototype: NodeResponse): void {
   };
 }
 
-async function send(target: NodeResponse, response: Response): Promise<void> {
-  const body = await response.text();
-  // With an explicit length, a HEAD response equals Bun's.
-  const headers = {
-    ...Object.fromEntries(response.headers),
-    "content-length": String(Buffer.byteLength(body)),
+/**
+ * Replaces the service's reply, as soon as its status is known, if the service has no such route.
+ *
+ * @param prototype the original methods, to which the drain adds a header
+ * @returns a function that sends the reply of this package
+ */
+function replyUnlessRouted(path: string, response: NodeResponse, prototype: NodeResponse): () => void {
+  let state: "unknown" | "sending" | "replaced" | "own" = "unknown";
+  const send = () => {
+    state = "sending";
+    const { status, headers, body } = builtInReplies[path]!();
+    for (const name of response.getHeaderNames()) response.removeHeader(name);
+    // With an explicit length, a HEAD response equals Bun's.
+    const length = { "content-length": String(Buffer.byteLength(body)) };
+    prototype.writeHead.call(response, status, { ...headers, ...length });
+    prototype.end.call(response, body);
+    state = "replaced";
   };
-  target.writeHead(response.status, headers);
-  target.end(body);
+  const decide = (status: number) => {
+    if (state !== "unknown") return;
+    if (isReplaced(path, status)) return send();
+    state = "own";
+    if (path === VERSION_PATH) response.setHeader(BUILD_HEADER, build.id);
+  };
+  /** Calls the original method, or ignores the call if the reply was replaced. */
+  const override = (name: "writeHead" | "write" | "end" | "flushHeaders" | "setHeader", ignored: () => unknown) => {
+    response[name] = (...values: unknown[]): unknown => {
+      if (name !== "setHeader") decide(name === "writeHead" ? (values[0] as number) : response.statusCode);
+      if (state !== "replaced") return (prototype[name] as (...values: unknown[]) => unknown).apply(response, values);
+      const callback = values.at(-1);
+      if (typeof callback === "function") queueMicrotask(callback as () => void);
+      return ignored();
+    };
+  };
+  override("write", () => true);
+  for (const name of ["writeHead", "end", "flushHeaders", "setHeader"] as const) override(name, () => response);
+  return send;
 }
 
 const pathOf = (url: string) => (url.includes("?") ? url.slice(0, url.indexOf("?")) : url);

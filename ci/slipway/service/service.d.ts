@@ -96,8 +96,8 @@ export declare function serve<Server extends NodeServer>(server: Server, options
  * Replaces `Bun.serve(options)`: starts a Bun server with the three paths and the same drain.
  *
  * The defaults differ from Bun's: port 8080, hostname 0.0.0.0 and `reusePort: false`. `development` is
- * `false` in a build and if NODE_ENV is `production` at run time. The first server of a process listens on
- * the environment variable PORT if it is set, whatever its options contain. Routes of the service take
+ * `false` in a build and if NODE_ENV is `production` at run time. A server whose options name no port, or the
+ * service's configured port, listens on the environment variable PORT if it is set. Routes of the service take
  * precedence over the three paths. `"/version": false` leaves that path to `fetch`.
  *
  * @returns Bun's server

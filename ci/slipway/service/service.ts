@@ -4,11 +4,12 @@
  * service.d.ts has the public types, which need no other types. The last line of this file compares
  * both.
  *
- * The cost per request is one more function call. Bun's router serves the three paths. Static responses need
+ * The cost per request is one more function call. Bun's router selects the three paths. Static responses need
  * no handler, so they are replaced by responses with `Connection: close` only when the drain begins.
  */
 import { serveBun, type BunOptions, type BunServer } from "./bun.ts";
-import { afterDrain, builtInRoutes, registerServer } from "./shutdown.ts";
+import { builtInReplies } from "./health.ts";
+import { afterDrain, registerServer } from "./shutdown.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { isNodeServer, serveNode } from "./node.ts";
 import type * as declarations from "./service.d";
@@ -23,17 +24,26 @@ export function serve<Data = undefined, R extends string = never>(
   serviceOptions?: ServiceOptions,
 ): Bun.Server<Data>;
 export function serve(target: NodeServer | BunOptions, options: ServiceOptions = {}): NodeServer | BunServer {
+  return start(target, options, false);
+}
+
+/** Does the same for a service that does not know of it. Its own replies to the three paths come first. */
+export function attach(target: NodeServer | BunOptions): NodeServer | BunServer {
+  return start(target, {}, true);
+}
+
+function start(target: NodeServer | BunOptions, options: ServiceOptions, isAttached: boolean): NodeServer | BunServer {
   const shutdown = {
     delaySeconds: resolveSeconds("DRAIN_DELAY_SECONDS", options.drainDelaySeconds ?? 2),
     timeoutSeconds: resolveSeconds("DRAIN_TIMEOUT_SECONDS", options.drainTimeoutSeconds ?? 10),
     ready: options.ready,
   };
-  const paths = Object.keys(builtInRoutes).filter((path) => !options.customPaths?.includes(path as Path));
+  const paths = Object.keys(builtInReplies).filter((path) => !options.customPaths?.includes(path as Path));
   if (isNodeServer(target)) {
-    registerServer(serveNode(target, paths), shutdown);
+    registerServer(serveNode(target, paths, isAttached), shutdown);
     return target;
   }
-  const { server, drainable } = serveBun(target, paths);
+  const { server, drainable } = serveBun(target, paths, isAttached);
   registerServer(drainable, shutdown);
   return server;
 }

@@ -1,7 +1,6 @@
 /** Coordinates readiness and shutdown of all servers in the process. */
 import { Lifecycle } from "./lifecycle.ts";
 import type { Stoppable } from "./service.d";
-import { NO_STORE_HEADERS, version, VERSION_PATH } from "./version.ts";
 
 /** A server that can also tell its clients to disconnect. */
 export interface DrainableServer extends Stoppable {
@@ -13,7 +12,7 @@ const servers: DrainableServer[] = [];
 const afterDrainCallbacks: (() => unknown)[] = [];
 /** Copy of `lifecycle.leaving` in a plain property, because every response reads it. */
 export const drainState = { leaving: false };
-const lifecycle = new Lifecycle((state) => {
+export const lifecycle = new Lifecycle((state) => {
   drainState.leaving = lifecycle.leaving;
   if (state === "draining") for (const server of servers) server.startDraining();
 });
@@ -23,21 +22,6 @@ const drainTimes = { delaySeconds: 0, timeoutSeconds: 0 };
 
 /** Seconds until the process exits, even if callbacks are still running. */
 const CALLBACK_TIMEOUT_SECONDS = 5;
-
-/** Endpoints that are added to the routes of the service. */
-export const builtInRoutes: Record<string, () => Response> = {
-  [VERSION_PATH]: version,
-  "/readyz": () =>
-    new Response(lifecycle.state, {
-      status: lifecycle.state === "ready" ? 200 : 503,
-      headers: NO_STORE_HEADERS,
-    }),
-  // Returns 200 during the drain too. Otherwise Kubernetes would kill the container before it finishes.
-  "/healthz": () => new Response("ok", { headers: NO_STORE_HEADERS }),
-};
-
-/** Whether no server is registered yet. */
-export const isFirstServer = (): boolean => servers.length === 0;
 
 /** Registers a server, so that it drains together with the others. */
 export function registerServer(
@@ -60,40 +44,67 @@ export function afterDrain(callback: () => unknown): void {
   afterDrainCallbacks.push(callback);
 }
 
-/**
- * Registers a signal handler of the service to run after the drain.
- *
- * Unlike a callback of afterDrain(), it may continue after it has returned. It is expected to exit the
- * process itself.
- */
-export function runAfterDrain(handler: () => unknown): void {
-  hasServiceHandler = true;
-  afterDrain(handler);
-  handleSignals();
-}
+/** Signals that start the drain, with their numbers. https://man7.org/linux/man-pages/man7/signal.7.html */
+export const SIGNAL_NUMBERS = { SIGINT: 2, SIGTERM: 15 } as const;
+export type Signal = keyof typeof SIGNAL_NUMBERS;
 
-let hasServiceHandler = false;
+/** Calls the service's handlers of a signal. @returns whether there are any */
+type CallHandlers = (signal: Signal) => boolean;
+
+let callHandlers: CallHandlers | undefined;
 let isHandlingSignals = false;
-/** The original method, because attach.ts replaces it. */
-const on = process.on.bind(process);
+/** Whether the drain and the callbacks have finished. */
+let isDrained = false;
+
+/**
+ * Sets the function that calls the service's own signal handlers, which run after the drain.
+ *
+ * Unlike callbacks of afterDrain(), they may continue after they have returned. They are expected to exit the process
+ * themselves. The caller passes the signals to receiveSignal().
+ */
+export function deferHandlers(call: CallHandlers): void {
+  callHandlers = call;
+  isHandlingSignals = true;
+}
 
 function handleSignals(): void {
   if (isHandlingSignals) return;
   isHandlingSignals = true;
   // In process 1 of a container, the kernel ignores signals without a handler.
-  on("SIGTERM", shutDown);
-  on("SIGINT", shutDown);
+  process.on("SIGTERM", () => receiveSignal("SIGTERM"));
+  process.on("SIGINT", () => receiveSignal("SIGINT"));
 }
 
-function shutDown(): void {
-  if (lifecycle.leaving) process.exit(1);
+/**
+ * Starts the drain, or exits at a second signal.
+ *
+ * @param isOwn whether the process has sent the signal to itself. It is not a second request to stop
+ */
+export function receiveSignal(signal: Signal, isOwn = false): void {
+  const hasDrain = servers.length > 0 || afterDrainCallbacks.length > 0;
+  if (callHandlers && !hasDrain) {
+    // Without a handler, the signal ends the process, as from source. Process 1 has to exit by itself.
+    if (!callHandlers(signal)) process.exit(128 + SIGNAL_NUMBERS[signal]);
+  } else if (isDrained && isOwn) {
+    if (!callHandlers?.(signal)) process.exit(0);
+  } else if (!lifecycle.leaving) {
+    void shutDown(signal);
+  } else if (!isOwn) {
+    process.exit(1);
+  }
+}
+
+async function shutDown(signal: Signal): Promise<void> {
   // Without a server, there are no clients to wait for.
   const { delaySeconds } = servers.length > 0 ? drainTimes : { delaySeconds: 0 };
-  void lifecycle.drain(servers, { ...drainTimes, delaySeconds }).then(async ({ forced }) => {
-    if (forced) console.error(`requests were closed after ${drainTimes.timeoutSeconds} s of draining`);
-    const exitTimer = setTimeout(() => process.exit(0), CALLBACK_TIMEOUT_SECONDS * 1000);
-    for (const callback of afterDrainCallbacks) await callback();
-    if (!hasServiceHandler) process.exit(0);
+  const { forced } = await lifecycle.drain(servers, { ...drainTimes, delaySeconds });
+  if (forced) console.error(`requests were closed after ${drainTimes.timeoutSeconds} s of draining`);
+  const exitTimer = setTimeout(() => process.exit(0), CALLBACK_TIMEOUT_SECONDS * 1000);
+  for (const callback of afterDrainCallbacks) await callback();
+  isDrained = true;
+  // In a task of its own, so that an exception of a handler is an uncaught exception, as from source.
+  setImmediate(() => {
+    if (!callHandlers?.(signal)) process.exit(0);
     // The service's handler may still be running. The process exits when it has finished, or by the timer.
     exitTimer.unref();
   });

@@ -39,6 +39,9 @@ app.get("/", (_, reply) => void reply.send("own"));
 app.listen(process.env.PORT);`,
 };
 
+/** Services that reply to every path themselves, like from source. */
+const catchAll = ["Bun.serve", "a default export", "a custom path in fetch", "node:http"];
+
 /** Builds a service of one file, like the pipeline. @returns the binary and its build ID */
 async function compile(source: string): Promise<{ command: string[]; id: string }> {
   const project = mkdtempSync(join(work, "service-"));
@@ -47,7 +50,7 @@ async function compile(source: string): Promise<{ command: string[]; id: string 
   writeFileSync(join(project, "src/main.ts"), source);
   symlinkSync(join(root, "node_modules"), join(project, "node_modules"));
   const dist = join(project, "dist");
-  const { id } = await buildImage(resolveService(project), dist);
+  const { id } = await buildImage(resolveService(project, { port: 3000 }), dist);
   return { command: [join(dist, "app/plain")], id };
 }
 
@@ -66,13 +69,17 @@ describe.each(Object.entries(sources))("%s", (kind, source) => {
       await service.until(200);
       const connection = await service.connect();
       expect((await connection.ask("/")).body).toBe("own");
+      const isCatchAll = catchAll.includes(kind);
       const version = await connection.ask("/version");
-      expect(JSON.parse(version.body)).toEqual({ name: "plain", version: "1.2.3", id, bun: Bun.version });
+      const built = { name: "plain", version: "1.2.3", id, bun: Bun.version };
+      if (isCatchAll) expect(version.body).toBe("own");
+      else expect(JSON.parse(version.body)).toEqual(built);
+      expect(version.headers.get("slipway-build")).toBe(id);
       expect((await connection.ask("/healthz")).status).toBe(200);
-      const isCustom = kind.startsWith("a custom ");
-      expect((await connection.ask("/readyz")).body).toBe(isCustom ? "mine" : "ready");
+      const readiness = kind.startsWith("a custom ") ? "mine" : isCatchAll ? "own" : "ready";
+      expect((await connection.ask("/readyz")).body).toBe(readiness);
       service.kill("SIGTERM");
-      if (!isCustom) await service.until(503);
+      await service.until(503);
       // The service receives the signal with a delay.
       while ((await service.ask("/")).headers.get("connection") !== "close") await Bun.sleep(5);
       const last = await connection.ask("/");
@@ -115,6 +122,45 @@ test(
     started.push(worker);
     worker.kill("SIGTERM");
     expect(await worker.process.exited).toBe(9);
+  },
+  LONG,
+);
+
+test(
+  "PORT belongs to the server that asks for it",
+  async () => {
+    const free = () => {
+      const server = Bun.serve({ port: 0, reusePort: false, fetch: () => new Response() });
+      const port = server.port!;
+      return (void server.stop(true), port);
+    };
+    const [PORT, metrics] = [free(), free()];
+    const answer = (name: string) => `fetch: () => new Response(${JSON.stringify(name)})`;
+    for (const app of [
+      `Bun.serve({ port: process.env.PORT, ${answer("app")} })`,
+      `Bun.serve({ port: Number(process.env.PORT ?? 3000), ${answer("app")} })`,
+      `Bun.serve({ ${answer("app")} })`,
+      `Bun.serve({ port: 3000, ${answer("app")} })`,
+    ]) {
+      const { command } = await compile(`
+        const metrics = Bun.serve({ port: ${metrics}, hostname: "127.0.0.1", ${answer("metrics")} });
+        const random = Bun.serve({ port: 0, ${answer("random")} });
+        const socket = Bun.serve({ unix: ${JSON.stringify(join(work, "metrics.sock"))}, ${answer("socket")} });
+        const app = ${app};
+        console.log("port", app.port);
+        console.log("port", metrics.port);
+        console.log("port", random.port);`);
+      const service = await Service.start(command, { PORT: String(PORT) }, 3);
+      started.push(service);
+      expect(service.ports.slice(0, 2)).toEqual([PORT, metrics]);
+      const bodies = await Promise.all(service.ports.map(async (port) => (await service.ask("/", {}, port)).body));
+      expect(bodies).toEqual(["app", "metrics", "random"]);
+      const unix = await fetch("http://localhost/", { unix: join(work, "metrics.sock") });
+      expect(await unix.text()).toBe("socket");
+      service.kill("SIGKILL");
+      await service.process.exited;
+      rmSync(join(work, "metrics.sock"), { force: true });
+    }
   },
   LONG,
 );

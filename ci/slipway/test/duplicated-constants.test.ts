@@ -4,6 +4,8 @@ import { join } from "node:path";
 import type { Settings } from "../index.d.ts";
 import { pins } from "../core/pins.ts";
 import { root, settings } from "./helloapp-service.ts";
+import { BUILD_HEADER } from "../deploy/verify-from-outside.ts";
+import { BUILD_HEADER as ATTACHED_HEADER } from "../service/version.ts";
 
 test("this runs under the pinned Bun", () => expect(Bun.version).toBe(pins.bun));
 
@@ -15,3 +17,5 @@ test("the tests' service has the settings of ci/pipeline.ts", async () => {
   await import(join(root, "ci/pipeline.ts"));
   expect(given).toEqual(settings);
 });
+
+test("the verification reads the header that the service sends", () => expect(BUILD_HEADER).toBe(ATTACHED_HEADER));

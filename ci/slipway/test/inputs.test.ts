@@ -312,30 +312,3 @@ test("inputs are named by their path in the project", async () => {
   expect([...files.keys()].sort()).toEqual(paths);
   for (const [path, file] of files) expect(file).toBe(join(at, path));
 });
-
-describe("paths that a service serves itself", () => {
-  const ownOf = async (files: Files, settings: Settings = {}) =>
-    (await collectInputs(resolveService(await project(files), settings), findSharedLibraries())).ownPaths;
-  const answering = (text: string) => ({ "src/a.ts": `export const a = () => ${text};\n` });
-
-  test.each<[string, string[]]>([
-    ['["/x", "/", "/readyz/more"]', []],
-    ['({ "/readyz": 1 })', ["/readyz"]],
-    ["({ '/healthz': 1 }['/version'])", ["/version", "/healthz"]],
-    ["`/readyz`", ["/readyz"]],
-  ])("in source with %s are %p", async (text, own) => {
-    expect(await ownOf(answering(text))).toEqual(own);
-  });
-
-  test("are only attachable paths in the service's own source", async () => {
-    expect(await ownOf(answering('"/version" + "/about"'), { versionPath: "/about" })).toEqual(["/about"]);
-    expect(await ownOf(answering('"/readyz"'), { attach: false })).toEqual([]);
-    const files = {
-      "src/main.ts": 'import { x } from "tiny";\nconsole.log(x);\n',
-      "node_modules/tiny/package.json": '{"name":"tiny","version":"1.0.0","main":"index.js"}',
-      "node_modules/tiny/index.js": 'export const x = "/readyz";\n',
-      "src/unread.ts": 'export const x = "/readyz";\n',
-    };
-    expect(await ownOf(files)).toEqual([]);
-  });
-});

@@ -376,13 +376,14 @@ describe("as a replacement of Bun.serve", () => {
   );
 
   test(
-    "the first server listens on PORT and does not share it",
+    "the server that names no port listens on PORT and does not share it",
     async () => {
       const free = Bun.serve({ port: 0, reusePort: false, fetch: () => new Response() });
       const PORT = String(free.port);
       await free.stop(true);
       const service = await start(source("two-ports"), { PORT }, 2);
-      expect(service.port).toBe(Number(PORT));
+      expect(service.ports[1]).toBe(Number(PORT));
+      expect(service.port).not.toBe(Number(PORT));
       expect((await service.ask("/")).body).toBe("one\n");
       expect((await service.ask("/", {}, service.ports[1])).body).toBe("two\n");
 
@@ -395,7 +396,7 @@ describe("as a replacement of Bun.serve", () => {
   test(
     "fails to start if a variable is not a number, and names it",
     async () => {
-      await expect(start(source("routes"), { PORT: "http" })).rejects.toThrow(`PORT is "http"`);
+      await expect(start(source("two-ports"), { PORT: "http" }, 2)).rejects.toThrow(`PORT is "http"`);
       await expect(start(source("routes"), { DRAIN_DELAY_SECONDS: "2s" })).rejects.toThrow(
         `DRAIN_DELAY_SECONDS is "2s"`,
       );

@@ -1,6 +1,6 @@
 import { serve } from "../../service/service.ts";
 import { listening } from "./test-service-helper.ts";
 
-/** The first server listens on PORT, the second on the port of its options. */
-listening(serve({ port: 1, fetch: () => new Response("one\n") }));
-listening(serve({ port: 0, fetch: () => new Response("two\n") }));
+/** The first server listens on the port of its options, the second on PORT. */
+listening(serve({ port: 0, fetch: () => new Response("one\n") }));
+listening(serve({ fetch: () => new Response("two\n") }));

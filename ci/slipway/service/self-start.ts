@@ -1,0 +1,49 @@
+/**
+ * Stops a service that starts itself again and again.
+ *
+ * In a compiled binary, `process.execPath` is the service. `fork("./job.ts")` and Bun's shell with `bun run job` start
+ * the service instead of Bun, and the new process would do the same.
+ */
+/** Path of the main module in the image. */
+declare const BUILD_ENTRY: string;
+declare const BUILD_ENTRIES: readonly string[];
+
+/** Exits if an ancestor of this process is the same service, started through the same entry. */
+export function stopSelfStart(): void {
+  // Process 1 of a container and processes that the container runtime starts have no parent. It saves the time.
+  if (process.ppid === 0) return;
+  // node:cluster starts the service itself to share its load. It sets this variable.
+  if (process.env.NODE_UNIQUE_ID !== undefined || BUILD_ENTRIES.includes(process.argv[2] ?? "")) return;
+  if (!isOwnDescendant()) return;
+  const [, main, script] = process.argv;
+  // The service has named its own main module, so it also starts itself from source.
+  const { resolve } = process.getBuiltinModule("node:path");
+  if (script !== undefined && [main, BUILD_ENTRY].includes(resolve(script))) {
+    process.argv.splice(2, 1);
+    return;
+  }
+  const given = process.argv.slice(2).join(" ");
+  console.error(
+    `${process.execPath} has started itself${given && ` to run \`${given}\``}, and would do so again and again. ` +
+      "The image has no Bun that runs scripts. Import the module instead, or name it in `entries` of " +
+      "ci/pipeline.ts and start it with `[process.execPath, NAME]`.",
+  );
+  process.exit(1);
+}
+
+function isOwnDescendant(): boolean {
+  const { readFileSync, readlinkSync } = process.getBuiltinModule("node:fs");
+  const executableOf = (pid: number | "self") => readlinkSync(`/proc/${pid}/exe`);
+  try {
+    const own = executableOf("self");
+    for (let pid = process.ppid; pid > 0;) {
+      if (executableOf(pid) === own) return true;
+      // The name in brackets may contain spaces. https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+      const [, after = ""] = /.*\) \S (\d+)/s.exec(readFileSync(`/proc/${pid}/stat`, "utf8")) ?? [];
+      pid = Number(after);
+    }
+  } catch {
+    // The process of another user, or no /proc. Neither can be the service.
+  }
+  return false;
+}
