@@ -251,7 +251,7 @@ describeWith(
         add(testService(), "store.yaml", store);
         add(testService(), "migration.yaml", migration(["--version"]));
         const output = await run(testService());
-        expect(output).toMatch(/^ *pre-deploy .*Job\/migration-\S+ has completed/m);
+        expect(output).toMatch(/^ *jobs .*Job\/migration-\S+ has completed/m);
         const image = `helloapp:${testService().ids[version]}`;
         expect(await images("/apis/apps/v1", "statefulsets")).toEqual([image]);
         expect(await images("/apis/batch/v1", "jobs")).toContain(image);
@@ -270,7 +270,7 @@ describeWith(
       expect(output).toMatch(/JobFailed, Job\/migration-\S+ failed/);
       // The end of its log.
       expect(output).toContain("last lines of migration-");
-      expect(output).toContain("2 wrong arguments or configuration");
+      expect(output).toContain("2 invalid arguments or configuration");
       expect(output).toContain(`Rolled back: helloapp:${testService().ids.b} serves, as before`);
       const after = await testService().objects();
       const isJob = (path: string) => path.includes("/jobs/");

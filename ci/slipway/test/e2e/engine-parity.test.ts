@@ -58,7 +58,7 @@ describeWith(
     test("a type error is exit 1 with the compiler's message", () => {
       appendFileSync(join(project, "src/build-info.ts"), 'export const wrong: number = "text";\n');
       const { code, output } = dagger("check");
-      expect(output).toMatch(/src\/build\.ts.*TS2322/);
+      expect(output).toMatch(/src\/build-info\.ts.*TS2322/);
       expect(code).toBe(1);
     });
   },
