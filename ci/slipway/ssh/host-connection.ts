@@ -205,7 +205,7 @@ function explainBootstrapFailure(host: string, code: number, stderr: string): Pi
 }
 
 export const SUDOERS_HINT =
-  "Add the lines of the README to /etc/sudoers.d on the host, or connect as root: `--host root@HOST`.";
+  "Add the lines of docs/how-to/ssh-without-root.md to /etc/sudoers.d on the host, or connect as root: `--host root@HOST`.";
 
 /** Returns the command that reads a script from stdin and runs it. sh, fish and csh parse it in the same way. */
 export function remoteCommand(script: string): string {
