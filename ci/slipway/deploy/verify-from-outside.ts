@@ -13,7 +13,7 @@ export interface Endpoint {
 }
 
 /** Header with the ID, if the service has a route of its own at the version path. The service's code has it too. */
-export const BUILD_HEADER = "Slipway-Build";
+export const BUILD_ID_HEADER = "Slipway-Build";
 
 /** Concurrent requests to a remote endpoint. */
 const CONCURRENT_REQUESTS = 10;
@@ -83,7 +83,7 @@ export async function fetchVersion(
     };
     let response = await open({ ...init, redirect: "manual" });
     // A service that has its own route with another content may reply with any status. A 5xx is a failure anyway.
-    const id = response.headers.get(BUILD_HEADER);
+    const id = response.headers.get(BUILD_ID_HEADER);
     if (id !== null && response.status < 500) {
       await response.body?.cancel();
       return { id };

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import type { Settings } from "../index.d.ts";
 import { pins } from "../core/pins.ts";
 import { root, settings } from "./helloapp-service.ts";
-import { BUILD_HEADER } from "../deploy/verify-from-outside.ts";
-import { BUILD_HEADER as ATTACHED_HEADER } from "../service/version.ts";
+import { BUILD_ID_HEADER } from "../deploy/verify-from-outside.ts";
+import { BUILD_HEADER } from "../service/version.ts";
 
 test("this runs under the pinned Bun", () => expect(Bun.version).toBe(pins.bun));
 
@@ -18,4 +18,4 @@ test("the tests' service has the settings of ci/pipeline.ts", async () => {
   expect(given).toEqual(settings);
 });
 
-test("the verification reads the header that the service sends", () => expect(BUILD_HEADER).toBe(ATTACHED_HEADER));
+test("the verification reads the header that the service sends", () => expect(BUILD_ID_HEADER).toBe(BUILD_HEADER));
