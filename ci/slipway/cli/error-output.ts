@@ -1,7 +1,7 @@
 /** Prints errors: the relevant part of a tool's output on stderr, and the whole output in a file. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
-import { PipelineError } from "../core/errors.ts";
+import { explainRefusedAccess, PipelineError } from "../core/errors.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 
 /** Limits of the printed output: lines, and characters of a line. */
@@ -69,10 +69,11 @@ function cut(line: string): string {
  *
  * @param service service whose cache directory stores the whole output. Default: it is not stored
  */
-export function printError(error: unknown, verbose: boolean, service?: Service): void {
+export function printError(thrown: unknown, verbose: boolean, service?: Service): void {
   // Parallel steps print an error as soon as it occurs.
-  if (printed.has(error as object)) return;
-  if (typeof error === "object" && error !== null) printed.add(error);
+  if (printed.has(thrown as object)) return;
+  if (typeof thrown === "object" && thrown !== null) printed.add(thrown);
+  const error = explainRefusedAccess(thrown);
   if (!(error instanceof PipelineError)) {
     console.error(error);
     return;

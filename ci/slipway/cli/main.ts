@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 import type { Engine } from "../engines/engine.ts";
 import { hostEngine } from "../engines/host.ts";
 import { withDagger } from "../engines/session.ts";
-import { exitCodes, PipelineError } from "../core/errors.ts";
+import { exitCodes, explainRefusedAccess, PipelineError } from "../core/errors.ts";
 import { resolveService, type Service } from "../core/resolve-service.ts";
 import { version } from "../package.json";
 import { assertSupportedBun, assertNoShadowingBun, assertPinnedBun } from "./bun-version.ts";
@@ -182,7 +182,8 @@ export async function main(words: string[], project: string, settings?: Settings
     if (onHost) await execute(hostEngine(service, interrupted.signal));
     else await withDagger(service, interrupted.signal, execute);
     return 0;
-  } catch (error) {
+  } catch (thrown) {
+    const error = explainRefusedAccess(thrown);
     current?.report.clearProgress();
     if (interrupted.signal.aborted) {
       const state = current?.interruptMessage ?? UNCHANGED;
@@ -190,7 +191,7 @@ export async function main(words: string[], project: string, settings?: Settings
       await current?.report.publish(`**interrupted:** ${state}`, current.options.report, "interrupted");
       return exitCodes.interrupted;
     }
-    printError(error, verbose, service);
+    printError(thrown, verbose, service);
     if (current && current.interruptMessage !== UNCHANGED && !isProjectError(error))
       console.error(current.interruptMessage);
     if (!(error instanceof PipelineError)) return exitCodes.project;

@@ -10,9 +10,10 @@ import { addComponents, components, componentsIn, kustomizationPathOf } from "..
 import { findFacts, type ProjectFacts } from "../init/project-facts.ts";
 import { OVERLAY, generatedFiles } from "../init/files.ts";
 import { addToDockerignore, addToGitignore, addToPackage, isAllowlistGitignore } from "../init/merge.ts";
-import { writeAll, type FileChange } from "../init/write-all-or-none.ts";
 import { describeChoices } from "../init/choices.ts";
+import { restore, snapshot, undoAll, writeAll, type FileChange } from "../init/write-all-or-none.ts";
 import { findShadowingBun, UPGRADE_HINT, outdatedBunMessage } from "../cli/bun-version.ts";
+import { lockfiles } from "../image/inputs.ts";
 import { parseChoice, usageError } from "../cli/options.ts";
 import type { Command, CommandContext } from "../cli/context.ts";
 
@@ -154,16 +155,24 @@ async function install(
   const isNew = changes.some(({ path }) => path === join(service.project, "package.json"));
   if (installed && !isNew && existsSync(join(service.root, lockfile))) return;
   console.log("  bun install");
+  // The installation may add these, or change them.
+  const before = snapshot([...lockfiles, "package.json"].map((name) => join(service.root, name)));
   const { code, stdout, stderr } = await execute([process.execPath, "install"], {
     cwd: service.root,
     signal,
   });
   if (code === 0) return;
-  throw new PipelineError("environment", "`bun install` failed. The files were written", {
-    code: "packages-not-installed",
-    hint: "Fix the error above, run `bun install` again, then `bun run up`.",
-    output: stdout + stderr,
-  });
+  await restore(before);
+  await undoAll(changes);
+  throw new PipelineError(
+    "environment",
+    "`bun install` failed. Nothing was changed: the files above were removed again",
+    {
+      code: "packages-not-installed",
+      hint: "Fix the error above, then run `slipway init` again.",
+      output: stdout + stderr,
+    },
+  );
 }
 
 /** Whether the service has a script of this name that does not run slipway. */
@@ -176,6 +185,10 @@ function createAdvice(facts: ProjectFacts, shadowing: PipelineError | undefined,
   const { service, hasTests, isFixed, portModule, package: manifest } = facts;
   const { scripts } = service;
   const lines: string[] = [];
+  if (facts.outside.length > 0)
+    lines.push(
+      `${facts.outside.join(", ")}: outside ${service.root}, so the Dockerfile and \`dagger run\` cannot install it. Move it below that directory, or make both members of a workspace`,
+    );
   const outdated = outdatedBunMessage(service.bun);
   if (outdated !== undefined) lines.push(`${outdated}. ${UPGRADE_HINT}`);
   if (shadowing) lines.push(`${shadowing.message}. ${shadowing.hint}`);

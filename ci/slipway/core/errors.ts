@@ -3,6 +3,8 @@
  * kind of error.
  */
 import type { ErrorCode } from "./error-codes.ts";
+import { statSync } from "node:fs";
+import { dirname } from "node:path";
 
 export const exitCodes = {
   /** Project error: types, format or tests fail, or the new version does not become ready. */
@@ -67,4 +69,27 @@ export function explainDiskError(error: unknown, path: string): unknown {
     });
   }
   return error;
+}
+
+/**
+ * Turns a refused access to a file into a PipelineError with the owner, for example of a cache that root created. Returns all other
+ * errors unchanged.
+ */
+export function explainRefusedAccess(error: unknown): unknown {
+  if (error instanceof PipelineError || !(error instanceof Error)) return error;
+  const { code = "", path, syscall } = error as NodeJS.ErrnoException;
+  if (!["EACCES", "EPERM", "EROFS"].includes(code) || path === undefined) return error;
+  const place = nearestExisting(path);
+  const { uid } = statSync(place);
+  const isForeign = code === "EACCES" && uid !== process.getuid?.();
+  const owner = isForeign ? `, because ${place} belongs to ${uid === 0 ? "root" : `the user ${uid}`}` : "";
+  return new PipelineError("environment", `cannot ${syscall ?? "access"} ${path} (${code})${owner}`, {
+    code: "file-not-accessible",
+    hint: isForeign ? `Run \`sudo chown -R "$(id -u):$(id -g)" ${place}\`.` : `Make ${place} writable.`,
+    cause: error,
+  });
+}
+
+function nearestExisting(path: string): string {
+  for (let at = path; ; at = dirname(at)) if (statSync(at, { throwIfNoEntry: false }) || at === dirname(at)) return at;
 }

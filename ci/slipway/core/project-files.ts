@@ -1,7 +1,7 @@
 /** Lists and hashes the project's files: everything that git does not ignore, because a check or test may read it. */
 import { existsSync, readdirSync, readFileSync, type Dirent } from "node:fs";
 import { join } from "node:path";
-import { runProcess } from "./process.ts";
+import { runGit } from "./git.ts";
 
 /** slipway's outputs, which are excluded even without a .gitignore, and files that tests do not read. */
 const generated = /(^|\/)(node_modules|dist|\.git)\/|\.tar(\.part)?$|\.cdx\.json(\.part)?$|\.bun-build$/;
@@ -25,11 +25,10 @@ async function expandRepository(root: string, path: string, signal: AbortSignal)
 
 /** Lists files that git ignores, sorted, without outputs and packages. Empty without git. */
 export async function ignoredFiles(root: string, signal: AbortSignal): Promise<string[]> {
-  if (!Bun.which("git")) return [];
   // Without --directory, git would list each file of each package.
-  const command = ["git", "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"];
-  const { code, stdout } = await runProcess(command, { cwd: root, signal, timeoutSeconds: 20 });
-  const paths = code === 0 ? stdout.split("\0").filter((path) => path !== "" && !generated.test(path)) : [];
+  const args = ["ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"];
+  const listed = (await runGit(args, { cwd: root, signal })) ?? "";
+  const paths = listed.split("\0").filter((path) => path !== "" && !generated.test(path));
   return paths.flatMap((path) => (path.endsWith("/") ? listDirectory(root, path.slice(0, -1)) : path)).sort();
 }
 
@@ -53,18 +52,15 @@ function entriesOf(directory: string): Dirent[] {
 }
 
 async function listWithGit(root: string, signal: AbortSignal): Promise<string[] | undefined> {
-  if (!Bun.which("git")) return undefined;
-  const command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-  const { code, stdout } = await runProcess(command, { cwd: root, signal, timeoutSeconds: 20 });
-  return code === 0 ? stdout.split("\0").filter(Boolean) : undefined;
+  const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+  return (await runGit(args, { cwd: root, signal }))?.split("\0").filter(Boolean);
 }
 
 /** Lists files that git tracks although a .gitignore matches them. Empty without git. */
 export async function trackedButIgnored(root: string, signal: AbortSignal): Promise<string[]> {
-  if (!Bun.which("git")) return [];
-  const command = ["git", "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"];
-  const { code, stdout } = await runProcess(command, { cwd: root, signal, timeoutSeconds: 20 });
-  return code === 0 ? stdout.split("\0").filter((path) => path !== "" && !generated.test(path)) : [];
+  const args = ["ls-files", "-z", "--cached", "--ignored", "--exclude-standard"];
+  const listed = (await runGit(args, { cwd: root, signal })) ?? "";
+  return listed.split("\0").filter((path) => path !== "" && !generated.test(path));
 }
 
 /** Hashes the project's files, Bun's version and the environment. */

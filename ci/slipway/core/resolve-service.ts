@@ -171,11 +171,19 @@ export function findWorkspaceRoot(project: string): string {
 /** Returns the patterns of a workspace's members. Ignores an invalid package.json, which may be unrelated. */
 export function workspacePatternsOf(directory: string): string[] {
   try {
-    const { workspaces = [] } = readPackage(directory);
+    const { workspaces = pnpmPatternsOf(directory) } = readPackage(directory);
     return (Array.isArray(workspaces) ? workspaces : workspaces.packages) ?? [];
   } catch {
     return [];
   }
+}
+
+/** Reads pnpm's list of members. `bun install` copies it to package.json if that has no `workspaces`. */
+function pnpmPatternsOf(directory: string): string[] {
+  const file = join(directory, "pnpm-workspace.yaml");
+  if (!existsSync(file)) return [];
+  const { packages } = (Bun.YAML.parse(readFileSync(file, "utf8")) ?? {}) as { packages?: unknown };
+  return Array.isArray(packages) ? packages.filter((pattern) => typeof pattern === "string") : [];
 }
 
 /** Returns whether the patterns match a path. A pattern that starts with ! excludes members. */

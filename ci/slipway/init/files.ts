@@ -1,5 +1,5 @@
 /** Generates the files of a service from the templates. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { createImageSpec } from "../image/image-spec.ts";
 import { APP_DIRECTORY } from "../image/rewrite-module-paths.ts";
@@ -130,20 +130,22 @@ function dockerfile(facts: ProjectFacts): Record<string, string> {
 }
 
 /** Returns COPY instructions for the inputs of the installation, so that an edit of the source does not repeat it. */
-function copyFirst({ members, installs, lockfile, hasHooks }: ProjectFacts): string[] {
+function copyFirst({ service, members, installs, lockfile, hasHooks }: ProjectFacts): string[] {
   if (hasHooks) return ["# The installation runs scripts of the project, so it needs all files.", "COPY . ."];
-  const atTop = installs.filter((path) => !path.includes("/"));
-  const deeper = installs.filter((path) => path.includes("/"));
+  const isDirectory = (path: string) => statSync(join(service.root, path), { throwIfNoEntry: false })?.isDirectory();
+  const atTop = installs.filter((path) => !path.includes("/") && !isDirectory(path));
+  const deeper = installs.filter((path) => !atTop.includes(path));
   return [
     "# Dependencies first, so that an edit of the source does not install them again.",
     `COPY ${["package.json", lockfile, ...atTop].join(" ")} ./`,
     ...members.map((member) => copy(`${member}/package.json`)),
-    ...deeper.map(copy),
+    // The contents of a directory are copied, not the directory.
+    ...deeper.map((path) => copy(path, isDirectory(path) ? path : dirname(path))),
   ];
 }
 
 /** Returns a COPY instruction to the same path. Paths with spaces need the JSON form. */
-function copy(path: string): string {
-  const directory = `${dirname(path)}/`;
+function copy(path: string, to = dirname(path)): string {
+  const directory = `${to}/`;
   return /\s/.test(path) ? `COPY ${JSON.stringify([path, directory])}` : `COPY ${path} ${directory}`;
 }

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
 import { projectFiles } from "../core/project-files.ts";
+import { runGit } from "../core/git.ts";
 import { isOnPath, runProcess } from "../core/process.ts";
 import { findBunInstallInputs } from "../core/install-inputs.ts";
 import { readPackage, type PackageJson, type Service } from "../core/resolve-service.ts";
@@ -29,6 +30,8 @@ export interface ProjectFacts {
   members: string[];
   /** Inputs of the installation other than package.json files, relative to the workspace's root. */
   installs: string[];
+  /** Local packages outside the workspace, as package.json names them. */
+  outside: string[];
   /** Whether the installation runs scripts of the workspace, which may read any file. */
   hasHooks: boolean;
   /** The service's directory, relative to the workspace's root. May be ".". */
@@ -45,7 +48,7 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
   const files = await projectFiles(root, signal);
   const serviceFiles = files.filter((path) => join(root, path).startsWith(`${project}/`));
   const manifest = readPackage(project);
-  const { members, files: installs, hasHooks } = findBunInstallInputs(root);
+  const { members, files: installs, hasHooks, outside } = findBunInstallInputs(root);
   const hasTests = serviceFiles.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
   return {
     // init adds a script for the tests.
@@ -58,6 +61,7 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
     lockfile: existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",
     members,
     installs,
+    outside,
     hasHooks,
     directory: relative(root, project) || ".",
     workspace: await findWorkspace(root, signal),
@@ -71,11 +75,8 @@ function withTests(service: Service): Service {
 }
 
 async function findWorkspace(root: string, signal: AbortSignal): Promise<string> {
-  if (!isOnPath("git")) return ".";
-  const command = ["git", "rev-parse", "--show-toplevel"];
-  const { code, stdout } = await runProcess(command, { cwd: root, signal, timeoutSeconds: 20 });
-  const top = stdout.replace(/\n$/, "");
-  return (code === 0 && existsSync(top) && relative(realpathSync(top), root)) || ".";
+  const top = (await runGit(["rev-parse", "--show-toplevel"], { cwd: root, signal }))?.replace(/\n$/, "");
+  return (top !== undefined && existsSync(top) && relative(realpathSync(top), root)) || ".";
 }
 
 /** Matches a NodePort in a patch or in a Service. */

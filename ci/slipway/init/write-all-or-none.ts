@@ -1,6 +1,6 @@
 /** Writes a set of files atomically: all of them or none. */
-import { realpathSync } from "node:fs";
-import { chmod, mkdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { chmod, mkdir, rename, rm, rmdir, stat, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 
@@ -46,4 +46,30 @@ export async function writeAll(changes: FileChange[]): Promise<void> {
       cause: error,
     });
   }
+}
+
+/** Undoes writeAll(): restores changed files, and removes new ones and directories that are empty now. */
+export async function undoAll(changes: FileChange[]): Promise<void> {
+  for (const { path, before } of changes) {
+    if (before !== undefined) await writeFile(path, before);
+    else await removeWithEmptyParents(path);
+  }
+}
+
+async function removeWithEmptyParents(path: string): Promise<void> {
+  await rm(path, { force: true });
+  try {
+    for (let at = dirname(path); ; at = dirname(at)) await rmdir(at);
+  } catch {
+    // The first directory that has other files.
+  }
+}
+
+/** Reads files, so that restore() can undo the changes of another program. */
+export function snapshot(paths: string[]): Map<string, Buffer | undefined> {
+  return new Map(paths.map((path) => [path, existsSync(path) ? readFileSync(path) : undefined]));
+}
+
+export async function restore(files: Map<string, Buffer | undefined>): Promise<void> {
+  for (const [path, content] of files) await (content ? writeFile(path, content) : rm(path, { force: true }));
 }

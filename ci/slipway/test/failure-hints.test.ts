@@ -64,8 +64,8 @@ test("exit codes name the signal", () => {
 test.each(["app exits with 132 (SIGILL, illegal instruction)", "the container ended with SIGILL before it responded"])(
   "an empty log and an illegal instruction: %s",
   (reason) => {
-    expect(explain("", { reason })).toContain("needs AVX2");
-    expect(explain("", { reason })).toContain("@oven/bun-linux-x64-baseline");
+    expect(explain("", { reason })).toContain("Bun needs x86-64-v2 (SSE4.2, POPCNT)");
+    expect(explain("", { reason })).toContain("Set the CPU type `host` or `x86-64-v2-AES`.");
   },
 );
 
@@ -101,3 +101,20 @@ test.each([
   const hint = explainContainerFailure({ service: { ...service, project }, manifests: [], output, reason: "" });
   expect(hint).toStartWith(`The service writes to ${file}, but only /tmp`);
 });
+
+const qemu = Bun.which("qemu-x86_64");
+// The hint about the processor has to follow the build of Bun.
+test.skipIf(!qemu || process.arch !== "x64").each([
+  ["Nehalem", 0],
+  ["core2duo,+sse4.1,+sse4.2,+popcnt", 0],
+  ["core2duo,+sse4.1,+sse4.2", 132],
+  ["core2duo", 132],
+])(
+  "Bun on the processor %s exits with %i",
+  (cpu, code) => {
+    const command = [qemu!, "-cpu", cpu, process.execPath, "-e", "1"];
+    const { exitCode, signalCode } = Bun.spawnSync(command, { cwd: directory, stderr: "ignore" });
+    expect(signalCode === "SIGILL" ? 132 : exitCode).toBe(code);
+  },
+  60_000,
+);

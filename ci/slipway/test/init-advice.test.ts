@@ -1,6 +1,6 @@
 /** Advice that `init` prints for manual changes. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -65,3 +65,21 @@ test("reports a dependency's copy of Bun, which `bun run up` would run", () => {
   expect(output).toContain(`"overrides": { "bun": "${Bun.version}" }`);
   expect(init({}, Bun.version)).not.toContain("scripts would run");
 });
+
+test("a failed installation exits with 3 and leaves the project as it was", () => {
+  const at = mkdtempSync(join(directory, "red-"));
+  const manifest = JSON.stringify({ name: "red", dependencies: { absent: "workspace:*" } });
+  writeFileSync(join(at, "package.json"), manifest);
+  writeFileSync(join(at, "index.ts"), "");
+  const { stderr, exitCode } = Bun.spawnSync([process.execPath, join(import.meta.dir, "../cli/bin.ts"), "init"], {
+    cwd: at,
+  });
+  expect(exitCode).toBe(3);
+  expect(stderr.toString()).toContain("`bun install` failed. Nothing was changed");
+  expect(readFileSync(join(at, "package.json"), "utf8")).toBe(manifest);
+  expect(
+    readdirSync(at)
+      .filter((name) => name !== "node_modules")
+      .sort(),
+  ).toEqual(["index.ts", "package.json"]);
+}, 30_000);

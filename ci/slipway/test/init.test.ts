@@ -10,8 +10,8 @@ import { findFacts, type ProjectFacts } from "../init/project-facts.ts";
 import { generatedFiles } from "../init/files.ts";
 import { addPatterns, addToDockerignore, addToGitignore, addToPackage } from "../init/merge.ts";
 import { findPort, hasHardcodedPort } from "../init/port-detection.ts";
-import { writeAll } from "../init/write-all-or-none.ts";
 import { describeChoices } from "../init/choices.ts";
+import { undoAll, writeAll } from "../init/write-all-or-none.ts";
 import { pins } from "../core/pins.ts";
 import { optionDefinitions } from "../cli/options.ts";
 import { root, service as helloapp } from "./helloapp-service.ts";
@@ -214,6 +214,37 @@ describe("facts", () => {
     });
     expect(found.installs).toEqual([".npmrc", "patches/c.patch", "vendor/a-1.tgz"]);
     expect(found.hasHooks).toBe(false);
+  });
+
+  test("local packages are inputs of the installation, and those outside the project are named", async () => {
+    const found = await factsOf({
+      "package.json": {
+        name: "shop",
+        dependencies: { a: "file:vendor/a", b: "link:./libs/b/", c: "./c", d: "file:../" },
+        devDependencies: { e: "file:/etc" },
+      },
+      "vendor/a/package.json": { name: "a" },
+      "libs/b/package.json": { name: "b" },
+      "c/package.json": { name: "c" },
+    });
+    expect(found.installs).toEqual(["c", "libs/b", "vendor/a"]);
+    expect(found.outside).toContain("/etc");
+    const dockerfile = generatedFiles(found).get("Dockerfile")!;
+    const first = dockerfile.slice(0, dockerfile.indexOf("RUN "));
+    // COPY copies the contents of a directory.
+    for (const path of found.installs) expect(first).toContain(`\nCOPY ${path} ${path}/\n`);
+  });
+
+  test("pnpm-workspace.yaml defines a workspace, unless it only has settings", async () => {
+    const packages = {
+      "package.json": { name: "all" },
+      "apps/shop/package.json": { name: "shop" },
+      "apps/shop/index.ts": "",
+    };
+    const workspace = await layOut({ ...packages, "pnpm-workspace.yaml": 'packages:\n  - "apps/*"\n' });
+    expect(resolveService(join(workspace, "apps/shop")).root).toBe(workspace);
+    const settings = await layOut({ ...packages, "pnpm-workspace.yaml": "onlyBuiltDependencies: [esbuild]\n" });
+    expect(resolveService(join(settings, "apps/shop")).root).toBe(join(settings, "apps/shop"));
   });
 
   test.if(Boolean(Bun.which("git")))("finds a workspace below the root of the repository", async () => {
@@ -508,6 +539,20 @@ test("an existing Dockerfile that builds another image is named", async () => {
     Dockerfile: "RUN bun ci/pipeline.ts build\n",
   });
   expect(describeChoices(own, []).join("\n")).not.toContain("Dockerfile");
+});
+
+test("undone changes leave the project as it was", async () => {
+  const at = await layOut({ "package.json": { name: "shop" }, "k8s/own.yaml": "x" });
+  const before = await readFile(join(at, "package.json"), "utf8");
+  const changes = [
+    { path: join(at, "package.json"), before, after: "{}" },
+    { path: join(at, "ci/pipeline.ts"), before: undefined, after: "1" },
+    { path: join(at, "k8s/base/a.yaml"), before: undefined, after: "1" },
+  ];
+  await writeAll(changes);
+  await undoAll(changes);
+  expect((await readdir(at, { recursive: true })).sort()).toEqual(["k8s", "k8s/own.yaml", "package.json"]);
+  expect(await readFile(join(at, "package.json"), "utf8")).toBe(before);
 });
 
 describe("ignore files", () => {

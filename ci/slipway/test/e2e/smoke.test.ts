@@ -248,7 +248,7 @@ describeWith(
       ["root", "The service writes to /data.db, but only /tmp and volumes are writable."],
       ["shell", "The service starts git, but the image contains no other program"],
       ["illegal", "ended with exit code 132 (SIGILL, illegal instruction)"],
-      ["illegal", "Bun's standard build for x64 needs AVX2"],
+      ["illegal", "Bun needs x86-64-v2 (SSE4.2, POPCNT)"],
     ])("a failure has the hint that a failed rollout shows (%s)", async (mode, hint) => {
       expect((await smokeTest(deployment(mode))).message).toContain(hint);
     });
