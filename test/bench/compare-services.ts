@@ -11,7 +11,7 @@ import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { buildImage } from "../../ci/slipway/image/build-image.ts";
+import { buildImage } from "../../ci/slipway/image/build-image-files.ts";
 import { compileOptions } from "../../ci/slipway/image/image-spec.ts";
 import { image, service } from "../../ci/slipway/test/helloapp-service.ts";
 import { JSON_HEADERS, logLine, machineInfo, median, printTable } from "./shared.ts";

@@ -3,7 +3,7 @@
  *
  * npm packages are not checked here. `bun install --frozen-lockfile` compares each package with bun.lock on every install.
  */
-import { tryDownload, type DownloadOptions } from "../../slipway/core/http-download.ts";
+import { downloadIfExists, type DownloadOptions } from "../../slipway/core/http-download.ts";
 import { PipelineError } from "../../slipway/core/errors.ts";
 import { sha256 } from "../../slipway/core/hash.ts";
 import { pins } from "../../slipway/core/pins.ts";
@@ -51,7 +51,7 @@ export async function checkUpstream(project: Project, options: DownloadOptions =
     [
       pin.k3sScriptSha256,
       async () => {
-        const script = await tryDownload(pinned(pin.k3sScript), options);
+        const script = await downloadIfExists(pinned(pin.k3sScript), options);
         return compare(script && sha256(script), pinned(pin.k3sScriptSha256));
       },
     ],

@@ -4,7 +4,7 @@
  * Sends GITHUB_TOKEN if it is set. Without a token GitHub allows 60 requests an hour per address, and hosted runners
  * share their addresses.
  */
-import { download, tryDownload, type DownloadOptions } from "../../slipway/core/http-download.ts";
+import { download, downloadIfExists, type DownloadOptions } from "../../slipway/core/http-download.ts";
 
 const apiUrl = (repository: string, path: string) => `https://api.github.com/repos/${repository}/${path}`;
 
@@ -36,7 +36,7 @@ export async function newestRelease(repository: string, options: DownloadOptions
 /** Checks whether a tag has a release. @throws {PipelineError} "environment" if the request fails */
 export async function hasRelease(repository: string, tag: string, options: DownloadOptions = {}): Promise<boolean> {
   const url = apiUrl(repository, `releases/tags/${encodeTag(tag)}`);
-  return (await tryDownload(url, requestOptions(options, "application/vnd.github+json"))) !== undefined;
+  return (await downloadIfExists(url, requestOptions(options, "application/vnd.github+json"))) !== undefined;
 }
 
 /**
@@ -52,7 +52,7 @@ export async function commitOf(
   options: DownloadOptions = {},
 ): Promise<string | undefined> {
   const url = apiUrl(repository, `commits/${encodeTag(reference)}`);
-  const bytes = await tryDownload(url, requestOptions(options, "application/vnd.github.sha"));
+  const bytes = await downloadIfExists(url, requestOptions(options, "application/vnd.github.sha"));
   return bytes && new TextDecoder().decode(bytes).trim();
 }
 

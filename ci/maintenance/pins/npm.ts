@@ -1,5 +1,5 @@
 /** Reads package versions from the npm registry. */
-import { tryDownload, type DownloadOptions } from "../../slipway/core/http-download.ts";
+import { downloadIfExists, type DownloadOptions } from "../../slipway/core/http-download.ts";
 import { npmRegistry } from "../../slipway/core/npm-registry.ts";
 
 /** A version of a package. https://github.com/npm/registry/blob/main/docs/responses/package-metadata.md */
@@ -20,6 +20,6 @@ export async function packageVersion(
   version: string,
   options?: DownloadOptions,
 ): Promise<PackageVersion | undefined> {
-  const bytes = await tryDownload(`${npmRegistry()}/${name}/${encodeURIComponent(version)}`, options);
+  const bytes = await downloadIfExists(`${npmRegistry()}/${name}/${encodeURIComponent(version)}`, options);
   return bytes && (JSON.parse(new TextDecoder().decode(bytes)) as PackageVersion);
 }

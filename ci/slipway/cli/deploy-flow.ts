@@ -8,15 +8,15 @@ import * as cluster from "../deploy/prepare-deploy.ts";
 import { lockDeploys } from "../deploy/locked-context.ts";
 import { isUpToDate, planChanges, readPlanInputs } from "../deploy/plan.ts";
 import { runPreDeployJobs } from "../deploy/pre-deploy-jobs.ts";
-import { startRollout, verifyRollout, waitForOldPods } from "../deploy/rollout-phases.ts";
+import { applyAndWaitUntilReady, verifyRollout, waitForOldPods } from "../deploy/rollout-phases.ts";
 import { undoDeploy } from "../deploy/undo.ts";
 import { withLeftovers } from "../kubernetes/apply.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 import { ensureArchive, ensureArchives, runCheckOrTest, smokeTest } from "./build-steps.ts";
 import { connectTarget } from "./connect-target.ts";
 import type { CommandContext } from "./context.ts";
-import type { FlowResults } from "./flow-results.ts";
-import { compareWithRegistry, findExistingImage, logChanges, verifyCurrent } from "./existing-image.ts";
+import type { FlowResults } from "./deploy-step-results.ts";
+import { compareWithRegistry, findExistingImage, logChanges, verifyCurrent } from "./reuse-deployed-image.ts";
 
 const { step, internal } = stepsOf<FlowResults>();
 type Results = Partial<FlowResults>;
@@ -56,7 +56,7 @@ export const changeSteps = (context: CommandContext, title: "rollout" | "rollbac
     title,
     needs: ["lock", "prepare", "jobs"],
     skip: ({ prepare }) => !prepare,
-    run: ({ lock, prepare }) => startRollout(lock!, prepare!.rollout),
+    run: ({ lock, prepare }) => applyAndWaitUntilReady(lock!, prepare!.rollout),
     release: async ({ rollout }) => void (await rollout!.stopMonitor?.()),
   }),
   step("settle", {

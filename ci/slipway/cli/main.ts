@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { Engine } from "../engines/engine.ts";
 import { hostEngine } from "../engines/host.ts";
-import { withDagger } from "../engines/session.ts";
+import { withDagger } from "../engines/dagger-session.ts";
 import { exitCodes, explainRefusedAccess, PipelineError } from "../core/errors.ts";
 import { resolveService, type Service } from "../core/resolve-service.ts";
 import { version } from "../package.json";

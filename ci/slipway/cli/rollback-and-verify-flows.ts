@@ -6,7 +6,7 @@ import { verifyRollout } from "../deploy/rollout-phases.ts";
 import { assertServing, endpointOf } from "../deploy/status.ts";
 import type { CommandContext } from "./context.ts";
 import { buildSteps, changeSteps, connectStep, undoChange, unlock } from "./deploy-flow.ts";
-import type { FlowResults } from "./flow-results.ts";
+import type { FlowResults } from "./deploy-step-results.ts";
 
 const { step, internal } = stepsOf<FlowResults>();
 

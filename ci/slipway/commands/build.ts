@@ -1,6 +1,6 @@
 /** Writes the image's files to a directory, from which the Dockerfile and the engines copy them. */
 import { join, resolve } from "node:path";
-import { buildImage } from "../image/build-image.ts";
+import { buildImage } from "../image/build-image-files.ts";
 import { findSharedLibrariesIn } from "../image/image-spec.ts";
 import { computeImageId } from "../image/inputs.ts";
 import { assertPinnedBun } from "../cli/bun-version.ts";

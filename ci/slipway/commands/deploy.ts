@@ -2,7 +2,7 @@
 import type { Command } from "../cli/context.ts";
 import { buildSteps } from "../cli/deploy-flow.ts";
 import { clusterOptions, imageOptions, stepOptions } from "../cli/options.ts";
-import { deployWorkingTree } from "../cli/deploy-working-tree.ts";
+import { deployWorkingTree } from "../cli/run-deploy.ts";
 import { runFlow } from "../cli/run-flow.ts";
 
 export default {

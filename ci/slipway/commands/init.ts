@@ -10,7 +10,7 @@ import { addComponents, components, componentsIn, kustomizationPathOf } from "..
 import { findFacts, type ProjectFacts } from "../init/project-facts.ts";
 import { OVERLAY, generatedFiles } from "../init/files.ts";
 import { addToDockerignore, addToGitignore, addToPackage, isAllowlistGitignore } from "../init/merge.ts";
-import { describeChoices } from "../init/choices.ts";
+import { describeChoices } from "../init/describe-choices.ts";
 import { restore, snapshot, undoAll, writeAll, type FileChange } from "../init/write-all-or-none.ts";
 import { findShadowingBun, UPGRADE_HINT, outdatedBunMessage } from "../cli/bun-version.ts";
 import { lockfiles } from "../image/inputs.ts";

@@ -2,7 +2,7 @@
 import { printError } from "../cli/error-output.ts";
 import { createDeployContext, withTarget } from "../cli/connect-target.ts";
 import { CommandContext, type Command } from "../cli/context.ts";
-import { deployWorkingTree } from "../cli/deploy-working-tree.ts";
+import { deployWorkingTree } from "../cli/run-deploy.ts";
 import { PipelineError } from "../core/errors.ts";
 import { watchForChanges } from "../core/file-watcher.ts";
 import { Report } from "../core/step-report.ts";

@@ -28,7 +28,7 @@ export async function download(url: string, options: DownloadOptions = {}): Prom
  * @returns undefined if the file does not exist
  * @throws {PipelineError} "environment" if the request fails
  */
-export async function tryDownload(
+export async function downloadIfExists(
   url: string,
   options: DownloadOptions = {},
 ): Promise<Uint8Array<ArrayBuffer> | undefined> {

@@ -2,7 +2,7 @@
 import type { PipelineError } from "../core/errors.ts";
 import type { StepResult } from "../core/step-report.ts";
 import { createPartialFailure } from "../kubernetes/apply.ts";
-import { referencedImages } from "./history.ts";
+import { referencedImages } from "./release-history.ts";
 import type { DeployContext, Plan } from "./plan.ts";
 
 type Show = (text: string) => void;

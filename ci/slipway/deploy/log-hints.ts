@@ -5,7 +5,7 @@
 import { existsSync } from "node:fs";
 import { join, posix } from "node:path";
 import type { Service } from "../core/resolve-service.ts";
-import { findDatabaseFile } from "./database-file.ts";
+import { findDatabaseFile } from "./find-sqlite-file.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { isWorkload } from "../kubernetes/workload-state.ts";
 import { podTemplates } from "../kubernetes/render.ts";

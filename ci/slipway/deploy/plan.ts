@@ -3,7 +3,7 @@ import { gitCommit } from "../core/git.ts";
 import type { Report, StepResult } from "../core/step-report.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { compareWithCluster, type Difference } from "../kubernetes/diff.ts";
-import { assertFitsInSecret, listVersions, versionFromManifests, type Version } from "./history.ts";
+import { assertFitsInSecret, listVersions, versionFromManifests, type Version } from "./release-history.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import {
   isWorkload,

@@ -1,10 +1,10 @@
 /** Runs Jobs that must succeed before the rollout, such as a database migration. */
 import { applyInOrder } from "../kubernetes/apply.ts";
-import { prepareForApply } from "../kubernetes/merge-with-live.ts";
+import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { RolloutFailed } from "./rollout-phases.ts";
 import type { Condition, KubeObject, Pod } from "../kubernetes/objects.ts";
 import type { DeployContext } from "./plan.ts";
-import type { DeployTransaction } from "./change-record.ts";
+import type { DeployTransaction } from "./deploy-transaction.ts";
 
 const POLL_MS = 250;
 

@@ -9,7 +9,7 @@ import type { ApiClient } from "../kubernetes/api.ts";
 import { applyInOrder, createPartialFailure, prune, snapshotObjects } from "../kubernetes/apply.ts";
 import { objectName, type KubeObject } from "../kubernetes/objects.ts";
 import { isReady, observeWorkloads, runningId, type WorkloadState } from "../kubernetes/workload-state.ts";
-import { prepareForApply } from "../kubernetes/merge-with-live.ts";
+import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { splitPreDeployJobs, withVersion } from "../kubernetes/render.ts";
 import { abortedDeploy, ensureDelivered } from "./image-delivery.ts";
 import {
@@ -23,9 +23,9 @@ import {
   referencedSecrets,
   saveVersion,
   type Version,
-} from "./history.ts";
+} from "./release-history.ts";
 import { workloadsIn, type DeployContext, type Plan } from "./plan.ts";
-import type { DeployTransaction } from "./change-record.ts";
+import type { DeployTransaction } from "./deploy-transaction.ts";
 import { fetchVersion, type Endpoint } from "./verify-from-outside.ts";
 
 /** A plan whose namespace exists. */

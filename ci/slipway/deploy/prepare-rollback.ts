@@ -2,7 +2,7 @@
 import { PipelineError } from "../core/errors.ts";
 import { applyInOrder, createPartialFailure, prune } from "../kubernetes/apply.ts";
 import { observeWorkloads, runningId } from "../kubernetes/workload-state.ts";
-import { prepareForApply, type PreparedObject } from "../kubernetes/merge-with-live.ts";
+import { prepareForApply, type PreparedObject } from "../kubernetes/prepare-for-apply.ts";
 import { renderManifests } from "../kubernetes/render.ts";
 import {
   findRollbackTarget,
@@ -14,9 +14,9 @@ import {
   saveVersion,
   versionNameOf,
   type Version,
-} from "./history.ts";
+} from "./release-history.ts";
 import { observeMainWorkload, workloadsIn, type DeployContext } from "./plan.ts";
-import type { DeployTransaction } from "./change-record.ts";
+import type { DeployTransaction } from "./deploy-transaction.ts";
 
 /**
  * Chooses the version to roll back to, and checks that it can run. Secrets stay as they are, and pre-deploy Jobs do not run.

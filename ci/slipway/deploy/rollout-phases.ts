@@ -66,7 +66,10 @@ export interface ServedVersion {
  *
  * @throws {RolloutFailed}
  */
-export async function startRollout(context: DeployContext, options: RolloutOptions): Promise<StepResult<ReadyRollout>> {
+export async function applyAndWaitUntilReady(
+  context: DeployContext,
+  options: RolloutOptions,
+): Promise<StepResult<ReadyRollout>> {
   const { endpoint, before, id, write } = options;
   const stopMonitor = before.length > 0 ? monitorAvailability(endpoint, id) : undefined;
   const start = performance.now();

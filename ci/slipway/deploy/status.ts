@@ -1,6 +1,6 @@
 /** Reports the deployed version and its health, and checks the served version. Changes nothing. */
 import { PipelineError } from "../core/errors.ts";
-import { listVersions, versionNameOf } from "./history.ts";
+import { listVersions, versionNameOf } from "./release-history.ts";
 import { readLock } from "./lock.ts";
 import { runningId, currentPods } from "../kubernetes/workload-state.ts";
 import { observeMainWorkload, type DeployContext } from "./plan.ts";

@@ -9,16 +9,16 @@ import {
   withLeftovers,
 } from "../kubernetes/apply.ts";
 import { runningId } from "../kubernetes/workload-state.ts";
-import { prepareForApply } from "../kubernetes/merge-with-live.ts";
+import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { describeAvailability, renderTimeline } from "./availability.ts";
 import { collectDiagnostics } from "./diagnostics.ts";
 import { explainContainerFailure } from "./failure-hints.ts";
-import { deleteVersion, isExcludedFromRollback } from "./history.ts";
+import { deleteVersion, isExcludedFromRollback } from "./release-history.ts";
 import type { DeployContext } from "./plan.ts";
 import { assessWorkloads, rolloutErrorCode, type RolloutFailure } from "./rollout-status.ts";
-import { RolloutFailed, startRollout, verifyRollout, waitForOldPods } from "./rollout-phases.ts";
+import { RolloutFailed, applyAndWaitUntilReady, verifyRollout, waitForOldPods } from "./rollout-phases.ts";
 import type { Target } from "./target.ts";
-import type { DeployTransaction } from "./change-record.ts";
+import type { DeployTransaction } from "./deploy-transaction.ts";
 
 /**
  * Undoes a change.
@@ -159,7 +159,7 @@ async function rollOutAgain(
   const workloads = before.map(({ deployment }) => deployment);
   const endpoint = target.endpoint(objects.map(({ object }) => object));
   const options = { id, workloads, write, endpoint, before };
-  const rollout = await step("rollback", () => startRollout(context, options));
+  const rollout = await step("rollback", () => applyAndWaitUntilReady(context, options));
   try {
     const { servedAfter } = await step("verify", () => verifyRollout(context, options, rollout));
     // Pods that never served may terminate in their own time.

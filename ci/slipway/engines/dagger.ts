@@ -7,7 +7,7 @@
  */
 import { join, relative } from "node:path";
 import type { Container, Platform } from "@dagger.io/dagger";
-import type { BuildResult } from "../image/build-image.ts";
+import type { BuildResult } from "../image/build-image-files.ts";
 import { PipelineError } from "../core/errors.ts";
 import { trackedButIgnored } from "../core/project-files.ts";
 import { findBunInstallInputs } from "../core/install-inputs.ts";

@@ -1,5 +1,5 @@
 /** Interface of the engines that run the steps: in containers (dagger.ts) or on this machine (host.ts). */
-import type { BuildResult } from "../image/build-image.ts";
+import type { BuildResult } from "../image/build-image-files.ts";
 import type { Architecture } from "../image/architecture.ts";
 
 export interface Engine {

@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { runProcess } from "../core/process.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
-import type { BuildResult } from "../image/build-image.ts";
+import type { BuildResult } from "../image/build-image-files.ts";
 import { findScriptInputs, type ScriptInputs } from "../core/script-inputs.ts";
 import { findSharedLibrariesIn } from "../image/image-spec.ts";
 import { ownArchitecture, type Architecture } from "../image/architecture.ts";

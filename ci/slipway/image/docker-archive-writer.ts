@@ -10,7 +10,7 @@ import { closeSync, existsSync, openSync, readdirSync, readSync, statSync, write
 import { join } from "node:path";
 import { sha256 } from "../core/hash.ts";
 import type { Service } from "../core/resolve-service.ts";
-import type { BuildResult } from "./build-image.ts";
+import type { BuildResult } from "./build-image-files.ts";
 import { PipelineError } from "../core/errors.ts";
 import { writeFileAtomically } from "../core/atomic-write.ts";
 import { createImageSpec, layerNames } from "./image-spec.ts";

@@ -30,7 +30,7 @@ import { listPackageFiles, findNativePackages } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
 import { APP_DIRECTORY } from "./rewrite-module-paths.ts";
 import { findTsconfigs } from "./find-tsconfigs.ts";
-import { findSelfStarts } from "./self-starts.ts";
+import { findSelfStarts } from "./find-self-spawns.ts";
 import { findMissingPackages, describeMissing, findDynamicLoads } from "./dynamic-imports.ts";
 
 /** Lockfiles that Bun reads: its current and former format, and those of other package managers. */

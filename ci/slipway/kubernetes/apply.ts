@@ -3,7 +3,7 @@ import { PipelineError } from "../core/errors.ts";
 import { ApiError } from "./api-error.ts";
 import type { ApiClient, ApiRequest } from "./api.ts";
 import { explainRejection } from "./diff.ts";
-import { CREATED_BY, prepareForApply, type PreparedObject } from "./merge-with-live.ts";
+import { CREATED_BY, prepareForApply, type PreparedObject } from "./prepare-for-apply.ts";
 import { objectName, type KubeObject, type Workload } from "./objects.ts";
 
 /** Kinds whose deletion would also delete data or objects of others. They are never deleted automatically. */

@@ -3,7 +3,7 @@ import { PipelineError } from "../core/errors.ts";
 import { isRawJsonNumber } from "../core/lossless-json.ts";
 import { ApiError } from "./api-error.ts";
 import { unknownKindMessage, type ApiClient } from "./api.ts";
-import { CREATED_BY, prepareForApply } from "./merge-with-live.ts";
+import { CREATED_BY, prepareForApply } from "./prepare-for-apply.ts";
 import { objectName, type KubeObject } from "./objects.ts";
 import { splitPreDeployJobs } from "./render.ts";
 

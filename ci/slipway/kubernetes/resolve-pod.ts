@@ -5,7 +5,7 @@
 import type { Service } from "../core/resolve-service.ts";
 import { resolveEnv, expandReferences, POD_ADDRESS, type EnvSpec } from "./resolve-env.ts";
 import { objectName, type KubeObject } from "./objects.ts";
-import { toProbeCheck, type ScheduledProbe, type KubeProbe } from "./probe-checks.ts";
+import { toProbeCheck, type ScheduledProbe, type KubeProbe } from "./convert-probes.ts";
 import { parseByteQuantity } from "./byte-quantity.ts";
 
 /** The image's OCI configuration. */

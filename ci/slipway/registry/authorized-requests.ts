@@ -10,7 +10,7 @@ import type { ErrorCode } from "../core/error-codes.ts";
 import { PipelineError } from "../core/errors.ts";
 import { parseChallenges } from "./challenge.ts";
 import { findCredentials } from "./credentials.ts";
-import { sendRequest, type HttpReply, type HttpRequest } from "./safe-http.ts";
+import { sendRequest, type HttpReply, type HttpRequest } from "./http-client.ts";
 import { retryAfterSeconds } from "../core/retry-after.ts";
 import { withRetry, TransientError } from "./retry.ts";
 import type { Reference } from "./reference.ts";

@@ -4,7 +4,7 @@
  * Protocol: OCI distribution specification 1.1, https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
  */
 import { digestOf, isDigest } from "../core/hash.ts";
-import type { HttpRequest } from "./safe-http.ts";
+import type { HttpRequest } from "./http-client.ts";
 import { isTransient, Transport } from "./authorized-requests.ts";
 
 const UPLOAD_TIMEOUT_SECONDS = 600;

@@ -6,8 +6,8 @@
  * and drains on SIGTERM. A server that the source passes to `serve` behaves as without this module.
  */
 import { listen } from "./bun.ts";
-import { stopSelfStart } from "./self-start.ts";
-import { delayHandlers } from "./signals.ts";
+import { stopSelfStart } from "./stop-self-spawn.ts";
+import { delayHandlers } from "./delay-signal-handlers.ts";
 import { attach, type serve } from "./service.ts";
 import type { NodeServer } from "./service.d";
 

@@ -1,5 +1,5 @@
 /** Adds the health endpoints to the routes of a Bun server. */
-import { createResponse, isReplaced } from "./health.ts";
+import { createResponse, isReplaced } from "./built-in-replies.ts";
 import { build, BUILD_HEADER, VERSION_PATH } from "./version.ts";
 
 export type BunServer = Bun.Server<unknown>;

@@ -1,5 +1,5 @@
 /** Adds the health endpoints and the drain to a server of node:http or node:https. */
-import { builtInReplies, isReplaced } from "./health.ts";
+import { builtInReplies, isReplaced } from "./built-in-replies.ts";
 import { drainState, type DrainableServer } from "./shutdown.ts";
 import type { NodeServer } from "./service.d";
 import { build, BUILD_HEADER, VERSION_PATH } from "./version.ts";

@@ -8,7 +8,7 @@
  * no handler, so they are replaced by responses with `Connection: close` only when the drain begins.
  */
 import { serveBun, type BunOptions, type BunServer } from "./bun.ts";
-import { builtInReplies } from "./health.ts";
+import { builtInReplies } from "./built-in-replies.ts";
 import { afterDrain, registerServer } from "./shutdown.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { isNodeServer, serveNode } from "./node.ts";

@@ -3,7 +3,7 @@
  * https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
  */
 import { connect } from "node:net";
-import type { ProbeCheck } from "../kubernetes/probe-checks.ts";
+import type { ProbeCheck } from "../kubernetes/convert-probes.ts";
 import { describeFetchError } from "../core/fetch-error.ts";
 
 /** Runs a command in the container. @returns the failure, or undefined if the exit code is 0 */

@@ -1,6 +1,6 @@
 /** Runs a pod's life in about a second: start, probes, version request, drain. */
 import type { PodSpec } from "../kubernetes/resolve-pod.ts";
-import { describeProbeCheck, type ScheduledProbe } from "../kubernetes/probe-checks.ts";
+import { describeProbeCheck, type ScheduledProbe } from "../kubernetes/convert-probes.ts";
 import { fetchVersion } from "../deploy/verify-from-outside.ts";
 import { beginRequest, runProbe, type ExecProbe } from "./kubelet-probes.ts";
 import { describeExitCode } from "../core/exit-status.ts";

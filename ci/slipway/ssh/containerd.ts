@@ -18,7 +18,7 @@ import {
 } from "./binary-delta.ts";
 import type { SshSession } from "./shared-session.ts";
 import { loadCachedLayer, saveCachedLayer } from "./transferred-layers.ts";
-import type { ArchivedLayer, ImageUpload } from "./archive-to-upload.ts";
+import type { ArchivedLayer, ImageUpload } from "./image-upload.ts";
 import { SshConnectionLost } from "./errors.ts";
 import { shellQuote } from "./shell-quote.ts";
 

@@ -25,7 +25,7 @@ import {
   type ContainerdNode,
 } from "./containerd-images.ts";
 import { addressOf } from "./schedulable-nodes.ts";
-import { joinUrl, nodePortOf, nodePortUrl } from "./service-url.ts";
+import { joinUrl, nodePortOf, nodePortVersionUrl } from "./service-url.ts";
 
 /** Path of the kubeconfig that k3s writes. https://docs.k3s.io/cluster-access */
 const KUBECONFIG = "/etc/rancher/k3s/k3s.yaml";
@@ -126,7 +126,7 @@ export async function connectK3sTarget({
     },
     endpoint(manifests) {
       if (url) return { url: joinUrl(url, service.versionPath) };
-      const nodeUrl = nodePortUrl(service, address, nodePortOf(service, manifests));
+      const nodeUrl = nodePortVersionUrl(service, address, nodePortOf(service, manifests));
       return { url: nodeUrl, open: (init) => fetch(nodeUrl, { ...init, proxy: false }) };
     },
 

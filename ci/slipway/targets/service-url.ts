@@ -25,7 +25,7 @@ export function nodePortOf({ name, overlays }: Service, manifests: KubeObject[])
   });
 }
 
-export function nodePortUrl({ versionPath }: Service, address: string, port: number): string {
+export function nodePortVersionUrl({ versionPath }: Service, address: string, port: number): string {
   return `http://${hostPort(address, port)}${versionPath}`;
 }
 

@@ -16,7 +16,7 @@ import { RemoteContainerd } from "../ssh/containerd.ts";
 import { resolveDestination } from "../ssh/host.ts";
 import { kustomizeRemotely } from "../ssh/render-on-host.ts";
 import { SshSession } from "../ssh/shared-session.ts";
-import { ImageUpload } from "../ssh/archive-to-upload.ts";
+import { ImageUpload } from "../ssh/image-upload.ts";
 import { checkArchive } from "./check-archive.ts";
 import {
   removeUnusedImages,
@@ -27,7 +27,7 @@ import {
   type ContainerdNode,
 } from "./containerd-images.ts";
 import { addressOf, schedulableNodes } from "./schedulable-nodes.ts";
-import { joinUrl, hostPort, nodePortOf, nodePortUrl } from "./service-url.ts";
+import { joinUrl, hostPort, nodePortOf, nodePortVersionUrl } from "./service-url.ts";
 
 export interface SshTargetOptions {
   service: Service;
@@ -178,7 +178,7 @@ function createTarget(context: TargetContext): Target {
       const remote = hostPort(addressOf(node), port);
       const local = `http://localhost${service.versionPath}`;
       return {
-        url: nodePortUrl(service, serverName, port),
+        url: nodePortVersionUrl(service, serverName, port),
         isRemote: true,
         open: async (init) => fetch(local, { ...init, unix: await server.forward(remote), proxy: false }),
       };

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { resolveService } from "../core/resolve-service.ts";
-import { buildImage } from "../image/build-image.ts";
+import { buildImage } from "../image/build-image-files.ts";
 import { root } from "./helloapp-service.ts";
 import { Service } from "./service/harness.ts";
 

@@ -17,7 +17,7 @@ import { findSharedLibraries } from "../image/image-spec.ts";
 import { bootstrapScript } from "../ssh/host-connection.ts";
 import { RemoteContainerd } from "../ssh/containerd.ts";
 import type { SshSession } from "../ssh/shared-session.ts";
-import { ImageUpload } from "../ssh/archive-to-upload.ts";
+import { ImageUpload } from "../ssh/image-upload.ts";
 import { parseHost } from "../ssh/host.ts";
 import { kustomizationFiles } from "../ssh/render-on-host.ts";
 import { loadCachedLayer, saveCachedLayer } from "../ssh/transferred-layers.ts";

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { describeExitCode } from "../core/exit-status.ts";
-import { findDatabaseFile } from "../deploy/database-file.ts";
+import { findDatabaseFile } from "../deploy/find-sqlite-file.ts";
 import { explainContainerFailure } from "../deploy/failure-hints.ts";
 import { portsInLog } from "../deploy/port-hints.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";

@@ -6,7 +6,7 @@ import { beforeEach, describe, expect, setSystemTime, test } from "bun:test";
 import { unlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { listVersions } from "../deploy/history.ts";
+import { listVersions } from "../deploy/release-history.ts";
 import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
 import { isUpToDate, planDeploy, type DeployContext } from "../deploy/plan.ts";
 import { PipelineError } from "../core/errors.ts";
@@ -589,7 +589,7 @@ describe("versions", () => {
 
   test("with an object that the overlay does not contain are not applied", async () => {
     for (const id of ["a", "b"]) await bring(id);
-    const { deleteVersion, saveVersion } = await import("../deploy/history.ts");
+    const { deleteVersion, saveVersion } = await import("../deploy/release-history.ts");
     const [, a] = await listVersions(run.target.api);
     await deleteVersion(run.target.api, a!);
     const role = {

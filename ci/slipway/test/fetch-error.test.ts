@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { download } from "../core/http-download.ts";
 import { describeFetchError } from "../core/fetch-error.ts";
 import { fetchVersion } from "../deploy/verify-from-outside.ts";
-import type { ProbeCheck } from "../kubernetes/probe-checks.ts";
+import type { ProbeCheck } from "../kubernetes/convert-probes.ts";
 import { runProbe } from "../smoke-test/kubelet-probes.ts";
 
 const { signal } = new AbortController();

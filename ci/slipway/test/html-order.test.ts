@@ -98,7 +98,7 @@ test("computes the same ID with a plugin that defers stylesheets", async () => {
 
 test("builds identical binaries that serve the pages", async () => {
   const build = `
-    import { buildImage } from ${JSON.stringify(join(import.meta.dir, "../image/build-image.ts"))};
+    import { buildImage } from ${JSON.stringify(join(import.meta.dir, "../image/build-image-files.ts"))};
     import { resolveService } from ${JSON.stringify(join(import.meta.dir, "../core/resolve-service.ts"))};
     console.log(JSON.stringify((await buildImage(resolveService(process.cwd()), "dist")).warnings));
   `;

@@ -10,7 +10,7 @@ import { findFacts, type ProjectFacts } from "../init/project-facts.ts";
 import { generatedFiles } from "../init/files.ts";
 import { addPatterns, addToDockerignore, addToGitignore, addToPackage } from "../init/merge.ts";
 import { findPort, hasHardcodedPort } from "../init/port-detection.ts";
-import { describeChoices } from "../init/choices.ts";
+import { describeChoices } from "../init/describe-choices.ts";
 import { undoAll, writeAll } from "../init/write-all-or-none.ts";
 import { pins } from "../core/pins.ts";
 import { optionDefinitions } from "../cli/options.ts";

@@ -15,7 +15,7 @@ import { writeDockerArchive } from "../image/docker-archive-writer.ts";
 import { pushImage } from "../registry/push.ts";
 import { readOptions, type OptionValues } from "../cli/options.ts";
 import { createDeployContext } from "../cli/connect-target.ts";
-import { deployWorkingTree } from "../cli/deploy-working-tree.ts";
+import { deployWorkingTree } from "../cli/run-deploy.ts";
 import { CommandContext } from "../cli/context.ts";
 import { connectRegistryTarget } from "../targets/registry.ts";
 import { FakeCluster } from "./fake-cluster.ts";

@@ -3,7 +3,7 @@ import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readArchiveIndex, type ArchiveIndex } from "../../image/docker-archive-reader.ts";
-import { buildImage } from "../../image/build-image.ts";
+import { buildImage } from "../../image/build-image-files.ts";
 import { findSharedLibraries } from "../../image/image-spec.ts";
 import { sbomPathFor } from "../../image/sbom.ts";
 import { readTar } from "../../image/tar-reader.ts";

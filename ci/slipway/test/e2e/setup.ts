@@ -7,7 +7,7 @@ import { afterAll, describe, test } from "bun:test";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { buildImage, type BuildResult } from "../../image/build-image.ts";
+import { buildImage, type BuildResult } from "../../image/build-image-files.ts";
 import { filesInLayers, readImage, metadataOf as shapeOfFile, type ImageFile } from "../../image/compare.ts";
 import { sha256 } from "../../core/hash.ts";
 import { root, service } from "../helloapp-service.ts";

@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { resolveService, type Service } from "../../core/resolve-service.ts";
 import { PipelineError } from "../../core/errors.ts";
 import { writeDockerArchive } from "../../image/docker-archive-writer.ts";
-import { buildImage } from "../../image/build-image.ts";
+import { buildImage } from "../../image/build-image-files.ts";
 import { ownArchitecture } from "../../image/architecture.ts";
 import { runSmokeTest } from "../../smoke-test/smoke-test.ts";
 import {

@@ -7,7 +7,7 @@ import { writeDockerArchive } from "../../image/docker-archive-writer.ts";
 import { findSharedLibraries } from "../../image/image-spec.ts";
 import { RemoteContainerd, type DeliveryResult } from "../../ssh/containerd.ts";
 import { SshSession } from "../../ssh/shared-session.ts";
-import { ImageUpload } from "../../ssh/archive-to-upload.ts";
+import { ImageUpload } from "../../ssh/image-upload.ts";
 import { containerdName } from "../../targets/containerd-images.ts";
 import { PipelineError } from "../../core/errors.ts";
 import { describeWith, eventually, must, root, service, sh, temporaryDirectory } from "./setup.ts";

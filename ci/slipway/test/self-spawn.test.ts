@@ -4,8 +4,8 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { resolveService } from "../core/resolve-service.ts";
-import { buildImage } from "../image/build-image.ts";
-import { findSelfStarts } from "../image/self-starts.ts";
+import { buildImage } from "../image/build-image-files.ts";
+import { findSelfStarts } from "../image/find-self-spawns.ts";
 
 /** Milliseconds. Generous, because the machine may be busy. */
 const LONG = 60_000;

@@ -1,11 +1,11 @@
 /** Types of the results that the steps of a deploy pass on. */
 import type { AvailabilityReport } from "../deploy/availability.ts";
 import type { PlanInNamespace } from "../deploy/prepare-deploy.ts";
-import type { Version } from "../deploy/history.ts";
+import type { Version } from "../deploy/release-history.ts";
 import type { LockedContext } from "../deploy/locked-context.ts";
 import type { DeployContext, Plan, PlanInputs } from "../deploy/plan.ts";
 import type { ReadyRollout, ServedVersion } from "../deploy/rollout-phases.ts";
-import type { DeployTransaction } from "../deploy/change-record.ts";
+import type { DeployTransaction } from "../deploy/deploy-transaction.ts";
 import type { Endpoint } from "../deploy/verify-from-outside.ts";
 
 /** Results of the steps. Undefined: the step was skipped. */

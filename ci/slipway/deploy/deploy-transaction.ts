@@ -1,8 +1,8 @@
 /** The record of a change to the cluster: what it writes, and what an undo needs. */
 import type { KubeObject } from "../kubernetes/objects.ts";
 import type { WorkloadState } from "../kubernetes/workload-state.ts";
-import type { PreparedObject } from "../kubernetes/merge-with-live.ts";
-import type { Version } from "./history.ts";
+import type { PreparedObject } from "../kubernetes/prepare-for-apply.ts";
+import type { Version } from "./release-history.ts";
 import type { DeployContext } from "./plan.ts";
 import type { RolloutOptions } from "./rollout-phases.ts";
 

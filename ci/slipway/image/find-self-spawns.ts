@@ -9,7 +9,7 @@ const selfStart =
 /**
  * Returns a warning for each such command in the service's own modules.
  *
- * It finds the common forms. At run time, the service detects all of them, see service/self-start.ts.
+ * It finds the common forms. At run time, the service detects all of them, see service/stop-self-spawn.ts.
  *
  * @param root base directory of the reported file names
  */

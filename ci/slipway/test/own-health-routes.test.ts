@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { resolveService } from "../core/resolve-service.ts";
 import { verifyVersion } from "../deploy/verify-from-outside.ts";
-import { buildImage } from "../image/build-image.ts";
+import { buildImage } from "../image/build-image-files.ts";
 import { root } from "./helloapp-service.ts";
 import { Service } from "./service/harness.ts";
 

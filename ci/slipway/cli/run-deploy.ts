@@ -2,7 +2,7 @@
 import { describeAvailability, renderMermaidChart, renderTimeline } from "../deploy/availability.ts";
 import type { CommandContext } from "./context.ts";
 import { deploySteps } from "./deploy-flow.ts";
-import type { FlowResults } from "./flow-results.ts";
+import type { FlowResults } from "./deploy-step-results.ts";
 import { runFlow, type FlowOptions } from "./run-flow.ts";
 
 export interface DeployResult {
