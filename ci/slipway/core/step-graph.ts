@@ -28,7 +28,7 @@ interface StepOptions<R, N extends keyof R, A extends keyof R, Returned> {
   release?(results: Partial<R>): Promise<void>;
   /** From the start of this step on, nothing is undone. Default: false. */
   commits?: boolean;
-  /** A failure ends the flow at once: of the other steps only those with `awaits` are waited for. Default: false. */
+  /** A failure ends the flow at once and is the error: of the other steps only those with `awaits` are waited for. Default: false. */
   isFatal?: boolean;
 }
 
@@ -84,7 +84,7 @@ export async function runSteps<R>(steps: readonly FlowStep<R>[], options: RunSte
   const finished: FlowStep<R>[] = [];
   const ended = new Set<keyof R>();
   let isCommitted = false;
-  const fatal = Promise.withResolvers<void>();
+  const fatal = Promise.withResolvers<[error: unknown]>();
 
   const start = (name: keyof R): Promise<unknown> => {
     const known = running.get(name);
@@ -100,7 +100,7 @@ export async function runSteps<R>(steps: readonly FlowStep<R>[], options: RunSte
     } catch (error) {
       failures.push(error);
       onFailure?.(error);
-      if (byName.get(name)?.isFatal) fatal.resolve();
+      if (byName.get(name)?.isFatal) fatal.resolve([error]);
       throw error;
     }
   };
@@ -132,11 +132,11 @@ export async function runSteps<R>(steps: readonly FlowStep<R>[], options: RunSte
 
   for (const goal of goals) start(goal);
   const settled = Promise.allSettled([...running.values()]);
-  await Promise.race([settled, fatal.promise]);
+  const fatalError = await Promise.race([settled.then(() => undefined), fatal.promise]);
   const pending = [...running].filter(([name]) => failures.length === 0 || byName.get(name)?.awaits);
   await Promise.allSettled(pending.map(([, promise]) => promise));
   const hasFailed = failures.length > 0 || goals.some((goal) => !ended.has(goal));
-  let error = failures.length > 0 ? choose(failures) : signal.reason;
+  let error = fatalError ? fatalError[0] : failures.length > 0 ? choose(failures) : signal.reason;
   for (const step of finished.toReversed()) {
     if (hasFailed && !isCommitted && step.undo) {
       error = await step.undo(error, results).catch((undone: unknown) => undone);

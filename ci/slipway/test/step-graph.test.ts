@@ -101,6 +101,19 @@ describe("steps", () => {
     // A fatal failure does not wait for c, which never ends.
     expect(await failureOf(promise)).toBe("no connection");
   });
+
+  test("whose failure is fatal decide the error, whatever else has failed before", async () => {
+    const failed = Promise.withResolvers<void>();
+    const { promise } = run(
+      [
+        internal("a", { run: fail("red") }),
+        internal("b", { isFatal: true, run: async () => (await failed.promise, fail("no connection")()) as never }),
+        internal("d", { needs: ["a", "b"], run: async () => 4 }),
+      ],
+      { onFailure: () => failed.resolve() },
+    );
+    expect(await failureOf(promise)).toBe("no connection");
+  });
 });
 
 describe("after a failure", () => {

@@ -120,7 +120,7 @@ describeWith("verify-archive", ["git"], () => {
     const make = ["image", "--output", path, "--tag", "other"];
     // Its SBOM stays beside it, without which it would be built anew in any case.
     expect(pipeline(...make).code).toBe(0);
-    expect(pipeline(...make).output).toContain("is there already");
+    expect(pipeline(...make).output).toContain(" exists: ");
     for (const [name, all] of [
       ["index.json", [...parts, ...added]],
       ["manifest.json", [second, ...parts, ...other.filter((one) => one !== second)]],
@@ -132,7 +132,7 @@ describeWith("verify-archive", ["git"], () => {
       expect(code).toBe(3);
       const made = pipeline(...make);
       expect(made.code, made.output).toBe(0);
-      expect(made.output).not.toContain("is there already");
+      expect(made.output).not.toContain(" exists: ");
       expect(verify(path).output).toContain("bit for bit");
     }
   });
