@@ -14,8 +14,14 @@ export const APP_DIRECTORY = "/srv";
 /** Returns the path in the image of a file of the project, or of its workspace. */
 const imagePathOf = (file: string, project: string): string => join(APP_DIRECTORY, relative(project, file));
 
+/**
+ * Directory of bundled packages, which does not exist in the image. It is never the service's directory: a package that serves the
+ * files beside its module, like swagger-ui-express, would serve the service's configuration.
+ */
+const PACKAGE_DIRECTORY = "/node_modules/.bundled";
+
 /** Definitions for packages. The bundler would otherwise insert the module's path on the build machine. */
-export const bundlerDefines = { __dirname: `"${APP_DIRECTORY}"`, __filename: `"${APP_DIRECTORY}/index.js"` };
+export const bundlerDefines = { __dirname: `"${PACKAGE_DIRECTORY}"`, __filename: `"${PACKAGE_DIRECTORY}/index.js"` };
 
 /**
  * Rewrites the service's own modules that use their path, so that they get their path in the image.
