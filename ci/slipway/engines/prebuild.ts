@@ -62,29 +62,38 @@ export function createPrebuildRunner(
     return running;
   };
 
+  /** One at a time: the steps of a run that find missing outputs together need one run of the scripts. */
+  let queue: Promise<unknown> = Promise.resolve();
+
   return {
     async prepare() {
       if (prebuild.length > 0) await prepare();
     },
     async inputs(collect) {
       if (prebuild.length === 0) return collect();
-      const isSkipped = await prepare();
-      const lastGenerated = (await load())[1];
-      let inputs = await collect().catch((error: unknown) => {
-        if (!isSkipped) throw error;
-        return undefined;
-      });
-      let generated = inputs && (await generatedFilesDigest(root, inputs, signal));
-      if (!inputs || (isSkipped && lastGenerated !== undefined && generated !== lastGenerated)) {
-        await prepare(true);
-        inputs = await collect();
-        generated = await generatedFilesDigest(root, inputs, signal);
-      }
-      const [project] = await load();
-      if (project && generated) await save(project, generated);
-      return inputs;
+      const turn = queue.then(() => collectAfterPrebuild(collect));
+      queue = turn.catch(() => {});
+      return turn;
     },
   };
+
+  async function collectAfterPrebuild(collect: () => Promise<ImageInputs>): Promise<ImageInputs> {
+    const isSkipped = await prepare();
+    const lastGenerated = (await load())[1];
+    let inputs = await collect().catch((error: unknown) => {
+      if (!isSkipped) throw error;
+      return undefined;
+    });
+    let generated = inputs && (await generatedFilesDigest(root, inputs, signal));
+    if (!inputs || (isSkipped && lastGenerated !== undefined && generated !== lastGenerated)) {
+      await prepare(true);
+      inputs = await collect();
+      generated = await generatedFilesDigest(root, inputs, signal);
+    }
+    const [project] = await load();
+    if (project && generated) await save(project, generated);
+    return inputs;
+  }
 }
 
 /** Hashes the inputs that are neither project files nor installed packages. */
