@@ -16,6 +16,15 @@ export function isDigest(text: unknown): text is string {
   return typeof text === "string" && /^sha256:[0-9a-f]{64}$/.test(text);
 }
 
+/**
+ * Adds a named file to a hash. The length is hashed too, so that no byte can move to the next file unnoticed.
+ *
+ * @param content undefined: the file is gone
+ */
+export function addNamedFile(hash: Bun.CryptoHasher, name: string, content: Uint8Array | undefined): void {
+  hash.update(`\n${name}\0${content?.length ?? "gone"}\0`).update(content ?? "");
+}
+
 /** Hashes a file, in hex. Pieces that fit the CPU cache make this a quarter faster than a stream. */
 export function sha256OfFile(path: string): string {
   const hash = new Bun.CryptoHasher("sha256");

@@ -1,6 +1,7 @@
 /** Lists and hashes the project's files: everything that git does not ignore, because a check or test may read it. */
 import { existsSync, readdirSync, readFileSync, type Dirent } from "node:fs";
 import { join } from "node:path";
+import { addNamedFile } from "./hash.ts";
 import { runGit } from "./git.ts";
 
 /** slipway's outputs, which are excluded even without a .gitignore, and files that tests do not read. */
@@ -67,14 +68,13 @@ export async function trackedButIgnored(root: string, signal: AbortSignal): Prom
 export async function projectFilesDigest(root: string, signal: AbortSignal, environment = ""): Promise<string> {
   const hash = new Bun.CryptoHasher("sha256").update(`${Bun.version_with_sha}\0${environment}`);
   for (const path of await projectFiles(root, signal)) {
-    const content = tryRead(join(root, path));
-    hash.update(`\n${path}\0${content?.length ?? "gone"}\0`).update(content ?? "");
+    addNamedFile(hash, path, tryRead(join(root, path)));
   }
   return hash.digest("hex");
 }
 
 /** @returns undefined for a deleted file that git still tracks, or a directory of another repository */
-function tryRead(path: string): Uint8Array | undefined {
+export function tryRead(path: string): Buffer | undefined {
   try {
     return readFileSync(path);
   } catch {

@@ -6,10 +6,11 @@
  * - files that the bundler opened for the image, so that no new image goes with the result of an old one
  * - files outside the project that a file of the project imports or names, see outside-files.ts
  */
-import { readFileSync, statSync, type Stats } from "node:fs";
+import { statSync, type Stats } from "node:fs";
 import { join } from "node:path";
 import { createReferenceFinder, listFiles } from "./outside-files.ts";
-import { ignoredFiles, projectFiles } from "./project-files.ts";
+import { addNamedFile } from "./hash.ts";
+import { ignoredFiles, projectFiles, tryRead } from "./project-files.ts";
 
 export interface ScriptInputs {
   /** Digest of all inputs. undefined: they are unknown, because the project reads from a directory above it. */
@@ -51,7 +52,7 @@ export async function findScriptInputs(options: ScriptInputOptions): Promise<Scr
   }
   const hash = new Bun.CryptoHasher("sha256").update(`${Bun.version_with_sha}\0${environment}`);
   for (const [file, content] of [...contents].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    hash.update(`\n${file}\0${content?.length ?? "gone"}\0`).update(content ?? "");
+    addNamedFile(hash, file, content);
     // A link to a directory.
     if (!content && tryStat(file)?.isDirectory()) addDirectory(hash, file);
   }
@@ -68,8 +69,7 @@ function addFile(hash: Bun.CryptoHasher, file: string): void {
   const stats = tryStat(file);
   if (stats?.isDirectory()) return addDirectory(hash, file);
   if (stats && stats.size > MAX_HASHED_BYTES) return void hash.update(`\n${file}\0${stats.size}\0${stats.mtimeMs}`);
-  const content = tryRead(file);
-  hash.update(`\n${file}\0${content?.length ?? "gone"}\0`).update(content ?? "");
+  addNamedFile(hash, file, tryRead(file));
 }
 
 const isInstalled = (file: string) => file.includes("/node_modules/");
@@ -81,12 +81,3 @@ const tryStat = (path: string): Stats | undefined => {
     return undefined;
   }
 };
-
-/** @returns undefined if the file is gone, or for a directory */
-function tryRead(path: string): Buffer | undefined {
-  try {
-    return readFileSync(path);
-  } catch {
-    return undefined;
-  }
-}

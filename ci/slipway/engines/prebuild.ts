@@ -7,6 +7,7 @@
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
+import { addNamedFile } from "../core/hash.ts";
 import { projectFilesDigest, projectFiles } from "../core/project-files.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 import type { ImageInputs } from "../image/inputs.ts";
@@ -106,8 +107,7 @@ async function generatedFilesDigest(
   const hash = new Bun.CryptoHasher("sha256");
   const isGenerated = (file: string) => !sources.has(relative(root, file)) && !file.includes("/node_modules/");
   for (const file of new Set([...files.values(), ...appFiles.values()].filter(isGenerated).sort())) {
-    const content = readFileSync(file);
-    hash.update(`\n${file}\0${content.length}\0`).update(content);
+    addNamedFile(hash, file, readFileSync(file));
   }
   return hash.digest("hex");
 }

@@ -16,6 +16,7 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize, relative, resolve } from "node:path";
 import { PipelineError } from "../core/errors.ts";
+import { addNamedFile } from "../core/hash.ts";
 import type { Service } from "../core/resolve-service.ts";
 import {
   bundleOptions,
@@ -247,12 +248,10 @@ export async function computeImageId(
     bundleDigest: found.bundleDigest,
   };
   hash.update(JSON.stringify(settings));
-  // Sorted by code unit, so that the locale does not affect the ID. Lengths are hashed to avoid ambiguity.
+  // Sorted by code unit, so that the locale does not affect the ID.
   for (const [path, file] of files.sort(([a], [b]) => (a < b ? -1 : 1))) {
     // Synchronous reads are the fastest for thousands of small files.
-    const content = found.source.get(file) ?? readFileSync(file);
-    hash.update(`\n${path}\0${content.length}\0`);
-    hash.update(content);
+    addNamedFile(hash, path, found.source.get(file) ?? readFileSync(file));
   }
   return hash.digest("hex").slice(0, 12);
 }
