@@ -72,7 +72,7 @@ export async function readPlanInputs({ target, service, signal, log }: DeployCon
  * @param image its name for manifests, undefined if pods cannot pull it yet
  * @throws {PipelineError} "project" if the server rejects the manifests, or they are too large to be stored
  */
-export async function createPlan(
+async function createPlan(
   { target, service }: DeployContext,
   id: string,
   image: string | undefined,

@@ -174,7 +174,7 @@ async function rollOutAgain(
 }
 
 /** Names the command that shows more, as a sentence. */
-export function nextStepHint({ api, kubectl }: Target, { pod }: RolloutFailure): string {
+function nextStepHint({ api, kubectl }: Target, { pod }: RolloutFailure): string {
   const { name, namespace } = api.service;
   const object = pod ? `pod ${pod}` : `deployment ${name}`;
   return `Run \`${kubectl.join(" ")} -n ${namespace} describe ${object}\` for details.`;

@@ -58,14 +58,6 @@ export async function observeWorkloads(
   });
 }
 
-/** Reads one workload. @returns undefined if it does not exist */
-export async function observeWorkload(
-  api: ApiClient,
-  name: WorkloadName = defaultWorkloadName(api),
-): Promise<WorkloadState | undefined> {
-  return (await observeWorkloads(api, [name]))[0];
-}
-
 /** Compares the owner's uid if it is known: a deleted namesake had another uid. */
 function isOwned({ metadata: { ownerReferences = [] } }: KubeObject, { metadata }: KubeObject): boolean {
   return ownerReferences.some(({ name, uid }) =>
