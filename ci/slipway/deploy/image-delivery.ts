@@ -7,6 +7,11 @@ import type { DeployContext, Plan } from "./plan.ts";
 
 type Show = (text: string) => void;
 
+/** Records the state that an interruption of a delivery leaves. */
+export function recordDelivery({ recordState }: DeployContext, { name }: Plan): void {
+  recordState(`${name} was being delivered. Nothing was rolled out, and the current version keeps running.`);
+}
+
 /**
  * Delivers the image while the checks still run.
  *
@@ -18,9 +23,7 @@ export async function deliverEarly(
   archive: string,
   show: Show,
 ): Promise<StepResult<Plan>> {
-  context.recordState(
-    `${plan.name} was being delivered. Nothing was rolled out, and the current version keeps running.`,
-  );
+  recordDelivery(context, plan);
   const { reused = false } = await deliver(context, plan, archive, show);
   return { value: { ...plan, delivered: true, isFresh: true }, reused };
 }

@@ -11,7 +11,7 @@ import { objectName, type KubeObject } from "../kubernetes/objects.ts";
 import { isReady, observeWorkloads, runningId, type WorkloadState } from "../kubernetes/workload-state.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { splitPreDeployJobs, withVersion } from "../kubernetes/render.ts";
-import { abortedDeploy, ensureDelivered } from "./image-delivery.ts";
+import { abortedDeploy, ensureDelivered, recordDelivery } from "./image-delivery.ts";
 import {
   versionFromManifests,
   deleteVersion,
@@ -72,11 +72,9 @@ async function createNamespace({ target: { api } }: DeployContext, { manifests }
  *
  * @returns the record to delete if the rollout does not begin; undefined if the version was recorded before
  */
-export async function recordPlannedVersion(
-  context: DeployContext,
-  { name, version, versions }: Plan,
-): Promise<Version | undefined> {
-  context.recordState(`${name} was being delivered. Nothing was rolled out, and the current version keeps running.`);
+export async function recordPlannedVersion(context: DeployContext, plan: Plan): Promise<Version | undefined> {
+  const { version, versions } = plan;
+  recordDelivery(context, plan);
   const known = versions.find((one) => one.name === version.name);
   try {
     await saveVersion(context.target.api, known ?? version);
