@@ -6,10 +6,10 @@ import { runProcess } from "../core/process.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 import type { BuildResult } from "../image/build-image-files.ts";
 import { findScriptInputs, type ScriptInputs } from "../core/script-inputs.ts";
-import { findSharedLibrariesIn } from "../image/image-spec.ts";
+import { findSharedLibrariesIn, type RuntimeLibraries } from "../image/image-spec.ts";
 import { ownArchitecture, type Architecture } from "../image/architecture.ts";
 import { publicEnvDefines } from "../image/bundle-options.ts";
-import { computeImageId, collectInputs } from "../image/inputs.ts";
+import { computeImageId, collectInputs, type ImageInputs } from "../image/inputs.ts";
 import { createPrebuildRunner } from "./prebuild.ts";
 import type { Engine } from "./engine.ts";
 import { crossSysroot } from "./cross-sysroot.ts";
@@ -44,14 +44,18 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
   };
   // Public variables are inlined into the source, for tests and for the build.
   const environment = JSON.stringify(publicEnvDefines(service));
-  const collect = (runtime = findSharedLibrariesIn(undefined)) =>
-    prebuild.inputs(() => collectInputs(service, runtime));
+  const collect = (runtime: RuntimeLibraries) => prebuild.inputs(() => collectInputs(service, runtime));
+  const ownRuntime = () => findSharedLibrariesIn(undefined);
+  let collecting: Promise<ImageInputs> | undefined;
+  /** For this machine's architecture. Shared by the id and the scripts that start together: the source is bundled once. */
+  const collectOwn = (): Promise<ImageInputs> =>
+    (collecting ??= collect(ownRuntime()).finally(() => (collecting = undefined)));
   let pending: Promise<ScriptInputs> | undefined;
   /** Shared by scripts that start together. */
   const readScriptInputs = (): Promise<ScriptInputs> =>
     (pending ??= (async () => {
       // A source that does not bundle has no image. Its tests may still tell why.
-      const inputs = await collect().catch(() => undefined);
+      const inputs = await collectOwn().catch(() => undefined);
       const opened = inputs ? [...inputs.files.values(), ...inputs.appFiles.values()] : [];
       return findScriptInputs({ root: service.root, project, opened, environment, signal });
     })().finally(() => (pending = undefined)));
@@ -79,7 +83,9 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
       return { unchanged };
     },
     async computeId(architecture = ownArchitecture) {
-      const runtime = findSharedLibrariesIn(await sysrootFor(architecture));
+      const sysroot = await sysrootFor(architecture);
+      if (sysroot === undefined) return computeImageId(service, ownRuntime(), await collectOwn());
+      const runtime = findSharedLibrariesIn(sysroot);
       return computeImageId(service, runtime, await collect(runtime));
     },
     async build(dist, architecture = ownArchitecture) {
