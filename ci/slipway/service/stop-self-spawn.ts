@@ -32,6 +32,9 @@ export function stopSelfStart(): void {
 }
 
 function isOwnDescendant(): boolean {
+  // In a container, process 1 is the service: every process that it starts has it as an ancestor. Loading node:fs takes
+  // longer than all the rest of the start, so it is left to processes that are likely to stop.
+  if (!isSameFile(process.ppid) && !isSameFile(1)) return false;
   const { readFileSync, readlinkSync } = process.getBuiltinModule("node:fs");
   const executableOf = (pid: number | "self") => readlinkSync(`/proc/${pid}/exe`);
   try {
@@ -46,4 +49,10 @@ function isOwnDescendant(): boolean {
     // The process of another user, or no /proc. Neither can be the service.
   }
   return false;
+}
+
+/** Whether a process runs a file of the same size and time as this process. */
+function isSameFile(pid: number): boolean {
+  const [own, other] = ["self", pid].map((name) => Bun.file(`/proc/${name}/exe`));
+  return own!.size === other!.size && own!.lastModified === other!.lastModified;
 }

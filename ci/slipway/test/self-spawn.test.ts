@@ -26,6 +26,8 @@ const cases: Record<string, () => unknown> = {
   spawn: () => Bun.spawn([process.execPath, "job.ts"], { env: process.env, stdio: ["ignore", "inherit", "inherit"] }).exited,
   bare: () => spawnSync(process.execPath, [], { stdio: "inherit" }).status,
   between: async () => (await $\`sh -c "exec $0 run x" \${process.execPath}\`.nothrow()).exitCode,
+  // A shell stays between the two processes.
+  wrapped: async () => (await $\`sh -c '"$0" run x; exit $?' \${process.execPath}\`.nothrow()).exitCode,
   entry: () => spawnSync(process.execPath, ["job"], { stdio: "inherit" }).status,
   itself: () => process.argv[2] === "--child" ? process.exit(7) : exit(fork(process.argv[1]!, ["--child"])),
   "by-path": () => process.argv[2] === "--child" ? process.exit(7) : exit(fork("/srv/src/main.ts", ["--child"])),
@@ -49,12 +51,12 @@ async function build(): Promise<string> {
 }
 
 /** Runs a case. @returns the exit code that the parent saw, the number of processes and the error output */
-async function run(name: string) {
+async function run(name: string, prefix: string[] = []) {
   const LOG = join(work, `${name}.log`);
   writeFileSync(LOG, "");
   // As in the image, there is no Bun on the path.
   const env = { PATH: "/usr/bin:/bin", LOG, CASE: name };
-  const child = Bun.spawn([await build()], { env, stdout: "pipe", stderr: "pipe", timeout: 20_000 });
+  const child = Bun.spawn([...prefix, await build()], { env, stdout: "pipe", stderr: "pipe", timeout: 20_000 });
   const [output, error] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   return { code: /exit (\d+)/.exec(output)?.[1], starts: (await Bun.file(LOG).text()).split("\n").length - 1, error };
 }
@@ -63,6 +65,19 @@ test.each(["fork", "shell", "spawn", "bare", "between"])(
   "%s: the second process stops with a sentence",
   async (name) => {
     const { code, starts, error } = await run(name);
+    expect(error).toContain("has started itself");
+    expect({ code, starts }).toEqual({ code: "1", starts: 1 });
+  },
+  LONG,
+);
+
+// Like in the image, the service is process 1. Elsewhere, only the parent is compared, to start fast.
+const namespace = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"];
+const hasNamespaces = Bun.which("unshare") !== null && Bun.spawnSync([...namespace, "true"]).exitCode === 0;
+test.skipIf(!hasNamespaces)(
+  "a process with others in between stops with a sentence",
+  async () => {
+    const { code, starts, error } = await run("wrapped", namespace);
     expect(error).toContain("has started itself");
     expect({ code, starts }).toEqual({ code: "1", starts: 1 });
   },
