@@ -5,6 +5,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, normalize, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
+import { explainInstallFailure } from "../core/install-access.ts";
 import { runProcess as execute } from "../core/process.ts";
 import { addComponents, components, componentsIn, kustomizationPathOf } from "../init/kustomize-components.ts";
 import { findFacts, type ProjectFacts } from "../init/project-facts.ts";
@@ -147,7 +148,7 @@ async function diff(
 /** Runs `bun install` if package.json changed or the lockfile or the package is missing. */
 async function install(
   { signal }: CommandContext,
-  { service, lockfile }: ProjectFacts,
+  { service, lockfile, variables }: ProjectFacts,
   changes: FileChange[],
 ): Promise<void> {
   const installed =
@@ -164,15 +165,14 @@ async function install(
   if (code === 0) return;
   await restore(before);
   await undoAll(changes);
-  throw new PipelineError(
-    "environment",
-    "`bun install` failed. Nothing was changed: the files above were removed again",
-    {
-      code: "packages-not-installed",
-      hint: "Fix the error above, then run `slipway init` again.",
-      output: stdout + stderr,
-    },
-  );
+  const refused = explainInstallFailure(stdout + stderr, variables);
+  const cause = refused ? `: ${refused.message}` : "";
+  const state = "Nothing was changed: the files above were removed again";
+  throw new PipelineError("environment", `\`bun install\` failed${cause}. ${state}`, {
+    code: "packages-not-installed",
+    hint: `${refused?.hint ?? "Fix the error above."} Then run \`slipway init\` again.`,
+    output: stdout + stderr,
+  });
 }
 
 /** Whether the service has a script of this name that does not run slipway. */

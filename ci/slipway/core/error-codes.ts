@@ -4,6 +4,7 @@
 export const errorCodes = [
   // Any command
   "packages-not-installed",
+  "package-registry-refused",
   "pipeline-not-found",
   "package-json-invalid",
   "setting-invalid",

@@ -10,6 +10,7 @@ import type { Container, Platform } from "@dagger.io/dagger";
 import type { BuildResult } from "../image/build-image-files.ts";
 import { PipelineError } from "../core/errors.ts";
 import { trackedButIgnored } from "../core/project-files.ts";
+import { explainInstallFailure, findInstallVariables, readInstallVariables } from "../core/install-access.ts";
 import { findBunInstallInputs } from "../core/install-inputs.ts";
 import type { Architecture } from "../image/architecture.ts";
 import { findPublicVariables } from "../image/bundle-options.ts";
@@ -61,7 +62,8 @@ export async function openSession(
 /** @param tracked files that git tracks although a .gitignore matches them. The engine would exclude them. */
 function daggerEngine(service: Service, tracked: string[]): Engine {
   const { root, project, prebuild, bun = pins.bun } = service;
-  const { files, hasHooks } = findBunInstallInputs(root);
+  const { files, hasHooks, members } = findBunInstallInputs(root);
+  const variables = findInstallVariables(root, members);
   // Installation inputs are needed even if git ignores them, for example a package archive with `*.tgz` in .gitignore.
   const forced = [...new Set([...tracked, ...files])];
   const image = pins.baseImage.replace(/:[^:]*$/, `:${bun}`);
@@ -87,11 +89,17 @@ function daggerEngine(service: Service, tracked: string[]): Engine {
         .withMountedFile(CA, dag.host().file(certificates))
         .withEnvVariable("NODE_EXTRA_CA_CERTS", CA);
     }
-    const installed = installing
+    // Secrets are neither in a layer nor in the output, and steps after the installation do not see them.
+    const secrets = readInstallVariables(variables);
+    for (const [name, value] of secrets) {
+      installing = installing.withSecretVariable(name, dag.setSecret(`${service.name}-${name}`, value));
+    }
+    let installed = installing
       .withExec(["bun", "install", "--frozen-lockfile", "--no-progress", "--no-summary"])
       .withoutMount(CA)
-      .withoutEnvVariable("NODE_EXTRA_CA_CERTS")
-      .withEnvVariable("NO_COLOR", "1");
+      .withoutEnvVariable("NODE_EXTRA_CA_CERTS");
+    for (const [name] of secrets) installed = installed.withoutSecretVariable(name);
+    installed = installed.withEnvVariable("NO_COLOR", "1");
     let builder = withSource(installed).withWorkdir(join("/src", relative(root, project)));
     for (const [name, value] of Object.entries(findPublicVariables(service))) {
       builder = builder.withEnvVariable(name, value);
@@ -101,7 +109,7 @@ function daggerEngine(service: Service, tracked: string[]): Engine {
   };
   let prepared: Promise<Container> | undefined;
   /** Returns one container for all steps of a run, so that the source is read once. */
-  const builder = () => (prepared ??= explain(undefined, prepare().sync()));
+  const builder = () => (prepared ??= explain(undefined, prepare().sync(), variables));
 
   /** Runs a command that then prints the time. The output is cached too, so an old time shows that the step was cached. */
   const withTimestamp = (container: Container, command: string[]) =>
@@ -158,13 +166,24 @@ function daggerEngine(service: Service, tracked: string[]): Engine {
  * Adds the output to an error of a step, and a hint to an error of the engine.
  *
  * @param step description for messages. Default: the failed command.
+ * @param variables names of variables that the installation needs
  */
-async function explain<T>(step: string | undefined, result: Promise<T>): Promise<T> {
+async function explain<T>(step: string | undefined, result: Promise<T>, variables: string[] = []): Promise<T> {
   try {
     return await result;
   } catch (error) {
     if (error instanceof PipelineError) throw error;
     if (error instanceof ExecError) {
+      const isInstall = error.cmd.slice(0, 2).join(" ") === "bun install";
+      const refused = isInstall ? explainInstallFailure(error.stdout + error.stderr, variables) : undefined;
+      if (refused) {
+        throw new PipelineError("environment", `${refused.message}. Nothing was changed`, {
+          code: "package-registry-refused",
+          hint: refused.hint,
+          output: error.stdout + error.stderr,
+          cause: error,
+        });
+      }
       throw new PipelineError("project", `${step ?? error.cmd.join(" ")} failed in its container`, {
         code: step?.startsWith("bun run ") ? "script-failed" : "build-failed",
         output: error.stdout + error.stderr,

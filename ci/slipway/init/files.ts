@@ -110,7 +110,12 @@ function dockerfile(facts: ProjectFacts): Record<string, string> {
   const { prebuild, scripts: steps } = service;
   const scripts = [...prebuild, steps.check, steps.test].filter((name) => name !== undefined);
   const labels = Object.entries(image.labels).map(([label, value]) => `${label}=${JSON.stringify(value)}`);
+  const { variables } = facts;
+  const options = variables.map((name) => `--secret id=${name},env=${name}`).join(" ");
   return {
+    SECRETS: variables.length > 0 ? `# For the registry's credentials, pass: ${options}\n` : "",
+    SECRET_MOUNTS: variables.map((name) => `    --mount=type=secret,id=${name} \\\n`).join(""),
+    SECRET_VALUES: variables.map((name) => `${name}="$(cat /run/secrets/${name} 2>/dev/null)" `).join(""),
     FROM_ROOT: inRoot ? "" : ", in the workspace's root",
     FILE: inRoot ? "" : ` -f ${directory}/Dockerfile`,
     COPY_FIRST: copyFirst(facts).join("\n"),

@@ -4,6 +4,7 @@ import { join, relative } from "node:path";
 import { projectFiles } from "../core/project-files.ts";
 import { runGit } from "../core/git.ts";
 import { isOnPath, runProcess } from "../core/process.ts";
+import { findInstallVariables } from "../core/install-access.ts";
 import { findBunInstallInputs } from "../core/install-inputs.ts";
 import { readPackage, type PackageJson, type Service } from "../core/resolve-service.ts";
 import { findEntryCandidates, type EntryCandidate } from "../core/entry-detection.ts";
@@ -32,6 +33,8 @@ export interface ProjectFacts {
   installs: string[];
   /** Local packages outside the workspace, as package.json names them. */
   outside: string[];
+  /** Variables that bunfig.toml and .npmrc name. */
+  variables: string[];
   /** Whether the installation runs scripts of the workspace, which may read any file. */
   hasHooks: boolean;
   /** The service's directory, relative to the workspace's root. May be ".". */
@@ -62,6 +65,7 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
     members,
     installs,
     outside,
+    variables: findInstallVariables(root, members),
     hasHooks,
     directory: relative(root, project) || ".",
     workspace: await findWorkspace(root, signal),
