@@ -25,8 +25,8 @@ export async function runCheckOrTest(
   const name = service.scripts[step];
   if (name === undefined) return { value: undefined, skipped: true, detail: "package.json has no script for it" };
   await assertNoShadowingBun(service, signal);
-  const { unchanged } = await engine.runScript(name);
-  return { value: undefined, reused: unchanged, detail: unchanged ? "passed before, on these files" : "" };
+  const { unchanged, note = "" } = await engine.runScript(name);
+  return { value: undefined, reused: unchanged, detail: unchanged ? "passed before, on these files" : note };
 }
 
 /** Builds an archive for each platform. Several platforms are part of the file names. @returns a sentence for the user */

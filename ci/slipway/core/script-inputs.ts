@@ -7,14 +7,16 @@
  * - files outside the project that a file of the project imports or names, see outside-files.ts
  */
 import { statSync, type Stats } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { createReferenceFinder, listFiles } from "./outside-files.ts";
 import { addNamedFile } from "./hash.ts";
 import { ignoredFiles, projectFiles, tryRead } from "./project-files.ts";
 
 export interface ScriptInputs {
-  /** Digest of all inputs. undefined: they are unknown, because the project reads from a directory above it. */
+  /** Digest of all inputs. undefined: they are unknown. */
   digest: string | undefined;
+  /** Files of the project that name a directory above it, relative to the root. If there are any, the inputs are unknown. */
+  readers: string[];
   /** Digest without ignored data files, which the script itself may write, such as a coverage report. */
   sources: string;
 }
@@ -38,7 +40,7 @@ export async function findScriptInputs(options: ScriptInputOptions): Promise<Scr
   const known = new Set(paths.map((path) => join(root, path)));
   const contents = new Map<string, Buffer | undefined>();
   const findReferences = createReferenceFinder({ root, project, known });
-  let isUnknown = false;
+  const readers: string[] = [];
   const pending = [...known, ...opened];
   while (pending.length > 0) {
     const file = pending.pop()!;
@@ -47,7 +49,7 @@ export async function findScriptInputs(options: ScriptInputOptions): Promise<Scr
     contents.set(file, content);
     if (!content || isInstalled(file)) continue;
     const found = findReferences(file, content);
-    isUnknown ||= found.isUnknown;
+    if (found.isUnknown) readers.push(relative(root, file));
     pending.push(...found.files.filter((path) => !isInstalled(path)));
   }
   const hash = new Bun.CryptoHasher("sha256").update(`${Bun.version_with_sha}\0${environment}`);
@@ -58,7 +60,7 @@ export async function findScriptInputs(options: ScriptInputOptions): Promise<Scr
   }
   const sources = hash.copy().digest("hex");
   for (const path of ignored) if (!contents.has(join(root, path))) addFile(hash, join(root, path));
-  return { digest: isUnknown ? undefined : hash.digest("hex"), sources };
+  return { digest: readers.length > 0 ? undefined : hash.digest("hex"), readers: readers.sort(), sources };
 }
 
 function addDirectory(hash: Bun.CryptoHasher, directory: string): void {

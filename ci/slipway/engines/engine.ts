@@ -9,10 +9,10 @@ export interface Engine {
   /**
    * Runs a script of package.json, unless it already passed with the same files.
    *
-   * @returns whether the script was skipped for that reason
+   * @returns whether the script was skipped for that reason, and why it can never be skipped
    * @throws {PipelineError} "project", with the script's output, if it fails
    */
-  runScript(name: string): Promise<{ unchanged: boolean }>;
+  runScript(name: string): Promise<{ unchanged: boolean; note?: string }>;
   /**
    * Computes the image ID. The host engine computes it before it compiles anything. The Dagger engine runs a full build,
    * which takes no longer than a container that only computes the ID.

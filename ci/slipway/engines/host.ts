@@ -67,7 +67,7 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
     async runScript(name) {
       // The script may read generated files.
       await prebuild.prepare();
-      const { digest, sources } = await readScriptInputs();
+      const { digest, sources, readers } = await readScriptInputs();
       const file = join(cache, `${name.replace(/[^\w.-]/g, "-")}.passed`);
       const passedDigests = (await readFile(file, "utf8").catch(() => "")).split("\n");
       const unchanged = digest !== undefined && passedDigests.includes(digest);
@@ -80,7 +80,11 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
         const others = passedDigests.filter((other) => other !== passed);
         await writeFile(file, [passed, ...others].slice(0, MAX_PASSED_DIGESTS).join("\n"));
       }
-      return { unchanged };
+      const [reader] = readers;
+      return {
+        unchanged,
+        ...(reader && { note: `runs each time, because ${reader} names a directory that contains the project` }),
+      };
     },
     async computeId(architecture = ownArchitecture) {
       const sysroot = await sysrootFor(architecture);

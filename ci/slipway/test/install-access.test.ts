@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { explainInstallFailure, findInstallVariables, readInstallVariables } from "../core/install-access.ts";
-import { resolveService } from "../core/service-config.ts";
+import { resolveService } from "../core/resolve-service.ts";
 import { generatedFiles } from "../init/files.ts";
 import { findFacts } from "../init/project-facts.ts";
 

@@ -172,10 +172,14 @@ describe.skipIf(!Bun.which("git"))("a script that passed", () => {
   });
 
   test("is never reused if the project reads from a directory that contains it", async () => {
-    const path = 'join(import.meta.dir, "../../../..", process.env.DIRECTORY ?? "shared", "value.txt")';
-    const { top, run } = project({ "src/x.test.ts": testOf(`readFileSync(${path}, "utf8")`) });
+    // Not a literal, because this file is in a project too.
+    const above = JSON.stringify("../".repeat(4).slice(0, -1));
+    const path = `join(import.meta.dir, ${above}, process.env.DIRECTORY ?? "shared", "value.txt")`;
+    const { top, at, run } = project({ "src/x.test.ts": testOf(`readFileSync(${path}, "utf8")`) });
     write(top, { "shared/value.txt": "good" });
     expect([await run(), await run()]).toEqual([false, false]);
+    const { note } = await hostEngine(resolveService(at), signal).runScript("test");
+    expect(note).toBe("runs each time, because src/x.test.ts names a directory that contains the project");
   });
 
   test("is reused after an edit of a file that nothing names", async () => {
