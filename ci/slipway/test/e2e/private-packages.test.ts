@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { networkInterfaces } from "node:os";
 import { join } from "node:path";
-import { integrityOf } from "../../core/npm.ts";
+import { integrityOf } from "../../core/npm-registry.ts";
 import { daggerEngine, describeWith, root, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(300_000);
