@@ -24,6 +24,8 @@ import { APP_DIRECTORY } from "./rewrite-module-paths.ts";
 import { ownArchitecture, type Platform } from "./architecture.ts";
 import { bundleOptions, explainBundleError, type BundleInputs } from "./bundle-options.ts";
 import { computeImageId, collectInputs } from "./inputs.ts";
+import { bundleLoadedModule } from "./trial-bundle.ts";
+import { writeLoadedModules } from "./loaded-modules.ts";
 import {
   listBundledPackages,
   loadCycloneDx,
@@ -64,7 +66,11 @@ export async function buildImage(
     ]);
     built.warnings.push(...(inputs.htmlImports?.styles?.warnings ?? []));
     await copyFiles(inputs.appFiles, join(part, "app"));
-    await mkdir(join(part, "app", APP_DIRECTORY), { recursive: true });
+    const app = join(part, "app");
+    for (const path of [APP_DIRECTORY, ...inputs.directories]) await mkdir(join(app, path), { recursive: true });
+    await writeLoadedModules(service, inputs.loaded, app, (entrypoint) =>
+      bundleLoadedModule(service, { ...inputs, id, entrypoint }),
+    );
     for (const layer of layerNames) await normaliseMetadata(join(part, layer));
     const packages = [...bundled, ...(await readPackages(inputs.packages.values()))];
     await Bun.write(join(part, SBOM_FILE), await createSbom(service, { id, packages, runtime: inputs.runtime }));

@@ -26,6 +26,8 @@ export interface BundleInputs {
   missingPackages?: string[];
   /** Several HTML imports, in a fixed order. */
   htmlImports?: HtmlImports | undefined;
+  /** Module to bundle in place of the service, because the service runs it by path. */
+  entrypoint?: string;
   /** Whether only the HTML imports are bundled, without the service. */
   isHtmlOnly?: boolean;
 }
@@ -38,12 +40,15 @@ export async function bundleOptions(
     externalPackages = [],
     missingPackages = [],
     htmlImports,
+    entrypoint,
     isHtmlOnly = false,
   }: BundleInputs = {},
 ) {
   const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compileOptions;
   const { root, name, version, versionPath } = service;
-  const { plugins = [], ...entry } = createEntry(service, htmlImports?.files ?? [], isHtmlOnly);
+  const { plugins = [], ...entry } = entrypoint
+    ? { entrypoints: [entrypoint] }
+    : createEntry(service, htmlImports?.files ?? [], isHtmlOnly);
   const styleOrder = htmlImports && !isHtmlOnly && createStyleOrderPlugin(htmlImports);
   const modulePaths = rewriteModulePaths(source, service.project);
   return {

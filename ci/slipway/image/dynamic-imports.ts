@@ -38,12 +38,16 @@ export function describeMissing(missing: Map<string, string>): string[] {
 /** Matches imports of computed paths, and calls of the bundler, which needs the source at run time. */
 const dynamicLoad = /(?<![.\w$#])(?:import|require)\(\s*(?:`[^`]*\$\{|[^"'`\s)/])[^\n]*|(?<![.\w$])Bun\.build\(/g;
 
+const LOAD_HINT =
+  "Write the path of each module as a literal, or add a package that is found by its name to `nativePackages` in ci/pipeline.ts";
+
 /**
  * Finds dynamic loads in the service's own modules, with their locations. The loaded modules are not in the image.
  *
  * @param root base directory of the reported file names
+ * @param resolved places of loads whose module is in the image
  */
-export function findDynamicLoads(source: Map<string, Buffer>, root: string): string[] {
+export function findDynamicLoads(source: Map<string, Buffer>, root: string, resolved = new Set<string>()): string[] {
   return [...source].flatMap(([file, text]) => {
     if (!["import(", "require(", "Bun.build("].some((word) => text.includes(word))) return [];
     const code = withoutComments(text.toString());
@@ -52,10 +56,11 @@ export function findDynamicLoads(source: Map<string, Buffer>, root: string): str
       const place = `${relative(root, file)}:${line}`;
       if (found.startsWith("Bun.build"))
         return `${place} bundles at run time, but the image has no source: use a script in \`prebuild\` instead`;
+      if (resolved.has(place)) return [];
       const load = extractCall(found);
       // A method definition named `import` or `require` is not a load.
       if (/^\s*[{:]/.test(found.slice(load.length))) return [];
-      return `${place} loads a path that is known only at run time and not in the image: ${load.replace(/\(\s+/, "(")}`;
+      return `${place} loads a path that is known only at run time and not in the image: ${load.replace(/\(\s+/, "(")}. ${LOAD_HINT}`;
     });
   });
 }

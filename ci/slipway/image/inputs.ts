@@ -19,7 +19,6 @@ import { PipelineError } from "../core/errors.ts";
 import { addNamedFile } from "../core/hash.ts";
 import type { Service } from "../core/resolve-service.ts";
 import {
-  bundleOptions,
   explainBundleError,
   hasPlugins,
   pluginModules,
@@ -29,10 +28,13 @@ import {
 import { compileOptions, createImageSpec, withAddonLibraries, type RuntimeLibraries } from "./image-spec.ts";
 import { listPackageFiles, findNativePackages } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
-import { APP_DIRECTORY } from "./rewrite-module-paths.ts";
+import { bundleOnly, bundleWithoutMissing } from "./trial-bundle.ts";
+import { describePathUses, findLoadedModules } from "./loaded-modules.ts";
+import { APP_DIRECTORY, moduleDirectories } from "./rewrite-module-paths.ts";
+import type { PathUses } from "./path-uses.ts";
 import { findTsconfigs } from "./find-tsconfigs.ts";
+import { describeMissing, findDynamicLoads } from "./dynamic-imports.ts";
 import { findSelfStarts } from "./find-self-spawns.ts";
-import { findMissingPackages, describeMissing, findDynamicLoads } from "./dynamic-imports.ts";
 
 /** Lockfiles that Bun reads: its current and former format, and those of other package managers. */
 export const lockfiles = ["bun.lock", "bun.lockb", "package-lock.json", "yarn.lock", "pnpm-lock.yaml"];
@@ -40,8 +42,14 @@ export const lockfiles = ["bun.lock", "bun.lockb", "package-lock.json", "yarn.lo
 export interface ImageInputs {
   /** Files that determine the binary: hashed path -> file. */
   files: Map<string, string>;
-  /** Content of the service's own modules, read once: file -> content. */
+  /** Content of the service's own modules, and of packages' modules that use their path: file -> content. */
   source: Map<string, Buffer>;
+  /** Content of all modules, read once: file -> content. */
+  contents: Map<string, Buffer>;
+  /** Modules that the service runs by path. */
+  loaded: PathUses["code"];
+  /** Directories of modules that use their path. */
+  directories: Set<string>;
   /** Files that are copied into the app layer: path in the image, without a leading slash -> file. */
   appFiles: Map<string, string>;
   /** Shared libraries of Bun and of native addons. */
@@ -50,7 +58,7 @@ export interface ImageInputs {
   externalPackages: string[];
   /** Names of packages that are not installed and that another package loads lazily. */
   missingPackages: string[];
-  /** Unbundled packages: name -> directory. */
+  /** Unbundled packages: path in the image, without a leading slash -> directory. */
   packages: Map<string, string>;
   /** Several HTML imports, in a fixed order. */
   htmlImports: HtmlImports | undefined;
@@ -67,10 +75,22 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
   // The paths are relative to the working directory. A plugin's virtual modules, `namespace:name`, are not files.
   const opened = Object.keys(bundle.metafile!.inputs).map((path) => resolve(path));
   const files = new Set(opened.filter((path) => existsSync(path)));
-  const source = new Map(listOwnModules(files).map((file) => [file, readFileSync(file)]));
-  const native = findNativePackages(files, service.nativePackages, runtime.platform.architecture);
-  const externalPackages = [...native.packages.keys()];
+  const modules = await findLoadedModules(service, bundle.metafile!, isOwnModule, async (entrypoint) => {
+    const { bundle, missing: more } = await bundleWithoutMissing(service, { entrypoint });
+    for (const [name, by] of more) missing.set(name, by);
+    return bundle.metafile!;
+  });
+  for (const file of modules.opened) if (existsSync(file)) files.add(file);
+  const { contents, packages, packageSource } = modules;
+  const source = new Map(
+    [...files].filter(isOwnModule).map((file) => [file, contents.get(file) ?? readFileSync(file)]),
+  );
+  const requested = [...service.nativePackages, ...packages.running];
+  const native = findNativePackages(files, requested, runtime.platform.architecture, project);
+  const externalPackages = native.external;
   const missingPackages = [...missing.keys()];
+  const configured = findConfiguredFiles(service);
+  const rewritten = new Map([...source, ...packageSource]);
   const rebundle = (inputs: BundleInputs, ...plugins: Bun.BunPlugin[]) =>
     explainBundleError(() => bundleOnly(service, { externalPackages, missingPackages, ...inputs }, plugins));
   const htmlImports = await findHtmlImports(bundle, root, (htmlImports, plugin) =>
@@ -96,8 +116,14 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
   if (hasPlugins(service)) for (const file of await findPluginCode(service)) files.add(file);
   return {
     files: new Map([...files].map((file) => [hashedPath(root, file), file])),
-    source,
-    appFiles: new Map([...listPackageFiles(native), ...findConfiguredFiles(service)]),
+    source: rewritten,
+    contents: new Map([...contents, ...source]),
+    loaded: modules.code,
+    directories: moduleDirectories(
+      [...source, ...[...packageSource].filter(([file]) => packages.readers.has(file))],
+      project,
+    ),
+    appFiles: new Map([...packages.data, ...listPackageFiles(native), ...configured]),
     runtime: withAddonLibraries(runtime, native.objects),
     externalPackages,
     missingPackages,
@@ -107,31 +133,16 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
     warnings: [
       ...bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
       ...describeMissing(missing),
-      ...findDynamicLoads(source, project),
+      ...findDynamicLoads(source, project, new Set([...modules.code.values()].map(({ place }) => place))),
+      ...describePathUses(
+        modules,
+        service,
+        configured.map(([path]) => path),
+        externalPackages,
+      ),
       ...findSelfStarts(source, project),
     ],
   };
-}
-
-/** Bundles the service, and retries without optional packages that are not installed. */
-async function bundleWithoutMissing(service: Service) {
-  const missing = new Map<string, string>();
-  for (;;) {
-    try {
-      return { bundle: await bundleOnly(service, { missingPackages: [...missing.keys()] }), missing };
-    } catch (error) {
-      const found = [...findMissingPackages(error)].filter(([name]) => !missing.has(name));
-      if (found.length === 0) return explainBundleError(() => Promise.reject(error));
-      for (const [name, by] of found) missing.set(name, by);
-    }
-  }
-}
-
-/** Bundles without compiling, which takes milliseconds. */
-async function bundleOnly(service: Service, inputs: BundleInputs, firstPlugins: Bun.BunPlugin[] = []) {
-  const options = await bundleOptions(service, inputs);
-  const plugins = [...firstPlugins, ...options.plugins];
-  return Bun.build({ ...options, plugins, bytecode: false, sourcemap: "none" });
 }
 
 /** Finds the files of the `files` setting. @throws {PipelineError} "project" if a pattern matches no file */
@@ -204,11 +215,8 @@ const isInstalled = (file: string) => file.includes("/node_modules/");
 const slipwayRoot = dirname(import.meta.dir);
 const isSlipwayCode = (file: string) => file.startsWith(`${slipwayRoot}/`);
 
-/** Returns the service's own modules. */
-function listOwnModules(files: Set<string>): string[] {
-  const isModule = (file: string) => /\.[cm]?[jt]sx?$/.test(file);
-  return [...files].filter((file) => isModule(file) && !isInstalled(file) && !isSlipwayCode(file));
-}
+/** Whether a file is one of the service's own modules. */
+const isOwnModule = (file: string) => /\.[cm]?[jt]sx?$/.test(file) && !isInstalled(file) && !isSlipwayCode(file);
 
 /** https://bun.sh/docs/bundler/macros */
 function hasMacros(source: Iterable<Buffer>): boolean {
@@ -242,6 +250,7 @@ export async function computeImageId(
     attach: attach && versionPath,
     externalPackages: found.externalPackages,
     missingPackages: found.missingPackages.toSorted(),
+    loaded: [...found.loaded].map(([path, { file }]) => [path, file].map((at) => hashedPath(service.root, at))).sort(),
     image: createImageSpec(service),
     platform: runtime.platform,
     bun: [Bun.version, runtime.bunBuildId],
@@ -251,7 +260,7 @@ export async function computeImageId(
   // Sorted by code unit, so that the locale does not affect the ID.
   for (const [path, file] of files.sort(([a], [b]) => (a < b ? -1 : 1))) {
     // Synchronous reads are the fastest for thousands of small files.
-    addNamedFile(hash, path, found.source.get(file) ?? readFileSync(file));
+    addNamedFile(hash, path, found.contents.get(file) ?? readFileSync(file));
   }
   return hash.digest("hex").slice(0, 12);
 }

@@ -10,10 +10,13 @@ import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { readElf } from "./elf.ts";
 import type { Architecture } from "./architecture.ts";
+import { packageOf } from "./rewrite-module-paths.ts";
 
 export interface NativePackages {
-  /** Packages to copy into the image unbundled: name -> directory on this machine. */
+  /** Packages to copy into the image unbundled: path in the image, without a leading slash -> directory on this machine. */
   packages: Map<string, string>;
+  /** Names of the packages that the bundler leaves out. */
+  external: string[];
   /** Addons and libraries that are loaded at run time. The libraries that they link must be in the image. */
   objects: string[];
   /** Addons and libraries for other systems, which are left out. */
@@ -21,7 +24,6 @@ export interface NativePackages {
 }
 
 interface Manifest {
-  version?: string;
   os?: string[];
   cpu?: string[];
   libc?: string[];
@@ -38,31 +40,39 @@ const addonLoaders = ["bindings", "node-gyp-build", "prebuild-install", "@mapbox
  * Finds the packages with native addons among those that the bundler opened.
  *
  * @param opened files that the bundler opened
- * @param requested names of packages in the `nativePackages` setting
+ * @param requested names of packages in the `nativePackages` setting, and of those that run their own code by path
+ * @param project directory that resolves packages which are not imported
  * @param architecture architecture of the image
- * @throws {PipelineError} "project" if an addon cannot be included, with the reason
+ * @throws {PipelineError} "project" if an addon or a package cannot be included, with the reason
  */
 export function findNativePackages(
   opened: Iterable<string>,
   requested: string[],
   architecture: Architecture,
+  project: string,
 ): NativePackages {
   const files = [...opened];
   const embedded = files.filter((file) => file.endsWith(".node"));
   const owners = new Map<string, string>();
   for (const file of files) {
-    const [directory, name] = /^(.*\/node_modules\/((?:@[^/]+\/)?[^/]+))\//.exec(file)?.slice(1) ?? [];
-    if (directory && name) owners.set(directory, name);
+    const owner = packageOf(file);
+    if (owner) owners.set(owner.directory, owner.name);
   }
-  const packages = new Map<string, string>();
+  const unbundled = new Map<string, string>();
   for (const [directory, name] of owners) {
-    if (requested.includes(name) || hasHiddenAddon(directory, embedded)) addPackage(name, directory, packages);
+    if (requested.includes(name) || hasHiddenAddon(directory, embedded))
+      unbundle(name, directory, owners, { project, unbundled });
   }
-  const missing = requested.find((name) => !packages.has(name));
-  if (missing)
-    throw new PipelineError("project", `\`nativePackages\` lists ${missing}, but the service does not import it`, {
-      code: "native-package-invalid",
-    });
+  for (const name of requested) if (!unbundled.has(name)) unbundled.set(name, resolveRequested(name, project));
+  const packages = new Map([...unbundled].map(([name, directory]) => [placeOf(name), directory]));
+  for (const [name, directory] of unbundled) addDependencies(name, directory, placeOf(name), packages);
+  // A dependency stays bundled if the bundle has another version of it.
+  const isBundled = (name: string, directory: string) =>
+    [...owners].some(([at, owner]) => owner === name && at !== directory && !unbundled.has(name));
+  const external = [...packages].flatMap(([place, directory]) => {
+    const name = place.slice("node_modules/".length);
+    return name.includes("/node_modules/") || isBundled(name, directory) ? [] : [name];
+  });
   // The bundler can embed an addon for musl as well, which is never loaded.
   const objects = embedded.filter(isForGlibc);
   for (const object of objects) if (!isFor(architecture)(object)) throw wrongArchitecture(object, architecture);
@@ -74,7 +84,7 @@ export function findNativePackages(
     objects.push(...compatible);
     for (const object of all) if (!compatible.includes(object)) foreignObjects.add(object);
   }
-  return { packages, objects, foreignObjects };
+  return { packages, external, objects, foreignObjects };
 }
 
 const isFor = (architecture: Architecture) => (object: string) => readElf(object).architecture === architecture;
@@ -93,13 +103,13 @@ function wrongArchitecture(object: string, architecture: Architecture): Pipeline
 
 /** Lists the files of packages for the image, without documentation, types, sources and build artifacts. */
 export function listPackageFiles({ packages, foreignObjects }: NativePackages): [path: string, file: string][] {
-  return [...packages].flatMap(([name, directory]) =>
+  return [...packages].flatMap(([place, directory]) =>
     [...allFiles.scanSync({ cwd: directory, dot: false })]
       .filter(
         (path) =>
           !/(^|\/)(node_modules|docs?|tests?|examples?)\/|\.(md|map|[cm]?ts|c|cc|cpp|h|hpp|gyp|o|a)$/i.test(path),
       )
-      .map((path): [string, string] => [`node_modules/${name}/${path}`, join(directory, path)])
+      .map((path): [string, string] => [`${place}/${path}`, join(directory, path)])
       .filter(([, file]) => !foreignObjects.has(file)),
   );
 }
@@ -118,25 +128,78 @@ function hasHiddenAddon(directory: string, embedded: string[]): boolean {
   return platformPackages.length > 0 && !isEmbedded;
 }
 
-/** Adds a package and its dependencies. Optional dependencies are added if they are installed for this system. */
-function addPackage(name: string, directory: string, packages: Map<string, string>): void {
-  const existing = packages.get(name);
-  if (existing !== undefined && existing !== directory && versionOf(existing) !== versionOf(directory)) {
-    throw new PipelineError("project", `the image would need two versions of ${name}: ${existing} and ${directory}`, {
+const placeOf = (name: string, parent = "") => join(parent, "node_modules", name);
+
+/** @throws {PipelineError} "project" if the setting names a package that is not installed */
+function resolveRequested(name: string, project: string): string {
+  const directory = resolvePackage(name, project);
+  if (directory) return directory;
+  throw new PipelineError("project", `\`nativePackages\` lists ${name}, which is not installed`, {
+    code: "native-package-invalid",
+    hint: `Run \`bun add ${name}\`, or correct the name in ci/pipeline.ts.`,
+  });
+}
+
+/**
+ * Takes a package out of the bundle. If the service has another version, takes out the packages that import this one.
+ *
+ * @param owners packages in the bundle: directory -> name
+ * @throws {PipelineError} "project" if two versions would have the same place
+ */
+function unbundle(
+  name: string,
+  directory: string,
+  owners: Map<string, string>,
+  { project, unbundled }: { project: string; unbundled: Map<string, string> },
+): void {
+  if (unbundled.get(name) === directory) return;
+  const own = resolvePackage(name, project);
+  const isOwn = own === undefined || own === directory;
+  const importers = isOwn
+    ? []
+    : [...owners].filter(([at]) => at !== directory && resolvePackage(name, at) === directory);
+  for (const [at, importer] of importers) if (importer !== name) unbundle(importer, at, owners, { project, unbundled });
+  if (importers.length > 0) return;
+  const other = unbundled.get(name);
+  if (other !== undefined) {
+    throw new PipelineError("project", `the image would need two versions of ${name}: ${other} and ${directory}`, {
       code: "native-package-invalid",
+      hint: `Add the package that imports ${directory} to \`nativePackages\` in ci/pipeline.ts.`,
     });
   }
-  if (existing !== undefined) return;
-  packages.set(name, directory);
+  unbundled.set(name, directory);
+}
+
+/**
+ * Adds the dependencies of a package. Optional ones are added if they are installed for this system.
+ *
+ * Another version of a package is nested below its parent, as package managers do.
+ */
+function addDependencies(name: string, directory: string, place: string, packages: Map<string, string>): void {
   const { dependencies = {}, optionalDependencies = {} } = readManifest(directory);
+  const added: [name: string, directory: string, place: string][] = [];
   for (const dependency of Object.keys({ ...dependencies, ...optionalDependencies })) {
     const found = resolvePackage(dependency, directory);
-    if (found && isPackageForGlibc(found)) addPackage(dependency, found, packages);
-    else if (!found && dependency in dependencies) {
+    if (found && isPackageForGlibc(found)) {
+      const existing = resolvePlace(dependency, place, packages);
+      if (existing === found) continue;
+      added.push([dependency, found, placeOf(dependency, existing === undefined ? "" : place)]);
+    } else if (!found && dependency in dependencies) {
       throw new PipelineError("project", `${dependency}, which ${name} needs in the image, is not installed`, {
         code: "native-package-invalid",
       });
     }
+  }
+  // All direct dependencies get their place before their own dependencies.
+  for (const [, found, at] of added) packages.set(at, found);
+  for (const [dependency, found, at] of added) addDependencies(dependency, found, at, packages);
+}
+
+/** Resolves a package among those of the image, from a place in the image. */
+function resolvePlace(name: string, from: string, packages: Map<string, string>): string | undefined {
+  for (let at = from; ; at = at.slice(0, Math.max(0, at.lastIndexOf("/node_modules/")))) {
+    const found = packages.get(placeOf(name, at));
+    if (found !== undefined || at === "") return found;
   }
 }
 
@@ -160,8 +223,6 @@ function readManifest(directory: string): Manifest {
     return {};
   }
 }
-
-const versionOf = (directory: string) => readManifest(directory).version;
 
 /** Resolves a package to its directory, like an import from the directory `from`. */
 function resolvePackage(name: string, from: string): string | undefined {

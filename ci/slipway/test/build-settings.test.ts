@@ -170,6 +170,7 @@ describe("native packages", () => {
       names.map((name) => entry(at, name)),
       carried,
       architecture,
+      at,
     );
 
   const finder: Files = {
@@ -190,7 +191,9 @@ describe("native packages", () => {
   test("a package that loads its addon at run time is copied, with its dependencies", () => {
     const at = project(finder);
     const native = named(at);
-    expect([...native.packages.keys()].sort()).toEqual(["@scope/has.it", "has-for-this", "needed"]);
+    const names = ["@scope/has.it", "has-for-this", "needed"];
+    expect([...native.packages.keys()].sort()).toEqual(names.map((name) => `node_modules/${name}`));
+    expect(native.external.sort()).toEqual(names);
     expect(native.objects).toEqual([join(at, "node_modules/has-for-this/x.node")]);
     expect(
       listPackageFiles(native)
@@ -208,18 +211,37 @@ describe("native packages", () => {
   test("a package with an embedded addon, or without one, is not copied", () => {
     const at = project(finder);
     const embedded = join(at, "node_modules/has-for-this/x.node");
-    const native = findNativePackages([entry(at, "@scope/has.it"), embedded], [], architecture);
-    expect(native).toEqual({ packages: new Map(), objects: [embedded], foreignObjects: new Set() });
+    const native = findNativePackages([entry(at, "@scope/has.it"), embedded], [], architecture, at);
+    expect(native).toEqual({
+      packages: new Map(),
+      external: [],
+      objects: [embedded],
+      foreignObjects: new Set(),
+    });
     expect(named(at, [], ["needed"])).toEqual({
       packages: new Map(),
+      external: [],
       objects: [],
       foreignObjects: new Set(),
     });
   });
 
-  test("`nativePackages` copies imported packages without an addon, and refuses others", async () => {
+  test("another version of a package stays below the package that needs it", () => {
+    const nested = "node_modules/needed/node_modules/has-for-this";
+    const at = project({
+      ...finder,
+      "node_modules/needed/package.json": manifest("needed", { dependencies: { "has-for-this": "2" } }),
+      [`${nested}/package.json`]: manifest("has-for-this", { version: "2.0.0" }),
+    });
+    const { packages } = named(at);
+    expect(packages.get("node_modules/has-for-this")).toBe(join(at, "node_modules/has-for-this"));
+    expect(packages.get(nested)).toBe(join(at, nested));
+  });
+
+  test("`nativePackages` copies packages without an addon, and refuses others that are not installed", async () => {
     const at = project(finder);
-    expect([...named(at, ["needed"], ["needed"]).packages.keys()]).toEqual(["needed"]);
+    for (const imported of [["needed"], []])
+      expect([...named(at, ["needed"], imported).packages.keys()]).toEqual(["node_modules/needed"]);
     const error = await failureOf(() => named(at, ["elsewhere"]));
     expect(error).toMatchObject({ kind: "project", message: expect.stringContaining("elsewhere") });
   });
@@ -229,16 +251,6 @@ describe("native packages", () => {
       "an addon for another architecture",
       { "node_modules/has-for-this/x.node": addon(true) },
       ["has-for-this/x.node is for " + other, `the image is for ${architecture}`],
-    ],
-    [
-      "two versions of a package",
-      {
-        "node_modules/needed/package.json": manifest("needed", { dependencies: { "has-for-this": "2" } }),
-        "node_modules/needed/node_modules/has-for-this/package.json": manifest("has-for-this", {
-          version: "2.0.0",
-        }),
-      },
-      ["two versions of has-for-this", "needed/node_modules/has-for-this"],
     ],
     [
       "a dependency that is not installed",

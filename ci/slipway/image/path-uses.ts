@@ -1,0 +1,189 @@
+/**
+ * Finds the files that modules open by path, which the bundler does not see.
+ *
+ * Code that a service or a package runs by path, like a worker, is bundled on its own. Data of packages is copied. Data
+ * of the service needs the `files` setting, because only its author knows which files may be public in the image.
+ */
+import { existsSync, readdirSync, statSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { installedPath, packageOf } from "./rewrite-module-paths.ts";
+import { findPathExpressions, placePattern, type PathExpression } from "./path-expressions.ts";
+
+/** A file that the service opens by path. */
+export interface PathUse {
+  /** File and line of the expression, relative to the project. */
+  place: string;
+  /** The expression. */
+  text: string;
+  /** Absolute path of a file or directory. If not `isExact`, the file is somewhere below it. */
+  path: string;
+  isExact: boolean;
+  /** Function that gets the path. */
+  callee: string;
+}
+
+export interface PathUses {
+  /** Modules that are run by path: written path -> file. */
+  code: Map<string, PathUse & { file: string }>;
+  /** Existing files and directories of the project. */
+  data: PathUse[];
+  /** Uses of the module's own directory with an unknown rest. */
+  unknown: PathUse[];
+  /** Workers and processes of an unknown path. */
+  unknownCode: PathUse[];
+}
+
+const isModule = (path: string) => /\.[cm]?[jt]sx?$/.test(path);
+/** Functions that read a file and do not run it. */
+const reads = /read|file|send|static|stream|stat|exists|access|open|glob|scan|watch|text|write|unlink|copy/i;
+/** Functions that run a file. */
+const runs = /^(?:Worker|fork|spawn\w*|execFile\w*|setup(?:Primary|Master)|Piscina|Tinypool)$/;
+/** Functions that load a literal path, if it is relative to the working directory. */
+const takesPath = /dir|path|root|folder|static|public|views|assets|templates|files?$|migrat|locale|join|resolve/i;
+
+/** Finds the paths of the service's own modules. @param source file -> content */
+export function findPathUses(source: Map<string, Buffer>, project: string): PathUses {
+  const uses: PathUses = { code: new Map(), data: [], unknown: [], unknownCode: [] };
+  for (const [file, bytes] of source) {
+    const text = bytes.toString();
+    const place = (line: number) => `${relative(project, file)}:${line}`;
+    for (const found of findPathExpressions(text, file, project)) {
+      const use = { ...found, place: place(found.line) };
+      const module = moduleAt(found, file);
+      if (module) uses.code.set(found.path, { ...use, file: module });
+      else if (found.isExact && found.path === file) continue;
+      else if (isOwnData(found, project)) uses.data.push({ ...use, path: existingPart(found) });
+      else if (isUnknownPlace(found, file)) uses.unknown.push(use);
+    }
+    uses.unknownCode.push(
+      ...findUnknownCode(text, file, project).map(({ line, ...use }) => ({ ...use, place: place(line) })),
+    );
+  }
+  return uses;
+}
+
+/** Returns the module that an expression runs. A worker may name the output of TypeScript, `./w.js` for `./w.ts`. */
+function moduleAt({ path, isExact, callee }: PathExpression, importer: string): string | undefined {
+  if (!isExact || reads.test(callee)) return undefined;
+  const isRun = runs.test(callee);
+  if (path === importer) return isRun ? path : undefined;
+  if (isFile(path)) return isModule(path) ? path : undefined;
+  if (!isRun) return undefined;
+  try {
+    const file = Bun.resolveSync(path, dirname(importer));
+    return isModule(file) ? file : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+const statOf = (path: string) => statSync(path, { throwIfNoEntry: false });
+const isFile = (path: string) => !path.includes("\0") && (statOf(path)?.isFile() ?? false);
+
+/** Returns the path, or the existing directory that contains the unknown rest. */
+function existingPart({ path, isExact }: PathExpression): string {
+  return isExact || existsSync(path) ? path : dirname(path);
+}
+
+/** Whether a path is data of the project that can be listed in `files`. */
+function isOwnData(found: PathExpression, project: string): boolean {
+  const { base, key, callee, text } = found;
+  if (found.path.includes("\0") || found.path.length > 1000) return false;
+  const path = existingPart(found);
+  const inProject = relative(project, path);
+  if (inProject === "" || inProject.startsWith("..") || /(^|\/)(node_modules|\.[^/]*)(\/|$)/.test(inProject))
+    return false;
+  if (/\.(sqlite3?|db|log|lock)$/.test(inProject) || !existsSync(path)) return false;
+  if (base !== "literal" || /^["'`]\.\.?\//.test(text))
+    return !(base === "module" && !found.isExact && isModuleDirectory(found));
+  // A word such as "public" is a path only for a function or a property that takes one.
+  return takesPath.test(key) || takesPath.test(callee) || reads.test(callee);
+}
+
+/** Whether nothing but the directory of the module is known. */
+const isModuleDirectory = ({ path, text }: PathExpression) =>
+  isDirectory(path) && placePattern.test(text) && !/["'`]\.*[\w/]/.test(text);
+const isDirectory = (path: string) => statOf(path)?.isDirectory() ?? false;
+
+/** Whether an expression reads beside the module by a name that is not known. */
+function isUnknownPlace({ base, path, isExact, callee }: PathExpression, file: string): boolean {
+  if (base !== "module" || /^(?:log|info|debug|warn|error)$/.test(callee)) return false;
+  return path === dirname(file) || (!isExact && dirname(file).startsWith(path));
+}
+
+const runCall = /(?<![.\w$])(?:new\s+Worker|fork)\(\s*([\w$.]+|`[^`]*`)\s*[,)]/g;
+
+/** Finds workers and processes of a path that is known only at run time. */
+function findUnknownCode(text: string, file: string, project: string): (Omit<PathUse, "place"> & { line: number })[] {
+  if (!/\bnew\s+Worker\(|\bfork\(/.test(text)) return [];
+  // Other packages have classes of this name, for example for queues.
+  const isOther = /import\s*\{[^}]*\bWorker\b[^}]*\}\s*from\s*["'](?!node:worker_threads|worker_threads)/.test(text);
+  const known = new Set(
+    findPathExpressions(text, file, project)
+      .filter(({ isExact, callee }) => isExact && runs.test(callee))
+      .map(({ line }) => line),
+  );
+  return [...text.matchAll(runCall)].flatMap(({ 0: call, index }) => {
+    const line = text.slice(0, index).split("\n").length;
+    const isBlob =
+      /\b(?:createObjectURL|eval\s*:)/.test(text.slice(index, index + 300)) || /createObjectURL/.test(text);
+    if (known.has(line) || isBlob || (isOther && call.startsWith("new"))) return [];
+    return [
+      {
+        line,
+        text: `${call.replace(/[,)]$/, "")})`,
+        path: project,
+        isExact: false,
+        callee: call.startsWith("new") ? "Worker" : "fork",
+      },
+    ];
+  });
+}
+
+/** Files of packages that packages open by path. */
+export interface PackagePathUses {
+  /** Data files to copy: path in the image -> file. */
+  data: Map<string, string>;
+  /** Modules that open data. */
+  readers: Set<string>;
+  /** Names of packages that run their own code by path. */
+  running: Set<string>;
+  /** Name of a package -> the first directory that it reads with an unknown name, and its place. */
+  unknown: Map<string, { place: string; directory: string }>;
+}
+
+/** Larger modules are bundles of whole programs, whose paths are those of their source. */
+const MAX_MODULE = 1_000_000;
+
+/** Finds the paths of packages' modules. @param source file -> content */
+export function findPackagePathUses(source: Map<string, Buffer>, project: string): PackagePathUses {
+  const uses: PackagePathUses = { data: new Map(), readers: new Set(), running: new Set(), unknown: new Map() };
+  for (const [file, bytes] of source) {
+    const owner = packageOf(file);
+    const text = bytes.toString();
+    if (!owner || bytes.length > MAX_MODULE) continue;
+    for (const found of findPathExpressions(text, file, project)) {
+      const { path, isExact, base, callee, line } = found;
+      if (base !== "module" || path === file || !packageOf(path)) continue;
+      const isOwn = path.startsWith(`${owner.directory}/`);
+      if (isExact && isFile(path)) {
+        if (!isModule(path) || reads.test(callee)) {
+          uses.data.set(installedPath(path), path);
+          uses.readers.add(file);
+        } else if (isOwn) uses.running.add(owner.name);
+      } else if (isOwn && !uses.unknown.has(owner.name) && hasData(existingPart(found))) {
+        const directory = relative(owner.directory, existingPart(found));
+        if (directory !== "") uses.unknown.set(owner.name, { place: `${installedPath(file)}:${line}`, directory });
+      }
+    }
+  }
+  return uses;
+}
+
+/** Whether a directory has files that are not code. */
+function hasData(directory: string): boolean {
+  if (!isDirectory(directory)) return false;
+  return readdirSync(directory).some(
+    (name) => !/\.([cm]?[jt]sx?|map|json|md)$|^LICENSE|^node_modules$/.test(name) && isFile(join(directory, name)),
+  );
+}

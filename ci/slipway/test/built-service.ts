@@ -1,0 +1,47 @@
+/** Builds small services like the pipeline, and runs them from source and as a binary. */
+import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { afterAll } from "bun:test";
+import { resolveService } from "../core/resolve-service.ts";
+import { buildImage, type BuildResult } from "../image/build-image-files.ts";
+import type { Settings } from "../index.d.ts";
+import { root } from "./helloapp-service.ts";
+
+export type Files = Record<string, string>;
+
+const work = realpathSync(mkdtempSync(join(tmpdir(), "built-service-")));
+afterAll(() => rmSync(work, { recursive: true, force: true }));
+
+/** Creates a project that uses this repository's packages. Its files can be below `node_modules` too. */
+export function createProject(files: Files, name = "project"): string {
+  const at = join(mkdtempSync(join(work, "copy-")), name);
+  for (const [path, content] of Object.entries({ "package.json": '{"name":"small"}', ...files })) {
+    mkdirSync(dirname(join(at, path)), { recursive: true });
+    writeFileSync(join(at, path), content);
+  }
+  const linked = Object.keys(files).some((path) => path.startsWith("node_modules/"));
+  if (!linked) symlinkSync(join(root, "node_modules"), join(at, "node_modules"));
+  return at;
+}
+
+/** Builds a project. @returns the binary and the result of the build */
+export async function build(at: string, settings: Settings = {}): Promise<BuildResult & { binary: string }> {
+  const service = resolveService(at, settings);
+  const built = await buildImage(service, join(at, "dist"));
+  return { ...built, binary: join(at, "dist/app", service.name) };
+}
+
+/** Runs a command until it exits. @returns its output, or the error output if it fails */
+export function run(command: string[], { cwd = "/", env = {} as Record<string, string> } = {}): string {
+  const result = Bun.spawnSync(command, {
+    cwd,
+    env: { PATH: process.env.PATH, NODE_ENV: "production", ...env },
+    timeout: 20_000,
+  });
+  return result.exitCode === 0 ? result.stdout.toString() : `exit ${result.exitCode}: ${result.stderr.toString()}`;
+}
+
+/** Runs a module of a project from source. */
+export const runSource = (at: string, module: string, args: string[] = [], options: string[] = []): string =>
+  run([process.execPath, ...options, module, ...args], { cwd: at });
