@@ -22,6 +22,8 @@ export interface BundleInputs {
   source?: Map<string, Buffer>;
   /** Packages that are copied into the image unbundled. */
   externalPackages?: string[];
+  /** Main modules in the image of packages that pino finds by name: name -> path. */
+  transports?: Record<string, string>;
   /** Optional packages that are not installed. */
   missingPackages?: string[];
   /** Several HTML imports, in a fixed order. */
@@ -39,6 +41,7 @@ export async function bundleOptions(
     source = new Map<string, Buffer>(),
     externalPackages = [],
     missingPackages = [],
+    transports = {},
     htmlImports,
     entrypoint,
     isHtmlOnly = false,
@@ -61,7 +64,7 @@ export async function bundleOptions(
       ...(await loadPlugins(service)),
       ...(modulePaths ? [modulePaths.plugin] : []),
     ],
-    ...(modulePaths && { banner: modulePaths.banner }),
+    banner: (modulePaths?.banner ?? "") + transportCode(transports),
     external: [...service.external, ...externalPackages, ...missingPackages],
     metafile: true,
     root,
@@ -81,6 +84,15 @@ export async function bundleOptions(
       ...service.define,
     },
   };
+}
+
+/**
+ * Generates code that tells pino the paths of transports. It resolves their names from the caller's file, which has a
+ * relative path in a binary. https://github.com/pinojs/pino/blob/main/docs/bundling.md
+ */
+function transportCode(transports: Record<string, string>): string {
+  if (Object.keys(transports).length === 0) return "";
+  return `globalThis.__bundlerPathsOverrides={...${JSON.stringify(transports)},...globalThis.__bundlerPathsOverrides};`;
 }
 
 /** Returns the public variables as bundler definitions, sorted by name. */

@@ -26,7 +26,7 @@ import {
   type BundleInputs,
 } from "./bundle-options.ts";
 import { compileOptions, createImageSpec, withAddonLibraries, type RuntimeLibraries } from "./image-spec.ts";
-import { listPackageFiles, findNativePackages } from "./native-packages.ts";
+import { findNamedPackages, findNativePackages, findTransports, listPackageFiles } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
 import { bundleOnly, bundleWithoutMissing } from "./trial-bundle.ts";
 import { describePathUses, findLoadedModules } from "./loaded-modules.ts";
@@ -56,6 +56,8 @@ export interface ImageInputs {
   runtime: RuntimeLibraries;
   /** Names of packages that are copied into the image unbundled. */
   externalPackages: string[];
+  /** Packages that pino finds by name: name -> path of the main module in the image. */
+  transports: Record<string, string>;
   /** Names of packages that are not installed and that another package loads lazily. */
   missingPackages: string[];
   /** Unbundled packages: path in the image, without a leading slash -> directory. */
@@ -85,14 +87,18 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
   const source = new Map(
     [...files].filter(isOwnModule).map((file) => [file, contents.get(file) ?? readFileSync(file)]),
   );
-  const requested = [...service.nativePackages, ...packages.running];
+  const named = findNamedPackages(service, modules.strings, files);
+  const requested = [...new Set([...service.nativePackages, ...packages.running, ...named])];
   const native = findNativePackages(files, requested, runtime.platform.architecture, project);
   const externalPackages = native.external;
+  const transports = findTransports(native, [...service.nativePackages, ...named]);
   const missingPackages = [...missing.keys()];
   const configured = findConfiguredFiles(service);
   const rewritten = new Map([...source, ...packageSource]);
   const rebundle = (inputs: BundleInputs, ...plugins: Bun.BunPlugin[]) =>
-    explainBundleError(() => bundleOnly(service, { externalPackages, missingPackages, ...inputs }, plugins));
+    explainBundleError(() =>
+      bundleOnly(service, { externalPackages, transports, missingPackages, ...inputs }, plugins),
+    );
   const htmlImports = await findHtmlImports(bundle, root, (htmlImports, plugin) =>
     rebundle({ htmlImports, isHtmlOnly: true }, plugin),
   );
@@ -126,6 +132,7 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
     appFiles: new Map([...packages.data, ...listPackageFiles(native), ...configured]),
     runtime: withAddonLibraries(runtime, native.objects),
     externalPackages,
+    transports,
     missingPackages,
     packages: native.packages,
     htmlImports,
@@ -138,7 +145,6 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
         modules,
         service,
         configured.map(([path]) => path),
-        externalPackages,
       ),
       ...findSelfStarts(source, project),
     ],

@@ -35,7 +35,7 @@ export async function findLoadedModules(
   bundle: (entrypoint: string) => Promise<Metafile>,
 ): Promise<LoadedModules> {
   const contents = new Map<string, Buffer>();
-  const found: PathUses = { code: new Map(), data: [], unknown: [], unknownCode: [] };
+  const found: PathUses = { code: new Map(), data: [], unknown: [], unknownCode: [], strings: new Set() };
   const opened = new Set<string>();
   const bundled = new Set<string>();
   const add = (files: string[]) => {
@@ -43,6 +43,7 @@ export async function findLoadedModules(
     for (const file of fresh) contents.set(file, readFileSync(file));
     const uses = findPathUses(new Map(fresh.filter(isOwn).map((file) => [file, contents.get(file)!])), project);
     for (const [path, use] of uses.code) if (isInside(path, project)) found.code.set(path, use);
+    for (const string of uses.strings) found.strings.add(string);
     for (const key of ["data", "unknown", "unknownCode"] as const) found[key].push(...uses[key]);
   };
   add(serverFiles(metafile, [join(project, entry)]));
@@ -60,7 +61,7 @@ export async function findLoadedModules(
   return { ...found, packages: findPackagePathUses(packageSource, project), packageSource, contents, opened };
 }
 
-const placeWords = ["__dirname", "__filename", "import.meta.", "createRequire"];
+const placeWords = ["__dirname", "__filename", "import.meta.", "createRequire", "require.resolve"];
 const isModule = (file: string) => /\.[cm]?[jt]sx?$/.test(file);
 const isInside = (path: string, project: string) => !relative(project, path).startsWith("..");
 
@@ -102,10 +103,9 @@ export async function writeLoadedModules(
 
 /** Describes what the image lacks, with file and line. @param copied paths of the image, without a leading slash */
 export function describePathUses(
-  { data, unknown, unknownCode, packages }: LoadedModules,
+  { data, unknown, unknownCode }: LoadedModules,
   { project }: Service,
   copied: string[],
-  unbundled: string[],
 ): string[] {
   const inImage = (path: string) => join(APP_DIRECTORY, relative(project, path)).slice(1);
   const isCopied = (path: string) => copied.some((file) => file === path || file.startsWith(`${path}/`));
@@ -124,12 +124,6 @@ export function describePathUses(
       ({ place, text, callee }) =>
         `${place} starts a ${callee === "fork" ? "process" : "worker"} of a path that is known only at run time and not in the image: ${text}. Write the path as a literal, like \`new URL("./worker.ts", import.meta.url)\``,
     ),
-    ...[...packages.unknown]
-      .filter(([name]) => !unbundled.includes(name))
-      .map(
-        ([name, { place, directory }]) =>
-          `${place} opens files in ${directory} of the package ${name}, which are not in the image: add "${name}" to \`nativePackages\` in ci/pipeline.ts if the service needs them`,
-      ),
   ];
 }
 

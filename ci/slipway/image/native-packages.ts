@@ -6,9 +6,10 @@
  * are copied into the image unbundled, with their dependencies.
  */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { readElf } from "./elf.ts";
+import type { Service } from "../core/resolve-service.ts";
 import type { Architecture } from "./architecture.ts";
 import { packageOf } from "./rewrite-module-paths.ts";
 
@@ -85,6 +86,43 @@ export function findNativePackages(
     for (const object of all) if (!compatible.includes(object)) foreignObjects.add(object);
   }
   return { packages, external, objects, foreignObjects };
+}
+
+/**
+ * Finds dependencies that the service names in a string and never imports, such as a plugin, a transport or a view engine.
+ *
+ * @param strings strings of the service's modules
+ * @param opened files that the bundler opened
+ */
+export function findNamedPackages(
+  { project, external }: Pick<Service, "project" | "external">,
+  strings: Set<string>,
+  opened: Iterable<string>,
+): string[] {
+  const { dependencies = {}, optionalDependencies = {} } = readManifest(project);
+  const bundled = new Set(Iterator.from(opened).map((file) => packageOf(file)?.name));
+  return Object.keys({ ...dependencies, ...optionalDependencies }).filter(
+    (name) =>
+      strings.has(name) &&
+      !bundled.has(name) &&
+      !external.includes(name) &&
+      resolvePackage(name, project) !== undefined,
+  );
+}
+
+/** Returns the main modules of packages in the image, if pino is there. @param names packages that are found by name */
+export function findTransports({ packages }: NativePackages, names: string[]): Record<string, string> {
+  if (!packages.has(placeOf("pino"))) return {};
+  const found = names.toSorted().flatMap((name): [string, string][] => {
+    const directory = packages.get(placeOf(name));
+    try {
+      const main = directory && Bun.resolveSync(directory, "/");
+      return main ? [[name, join("/", placeOf(name), relative(directory, main))]] : [];
+    } catch {
+      return [];
+    }
+  });
+  return Object.fromEntries(found);
 }
 
 const isFor = (architecture: Architecture) => (object: string) => readElf(object).architecture === architecture;

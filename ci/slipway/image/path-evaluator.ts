@@ -1,5 +1,6 @@
 /** Evaluates expressions that make paths of constants, without running code. */
 import { dirname, join, resolve } from "node:path";
+import { TokenReader } from "./token-reader.ts";
 import type { Token } from "./tokens.ts";
 
 /** Base of a path: the module's place, the working directory, or nothing but a literal. */
@@ -16,19 +17,21 @@ interface PathValue {
   isDefault?: boolean;
 }
 
-const pathFunctions = ["join", "resolve", "normalize", "dirname", "fileURLToPath", "pathToFileURL", "createRequire"];
 /** Evaluates the expressions of a module for paths. */
-export class PathEvaluator {
+export class PathEvaluator extends TokenReader {
   /** Names that are bound once -> index of the first token of their value. */
   private bindings = new Map<string, number>();
   private uses = new Map<string, number>();
   private active = new Set<string>();
+  /** Specifiers that functions of createRequire() load, or their beginnings. */
+  required = new Set<string>();
 
   constructor(
-    private tokens: Token[],
+    tokens: Token[],
     private file: string,
     private project: string,
   ) {
+    super(tokens);
     const all = new Map<string, number[]>();
     for (const [at, { kind, text }] of tokens.entries()) {
       if (kind !== "name" || this.is(at - 1, ".")) continue;
@@ -38,52 +41,15 @@ export class PathEvaluator {
     for (const [name, [first, ...more]] of all) if (more.length === 0) this.bindings.set(name, first!);
   }
 
-  private is(at: number, text: string): boolean {
-    const token = this.tokens[at];
-    return token !== undefined && token.kind !== "string" && token.text === text;
-  }
-
-  /** Whether a statement sets a name. A default of a parameter is no constant. */
-  private isDeclared(at: number): boolean {
-    const before = this.tokens[at - 1];
-    if (before === undefined || /^(?:const|let|var|[;{}])$/.test(before.text)) return true;
-    if (!this.is(at - 1, ",")) return before.line < this.tokens[at]!.line && before.text !== "(";
-    let depth = 0;
-    for (let i = at - 2; i >= 0; i -= 1) {
-      const { kind, text } = this.tokens[i]!;
-      if (kind === "string" || kind === "template") continue;
-      if (")]}".includes(text)) depth += 1;
-      else if ("([{".includes(text) && --depth < 0) return false;
-      else if (depth === 0 && /^(?:const|let|var)$/.test(text)) return true;
-      else if (text === ";" && depth === 0) return false;
-    }
-    return false;
-  }
-
   /** Whether a path can begin here. */
   isSeed(at: number): boolean {
     const { kind, text } = this.tokens[at]!;
     if (kind === "string" || kind === "template") return true;
+    if (text === "(") return this.pathFunctionAt(at) !== undefined;
     if (kind !== "name" || this.is(at - 1, ".")) return false;
     if (this.is(at + 1, "=") || this.is(at + 1, ":")) return false;
     const known = ["import", "new", "process", "require", "__dirname", "__filename"];
     return known.includes(text) || this.bindings.has(text) || this.pathFunctionAt(at) !== undefined;
-  }
-
-  /** Returns the index of a path function that is called, also as `path.join()` or `require("path").join()`. */
-  private pathFunctionAt(at: number): number | undefined {
-    const isRequire = this.is(at, "require") && this.is(at + 1, "(") && this.is(at + 3, ")");
-    const dot = isRequire ? at + 4 : at + 1;
-    const name = this.is(dot, ".") ? dot + 1 : at;
-    const isCalled = pathFunctions.includes(this.tokens[name]?.text ?? "") && this.is(name + 1, "(");
-    return isCalled && !this.is(at, "Promise") ? name : undefined;
-  }
-
-  /** Whether the value is the specifier of an import, which the bundler resolves. */
-  isSpecifier(at: number): boolean {
-    if (this.is(at - 1, "from") || this.is(at - 1, "import") || this.is(at - 1, "case")) return true;
-    const isLiteral = this.tokens[at]!.kind === "string" || this.tokens[at]!.parts?.length === 1;
-    return isLiteral && this.is(at - 1, "(") && (this.is(at - 2, "import") || this.is(at - 2, "require"));
   }
 
   /** Returns the name that the value is bound to. */
@@ -95,25 +61,6 @@ export class PathEvaluator {
 
   isUsed(name: string): boolean {
     return (this.uses.get(name) ?? 0) > 1;
-  }
-
-  /** Returns the function and the property that get the value. */
-  context(at: number): { callee: string; key: string } {
-    let depth = 0;
-    let key = "";
-    for (let i = at - 1; i >= 0; i -= 1) {
-      const { kind, text } = this.tokens[i]!;
-      if (kind === "string" || kind === "template") continue;
-      if (depth === 0 && key === "" && text === ":" && this.tokens[i - 1]?.kind !== "mark")
-        key = this.tokens[i - 1]!.text;
-      if (")]}".includes(text)) depth += 1;
-      else if (";".includes(text) && depth === 0) break;
-      else if ("([{".includes(text)) {
-        if (depth > 0) depth -= 1;
-        else if (text === "(" && this.tokens[i - 1]?.kind === "name") return { callee: this.tokens[i - 1]!.text, key };
-      }
-    }
-    return { callee: "", key };
   }
 
   /** Evaluates an expression: operands with + or || or ??. @returns the index after it */
@@ -133,23 +80,9 @@ export class PathEvaluator {
     }
   }
 
-  /** Returns the index after the rest of an argument or statement. */
-  private skip(at: number): number {
-    let depth = 0;
-    for (let i = at; i < this.tokens.length; i += 1) {
-      const { kind, text } = this.tokens[i]!;
-      if (kind === "string" || kind === "template") continue;
-      if ("([{".includes(text)) depth += 1;
-      else if (")]}".includes(text) && --depth < 0) return i;
-      else if (depth === 0 && (text === "," || text === ";" || text === "+")) return i;
-      // Without a semicolon, a statement ends with its line.
-      else if (depth === 0 && i > at && this.tokens[i]!.line > this.tokens[i - 1]!.line && kind === "name") return i;
-    }
-    return this.tokens.length;
-  }
-
   private operand(at: number): { value: PathValue | undefined; end: number } {
     let { value, end } = this.primary(at);
+    if (end === at) end = this.unknown(at);
     for (;;) {
       if (this.is(end, "!")) end += 1;
       else if (this.is(end, ".") && ["pathname", "href"].includes(this.tokens[end + 1]?.text ?? "")) end += 2;
@@ -158,6 +91,7 @@ export class PathEvaluator {
       else if (value?.form === "require" && this.is(end, "(")) {
         const call = this.call(end);
         const [specifier] = call.values;
+        if (specifier) this.required.add(specifier.text);
         const isPath = specifier?.isExact && /^\.\.?\//.test(specifier.text);
         value = isPath ? { ...value, form: "url", text: join(dirname(value.text), specifier.text) } : undefined;
         end = call.end;
@@ -171,6 +105,8 @@ export class PathEvaluator {
     if (!token) return unknown;
     if (token.kind === "string") return { value: { text: token.text, isExact: true, base: "literal" }, end: at + 1 };
     if (token.kind === "template") return { value: this.template(token), end: at + 1 };
+    const called = this.pathFunctionAt(at);
+    if (called) return this.pathCall(called.name, called.open);
     if (token.text === "(") {
       const inner = this.expression(at + 1);
       return this.is(inner.end, ")") ? { value: inner.value, end: inner.end + 1 } : unknown;
@@ -191,8 +127,6 @@ export class PathEvaluator {
       return { value: { text: this.project, isExact: true, base: "directory" }, end: at + 5 };
     if (token.text === "require" && this.is(at + 2, "resolve") && this.is(at + 3, "(")) return this.relative(at + 3);
     if (token.text === "new" && this.is(at + 1, "URL") && this.is(at + 2, "(")) return this.url(at + 2);
-    const name = this.pathFunctionAt(at);
-    if (name !== undefined) return this.pathCall(this.tokens[name]!.text, name + 1);
     const bound = this.bindings.get(token.text);
     if (bound === undefined || this.active.has(token.text) || this.is(at + 1, "=")) return unknown;
     this.active.add(token.text);
@@ -274,10 +208,10 @@ export class PathEvaluator {
       return { value: path, end };
     }
     let value = first;
-    for (const next of values.slice(1)) {
+    for (const next of value.isExact ? values.slice(1) : []) {
       if (!next) return { value: { ...value, isExact: false }, end };
       const text = name === "resolve" ? resolve(this.project, value.text, next.text) : join(value.text, next.text);
-      value = { ...value, text, isExact: next.isExact && !next.isDefault };
+      value = { ...value, text, isExact: next.isExact, isDefault: (value.isDefault || next.isDefault) ?? false };
       if (!value.isExact) break;
     }
     if (name !== "resolve") return { value, end };

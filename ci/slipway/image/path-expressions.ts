@@ -34,6 +34,11 @@ export const placePattern = /\bimport\.meta\.(?:dir(?:name)?|url|path|filename)\
  * @param project directory that `./` and process.cwd() mean
  */
 export function findPathExpressions(source: string, file: string, project: string): PathExpression[] {
+  return readPathExpressions(source, file, project).found;
+}
+
+/** Like findPathExpressions(). @returns also the strings that are no specifiers, and the specifiers that createRequire() loads */
+export function readPathExpressions(source: string, file: string, project: string) {
   const tokens = tokenize(source);
   const evaluate = new PathEvaluator(tokens, file, project);
   const found: PathExpression[] = [];
@@ -62,5 +67,8 @@ export function findPathExpressions(source: string, file: string, project: strin
     }
     at = end;
   }
-  return found;
+  const strings = tokens.flatMap(({ kind, text }, at) =>
+    kind === "string" && !evaluate.isSpecifier(at) ? [text] : [],
+  );
+  return { found, required: evaluate.required, strings };
 }

@@ -5,9 +5,10 @@
  * of the service needs the `files` setting, because only its author knows which files may be public in the image.
  */
 import { existsSync, readdirSync, statSync } from "node:fs";
+import { isBuiltin } from "node:module";
 import { dirname, join, relative } from "node:path";
 import { installedPath, packageOf } from "./rewrite-module-paths.ts";
-import { findPathExpressions, placePattern, type PathExpression } from "./path-expressions.ts";
+import { findPathExpressions, placePattern, readPathExpressions, type PathExpression } from "./path-expressions.ts";
 
 /** A file that the service opens by path. */
 export interface PathUse {
@@ -31,6 +32,8 @@ export interface PathUses {
   unknown: PathUse[];
   /** Workers and processes of an unknown path. */
   unknownCode: PathUse[];
+  /** Strings, which may name packages. */
+  strings: Set<string>;
 }
 
 const isModule = (path: string) => /\.[cm]?[jt]sx?$/.test(path);
@@ -43,11 +46,13 @@ const takesPath = /dir|path|root|folder|static|public|views|assets|templates|fil
 
 /** Finds the paths of the service's own modules. @param source file -> content */
 export function findPathUses(source: Map<string, Buffer>, project: string): PathUses {
-  const uses: PathUses = { code: new Map(), data: [], unknown: [], unknownCode: [] };
+  const uses: PathUses = { code: new Map(), data: [], unknown: [], unknownCode: [], strings: new Set() };
   for (const [file, bytes] of source) {
     const text = bytes.toString();
     const place = (line: number) => `${relative(project, file)}:${line}`;
-    for (const found of findPathExpressions(text, file, project)) {
+    const { found: expressions, strings } = readPathExpressions(text, file, project);
+    for (const string of strings) uses.strings.add(string);
+    for (const found of expressions) {
       const use = { ...found, place: place(found.line) };
       const module = moduleAt(found, file);
       if (module) uses.code.set(found.path, { ...use, file: module });
@@ -146,10 +151,8 @@ export interface PackagePathUses {
   data: Map<string, string>;
   /** Modules that open data. */
   readers: Set<string>;
-  /** Names of packages that run their own code by path. */
+  /** Names of packages that run their own code by path, or open files by a name that is not known. */
   running: Set<string>;
-  /** Name of a package -> the first directory that it reads with an unknown name, and its place. */
-  unknown: Map<string, { place: string; directory: string }>;
 }
 
 /** Larger modules are bundles of whole programs, whose paths are those of their source. */
@@ -157,33 +160,34 @@ const MAX_MODULE = 1_000_000;
 
 /** Finds the paths of packages' modules. @param source file -> content */
 export function findPackagePathUses(source: Map<string, Buffer>, project: string): PackagePathUses {
-  const uses: PackagePathUses = { data: new Map(), readers: new Set(), running: new Set(), unknown: new Map() };
+  const uses: PackagePathUses = { data: new Map(), readers: new Set(), running: new Set() };
   for (const [file, bytes] of source) {
     const owner = packageOf(file);
     const text = bytes.toString();
     if (!owner || bytes.length > MAX_MODULE) continue;
-    for (const found of findPathExpressions(text, file, project)) {
-      const { path, isExact, base, callee, line } = found;
+    const { found, required } = readPathExpressions(text, file, project);
+    if ([...required].some((name) => !name.startsWith(".") && !isBuiltin(name))) uses.running.add(owner.name);
+    for (const { path, isExact, base, callee } of found) {
       if (base !== "module" || path === file || !packageOf(path)) continue;
-      const isOwn = path.startsWith(`${owner.directory}/`);
-      if (isExact && isFile(path)) {
-        if (!isModule(path) || reads.test(callee)) {
-          uses.data.set(installedPath(path), path);
-          uses.readers.add(file);
-        } else if (isOwn) uses.running.add(owner.name);
-      } else if (isOwn && !uses.unknown.has(owner.name) && hasData(existingPart(found))) {
-        const directory = relative(owner.directory, existingPart(found));
-        if (directory !== "") uses.unknown.set(owner.name, { place: `${installedPath(file)}:${line}`, directory });
-      }
+      const isOwn = path === owner.directory || path.startsWith(`${owner.directory}/`);
+      if (!isExact || !isFile(path)) {
+        if (isOwn && hasData(isDirectory(path) ? path : dirname(path), owner.directory)) uses.running.add(owner.name);
+      } else if (!isModule(path) || reads.test(callee)) {
+        uses.data.set(installedPath(path), path);
+        uses.readers.add(file);
+      } else if (isOwn) uses.running.add(owner.name);
     }
   }
   return uses;
 }
 
-/** Whether a directory has files that are not code. */
-function hasData(directory: string): boolean {
+/** Matches documents and code, which no program reads as data. */
+const noData =
+  /\.([cm]?[jt]sx?|map|md|markdown|flow|ya?ml|lock)$|^\.|^[A-Z]+$|^licen[cs]e|^(?:package|tsconfig[^/]*)\.json$/i;
+
+/** Whether a directory of a package has data. */
+function hasData(directory: string, owner: string): boolean {
   if (!isDirectory(directory)) return false;
-  return readdirSync(directory).some(
-    (name) => !/\.([cm]?[jt]sx?|map|json|md)$|^LICENSE|^node_modules$/.test(name) && isFile(join(directory, name)),
-  );
+  const isData = (name: string) => !noData.test(name) && isFile(join(directory, name));
+  return readdirSync(directory).some((name) => isData(name) && !(directory === owner && name.endsWith(".json")));
 }

@@ -272,21 +272,52 @@ describe("files of packages", () => {
     ],
   ])("are in the image: by %s", async (_, files, output) => void (await check({ files, output })));
 
-  test("are warned of if only the directory is known, and copied with `nativePackages`", async () => {
-    const files = pkg(
-      'exports.read = (name = "a") => require("fs").readFileSync(require("path").join(__dirname, "../data", name + ".txt"), "utf8");\n',
-    );
-    const at = createProject(files);
-    const { warnings } = await collectInputs(
-      resolveService(at, { attach: false, entry: "src/main.ts" }),
-      findSharedLibraries(),
-    );
-    expect(warnings).toEqual([
-      expect.stringMatching(
-        /^node_modules\/pack\/lib\/index.js:1 opens files in data of the package pack, .* add "pack" to `nativePackages`/,
+  const path = 'const path_1 = require("path"), { readFileSync, readdirSync } = require("fs");\n';
+  test.each<[string, Files, string]>([
+    [
+      "of an unknown name in a known directory",
+      pkg(
+        `${path}exports.read = (name = "a") => readFileSync((0, path_1.join)(__dirname, "../data", name + ".txt"), "utf8");\n`,
       ),
-    ]);
-    await check({ files, settings: { nativePackages: ["pack"] }, output: "data\n" });
+      "data\n",
+    ],
+    [
+      "beside the module, by its directory",
+      pkg(`${path}exports.read = () => readdirSync(path_1.resolve(__dirname)).includes("style.css");\n`, {
+        "node_modules/pack/lib/style.css": "a {}",
+      }),
+      "true\n",
+    ],
+    [
+      "in a directory that a variable can replace",
+      pkg(
+        `${path}const data = path_1.resolve(__dirname, global.dataDir || process.env.PACK_DATA || "../data/");\nexports.read = () => readdirSync(data);\n`,
+      ),
+      '[ "a.txt" ]\n',
+    ],
+    [
+      "by the package's own imports",
+      pkg(
+        'import { createRequire } from "module";\nconst load = createRequire(import.meta.url);\nexport const read = () => load("#font");\n',
+        {
+          "node_modules/pack/package.json":
+            '{"name":"pack","version":"1.0.0","main":"lib/index.js","imports":{"#font":"./lib/font.cjs"}}',
+          "node_modules/pack/lib/font.cjs": 'module.exports = "font";\n',
+        },
+      ),
+      "font\n",
+    ],
+  ])("make the package unbundled: %s", async (_, files, output) => {
+    const at = await check({ files, output });
+    expect(existsSync(join(at, "dist/app/node_modules/pack/package.json"))).toBe(true);
+  });
+
+  test("a package with its path, but without data, stays bundled", async () => {
+    const at = await check({
+      files: pkg(`${path}exports.read = () => path_1.basename(path_1.dirname(__dirname));\n`),
+      output: "pack\n",
+    });
+    expect(existsSync(join(at, "dist/app/node_modules/pack/package.json"))).toBe(false);
   });
 });
 
@@ -318,6 +349,25 @@ describe("`nativePackages`", () => {
     };
     const at = await check({ files, settings: { nativePackages: ["same"] }, output: "plugin one two\n" });
     expect(readFileSync(join(at, "dist/app/node_modules/same/index.js"), "utf8")).toContain("two");
+  });
+
+  test.each<[string, string, boolean]>([
+    ["a dependency that a string names is copied", '"dependencies":{"engine":"1"}', true],
+    ["a package that no dependency names is not copied", '"devDependencies":{"engine":"1"}', false],
+  ])("%s", async (_, dependencies, isCopied) => {
+    const main = 'import { render } from "host";\nconsole.log(render({ engine: "engine" }));\n';
+    const host = "exports.render = ({ engine }) => { try { return require(engine); } catch { return 'none'; } };\n";
+    const files: Files = {
+      "package.json": `{"name":"small",${dependencies}}`,
+      "src/main.ts": main,
+      "node_modules/host/package.json": '{"name":"host","version":"1.0.0"}',
+      "node_modules/host/index.js": host,
+      "node_modules/engine/package.json": '{"name":"engine","version":"1.0.0"}',
+      "node_modules/engine/index.js": 'module.exports = "rendered";\n',
+    };
+    const at = createProject(files);
+    const { binary } = await build(at, { entry: "src/main.ts", attach: false });
+    expect(runImage(binary)).toBe(isCopied ? "rendered\n" : "none\n");
   });
 
   test("names the package to add if it is not installed", async () => {
