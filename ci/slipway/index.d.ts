@@ -121,10 +121,13 @@ export interface Settings {
    */
   files?: string[];
   /**
-   * npm packages to copy into the image unbundled, with their dependencies.
+   * Installed npm packages to copy into the image unbundled, with their dependencies. The service need not import them.
    *
-   * @default the packages with a native addon that they look up at run time
-   * @example ["sharp"]
+   * slipway finds most by itself: packages that look up a native addon, open their own files or run their own code by
+   * path, and dependencies that a string of the source names.
+   *
+   * @default the packages that slipway finds
+   * @example ["sharp", "pino-pretty"]
    */
   nativePackages?: string[];
 

@@ -44,8 +44,12 @@ export async function ensureArchives(context: CommandContext): Promise<string> {
 }
 
 /** Smoke-tests the archive. */
-export async function smokeTest({ service, options, signal }: CommandContext, id: string): Promise<StepResult<void>> {
-  const result = await runSmokeTest(service, { archive: options.output, id, signal });
+export async function smokeTest(
+  { service, options, signal, report }: CommandContext,
+  id: string,
+): Promise<StepResult<void>> {
+  const { finding, ...result } = await runSmokeTest(service, { archive: options.output, id, signal });
+  if (finding) report.warn(finding);
   return { value: undefined, ...result };
 }
 
@@ -107,7 +111,7 @@ export async function ensureArchive(
     if (late) return late;
     const built = await building;
     reused = built.reused;
-    for (const warning of built.warnings) context.log(warning);
+    for (const warning of built.warnings) context.report.warn(warning);
     if (built.id !== id) {
       const message = `the source changed during the build (${id} became ${built.id})`;
       throw new PipelineError("project", message, {

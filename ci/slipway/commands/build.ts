@@ -4,6 +4,7 @@ import { buildImage } from "../image/build-image-files.ts";
 import { findSharedLibrariesIn } from "../image/image-spec.ts";
 import { computeImageId } from "../image/inputs.ts";
 import { assertPinnedBun } from "../cli/bun-version.ts";
+import { describeWarningCount } from "../core/step-report.ts";
 import { usageError } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
 
@@ -22,6 +23,7 @@ export default {
     const { id, warnings } = await buildImage(service, dist, runtime);
     // Only the image's name goes to stdout.
     for (const warning of warnings) console.error(warning);
+    if (warnings.length > 0) console.error(describeWarningCount(warnings.length));
     return context.imageNameOf(id);
   },
 } satisfies Command;

@@ -31,6 +31,8 @@ export interface StepResult<T> {
   cancelled?: boolean;
 }
 
+export const describeWarningCount = (count: number): string => `${count} ${count === 1 ? "warning" : "warnings"}`;
+
 /** Shorter steps are left out of the critical path and the timeline. */
 const MIN_SECONDS = 0.05;
 
@@ -38,6 +40,7 @@ export class Report {
   readonly #steps: Step[] = [];
   readonly #attached = new Map<string, { value: unknown; markdown: string }>();
   readonly #start = performance.now();
+  #warnings = 0;
 
   readonly #progress: Progress;
 
@@ -49,6 +52,12 @@ export class Report {
   /** Prints a line about a running step. */
   log(line: string): void {
     this.#progress.print(`  ${" ".repeat(8)} ${line}`);
+  }
+
+  /** Prints a warning, and counts it for the last line. */
+  warn(line: string): void {
+    this.#warnings += 1;
+    this.log(line);
   }
 
   /** Adds a value to the JSON and Markdown to the summary. */
@@ -101,13 +110,14 @@ export class Report {
     this.#progress.clear();
   }
 
-  /** Returns the duration and the critical path in brackets. Only faster steps on that path would shorten the run. */
+  /** Returns the duration, the critical path and the number of warnings in brackets. Only faster steps on that path would shorten the run. */
   summaryLine(): string {
     if (this.#steps.length === 0) return "";
     const path = criticalPath(this.#steps.filter(({ work }) => work >= MIN_SECONDS)).map(
       ({ name, work }) => `${name} ${work.toFixed(1)}`,
     );
-    return ` (${this.seconds.toFixed(1)} s${path.length > 1 ? `: ${path.join(" > ")}` : ""})`;
+    const warnings = this.#warnings > 0 ? `; ${describeWarningCount(this.#warnings)}` : "";
+    return ` (${this.seconds.toFixed(1)} s${path.length > 1 ? `: ${path.join(" > ")}` : ""}${warnings})`;
   }
 
   /** Returns the run as a Markdown table, followed by `conclusion`. */

@@ -49,7 +49,7 @@ function describeContainers({ status: { phase = "Unknown", containerStatuses = [
 }
 
 /** Returns the last lines of each container's log. */
-async function readLogs(api: ApiClient, pod: string): Promise<string> {
+export async function readLogs(api: ApiClient, pod: string): Promise<string> {
   const found = await api.find<Pod>(api.collection("/api/v1", `pods/${pod}`));
   const containers = found?.spec.containers.map(({ name }) => name) ?? [];
   const logs = await Promise.all(containers.map((container) => readContainerLog(api, pod, container)));

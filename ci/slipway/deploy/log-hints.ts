@@ -3,7 +3,7 @@
  * suggests a fix.
  */
 import { existsSync } from "node:fs";
-import { join, posix } from "node:path";
+import { dirname, join, posix } from "node:path";
 import type { Service } from "../core/resolve-service.ts";
 import { findDatabaseFile } from "./find-sqlite-file.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
@@ -54,9 +54,57 @@ function diagnoseFile(output: string, project: string): string | undefined {
   for (const [, path = ""] of output.matchAll(MISSING_FILE)) {
     const file = posix.normalize(path).replace(/^\/(?:\$bunfs\/root|srv)\/|^\/|\/$/g, "");
     if (file === "" || file === "." || file.startsWith("..") || !existsSync(join(project, file))) continue;
-    return `The service reads ${file}, which is in the project but not in the image. Set \`files: ["${file}"]\` in ci/pipeline.ts.`;
+    if (!file.startsWith("node_modules/")) return describeFile(file);
   }
-  return undefined;
+  return findMissingFile(output, project);
+}
+
+const describeFile = (file: string) =>
+  `The service reads ${file}, which is in the project but not in the image. Set \`files: ["${file}"]\` in ci/pipeline.ts.`;
+
+/** A package that is loaded by its name, as Bun, Node and pino report it. */
+const MISSING_PACKAGE =
+  /Cannot find (?:module|package) ["']((?:@[\w.-]+\/)?[a-z][\w.-]*)["'\/]|transport target for "((?:@[\w.-]+\/)?[\w.-]+)/;
+
+/**
+ * Finds a file of the service or of a package that a log reports as missing. The service may run and serve nevertheless.
+ *
+ * @returns a sentence that names the setting
+ */
+export function findMissingFile(output: string, project: string): string | undefined {
+  for (const [, path = ""] of output.matchAll(MISSING_FILE)) {
+    const normal = posix.normalize(path).replace(/\/$/, "");
+    const [, name] = /^\/(?:srv\/)?node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(normal) ?? [];
+    if (name && name !== ".bundled")
+      return `The package ${name} reads ${normal}, which is not in the image. Set \`nativePackages: ["${name}"]\` in ci/pipeline.ts.`;
+    if (normal.startsWith("/node_modules/.bundled")) return describeUnknownPackage(output, normal);
+    const [, file] = /^\/srv\/(.+)$/.exec(normal) ?? [];
+    if (!file) continue;
+    if (existsSync(join(project, file))) return describeFile(file);
+    return `The service reads ${file}, which is neither in the image nor in the project. If a script generates it, add the script to \`prebuild\` and the file to \`files\` in ci/pipeline.ts.`;
+  }
+  const [, module, transport] = MISSING_PACKAGE.exec(output) ?? [];
+  const named = module ?? transport;
+  if (!named) return undefined;
+  const step = isInstalled(named, project) ? "Set" : `Run \`bun add ${named}\`, and set`;
+  return `The service loads the package ${named}, which is not in the image. ${step} \`nativePackages: ["${named}"]\` in ci/pipeline.ts.`;
+}
+
+function isInstalled(name: string, project: string): boolean {
+  for (let at = project; ; at = dirname(at)) {
+    if (existsSync(join(at, "node_modules", name))) return true;
+    if (at === dirname(at)) return false;
+  }
+}
+
+/** Names the package in the first line of the stack after the error. */
+function describeUnknownPackage(output: string, path: string): string | undefined {
+  const stack = output.slice(output.indexOf(path));
+  const [, name] = /\bat [^\n]*node_modules\/((?:@[^/\s]+\/)?[^/\s]+)\//.exec(stack) ?? [];
+  return (
+    name &&
+    `The package ${name} reads a file beside its module, which is not in the image. Set \`nativePackages: ["${name}"]\` in ci/pipeline.ts.`
+  );
 }
 
 /** Detects that a running service listens on another port than its container declares. */

@@ -5,6 +5,7 @@ import type { StepResult } from "../core/step-report.ts";
 import type { Pod } from "../kubernetes/objects.ts";
 import { observeWorkloads, oldPods, type WorkloadName, type WorkloadState } from "../kubernetes/workload-state.ts";
 import { monitorAvailability, type AvailabilityReport } from "./availability.ts";
+import { reportMissingFiles } from "./missing-files.ts";
 import type { DeployContext } from "./plan.ts";
 import {
   assessWorkloads,
@@ -91,12 +92,13 @@ export async function applyAndWaitUntilReady(
  * @throws {RolloutFailed} after 30 s
  */
 export async function verifyRollout(
-  { signal }: DeployContext,
+  context: DeployContext,
   { endpoint, id }: RolloutOptions,
   { start, stopMonitor }: ReadyRollout,
 ): Promise<StepResult<ServedVersion>> {
-  const { ok, last } = await verifyVersion(endpoint, id, { signal });
+  const { ok, last } = await verifyVersion(endpoint, id, { signal: context.signal });
   const servedAfter = (performance.now() - start) / 1000;
+  if (ok) await reportMissingFiles(context);
   const detail = `20 replies in a row carry ${id}, ${servedAfter.toFixed(1)} s after the apply`;
   if (ok) return { value: { servedAt: Date.now(), servedAfter }, detail };
   const message = `pods are ready, but ${endpoint.url} does not answer with ${id} (last: ${last})`;

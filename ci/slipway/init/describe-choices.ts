@@ -6,7 +6,8 @@ import type { FileChange } from "./write-all-or-none.ts";
 
 /** Returns lines about entry, port, scripts and files that were kept. */
 export function describeChoices(facts: ProjectFacts, changes: FileChange[]): string[] {
-  const { service, port, portModule, entries } = facts;
+  const { service, port, portModule, entries, openedFiles } = facts;
+  const files = changes.some(({ path }) => path === join(service.project, "ci/pipeline.ts")) ? openedFiles : [];
   const { entry, scripts, project } = service;
   const chosen = entries.find(({ path }) => path === entry);
   const others = entries.filter(({ path }) => path !== entry).map(({ path }) => path);
@@ -21,6 +22,7 @@ export function describeChoices(facts: ProjectFacts, changes: FileChange[]): str
     `  entry    ${entry}  ${from}${change}`,
     `  port     ${service.port}  ${port === service.port ? `found in ${portModule}` : "the service gets it as $PORT"}`,
     `  scripts  ${names.join(", ")}`,
+    ...(files.length > 0 ? [`  files    ${files.join(", ")}  opened by the service, so the image gets them`] : []),
     ...describeKeptDockerfile(project, changes),
   ];
 }

@@ -93,8 +93,12 @@ function values(facts: ProjectFacts): Record<string, string> {
 }
 
 /** Returns ci/pipeline.ts with the settings that differ from the defaults. */
-function pipeline({ service, port }: ProjectFacts): string {
-  const settings = port === undefined || port === 8080 ? "" : `, { port: ${port} }`;
+function pipeline({ service, port, openedFiles }: ProjectFacts): string {
+  const changed = [
+    ...(port === undefined || port === 8080 ? [] : [`port: ${port}`]),
+    ...(openedFiles.length === 0 ? [] : [`files: [${openedFiles.map((path) => JSON.stringify(path)).join(", ")}]`]),
+  ];
+  const settings = changed.length === 0 ? "" : `, { ${changed.join(", ")} }`;
   return `/** Pipeline settings of ${service.name}. The type Settings documents them, and \`slipway --help\` the commands. */
 import { pipeline } from "slipway";
 

@@ -17,19 +17,26 @@ const ENDINGS = ["", ".ts", ".tsx", ".mts", ".js", ".jsx", ".mjs", ".cjs", "/ind
 
 /** Reads the modules in the order of their imports, so that the one nearest to the entry counts. */
 export function detectPort(project: string, entry: string): DetectedPort {
-  const queue = [join(project, entry)];
-  for (const file of queue) {
+  for (const [at, file] of modulesImportedBy(project, entry).entries()) {
     const source = readFileSync(file, "utf8");
-    const isEntry = file === queue[0];
+    const isEntry = at === 0;
     const port = isEntry ? findPort(source) : findServerPortOf(source);
     if (port !== undefined)
       return { port, portModule: relative(project, file), isFixed: hasHardcodedPort(source, !isEntry) };
-    for (const [, path = ""] of source.matchAll(IMPORT)) {
+  }
+  return { port: undefined, portModule: undefined, isFixed: false };
+}
+
+/** Lists the entry and the modules of the project that it imports, in the order of their imports. */
+export function modulesImportedBy(project: string, entry: string): string[] {
+  const queue = [join(project, entry)];
+  for (const file of queue) {
+    for (const [, path = ""] of readFileSync(file, "utf8").matchAll(IMPORT)) {
       const found = resolveModule(join(dirname(file), path));
       if (found && !queue.includes(found) && queue.length < MAX_MODULES) queue.push(found);
     }
   }
-  return { port: undefined, portModule: undefined, isFixed: false };
+  return queue;
 }
 
 function resolveModule(path: string): string | undefined {

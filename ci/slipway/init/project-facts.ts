@@ -9,6 +9,7 @@ import { findBunInstallInputs } from "../core/install-inputs.ts";
 import { readPackage, type PackageJson, type Service } from "../core/resolve-service.ts";
 import { findEntryCandidates, type EntryCandidate } from "../core/entry-detection.ts";
 import { detectPort } from "./module-ports.ts";
+import { proposeFiles } from "./propose-files.ts";
 
 export interface ProjectFacts {
   service: Service;
@@ -21,6 +22,8 @@ export interface ProjectFacts {
   isFixed: boolean;
   /** Modules that may be the entry, in order of preference. */
   entries: EntryCandidate[];
+  /** Files that the service opens by path, for the `files` setting. */
+  openedFiles: string[];
   /** Whether there are test files. */
   hasTests: boolean;
   /** Whether the service depends on Dagger's SDK. */
@@ -59,6 +62,10 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
     package: manifest,
     ...detectPort(project, service.entry),
     entries: findEntryCandidates(project, manifest),
+    openedFiles: proposeFiles(
+      service,
+      serviceFiles.map((path) => relative(project, join(root, path))),
+    ),
     hasTests,
     hasDagger: "@dagger.io/dagger" in { ...manifest.dependencies, ...manifest.devDependencies },
     lockfile: existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",

@@ -41,7 +41,7 @@ export interface SmokeTestResult {
   passed: string[];
   /** The check that failed, or undefined if all passed. */
   failure?: string;
-  /** Output of the container, if a check failed. */
+  /** Output of the container. */
   output: string;
   /** Listening sockets of a container that failed a check while it was running. */
   sockets?: string[];
@@ -73,7 +73,7 @@ export async function runScenario(pod: PodSpec, service: ServiceProcess, id: str
     passed.push(pod.version.path);
     await checkDrain(pod, service, id);
     passed.push("drain");
-    return { passed, output: "" };
+    return { passed, output: await service.output.all() };
   } catch (error) {
     if (!(error instanceof SmokeTestFailure)) throw error;
     const sockets = service.listening();

@@ -9,6 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { renderOffline } from "../kubernetes/render-offline.ts";
 import { findWorkload, resolvePodSpec, type PodSpec } from "../kubernetes/resolve-pod.ts";
+import { findMissingFile } from "../deploy/log-hints.ts";
 import { explainContainerFailure, type ContainerFailure } from "../deploy/failure-hints.ts";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/resolve-service.ts";
@@ -29,6 +30,8 @@ export interface SmokeTestOutcome {
   /** Checks that passed and parts that were not tested, or why the test was skipped. */
   detail: string;
   skipped: boolean;
+  /** A missing file in the log of a service that passed, and the setting that adds it. */
+  finding?: string;
 }
 
 /**
@@ -59,7 +62,8 @@ export async function runSmokeTest(
     }
     if (result.failure !== undefined)
       throw createError(result.failure, result, pod, { service, manifests: manifests.objects });
-    return { detail: describePassed(result, pod, notes), skipped: false };
+    const finding = findMissingFile(result.output, service.project);
+    return { detail: describePassed(result, pod, notes), skipped: false, ...(finding && { finding }) };
   } finally {
     await rm(directory, { recursive: true, force: true });
   }

@@ -384,6 +384,19 @@ describe("report", () => {
     expect(report.summary("done")).toMatch(/\n\ndone \(\d+\.\d s\)/);
   });
 
+  test.each([
+    [1, "1 warning)"],
+    [2, "2 warnings)"],
+  ])("counts warnings in its last line: %d", async (count, end) => {
+    const lines: string[] = [];
+    const report = new Report((line) => lines.push(line));
+    await report.step("image", async () => ({ value: 5 }));
+    expect(report.summaryLine()).not.toContain("warning");
+    for (let at = 1; at <= count; at += 1) report.warn(`src/a.ts:${at} opens b`);
+    expect(report.summaryLine()).toEndWith(`; ${end}`);
+    expect(lines.at(-1)).toContain(`src/a.ts:${count} opens b`);
+  });
+
   test("draws a chart of the steps and highlights the critical path", async () => {
     const report = new Report(() => {});
     const sleep = (milliseconds: number) => async () => ({ value: await Bun.sleep(milliseconds) });

@@ -51,6 +51,38 @@ async function factsOf(files: Files, member = ""): Promise<ProjectFacts> {
   return findFacts(resolveService(join(at, member)), AbortSignal.timeout(60_000));
 }
 
+describe("the files that the service opens", () => {
+  const files = {
+    ".gitignore": "uploads/\n",
+    "src/main.ts": 'import "./web.ts";\nmigrate(db, { migrationsFolder: "./drizzle" });\n',
+    "src/web.ts":
+      'serveStatic({ root: "./public" });\nawait Bun.file("./public/a.txt").text();\nBun.file(import.meta.dir + "/../views/" + name);\nBun.write("./uploads/a", "");\nBun.file("./later.txt");\n',
+    "public/a.txt": "a",
+    "views/a.ejs": "a",
+    "drizzle/meta/_journal.json": "{}",
+    "uploads/a": "",
+    "unused/a.txt": "a",
+  };
+
+  test("are proposed for `files`, if git does not ignore them", async () => {
+    const at = await layOut({ "package.json": { name: "shop" }, ...files });
+    Bun.spawnSync(["git", "init", "-q"], { cwd: at });
+    const facts = await findFacts(resolveService(at), AbortSignal.timeout(60_000));
+    expect(facts.openedFiles).toEqual(["drizzle", "public", "views"]);
+    const after = generatedFiles(facts).get("ci/pipeline.ts")!;
+    expect(after).toContain('await pipeline(import.meta, { files: ["drizzle", "public", "views"] });');
+    const change = { path: join(at, "ci/pipeline.ts"), before: undefined, after };
+    expect(describeChoices(facts, [change]).join("\n")).toContain("files    drizzle, public, views");
+    expect(describeChoices(facts, []).join("\n")).not.toContain("files    ");
+  });
+
+  test("are none without literal paths", async () => {
+    const facts = await factsOf({ ...files, "src/main.ts": "Bun.file(process.argv[2]!);\n" });
+    expect(facts.openedFiles).toEqual([]);
+    expect(generatedFiles(facts).get("ci/pipeline.ts")).toContain("await pipeline(import.meta);");
+  });
+});
+
 describe("the port", () => {
   test.each<[string, number | undefined]>([
     ["Bun.serve({port: 3000})", 3000],

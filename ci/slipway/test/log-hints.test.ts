@@ -1,7 +1,7 @@
 /** Hints for failures in container logs. */
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "../deploy/log-hints.ts";
+import { diagnoseBlockedEgress, diagnoseLogs, findMissingFile, diagnosePortMismatch } from "../deploy/log-hints.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { service } from "./helloapp-service.ts";
 
@@ -40,6 +40,30 @@ test.each([
 ])("a missing file that is in the project: %s", (output, path) => {
   expect(diagnoseLogs(output, own)).toContain(`\`files: ["${path}"]\` in ci/pipeline.ts`);
 });
+
+test.each([
+  [
+    "ENOENT: no such file or directory, open '/node_modules/pdfkit/js/data/Helvetica.afm'",
+    'The package pdfkit reads /node_modules/pdfkit/js/data/Helvetica.afm, which is not in the image. Set `nativePackages: ["pdfkit"]`',
+  ],
+  ["ENOENT: no such file or directory, stat '/node_modules/@a/b/x'", '`nativePackages: ["@a/b"]`'],
+  [
+    "ENOENT: no such file or directory, open '/node_modules/.bundled/x.dat'\n    at read (node_modules/geo/lib/geo.js:1:2)",
+    '`nativePackages: ["geo"]`',
+  ],
+  ["ENOENT: no such file or directory, scandir '/srv/scripts/migrations'", "neither in the image nor in the project"],
+  ["ENOENT: no such file or directory, scandir '/srv/init/templates'", '`files: ["init/templates"]`'],
+  ['Error: unable to determine transport target for "pino-nowhere"', "Run `bun add pino-nowhere`, and set `native"],
+  ["error: Cannot find package 'yaml' from '/$bunfs/root/x'", 'Set `nativePackages: ["yaml"]`'],
+])("a missing file or package is a finding, also if the service runs: %s", (output, hint) => {
+  expect(findMissingFile(output, own.project)).toContain(hint);
+  expect(diagnoseLogs(output, own)).toContain(hint);
+});
+
+test.each(["", "ENOENT: no such file or directory, open '/nowhere'", "ENOENT: x, stat 'README.md'"])(
+  "no finding: %s",
+  (output) => expect(findMissingFile(output, own.project)).toBeUndefined(),
+);
 
 test.each([
   "",

@@ -35,6 +35,7 @@ if (MODE === "tmp") writeFileSync("/tmp/data.db", "x".repeat(1000));
 if (MODE === "full") writeFileSync("/tmp/data.db", Buffer.alloc(2 << 20));
 if (MODE === "crash") { console.error("there is no database at db:5432"); process.exit(3); }
 if (MODE === "illegal") process.exit(132);
+if (MODE === "misses") try { readFileSync("/srv/migrations/1.sql"); } catch (error) { console.error(String(error)); }
 if (MODE === "shell") Bun.spawnSync(["git", "status"]);
 if (MODE === "calls") await fetch("http://10.43.0.1/");
 if (MODE === "secret" && process.env.TOKEN !== "sesame") throw new Error("TOKEN is not set");
@@ -251,6 +252,17 @@ describeWith(
       ["illegal", "Bun needs x86-64-v2 (SSE4.2, POPCNT)"],
     ])("a failure has the hint that a failed rollout shows (%s)", async (mode, hint) => {
       expect((await smokeTest(deployment(mode))).message).toContain(hint);
+    });
+
+    test("a service that passes without a file has the file as a finding", async () => {
+      manifests(deployment("misses"));
+      const { finding, detail } = await runSmokeTest(service, { archive, id });
+      expect(finding).toStartWith(
+        "The service reads migrations/1.sql, which is neither in the image nor in the project.",
+      );
+      expect(detail).toEndWith("drain");
+      manifests(deployment("plain"));
+      expect(await runSmokeTest(service, { archive, id })).not.toHaveProperty("finding");
     });
 
     test("fails if a probe fails, with the probe, the status and the output", async () => {
