@@ -24,6 +24,8 @@ export interface BundleInputs {
   externalPackages?: string[];
   /** Main modules in the image of packages that pino finds by name: name -> path. */
   transports?: Record<string, string>;
+  /** Paths in the image of modules that the service starts as a process. */
+  scripts?: string[];
   /** Optional packages that are not installed. */
   missingPackages?: string[];
   /** Several HTML imports, in a fixed order. */
@@ -42,6 +44,7 @@ export async function bundleOptions(
     externalPackages = [],
     missingPackages = [],
     transports = {},
+    scripts = [],
     htmlImports,
     entrypoint,
     isHtmlOnly = false,
@@ -51,7 +54,7 @@ export async function bundleOptions(
   const { root, name, version, versionPath } = service;
   const { plugins = [], ...entry } = entrypoint
     ? { entrypoints: [entrypoint] }
-    : createEntry(service, htmlImports?.files ?? [], isHtmlOnly);
+    : createEntry(service, htmlImports?.files ?? [], isHtmlOnly, scripts);
   const styleOrder = htmlImports && !isHtmlOnly && createStyleOrderPlugin(htmlImports);
   const modulePaths = rewriteModulePaths(source, service.project);
   return {
@@ -76,7 +79,7 @@ export async function bundleOptions(
       BUILD_VERSION_PATH: JSON.stringify(versionPath),
       BUILD_PORT: JSON.stringify(service.port),
       BUILD_ENTRY: JSON.stringify(join(APP_DIRECTORY, service.entry)),
-      BUILD_ENTRIES: JSON.stringify(Object.keys(service.entries)),
+      BUILD_ENTRIES: JSON.stringify([...Object.keys(service.entries), ...scripts]),
       "process.env.NODE_ENV": '"production"',
       ...bundlerDefines,
       ...modulePaths?.define,
@@ -162,10 +165,16 @@ function bunfigPluginNames(project: string): string[] {
 }
 
 /** Returns the service's entry, or generated in-memory entry modules if more than that entry is bundled. */
-function createEntry({ project, entry, entries, attach }: Service, pages: string[], isHtmlOnly: boolean) {
+function createEntry(
+  { project, entry, entries, attach }: Service,
+  pages: string[],
+  isHtmlOnly: boolean,
+  scripts: string[],
+) {
   const main = join(project, entry);
   const additional = Object.entries(entries);
-  if (!attach && additional.length === 0 && pages.length === 0) return { entrypoints: [main] };
+  const hasChoice = additional.length > 0 || scripts.length > 0;
+  if (!attach && !hasChoice && pages.length === 0) return { entrypoints: [main] };
   // In the main module's directory, so that paths relative to the main module stay valid.
   const generatedPath = (number: number) => `${main}${number === 0 ? "" : `.${number}`}.slipway.ts`;
   // Relative, because generated modules are in the source map, which must not depend on the project's directory.
@@ -173,11 +182,11 @@ function createEntry({ project, entry, entries, attach }: Service, pages: string
     const found = relative(dirname(main), resolve(project, path));
     return JSON.stringify(found.startsWith("../") ? found : `./${found}`);
   };
-  const isServed = !isHtmlOnly && additional.length === 0 && hasDefaultExport(main);
+  const isServed = !isHtmlOnly && !hasChoice && hasDefaultExport(main);
   const service = [
     ...(attach ? [`import "${ATTACH}";`] : []),
-    ...(additional.length > 0
-      ? dispatchCode(entry, additional, specifierOf)
+    ...(hasChoice
+      ? dispatchCode(entry, additional, specifierOf, scripts)
       : [reexportCode(isServed, specifierOf(entry))]),
   ];
   // Each page has a module that imports the next one, so that the bundler finds the pages in order.
@@ -214,6 +223,7 @@ function dispatchCode(
   entry: string,
   others: [name: string, path: string][],
   specifier: (path: string) => string,
+  scripts: string[],
 ): string[] {
   const table = others.map(([name, path]) => `  [${JSON.stringify(name)}, () => import(${specifier(path)})],`);
   return [
@@ -222,6 +232,7 @@ function dispatchCode(
     ...table,
     "]);",
     'const chosen = others.get(process.argv[2] ?? "");',
+    ...scriptCode(scripts),
     "if (chosen) {",
     "  process.argv.splice(2, 1);",
     "  await chosen();",
@@ -229,6 +240,22 @@ function dispatchCode(
     `  const { default: app } = (await import(${specifier(entry)})) as { default?: any };`,
     '  if (typeof app?.fetch === "function" && typeof app.stop !== "function") Bun.serve(app);',
     "}",
+  ];
+}
+
+/**
+ * Generates code that runs a module by its path, for example after `fork("./src/job.ts")`.
+ *
+ * A child process of `process.execPath` is the service, because the image has no other Bun.
+ */
+function scriptCode(scripts: string[]): string[] {
+  if (scripts.length === 0) return [];
+  return [
+    'const script = process.argv[2] && process.getBuiltinModule("node:path").resolve(process.argv[2]);',
+    `if (script && ${JSON.stringify(scripts)}.includes(script)) {`,
+    "  process.argv.splice(1, 2, script);",
+    "  await import(script);",
+    "} else",
   ];
 }
 

@@ -29,7 +29,7 @@ import { compileOptions, createImageSpec, withAddonLibraries, type RuntimeLibrar
 import { findNamedPackages, findNativePackages, findTransports, listPackageFiles } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
 import { bundleOnly, bundleWithoutMissing } from "./trial-bundle.ts";
-import { describePathUses, findLoadedModules } from "./loaded-modules.ts";
+import { describePathUses, findLoadedModules, scriptPaths } from "./loaded-modules.ts";
 import { APP_DIRECTORY, moduleDirectories } from "./rewrite-module-paths.ts";
 import type { PathUses } from "./path-uses.ts";
 import { findTsconfigs } from "./find-tsconfigs.ts";
@@ -58,6 +58,8 @@ export interface ImageInputs {
   externalPackages: string[];
   /** Packages that pino finds by name: name -> path of the main module in the image. */
   transports: Record<string, string>;
+  /** Paths in the image of modules that the service starts as a process. */
+  scripts: string[];
   /** Names of packages that are not installed and that another package loads lazily. */
   missingPackages: string[];
   /** Unbundled packages: path in the image, without a leading slash -> directory. */
@@ -91,13 +93,15 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
   const requested = [...new Set([...service.nativePackages, ...packages.running, ...named])];
   const native = findNativePackages(files, requested, runtime.platform.architecture, project);
   const externalPackages = native.external;
+  const scripts = scriptPaths(modules, project);
+  const resolved = new Set([...modules.code.values()].map(({ place }) => place));
   const transports = findTransports(native, [...service.nativePackages, ...named]);
   const missingPackages = [...missing.keys()];
   const configured = findConfiguredFiles(service);
   const rewritten = new Map([...source, ...packageSource]);
   const rebundle = (inputs: BundleInputs, ...plugins: Bun.BunPlugin[]) =>
     explainBundleError(() =>
-      bundleOnly(service, { externalPackages, transports, missingPackages, ...inputs }, plugins),
+      bundleOnly(service, { externalPackages, transports, scripts, missingPackages, ...inputs }, plugins),
     );
   const htmlImports = await findHtmlImports(bundle, root, (htmlImports, plugin) =>
     rebundle({ htmlImports, isHtmlOnly: true }, plugin),
@@ -133,6 +137,7 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
     runtime: withAddonLibraries(runtime, native.objects),
     externalPackages,
     transports,
+    scripts,
     missingPackages,
     packages: native.packages,
     htmlImports,
@@ -140,13 +145,13 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
     warnings: [
       ...bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
       ...describeMissing(missing),
-      ...findDynamicLoads(source, project, new Set([...modules.code.values()].map(({ place }) => place))),
+      ...findDynamicLoads(source, project, resolved),
       ...describePathUses(
         modules,
         service,
         configured.map(([path]) => path),
       ),
-      ...findSelfStarts(source, project),
+      ...findSelfStarts(source, project).filter((warning) => !resolved.has(warning.slice(0, warning.indexOf(" ")))),
     ],
   };
 }

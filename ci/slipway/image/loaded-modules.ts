@@ -78,6 +78,13 @@ function serverFiles({ inputs }: Metafile, entries: string[]): string[] {
   return [...found];
 }
 
+/** Returns the paths in the image of modules that the service starts as a process, which its binary has to run. */
+export function scriptPaths({ code }: PathUses, project: string): string[] {
+  const isProcess = ({ callee }: PathUse) => /^(?:fork|spawn|exec|setup)/.test(callee);
+  const found = [...code].filter(([, use]) => isProcess(use));
+  return found.map(([path]) => join(APP_DIRECTORY, relative(project, path))).sort();
+}
+
 /** Options of the bundler for a module that is run by path: readable, because it has no source map. */
 export const loadedModuleOptions = {
   bytecode: false,

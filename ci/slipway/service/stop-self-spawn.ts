@@ -6,6 +6,7 @@
  */
 /** Path of the main module in the image. */
 declare const BUILD_ENTRY: string;
+/** Names of the `entries` setting, and paths in the image of modules that the service starts as a process. */
 declare const BUILD_ENTRIES: readonly string[];
 
 /** Exits if an ancestor of this process is the same service, started through the same entry. */
@@ -13,11 +14,12 @@ export function stopSelfStart(): void {
   // Process 1 of a container and processes that the container runtime starts have no parent. It saves the time.
   if (process.ppid === 0) return;
   // node:cluster starts the service itself to share its load. It sets this variable.
-  if (process.env.NODE_UNIQUE_ID !== undefined || BUILD_ENTRIES.includes(process.argv[2] ?? "")) return;
-  if (!isOwnDescendant()) return;
+  if (process.env.NODE_UNIQUE_ID !== undefined) return;
   const [, main, script] = process.argv;
-  // The service has named its own main module, so it also starts itself from source.
   const { resolve } = process.getBuiltinModule("node:path");
+  if (script !== undefined && [script, resolve(script)].some((name) => BUILD_ENTRIES.includes(name))) return;
+  if (!isOwnDescendant()) return;
+  // The service has named its own main module, so it also starts itself from source.
   if (script !== undefined && [main, BUILD_ENTRY].includes(resolve(script))) {
     process.argv.splice(2, 1);
     return;

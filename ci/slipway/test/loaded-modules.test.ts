@@ -14,8 +14,9 @@ setDefaultTimeout(60_000);
 function runImage(binary: string, args: string[] = []): string {
   const tree = dirname(binary);
   cpSync(join(tree, "../runtime"), tree, { recursive: true });
-  mkdirSync(join(tree, "proc"), { recursive: true });
-  const script = 'mount --rbind /proc "$0/proc" && exec unshare --root "$0" --wd /srv "$@"';
+  for (const name of ["proc", "dev"]) mkdirSync(join(tree, name), { recursive: true });
+  const script =
+    'mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec unshare --root "$0" --wd /srv "$@"';
   return run(["unshare", "--map-root-user", "--mount", "sh", "-c", script, tree, binary.slice(tree.length), ...args]);
 }
 
@@ -114,6 +115,42 @@ describe("code that is run by path", () => {
             'const { helper } = await import(new URL("./lazy.ts", import.meta.url).href);\nconsole.log(helper);\n',
         },
         output: "helped\n",
+      },
+    ],
+    [
+      "a process of a literal path",
+      {
+        files: {
+          ...helper,
+          "src/main.ts":
+            'import { fork } from "node:child_process";\nconst job = fork("./src/job.ts", ["a"]);\njob.on("message", (text) => console.log(text));\njob.on("exit", (code) => console.log("exit", code));\n',
+          "src/job.ts":
+            'import { basename } from "node:path";\nimport { helper } from "./helper.ts";\nprocess.send!([helper, basename(process.argv[1]!), ...process.argv.slice(2)].join());\nprocess.on("message", () => {});\nsetTimeout(() => process.exit(3), 100);\n',
+        },
+        output: "helped,job.ts,a\nexit 3\n",
+      },
+    ],
+    [
+      "a process of a URL, with health endpoints attached",
+      {
+        files: {
+          "src/main.ts":
+            'import { fork } from "node:child_process";\nimport { fileURLToPath } from "node:url";\nfork(fileURLToPath(new URL("./job.mjs", import.meta.url))).on("exit", (code) => process.exit(code ?? 9));\nprocess.on("exit", (code) => console.log(code));\n',
+          "src/job.mjs": "process.exitCode = 0;\n",
+        },
+        settings: { attach: true },
+        output: "0\n",
+      },
+    ],
+    [
+      "a child of the executable",
+      {
+        files: {
+          "src/main.ts":
+            'const { stdout } = Bun.spawnSync([process.execPath, "./src/job.ts", "x"]);\nconsole.log(stdout.toString().trim());\n',
+          "src/job.ts": 'console.log("job", process.argv[2]);\n',
+        },
+        output: "job x\n",
       },
     ],
   ])("works: %s", async (_, one) => void (await check(one)));
