@@ -17,10 +17,14 @@ interface PathValue {
   isDefault?: boolean;
 }
 
+/** Names that can begin a path. */
+const beginnings = new Set(["import", "new", "process", "require", "__dirname", "__filename"]);
+
 /** Evaluates the expressions of a module for paths. */
 export class PathEvaluator extends TokenReader {
   /** Names that are bound once -> index of the first token of their value. */
   private bindings = new Map<string, number>();
+  private values = new Map<string, PathValue | undefined>();
   private uses = new Map<string, number>();
   private active = new Set<string>();
   /** Specifiers that functions of createRequire() load, or their beginnings. */
@@ -48,8 +52,7 @@ export class PathEvaluator extends TokenReader {
     if (text === "(") return this.pathFunctionAt(at) !== undefined;
     if (kind !== "name" || this.is(at - 1, ".")) return false;
     if (this.is(at + 1, "=") || this.is(at + 1, ":")) return false;
-    const known = ["import", "new", "process", "require", "__dirname", "__filename"];
-    return known.includes(text) || this.bindings.has(text) || this.pathFunctionAt(at) !== undefined;
+    return beginnings.has(text) || this.bindings.has(text) || this.pathFunctionAt(at) !== undefined;
   }
 
   /** Returns the name that the value is bound to. */
@@ -129,11 +132,19 @@ export class PathEvaluator extends TokenReader {
     if (token.text === "new" && this.is(at + 1, "URL") && this.is(at + 2, "(")) return this.url(at + 2);
     const bound = this.bindings.get(token.text);
     if (bound === undefined || this.active.has(token.text) || this.is(at + 1, "=")) return unknown;
-    this.active.add(token.text);
-    const { value } = this.expression(bound);
-    this.active.delete(token.text);
+    const value = this.boundValue(token.text, bound);
     // Other properties and calls of the value are unknown.
     return value ? { value, end: at + 1 } : unknown;
+  }
+
+  /** Evaluates a name that is bound once. Only a value that needs no value under evaluation is remembered. */
+  private boundValue(name: string, bound: number): PathValue | undefined {
+    if (this.values.has(name)) return this.values.get(name);
+    this.active.add(name);
+    const { value } = this.expression(bound);
+    this.active.delete(name);
+    if (this.active.size === 0) this.values.set(name, value);
+    return value;
   }
 
   private template({ parts = [] }: Token): PathValue | undefined {
@@ -152,11 +163,7 @@ export class PathEvaluator extends TokenReader {
   private nested(tokens: Token[]): PathValue | undefined {
     if (tokens[0]?.kind === "name" && this.bindings.has(tokens[0].text) && tokens.length === 1) {
       const [{ text }] = tokens;
-      if (this.active.has(text)) return undefined;
-      this.active.add(text);
-      const { value } = this.expression(this.bindings.get(text)!);
-      this.active.delete(text);
-      return value;
+      return this.active.has(text) ? undefined : this.boundValue(text, this.bindings.get(text)!);
     }
     const inner = new PathEvaluator(tokens, this.file, this.project);
     const { value, end } = inner.expression(0);

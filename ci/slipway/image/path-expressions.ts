@@ -54,7 +54,9 @@ export function readPathExpressions(source: string, file: string, project: strin
     if (!evaluate.isSpecifier(at) && !(binding && evaluate.isUsed(binding))) {
       const { callee, key } = evaluate.context(at);
       const isFile = value.form === undefined || value.form === "url";
-      if (isFile)
+      // Most literals are no paths.
+      const isText = value.base === "literal" && !/^(?:\.[^\n]{1,300}|[^\s:]{2,300})$/.test(value.text);
+      if (isFile && !isText)
         found.push({
           line: tokens[at]!.line,
           path: resolve(project, value.text),

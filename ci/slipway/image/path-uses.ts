@@ -53,12 +53,12 @@ export function findPathUses(source: Map<string, Buffer>, project: string): Path
     const { found: expressions, strings } = readPathExpressions(text, file, project);
     for (const string of strings) uses.strings.add(string);
     for (const found of expressions) {
-      const use = { ...found, place: place(found.line) };
       const module = moduleAt(found, file);
-      if (module) uses.code.set(found.path, { ...use, file: module });
+      if (module) uses.code.set(found.path, { ...found, place: place(found.line), file: module });
       else if (found.isExact && found.path === file) continue;
-      else if (isOwnData(found, project)) uses.data.push({ ...use, path: existingPart(found) });
-      else if (isUnknownPlace(found, file)) uses.unknown.push(use);
+      else if (isOwnData(found, project))
+        uses.data.push({ ...found, place: place(found.line), path: existingPart(found) });
+      else if (isUnknownPlace(found, file)) uses.unknown.push({ ...found, place: place(found.line) });
     }
     uses.unknownCode.push(
       ...findUnknownCode(text, file, project).map(({ line, ...use }) => ({ ...use, place: place(line) })),
@@ -71,6 +71,7 @@ export function findPathUses(source: Map<string, Buffer>, project: string): Path
 function moduleAt({ path, isExact, callee }: PathExpression, importer: string): string | undefined {
   if (!isExact || reads.test(callee)) return undefined;
   const isRun = runs.test(callee);
+  if (!isRun && !isModule(path)) return undefined;
   if (path === importer) return isRun ? path : undefined;
   if (isFile(path)) return isModule(path) ? path : undefined;
   if (!isRun) return undefined;
@@ -93,16 +94,16 @@ function existingPart({ path, isExact }: PathExpression): string {
 /** Whether a path is data of the project that can be listed in `files`. */
 function isOwnData(found: PathExpression, project: string): boolean {
   const { base, key, callee, text } = found;
+  // A word such as "public" is a path only for a function or a property that takes one.
+  const isPath = base !== "literal" || /^["'`]\.\.?\//.test(text);
+  if (!isPath && ![key, callee].some((name) => takesPath.test(name)) && !reads.test(callee)) return false;
   if (found.path.includes("\0") || found.path.length > 1000) return false;
   const path = existingPart(found);
   const inProject = relative(project, path);
   if (inProject === "" || inProject.startsWith("..") || /(^|\/)(node_modules|\.[^/]*)(\/|$)/.test(inProject))
     return false;
   if (/\.(sqlite3?|db|log|lock)$/.test(inProject) || !existsSync(path)) return false;
-  if (base !== "literal" || /^["'`]\.\.?\//.test(text))
-    return !(base === "module" && !found.isExact && isModuleDirectory(found));
-  // A word such as "public" is a path only for a function or a property that takes one.
-  return takesPath.test(key) || takesPath.test(callee) || reads.test(callee);
+  return !(base === "module" && !found.isExact && isModuleDirectory(found));
 }
 
 /** Whether nothing but the directory of the module is known. */

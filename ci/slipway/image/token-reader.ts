@@ -4,6 +4,9 @@ import type { Token } from "./tokens.ts";
 /** Functions that make or convert a path. */
 const pathFunctions = ["join", "resolve", "normalize", "dirname", "fileURLToPath", "pathToFileURL", "createRequire"];
 
+/** Tokens between a path and the function that gets it. */
+const MAX_CONTEXT = 200;
+
 export class TokenReader {
   constructor(protected tokens: Token[]) {}
 
@@ -40,7 +43,7 @@ export class TokenReader {
   context(at: number): { callee: string; key: string } {
     let depth = 0;
     let key = "";
-    for (let i = at - 1; i >= 0; i -= 1) {
+    for (let i = at - 1; i >= Math.max(0, at - MAX_CONTEXT); i -= 1) {
       const { kind, text } = this.tokens[i]!;
       if (kind === "string" || kind === "template") continue;
       if (depth === 0 && key === "" && text === ":" && this.tokens[i - 1]?.kind !== "mark")
@@ -94,6 +97,8 @@ export class TokenReader {
 
   /** Finds a call of a path function, as `join()`, `path.join()`, `require("path").join()` or `(0, path_1.join)()`. */
   protected pathFunctionAt(at: number): { name: string; open: number } | undefined {
+    const isPossible = this.is(at + 1, ".") || this.is(at + 1, "(") || this.is(at, "(");
+    if (!isPossible) return undefined;
     const isRequire = this.is(at, "require") && this.is(at + 1, "(") && this.is(at + 3, ")");
     const isBare = this.is(at, "(") && this.is(at + 1, "0") && this.is(at + 2, ",");
     const object = isBare ? at + 3 : isRequire ? at + 3 : at;

@@ -11,8 +11,20 @@ export interface Token {
   end: number;
 }
 
-const pattern =
-  /(?<space>\s+|\/\/[^\n]*|\/\*[^]*?\*\/)|(?<name>[\p{ID_Start}$_#][\p{ID_Continue}$\u200c\u200d]*)|(?<string>"(?:\\[^]|[^"\\\n])*"|'(?:\\[^]|[^'\\\n])*')|(?<other>\d[\w.]*)|(?<mark>\?\?=?|\|\|=?|&&=?|[=!]==?|=>|[+\-*/%&|^<>]=|\+\+|--|\*\*|\?\.|\.\.\.|[^])/uy;
+/** Marks of two characters that differ in meaning from their first one. */
+const pairs = new Set("?? || && => == != ++ -- ** ?. += -= *= /= %= &= |= ^= <= >=".split(" "));
+const [NEWLINE, SPACE, QUOTE, APOSTROPHE, SLASH, STAR, BACKTICK, BACKSLASH] = [10, 32, 34, 39, 47, 42, 96, 92];
+const [DOLLAR, HASH, UNDERSCORE, OPEN, CLOSE] = [36, 35, 95, 123, 125];
+
+const isDigit = (code: number) => code >= 48 && code <= 57;
+const isName = (code: number) =>
+  (code >= 97 && code <= 122) ||
+  (code >= 65 && code <= 90) ||
+  code === DOLLAR ||
+  code === UNDERSCORE ||
+  code === HASH ||
+  (code > 127 && code !== 160 && code !== 0xfeff);
+
 /** Names after which a slash begins a regular expression. */
 const operators = new Set(["return", "typeof", "case", "in", "of", "do", "else", "void", "delete", "throw", "await"]);
 const regex = /\/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n[])+\/[a-z]*/uy;
@@ -35,32 +47,70 @@ class Tokenizer {
     if (this.at === 0 && source.startsWith("#!")) this.at = Math.max(0, source.indexOf("\n"));
     while (this.at < source.length) {
       const start = this.at;
+      const code = source.charCodeAt(start);
       const { line } = this;
-      if (source[start] === "`") {
+      if (code === NEWLINE) this.line += 1;
+      if (code <= SPACE || code === 160 || code === 0xfeff) {
+        this.at += 1;
+      } else if (isName(code) || isDigit(code)) {
+        const isNumber = isDigit(code);
+        let end = start + 1;
+        for (let next = source.charCodeAt(end); isName(next) || isDigit(next) || (isNumber && next === 46);) {
+          next = source.charCodeAt((end += 1));
+        }
+        this.at = end;
+        tokens.push({ kind: isNumber ? "other" : "name", text: source.slice(start, end), line, start, end });
+      } else if (code === QUOTE || code === APOSTROPHE) {
+        const end = this.endOfString(start, code);
+        const text = end === undefined ? source[start]! : unquote(source.slice(start, end));
+        this.at = end ?? start + 1;
+        tokens.push({ kind: end === undefined ? "mark" : "string", text, line, start, end: this.at });
+      } else if (code === BACKTICK) {
         const parts = this.template();
         tokens.push({ kind: "template", text: "", parts, line, start, end: this.at });
-        continue;
+      } else if (code === SLASH && source.charCodeAt(start + 1) === SLASH) {
+        const end = source.indexOf("\n", start);
+        this.at = end < 0 ? source.length : end;
+      } else if (code === SLASH && source.charCodeAt(start + 1) === STAR) {
+        const end = source.indexOf("*/", start + 2);
+        this.at = end < 0 ? source.length : end + 2;
+        this.count(source.slice(start, this.at));
+      } else {
+        if (isInTemplate && code === CLOSE && depth === 0) return tokens;
+        if (code === OPEN) depth += 1;
+        if (code === CLOSE) depth -= 1;
+        const pattern = code === SLASH && canStartRegex(tokens.at(-1)) ? this.regexAt(start) : undefined;
+        const text = pattern ?? this.markAt(start);
+        this.at = start + text.length;
+        tokens.push({ kind: pattern ? "other" : "mark", text, line, start, end: this.at });
       }
-      if (isInTemplate && source[start] === "}" && depth === 0) return tokens;
-      if (source[start] === "/" && !/^\/[/*]/.test(source.slice(start, start + 2)) && canStartRegex(tokens.at(-1))) {
-        regex.lastIndex = start;
-        const found = regex.exec(source);
-        if (found) {
-          tokens.push({ kind: "other", text: found[0], line, start, end: (this.at = start + found[0].length) });
-          continue;
-        }
-      }
-      pattern.lastIndex = start;
-      const { 0: text, groups = {} } = pattern.exec(source)!;
-      this.at = start + text.length;
-      this.count(text);
-      if (groups.space !== undefined) continue;
-      if (text === "{") depth += 1;
-      if (text === "}") depth -= 1;
-      const kind = (["name", "string", "other", "mark"] as const).find((one) => groups[one] !== undefined)!;
-      tokens.push({ kind, text: kind === "string" ? unquote(text) : text, line, start, end: this.at });
     }
     return tokens;
+  }
+
+  private regexAt(start: number): string | undefined {
+    regex.lastIndex = start;
+    return regex.exec(this.source)?.[0];
+  }
+
+  private markAt(start: number): string {
+    const two = this.source.slice(start, start + 2);
+    if (!pairs.has(two)) return this.source[start]!;
+    return this.source[start + 2] === "=" && /^[=!?|&*]/.test(two) ? this.source.slice(start, start + 3) : two;
+  }
+
+  /** Returns the index after a string, or undefined if it does not end in its line, like an apostrophe in JSX. */
+  private endOfString(start: number, quote: number): number | undefined {
+    const { source } = this;
+    for (let at = start + 1; at < source.length; at += 1) {
+      const code = source.charCodeAt(at);
+      if (code === quote) return at + 1;
+      if (code === NEWLINE) return undefined;
+      if (code !== BACKSLASH) continue;
+      at += 1;
+      if (source.charCodeAt(at) === NEWLINE) this.line += 1;
+    }
+    return undefined;
   }
 
   private template(): (string | Token[])[] {
@@ -95,7 +145,9 @@ function canStartRegex(before: Token | undefined): boolean {
 }
 
 function unquote(text: string): string {
-  return text.slice(1, -1).replace(/\\(u\{[\da-fA-F]+\}|u[\da-fA-F]{4}|x[\da-fA-F]{2}|[^])/g, (_, code: string) => {
+  const content = text.slice(1, -1);
+  if (!content.includes("\\")) return content;
+  return content.replace(/\\(u\{[\da-fA-F]+\}|u[\da-fA-F]{4}|x[\da-fA-F]{2}|[^])/g, (_, code: string) => {
     if (/^[ux]./.test(code)) return String.fromCodePoint(Number.parseInt(code.replace(/[ux{}]/g, ""), 16));
     return { n: "\n", t: "\t", r: "\r", "\n": "" }[code] ?? code;
   });
