@@ -10,7 +10,7 @@
  * Modes and times are fixed, and owners too if root builds. A layer is therefore reproducible from its tree.
  */
 import { chmod, chown, copyFile, mkdir, readdir, rename, rm, utimes } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { Service } from "../core/resolve-service.ts";
 import { readElf } from "./elf.ts";
 import {
@@ -93,12 +93,13 @@ async function compileBinary(
   const { autoloadBunfig, autoloadDotenv } = compileOptions;
   const { binary } = createImageSpec(service);
   const outfile = join(part, "app", binary);
-  const options = await bundleOptions(service, inputs);
+  const { execArgv, ...options } = await bundleOptions(service, inputs);
   const { metafile } = await explainBundleError(() =>
     Bun.build({
       ...options,
       compile: {
         outfile,
+        execArgv,
         autoloadBunfig,
         autoloadDotenv,
         // Unbundled packages are resolved by their package.json. This is safe, because the image is read-only.
@@ -114,10 +115,21 @@ async function compileBinary(
   if (compiled.architecture !== architecture) {
     throw new Error(`the compiler made a binary for ${compiled.architecture}, not for ${architecture}`);
   }
-  for (const name of await readdir(dirname(outfile))) {
-    if (name.endsWith(".map")) await rename(join(dirname(outfile), name), join(part, `${service.name}.map`));
-  }
+  await moveSourceMaps(outfile, join(part, service.name));
   return listBundledPackages(metafile!);
+}
+
+/** Moves the source maps of the binary and of its other entry points out of the image: to NAME.map and NAME.*.map. */
+async function moveSourceMaps(outfile: string, target: string): Promise<void> {
+  const directory = dirname(outfile);
+  const maps = [...new Bun.Glob("**/*.map").scanSync(directory)];
+  for (const path of maps) {
+    const isMain = path === `${basename(outfile)}.map`;
+    await rename(join(directory, path), isMain ? `${target}.map` : `${target}.${path.replaceAll("/", ".")}`);
+  }
+  // Entry points keep their directories.
+  const directories = new Set(maps.filter((path) => path.includes("/")).map((path) => path.split("/")[0]!));
+  for (const name of directories) await rm(join(directory, name), { recursive: true });
 }
 
 /** @param files path in the image -> source file */

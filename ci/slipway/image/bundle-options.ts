@@ -1,18 +1,15 @@
 /** Options of the bundler for a service. The image ID and the binary use the same options. */
 import { existsSync, readFileSync } from "node:fs";
-import { dirname, join, relative, resolve } from "node:path";
+import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/resolve-service.ts";
+import { createEntryPoints, loadedModuleEntry } from "./entry-points.ts";
 import { compileOptions } from "./image-spec.ts";
 import { createStyleOrderPlugin, type HtmlImports } from "./html-order.ts";
-import { APP_DIRECTORY, rewriteModulePaths, bundlerDefines } from "./rewrite-module-paths.ts";
+import { APP_DIRECTORY, imagePathOf, rewriteModulePaths, bundlerDefines } from "./rewrite-module-paths.ts";
 
 /** Placeholder until the ID is known. */
 const UNKNOWN_ID = "0".repeat(12);
-
-/** Module that the generated entry imports. It adds the health endpoints and the drain that the service lacks. */
-const ATTACH = "slipway:attach";
-const attachFile = join(import.meta.dir, "../service/attach.ts");
 
 /** Bundler inputs that are found by reading the service's source. */
 export interface BundleInputs {
@@ -52,11 +49,11 @@ export async function bundleOptions(
 ) {
   const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compileOptions;
   const { root, name, version, versionPath } = service;
-  const { plugins = [], ...entry } = entrypoint
-    ? { entrypoints: [entrypoint] }
-    : createEntry(service, htmlImports?.files ?? [], isHtmlOnly, scripts);
+  const { plugins, rewrites, ...entry } = entrypoint
+    ? loadedModuleEntry(entrypoint, scripts.includes(imagePathOf(entrypoint, service.project)))
+    : createEntryPoints(service, htmlImports?.files ?? [], isHtmlOnly, scripts);
   const styleOrder = htmlImports && !isHtmlOnly && createStyleOrderPlugin(htmlImports);
-  const modulePaths = rewriteModulePaths(source, service.project);
+  const modulePaths = rewriteModulePaths(source, service.project, rewrites);
   return {
     ...options,
     ...entry,
@@ -162,105 +159,6 @@ function bunfigPluginNames(project: string): string[] {
   } catch {
     return [];
   }
-}
-
-/** Returns the service's entry, or generated in-memory entry modules if more than that entry is bundled. */
-function createEntry(
-  { project, entry, entries, attach }: Service,
-  pages: string[],
-  isHtmlOnly: boolean,
-  scripts: string[],
-) {
-  const main = join(project, entry);
-  const additional = Object.entries(entries);
-  const hasChoice = additional.length > 0 || scripts.length > 0;
-  if (!attach && !hasChoice && pages.length === 0) return { entrypoints: [main] };
-  // In the main module's directory, so that paths relative to the main module stay valid.
-  const generatedPath = (number: number) => `${main}${number === 0 ? "" : `.${number}`}.slipway.ts`;
-  // Relative, because generated modules are in the source map, which must not depend on the project's directory.
-  const specifierOf = (path: string) => {
-    const found = relative(dirname(main), resolve(project, path));
-    return JSON.stringify(found.startsWith("../") ? found : `./${found}`);
-  };
-  const isServed = !isHtmlOnly && !hasChoice && hasDefaultExport(main);
-  const service = [
-    ...(attach ? [`import "${ATTACH}";`] : []),
-    ...(hasChoice
-      ? dispatchCode(entry, additional, specifierOf, scripts)
-      : [reexportCode(isServed, specifierOf(entry))]),
-  ];
-  // Each page has a module that imports the next one, so that the bundler finds the pages in order.
-  const files = [
-    ...pages.map((page, at) => [
-      `import ${specifierOf(page)};`,
-      reexportCode(isServed, specifierOf(generatedPath(at + 1))),
-    ]),
-    isHtmlOnly ? [] : service,
-  ];
-  const plugin: Bun.BunPlugin = {
-    name: "slipway",
-    setup: (build) => void build.onResolve({ filter: /^slipway:attach$/ }, () => ({ path: attachFile })),
-  };
-  return {
-    entrypoints: [generatedPath(0)],
-    files: Object.fromEntries(files.map((lines, at) => [generatedPath(at), `${lines.join("\n")}\n`])),
-    plugins: [plugin],
-  };
-}
-
-/** Re-exports the default export if there is one, because Bun serves that of the main module. */
-function reexportCode(isServed: boolean, specifier: string): string {
-  return isServed ? `export { default } from ${specifier};` : `import ${specifier};`;
-}
-
-function hasDefaultExport(file: string): boolean {
-  const { exports } = new Bun.Transpiler({ loader: loaderOf(file) }).scan(readFileSync(file, "utf8"));
-  return exports.includes("default");
-}
-
-/** Generates code that selects the entry by the first argument, for example `/NAME migrate`. */
-function dispatchCode(
-  entry: string,
-  others: [name: string, path: string][],
-  specifier: (path: string) => string,
-  scripts: string[],
-): string[] {
-  const table = others.map(([name, path]) => `  [${JSON.stringify(name)}, () => import(${specifier(path)})],`);
-  return [
-    // A Map, because every object has keys like `constructor`.
-    "const others = new Map<string, () => Promise<unknown>>([",
-    ...table,
-    "]);",
-    'const chosen = others.get(process.argv[2] ?? "");',
-    ...scriptCode(scripts),
-    "if (chosen) {",
-    "  process.argv.splice(2, 1);",
-    "  await chosen();",
-    "} else {",
-    `  const { default: app } = (await import(${specifier(entry)})) as { default?: any };`,
-    '  if (typeof app?.fetch === "function" && typeof app.stop !== "function") Bun.serve(app);',
-    "}",
-  ];
-}
-
-/**
- * Generates code that runs a module by its path, for example after `fork("./src/job.ts")`.
- *
- * A child process of `process.execPath` is the service, because the image has no other Bun.
- */
-function scriptCode(scripts: string[]): string[] {
-  if (scripts.length === 0) return [];
-  return [
-    'const script = process.argv[2] && process.getBuiltinModule("node:path").resolve(process.argv[2]);',
-    `if (script && ${JSON.stringify(scripts)}.includes(script)) {`,
-    "  process.argv.splice(1, 2, script);",
-    "  await import(script);",
-    "} else",
-  ];
-}
-
-function loaderOf(file: string): Bun.JavaScriptLoader {
-  return file.endsWith(".tsx") ? "tsx" : file.endsWith(".jsx") ? "jsx" : file.endsWith("ts") ? "ts" : "js";
 }
 
 const MISSING_MODULE_HINT =

@@ -5,11 +5,12 @@
  * the project's path and on thread timing. It sorts the pages' stylesheets by a hash of these numbers. Neither can be
  * configured, so the discovery is serialised:
  *
- * - Each page is imported by a generated module, which imports the next one (bundle-options.ts).
+ * - Each page is imported by a generated module, which imports the next one (entry-points.ts).
  * - Imports of stylesheets wait until all other files of the pages are numbered.
  * - The service's own modules wait until the stylesheets are numbered.
  */
 import { basename, relative, resolve } from "node:path";
+import { ATTACH, GENERATED } from "./entry-points.ts";
 
 /** An import statement: the importing file and the specifier. */
 interface ImportCall {
@@ -103,9 +104,6 @@ export async function findHtmlImports(
   return { ...pages, styles };
 }
 
-/** Path of the modules that createEntry() in bundle-options.ts generates. */
-const GENERATED = /\.slipway\.ts$/;
-
 /** Creates a plugin that observes and can delay imports, except those of pages and generated modules. */
 function createImportObserver(
   { names }: Pick<HtmlImports, "names">,
@@ -150,6 +148,8 @@ export function createStyleOrderPlugin({ styles, ...pages }: HtmlImports): Bun.B
   };
   let stallTimer: Timer | undefined;
   return createImportObserver(pages, (call) => {
+    // Entry points have no importer. The attachment waits for the service (entry-points.ts).
+    if (call.importer === "" || call.path === ATTACH) return undefined;
     clearTimeout(stallTimer);
     stallTimer = setTimeout(releaseAll, STALL_MS);
     stallTimer.unref();

@@ -26,6 +26,7 @@ import {
   type BundleInputs,
 } from "./bundle-options.ts";
 import { compileOptions, createImageSpec, withAddonLibraries, type RuntimeLibraries } from "./image-spec.ts";
+import { resolveFrom } from "./entry-points.ts";
 import { findNamedPackages, findNativePackages, findTransports, listPackageFiles } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
 import { bundleOnly, bundleWithoutMissing } from "./trial-bundle.ts";
@@ -195,14 +196,6 @@ async function findPluginCode(service: Service): Promise<string[]> {
     Bun.build({ entrypoints, plugins: [external], target: "bun", metafile: true }),
   );
   return Object.keys(metafile!.inputs).map((path) => resolve(path));
-}
-
-function resolveFrom(name: string, importer: string): string | undefined {
-  try {
-    return Bun.resolveSync(name, dirname(importer));
-  } catch {
-    return undefined;
-  }
 }
 
 /** Hashes a bundle's files sorted by path, because the bundler's order of several pages varies. */

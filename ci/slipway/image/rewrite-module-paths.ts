@@ -13,7 +13,7 @@ import { placePattern } from "./path-expressions.ts";
 export const APP_DIRECTORY = "/srv";
 
 /** Returns the path in the image of a file of the project, or of its workspace. */
-const imagePathOf = (file: string, project: string): string =>
+export const imagePathOf = (file: string, project: string): string =>
   packageOf(file) ? `/${installedPath(file)}` : join(APP_DIRECTORY, relative(project, file));
 
 /** Returns the directories of modules in the image that use their path, so that `${import.meta.dir}/..` works. */
@@ -58,9 +58,14 @@ export function installedPath(file: string): string {
  * numbers stay the same.
  *
  * @param source modules of the service and of packages: file -> content
+ * @param rewrites other changes of modules' text
  * @returns options for the bundler
  */
-export function rewriteModulePaths(source: Map<string, Buffer>, project: string) {
+export function rewriteModulePaths(
+  source: Map<string, Buffer>,
+  project: string,
+  rewrites: Map<string, (text: string) => string>,
+) {
   const prefixes = new Map<string, string>();
   const importedWithAttributes = new Set<string>();
   for (const [file, bytes] of source) {
@@ -70,8 +75,8 @@ export function rewriteModulePaths(source: Map<string, Buffer>, project: string)
     if (prefix !== "") prefixes.set(file, prefix);
   }
   for (const file of prefixes.keys()) if (importedWithAttributes.has(basename(file))) prefixes.delete(file);
-  if (prefixes.size === 0) return undefined;
-  const names = [...prefixes.keys()].map((file) => file.replace(/[^\w/]/g, "\\$&"));
+  if (prefixes.size === 0 && rewrites.size === 0) return undefined;
+  const names = [...new Set([...prefixes.keys(), ...rewrites.keys()])].map((file) => file.replace(/[^\w/]/g, "\\$&"));
   const plugin: Bun.BunPlugin = {
     name: "module-paths",
     setup(build) {
@@ -80,10 +85,13 @@ export function rewriteModulePaths(source: Map<string, Buffer>, project: string)
         if ((more as { side?: string }).side === "client") return undefined;
         const text = readFileSync(path, "utf8").replace(/^\uFEFF/, "");
         const [shebang = ""] = /^#![^\n]*\n/.exec(text) ?? [];
-        return { contents: shebang + prefixes.get(path)! + text.slice(shebang.length), loader };
+        const rest = text.slice(shebang.length);
+        const contents = shebang + (prefixes.get(path) ?? "") + (rewrites.get(path)?.(rest) ?? rest);
+        return { contents, loader };
       });
     },
   };
+  if (prefixes.size === 0) return { plugin };
   return {
     plugin,
     define: {

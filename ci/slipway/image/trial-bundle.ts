@@ -20,13 +20,13 @@ export async function bundleWithoutMissing(service: Service, inputs: BundleInput
 
 /** Bundles a module that the service runs by path. @returns its files */
 export async function bundleLoadedModule(service: Service, inputs: BundleInputs): Promise<Bun.BuildOutput> {
-  const options = await bundleOptions(service, inputs);
+  const { execArgv: _, ...options } = await bundleOptions(service, inputs);
   return explainBundleError(() => Bun.build({ ...options, ...loadedModuleOptions }));
 }
 
 /** Bundles without compiling, which takes milliseconds. */
 export async function bundleOnly(service: Service, inputs: BundleInputs, firstPlugins: Bun.BunPlugin[] = []) {
-  const options = await bundleOptions(service, inputs);
+  const { execArgv: _, ...options } = await bundleOptions(service, inputs);
   const plugins = [...firstPlugins, ...options.plugins];
   return Bun.build({ ...options, plugins, bytecode: false, sourcemap: "none" });
 }

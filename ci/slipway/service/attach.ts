@@ -1,19 +1,23 @@
 /**
  * Adds health endpoints and graceful shutdown to a service that does not call `serve` of slipway/service.
  *
- * The build imports this module before the service's entry point. It replaces `Bun.serve`, which node:http
+ * The binary preloads this module before the service's main module. It replaces `Bun.serve`, which node:http
  * uses too. Every server then serves /version, /readyz and /healthz, unless the service has the route,
  * and drains on SIGTERM. A server that the source passes to `serve` behaves as without this module.
  */
 import { listen } from "./bun.ts";
 import { stopSelfStart } from "./stop-self-spawn.ts";
 import { delayHandlers } from "./delay-signal-handlers.ts";
-import { attach, type serve } from "./service.ts";
+import * as service from "./service.ts";
+import { SHARED } from "./version.ts";
 import type { NodeServer } from "./service.d";
 
 stopSelfStart();
 
-type Options = Parameters<typeof serve>[0] & object;
+const { attach } = service;
+Object.defineProperty(globalThis, SHARED, { value: service });
+
+type Options = Parameters<typeof service.serve>[0] & object;
 
 /** Option that only node:http passes to `Bun.serve`. */
 const NODE_OPTION = "onNodeHTTPRequest";

@@ -31,3 +31,6 @@ export const NO_STORE_HEADERS = { "Cache-Control": "no-store" };
 
 /** Creates the response to `GET /version`: `build` as JSON. */
 export const version = (): Response => Response.json(build, { headers: NO_STORE_HEADERS });
+
+/** Property of globalThis with the functions of service.ts that attach.ts has loaded. */
+export const SHARED = Symbol.for("slipway/service");

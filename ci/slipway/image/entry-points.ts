@@ -1,0 +1,206 @@
+/**
+ * Chooses the bundle's entry points, so that the service's main module stays the main module.
+ *
+ * Only an entry point of the bundle keeps `import.meta.main` and `require.main === module`. For this reason, no generated
+ * module imports the service. The attachment is an entry point of its own, which the binary loads like `bun --preload`.
+ *
+ * Three cases need a launcher: the `entries` setting, modules that the service starts as a process, and several pages
+ * that must be bundled in order. The launcher imports the chosen module, and the modules that can be chosen know which of
+ * them is the main module.
+ */
+import { readFileSync } from "node:fs";
+import { basename, dirname, join, relative, resolve } from "node:path";
+import type { Service } from "../core/resolve-service.ts";
+
+/** Adds the health endpoints and the drain that the service lacks. */
+export const ATTACH = "slipway:attach";
+const serviceDirectory = join(import.meta.dir, "../service");
+const serviceFile = (name: string) => join(serviceDirectory, name);
+/** Directory of a compiled binary's modules. */
+const MODULES = "/$bunfs/root";
+/** Path of a generated module. */
+export const GENERATED = /\.slipway\.ts$/;
+
+export interface EntryPoints {
+  entrypoints: string[];
+  /** Generated modules: path -> content. */
+  files: Record<string, string>;
+  plugins: Bun.BunPlugin[];
+  /** Changes of modules' text: file -> function. */
+  rewrites: Map<string, (text: string) => string>;
+  /** Options of Bun that the binary starts with. */
+  execArgv: string[];
+}
+
+/**
+ * Creates the entry points of a bundle. The first is the binary's main module.
+ *
+ * @param pages HTML imports to bundle in this order, before the service
+ * @param isHtmlOnly leaves out the service
+ * @param scripts paths in the image of modules that the service starts as a process
+ */
+export function createEntryPoints(
+  service: Service,
+  pages: string[],
+  isHtmlOnly: boolean,
+  scripts: string[],
+): EntryPoints {
+  const { project, root, entry, attach } = service;
+  const main = resolve(project, entry);
+  const entries = Object.entries(service.entries).map(([name, file]): [string, string] => [
+    name,
+    resolve(project, file),
+  ]);
+  // In the main module's directory, so that paths relative to the main module stay valid.
+  const generatedPath = (name: number | string) => `${main}.${name}.slipway.ts`;
+  const [launcher, attachment] = [generatedPath("launcher"), generatedPath("attach")];
+  const hasChoice = entries.length > 0 || scripts.length > 0;
+  const hasLauncher = hasChoice || pages.length > 0;
+  const isAttached = attach && !isHtmlOnly;
+  // Relative, because generated modules are in the source map, which must not depend on the project's directory.
+  const importOf = (path: string) => JSON.stringify(`./${relative(dirname(main), path)}`);
+  const files: Record<string, string> = {};
+  if (hasLauncher) {
+    // Each page has a module that imports the next one, so that the bundler finds the pages in order.
+    const chain = [launcher, ...pages.map((_, at) => generatedPath(at))];
+    pages.forEach(
+      (page, at) => (files[chain[at]!] = `import ${importOf(page)};\nimport ${importOf(chain[at + 1]!)};\n`),
+    );
+    const start = hasChoice ? launch(main, entries, scripts, importOf) : importMain(importOf(main), main);
+    files[chain.at(-1)!] = isHtmlOnly ? "" : start;
+  }
+  // The process sees the options that it has from source.
+  if (isAttached) files[attachment] = `import "${ATTACH}";\nprocess.execArgv.shift();\n`;
+  return {
+    entrypoints: [hasLauncher ? launcher : main, ...(isAttached ? [attachment] : [])],
+    files,
+    plugins: isAttached ? [attachmentPlugin(pages.length > 0 ? main : undefined)] : [],
+    rewrites: hasLauncher ? rewriteMainModules([main, ...entries.map(([, file]) => file)]) : new Map(),
+    execArgv: isAttached ? [`--preload=${MODULES}/${bundledPath(root, attachment)}`] : [],
+  };
+}
+
+/** Returns the path of an entry point in the bundle. */
+function bundledPath(root: string, file: string): string {
+  return relative(root, file).replace(/\.\w+$/, ".js");
+}
+
+/** Property of globalThis with the number of the chosen module. The main module has number 0. */
+const CHOSEN = "__slipway_chosen__";
+
+/** Generates code that imports the main module, and exports its default export, because Bun serves it. */
+function importMain(specifier: string, main: string): string {
+  const { exports } = new Bun.Transpiler({ loader: loaderOf(main) }).scan(readFileSync(main, "utf8"));
+  return `${exports.includes("default") ? "export { default } from" : "import"} ${specifier};\n`;
+}
+
+function loaderOf(file: string): Bun.JavaScriptLoader {
+  return file.endsWith(".tsx") ? "tsx" : file.endsWith(".jsx") ? "jsx" : file.endsWith("ts") ? "ts" : "js";
+}
+
+/** Returns the entry point of a module that the service runs by path. @param isMain whether it is a process's */
+export function loadedModuleEntry(file: string, isMain: boolean): EntryPoints {
+  const rewrites = isMain ? rewriteMainModules([file]) : new Map();
+  return { entrypoints: [file], files: {}, plugins: [], rewrites, execArgv: [] };
+}
+
+/**
+ * Generates code that imports the module that the first argument names, for example `/NAME migrate`.
+ *
+ * The argument is a path after `fork("./src/job.ts")`. A child process of `process.execPath` is the service, because the
+ * image has no other Bun.
+ */
+function launch(
+  main: string,
+  entries: [string, string][],
+  scripts: string[],
+  importOf: (path: string) => string,
+): string {
+  const row = (key: string, number: number, file: string) =>
+    `  [${key}, [${number}, () => import(${importOf(file)})]],\n`;
+  return `// A Map, because every object has keys like \`constructor\`.
+const entries = new Map<string, [number, () => Promise<{ default?: any }>]>([
+${entries.map(([name, file], at) => row(JSON.stringify(name), at + 1, file)).join("")}]);
+const scripts: string[] = ${JSON.stringify(scripts)};
+const [, , argument = ""] = process.argv;
+const script = scripts.length > 0 ? process.getBuiltinModule("node:path").resolve(argument) : "";
+const chosen = scripts.includes(script) ? ([-1, () => import(script)] as const) : entries.get(argument);
+if (chosen?.[0] === -1) process.argv.splice(1, 2, script);
+else if (chosen) process.argv.splice(2, 1);
+const [number, load] = chosen ?? [0, () => import(${importOf(main)})];
+Object.assign(globalThis, { ${CHOSEN}: number });
+const app = (await load()).default;
+// Bun does this with the main module.
+if (app && (typeof app.fetch === "function" || app.app != undefined) && typeof app.stop !== "function") {
+  const { protocol, hostname, port } = Bun.serve(app);
+  console.debug(\`Started server: \${protocol}://\${hostname}:\${port}\`);
+}
+`;
+}
+
+/** Matches text to skip, then the tests for the main module. */
+const mainTests =
+  /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`|\/\/.*|\/\*[^]*?\*\/)|\bimport\.meta\.main\b|\brequire\.main\s*([=!]==?)\s*module\b|\bmodule\s*([=!]==?)\s*require\.main\b/g;
+
+/**
+ * Replaces the tests for the main module in the modules that a launcher imports.
+ *
+ * The bundler makes them false in every module that is not an entry point. Other modules keep that.
+ */
+function rewriteMainModules(modules: string[]): Map<string, (text: string) => string> {
+  const rewrite = (file: string) => (text: string) => {
+    // Two names can choose the same module.
+    const numbers = modules.flatMap((module, number) => (module === file ? [number] : []));
+    const isMain = modules.length > 1 ? `[${numbers}].includes(globalThis.${CHOSEN})` : "true";
+    return text.replace(
+      mainTests,
+      (_, skipped?: string, ...operators: (string | undefined)[]) =>
+        skipped ?? ((operators[0] ?? operators[1])?.startsWith("!") ? `(!${isMain})` : `(${isMain})`),
+    );
+  };
+  return new Map(modules.map((file) => [file, rewrite(file)]));
+}
+
+/** Returns a filter for the plugins of Bun. */
+const exactly = (paths: string[], before = "") =>
+  new RegExp(`^${before}(?:${paths.map((path) => path.replace(/[^\w/]/g, "\\$&")).join("|")})$`);
+
+/**
+ * Creates a plugin that resolves the attachment.
+ *
+ * @param main the main module, if the launcher imports it after pages. The attachment follows them too.
+ */
+function attachmentPlugin(main: string | undefined): Bun.BunPlugin {
+  const { promise: pagesFound, resolve: setPagesFound } = Promise.withResolvers<void>();
+  return {
+    name: "attachment",
+    setup(build) {
+      if (main === undefined) setPagesFound();
+      else {
+        build.onResolve({ filter: exactly([basename(main)], "(?:.*/)?") }, ({ importer }) => {
+          if (GENERATED.test(importer)) setPagesFound();
+          return undefined;
+        });
+      }
+      build.onResolve({ filter: exactly([ATTACH]) }, async () => {
+        await pagesFound;
+        return { path: serviceFile("attach.ts") };
+      });
+      // The attachment and the service are bundled apart, but share the state of the servers.
+      build.onResolve({ filter: /\bservice(?:\.[jt]s)?$/ }, ({ path, importer }) => {
+        if (dirname(importer) === serviceDirectory) return undefined;
+        const isService = resolveFrom(path, importer) === serviceFile("service.ts");
+        return isService ? { path: serviceFile("attached.ts") } : undefined;
+      });
+    },
+  };
+}
+
+/** Resolves an import. @returns undefined if there is no such module */
+export function resolveFrom(name: string, importer: string): string | undefined {
+  try {
+    return Bun.resolveSync(name, dirname(importer));
+  } catch {
+    return undefined;
+  }
+}
