@@ -6,6 +6,7 @@ import type { Service } from "../core/resolve-service.ts";
 import { createEntryPoints, loadedModuleEntry } from "./entry-points.ts";
 import { compileOptions } from "./image-spec.ts";
 import { createStyleOrderPlugin, type HtmlImports } from "./html-order.ts";
+import { createResolvePlugin } from "./require-resolve.ts";
 import { APP_DIRECTORY, imagePathOf, rewriteModulePaths, bundlerDefines } from "./rewrite-module-paths.ts";
 
 /** Placeholder until the ID is known. */
@@ -25,6 +26,8 @@ export interface BundleInputs {
   scripts?: string[];
   /** Optional packages that are not installed. */
   missingPackages?: string[];
+  /** Specifiers that are passed to `require.resolve()`. */
+  resolvedSpecifiers?: string[];
   /** Several HTML imports, in a fixed order. */
   htmlImports?: HtmlImports | undefined;
   /** Module to bundle in place of the service, because the service runs it by path. */
@@ -42,6 +45,7 @@ export async function bundleOptions(
     missingPackages = [],
     transports = {},
     scripts = [],
+    resolvedSpecifiers = [],
     htmlImports,
     entrypoint,
     isHtmlOnly = false,
@@ -61,6 +65,7 @@ export async function bundleOptions(
     plugins: [
       ...(styleOrder ? [styleOrder] : []),
       ...plugins,
+      ...(resolvedSpecifiers.length > 0 ? [createResolvePlugin(resolvedSpecifiers, service.project)] : []),
       ...(await loadPlugins(service)),
       ...(modulePaths ? [modulePaths.plugin] : []),
     ],

@@ -36,6 +36,7 @@ import type { PathUses } from "./path-uses.ts";
 import { findTsconfigs } from "./find-tsconfigs.ts";
 import { describeMissing, findDynamicLoads } from "./dynamic-imports.ts";
 import { findSelfStarts } from "./find-self-spawns.ts";
+import { findResolvedSpecifiers } from "./require-resolve.ts";
 
 /** Lockfiles that Bun reads: its current and former format, and those of other package managers. */
 export const lockfiles = ["bun.lock", "bun.lockb", "package-lock.json", "yarn.lock", "pnpm-lock.yaml"];
@@ -63,6 +64,8 @@ export interface ImageInputs {
   scripts: string[];
   /** Names of packages that are not installed and that another package loads lazily. */
   missingPackages: string[];
+  /** Specifiers that are passed to `require.resolve()`. */
+  resolvedSpecifiers: string[];
   /** Unbundled packages: path in the image, without a leading slash -> directory. */
   packages: Map<string, string>;
   /** Several HTML imports, in a fixed order. */
@@ -80,9 +83,11 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
   // The paths are relative to the working directory. A plugin's virtual modules, `namespace:name`, are not files.
   const opened = Object.keys(bundle.metafile!.inputs).map((path) => resolve(path));
   const files = new Set(opened.filter((path) => existsSync(path)));
+  const specifiers = new Set(findResolvedSpecifiers(bundle));
   const modules = await findLoadedModules(service, bundle.metafile!, isOwnModule, async (entrypoint) => {
     const { bundle, missing: more } = await bundleWithoutMissing(service, { entrypoint });
     for (const [name, by] of more) missing.set(name, by);
+    for (const specifier of findResolvedSpecifiers(bundle)) specifiers.add(specifier);
     return bundle.metafile!;
   });
   for (const file of modules.opened) if (existsSync(file)) files.add(file);
@@ -100,16 +105,23 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
   const missingPackages = [...missing.keys()];
   const configured = findConfiguredFiles(service);
   const rewritten = new Map([...source, ...packageSource]);
+  const resolvedSpecifiers = [...specifiers].sort();
   const rebundle = (inputs: BundleInputs, ...plugins: Bun.BunPlugin[]) =>
     explainBundleError(() =>
-      bundleOnly(service, { externalPackages, transports, scripts, missingPackages, ...inputs }, plugins),
+      bundleOnly(
+        service,
+        { externalPackages, transports, scripts, missingPackages, resolvedSpecifiers, ...inputs },
+        plugins,
+      ),
     );
   const htmlImports = await findHtmlImports(bundle, root, (htmlImports, plugin) =>
     rebundle({ htmlImports, isHtmlOnly: true }, plugin),
   );
   const isGenerated = hasMacros(source.values()) || hasPlugins(service);
   const bundleDigest = isGenerated
-    ? await computeBundleDigest((htmlImports ? await rebundle({ htmlImports }) : bundle).outputs)
+    ? await computeBundleDigest(
+        (htmlImports || resolvedSpecifiers.length > 0 ? await rebundle({ htmlImports }) : bundle).outputs,
+      )
     : undefined;
 
   for (const directory of new Set([...files].filter((file) => !isInstalled(file)).map(dirname))) {
@@ -140,6 +152,7 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
     transports,
     scripts,
     missingPackages,
+    resolvedSpecifiers,
     packages: native.packages,
     htmlImports,
     bundleDigest,

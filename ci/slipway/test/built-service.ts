@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll } from "bun:test";
 import { resolveService } from "../core/resolve-service.ts";
-import { buildImage, type BuildResult } from "../image/build-image-files.ts";
+import type { BuildResult } from "../image/build-image-files.ts";
 import type { Settings } from "../index.d.ts";
 import { root } from "./helloapp-service.ts";
 
@@ -25,11 +25,18 @@ export function createProject(files: Files, name = "project"): string {
   return at;
 }
 
-/** Builds a project. @returns the binary and the result of the build */
+/** Builds a project in its directory, like the pipeline. @returns the binary and the result of the build */
 export async function build(at: string, settings: Settings = {}): Promise<BuildResult & { binary: string }> {
-  const service = resolveService(at, settings);
-  const built = await buildImage(service, join(at, "dist"));
-  return { ...built, binary: join(at, "dist/app", service.name) };
+  const slipway = join(import.meta.dir, "..");
+  const code = `import { resolveService } from ${JSON.stringify(join(slipway, "core/resolve-service.ts"))};
+import { buildImage } from ${JSON.stringify(join(slipway, "image/build-image-files.ts"))};
+await buildImage(resolveService(process.cwd(), ${JSON.stringify(settings)}), "dist");`;
+  // The paths in the source map are relative to the working directory.
+  const child = Bun.spawn([process.execPath, "-e", code], { cwd: at, stdout: "ignore", stderr: "pipe" });
+  const stderr = await new Response(child.stderr).text();
+  if ((await child.exited) !== 0) throw new Error(stderr);
+  const built = (await Bun.file(join(at, "dist/image.json")).json()) as BuildResult;
+  return { ...built, binary: join(at, "dist/app", resolveService(at, settings).name) };
 }
 
 /** Runs a command until it exits. @returns its output, or the error output if it fails */

@@ -1,0 +1,79 @@
+/** Copies of a project in directories of other names give identical binaries, which contain no path of the build. */
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import type { Settings } from "../index.d.ts";
+import { build, createProject, run, type Files } from "./built-service.ts";
+
+setDefaultTimeout(60_000);
+
+const attempt = (code: string) => `try { console.log(${code}); } catch (error) { console.log(error.code); }\n`;
+const x = { "src/x.ts": "export const x = 1;\n" };
+
+test.each<[string, Files, string, Settings?]>([
+  ["require.resolve of a module", { ...x, "src/main.ts": attempt('require.resolve("./x.ts")') }, "MODULE_NOT_FOUND\n"],
+  [
+    "require.resolve without an extension, in CommonJS",
+    { ...x, "src/main.cjs": attempt('require.resolve("./x")') },
+    "MODULE_NOT_FOUND\n",
+    { entry: "src/main.cjs" },
+  ],
+  [
+    "require.resolve of data files",
+    {
+      "src/main.ts": attempt('require.resolve("../a.json")') + attempt('require.resolve("../a.txt")'),
+      "a.json": "{}",
+      "a.txt": "a",
+    },
+    "MODULE_NOT_FOUND\nMODULE_NOT_FOUND\n",
+  ],
+  [
+    "require.resolve in a package, of itself and of another package",
+    {
+      "src/main.ts": 'import resolved from "tiny";\nconsole.log(resolved().join());\n',
+      "node_modules/tiny/package.json": '{"name":"tiny","version":"1.0.0","main":"index.js"}',
+      "node_modules/tiny/index.js": `const attempt = (resolve) => { try { return resolve(); } catch (error) { return error.code; } };
+module.exports = () => [attempt(() => require.resolve("./data.js")), attempt(() => require.resolve("other/package.json")), require.resolve("fs")];`,
+      "node_modules/tiny/data.js": "",
+      "node_modules/other/package.json": '{"name":"other"}',
+    },
+    "MODULE_NOT_FOUND,MODULE_NOT_FOUND,fs\n",
+  ],
+  [
+    "require.resolve beside a macro, whose result is a part of the ID",
+    {
+      ...x,
+      "src/main.ts": `import { two } from "./macro.ts" with { type: "macro" };
+console.log(two());
+${attempt('require.resolve("./x.ts")')}`,
+      "src/macro.ts": "export const two = () => 2;\n",
+    },
+    "2\nMODULE_NOT_FOUND\n",
+  ],
+  [
+    "import.meta.resolve and dynamic imports",
+    { ...x, "src/main.ts": 'const { x } = await import("./x.ts");\nimport.meta.resolve("./x.ts");\nconsole.log(x);\n' },
+    "1\n",
+  ],
+])("%s", async (_, files, expected, settings = {}) => {
+  const copies = [createProject(files, "one"), createProject(files, "another-place")];
+  const built = [];
+  for (const at of copies) built.push(await build(at, settings));
+  const [one, other] = built as [(typeof built)[0], (typeof built)[0]];
+  expect(one.id).toBe(other.id);
+  const bytes = readFileSync(one.binary);
+  expect(Bun.hash(bytes)).toBe(Bun.hash(readFileSync(other.binary)));
+  expect(bytes.includes(copies[0]!)).toBe(false);
+  expect(run([one.binary])).toBe(expected);
+});
+
+test("require.resolve finds a file that is in the image", async () => {
+  const at = createProject({
+    "src/main.ts": 'console.log(require.resolve("../data/a.json"));\n',
+    "data/a.json": "{}",
+  });
+  const { binary } = await build(at, { attach: false, files: ["data"] });
+  const { existsSync } = await import("node:fs");
+  // Without a container, /srv does not exist.
+  expect(existsSync(`${at}/dist/app/srv/data/a.json`)).toBe(true);
+  expect(readFileSync(binary).includes("/srv/data/a.json")).toBe(true);
+});
