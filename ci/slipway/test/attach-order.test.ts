@@ -1,15 +1,17 @@
 /** The attachment comes before every module of the service, whatever way the service gets `serve`. */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import type { Settings } from "../index.d.ts";
-import { build, createProject, run, type Files } from "./built-service.ts";
+import { build, createProject, removeProjects, run, type Files } from "./built-service.ts";
 import { Service } from "./service/harness.ts";
 
 setDefaultTimeout(60_000);
+afterAll(removeProjects);
 
 const started: Service[] = [];
 afterAll(() => started.forEach((service) => service.kill("SIGKILL")));
 
-const serve = '({ port: process.env.PORT, fetch: () => new Response("own") });\n';
+// The service replies first, so it must not reply at every path.
+const serve = '({ port: process.env.PORT, routes: { "/": new Response("own") } });\n';
 const dynamic = { "src/main.ts": 'await import("./server.ts");\n' };
 
 test.each<[string, Files, Settings?]>([
@@ -33,7 +35,7 @@ test.each<[string, Files, Settings?]>([
     {
       ...dynamic,
       "src/server.ts": `import { createServer } from "node:http";
-createServer((_, reply) => reply.end("own")).listen(process.env.PORT);`,
+createServer(({ url }, reply) => void reply.writeHead(url === "/" ? 200 : 404).end("own")).listen(process.env.PORT);`,
     },
   ],
   ["serve of slipway/service", { "src/main.ts": `import { serve } from "slipway/service";\nserve${serve}` }],

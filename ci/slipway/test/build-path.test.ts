@@ -1,10 +1,11 @@
 /** Copies of a project in directories of other names give identical binaries, which contain no path of the build. */
-import { expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import type { Settings } from "../index.d.ts";
-import { build, createProject, run, type Files } from "./built-service.ts";
+import { build, createProject, removeProjects, run, type Files } from "./built-service.ts";
 
 setDefaultTimeout(60_000);
+afterAll(removeProjects);
 
 const attempt = (code: string) => `try { console.log(${code}); } catch (error) { console.log(error.code); }\n`;
 const x = { "src/x.ts": "export const x = 1;\n" };

@@ -2,7 +2,6 @@
 import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { afterAll } from "bun:test";
 import { resolveService } from "../core/resolve-service.ts";
 import type { BuildResult } from "../image/build-image-files.ts";
 import type { Settings } from "../index.d.ts";
@@ -10,12 +9,18 @@ import { root } from "./helloapp-service.ts";
 
 export type Files = Record<string, string>;
 
-const work = realpathSync(mkdtempSync(join(tmpdir(), "built-service-")));
-afterAll(() => rmSync(work, { recursive: true, force: true }));
+const created: string[] = [];
+
+/** Removes the projects that a test file has created. */
+export function removeProjects(): void {
+  for (const directory of created.splice(0)) rmSync(directory, { recursive: true });
+}
 
 /** Creates a project that uses this repository's packages. Its files can be below `node_modules` too. */
 export function createProject(files: Files, name = "project"): string {
-  const at = join(mkdtempSync(join(work, "copy-")), name);
+  const directory = realpathSync(mkdtempSync(join(tmpdir(), "built-service-")));
+  created.push(directory);
+  const at = join(directory, name);
   for (const [path, content] of Object.entries({ "package.json": '{"name":"small"}', ...files })) {
     mkdirSync(dirname(join(at, path)), { recursive: true });
     writeFileSync(join(at, path), content);

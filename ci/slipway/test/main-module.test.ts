@@ -1,9 +1,10 @@
 /** The service's main module is the main module of the binary, as it is from source. */
-import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Settings } from "../index.d.ts";
-import { build, createProject, run, runSource, type Files } from "./built-service.ts";
+import { build, createProject, removeProjects, run, runSource, type Files } from "./built-service.ts";
 
 setDefaultTimeout(60_000);
+afterAll(removeProjects);
 
 const helper = 'if (import.meta.main) console.log("helper is main");\nexport const help = (name: string) => name;\n';
 const main = 'import { help } from "./helper.ts";\nif (import.meta.main) console.log(help("main"));\n';

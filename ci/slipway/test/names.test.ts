@@ -1,8 +1,9 @@
 /** Names of classes and functions are the same in the binary as from source, because services use them as data. */
-import { expect, setDefaultTimeout, test } from "bun:test";
-import { build, createProject, run, runSource } from "./built-service.ts";
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { build, createProject, removeProjects, run, runSource } from "./built-service.ts";
 
 setDefaultTimeout(60_000);
+afterAll(removeProjects);
 
 test.each<[string, string]>([
   [
