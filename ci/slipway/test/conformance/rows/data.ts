@@ -179,7 +179,7 @@ ${todos}`,
   },
   {
     name: "PostgreSQL: TypeORM",
-    differs: { because: differences.packageByName, at: ["exit", "stderr", "stdout"] },
+    differs: { because: differences.computedName, at: ["exit", "stderr", "stdout"] },
     needs: "postgresql",
     packages: ["typeorm", "reflect-metadata", "pg"],
     files: {

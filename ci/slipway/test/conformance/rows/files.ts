@@ -154,7 +154,7 @@ console.log(["z", "ä", "a"].sort(new Intl.Collator("sv").compare).join(), date.
   },
   {
     name: "pdfkit: standard fonts",
-    differs: { because: differences.packageData, at: ["exit", "stderr", "stdout"] },
+    differs: { because: differences.computedName, at: ["exit", "stderr", "stdout"] },
     packages: ["pdfkit"],
     files: `
 import PDFDocument from "pdfkit";
@@ -220,7 +220,7 @@ encoding.free();
   },
   {
     name: "jsdom: a document with a script",
-    differs: { because: differences.packageData, at: ["exit", "stderr", "stdout"] },
+    differs: { because: differences.resolved, at: ["exit", "stderr", "stdout"] },
     packages: ["jsdom"],
     files: `
 import { JSDOM } from "jsdom";
@@ -240,7 +240,7 @@ console.log(html, load(html)("li").map((_, item) => load(item).text()).get());
   },
   {
     name: "createRequire of a package's package.json",
-    differs: { because: differences.packageData, at: ["exit", "stderr", "stdout"] },
+    differs: { because: differences.computedName, at: ["exit", "stderr", "stdout"] },
     packages: ["express"],
     files: `
 import { createRequire } from "node:module";

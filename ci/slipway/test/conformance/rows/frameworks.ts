@@ -195,7 +195,7 @@ app.listen(process.env.PORT);
   },
   {
     name: "Express: EJS views",
-    differs: { because: differences.packageByName, at: ["GET /", "stderr"] },
+    differs: { because: differences.computedName, at: ["GET /", "stderr"] },
     packages: ["express", "ejs"],
     files: {
       "src/index.ts": `
@@ -234,7 +234,7 @@ app.listen(process.env.PORT);
   },
   {
     name: "Express: Pug views",
-    differs: { because: differences.packageByName, at: ["GET /", "stderr"] },
+    differs: { because: differences.computedName, at: ["GET /", "stderr"] },
     packages: ["express", "pug"],
     files: {
       "src/index.ts": `
@@ -329,7 +329,7 @@ await app.listen({ port: Number(process.env.PORT), host: "127.0.0.1" });
   },
   {
     name: "Fastify: logger with pino-pretty",
-    differs: { because: differences.packageByName, at: ["start"] },
+    differs: { because: differences.computedName, at: ["start"] },
     packages: ["fastify", "pino-pretty"],
     files: `
 import Fastify from "fastify";

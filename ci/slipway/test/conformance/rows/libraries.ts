@@ -16,7 +16,7 @@ console.log("after");
   },
   {
     name: "pino: transport by name",
-    differs: { because: differences.packageByName, at: ["exit", "stderr", "stdout"] },
+    differs: { because: differences.computedName, at: ["exit", "stderr", "stdout"] },
     packages: ["pino", "pino-pretty"],
     files: `
 import pino from "pino";
