@@ -28,18 +28,6 @@ test.each<[string, Files, string, Settings?]>([
     "MODULE_NOT_FOUND\nMODULE_NOT_FOUND\n",
   ],
   [
-    "require.resolve in a package, of itself and of another package",
-    {
-      "src/main.ts": 'import resolved from "tiny";\nconsole.log(resolved().join());\n',
-      "node_modules/tiny/package.json": '{"name":"tiny","version":"1.0.0","main":"index.js"}',
-      "node_modules/tiny/index.js": `const attempt = (resolve) => { try { return resolve(); } catch (error) { return error.code; } };
-module.exports = () => [attempt(() => require.resolve("./data.js")), attempt(() => require.resolve("other/package.json")), require.resolve("fs")];`,
-      "node_modules/tiny/data.js": "",
-      "node_modules/other/package.json": '{"name":"other"}',
-    },
-    "MODULE_NOT_FOUND,MODULE_NOT_FOUND,fs\n",
-  ],
-  [
     "require.resolve beside a macro, whose result is a part of the ID",
     {
       ...x,
