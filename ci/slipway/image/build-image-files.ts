@@ -20,7 +20,7 @@ import {
   layerNames,
   type RuntimeLibraries,
 } from "./image-spec.ts";
-import { APP_DIRECTORY } from "./rewrite-module-paths.ts";
+import { APP_DIRECTORY } from "./image-paths.ts";
 import { ownArchitecture, type Platform } from "./architecture.ts";
 import { bundleOptions, explainBundleError, type BundleInputs } from "./bundle-options.ts";
 import { computeImageId, collectInputs } from "./inputs.ts";

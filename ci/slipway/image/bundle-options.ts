@@ -7,7 +7,8 @@ import { createEntryPoints, loadedModuleEntry } from "./entry-points.ts";
 import { compileOptions } from "./image-spec.ts";
 import { createStyleOrderPlugin, type HtmlImports } from "./html-order.ts";
 import { createResolvePlugin } from "./require-resolve.ts";
-import { APP_DIRECTORY, imagePathOf, rewriteModulePaths, bundlerDefines } from "./rewrite-module-paths.ts";
+import { APP_DIRECTORY, imagePathOf } from "./image-paths.ts";
+import { bundlerDefines, rewriteModules } from "./rewrite-modules.ts";
 
 /** Placeholder until the ID is known. */
 const UNKNOWN_ID = "0".repeat(12);
@@ -55,9 +56,9 @@ export async function bundleOptions(
   const { root, name, version, versionPath } = service;
   const { plugins, rewrites, ...entry } = entrypoint
     ? loadedModuleEntry(entrypoint, scripts.includes(imagePathOf(entrypoint, service.project)))
-    : createEntryPoints(service, htmlImports?.files ?? [], isHtmlOnly, scripts);
+    : createEntryPoints(service, htmlImports?.files ?? [], isHtmlOnly, scripts, transportCode(transports));
   const styleOrder = htmlImports && !isHtmlOnly && createStyleOrderPlugin(htmlImports);
-  const modulePaths = rewriteModulePaths(source, service.project, rewrites);
+  const rewriting = rewriteModules(source, service.project, rewrites);
   return {
     ...options,
     ...entry,
@@ -67,9 +68,10 @@ export async function bundleOptions(
       ...plugins,
       ...(resolvedSpecifiers.length > 0 ? [createResolvePlugin(resolvedSpecifiers, service.project)] : []),
       ...(await loadPlugins(service)),
-      ...(modulePaths ? [modulePaths.plugin] : []),
+      ...(rewriting ? [rewriting] : []),
     ],
-    banner: (modulePaths?.banner ?? "") + transportCode(transports),
+    // A banner of the service would be in its browser code too.
+    ...(entrypoint && { banner: transportCode(transports) }),
     external: [...service.external, ...externalPackages, ...missingPackages],
     metafile: true,
     root,
@@ -84,7 +86,6 @@ export async function bundleOptions(
       BUILD_ENTRIES: JSON.stringify([...Object.keys(service.entries), ...scripts]),
       "process.env.NODE_ENV": '"production"',
       ...bundlerDefines,
-      ...modulePaths?.define,
       ...publicEnvDefines(service),
       ...service.define,
     },

@@ -14,7 +14,7 @@ import type { BuildResult } from "./build-image-files.ts";
 import { PipelineError } from "../core/errors.ts";
 import { writeFileAtomically } from "../core/atomic-write.ts";
 import { createImageSpec, layerNames } from "./image-spec.ts";
-import { APP_DIRECTORY } from "./rewrite-module-paths.ts";
+import { APP_DIRECTORY } from "./image-paths.ts";
 import { TAR_END, tarHeader, tarPadding } from "./tar-writer.ts";
 
 /** Compression of layers: `none` for a local import, `fast` and `high` for a transfer that costs per byte. */

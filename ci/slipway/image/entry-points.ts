@@ -11,6 +11,7 @@
 import { readFileSync } from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import type { Service } from "../core/resolve-service.ts";
+import type { Replacements } from "./rewrite-modules.ts";
 
 /** Adds the health endpoints and the drain that the service lacks. */
 export const ATTACH = "slipway:attach";
@@ -26,8 +27,8 @@ export interface EntryPoints {
   /** Generated modules: path -> content. */
   files: Record<string, string>;
   plugins: Bun.BunPlugin[];
-  /** Changes of modules' text: file -> function. */
-  rewrites: Map<string, (text: string) => string>;
+  /** Changes of modules' text: file -> replacements. */
+  rewrites: Map<string, Replacements>;
   /** Options of Bun that the binary starts with. */
   execArgv: string[];
 }
@@ -38,12 +39,14 @@ export interface EntryPoints {
  * @param pages HTML imports to bundle in this order, before the service
  * @param isHtmlOnly leaves out the service
  * @param scripts paths in the image of modules that the service starts as a process
+ * @param preloadCode code to run before the service. Empty if there is none.
  */
 export function createEntryPoints(
   service: Service,
   pages: string[],
   isHtmlOnly: boolean,
   scripts: string[],
+  preloadCode: string,
 ): EntryPoints {
   const { project, root, entry, attach } = service;
   const main = resolve(project, entry);
@@ -53,10 +56,11 @@ export function createEntryPoints(
   ]);
   // In the main module's directory, so that paths relative to the main module stay valid.
   const generatedPath = (name: number | string) => `${main}.${name}.slipway.ts`;
-  const [launcher, attachment] = [generatedPath("launcher"), generatedPath("attach")];
+  const [launcher, preload] = [generatedPath("launcher"), generatedPath("preload")];
   const hasChoice = entries.length > 0 || scripts.length > 0;
   const hasLauncher = hasChoice || pages.length > 0;
   const isAttached = attach && !isHtmlOnly;
+  const isPreloaded = isAttached || (preloadCode !== "" && !isHtmlOnly);
   // Relative, because generated modules are in the source map, which must not depend on the project's directory.
   const importOf = (path: string) => JSON.stringify(`./${relative(dirname(main), path)}`);
   const files: Record<string, string> = {};
@@ -70,13 +74,15 @@ export function createEntryPoints(
     files[chain.at(-1)!] = isHtmlOnly ? "" : start;
   }
   // The process sees the options that it has from source.
-  if (isAttached) files[attachment] = `import "${ATTACH}";\nprocess.execArgv.shift();\n`;
+  if (isPreloaded) {
+    files[preload] = `${isAttached ? `import "${ATTACH}";` : ""}${preloadCode}\nprocess.execArgv.shift();\n`;
+  }
   return {
-    entrypoints: [hasLauncher ? launcher : main, ...(isAttached ? [attachment] : [])],
+    entrypoints: [hasLauncher ? launcher : main, ...(isPreloaded ? [preload] : [])],
     files,
     plugins: isAttached ? [attachmentPlugin(pages.length > 0 ? main : undefined)] : [],
     rewrites: hasLauncher ? rewriteMainModules([main, ...entries.map(([, file]) => file)]) : new Map(),
-    execArgv: isAttached ? [`--preload=${MODULES}/${bundledPath(root, attachment)}`] : [],
+    execArgv: isPreloaded ? [`--preload=${MODULES}/${bundledPath(root, preload)}`] : [],
   };
 }
 
@@ -138,27 +144,26 @@ if (app && (typeof app.fetch === "function" || app.app != undefined) && typeof a
 `;
 }
 
-/** Matches text to skip, then the tests for the main module. */
-const mainTests =
-  /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`|\/\/.*|\/\*[^]*?\*\/)|\bimport\.meta\.main\b|\brequire\.main\s*([=!]==?)\s*module\b|\bmodule\s*([=!]==?)\s*require\.main\b/g;
-
 /**
  * Replaces the tests for the main module in the modules that a launcher imports.
  *
  * The bundler makes them false in every module that is not an entry point. Other modules keep that.
  */
-function rewriteMainModules(modules: string[]): Map<string, (text: string) => string> {
-  const rewrite = (file: string) => (text: string) => {
-    // Two names can choose the same module.
-    const numbers = modules.flatMap((module, number) => (module === file ? [number] : []));
-    const isMain = modules.length > 1 ? `[${numbers}].includes(globalThis.${CHOSEN})` : "true";
-    return text.replace(
-      mainTests,
-      (_, skipped?: string, ...operators: (string | undefined)[]) =>
-        skipped ?? ((operators[0] ?? operators[1])?.startsWith("!") ? `(!${isMain})` : `(${isMain})`),
-    );
-  };
-  return new Map(modules.map((file) => [file, rewrite(file)]));
+function rewriteMainModules(modules: string[]): Map<string, Replacements> {
+  return new Map(
+    modules.map((file): [string, Replacements] => {
+      // Two names can choose the same module.
+      const numbers = modules.flatMap((module, number) => (module === file ? [number] : []));
+      const isMain = modules.length > 1 ? `([${numbers}].includes(globalThis.${CHOSEN}))` : "(true)";
+      const tests = ["require.main === module", "require.main == module", "module === require.main"];
+      const opposites = ["require.main !== module", "require.main != module", "module !== require.main"];
+      const toRow = (code: string) => (expression: string) => [expression, code] as [string, string];
+      return [
+        file,
+        new Map([...["import.meta.main", ...tests].map(toRow(isMain)), ...opposites.map(toRow(`(!${isMain})`))]),
+      ];
+    }),
+  );
 }
 
 /** Returns a filter for the plugins of Bun. */

@@ -10,7 +10,7 @@ import { basename, dirname, join, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { readElf } from "./elf.ts";
-import { APP_DIRECTORY } from "./rewrite-module-paths.ts";
+import { APP_DIRECTORY } from "./image-paths.ts";
 import type { Platform } from "./architecture.ts";
 
 export interface ImageSpec {

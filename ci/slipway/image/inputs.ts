@@ -31,7 +31,7 @@ import { findNamedPackages, findNativePackages, findTransports, listPackageFiles
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
 import { bundleOnly, bundleWithoutMissing } from "./trial-bundle.ts";
 import { describePathUses, findLoadedModules, scriptPaths } from "./loaded-modules.ts";
-import { APP_DIRECTORY, moduleDirectories } from "./rewrite-module-paths.ts";
+import { APP_DIRECTORY, moduleDirectories } from "./image-paths.ts";
 import type { PathUses } from "./path-uses.ts";
 import { findTsconfigs } from "./find-tsconfigs.ts";
 import { describeMissing, findDynamicLoads } from "./dynamic-imports.ts";

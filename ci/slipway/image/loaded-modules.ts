@@ -6,7 +6,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import type { Service } from "../core/resolve-service.ts";
-import { APP_DIRECTORY, packageOf } from "./rewrite-module-paths.ts";
+import { APP_DIRECTORY, packageOf } from "./image-paths.ts";
 import { findPackagePathUses, findPathUses, type PackagePathUses, type PathUse, type PathUses } from "./path-uses.ts";
 
 type Metafile = NonNullable<Bun.BuildOutput["metafile"]>;

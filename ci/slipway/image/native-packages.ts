@@ -11,7 +11,7 @@ import { PipelineError } from "../core/errors.ts";
 import { readElf } from "./elf.ts";
 import type { Service } from "../core/resolve-service.ts";
 import type { Architecture } from "./architecture.ts";
-import { packageOf } from "./rewrite-module-paths.ts";
+import { packageOf } from "./image-paths.ts";
 
 export interface NativePackages {
   /** Packages to copy into the image unbundled: path in the image, without a leading slash -> directory on this machine. */

@@ -7,7 +7,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { isBuiltin } from "node:module";
 import { dirname, join, relative } from "node:path";
-import { installedPath, packageOf } from "./rewrite-module-paths.ts";
+import { installedPath, packageOf } from "./image-paths.ts";
 import { findPathExpressions, placePattern, readPathExpressions, type PathExpression } from "./path-expressions.ts";
 
 /** A file that the service opens by path. */

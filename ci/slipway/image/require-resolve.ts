@@ -7,7 +7,7 @@
 import { existsSync } from "node:fs";
 import { dirname, isAbsolute, resolve } from "node:path";
 import { resolveFrom } from "./entry-points.ts";
-import { imagePathOf } from "./rewrite-module-paths.ts";
+import { imagePathOf } from "./image-paths.ts";
 
 /** Returns the specifiers that the bundle passes to `require.resolve()`. */
 export function findResolvedSpecifiers({ metafile }: Bun.BuildOutput): string[] {

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { createImageSpec } from "../image/image-spec.ts";
-import { APP_DIRECTORY } from "../image/rewrite-module-paths.ts";
+import { APP_DIRECTORY } from "../image/image-paths.ts";
 import { pins } from "../core/pins.ts";
 import { addComponents, componentFiles } from "./kustomize-components.ts";
 import type { ProjectFacts } from "./project-facts.ts";

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { appendFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { readArchiveIndex } from "../../image/docker-archive-reader.ts";
-import { APP_DIRECTORY } from "../../image/rewrite-module-paths.ts";
+import { APP_DIRECTORY } from "../../image/image-paths.ts";
 import { pins } from "../../core/pins.ts";
 import { image } from "../helloapp-service.ts";
 import { copyProject, describeWith, eventually, fileTree, must, sh, shapeOf, temporaryDirectory } from "./setup.ts";
