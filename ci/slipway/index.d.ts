@@ -123,8 +123,8 @@ export interface Settings {
   /**
    * Installed npm packages to copy into the image unbundled, with their dependencies. The service need not import them.
    *
-   * slipway finds most by itself: packages that look up a native addon, open their own files or run their own code by
-   * path, and dependencies that a string of the source names.
+   * slipway finds most by itself. These are packages that look up a native addon, open their own files, or run their own
+   * code by path. Dependencies that a string of the source names, and drivers that a package loads, are found too.
    *
    * @default the packages that slipway finds
    * @example ["sharp", "pino-pretty"]

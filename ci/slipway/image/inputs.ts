@@ -27,7 +27,8 @@ import {
 } from "./bundle-options.ts";
 import { compileOptions, createImageSpec, withAddonLibraries, type RuntimeLibraries } from "./image-spec.ts";
 import { resolveFrom } from "./entry-points.ts";
-import { findNamedPackages, findNativePackages, findTransports, listPackageFiles } from "./native-packages.ts";
+import { findNamedPackages, findTransports } from "./named-packages.ts";
+import { findNativePackages, listPackageFiles } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
 import { bundleOnly, bundleWithoutMissing } from "./trial-bundle.ts";
 import { describePathUses, findLoadedModules, scriptPaths } from "./loaded-modules.ts";

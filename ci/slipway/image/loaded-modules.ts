@@ -7,12 +7,19 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import type { Service } from "../core/resolve-service.ts";
 import { APP_DIRECTORY, packageOf } from "./image-paths.ts";
-import { findPackagePathUses, findPathUses, type PackagePathUses, type PathUse, type PathUses } from "./path-uses.ts";
+import {
+  findPackagePathUses,
+  findPathUses,
+  noPathUses,
+  type PackagePathUses,
+  type PathUse,
+  type PathUses,
+} from "./path-uses.ts";
 
 type Metafile = NonNullable<Bun.BuildOutput["metafile"]>;
 
 export interface LoadedModules extends PathUses {
-  /** Paths that packages open. */
+  /** Paths that packages open, and packages that createRequire() loads. */
   packages: PackagePathUses;
   /** Modules of packages that use their path: file -> content. */
   packageSource: Map<string, Buffer>;
@@ -35,7 +42,7 @@ export async function findLoadedModules(
   bundle: (entrypoint: string) => Promise<Metafile>,
 ): Promise<LoadedModules> {
   const contents = new Map<string, Buffer>();
-  const found: PathUses = { code: new Map(), data: [], unknown: [], unknownCode: [], strings: new Set() };
+  const found = noPathUses();
   const opened = new Set<string>();
   const bundled = new Set<string>();
   const add = (files: string[]) => {
@@ -44,6 +51,8 @@ export async function findLoadedModules(
     const uses = findPathUses(new Map(fresh.filter(isOwn).map((file) => [file, contents.get(file)!])), project);
     for (const [path, use] of uses.code) if (isInside(path, project)) found.code.set(path, use);
     for (const string of uses.strings) found.strings.add(string);
+    for (const name of uses.requiredPackages) found.requiredPackages.add(name);
+    for (const [path, file] of uses.requiredData) found.requiredData.set(path, file);
     for (const key of ["data", "unknown", "unknownCode"] as const) found[key].push(...uses[key]);
   };
   add(serverFiles(metafile, [join(project, entry)]));
@@ -58,7 +67,10 @@ export async function findLoadedModules(
   const packageSource = new Map(
     [...contents].filter(([file, text]) => packageOf(file) && placeWords.some((word) => text.includes(word))),
   );
-  return { ...found, packages: findPackagePathUses(packageSource, project), packageSource, contents, opened };
+  const packages = findPackagePathUses(packageSource, project);
+  for (const name of found.requiredPackages) packages.running.add(name);
+  for (const [path, file] of found.requiredData) packages.data.set(path, file);
+  return { ...found, packages, packageSource, contents, opened };
 }
 
 const placeWords = ["__dirname", "__filename", "import.meta.", "createRequire", "require.resolve"];

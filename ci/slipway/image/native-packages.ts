@@ -6,10 +6,9 @@
  * are copied into the image unbundled, with their dependencies.
  */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { readElf } from "./elf.ts";
-import type { Service } from "../core/resolve-service.ts";
 import type { Architecture } from "./architecture.ts";
 import { packageOf } from "./image-paths.ts";
 
@@ -30,6 +29,8 @@ interface Manifest {
   libc?: string[];
   dependencies?: Record<string, string>;
   optionalDependencies?: Record<string, string>;
+  peerDependencies?: Record<string, string>;
+  peerDependenciesMeta?: Record<string, unknown>;
 }
 
 const GLIBC = "libc.so.6";
@@ -66,7 +67,7 @@ export function findNativePackages(
   }
   for (const name of requested) if (!unbundled.has(name)) unbundled.set(name, resolveRequested(name, project));
   const packages = new Map([...unbundled].map(([name, directory]) => [placeOf(name), directory]));
-  for (const [name, directory] of unbundled) addDependencies(name, directory, placeOf(name), packages);
+  for (const [name, directory] of unbundled) addDependencies(name, directory, placeOf(name), packages, owners);
   // A dependency stays bundled if the bundle has another version of it.
   const isBundled = (name: string, directory: string) =>
     [...owners].some(([at, owner]) => owner === name && at !== directory && !unbundled.has(name));
@@ -86,43 +87,6 @@ export function findNativePackages(
     for (const object of all) if (!compatible.includes(object)) foreignObjects.add(object);
   }
   return { packages, external, objects, foreignObjects };
-}
-
-/**
- * Finds dependencies that the service names in a string and never imports, such as a plugin, a transport or a view engine.
- *
- * @param strings strings of the service's modules
- * @param opened files that the bundler opened
- */
-export function findNamedPackages(
-  { project, external }: Pick<Service, "project" | "external">,
-  strings: Set<string>,
-  opened: Iterable<string>,
-): string[] {
-  const { dependencies = {}, optionalDependencies = {} } = readManifest(project);
-  const bundled = new Set(Iterator.from(opened).map((file) => packageOf(file)?.name));
-  return Object.keys({ ...dependencies, ...optionalDependencies }).filter(
-    (name) =>
-      strings.has(name) &&
-      !bundled.has(name) &&
-      !external.includes(name) &&
-      resolvePackage(name, project) !== undefined,
-  );
-}
-
-/** Returns the main modules of packages in the image, if pino is there. @param names packages that are found by name */
-export function findTransports({ packages }: NativePackages, names: string[]): Record<string, string> {
-  if (!packages.has(placeOf("pino"))) return {};
-  const found = names.toSorted().flatMap((name): [string, string][] => {
-    const directory = packages.get(placeOf(name));
-    try {
-      const main = directory && Bun.resolveSync(directory, "/");
-      return main ? [[name, join("/", placeOf(name), relative(directory, main))]] : [];
-    } catch {
-      return [];
-    }
-  });
-  return Object.fromEntries(found);
 }
 
 const isFor = (architecture: Architecture) => (object: string) => readElf(object).architecture === architecture;
@@ -166,7 +130,7 @@ function hasHiddenAddon(directory: string, embedded: string[]): boolean {
   return platformPackages.length > 0 && !isEmbedded;
 }
 
-const placeOf = (name: string, parent = "") => join(parent, "node_modules", name);
+export const placeOf = (name: string, parent = "") => join(parent, "node_modules", name);
 
 /** @throws {PipelineError} "project" if the setting names a package that is not installed */
 function resolveRequested(name: string, project: string): string {
@@ -209,14 +173,22 @@ function unbundle(
 }
 
 /**
- * Adds the dependencies of a package. Optional ones are added if they are installed for this system.
+ * Adds the dependencies of a package. Optional ones are added if they are installed for this system, and peers, such as
+ * the driver of a query builder, if the bundler opened them.
  *
  * Another version of a package is nested below its parent, as package managers do.
  */
-function addDependencies(name: string, directory: string, place: string, packages: Map<string, string>): void {
-  const { dependencies = {}, optionalDependencies = {} } = readManifest(directory);
+function addDependencies(
+  name: string,
+  directory: string,
+  place: string,
+  packages: Map<string, string>,
+  owners: Map<string, string>,
+): void {
+  const { dependencies = {}, optionalDependencies } = readManifest(directory);
+  const peers = peersOf(directory).filter((peer) => owners.has(resolvePackage(peer, directory) ?? ""));
   const added: [name: string, directory: string, place: string][] = [];
-  for (const dependency of Object.keys({ ...dependencies, ...optionalDependencies })) {
+  for (const dependency of new Set([...Object.keys({ ...dependencies, ...optionalDependencies }), ...peers])) {
     const found = resolvePackage(dependency, directory);
     if (found && isPackageForGlibc(found)) {
       const existing = resolvePlace(dependency, place, packages);
@@ -230,7 +202,7 @@ function addDependencies(name: string, directory: string, place: string, package
   }
   // All direct dependencies get their place before their own dependencies.
   for (const [, found, at] of added) packages.set(at, found);
-  for (const [dependency, found, at] of added) addDependencies(dependency, found, at, packages);
+  for (const [dependency, found, at] of added) addDependencies(dependency, found, at, packages, owners);
 }
 
 /** Resolves a package among those of the image, from a place in the image. */
@@ -254,7 +226,7 @@ function isForGlibc(object: string): boolean {
   return isElf(object) && readElf(object).needed.every((library) => !/^libc\./.test(library) || library === GLIBC);
 }
 
-function readManifest(directory: string): Manifest {
+export function readManifest(directory: string): Manifest {
   try {
     return JSON.parse(readFileSync(join(directory, "package.json"), "utf8")) as Manifest;
   } catch {
@@ -262,8 +234,14 @@ function readManifest(directory: string): Manifest {
   }
 }
 
+/** Returns the names of packages that a package expects beside it. */
+export function peersOf(directory: string): string[] {
+  const { peerDependencies, peerDependenciesMeta } = readManifest(directory);
+  return Object.keys({ ...peerDependencies, ...peerDependenciesMeta });
+}
+
 /** Resolves a package to its directory, like an import from the directory `from`. */
-function resolvePackage(name: string, from: string): string | undefined {
+export function resolvePackage(name: string, from: string): string | undefined {
   for (let at = from; ; at = dirname(at)) {
     const place = join(at, "node_modules", name);
     if (existsSync(place)) return realpathSync(place);

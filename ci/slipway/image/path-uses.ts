@@ -7,7 +7,8 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { isBuiltin } from "node:module";
 import { dirname, join, relative } from "node:path";
-import { installedPath, packageOf } from "./image-paths.ts";
+import { resolveFrom } from "./entry-points.ts";
+import { imagePathOf, installedPath, packageOf } from "./image-paths.ts";
 import { findPathExpressions, placePattern, readPathExpressions, type PathExpression } from "./path-expressions.ts";
 
 /** A file that the service opens by path. */
@@ -34,7 +35,16 @@ export interface PathUses {
   unknownCode: PathUse[];
   /** Strings, which may name packages. */
   strings: Set<string>;
+  /** Data files that createRequire() loads: path in the image, without a leading slash -> file. */
+  requiredData: Map<string, string>;
+  /** Names of packages that createRequire() loads. */
+  requiredPackages: Set<string>;
 }
+
+export const noPathUses = (): PathUses => ({
+  ...{ code: new Map(), data: [], unknown: [], unknownCode: [], strings: new Set() },
+  ...{ requiredData: new Map(), requiredPackages: new Set() },
+});
 
 const isModule = (path: string) => /\.[cm]?[jt]sx?$/.test(path);
 /** Functions that read a file and do not run it. */
@@ -46,12 +56,13 @@ const takesPath = /dir|path|root|folder|static|public|views|assets|templates|fil
 
 /** Finds the paths of the service's own modules. @param source file -> content */
 export function findPathUses(source: Map<string, Buffer>, project: string): PathUses {
-  const uses: PathUses = { code: new Map(), data: [], unknown: [], unknownCode: [], strings: new Set() };
+  const uses = noPathUses();
   for (const [file, bytes] of source) {
     const text = bytes.toString();
     const place = (line: number) => `${relative(project, file)}:${line}`;
-    const { found: expressions, strings } = readPathExpressions(text, file, project);
+    const { found: expressions, strings, required } = readPathExpressions(text, file, project);
     for (const string of strings) uses.strings.add(string);
+    for (const specifier of required) addRequired(uses, specifier, file, project);
     for (const found of expressions) {
       const module = moduleAt(found, file);
       if (module) uses.code.set(found.path, { ...found, place: place(found.line), file: module });
@@ -67,6 +78,19 @@ export function findPathUses(source: Map<string, Buffer>, project: string): Path
   return uses;
 }
 
+/** Adds a file that createRequire() loads. It is found at its path in the image, as from source. */
+function addRequired(uses: PathUses, specifier: string, importer: string, project: string): void {
+  const file = isBuiltin(specifier) ? undefined : resolveFrom(specifier, importer);
+  if (file === undefined) return;
+  const owner = packageOf(file);
+  if (owner && isModule(file)) uses.requiredPackages.add(owner.name);
+  else if (!isModule(file)) uses.requiredData.set(imagePathOf(file, project).slice(1), file);
+  else {
+    const place = relative(project, importer);
+    uses.code.set(file, { file, path: file, place, text: specifier, isExact: true, callee: "require" });
+  }
+}
+
 /** Returns the module that an expression runs. A worker may name the output of TypeScript, `./w.js` for `./w.ts`. */
 function moduleAt({ path, isExact, callee }: PathExpression, importer: string): string | undefined {
   if (!isExact || reads.test(callee)) return undefined;
@@ -75,12 +99,8 @@ function moduleAt({ path, isExact, callee }: PathExpression, importer: string): 
   if (path === importer) return isRun ? path : undefined;
   if (isFile(path)) return isModule(path) ? path : undefined;
   if (!isRun) return undefined;
-  try {
-    const file = Bun.resolveSync(path, dirname(importer));
-    return isModule(file) ? file : undefined;
-  } catch {
-    return undefined;
-  }
+  const file = resolveFrom(path, importer);
+  return file !== undefined && isModule(file) ? file : undefined;
 }
 
 const statOf = (path: string) => statSync(path, { throwIfNoEntry: false });

@@ -1,6 +1,8 @@
 /** The suite fails for a difference that is not documented, for one that has disappeared, and for a broken row. */
 import { expect, test } from "bun:test";
+import { join } from "node:path";
 import { assertConformance, differencesOf } from "./compare.ts";
+import { differences } from "./differences.ts";
 import type { Behaviour, Row } from "./row.ts";
 import { rows } from "./rows/index.ts";
 
@@ -53,4 +55,9 @@ test("accepts the drain instead of the end by a signal", () => {
 test("has at least 80 rows with distinct names", () => {
   expect(rows.length).toBeGreaterThanOrEqual(80);
   expect(new Set(rows.map(({ name }) => name)).size).toBe(rows.length);
+});
+
+test("each documented difference is a sentence of the documentation", async () => {
+  const page = await Bun.file(join(import.meta.dir, "../../docs/explanation/image-differences.md")).text();
+  expect(Object.values(differences).filter((sentence) => !page.includes(sentence))).toEqual([]);
 });

@@ -28,7 +28,6 @@ Bun.serve({
   },
   {
     name: "Bun.serve: an error handler and an uncaught error in a handler",
-    differs: { because: differences.names, at: ["GET /a"] },
     files: `
 class Missing extends Error {}
 Bun.serve({
@@ -156,13 +155,11 @@ process.on("SIGTERM", async () => { await server.stop(); console.log("stopped");
   },
   {
     name: "import.meta.main in the entry",
-    differs: { because: differences.main, at: ["start"] },
     files: `if (import.meta.main) Bun.serve({ port: process.env.PORT, fetch: () => new Response("main") });`,
     requests: ["/"],
   },
   {
     name: "require.main === module in a CommonJS entry",
-    differs: { because: differences.main, at: ["start"] },
     manifest: { type: "commonjs" },
     files: {
       "src/index.cjs": `
@@ -177,7 +174,6 @@ module.exports = { start };
   },
   {
     name: "import.meta.main of a module that is not the entry",
-    differs: { because: differences.main, at: ["stdout"] },
     files: {
       "src/index.ts": `import { isMain } from "./tool.ts";\nconsole.log("entry", import.meta.main, isMain);\n`,
       "src/tool.ts": `export const isMain = import.meta.main;\nif (import.meta.main) console.log("runs as a tool");\n`,
@@ -198,7 +194,6 @@ console.log(nested, process.cwd());
   },
   {
     name: "names of classes and functions",
-    differs: { because: differences.names, at: ["stdout"] },
     files: `
 class Animal { kind = this.constructor.name; }
 class Dog extends Animal {}
@@ -297,7 +292,6 @@ console.log("started");
   },
   {
     name: "Worker from a file",
-    differs: { because: differences.workers, at: ["exit", "stdout"] },
     files: {
       "src/index.ts": `
 const worker = new Worker(new URL("./worker.ts", import.meta.url).href);
@@ -312,7 +306,6 @@ process.exit(0);
   },
   {
     name: "worker_threads from a file",
-    differs: { because: differences.workers, at: ["exit", "stdout"] },
     files: {
       "src/index.ts": `
 import { Worker } from "node:worker_threads";
@@ -328,7 +321,6 @@ parentPort!.postMessage("worker " + workerData.n * 2);
   },
   {
     name: "child_process.fork of a module",
-    differs: { because: differences.fork, at: ["stderr", "stdout"] },
     files: {
       "src/index.ts": `
 import { fork } from "node:child_process";
@@ -342,7 +334,6 @@ child.on("exit", (code) => console.log("job ended", code));
   },
   {
     name: "several entries",
-    differs: { because: differences.main, at: ["stdout"] },
     files: {
       "src/index.ts": `console.log("main");\n`,
       "src/migrate.ts": `if (import.meta.main) console.log("migrated", process.argv.slice(2));\n`,
@@ -362,7 +353,6 @@ child.on("exit", (code) => console.log("job ended", code));
   },
   {
     name: "declarations of __dirname and __filename",
-    differs: { because: differences.declarations, at: ["build"] },
     files: {
       "src/index.ts": `
 import { dirname } from "node:path";

@@ -1,5 +1,4 @@
 /** Databases, ORMs and packages with native addons. */
-import { differences } from "../differences.ts";
 import { post, type Row } from "../row.ts";
 
 const todos = `
@@ -80,7 +79,6 @@ ${todos}`,
   },
   {
     name: "TypeORM: entities by class name with sql.js",
-    differs: { because: differences.packageData, at: ["start"] },
     packages: ["typeorm", "reflect-metadata", "sql.js"],
     files: {
       "tsconfig.json": `{"compilerOptions":{"experimentalDecorators":true,"emitDecoratorMetadata":true}}`,
@@ -112,7 +110,6 @@ process.exit(0);
   },
   {
     name: "PGlite: PostgreSQL in WebAssembly",
-    differs: { because: differences.packageData, at: ["exit", "stderr", "stdout"] },
     packages: ["@electric-sql/pglite"],
     files: `
 import { PGlite } from "@electric-sql/pglite";
@@ -179,7 +176,6 @@ ${todos}`,
   },
   {
     name: "PostgreSQL: TypeORM",
-    differs: { because: differences.computedName, at: ["exit", "stderr", "stdout"] },
     needs: "postgresql",
     packages: ["typeorm", "reflect-metadata", "pg"],
     files: {

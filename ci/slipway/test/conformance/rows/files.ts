@@ -1,5 +1,4 @@
 /** Templates, translations, documents and other files that a service reads. */
-import { differences } from "../differences.ts";
 import type { Row } from "../row.ts";
 
 export const fileRows: Row[] = [
@@ -29,7 +28,6 @@ Bun.serve({
   },
   {
     name: "a file below the module's directory that is not in the source's directory",
-    differs: { because: differences.parentOfModule, at: ["GET /", "stderr"] },
     files: {
       "src/index.ts": `
 import { readFileSync } from "node:fs";
@@ -154,7 +152,6 @@ console.log(["z", "ä", "a"].sort(new Intl.Collator("sv").compare).join(), date.
   },
   {
     name: "pdfkit: standard fonts",
-    differs: { because: differences.computedName, at: ["exit", "stderr", "stdout"] },
     packages: ["pdfkit"],
     files: `
 import PDFDocument from "pdfkit";
@@ -209,7 +206,6 @@ console.log(errors.length, html.includes("Hello"), new Bun.CryptoHasher("sha1").
   },
   {
     name: "tiktoken: a package's WebAssembly file",
-    differs: { because: differences.packageData, at: ["exit", "stderr", "stdout"] },
     packages: ["tiktoken"],
     files: `
 import { get_encoding } from "tiktoken";
@@ -220,7 +216,6 @@ encoding.free();
   },
   {
     name: "jsdom: a document with a script",
-    differs: { because: differences.resolved, at: ["exit", "stderr", "stdout"] },
     packages: ["jsdom"],
     files: `
 import { JSDOM } from "jsdom";
@@ -240,7 +235,6 @@ console.log(html, load(html)("li").map((_, item) => load(item).text()).get());
   },
   {
     name: "createRequire of a package's package.json",
-    differs: { because: differences.computedName, at: ["exit", "stderr", "stdout"] },
     packages: ["express"],
     files: `
 import { createRequire } from "node:module";
@@ -250,7 +244,6 @@ console.log(require("express/package.json").name, require("../package.json").ver
   },
   {
     name: "require.resolve of an own module",
-    differs: { because: differences.resolved, at: ["exit", "stderr", "stdout"] },
     files: {
       "src/index.ts": `import path from "./where.cjs";\nconsole.log(path);\n`,
       "src/where.cjs": `module.exports = require.resolve("./other.cjs");\n`,

@@ -1,5 +1,4 @@
 /** Logging, telemetry, authentication, validation, GraphQL, queues and workers. */
-import { differences } from "../differences.ts";
 import { post, serverSentEvents, type Row } from "../row.ts";
 
 export const libraryRows: Row[] = [
@@ -16,7 +15,6 @@ console.log("after");
   },
   {
     name: "pino: transport by name",
-    differs: { because: differences.computedName, at: ["exit", "stderr", "stdout"] },
     packages: ["pino", "pino-pretty"],
     files: `
 import pino from "pino";
@@ -102,7 +100,6 @@ process.on("SIGTERM", async () => { await sdk.shutdown(); console.log("flushed")
   },
   {
     name: "Sentry: events of errors",
-    differs: { because: differences.names, at: ["GET /"] },
     packages: ["@sentry/bun"],
     files: `
 import * as Sentry from "@sentry/bun";
@@ -170,7 +167,6 @@ console.log("ready at", url);
   },
   {
     name: "jose: signed and encrypted tokens",
-    differs: { because: differences.names, at: ["stdout"] },
     packages: ["jose"],
     files: `
 import * as jose from "jose";
@@ -274,7 +270,6 @@ console.log(validate({ id: "7", at: "2026-01-31" }), validate({ at: "x", more: 1
   },
   {
     name: "tsyringe: injection by type",
-    differs: { because: differences.names, at: ["stdout"] },
     packages: ["tsyringe", "reflect-metadata"],
     files: {
       "tsconfig.json": `{"compilerOptions":{"experimentalDecorators":true,"emitDecoratorMetadata":true}}`,
@@ -291,7 +286,6 @@ try { container.resolve("Missing"); } catch (error: any) { console.log(error.mes
   },
   {
     name: "class-transformer: types and groups",
-    differs: { because: differences.names, at: ["stdout"] },
     packages: ["class-transformer", "class-validator", "reflect-metadata"],
     files: {
       "tsconfig.json": `{"compilerOptions":{"experimentalDecorators":true,"emitDecoratorMetadata":true}}`,
@@ -354,7 +348,6 @@ console.log("stopped");
   },
   {
     name: "piscina: a pool of workers from a file",
-    differs: { because: differences.workers, at: ["stdout"] },
     packages: ["piscina"],
     files: {
       "src/index.ts": `
