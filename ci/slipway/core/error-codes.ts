@@ -56,6 +56,8 @@ export const errorCodes = [
   "ssh-login-refused",
   "ssh-unreachable",
   "ssh-connection-lost",
+  "ssh-forwarding-refused",
+  "ssh-sessions-limited",
   "ssh-k3s-not-found",
   "ssh-sudo-failed",
   "ssh-host-not-a-node",

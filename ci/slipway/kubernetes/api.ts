@@ -6,7 +6,7 @@ import type { Service } from "../core/resolve-service.ts";
 import { ApiError, type ConnectionInfo } from "./api-error.ts";
 import type { KubeObject } from "./objects.ts";
 import { retryAfterSeconds } from "../core/retry-after.ts";
-import { isTransientStatus, RETRY_BUDGET_SECONDS, sleep, backoffMs } from "./retry-policy.ts";
+import { isTransientStatus, RETRY_BUDGET_SECONDS, sleep, transientCodes, backoffMs } from "./retry-policy.ts";
 
 /** Seconds that the first request to a cluster may take, and for which it is retried after an error. */
 export const CONNECT_TIMEOUT_SECONDS = 6;
@@ -85,6 +85,7 @@ export class ApiClient {
       });
     } catch (error) {
       signal?.throwIfAborted();
+      if (error instanceof PipelineError && !transientCodes.has(error.code)) throw error;
       const why = limit.aborted ? `no response within ${timeoutSeconds} s` : describeFetchError(error);
       throw new ApiError(`${method} ${path}`, 0, why, undefined, this.connection);
     }

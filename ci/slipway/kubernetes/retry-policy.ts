@@ -6,6 +6,8 @@
  * final.
  */
 
+import type { ErrorCode } from "../core/error-codes.ts";
+
 /** Seconds from the first failure of a request until it counts as failed. */
 export const RETRY_BUDGET_SECONDS = 20;
 /** Milliseconds before the second attempt. Each pause is twice as long as the last, up to MAX_PAUSE_MS. */
@@ -16,6 +18,9 @@ const MAX_PAUSE_MS = 2000;
 export function isTransientStatus(status: number): boolean {
   return status === 0 || status === 429 || (status >= 500 && status !== 501);
 }
+
+/** Errors of the connection to the API server after which a retry may succeed. */
+export const transientCodes = new Set<ErrorCode | undefined>(["ssh-connection-lost", "ssh-unreachable"]);
 
 /**
  * Returns the milliseconds to wait before the next attempt.

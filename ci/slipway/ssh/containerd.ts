@@ -70,7 +70,7 @@ export class RemoteContainerd {
   ) {}
 
   /** Runs ctr in the kubelet's namespace. */
-  async ctr(args: string[], options: ProcessOptions = {}): Promise<ProcessResult> {
+  async ctr(args: string[], options: Pick<ProcessOptions, "timeoutSeconds"> = {}): Promise<ProcessResult> {
     const { sudo } = await this.session.hostInfo();
     return this.session.run(`${sudo}${CTR} ${args.map(shellQuote).join(" ")}`, options);
   }
@@ -103,7 +103,7 @@ export class RemoteContainerd {
     }
     const file = Bun.file(upload.path);
     const script = `${await this.#importCommand()} || exit\n${await this.#listCommand()}`;
-    const input = readPieces(file, onProgress);
+    const input = () => readPieces(file, onProgress);
     const result = await this.session.run(script, { input, timeoutSeconds: FULL_TIMEOUT_SECONDS });
     return {
       result,

@@ -9,6 +9,7 @@
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { PipelineError } from "../core/errors.ts";
 import { isRunning, runProcess, type ProcessResult, type ProcessOptions } from "../core/process.ts";
 import {
   remoteCommand,
@@ -26,11 +27,20 @@ const SSH_FAILED = 255;
 /** Time that ssh may take to exit after its connection is lost. */
 const EXIT_MS = 500;
 
+export interface ScriptOptions extends Omit<ProcessOptions, "cwd" | "env" | "input"> {
+  /** Content of the script's stdin, or a function that reads it. */
+  input?: string | Uint8Array | (() => AsyncIterable<Uint8Array>);
+}
+
 export class SshSession {
   #connection: HostConnection | undefined;
   #connecting: Promise<HostConnection> | undefined;
   readonly #forwarded = new Map<string, Promise<string>>();
   #socketCount = 0;
+  #runningScripts = 0;
+  /** Scripts that sshd lets run at the same time. It has told the number if it has refused one. */
+  #maxScripts = Infinity;
+  #waiting: (() => void)[] = [];
 
   private constructor(
     readonly host: string,
@@ -60,6 +70,26 @@ export class SshSession {
     return (await this.#connect()).hostInfo;
   }
 
+  /**
+   * Explains a request over a forwarded socket that failed.
+   *
+   * ssh reports a refused forwarding only when a client connects, and only on the stderr of the shared connection. sshd
+   * gives the same reason for a socket that nobody listens on, but then the connection ends with kubectl's proxy.
+   */
+  async explainForwardError(error: unknown): Promise<unknown> {
+    const connection = this.#connection;
+    const isLost = await Promise.race([connection?.closed.then(() => true), Bun.sleep(EXIT_MS)]);
+    const output = connection?.stderr() ?? "";
+    const isRefused = /open failed: (?:administratively prohibited|connect failed: open failed)/.test(output);
+    if (isLost || !isRefused) return error;
+    return new PipelineError("environment", `${this.host}: sshd forwards no connections to k3s's API`, {
+      code: "ssh-forwarding-refused",
+      hint: "Set `AllowTcpForwarding local` and `AllowStreamLocalForwarding local` in sshd_config on the host, for this user at least (`Match User`).",
+      output,
+      cause: error,
+    });
+  }
+
   /** Returns the last line that ssh wrote to stderr. */
   stderrTail(): string {
     return lastReason(this.#connection?.stderr() ?? "");
@@ -68,9 +98,29 @@ export class SshSession {
   /**
    * Runs a sh script on the host. A code other than 0 is a result, not an error.
    *
+   * The script waits for others if sshd's MaxSessions allows no more.
+   *
    * @throws {SshConnectionLost} if the connection ends while the script runs
+   * @throws {PipelineError} "environment" if MaxSessions allows no script at all
    */
-  async run(script: string, options: Omit<ProcessOptions, "cwd" | "env"> = {}): Promise<ProcessResult> {
+  async run(script: string, options: ScriptOptions = {}): Promise<ProcessResult> {
+    for (;;) {
+      while (this.#runningScripts >= this.#maxScripts)
+        await new Promise<void>((resolve) => this.#waiting.push(resolve));
+      this.#runningScripts += 1;
+      try {
+        const result = await this.#run(script, options);
+        if (result) return result;
+        this.#maxScripts = this.#runningScripts - 1;
+      } finally {
+        this.#runningScripts -= 1;
+        this.#waiting.shift()?.();
+      }
+    }
+  }
+
+  /** @returns undefined if sshd refuses another script beside the running ones */
+  async #run(script: string, options: ScriptOptions): Promise<ProcessResult | undefined> {
     const { controlSocket, closed } = await this.#connect();
     // Prevents ssh from opening a connection of its own when the shared one is lost.
     const sharedOnly = ["-oControlMaster=no", "-oProxyCommand=false"];
@@ -87,6 +137,10 @@ export class SshSession {
     const input = prependScript(script, options.input ?? "");
     const result = await runProcess(ssh, { signal: this.signal, ...options, input });
     const marker = result.stdout.indexOf(`${OUTPUT_MARKER}\n`);
+    if (marker < 0 && /session request failed|Session open refused/i.test(result.stderr)) {
+      if (this.#runningScripts > 1) return undefined;
+      throw tooFewSessions(this.host, result.stderr);
+    }
     if (result.code === SSH_FAILED) {
       const isLost = marker < 0 || (await Promise.race([closed.then(() => true), Bun.sleep(EXIT_MS)]));
       if (isLost) throw new SshConnectionLost(`SSH connection to ${this.host} lost`);
@@ -148,14 +202,22 @@ async function removeAbandonedSockets(): Promise<void> {
   }
 }
 
+function tooFewSessions(host: string, output: string): PipelineError {
+  return new PipelineError("environment", `${host}: sshd allows too few sessions in a connection`, {
+    code: "ssh-sessions-limited",
+    hint: "Set `MaxSessions 2` or more in sshd_config on the host. The default is 10.",
+    output,
+  });
+}
+
 function prependScript(
   script: string,
-  input: NonNullable<ProcessOptions["input"]>,
+  input: NonNullable<ScriptOptions["input"]>,
 ): NonNullable<ProcessOptions["input"]> {
   const text = Buffer.from(wrapScript(script));
   if (typeof input === "string" || input instanceof Uint8Array) return Buffer.concat([text, Buffer.from(input)]);
   return (async function* () {
     yield text;
-    yield* input;
+    yield* input();
   })();
 }

@@ -91,7 +91,9 @@ function requestOver(session: SshSession): ApiClient["open"] {
     const { apiSocket } = await session.hostInfo();
     if (apiSocket === undefined) throw new Error(`${session.host} no longer has an API server`);
     const unix = await session.forward(apiSocket);
-    return fetch(`http://localhost${path}`, { ...init, unix, proxy: false });
+    return fetch(`http://localhost${path}`, { ...init, unix, proxy: false }).catch(async (error: unknown) => {
+      throw await session.explainForwardError(error);
+    });
   };
 }
 

@@ -80,6 +80,43 @@ describeWith(
       await eventually(async () => !existsSync(directory) || undefined);
     });
 
+    test("runs scripts one after the other if sshd allows no more sessions", async () => {
+      await sshd.restart("host", bin, ["MaxSessions 2"]);
+      const before = sshd.logins();
+      const session = await open();
+      async function* world() {
+        yield Buffer.from(" world");
+      }
+      const scripts = Array.from({ length: 6 }, () => session.run("sleep 0.1; echo hello; cat", { input: world }));
+      expect((await Promise.all(scripts)).map(({ stdout }) => stdout)).toEqual(Array(6).fill("hello\n world"));
+      expect(sshd.logins() - before).toBe(1);
+      await session.close();
+      await sshd.restart("host", bin, ["MaxSessions 1"]);
+      await expect((await open()).run("true")).rejects.toMatchObject({
+        ...{ kind: "environment", code: "ssh-sessions-limited" },
+        hint: expect.stringContaining("MaxSessions 2"),
+      });
+      await sshd.restart("host", bin);
+    });
+
+    test.each(["AllowTcpForwarding no", "AllowStreamLocalForwarding no", "DisableForwarding yes"])(
+      "names the setting if sshd has %s",
+      async (setting) => {
+        await sshd.restart("host", bin, [setting]);
+        const session = await open();
+        const unix = await session.forward((await session.hostInfo()).directory + "/api");
+        const error: unknown = await fetch("http://localhost/", { unix }).then(
+          () => expect.unreachable(),
+          (error: unknown) => error,
+        );
+        expect(await session.explainForwardError(error)).toMatchObject({
+          ...{ kind: "environment", code: "ssh-forwarding-refused" },
+          hint: expect.stringContaining("AllowStreamLocalForwarding local"),
+        });
+        await sshd.restart("host", bin);
+      },
+    );
+
     test("returns a script's exit code and output", async () => {
       const session = await open();
       const script = "echo 'it'\"'\"'s'; echo no >&2; exit 3";
