@@ -1,6 +1,6 @@
 /** Starts a Bun server with the health endpoints and the drain. */
 import { addHealthRoutes, isMethodMap, type BunServer, type Handler } from "./health-routes.ts";
-import { drainState, type DrainableServer } from "./shutdown.ts";
+import { drainState, noteRequest, type DrainableServer } from "./shutdown.ts";
 import { DEFAULT_PORT, isBuild } from "./version.ts";
 
 /** The original `Bun.serve`, because attach.ts replaces it. */
@@ -74,6 +74,7 @@ function wrapRoute(route: unknown, isDraining: boolean): unknown {
 /** Calls the handler as Bun would. Bun handles its exceptions as before. */
 function wrapHandler(handler: Handler): Handler {
   return function (request, server) {
+    if (drainState.leaving) noteRequest(request.headers?.get("user-agent"));
     const response = handler.call(this, request, server);
     return response instanceof Promise ? response.then(closeIfDraining) : closeIfDraining(response);
   };

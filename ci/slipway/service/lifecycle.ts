@@ -1,6 +1,9 @@
 /** State machine of a service, with the drain. */
 import type { State, Stoppable } from "./service.d";
 
+/** Milliseconds between two looks whether requests still come. */
+const POLL_MS = 50;
+
 /**
  * Tracks the state of a service: starting, ready, draining, stopped. It never moves back.
  *
@@ -32,17 +35,29 @@ export class Lifecycle {
    * Drains the servers: waits `delaySeconds`, stops accepting, waits at most `timeoutSeconds` for requests in
    * flight, and closes the remaining connections.
    *
+   * On a busy node, a Service can send new connections for seconds. So the delay goes on while requests come, for at
+   * most half of `timeoutSeconds`, unless `delaySeconds` is 0.
+   *
+   * @param options.isQuiet whether no more requests come. Default: they are not looked at.
    * @returns whether requests were closed before they finished
    */
   async drain(
     servers: Stoppable[],
-    { delaySeconds, timeoutSeconds }: { delaySeconds: number; timeoutSeconds: number },
+    {
+      delaySeconds,
+      timeoutSeconds,
+      isQuiet = () => true,
+    }: { delaySeconds: number; timeoutSeconds: number; isQuiet?: () => boolean },
   ): Promise<{ forced: boolean }> {
     this.#enter("draining");
     await Bun.sleep(delaySeconds * 1000);
+    const start = performance.now();
+    const extension = delaySeconds > 0 ? (timeoutSeconds * 1000) / 2 : 0;
+    while (!isQuiet() && performance.now() - start < extension) await Bun.sleep(POLL_MS);
     // An incomplete request head blocks stop() until the idle timeout. Hence the deadline.
     const finished = Promise.all(servers.map((server) => server.stop())).then(() => true);
-    const deadline = Bun.sleep(timeoutSeconds * 1000).then(() => false);
+    const left = timeoutSeconds * 1000 - (performance.now() - start);
+    const deadline = Bun.sleep(left).then(() => false);
     const forced = !(await Promise.race([finished, deadline]));
     if (forced) await Promise.all(servers.map((server) => server.stop(true)));
     this.#enter("stopped");

@@ -1,6 +1,6 @@
 /** Adds the health endpoints and the drain to a server of node:http or node:https. */
 import { builtInReplies, isReplaced } from "./built-in-replies.ts";
-import { drainState, type DrainableServer } from "./shutdown.ts";
+import { drainState, noteRequest, type DrainableServer } from "./shutdown.ts";
 import type { NodeServer } from "./service.d";
 import { build, BUILD_HEADER, VERSION_PATH } from "./version.ts";
 
@@ -8,6 +8,7 @@ import { build, BUILD_HEADER, VERSION_PATH } from "./version.ts";
 interface NodeRequest {
   method: string;
   url: string;
+  headers: Record<string, string | undefined>;
 }
 interface NodeResponse {
   headersSent: boolean;
@@ -35,6 +36,7 @@ export function serveNode(server: NodeServer, paths: string[], isAttached: boole
   server.emit = function (this: unknown, event: string, ...values: unknown[]): boolean {
     if (event !== "request") return emit.call(this, event, ...values);
     const [request, response] = values as [NodeRequest, NodeResponse];
+    if (drainState.leaving) noteRequest(request.headers["user-agent"]);
     if (!responsePrototype) {
       responsePrototype = Object.getPrototypeOf(response) as NodeResponse;
       if (drainState.leaving) addConnectionClose(responsePrototype);

@@ -152,12 +152,16 @@ export declare class Lifecycle {
    * Drains the servers and enters the state "stopped".
    *
    * 1. The state is "draining" for `delaySeconds`. Load balancers need this time to remove the pod.
-   * 2. The servers stop accepting connections. Requests in flight finish, for at most `timeoutSeconds`.
+   * 2. The servers stop accepting connections. Requests in flight finish, for at most `timeoutSeconds`. With `isQuiet`,
+   *    the delay goes on until it returns true, for at most half of `timeoutSeconds`.
    * 3. The servers close the remaining connections.
    *
    * @returns whether requests were closed before they finished
    */
-  drain(servers: Stoppable[], times: { delaySeconds: number; timeoutSeconds: number }): Promise<{ forced: boolean }>;
+  drain(
+    servers: Stoppable[],
+    times: { delaySeconds: number; timeoutSeconds: number; isQuiet?: () => boolean },
+  ): Promise<{ forced: boolean }>;
 }
 
 /** Part of a Node server that `serve` uses. */

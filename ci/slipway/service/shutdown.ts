@@ -11,7 +11,18 @@ export interface DrainableServer extends Stoppable {
 const servers: DrainableServer[] = [];
 const afterDrainCallbacks: (() => unknown)[] = [];
 /** Copy of `lifecycle.leaving` in a plain property, because every response reads it. */
-export const drainState = { leaving: false };
+export const drainState = { leaving: false, lastRequest: 0 };
+
+/** Milliseconds without a request after which clients no longer find this process. */
+const QUIET_MS = 500;
+
+/** Notes a request during the drain. The kubelet's probes come until the end. */
+export function noteRequest(userAgent: string | null | undefined): void {
+  if (!userAgent?.startsWith("kube-probe/")) drainState.lastRequest = performance.now();
+}
+
+const isQuiet = () => performance.now() - drainState.lastRequest > QUIET_MS;
+
 export const lifecycle = new Lifecycle((state) => {
   drainState.leaving = lifecycle.leaving;
   if (state === "draining") for (const server of servers) server.startDraining();
@@ -97,7 +108,7 @@ export function receiveSignal(signal: Signal, isOwn = false): void {
 async function shutDown(signal: Signal): Promise<void> {
   // Without a server, there are no clients to wait for.
   const { delaySeconds } = servers.length > 0 ? drainTimes : { delaySeconds: 0 };
-  const { forced } = await lifecycle.drain(servers, { ...drainTimes, delaySeconds });
+  const { forced } = await lifecycle.drain(servers, { ...drainTimes, delaySeconds, isQuiet });
   if (forced) console.error(`requests were closed after ${drainTimes.timeoutSeconds} s of draining`);
   const exitTimer = setTimeout(() => process.exit(0), CALLBACK_TIMEOUT_SECONDS * 1000);
   for (const callback of afterDrainCallbacks) await callback();

@@ -91,6 +91,27 @@ describe.each(Object.entries(sources))("%s", (kind, source) => {
   );
 });
 
+test.each(["Bun.serve", "node:http"] as const)(
+  "%s replies to connections that a late proxy still sends after the drain delay",
+  async (kind) => {
+    const { command } = await compile(sources[kind]);
+    const service = await start(command, { DRAIN_DELAY_SECONDS: "0.2", DRAIN_TIMEOUT_SECONDS: "60" });
+    await service.until(200);
+    const end = Date.now() + 2000;
+    service.kill("SIGTERM");
+    // Ten times the delay. Without a request for half a second, the process exits.
+    while (Date.now() < end) expect((await service.ask("/")).status).toBe(200);
+    const probes = setInterval(() => {
+      const headers = { "User-Agent": "kube-probe/1.35" };
+      fetch(`http://127.0.0.1:${service.port}/healthz`, { headers }).catch(() => {});
+    }, 100);
+    expect(await service.process.exited).toBe(0);
+    clearInterval(probes);
+    expect(Date.now() - end).toBeLessThan(25_000);
+  },
+  LONG,
+);
+
 test(
   "runs the service's own signal handler after the drain",
   async () => {

@@ -41,6 +41,25 @@ describe("drain", () => {
     expect(done.calls).toEqual([undefined, true]);
   });
 
+  test("keeps accepting while requests come, for half of the timeout", async () => {
+    for (const [quietAfterMs, minMs, maxMs] of [
+      [100, 100, 900],
+      [Infinity, 950, 5000],
+    ] as const) {
+      const one = server(Promise.resolve());
+      const start = performance.now();
+      const isQuiet = () => performance.now() - start > quietAfterMs;
+      await new Lifecycle().drain([one], { delaySeconds: 0.01, timeoutSeconds: 2, isQuiet });
+      const took = performance.now() - start;
+      expect(took).toBeGreaterThanOrEqual(minMs);
+      expect(took).toBeLessThan(maxMs);
+      expect(one.calls).toEqual([undefined]);
+    }
+    const start = performance.now();
+    await new Lifecycle().drain([], { delaySeconds: 0, timeoutSeconds: 60, isQuiet: () => false });
+    expect(performance.now() - start).toBeLessThan(10_000);
+  });
+
   test("keeps accepting during the delay", async () => {
     const one = server(Promise.resolve());
     const drained = new Lifecycle().drain([one], { delaySeconds: 0.05, timeoutSeconds: 1 });

@@ -125,7 +125,7 @@ export class TestService {
     { at, killAfter }: { at?: RequestPosition & { fault: Fault }; killAfter?: number } = {},
   ): Promise<RunResult> {
     this.server.arm(at);
-    const clients = startClients(this.#nextUrl(), ids);
+    const clients = startClients([this.#nextUrl(), this.#nextUrl()], ids);
     const child = Bun.spawn([process.execPath, "ci/pipeline.ts", ...args, "--kubeconfig", this.#kubeconfig], {
       cwd: this.copy.directory,
       env: { ...process.env, GITHUB_STEP_SUMMARY: undefined },
@@ -152,7 +152,8 @@ export class TestService {
 
   /**
    * Returns another local address for each run. The kernel remembers for two minutes to which pod a client's port was
-   * routed. With many clients, a port is reused within that time, and its pod may be gone.
+   * routed. With many clients, a port is reused within that time, and its pod may be gone. It also remembers for 10 s that
+   * a port was refused, and then refuses it although the Service has endpoints.
    */
   #nextUrl(): string {
     this.#address += 1;
@@ -289,14 +290,20 @@ export class TestService {
   }
 }
 
-/** Starts 80 clients. @returns a function that stops them and returns the failures since the first good response */
-function startClients(url: string, ids: string[]): () => Promise<{ failed: string[]; sent: number }> {
+/**
+ * Starts 80 clients.
+ *
+ * @param urls address until the first good response, and address from then on
+ * @returns a function that stops them and returns the failures since the first good response
+ */
+function startClients(urls: [string, string], ids: string[]): () => Promise<{ failed: string[]; sent: number }> {
   const failed: string[] = [];
   let [isStopped, isServed, sent] = [false, false, 0];
-  const { host, pathname } = new URL(url);
   const client = async (keepAlive: boolean) => {
-    const request = `GET ${pathname} HTTP/1.1\r\nHost: ${host}\r\n${keepAlive ? "" : "Connection: close\r\n"}\r\n`;
     while (!isStopped) {
+      const url = urls[isServed ? 1 : 0];
+      const { host, pathname } = new URL(url);
+      const request = `GET ${pathname} HTTP/1.1\r\nHost: ${host}\r\n${keepAlive ? "" : "Connection: close\r\n"}\r\n`;
       // Requests before the first good response may fail.
       let counts = false;
       await converse(url, {
