@@ -17,8 +17,8 @@ export interface Command {
    * The file that the working directory must have: "package" means package.json, "nothing" none. Default: ci/pipeline.ts.
    */
   needs?: "package" | "nothing";
-  /** @returns the conclusion as a sentence. Nothing is printed if it is empty. */
-  execute(context: CommandContext): Promise<string>;
+  /** @returns the conclusion as a sentence, of which nothing is printed if it is empty, or an exit code to pass on */
+  execute(context: CommandContext): Promise<string | number>;
 }
 
 export const UNCHANGED = "Nothing was changed.";

@@ -34,8 +34,9 @@ const DEFAULT = "deploy";
 
 /** Commands in the order of the help, which follows the workflow. A test checks that none is missing. */
 export const commandGroups = {
-  Everyday: ["init", "up", "deploy", "watch", "plan", "verify", "status", "rollback"],
+  Everyday: ["init", "up", "deploy", "watch", "plan", "verify", "status", "logs", "rollback"],
   "Parts of a deploy": ["check", "test", "build", "image", "push", "verify-archive"],
+  Operation: ["kubectl"],
   "Set-up": ["install-k3s"],
 };
 
@@ -162,6 +163,7 @@ export async function main(words: string[], project: string, settings?: Settings
     const interrupt = () => interrupted.abort(new PipelineError("interrupted", "interrupted"));
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, interrupt);
 
+    let code = 0;
     const execute = async (engine: Engine) => {
       current = new CommandContext({
         service: service!,
@@ -170,6 +172,10 @@ export async function main(words: string[], project: string, settings?: Settings
         engine,
       });
       const conclusion = await command.execute(current);
+      if (typeof conclusion === "number") {
+        code = conclusion;
+        return;
+      }
       await current.report.publish(conclusion, parsed.report);
       if (conclusion) console.log(`${conclusion}${current.report.summaryLine()}`);
     };
@@ -181,7 +187,7 @@ export async function main(words: string[], project: string, settings?: Settings
     if (takesEngine && service.prebuild.length > 0) await assertNoShadowingBun(service, interrupted.signal);
     if (onHost) await execute(hostEngine(service, interrupted.signal));
     else await withDagger(service, interrupted.signal, execute);
-    return 0;
+    return code;
   } catch (thrown) {
     const error = explainRefusedAccess(thrown);
     current?.report.clearProgress();

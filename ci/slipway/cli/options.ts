@@ -49,6 +49,12 @@ export const optionDefinitions = {
   sysroot: { value: "DIRECTORY", about: "root of another architecture, for its libraries and its Bun" },
   check: { about: "print the differences and write nothing, exit 1 if a file differs" },
   with: { value: "LIST", about: "components to switch on: autoscaler, egress, ingress, monitoring" },
+  follow: { short: "f", about: "keep printing new lines, also through a rollout" },
+  lines: { value: "N|all", short: "n", about: "lines from the end, of all pods together (default: 100)" },
+  since: { value: "TIME", about: "only lines of the last TIME, such as 90s, 10m, 2h or 1d" },
+  previous: { about: "only the containers before their last restart" },
+  grep: { value: "TEXT", about: "only lines that contain TEXT" },
+  json: { about: "print JSON" },
   verbose: { about: "print stack traces and the whole output of a failed tool" },
   help: { short: "h", about: "print this text" },
   version: { short: "v", about: "print the versions of slipway and Bun" },
@@ -101,6 +107,13 @@ export interface Options {
   check: boolean;
   /** Components to switch on. */
   with: string[];
+  follow: boolean;
+  lines: number | "all" | undefined;
+  /** In seconds. */
+  since: number | undefined;
+  previous: boolean;
+  grep: string | undefined;
+  json: boolean;
   verbose: boolean;
 }
 
@@ -154,6 +167,12 @@ export function readOptions(
     id: values.id === true,
     check: values.check === true,
     with: text("with")?.split(",") ?? [],
+    follow: values.follow === true,
+    lines: parseLines(text("lines")),
+    since: parseDuration("since", text("since")),
+    previous: values.previous === true,
+    grep: text("grep"),
+    json: values.json === true,
     verbose: values.verbose === true,
   };
 }
@@ -191,6 +210,23 @@ function checkUrl(text: string): void {
   const isWeb = url !== null && /^https?:\/\//i.test(text);
   if (!isWeb || url.search || url.hash)
     throw usageError(`--url "${text}" is not of the form http(s)://HOST[:PORT][/PATH]`);
+}
+
+function parseLines(text: string | undefined): number | "all" | undefined {
+  if (text === undefined || text === "all") return text;
+  if (!/^\d{1,9}$/.test(text)) throw usageError(`--lines "${text}" is neither a number nor all`);
+  return Number(text);
+}
+
+const secondsPerUnit = { s: 1, m: 60, h: 3600, d: 86_400 };
+
+/** @returns seconds @throws {PipelineError} "usage" if the text is not a number with a unit */
+function parseDuration(option: OptionName, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const [, number, unit] = /^(\d{1,6})([smhd])$/.exec(text) ?? [];
+  if (number === undefined || Number(number) === 0)
+    throw usageError(`--${option} "${text}" is not a time such as 90s, 10m, 2h or 1d`);
+  return Number(number) * secondsPerUnit[unit as keyof typeof secondsPerUnit];
 }
 
 /** @throws {PipelineError} "usage" if a value of --registry is not a repository */

@@ -110,6 +110,8 @@ export const errorCodes = [
   "rollout-deleted",
   "rollout-not-served",
   "rollback-failed",
+  // Operation
+  "pods-not-found",
   // verify and rollback
   "version-not-served",
   "version-not-stored",

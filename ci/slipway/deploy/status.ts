@@ -61,6 +61,6 @@ export async function status(context: DeployContext): Promise<string[]> {
       const state = left ? "rolled back" : (verified ?? "never verified");
       return `  ${id}  ${state}  ${commit ?? "no commit"}  ${name}`;
     }),
-    `next: ${target.kubectl.join(" ")} -n ${service.namespace} get pods; … logs deployment/${service.name}`,
+    "next: `logs` for the log, `kubectl -- get pods` for the state of the pods",
   ];
 }

@@ -33,6 +33,8 @@ const MISSING_RIGHTS = /user "[^"]*" cannot/i;
 export interface ConnectionInfo {
   /** Program and options that select the cluster. */
   kubectl: string[];
+  /** Returns a command that runs kubectl with the connection's credentials. Default: none. */
+  kubectlCommand?(args: string[], hasTerminal: boolean): Promise<string[]>;
   /** Returns the end of kubectl's stderr, which includes its credential plugin's output. Empty if there is none. */
   stderrTail(): string;
 }

@@ -59,6 +59,16 @@ export class ApiClient {
     return `${this.service.name}-pipeline`;
   }
 
+  /**
+   * Returns a command that runs kubectl in the service's namespace, with the connection's credentials.
+   *
+   * @param hasTerminal whether kubectl gets this process's terminal
+   */
+  async kubectlCommand(args: string[], hasTerminal = false): Promise<string[]> {
+    if (!this.connection?.kubectlCommand) throw new Error("this connection has no kubectl");
+    return this.connection.kubectlCommand([`--namespace=${this.service.namespace}`, ...args], hasTerminal);
+  }
+
   /** Label selector of the service's objects. */
   get selector(): string {
     return `app.kubernetes.io/name=${this.service.name}`;

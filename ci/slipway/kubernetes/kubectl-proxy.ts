@@ -102,7 +102,11 @@ export async function connectApi(options: ApiOptions): Promise<ApiClient> {
     // HTTP_PROXY does not apply to a local socket.
     const open = (path: string, init: RequestInit) =>
       fetch(`http://localhost${path}`, { ...init, unix: socket, proxy: false });
-    return new ApiClient(service, open, signal, close, { kubectl, stderrTail: stderr.tail });
+    return new ApiClient(service, open, signal, close, {
+      kubectl,
+      kubectlCommand: async (args) => [...command, ...args],
+      stderrTail: stderr.tail,
+    });
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;

@@ -70,6 +70,7 @@ fi
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 echo "directory $d"
 echo "sudo $sudo"
+echo "config $config"
 alive() { while [ -n "$(timeout ${MAX_SILENCE_SECONDS} head -c 1)" ]; do :; done; }
 if [ -e $config ]; then
   exec 3<&0
@@ -89,6 +90,8 @@ export interface RemoteHostInfo {
   directory: string;
   /** Prefix of commands that need root: empty, or sudo and a space. */
   sudo: string;
+  /** kubeconfig on the host that the SSH user can read. */
+  kubeconfig: string;
   /** Socket of the API server's proxy on the host. undefined: the host has no API server. */
   apiSocket: string | undefined;
 }
@@ -142,11 +145,13 @@ export async function connectHost(host: string, controlSocket: string, signal?: 
       await stderr.complete;
       throw explainBootstrapFailure(host, code, stderr.text()) ?? (await explainSshError(host, stderr.text(), signal));
     }
-    const [bootId = "", directory = "", sudo = ""] = ["boot", "directory", "sudo"].map((key) => values.get(key));
+    const [bootId = "", directory = "", sudo = "", kubeconfig = ""] = ["boot", "directory", "sudo", "config"].map(
+      (key) => values.get(key),
+    );
     // kubectl prints "Starting to serve on …", the script only "Starting".
     const apiSocket = values.get(READY) === "" ? undefined : `${directory}/api`;
     return {
-      hostInfo: { bootId, directory, sudo, apiSocket },
+      hostInfo: { bootId, directory, sudo, kubeconfig, apiSocket },
       controlSocket,
       isClosed: () => isClosed,
       closed,

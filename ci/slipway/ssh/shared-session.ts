@@ -21,11 +21,15 @@ import {
   type RemoteHostInfo,
 } from "./host-connection.ts";
 import { lastReason, SshConnectionLost } from "./errors.ts";
+import { shellQuote } from "./shell-quote.ts";
 
 /** Exit code of ssh itself, as opposed to the script's. */
 const SSH_FAILED = 255;
 /** Time that ssh may take to exit after its connection is lost. */
 const EXIT_MS = 500;
+
+/** Prevents ssh from opening a connection of its own when the shared one is lost. */
+const sharedOnly = ["-oControlMaster=no", "-oProxyCommand=false"];
 
 export interface ScriptOptions extends Omit<ProcessOptions, "cwd" | "env" | "input"> {
   /** Content of the script's stdin, or a function that reads it. */
@@ -122,8 +126,6 @@ export class SshSession {
   /** @returns undefined if sshd refuses another script beside the running ones */
   async #run(script: string, options: ScriptOptions): Promise<ProcessResult | undefined> {
     const { controlSocket, closed } = await this.#connect();
-    // Prevents ssh from opening a connection of its own when the shared one is lost.
-    const sharedOnly = ["-oControlMaster=no", "-oProxyCommand=false"];
     const ssh = [
       "ssh",
       "-T",
@@ -174,6 +176,17 @@ export class SshSession {
     if (code === 0) return socket;
     const reason = lastReason(stderr) || `exit code ${code}`;
     throw new SshConnectionLost(`cannot forward ${remote} over SSH from ${this.host}: ${reason}`);
+  }
+
+  /** Returns a local command that runs kubectl on the host over this connection. */
+  async kubectlCommand(args: string[], hasTerminal: boolean): Promise<string[]> {
+    const { controlSocket, hostInfo } = await this.#connect();
+    // The login shell only sees quoted words. The PATH of a non-login shell may lack k3s's directory.
+    const script = 'PATH=$PATH:/usr/local/bin; exec k3s kubectl "$@"';
+    const words = ["sh", "-c", script, "sh", `--kubeconfig=${hostInfo.kubeconfig}`, ...args];
+    const terminal = hasTerminal ? ["-tt", "-oRequestTTY=force", "-oLogLevel=ERROR"] : ["-T"];
+    const remote = `exec ${words.map(shellQuote).join(" ")}`;
+    return ["ssh", ...terminal, `-S${controlSocket}`, ...sshOptions, ...sharedOnly, "--", this.host, remote];
   }
 
   async close(): Promise<void> {

@@ -64,6 +64,7 @@ export async function connectSshTarget({ service, hosts, url, signal }: SshTarge
     const kubectl = ["ssh", server.host, "sudo", "k3s", "kubectl"];
     const api = new ApiClient(service, requestOver(server), signal, close, {
       kubectl,
+      kubectlCommand: (args, hasTerminal) => server.kubectlCommand(args, hasTerminal),
       stderrTail: () => server.stderrTail(),
     });
     const nodes = await api.list<Node>(

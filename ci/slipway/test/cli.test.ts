@@ -68,6 +68,12 @@ describe("options", () => {
       id: true,
       check: true,
       with: "ingress,egress",
+      follow: true,
+      lines: "5",
+      since: "10m",
+      previous: true,
+      grep: "text",
+      json: true,
     };
     expect(read(given)).toEqual({
       args: [],
@@ -87,6 +93,12 @@ describe("options", () => {
       id: true,
       check: true,
       with: ["ingress", "egress"],
+      follow: true,
+      lines: 5,
+      since: 600,
+      previous: true,
+      grep: "text",
+      json: true,
       verbose: true,
     });
   });

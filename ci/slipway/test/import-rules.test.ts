@@ -18,6 +18,7 @@ const rooms = [
   "engines",
   "targets",
   "smoke-test",
+  "operations",
   "deploy",
   "registry",
   "ssh",

@@ -46,8 +46,9 @@ describeWith(
       await sshd.stop();
     });
 
-    async function pipeline(...args: string[]) {
-      const child = Bun.spawn([process.execPath, "ci/pipeline.ts", ...args, "--host", sshd.host], {
+    async function pipeline(command?: string, ...args: string[]) {
+      const words = [...(command ? [command] : []), "--host", sshd.host, ...args];
+      const child = Bun.spawn([process.execPath, "ci/pipeline.ts", ...words], {
         cwd: copy.directory,
         env: { ...process.env, PATH: path, GITHUB_STEP_SUMMARY: undefined, DAGGER_SESSION_PORT: undefined },
         stdin: "ignore",
@@ -91,6 +92,29 @@ describeWith(
       expect(code).toBe(0);
       expect(await served()).toBe(second);
       expect((await pipeline("verify")).code).toBe(0);
+    });
+
+    test("logs and kubectl need only ssh here, and two sessions there", async () => {
+      await sshd.restart("host", join(directory, "remote-bin"), ["MaxSessions 2"]);
+      const { code, output } = await pipeline("logs", "--json", "-n", "all");
+      expect(code).toBe(0);
+      const lines = output
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line) as { version: string; line: string });
+      expect(new Set(lines.map(({ version }) => version))).toEqual(new Set([second]));
+      expect(lines.map(({ line }) => line).join()).toContain('"event":"ready"');
+      const found = await pipeline(
+        "kubectl",
+        "--",
+        "get",
+        "pods",
+        "-o",
+        'jsonpath={.items[*].status.phase} it\'s $HOME "x"',
+      );
+      expect(found).toEqual({ code: 0, output: 'Running Running it\'s $HOME "x"' });
+      expect((await pipeline("kubectl", "--", "get", "secrets", "no-such-secret")).code).toBe(1);
+      await sshd.restart("host", join(directory, "remote-bin"));
     });
 
     test("a failing version is rolled back, its log is shown, and the previous version serves", async () => {
