@@ -7,8 +7,8 @@
 import type { ErrorCode } from "../core/error-codes.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { describeExitCode } from "../core/exit-status.ts";
-import type { Condition, ContainerStatus, Pod, Workload } from "../kubernetes/objects.ts";
-import { isReady, oldPods, currentPods, revisionOf, type WorkloadState } from "../kubernetes/workload-state.ts";
+import type { Condition, ContainerStatus, Pod, ReplicaSet, Workload } from "../kubernetes/objects.ts";
+import { currentPods, currentReplicaSet, isReady, oldPods, type WorkloadState } from "../kubernetes/workload-state.ts";
 
 export interface RolloutFailure {
   reason: string;
@@ -181,8 +181,8 @@ export function findRestartSince(completed: WorkloadState[], seen: WorkloadState
 /** Returns whether the condition is about the current version: it may still be that of the previous version. */
 function isAboutCurrent({ message = "" }: Condition, { deployment, replicaSets }: WorkloadState): boolean {
   const [, named] = /ReplicaSet "([^"]+)"/.exec(message) ?? [];
-  const current = replicaSets.find((set) => revisionOf(set) === revisionOf(deployment));
-  return named === undefined || current === undefined || named === current.metadata.name;
+  const current = currentReplicaSet({ deployment, replicaSets });
+  return named === undefined || named === current?.metadata.name;
 }
 
 /** Tracks how long each suspected failure has lasted, by this machine's clock because the cluster's may differ. */
@@ -226,7 +226,7 @@ function findSuspectedFailures(
     return suspected.flatMap((suspect) => (suspect ? [{ ...suspect, pod: pod.metadata.name }] : []));
   });
 
-  const rejected = findCondition(seen.deployment.status.conditions, "ReplicaFailure", "True");
+  const rejected = findReplicaFailure(seen);
   // Terminating old pods free resources, but the scheduler's retries become rarer over time.
   const grace = own.some(isReady) ? scheduleTimeoutSeconds * 4 : scheduleTimeoutSeconds;
   const unscheduled = own.filter((pod) => findCondition(pod.status.conditions, "PodScheduled", "False"));
@@ -270,6 +270,15 @@ function checkStuck({ name, state, lastState, restartCount }: ContainerStatus): 
     return { reason: "CrashLoopBackOff", message, graceSeconds: 0 };
   }
   return undefined;
+}
+
+/** Finds a rejection of new pods. The controller also reports that of an old ReplicaSet as the Deployment's. */
+function findReplicaFailure(seen: WorkloadState): Condition | undefined {
+  const current = currentReplicaSet(seen);
+  const isRejected = ({ status }: ReplicaSet) => findCondition(status.conditions, "ReplicaFailure", "True");
+  const isOfOldSet = seen.replicaSets.some((set) => set !== current && isRejected(set));
+  if (isOfOldSet) return current && isRejected(current);
+  return findCondition(seen.deployment.status.conditions, "ReplicaFailure", "True");
 }
 
 function checkReady({ name, ready, state }: ContainerStatus, readySeconds: number): SuspectedFailure | undefined {

@@ -20,7 +20,7 @@ export interface KubeObject {
 
 /** A workload of pods from one template: a Deployment, a StatefulSet or a DaemonSet. */
 export interface Workload extends KubeObject {
-  spec: { replicas?: number; template: PodTemplate; strategy?: { type?: string } };
+  spec: { replicas?: number; template: PodTemplate; strategy?: { type?: string }; podManagementPolicy?: string };
   status: {
     observedGeneration?: number;
     replicas?: number;
@@ -44,7 +44,7 @@ export interface Deployment extends Workload {
 
 export interface ReplicaSet extends KubeObject {
   spec: { replicas: number; template: PodTemplate };
-  status: { availableReplicas?: number };
+  status: { availableReplicas?: number; conditions?: Condition[] };
 }
 
 export interface PodTemplate {

@@ -103,8 +103,30 @@ function isCurrent(pod: Pod, { deployment, replicaSets }: WorkloadState): boolea
     const { annotations } = deployment.metadata;
     return labels["pod-template-generation"] === annotations?.["deprecated.daemonset.template.generation"];
   }
-  const current = replicaSets.find((set) => revisionOf(set) === revisionOf(deployment));
-  return ownerReferences?.[0]?.name === current?.metadata.name;
+  const current = currentReplicaSet({ deployment, replicaSets });
+  return current !== undefined && ownerReferences?.[0]?.name === current.metadata.name;
+}
+
+/**
+ * Finds the ReplicaSet of a Deployment's pod template, as the controller does. The Deployment's revision is that of the previous
+ * template until the controller creates the new ReplicaSet. With `strategy: Recreate` it waits for the end of the old pods first.
+ *
+ * @returns undefined if the controller has not created it yet
+ */
+export function currentReplicaSet({
+  deployment,
+  replicaSets,
+}: Pick<WorkloadState, "deployment" | "replicaSets">): ReplicaSet | undefined {
+  const wanted = comparableTemplate(deployment);
+  const matching = replicaSets.filter((set) => Bun.deepEquals(comparableTemplate(set), wanted));
+  return matching.find((set) => revisionOf(set) === revisionOf(deployment)) ?? matching[0];
+}
+
+/** A pod template without the label that the controller adds, and without nulls, which mean an absent field. */
+function comparableTemplate({ spec: { template } }: Pick<Workload, "spec">): unknown {
+  return JSON.parse(JSON.stringify(template), (key, value) =>
+    value === null || key === "pod-template-hash" ? undefined : value,
+  );
 }
 
 export function isReady(pod: Pod): boolean {

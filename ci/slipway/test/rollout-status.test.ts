@@ -300,3 +300,46 @@ describe("recorded states", () => {
     expect(oldPods(seen)).toHaveLength(2);
   });
 });
+
+describe("before the controller has created the new ReplicaSet (strategy Recreate)", () => {
+  const crash = { restartCount: 5, state: { waiting: { reason: "CrashLoopBackOff" } } };
+  /** The revision is still that of the old template, although the controller has observed the new one. */
+  const waiting = (conditions: Deployment["status"]["conditions"] = []): WorkloadState => ({
+    deployment: {
+      ...deployment({ replicas: 2, updatedReplicas: 0, availableReplicas: 0, conditions }),
+      metadata: { name: "helloapp", generation: 2, annotations: revision(1) },
+    },
+    replicaSets: [replicaSet(1, "old", 0)],
+    pods: [pod("old", crash)],
+  });
+
+  test("a crash loop of the old pods is not the new version's", () => {
+    expect(assess(waiting())).toMatchObject({ state: "progressing", suspected: [] });
+    expect(oldPods(waiting())).toHaveLength(1);
+  });
+
+  test.each([
+    { type: "ReplicaFailure", status: "True", reason: "FailedCreate", message: "serviceaccount not found" } as const,
+    {
+      type: "Progressing",
+      status: "False",
+      reason: "ProgressDeadlineExceeded",
+      message: 'ReplicaSet "helloapp-old" has timed out progressing.',
+    } as const,
+  ])("the old ReplicaSet's condition $type is not the new version's", (condition) => {
+    const seen = waiting([condition]);
+    if (condition.type === "ReplicaFailure") seen.replicaSets[0]!.status.conditions = [condition];
+    expect(assess(seen)).toMatchObject({ state: "progressing", suspected: [] });
+  });
+
+  test("the label and the nulls that the server adds do not hide the new ReplicaSet", () => {
+    const seen = waiting();
+    const set = replicaSet(2, "new");
+    const metadata = { creationTimestamp: null, labels: { "pod-template-hash": "1" } };
+    set.spec.template = { ...set.spec.template, metadata };
+    seen.deployment.spec.template = { ...seen.deployment.spec.template, metadata: { labels: {} } };
+    seen.replicaSets.push(set);
+    seen.pods.push(pod("new", crash));
+    expect(assess(seen)).toMatchObject({ state: "failed", pod: "helloapp-new-abcde" });
+  });
+});
