@@ -7,6 +7,7 @@ import { observeWorkloads, oldPods, type WorkloadName, type WorkloadState } from
 import { monitorAvailability, type AvailabilityReport } from "./availability.ts";
 import { reportMissingFiles } from "./missing-files.ts";
 import type { DeployContext } from "./plan.ts";
+import { stuckPodReplacer } from "./replace-stuck-pods.ts";
 import {
   assessWorkloads,
   FailureTimer,
@@ -125,15 +126,20 @@ export async function waitForOldPods(
 
 /**
  * Polls the workloads until `decide` returns a decision. The API client retries if the server is away for a moment.
+ *
+ * @param react called with each observation before `decide`
  */
 async function pollWorkloads<T>(
   { target, signal }: DeployContext,
   { workloads, endpoint }: RolloutOptions,
   decide: (states: WorkloadState[]) => T | undefined,
+  react?: (states: WorkloadState[]) => Promise<void>,
 ): Promise<T> {
   for (;;) {
     signal.throwIfAborted();
-    const decision = decide(await observeWorkloads(target.api, workloads));
+    const states = await observeWorkloads(target.api, workloads);
+    await react?.(states);
+    const decision = decide(states);
     if (decision !== undefined) return decision;
     await Bun.sleep(endpoint.isRemote ? REMOTE_POLL_MS : POLL_MS);
   }
@@ -148,7 +154,7 @@ function waitUntilReady(
   const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
   const timer = new FailureTimer();
   let shown = "";
-  return pollWorkloads(context, options, (states) => {
+  const decide = (states: WorkloadState[]): Exclude<RolloutVerdict, { state: "progressing" }> | undefined => {
     const deleted = options.workloads.find(
       ({ kind, metadata }) =>
         !states.some(({ deployment }) => deployment.kind === kind && deployment.metadata.name === metadata.name),
@@ -164,7 +170,8 @@ function waitUntilReady(
     if (performance.now() < end) return undefined;
     const message = `not complete within ${service.rolloutTimeoutSeconds} s (${shown})`;
     return { state: "failed", reason: "Timeout", message };
-  });
+  };
+  return pollWorkloads(context, options, decide, stuckPodReplacer(context));
 }
 
 /** Waits until the old pods are gone. @returns a failure of the new ones, if there is any */

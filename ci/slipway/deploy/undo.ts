@@ -8,7 +8,7 @@ import {
   restoreObjects,
   withLeftovers,
 } from "../kubernetes/apply.ts";
-import { runningId } from "../kubernetes/workload-state.ts";
+import { defaultWorkloadName, runningId } from "../kubernetes/workload-state.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { describeAvailability, renderTimeline } from "./availability.ts";
 import { collectDiagnostics } from "./diagnostics.ts";
@@ -61,7 +61,7 @@ async function rollBackVersion(
   const cause = explainFailure(context, change, failure, output);
   if (!didServe(context, change) && !rollbackTarget) {
     const text = `${reason}. There is no earlier version to roll back to, so it was left as it is`;
-    const hint = `${cause}${nextStepHint(target, failure)} The next deploy replaces it.`;
+    const hint = `${cause}${nextStepHint(target, change, failure)} The next deploy replaces it.`;
     throw new PipelineError("project", text, { code: rolloutErrorCode(failure), hint, output });
   }
   recordState(`${name} failed to become ready, and the rollback was under way.`);
@@ -141,7 +141,7 @@ async function restorePrevious(
       const message = `${reason}. The rollback to ${id} failed as well: ${error.message}`;
       // Nobody knows now whether the previous version serves, so this is no project error.
       const next = resumeHint ?? RESUME_HINT;
-      const hint = `${nextStepHint(target, error.failure)} ${next}`;
+      const hint = `${nextStepHint(target, change, error.failure)} ${next}`;
       throw new PipelineError("partial", message, { code: "rollback-failed", hint, output });
     }
     throw createPartialFailure(`${reason}. The rollback of ${name} failed as well`, error, signal, resumeHint);
@@ -174,8 +174,13 @@ async function rollOutAgain(
 }
 
 /** Names the command that shows more, as a sentence. */
-function nextStepHint({ api, kubectl }: Target, { pod }: RolloutFailure): string {
-  const { name, namespace } = api.service;
-  const object = pod ? `pod ${pod}` : `deployment ${name}`;
+function nextStepHint(
+  { api, kubectl }: Target,
+  { rollout: { workloads } }: DeployTransaction,
+  { pod }: RolloutFailure,
+): string {
+  const { namespace } = api.service;
+  const { kind, metadata } = workloads[0] ?? defaultWorkloadName(api);
+  const object = pod ? `pod ${pod}` : `${kind.toLowerCase()} ${metadata.name}`;
   return `Run \`${kubectl.join(" ")} -n ${namespace} describe ${object}\` for details.`;
 }
