@@ -13,6 +13,7 @@ import {
   type WorkloadName,
 } from "../kubernetes/workload-state.ts";
 import { withVersion, renderManifests } from "../kubernetes/render.ts";
+import { compareWithStored } from "./obsolete-objects.ts";
 import { assessWorkloads } from "./rollout-status.ts";
 import type { Target } from "./target.ts";
 import type { Endpoint } from "./verify-from-outside.ts";
@@ -85,12 +86,13 @@ async function createPlan(
     service,
     id,
     image ?? name,
-    withVersion(service, manifests, id, image ?? name),
+    withVersion(service, manifests, id, image ?? name, target.isImported),
     commit,
   );
   assertFitsInSecret(api, version);
-  const [differences, before] = await Promise.all([
+  const [changed, obsolete, before] = await Promise.all([
     compareWithCluster(api, objects),
+    compareWithStored(api, { version, versions, manifests: objects }),
     observeWorkloads(api, workloadsIn(service, manifests)),
   ]);
   return {
@@ -99,7 +101,7 @@ async function createPlan(
     delivered: image !== undefined,
     version,
     manifests,
-    differences,
+    differences: [...changed, ...obsolete],
     endpoint: target.endpoint(manifests),
     before,
     versions,

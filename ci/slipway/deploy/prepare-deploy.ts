@@ -6,7 +6,7 @@
  */
 import { PipelineError } from "../core/errors.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
-import { applyInOrder, createPartialFailure, prune, snapshotObjects } from "../kubernetes/apply.ts";
+import { applyInOrder, createPartialFailure, snapshotObjects } from "../kubernetes/apply.ts";
 import { objectName, type KubeObject } from "../kubernetes/objects.ts";
 import { isReady, observeWorkloads, runningId, type WorkloadState } from "../kubernetes/workload-state.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
@@ -18,12 +18,13 @@ import {
   findRollbackTarget,
   listVersions,
   nextVerifiedAt,
+  versionNameOf,
   versionsToDelete,
   referencedImages,
-  referencedSecrets,
   saveVersion,
   type Version,
 } from "./release-history.ts";
+import { deleteObsolete } from "./obsolete-objects.ts";
 import { workloadsIn, type DeployContext, type Plan } from "./plan.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
 import { fetchVersion, type Endpoint } from "./verify-from-outside.ts";
@@ -121,12 +122,13 @@ export async function prepareDeploy(context: DeployContext, plan: Plan, image: s
     service,
     id,
     image,
-    withVersion(service, plan.manifests, id, image),
+    withVersion(service, plan.manifests, id, image, target.isImported),
     plan.version.commit,
   );
   const { jobs, rest } = splitPreDeployJobs(objects);
   const objectsToApply = await prepareForApply(api, rest);
-  const isUnknownState = before[0] && !versions.some(({ verified }) => verified);
+  const isOwnVersion = before[0] && versions.some((one) => one.name === versionNameOf(before[0]!.deployment));
+  const isUnknownState = before[0] && !isOwnVersion && !versions.some(({ verified }) => verified);
   const known = versions.find((one) => one.name === version.name);
   const isNew = !known?.verified && !plan.versions.some(({ name }) => name === version.name);
   const recordedVersions = isNew ? [version] : [];
@@ -210,21 +212,20 @@ async function completeDeploy(context: DeployContext, name: string, deploy: Veri
 }
 
 /**
- * Marks the version as verified, deletes objects that the manifests no longer have, and removes versions and images beyond the limit.
+ * Deletes objects that the manifests no longer have, marks the version as verified, and removes versions and images beyond the limit.
  */
 async function cleanUp({ target, service, log }: DeployContext, deploy: VerifiedDeploy): Promise<void> {
   const { api } = target;
   const { version, rollbackTarget, manifests } = deploy;
   const versions = await listVersions(api);
+  const { deleted, left } = await deleteObsolete(api, { version, versions, manifests });
+  // The version is complete only now: the same command has to repeat a clean-up that failed.
   await saveVersion(api, { ...version, verified: nextVerifiedAt(versions) });
   const expired = versionsToDelete(versions, version, service.keepVersions);
-  const needed = referencedSecrets([version, ...versions.filter((one) => !expired.includes(one))]);
-  // Secrets of these versions were needed until now.
-  for (const previous of [...(rollbackTarget ? [rollbackTarget] : []), ...expired]) {
-    const { deleted, left } = await prune(api, previous.manifests, manifests, needed);
-    if (deleted.length > 0) log(`deleted, no longer in the manifests: ${deleted.join(", ")}`);
-    if (left.length > 0) log(`no longer in the manifests, but not deleted: ${left.join(", ")}`);
-  }
+  const previous = [...(rollbackTarget ? [rollbackTarget] : []), ...expired].flatMap((one) => one.manifests);
+  const newlyLeft = left.filter((name) => previous.some((object) => objectName(object) === name));
+  if (deleted.length > 0) log(`deleted, no longer in the manifests: ${deleted.join(", ")}`);
+  if (newlyLeft.length > 0) log(`no longer in the manifests, but not deleted: ${newlyLeft.join(", ")}`);
   for (const one of expired) await deleteVersion(api, one);
   const removed = await target.clean(() => referencedImages(api));
   if (removed.length > 0) log(`removed ${removed.length} image${removed.length > 1 ? "s" : ""} of expired versions`);

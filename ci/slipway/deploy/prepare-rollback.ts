@@ -80,12 +80,12 @@ async function completeRollback(
   { version, versions, current, resumeHint }: VerifiedRollback,
 ): Promise<void> {
   try {
-    if (current && current.name !== version.name) {
-      const secrets = referencedSecrets(versions);
-      const { left } = await prune(api, current.manifests, version.manifests, secrets);
-      if (left.length > 0) log(`not part of that version, but not deleted: ${left.join(", ")}`);
+    if (current && current.name !== version.name)
       await saveVersion(api, { ...current, left: new Date().toISOString() });
-    }
+    // All versions, because a rollback that is repeated after a failed clean-up does not see the one that it left.
+    const before = versions.filter(({ name }) => name !== version.name).flatMap(({ manifests }) => manifests);
+    const { left } = await prune(api, before, version.manifests, referencedSecrets(versions));
+    if (left.length > 0) log(`not part of that version, but not deleted: ${left.join(", ")}`);
     await saveVersion(api, { ...version, verified: nextVerifiedAt(versions), left: undefined });
   } catch (error) {
     const state = `${version.id} serves again and is verified, but the clean-up after it failed`;

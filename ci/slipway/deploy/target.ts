@@ -9,6 +9,8 @@ import type { Endpoint } from "./verify-from-outside.ts";
 
 export interface Target extends ManifestSource {
   api: ApiClient;
+  /** Whether the image is imported on the nodes, so that no pod pulls it. Default: false. */
+  isImported?: boolean;
   /**
    * Checks that pods of these manifests run only on nodes that get the image.
    *

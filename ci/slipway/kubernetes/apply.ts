@@ -136,18 +136,31 @@ export async function prune(
   after: KubeObject[],
   needed: ReadonlySet<string> = new Set(),
 ): Promise<{ deleted: string[]; left: string[] }> {
+  const { ours, left } = await findObsolete(api, before, after, needed);
+  for (const object of ours) await api.delete(object);
+  return { deleted: ours.map(objectName), left };
+}
+
+/** Finds the objects that prune() deletes, and the names of those that it leaves. The parameters are the same. */
+export async function findObsolete(
+  api: ApiClient,
+  before: KubeObject[],
+  after: KubeObject[],
+  needed: ReadonlySet<string> = new Set(),
+): Promise<{ ours: KubeObject[]; left: string[] }> {
   const wanted = new Set(after.map(keyOf));
-  const obsolete = before.filter((object) => !wanted.has(keyOf(object)) && !needed.has(objectName(object)));
-  const [deleted, left]: [string[], string[]] = [[], []];
-  for (const { object, live } of await prepareForApply(api, obsolete)) {
-    if (!live) continue;
-    const isOurs = live.metadata.annotations?.[CREATED_BY] === api.service.name;
-    if (isOurs && !neverDeleted.has(object.kind)) {
-      await api.delete(object);
-      deleted.push(objectName(object));
-    } else left.push(objectName(object));
-  }
-  return { deleted, left };
+  const obsolete = new Map(
+    before.flatMap((object) =>
+      wanted.has(keyOf(object)) || needed.has(objectName(object)) ? [] : [[keyOf(object), object] as const],
+    ),
+  );
+  const found = (await prepareForApply(api, [...obsolete.values()])).filter(({ live }) => live);
+  const isOurs = ({ object: { kind }, live }: PreparedObject) =>
+    live?.metadata.annotations?.[CREATED_BY] === api.service.name && !neverDeleted.has(kind);
+  return {
+    ours: found.filter(isOurs).map(({ object }) => object),
+    left: found.filter((one) => !isOurs(one)).map(({ object }) => objectName(object)),
+  };
 }
 
 /** Identifies an object across API versions. */

@@ -99,8 +99,14 @@ export function podTemplates(object: KubeObject): PodTemplate[] {
   ) as PodTemplate[];
 }
 
+interface Container {
+  name: string;
+  image: string;
+  imagePullPolicy?: string;
+}
+
 /** Returns all containers of a template, init containers included. */
-export function containersOf({ spec }: PodTemplate): { name: string; image: string }[] {
+export function containersOf({ spec }: PodTemplate): Container[] {
   return [...spec.containers, ...(spec.initContainers ?? [])];
 }
 
@@ -109,13 +115,23 @@ export function containersOf({ spec }: PodTemplate): { name: string; image: stri
  * their pods the id as a label.
  *
  * @param image the image's name in pods
+ * @param isImported whether nodes have the image without a registry. The kubelet must never ask one for it then: if the image is
+ *   gone, Docker Hub may have another one of this name
  */
-export function withVersion(service: Service, manifests: KubeObject[], id: string, image: string): KubeObject[] {
+export function withVersion(
+  service: Service,
+  manifests: KubeObject[],
+  id: string,
+  image: string,
+  isImported = false,
+): KubeObject[] {
   const version = { "app.kubernetes.io/version": id };
   return cloneJson(manifests).map((object) => {
     const templates = podTemplates(object);
     for (const container of templates.flatMap(containersOf)) {
-      if (container.image === service.name) container.image = image;
+      if (container.image !== service.name) continue;
+      container.image = image;
+      if (isImported) container.imagePullPolicy = "Never";
     }
     if (!isWorkload(object)) return object;
     object.metadata.labels = { ...object.metadata.labels, ...version };

@@ -119,6 +119,7 @@ export async function connectK3sTarget({
       ...(kubeconfig === KUBECONFIG && !context ? kubectl.slice(0, 2) : kubectl),
     ],
     overlay: service.overlays.k3s,
+    isImported: true,
     kustomize(overlay) {
       const rendered = rendering ?? kustomize(overlay);
       rendering = undefined;

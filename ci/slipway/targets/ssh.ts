@@ -159,6 +159,7 @@ function createTarget(context: TargetContext): Target {
     api,
     kubectl,
     overlay: service.overlays.k3s,
+    isImported: true,
     kustomize: (overlay) => kustomizeRemotely(server, service.root, join(service.project, overlay)),
 
     admit(manifests) {

@@ -657,3 +657,60 @@ describe("the image, while checks and tests run", () => {
     });
   });
 });
+
+describe("a clean-up that fails", () => {
+  const extra: KubeObject = {
+    apiVersion: "v1",
+    kind: "ConfigMap",
+    metadata: { name: "extra", namespace: service.namespace },
+  };
+  const extraPath = `/api/v1/namespaces/${service.namespace}/configmaps/extra`;
+  const isDeletion = (method: string, path: string) => method === "DELETE" && path === extraPath;
+  const forbidDeletion = () => {
+    cluster.intercept = (method, path) =>
+      isDeletion(method, path) ? Response.json({ message: "configmaps is forbidden" }, { status: 403 }) : undefined;
+  };
+  const permitDeletion = () => void (cluster.intercept = () => undefined);
+  const plan = async (id: string) => {
+    process.env.MANIFESTS = JSON.stringify(manifests);
+    return planDeploy(run, id);
+  };
+
+  beforeEach(async () => {
+    manifests = [...overlay, extra];
+    await bring("a");
+    manifests = overlay;
+    forbidDeletion();
+    expect(describePlan(await plan("b"))).toContain("ConfigMap/extra is deleted: no longer in the manifests");
+    expect(await failureOf(bring("b"))).toMatchObject({ kind: "partial" });
+    expect(cluster.served()).toBe("b");
+    permitDeletion();
+  });
+
+  test("the same command catches up, and the version is complete only then", async () => {
+    expect((await listVersions(run.target.api)).find(({ id }) => id === "b")?.verified).toBeUndefined();
+    const again = await plan("b");
+    expect(isUpToDate(run, again)).toBe(false);
+    expect(describePlan(again)).toEqual(["ConfigMap/extra is deleted: no longer in the manifests"]);
+    await bring("b");
+    expect(cluster.objects.has(extraPath)).toBe(false);
+    expect(isUpToDate(run, await plan("b"))).toBe(true);
+  });
+
+  test("a later version catches up", async () => {
+    await bring("c");
+    expect(cluster.objects.has(extraPath)).toBe(false);
+  });
+
+  test("a rollback that is repeated catches up", async () => {
+    await bring("b");
+    manifests = [...overlay, extra];
+    await bring("c");
+    forbidDeletion();
+    expect(await failureOf(rollback(run))).toMatchObject({ kind: "partial" });
+    permitDeletion();
+    await rollback(run, "b");
+    expect(cluster.objects.has(extraPath)).toBe(false);
+    expect(cluster.served()).toBe("b");
+  });
+});
