@@ -175,6 +175,14 @@ export interface Settings {
    */
   hosts?: string[];
   /**
+   * Identity of the project in the cluster. A deploy refuses to change objects of another project with the same name.
+   * `slipway init` writes one if the repository has no origin.
+   *
+   * @default the URL of the repository's origin, the path in it and the package's name
+   * @example "shop-api-7d3f2a"
+   */
+  identity?: string;
+  /**
    * Number of versions in the release history, including the running version.
    * `rollback` can return to any of them.
    *

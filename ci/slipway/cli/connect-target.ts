@@ -1,4 +1,5 @@
 /** Connects a command to the target that its options name. */
+import { findIdentity } from "../core/project-identity.ts";
 import type { DeployContext } from "../deploy/plan.ts";
 import type { Target } from "../deploy/target.ts";
 import { connectK3sTarget } from "../targets/k3s.ts";
@@ -14,6 +15,8 @@ import { assertSinglePlatform, usageError } from "./options.ts";
  * @throws {PipelineError} "usage" if the options name no cluster, "environment" if the cluster cannot be reached
  */
 export async function connectTarget(context: CommandContext, isDeploy = false): Promise<DeployContext> {
+  const { service, signal } = context;
+  service.identity = await findIdentity(service, signal);
   return createDeployContext(context, await connect(context, isDeploy));
 }
 

@@ -76,6 +76,7 @@ export const errorCodes = [
   "manifests-outside-project",
   "manifests-too-large",
   "node-port-missing",
+  "project-differs",
   "namespace-not-found",
   // Delivery to containerd
   "node-disk-full",

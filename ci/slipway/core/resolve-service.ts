@@ -38,6 +38,8 @@ export interface Service {
   bun: string | undefined;
   smokeEnv: Record<string, string>;
   hosts: string[];
+  /** The setting, until a command that needs a cluster adds the default. */
+  identity: string | undefined;
   keepVersions: number;
   readyTimeoutSeconds: number;
   scheduleTimeoutSeconds: number;
@@ -97,6 +99,7 @@ export function resolveService(directory: string, settings: Settings = {}): Serv
     bun: settings.bun ?? findPinnedBun(project, packageJson),
     smokeEnv: settings.smokeEnv ?? {},
     hosts: settings.hosts ?? [],
+    identity: settings.identity,
     keepVersions: settings.keepVersions ?? 5,
     readyTimeoutSeconds: settings.readyTimeoutSeconds ?? 6,
     scheduleTimeoutSeconds: settings.scheduleTimeoutSeconds ?? 4,

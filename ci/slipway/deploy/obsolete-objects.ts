@@ -13,21 +13,20 @@ interface Change {
   version: Version;
   manifests: KubeObject[];
   versions: Version[];
+  /** Number of versions that stay in the release history. */
+  keepVersions: number;
 }
 
-function obsoleteIn(
-  { service }: ApiClient,
-  { version, versions }: Change,
-): { before: KubeObject[]; needed: Set<string> } {
+function obsoleteIn({ version, versions, keepVersions }: Change): { before: KubeObject[]; needed: Set<string> } {
   const others = versions.filter(({ name }) => name !== version.name);
-  const expired = versionsToDelete(versions, version, service.keepVersions);
+  const expired = versionsToDelete(versions, version, keepVersions);
   const needed = referencedSecrets([version, ...versions.filter((one) => !expired.includes(one))]);
   return { before: others.flatMap(({ manifests }) => manifests), needed };
 }
 
 /** Lists the objects that the clean-up after the deploy deletes. */
 export async function compareWithStored(api: ApiClient, change: Change): Promise<Difference[]> {
-  const { before, needed } = obsoleteIn(api, change);
+  const { before, needed } = obsoleteIn(change);
   const { ours } = await findObsolete(api, before, change.manifests, needed);
   const lines = ["is deleted: no longer in the manifests"];
   return ours.map((object) => ({ object: objectName(object), lines, isNew: false }));
@@ -35,6 +34,6 @@ export async function compareWithStored(api: ApiClient, change: Change): Promise
 
 /** Deletes them. @returns the names of the deleted objects, and of those that stay */
 export function deleteObsolete(api: ApiClient, change: Change): Promise<{ deleted: string[]; left: string[] }> {
-  const { before, needed } = obsoleteIn(api, change);
+  const { before, needed } = obsoleteIn(change);
   return prune(api, before, change.manifests, needed);
 }

@@ -13,6 +13,7 @@ import {
   type WorkloadName,
 } from "../kubernetes/workload-state.ts";
 import { withVersion, renderManifests } from "../kubernetes/render.ts";
+import { assertOwnProject } from "./checks-project.ts";
 import { compareWithStored } from "./obsolete-objects.ts";
 import { assessWorkloads } from "./rollout-status.ts";
 import type { Target } from "./target.ts";
@@ -90,9 +91,10 @@ async function createPlan(
     commit,
   );
   assertFitsInSecret(api, version);
+  await assertOwnProject(api, objects, versions);
   const [changed, obsolete, before] = await Promise.all([
     compareWithCluster(api, objects),
-    compareWithStored(api, { version, versions, manifests: objects }),
+    compareWithStored(api, { version, versions, manifests: objects, keepVersions: service.keepVersions }),
     observeWorkloads(api, workloadsIn(service, manifests)),
   ]);
   return {

@@ -24,6 +24,7 @@ import {
   saveVersion,
   type Version,
 } from "./release-history.ts";
+import { assertOwnProject } from "./checks-project.ts";
 import { deleteObsolete } from "./obsolete-objects.ts";
 import { workloadsIn, type DeployContext, type Plan } from "./plan.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
@@ -118,6 +119,7 @@ export async function prepareDeploy(context: DeployContext, plan: Plan, image: s
   const workloads = workloadsIn(service, plan.manifests);
   // Another deploy may have ended between the plan and the lock.
   const [before, versions] = await Promise.all([observeWorkloads(api, workloads), listVersions(api)]);
+  await assertOwnProject(api, plan.manifests, versions);
   const { version, objects } = versionFromManifests(
     service,
     id,
@@ -218,7 +220,12 @@ async function cleanUp({ target, service, log }: DeployContext, deploy: Verified
   const { api } = target;
   const { version, rollbackTarget, manifests } = deploy;
   const versions = await listVersions(api);
-  const { deleted, left } = await deleteObsolete(api, { version, versions, manifests });
+  const { deleted, left } = await deleteObsolete(api, {
+    version,
+    versions,
+    manifests,
+    keepVersions: service.keepVersions,
+  });
   // The version is complete only now: the same command has to repeat a clean-up that failed.
   await saveVersion(api, { ...version, verified: nextVerifiedAt(versions) });
   const expired = versionsToDelete(versions, version, service.keepVersions);

@@ -15,6 +15,7 @@ import {
   versionNameOf,
   type Version,
 } from "./release-history.ts";
+import { assertOwnProject } from "./checks-project.ts";
 import { observeMainWorkload, workloadsIn, type DeployContext } from "./plan.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
 
@@ -32,6 +33,7 @@ export async function prepareRollback(context: DeployContext, wanted?: string): 
     running && (versionNameOf(running.deployment) ?? nameById(versions, runningId(running.deployment)));
   const version = findRollbackTarget(versions, currentName, wanted);
   if (!version) throw noTarget(versions, wanted);
+  await assertOwnProject(api, version.manifests, versions);
   const { id } = version;
   const objects = await prepareObjects(context, version);
   const workloads = workloadsIn(service, version.manifests);

@@ -14,6 +14,7 @@ import type { Service } from "../core/resolve-service.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
 import type { KubeObject, Pod } from "../kubernetes/objects.ts";
 import { isWorkload } from "../kubernetes/workload-state.ts";
+import { PROJECT } from "../kubernetes/prepare-for-apply.ts";
 import { splitPreDeployJobs } from "../kubernetes/render.ts";
 
 export interface Version {
@@ -30,6 +31,8 @@ export interface Version {
   left?: string | undefined;
   /** Its manifests, Secrets without their values. */
   manifests: KubeObject[];
+  /** The project that stored it. Undefined if that had no identity. */
+  project?: string | undefined;
 }
 
 interface VersionSecret extends KubeObject {
@@ -145,6 +148,7 @@ function parseVersion({ metadata, data = {} }: VersionSecret): Version {
     verified: text("verified") || undefined,
     left: text("left") || undefined,
     manifests: parseJson<KubeObject[]>(manifests),
+    project: metadata.annotations?.[PROJECT],
   };
 }
 
@@ -161,6 +165,7 @@ function secretOf({ service }: ApiClient, version: Version): VersionSecret {
       name,
       namespace: service.namespace,
       labels: { "app.kubernetes.io/name": service.name, ...COMPONENT, "app.kubernetes.io/version": id },
+      ...(service.identity !== undefined && { annotations: { [PROJECT]: service.identity } }),
     },
     data: { ...Object.fromEntries(encoded), manifests: gzipSync(manifests).toString("base64") },
   };

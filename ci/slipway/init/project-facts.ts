@@ -1,8 +1,12 @@
 /** Detects facts for init from package.json, the source, the workspace and, if available, the cluster. */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { hostname } from "node:os";
 import { join, relative } from "node:path";
 import { projectFiles } from "../core/project-files.ts";
 import { runGit } from "../core/git.ts";
+import { sha256 } from "../core/hash.ts";
+import { findIdentity } from "../core/project-identity.ts";
+import { PROJECT } from "../kubernetes/prepare-for-apply.ts";
 import { isOnPath, runProcess } from "../core/process.ts";
 import { findInstallVariables } from "../core/install-access.ts";
 import { findBunInstallInputs } from "../core/install-inputs.ts";
@@ -45,6 +49,8 @@ export interface ProjectFacts {
   /** The workspace's root, relative to the repository's root. May be ".". */
   workspace: string;
   nodePort: number;
+  /** A new identity for ci/pipeline.ts. Undefined if the settings or the repository's origin give one. */
+  newIdentity: string | undefined;
   /** Published name and version of this package. */
   slipway: { name: string; version: string };
 }
@@ -55,6 +61,8 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
   const serviceFiles = files.filter((path) => join(root, path).startsWith(`${project}/`));
   const manifest = readPackage(project);
   const { members, files: installs, hasHooks, outside } = findBunInstallInputs(root);
+  const identity = await findIdentity(service, signal);
+  const newIdentity = identity === undefined ? createIdentity(service) : undefined;
   const hasTests = serviceFiles.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
   return {
     // init adds a script for the tests.
@@ -76,9 +84,15 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
     hasHooks,
     directory: relative(root, project) || ".",
     workspace: await findWorkspace(root, signal),
-    nodePort: await findNodePort(service, signal),
+    nodePort: await findNodePort(service, identity ?? newIdentity!, signal),
+    newIdentity,
     slipway: await Bun.file(join(import.meta.dir, "../package.json")).json(),
   };
+}
+
+/** Creates an identity that no other project has, and that a second run of init gives again. */
+function createIdentity({ name, project }: Service): string {
+  return `${name}-${sha256(`${hostname()} ${project}`).slice(0, 8)}`;
 }
 
 function withTests(service: Service): Service {
@@ -97,18 +111,22 @@ const nodePortPattern = /nodePort["']?,?\s*(?:["']?value["']?\s*)?:\s*["']?(\d{5
 const [FIRST_PORT, PORT_COUNT] = [30_100, 2_600];
 
 /**
- * Finds the service's NodePort in the overlay or in the cluster. Otherwise derives one from the name, so that services do not
- * collide, and skips ports that are taken in the cluster.
+ * Finds the service's NodePort in the overlay or in the cluster. Otherwise derives one from the project's identity, so that services
+ * do not collide, and skips ports that are taken in the cluster.
  */
-async function findNodePort({ project, overlays, name, namespace }: Service, signal: AbortSignal): Promise<number> {
+async function findNodePort(
+  { project, overlays, name, namespace }: Service,
+  identity: string,
+  signal: AbortSignal,
+): Promise<number> {
   const overlay = join(project, overlays.k3s);
   for (const file of existsSync(overlay) ? readdirSync(overlay) : []) {
     const [, port] = nodePortPattern.exec(read(join(overlay, file))) ?? [];
     if (port) return Number(port);
   }
-  const { current, taken } = await clusterNodePorts({ name, namespace }, signal);
+  const { current, taken } = await clusterNodePorts({ name, namespace, identity }, signal);
   if (current !== undefined) return current;
-  const start = Number(Bun.hash(`${namespace}/${name}`) % BigInt(PORT_COUNT));
+  const start = Number(Bun.hash(`${identity} ${namespace}/${name}`) % BigInt(PORT_COUNT));
   for (let i = 0; i < PORT_COUNT; i += 1) {
     const port = FIRST_PORT + ((start + i) % PORT_COUNT);
     if (!taken.has(port)) return port;
@@ -124,21 +142,30 @@ function read(file: string): string {
   }
 }
 
-/** Queries this machine's k3s for the service's NodePort and for all taken ports. Without access the result is empty. */
+/**
+ * Queries this machine's k3s for the service's NodePort and for all taken ports. Without access the result is empty. A Service of the
+ * same name that belongs to another project keeps its port.
+ */
 async function clusterNodePorts(
-  { name, namespace }: Pick<Service, "name" | "namespace">,
+  { name, namespace, identity }: { name: string; namespace: string; identity: string },
   signal: AbortSignal,
 ): Promise<{ current: number | undefined; taken: Set<number> }> {
   if (!isOnPath("k3s")) return { current: undefined, taken: new Set() };
-  const line = "{.metadata.namespace}/{.metadata.name} {.spec.ports[*].nodePort}";
+  const owner = `{.metadata.annotations.${PROJECT.replaceAll(".", "\\.")}}`;
+  const line = `{.metadata.namespace}/{.metadata.name} {.spec.ports[*].nodePort}\t${owner}`;
   const query = ["get", "services", "--all-namespaces", "-o", `jsonpath={range .items[*]}${line}{"\\n"}{end}`];
   const command = ["k3s", "kubectl", "--request-timeout=3s", ...query];
   const { code, stdout } = await runProcess(command, { signal, timeoutSeconds: 5 }).catch(() => ({
     code: 1,
     stdout: "",
   }));
-  const services = (code === 0 ? stdout : "").split("\n").map((line) => line.split(" "));
-  const ports = (fields: string[]) => fields.slice(1).filter(Boolean).map(Number);
-  const found = services.find(([service]) => service === `${namespace}/${name}`) ?? [];
+  const services = (code === 0 ? stdout : "").split("\n").map((line) => {
+    const [before = "", owner = ""] = line.split("\t");
+    return { owner, fields: before.split(" ") };
+  });
+  const ports = ({ fields }: { fields: string[] }) => fields.slice(1).filter(Boolean).map(Number);
+  const found = services.find(
+    ({ fields, owner }) => fields[0] === `${namespace}/${name}` && (owner === "" || owner === identity),
+  ) ?? { fields: [] };
   return { current: ports(found)[0], taken: new Set(services.flatMap(ports)) };
 }

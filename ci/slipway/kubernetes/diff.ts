@@ -3,7 +3,7 @@ import { PipelineError } from "../core/errors.ts";
 import { isRawJsonNumber } from "../core/lossless-json.ts";
 import { ApiError } from "./api-error.ts";
 import { unknownKindMessage, type ApiClient } from "./api.ts";
-import { CREATED_BY, prepareForApply } from "./prepare-for-apply.ts";
+import { CREATED_BY, prepareForApply, PROJECT } from "./prepare-for-apply.ts";
 import { objectName, type KubeObject } from "./objects.ts";
 import { splitPreDeployJobs } from "./render.ts";
 
@@ -100,9 +100,9 @@ function comparableFields(object: KubeObject): unknown {
   return { ...rest, metadata: { labels, annotations: Object.fromEntries(annotations) } };
 }
 
-/** Annotations that controllers write, and the created-by annotation. */
+/** Annotations that controllers write, and those with the creator and the project. */
 const CONTROLLER_ANNOTATIONS = new RegExp(
-  `^deployment\\.kubernetes\\.io/|^deprecated\\.daemonset|^kubernetes\\.io/change-cause$|^kubectl\\.|^${CREATED_BY}$`,
+  `^deployment\\.kubernetes\\.io/|^deprecated\\.daemonset|^kubernetes\\.io/change-cause$|^kubectl\\.|^${CREATED_BY}$|^${PROJECT}$`,
 );
 
 /** Lists the paths at which two values differ, one line each. */

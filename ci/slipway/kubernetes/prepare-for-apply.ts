@@ -11,6 +11,14 @@ import { isWorkload } from "./workload-state.ts";
 /** Annotation with the pipeline that created an object. Only such objects are ever deleted. */
 export const CREATED_BY = "slipway/created-by";
 
+/** Annotation with the project that an object belongs to, see core/project-identity.ts. */
+export const PROJECT = "slipway/project";
+
+/** Objects that serve a version bear their project. Others, such as a Namespace, may be shared by projects. */
+export function bearsIdentity(object: KubeObject): boolean {
+  return object.kind === "Service" || isWorkload(object);
+}
+
 export interface PreparedObject {
   /** The object to apply. */
   object: KubeObject;
@@ -44,6 +52,10 @@ export async function prepareForApply(api: ApiClient, manifests: KubeObject[]): 
     const prepared = cloneJson(object);
     if (!live || live.metadata.annotations?.[CREATED_BY] !== undefined) {
       prepared.metadata.annotations = { ...prepared.metadata.annotations, [CREATED_BY]: api.service.name };
+    }
+    const { identity } = api.service;
+    if (identity !== undefined && bearsIdentity(prepared)) {
+      prepared.metadata.annotations = { ...prepared.metadata.annotations, [PROJECT]: identity };
     }
     if (isWorkload(prepared)) keepReplicas(api, prepared, live as Workload | undefined, scalerOf(prepared, scalers));
     return { object: prepared, path, live, scaled: scalerOf(prepared, liveScalers) !== undefined };
