@@ -48,7 +48,7 @@ async function layOut(files: Files): Promise<string> {
 /** Detects the facts of the service in the subdirectory `member`. */
 async function factsOf(files: Files, member = ""): Promise<ProjectFacts> {
   const at = await layOut({ "package.json": { name: "shop" }, "src/main.ts": "", ...files });
-  return findFacts(resolveService(join(at, member)), AbortSignal.timeout(60_000));
+  return findFacts(resolveService(join(at, member), { identity: "shop" }), AbortSignal.timeout(60_000));
 }
 
 describe("the files that the service opens", () => {
@@ -67,7 +67,7 @@ describe("the files that the service opens", () => {
   test("are proposed for `files`, if git does not ignore them", async () => {
     const at = await layOut({ "package.json": { name: "shop" }, ...files });
     Bun.spawnSync(["git", "init", "-q"], { cwd: at });
-    const facts = await findFacts(resolveService(at), AbortSignal.timeout(60_000));
+    const facts = await findFacts(resolveService(at, { identity: "shop" }), AbortSignal.timeout(60_000));
     expect(facts.openedFiles).toEqual(["drizzle", "public", "views"]);
     const after = generatedFiles(facts).get("ci/pipeline.ts")!;
     expect(after).toContain('await pipeline(import.meta, { files: ["drizzle", "public", "views"] });');
@@ -333,6 +333,24 @@ describe("facts", () => {
     test("comes from the service's Service in the cluster", async () => {
       const own = withCluster(`a/a 30111\nshop/shop 30222`, () => factsOf({}));
       expect((await own).nodePort).toBe(30_222);
+    });
+
+    test("is not that of another project's Service of the same name", async () => {
+      const ports = (owner: string) => withCluster(`shop/shop 30222\t${owner}`, () => factsOf({}));
+      expect((await ports("shop")).nodePort).toBe(30_222);
+      expect((await ports("blog")).nodePort).not.toBe(30_222);
+    });
+
+    test("of two projects with the same name differs, also without an origin and a cluster", async () => {
+      const facts = async () => {
+        const at = await layOut({ "package.json": { name: "shop" }, "src/main.ts": "" });
+        const find = () => findFacts(resolveService(at), AbortSignal.timeout(60_000));
+        expect(await find()).toEqual(await find());
+        return find();
+      };
+      const [one, other] = [await facts(), await facts()];
+      expect(one.nodePort).not.toBe(other.nodePort);
+      expect(generatedFiles(one).get("ci/pipeline.ts")).toContain(`identity: ${JSON.stringify(one.newIdentity)}`);
     });
   });
 });
