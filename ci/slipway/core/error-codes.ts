@@ -77,6 +77,7 @@ export const errorCodes = [
   "manifests-too-large",
   "node-port-missing",
   "project-differs",
+  "probe-too-short",
   "namespace-not-found",
   // Delivery to containerd
   "node-disk-full",

@@ -13,6 +13,7 @@ import {
   type WorkloadName,
 } from "../kubernetes/workload-state.ts";
 import { withVersion, renderManifests } from "../kubernetes/render.ts";
+import { assertTimeToStart } from "./checks-probes.ts";
 import { assertOwnProject } from "./checks-project.ts";
 import { compareWithStored } from "./obsolete-objects.ts";
 import { assessWorkloads } from "./rollout-status.ts";
@@ -91,6 +92,7 @@ async function createPlan(
     commit,
   );
   assertFitsInSecret(api, version);
+  assertTimeToStart(objects, service.readyTimeoutSeconds);
   await assertOwnProject(api, objects, versions);
   const [changed, obsolete, before] = await Promise.all([
     compareWithCluster(api, objects),

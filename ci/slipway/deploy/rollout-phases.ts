@@ -5,6 +5,7 @@ import type { StepResult } from "../core/step-report.ts";
 import type { Pod } from "../kubernetes/objects.ts";
 import { observeWorkloads, oldPods, type WorkloadName, type WorkloadState } from "../kubernetes/workload-state.ts";
 import { monitorAvailability, type AvailabilityReport } from "./availability.ts";
+import { findOrderedKill } from "./find-ordered-kill.ts";
 import { reportMissingFiles } from "./missing-files.ts";
 import type { DeployContext } from "./plan.ts";
 import { stuckPodReplacer } from "./replace-stuck-pods.ts";
@@ -119,7 +120,8 @@ export async function waitForOldPods(
   { ready, stopMonitor }: ReadyRollout,
   skipWait?: AbortSignal,
 ): Promise<StepResult<AvailabilityReport | undefined>> {
-  const failure = await findLateFailure(context, options, ready, skipWait);
+  const failure =
+    (await findOrderedKill(context.target.api, ready)) ?? (await findLateFailure(context, options, ready, skipWait));
   if (failure) throw new RolloutFailed(failure, await stopMonitor?.());
   return { value: await stopMonitor?.(), detail: skipWait?.aborted ? "" : "the old pods are gone" };
 }

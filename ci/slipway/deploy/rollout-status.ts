@@ -38,6 +38,7 @@ const codesByReason: Record<string, ErrorCode> = {
   Timeout: "rollout-timeout",
   Deleted: "rollout-deleted",
   NotServed: "rollout-not-served",
+  Killed: "rollout-not-ready",
   JobFailed: "pre-deploy-job-failed",
 };
 
