@@ -3,6 +3,7 @@ import { PipelineError } from "../core/errors.ts";
 import { ApiError } from "./api-error.ts";
 import type { ApiClient, ApiRequest } from "./api.ts";
 import { explainRejection } from "./diff.ts";
+import { handOverFields } from "./hand-over-fields.ts";
 import { CREATED_BY, prepareForApply, type PreparedObject } from "./prepare-for-apply.ts";
 import { objectName, type KubeObject, type Workload } from "./objects.ts";
 
@@ -18,8 +19,9 @@ const DISCOVERY_TIMEOUT_SECONDS = 20;
  * @throws {PipelineError} "project" if the server rejects an object. The objects before it are applied by then
  */
 export async function applyInOrder(api: ApiClient, prepared: PreparedObject[]): Promise<void> {
-  for (const { object, path, scaled } of prepared) {
+  for (const { object, path, live, scaled } of prepared) {
     if (path === undefined) await waitForKind(api, object);
+    else if (live) await handOverFields(api, path, live);
     // The autoscaler may have changed the replicas while a pre-deploy Job ran.
     const [current = { object }] = scaled ? await prepareForApply(api, [object]) : [];
     await api.apply(current.object).catch((error: unknown) => {

@@ -3,6 +3,7 @@ import { PipelineError } from "../core/errors.ts";
 import { isRawJsonNumber } from "../core/lossless-json.ts";
 import { ApiError } from "./api-error.ts";
 import { unknownKindMessage, type ApiClient } from "./api.ts";
+import { dryRunHandOver } from "./hand-over-fields.ts";
 import { CREATED_BY, prepareForApply, PROJECT } from "./prepare-for-apply.ts";
 import { objectName, type KubeObject } from "./objects.ts";
 import { splitPreDeployJobs } from "./render.ts";
@@ -42,7 +43,7 @@ export async function compareWithCluster(api: ApiClient, manifests: KubeObject[]
         throw explainRejection("dry run", object, error);
       });
       if (!live) return isNew;
-      const lines = describeChanges(object, live, merged);
+      const lines = describeChanges(object, live, await dryRunHandOver(api, path, merged));
       return lines.length > 0 ? [{ object: objectName(object), lines, isNew: false }] : [];
     }),
   );

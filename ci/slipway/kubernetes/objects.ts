@@ -14,7 +14,12 @@ export interface KubeObject {
     labels?: Record<string, string>;
     annotations?: Record<string, string>;
     ownerReferences?: { kind: string; name: string; uid?: string }[];
-    managedFields?: { manager?: string; operation?: string; fieldsV1?: Record<string, unknown> }[];
+    managedFields?: {
+      manager?: string;
+      operation?: string;
+      subresource?: string;
+      fieldsV1?: Record<string, unknown>;
+    }[];
   };
 }
 

@@ -5,6 +5,7 @@
 import { cloneJson } from "../core/lossless-json.ts";
 import { ApiError } from "./api-error.ts";
 import type { ApiClient } from "./api.ts";
+import { isFormerManager } from "./hand-over-fields.ts";
 import { objectName, type KubeObject, type Workload } from "./objects.ts";
 import { isWorkload } from "./workload-state.ts";
 
@@ -92,7 +93,9 @@ function keepReplicas(
   }
   // A field that is sent is owned. If another manager owns it too, it stays when it is no longer sent. Otherwise it
   // would fall back to one pod.
-  const otherManagers = (live.metadata.managedFields ?? []).filter(({ manager }) => manager !== fieldManager);
+  const otherManagers = (live.metadata.managedFields ?? []).filter(
+    (entry) => entry.manager !== fieldManager && !isFormerManager(entry),
+  );
   const isOwnedByOther = otherManagers.some(({ fieldsV1 }) => {
     const spec = fieldsV1?.["f:spec"] as Record<string, unknown> | undefined;
     return spec !== undefined && "f:replicas" in spec;

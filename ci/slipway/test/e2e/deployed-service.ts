@@ -75,7 +75,11 @@ export class TestService {
       "failureThreshold: 2",
       "failureThreshold: 10\n            timeoutSeconds: 10",
     );
-    copy.rewrite("k8s/base/deployment.yaml", "timeoutSeconds: 2", "timeoutSeconds: 30\n            failureThreshold: 6");
+    copy.rewrite(
+      "k8s/base/deployment.yaml",
+      "timeoutSeconds: 2",
+      "timeoutSeconds: 30\n            failureThreshold: 6",
+    );
     copy.rewrite(
       "ci/pipeline.ts",
       "keepVersions: 2,",
