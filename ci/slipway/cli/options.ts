@@ -48,6 +48,7 @@ export const optionDefinitions = {
   id: { about: "print the image ID and build nothing" },
   sysroot: { value: "DIRECTORY", about: "root of another architecture, for its libraries and its Bun" },
   check: { about: "print the differences and write nothing, exit 1 if a file differs" },
+  minimal: { about: "leave out ingress, load balancer and metrics, for CI" },
   with: { value: "LIST", about: "components to switch on: autoscaler, egress, ingress, monitoring" },
   follow: { short: "f", about: "keep printing new lines, also through a rollout" },
   lines: { value: "N|all", short: "n", about: "lines from the end, of all pods together (default: 100)" },
@@ -105,6 +106,7 @@ export interface Options {
   sysroot: string | undefined;
   id: boolean;
   check: boolean;
+  minimal: boolean;
   /** Components to switch on. */
   with: string[];
   follow: boolean;
@@ -166,6 +168,7 @@ export function readOptions(
     sysroot: text("sysroot"),
     id: values.id === true,
     check: values.check === true,
+    minimal: values.minimal === true,
     with: text("with")?.split(",") ?? [],
     follow: values.follow === true,
     lines: parseLines(text("lines")),

@@ -16,16 +16,18 @@ import type { Command } from "../cli/context.ts";
 
 export default {
   about: "Install the pinned k3s on this machine, after a checksum check",
-  options: [],
+  options: ["minimal"],
   needs: "nothing",
-  async execute({ signal }) {
-    await install(signal);
+  async execute({ signal, options: { minimal } }) {
+    await install(signal, minimal);
     return `k3s ${pins.k3s.version} is running and its node is ready`;
   },
 } satisfies Command;
 
-/** Leaves out ingress, load balancer and metrics, which a deploy does not need. Only root can read the kubeconfig. */
-const serverOptions = "--disable=traefik,servicelb,metrics-server --write-kubeconfig-mode=0600";
+/** Only root can read the kubeconfig. */
+const serverOptions = "--write-kubeconfig-mode=0600";
+/** Leaves out ingress, load balancer and metrics, which a deploy does not need. */
+const minimalOptions = `--disable=traefik,servicelb,metrics-server ${serverOptions}`;
 
 /**
  * Fetches the install script and checks its SHA-256.
@@ -49,14 +51,17 @@ export async function fetchInstallScript(url: string, sha256: string): Promise<U
   return script;
 }
 
-async function install(signal: AbortSignal): Promise<void> {
+async function install(signal: AbortSignal, minimal: boolean): Promise<void> {
   const { version, installScript, installScriptSha256 } = pins.k3s;
   const script = await fetchInstallScript(installScript, installScriptSha256);
   const directory = await mkdtemp(join(tmpdir(), "slipway-k3s-"));
   try {
     const file = join(directory, "install.sh");
     await writeFile(file, script, { mode: 0o700 });
-    const env = [`INSTALL_K3S_VERSION=${version}`, `INSTALL_K3S_EXEC=server ${serverOptions}`];
+    const env = [
+      `INSTALL_K3S_VERSION=${version}`,
+      `INSTALL_K3S_EXEC=server ${minimal ? minimalOptions : serverOptions}`,
+    ];
     const sudo = process.getuid?.() === 0 ? [] : ["sudo"];
     const child = Bun.spawn([...sudo, "env", ...env, "sh", file], {
       stdio: ["inherit", "inherit", "inherit"],
@@ -67,7 +72,7 @@ async function install(signal: AbortSignal): Promise<void> {
         hint: "Read its output above and `sudo journalctl -u k3s -n 50`.",
       });
     }
-    await waitUntilReady({ sudo, signal });
+    await waitUntilReady({ sudo, signal, hasComponents: !minimal });
   } finally {
     await rm(directory, { recursive: true });
   }
@@ -84,16 +89,19 @@ const PAUSE_SECONDS = 1;
  *
  * @param sudo command prefix for kubectl. Default: none
  * @param seconds total timeout. Default: 120
+ * @param hasComponents whether to wait for k3s's ingress controller and metrics as well, which start later. Default: false
  * @throws {PipelineError} "environment" on a timeout
  * @throws the signal's reason if it is aborted
  */
 export async function waitUntilReady({
   sudo = [],
   seconds = READY_SECONDS,
+  hasComponents = false,
   signal,
 }: {
   sudo?: string[];
   seconds?: number;
+  hasComponents?: boolean;
   signal: AbortSignal;
 }): Promise<void> {
   const end = performance.now() + seconds * 1000;
@@ -106,11 +114,15 @@ export async function waitUntilReady({
     });
     return code === 0 ? stdout.trim() : "";
   };
+  const componentsExist = async () =>
+    (await kubectl("get", "ingressclass", "traefik", "-o", "name")) !== "" &&
+    (await kubectl("get", "--raw", "/apis/metrics.k8s.io")) !== "";
   const conditions = 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}';
   while (left() > 0) {
     const nodes = (await kubectl("get", "nodes", "-o", conditions)).split(/\s+/);
     const account = await kubectl("get", "serviceaccount", "default", "-o", "name");
-    if (account && nodes.every((state) => state === "True")) return;
+    const isReady = account && nodes.every((state) => state === "True");
+    if (isReady && (!hasComponents || (await componentsExist()))) return;
     await Bun.sleep(Math.max(0, Math.min(PAUSE_SECONDS, left())) * 1000);
     signal.throwIfAborted();
   }

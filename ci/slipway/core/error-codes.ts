@@ -78,6 +78,7 @@ export const errorCodes = [
   "node-port-missing",
   "project-differs",
   "probe-too-short",
+  "component-missing",
   "namespace-not-found",
   // Delivery to containerd
   "node-disk-full",

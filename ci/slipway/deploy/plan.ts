@@ -13,6 +13,7 @@ import {
   type WorkloadName,
 } from "../kubernetes/workload-state.ts";
 import { withVersion, renderManifests } from "../kubernetes/render.ts";
+import { assertComponentsWork } from "./checks-components.ts";
 import { assertTimeToStart } from "./checks-probes.ts";
 import { assertOwnProject } from "./checks-project.ts";
 import { compareWithStored } from "./obsolete-objects.ts";
@@ -93,7 +94,7 @@ async function createPlan(
   );
   assertFitsInSecret(api, version);
   assertTimeToStart(objects, service.readyTimeoutSeconds);
-  await assertOwnProject(api, objects, versions);
+  await Promise.all([assertOwnProject(api, objects, versions), assertComponentsWork(api, objects)]);
   const [changed, obsolete, before] = await Promise.all([
     compareWithCluster(api, objects),
     compareWithStored(api, { version, versions, manifests: objects, keepVersions: service.keepVersions }),

@@ -29,11 +29,11 @@ export async function prepareRollback(context: DeployContext, wanted?: string): 
   const { target, service, recordState, log } = context;
   const { api } = target;
   const [running, versions] = await Promise.all([observeMainWorkload(api), listVersions(api, log)]);
+  await assertOwnProject(api, running ? [running.deployment] : [], versions);
   const currentName =
     running && (versionNameOf(running.deployment) ?? nameById(versions, runningId(running.deployment)));
   const version = findRollbackTarget(versions, currentName, wanted);
   if (!version) throw noTarget(versions, wanted);
-  await assertOwnProject(api, version.manifests, versions);
   const { id } = version;
   const objects = await prepareObjects(context, version);
   const workloads = workloadsIn(service, version.manifests);
