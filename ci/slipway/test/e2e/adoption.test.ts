@@ -1,5 +1,6 @@
 /** Objects of others on a real k3s: those of `kubectl apply` are adopted with their fields, those of another project are refused. */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Copy } from "./project-versions.ts";
 import { describeWith, must, sh, temporaryDirectory } from "./setup.ts";
@@ -72,6 +73,55 @@ describeWith(
         expect(again.output).toContain("nothing");
       },
     );
+
+    test("a clean-up that the cluster denies is caught up by the same command", () => {
+      const namespace = "sa-prune";
+      const copy = create(namespace, 31113);
+      const first = run(copy);
+      expect(first.code, first.output).toBe(0);
+      const policy = {
+        apiVersion: "admissionregistration.k8s.io/v1",
+        kind: "ValidatingAdmissionPolicy",
+        metadata: { name: namespace },
+        spec: {
+          matchConstraints: {
+            namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": namespace } },
+            resourceRules: [
+              {
+                apiGroups: ["policy"],
+                apiVersions: ["v1"],
+                operations: ["DELETE"],
+                resources: ["poddisruptionbudgets"],
+              },
+            ],
+          },
+          validations: [{ expression: "false", reason: "Forbidden" }],
+        },
+      };
+      const binding = {
+        apiVersion: "admissionregistration.k8s.io/v1",
+        kind: "ValidatingAdmissionPolicyBinding",
+        metadata: { name: namespace },
+        spec: { policyName: namespace, validationActions: ["Deny"] },
+      };
+      const file = join(directory, "policy.json");
+      writeFileSync(file, JSON.stringify({ apiVersion: "v1", kind: "List", items: [policy, binding] }));
+      must([...kubectl, "apply", "-f", file]);
+      try {
+        const removal = [...kubectl, "-n", namespace, "delete", "poddisruptionbudget/helloapp", "--dry-run=server"];
+        for (let i = 0; i < 50 && sh(removal).code === 0; i += 1) Bun.sleepSync(200);
+        copy.rewrite("k8s/base/kustomization.yaml", "  - poddisruptionbudget.yaml\n", "");
+        expect(run(copy, "plan").output).toContain("PodDisruptionBudget/helloapp is deleted");
+        const denied = run(copy);
+        expect(denied.code, denied.output).toBe(4);
+      } finally {
+        must([...kubectl, "delete", "-f", file]);
+      }
+      const again = run(copy);
+      expect(again.code, again.output).toBe(0);
+      expect(again.output).toContain("deleted, no longer in the manifests: PodDisruptionBudget/helloapp");
+      expect(sh([...kubectl, "-n", namespace, "get", "poddisruptionbudget/helloapp"]).code).not.toBe(0);
+    });
 
     test("a project of the same name changes nothing of another one", () => {
       const first = create("sa-same-name", 31112, "first");

@@ -282,7 +282,7 @@ describeWith(
           "bun run rollouts 2": "bun run rollouts 2 nonsense || [ $? -eq 2 ]",
         },
       });
-      expect(called()).toContainEqual(expect.stringContaining(`installs ${pins.k3s.version} server --write-kubeconfig-mode=0600`));
+      expect(called()).toContainEqual(expect.stringContaining(`installs ${pins.k3s.version} server --disable=`));
       expect(called()).toContain("k3s kubectl get serviceaccount default -o name");
       expect(output.get("Test rolling updates under load")).toContain("usage: bun test/bench/rollout-faults.ts");
       const { names } = (await readArchiveIndex(join(artifacts, "helloapp/helloapp.tar")))!;
