@@ -60,6 +60,8 @@ export class FakeCluster {
     const intercepted = this.intercept(method, path);
     if (intercepted) return intercepted;
     const body = init.body ? JSON.parse(init.body as string) : undefined;
+    // A metrics-server is installed.
+    if (path === "/apis/metrics.k8s.io") return Response.json({ kind: "APIGroup" });
     const resources = kinds[path];
     if (resources) {
       const list = Object.entries(resources).map(([kind, name]) => ({
