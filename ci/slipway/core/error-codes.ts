@@ -75,6 +75,10 @@ export const errorCodes = [
   "manifests-too-large",
   "node-port-missing",
   "namespace-not-found",
+  "namespace-terminating",
+  "namespace-shared",
+  "manifests-unsuitable",
+  "rights-missing",
   // Delivery to containerd
   "node-disk-full",
   "containerd-failed",

@@ -3,7 +3,7 @@
  *
  * The API server may be restarting, be behind a load balancer that is restarting, shed load (429), or wait for a
  * webhook that is not ready. A retry a moment later succeeds. An error about the object or about the user's rights is
- * final.
+ * final: api-answers.ts decides.
  */
 
 /** Seconds from the first failure of a request until it counts as failed. */
@@ -11,11 +11,6 @@ export const RETRY_BUDGET_SECONDS = 20;
 /** Milliseconds before the second attempt. Each pause is twice as long as the last, up to MAX_PAUSE_MS. */
 const FIRST_PAUSE_MS = 100;
 const MAX_PAUSE_MS = 2000;
-
-/** Returns whether a retry may succeed: no response (0), too many requests, a server or gateway error. */
-export function isTransientStatus(status: number): boolean {
-  return status === 0 || status === 429 || (status >= 500 && status !== 501);
-}
 
 /**
  * Returns the milliseconds to wait before the next attempt.
