@@ -73,7 +73,6 @@ export const errorCodes = [
   "kind-unknown",
   "manifests-outside-project",
   "manifests-too-large",
-  "node-port-missing",
   "namespace-not-found",
   "namespace-terminating",
   "namespace-shared",

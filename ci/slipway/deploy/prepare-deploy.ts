@@ -24,7 +24,8 @@ import {
   saveVersion,
   type Version,
 } from "./release-history.ts";
-import { workloadsIn, type DeployContext, type Plan } from "./plan.ts";
+import { sortWorkloads } from "../kubernetes/service-port.ts";
+import type { DeployContext, Plan } from "./plan.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
 import { fetchVersion, type Endpoint } from "./verify-from-outside.ts";
 
@@ -114,7 +115,7 @@ export async function prepareDeploy(context: DeployContext, plan: Plan, image: s
   const { target, service, recordState, log, signal } = context;
   const { api } = target;
   const { id, name, endpoint } = plan;
-  const workloads = workloadsIn(service, plan.manifests);
+  const workloads = sortWorkloads(service, plan.manifests);
   // Another deploy may have ended between the plan and the lock.
   const [before, versions] = await Promise.all([observeWorkloads(api, workloads), listVersions(api)]);
   const { version, objects } = versionFromManifests(

@@ -15,7 +15,8 @@ import {
   versionNameOf,
   type Version,
 } from "./release-history.ts";
-import { observeMainWorkload, workloadsIn, type DeployContext } from "./plan.ts";
+import { sortWorkloads } from "../kubernetes/service-port.ts";
+import { observeMainWorkload, type DeployContext } from "./plan.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
 
 /**
@@ -27,14 +28,18 @@ import type { DeployTransaction } from "./deploy-transaction.ts";
 export async function prepareRollback(context: DeployContext, wanted?: string): Promise<DeployTransaction> {
   const { target, service, recordState, log } = context;
   const { api } = target;
-  const [running, versions] = await Promise.all([observeMainWorkload(api), listVersions(api, log)]);
+  const versions = await listVersions(api, log);
+  const running = await observeMainWorkload(
+    api,
+    versions.map(({ manifests }) => manifests),
+  );
   const currentName =
     running && (versionNameOf(running.deployment) ?? nameById(versions, runningId(running.deployment)));
   const version = findRollbackTarget(versions, currentName, wanted);
   if (!version) throw noTarget(versions, wanted);
   const { id } = version;
   const objects = await prepareObjects(context, version);
-  const workloads = workloadsIn(service, version.manifests);
+  const workloads = sortWorkloads(service, version.manifests);
   const before = await observeWorkloads(api, workloads);
   log(`roll back from ${running ? runningId(running.deployment) : "nothing"} to ${id}, as ${version.name}`);
   recordState(`The rollback to ${id} was under way and continues in the cluster.`);

@@ -155,7 +155,10 @@ export function classifyAnswer(answer: ReceivedAnswer): AnswerClass {
 export function describeRejection(message: string): string {
   const text = message
     .trim()
-    .replace(/^failed to (?:create typed (?:patch|live) object|convert \w+ object)\s*\([^)]*\)(?: to proper version)?:\s*/, "")
+    .replace(
+      /^failed to (?:create typed (?:patch|live) object|convert \w+ object)\s*\([^)]*\)(?: to proper version)?:\s*/,
+      "",
+    )
     .replace(/^errors:\s*/, "")
     .replace(/(^|\n)\s*\./g, "$1");
   return text.replace(/\s*\n\s*/g, "; ").replace(/&value\.valueUnstructured\{Value:([^}]*)\}/g, "$1");

@@ -136,8 +136,9 @@ export async function prune(
   after: KubeObject[],
   needed: ReadonlySet<string> = new Set(),
 ): Promise<{ deleted: string[]; left: string[] }> {
-  const wanted = new Set(after.map(keyOf));
-  const obsolete = before.filter((object) => !wanted.has(keyOf(object)) && !needed.has(objectName(object)));
+  const keyIn = (object: KubeObject) => keyOf(object, api.service.namespace);
+  const wanted = new Set(after.map(keyIn));
+  const obsolete = before.filter((object) => !wanted.has(keyIn(object)) && !needed.has(objectName(object)));
   const [deleted, left]: [string[], string[]] = [[], []];
   for (const { object, live } of await prepareForApply(api, obsolete)) {
     if (!live) continue;
@@ -150,8 +151,9 @@ export async function prune(
   return { deleted, left };
 }
 
-/** Identifies an object across API versions. */
-function keyOf({ apiVersion, kind, metadata: { namespace = "", name } }: KubeObject): string {
+/** Identifies an object across API versions. Objects without a namespace are in the service's. */
+function keyOf({ apiVersion, kind, metadata }: KubeObject, defaultNamespace: string): string {
+  const { namespace = defaultNamespace, name } = metadata;
   return [apiVersion.replace(/\/?[^/]*$/, ""), kind, namespace, name].join(" ");
 }
 

@@ -6,6 +6,7 @@ import { cloneJson } from "../core/lossless-json.ts";
 import { ApiError } from "./api-error.ts";
 import type { ApiClient } from "./api.ts";
 import { objectName, type KubeObject, type Workload } from "./objects.ts";
+import { yieldSharedLabels } from "./shared-labels.ts";
 import { isWorkload } from "./workload-state.ts";
 
 /** Annotation with the pipeline that created an object. Only such objects are ever deleted. */
@@ -42,7 +43,9 @@ export async function prepareForApply(api: ApiClient, manifests: KubeObject[]): 
   const scalers = [...newScalers, ...liveScalers];
   return found.map(({ object, path, live }) => {
     const prepared = cloneJson(object);
-    if (!live || live.metadata.annotations?.[CREATED_BY] !== undefined) {
+    if (live && object.kind === "Namespace") yieldSharedLabels(prepared, live, api.fieldManager);
+    const creator = live?.metadata.annotations?.[CREATED_BY];
+    if (!live || creator === api.service.name || (creator !== undefined && object.kind !== "Namespace")) {
       prepared.metadata.annotations = { ...prepared.metadata.annotations, [CREATED_BY]: api.service.name };
     }
     if (isWorkload(prepared)) keepReplicas(api, prepared, live as Workload | undefined, scalerOf(prepared, scalers));

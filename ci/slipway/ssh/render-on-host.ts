@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { parse } from "yaml";
-import { kustomizationIn } from "../kubernetes/render-offline.ts";
+import { kustomizationIn } from "../kubernetes/find-kustomization.ts";
 import { PipelineError } from "../core/errors.ts";
 import type { ProcessResult } from "../core/process.ts";
 import { shellQuote } from "./shell-quote.ts";

@@ -8,6 +8,7 @@ import { PipelineError } from "../core/errors.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 import { ApiClient, CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
 import type { KubeObject, Node } from "../kubernetes/objects.ts";
+import { findServicePort } from "../kubernetes/service-port.ts";
 import { runningId } from "../kubernetes/workload-state.ts";
 import { observeMainWorkload } from "../deploy/plan.ts";
 import type { Target } from "../deploy/target.ts";
@@ -27,7 +28,8 @@ import {
   type ContainerdNode,
 } from "./containerd-images.ts";
 import { addressOf, schedulableNodes } from "./schedulable-nodes.ts";
-import { joinUrl, hostPort, nodePortOf, nodePortVersionUrl } from "./service-url.ts";
+import { proxyEndpoint } from "./service-endpoint.ts";
+import { joinUrl, hostPort, nodePortVersionUrl } from "./service-url.ts";
 
 export interface SshTargetOptions {
   service: Service;
@@ -173,7 +175,8 @@ function createTarget(context: TargetContext): Target {
 
     endpoint(manifests) {
       if (url) return { url: joinUrl(url, service.versionPath) };
-      const port = nodePortOf(service, manifests);
+      const port = findServicePort(service, manifests)?.nodePort;
+      if (port === undefined) return { ...proxyEndpoint(api, service, manifests), isRemote: true };
       const { node } = connected.find(({ session }) => session === server)!;
       const remote = hostPort(addressOf(node), port);
       const local = `http://localhost${service.versionPath}`;

@@ -7,7 +7,8 @@ import { explainRejection } from "../kubernetes/diff.ts";
 import { PipelineError } from "../core/errors.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 
-const typed = (problem: string) => `failed to create typed patch object (shop/api; apps/v1, Kind=Deployment): ${problem}`;
+const typed = (problem: string) =>
+  `failed to create typed patch object (shop/api; apps/v1, Kind=Deployment): ${problem}`;
 const object: KubeObject = { apiVersion: "apps/v1", kind: "Deployment", metadata: { name: "api" } };
 
 // Messages of Kubernetes 1.35.
@@ -59,10 +60,22 @@ test.each([
 });
 
 test.each([
-  [403, "Forbidden", 'configmaps "x" is forbidden: unable to create new content in namespace shop because it is being terminated', "namespace-terminating", false],
+  [
+    403,
+    "Forbidden",
+    'configmaps "x" is forbidden: unable to create new content in namespace shop because it is being terminated',
+    "namespace-terminating",
+    false,
+  ],
   [403, "Forbidden", 'pods is forbidden: User "ann" cannot list resource "pods"', "api-forbidden", false],
   [401, "Unauthorized", "Unauthorized", "api-unauthorized", false],
-  [500, "InternalError", 'Internal error occurred: failed calling webhook "a.b": dial tcp: connection refused', "api-error", true],
+  [
+    500,
+    "InternalError",
+    'Internal error occurred: failed calling webhook "a.b": dial tcp: connection refused',
+    "api-error",
+    true,
+  ],
   [500, "InternalError", "conversion webhook for a.b/v1, Kind=C failed: timeout", "api-error", true],
   [500, "InternalError", "Internal error occurred: etcdserver: leader changed", "api-error", true],
   [503, "ServiceUnavailable", "the server is currently unable to handle the request", "api-error", true],

@@ -59,6 +59,8 @@ export class FakeCluster {
     const { pathname: path, searchParams } = new URL(target, "http://cluster");
     const intercepted = this.intercept(method, path);
     if (intercepted) return intercepted;
+    if (path.endsWith("/selfsubjectrulesreviews"))
+      return Response.json({ status: { resourceRules: [{ verbs: ["*"], apiGroups: ["*"], resources: ["*"] }] } });
     const body = init.body ? JSON.parse(init.body as string) : undefined;
     const resources = kinds[path];
     if (resources) {
