@@ -10,7 +10,6 @@ import { isUpToDate, planChanges, readPlanInputs } from "../deploy/plan.ts";
 import { runPreDeployJobs } from "../deploy/pre-deploy-jobs.ts";
 import { applyAndWaitUntilReady, verifyRollout, waitForOldPods } from "../deploy/rollout-phases.ts";
 import { undoDeploy } from "../deploy/undo.ts";
-import { withLeftovers } from "../kubernetes/apply.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 import { ensureArchive, ensureArchives, runCheckOrTest, smokeTest } from "./build-steps.ts";
 import { connectTarget } from "./connect-target.ts";
@@ -109,7 +108,8 @@ export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] =>
     needs: ["connect", "approve"],
     skip: ({ connect, approve }) => isUpToDate(connect, approve),
     run: ({ connect, approve }) => cluster.ensureNamespace(connect, approve, context.options.output),
-    undo: async (error, { namespace }) => withLeftovers(namespace?.created ? [namespace.created] : [], error),
+    undo: async (error, { connect, namespace }) =>
+      namespace ? cluster.removeCreatedNamespace(connect!, namespace, error) : error,
   }),
   internal("lock", {
     needs: ["connect", "namespace"],

@@ -71,7 +71,6 @@ export const errorCodes = [
   // Manifests
   "manifests-invalid",
   "kind-unknown",
-  "manifests-outside-project",
   "manifests-too-large",
   "namespace-not-found",
   "namespace-terminating",

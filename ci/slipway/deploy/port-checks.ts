@@ -20,15 +20,18 @@ export function findPortProblems(input: CheckInput): ManifestProblem[] {
   if (!template) return [];
   const expected = configuredPort(service, template);
   const declared = template.spec.containers.flatMap(({ ports = [] }) => ports.map((port) => port.containerPort));
+  const isReached = (target: number | undefined) =>
+    declared.length === 0 || target === expected || (target !== undefined && declared.includes(target));
   const problems = servicesOf(manifests, workload).flatMap((found) =>
-    (found.spec.ports ?? []).flatMap((port, i): ManifestProblem[] => {
+    (found.spec.ports ?? []).flatMap((port, i, others): ManifestProblem[] => {
+      // Beside the port that answers, a container may have ports that it does not declare.
       const target = targetOf(port, template);
       const field = `spec.ports[${i}].targetPort`;
       if (target === undefined) {
         const remedy = `Give a container port of ${objectName(workload)} this name`;
         return [{ object: objectName(found), field, problem: `no container has a port ${port.targetPort}`, remedy }];
       }
-      if (declared.length === 0 || declared.includes(target) || target === expected) return [];
+      if (isReached(target) || others.some((other) => isReached(targetOf(other, template)))) return [];
       const problem = `no container has the port ${target} (${objectName(workload)} has ${declared.join(", ")})`;
       return [{ object: objectName(found), field, problem, remedy: `Write \`targetPort: ${expected}\`` }];
     }),

@@ -61,8 +61,9 @@ export interface PodTemplate {
       image: string;
       ports?: { name?: string; containerPort: number }[];
       env?: { name: string; value?: string }[];
+      resources?: { limits?: Record<string, string | number> };
     }[];
-    initContainers?: { name: string; image: string }[];
+    initContainers?: { name: string; image: string; resources?: { limits?: Record<string, string | number> } }[];
     terminationGracePeriodSeconds?: number;
     nodeSelector?: Record<string, string>;
     tolerations?: { key?: string; operator?: string; value?: string; effect?: string }[];

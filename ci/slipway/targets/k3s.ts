@@ -117,6 +117,7 @@ export async function connectK3sTarget({
 
   return {
     api,
+    architectures: [node.status.nodeInfo?.architecture ?? []].flat(),
     kubectl: [
       ...(isReadable ? [] : ["sudo"]),
       ...(kubeconfig === KUBECONFIG && !context ? kubectl.slice(0, 2) : kubectl),

@@ -157,8 +157,9 @@ function createTarget(context: TargetContext): Target {
   return {
     api,
     kubectl,
+    architectures: connected.flatMap(({ node }) => node.status.nodeInfo?.architecture ?? []),
     overlay: service.overlays.k3s,
-    kustomize: (overlay) => kustomizeRemotely(server, service.root, join(service.project, overlay)),
+    kustomize: (overlay) => kustomizeRemotely(server, join(service.project, overlay)),
 
     admit(manifests) {
       const names = findUnconnected(manifests);
