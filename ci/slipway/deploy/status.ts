@@ -61,6 +61,10 @@ export async function status(context: DeployContext): Promise<string[]> {
       const state = left ? "rolled back" : (verified ?? "never verified");
       return `  ${id}  ${state}  ${commit ?? "no commit"}  ${name}`;
     }),
-    `next: ${target.kubectl.join(" ")} -n ${service.namespace} get pods; … logs deployment/${service.name}`,
+    ...(target.isKubectlRestricted
+      ? []
+      : [
+          `next: ${target.kubectl.join(" ")} -n ${service.namespace} get pods; … logs ${seen.deployment.kind.toLowerCase()}/${seen.deployment.metadata.name}`,
+        ]),
   ];
 }

@@ -15,6 +15,8 @@ export interface Target extends ManifestSource {
    * @throws {PipelineError} "environment" if not
    */
   admit?(manifests: KubeObject[]): void;
+  /** True if the user may not run `kubectl` there. Hints then name slipway's commands. Default: false. */
+  isKubectlRestricted?: boolean;
   /** Architectures of the nodes that get the image, in Go's names. Undefined if they are not known. */
   architectures?: string[];
   /** Returns the nodes that could run pods of these manifests but lack the image of an id. Default: none. */

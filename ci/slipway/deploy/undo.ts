@@ -174,7 +174,8 @@ async function rollOutAgain(
 }
 
 /** Names the command that shows more, as a sentence. */
-function nextStepHint({ api, kubectl }: Target, { pod }: RolloutFailure): string {
+function nextStepHint({ api, kubectl, isKubectlRestricted = false }: Target, { pod }: RolloutFailure): string {
+  if (isKubectlRestricted) return "Run `bun ci/pipeline.ts status` for details.";
   const { name, namespace } = api.service;
   const object = pod ? `pod ${pod}` : `deployment ${name}`;
   return `Run \`${kubectl.join(" ")} -n ${namespace} describe ${object}\` for details.`;

@@ -64,6 +64,9 @@ function hintFor({ code, hint }: AnswerClass, isPlugin: boolean, connection?: Co
     return `The kubeconfig's credential plugin returned no credentials. Log in with your provider's CLI, then check with \`${kubectl} version\`.`;
   if (hint) return hint;
   if (code === "api-unreachable") {
+    const [program, host] = connection?.kubectl ?? [];
+    if (program === "ssh")
+      return `The API server does not respond. Check that k3s is running: \`ssh ${host} systemctl status k3s\`.`;
     const isK3s = connection === undefined || connection.kubectl[0] === "k3s";
     return isK3s
       ? "The API server does not respond. Check that k3s is running: `sudo systemctl status k3s` and `sudo journalctl -u k3s -n 50`."

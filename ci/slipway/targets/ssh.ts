@@ -63,7 +63,10 @@ export async function connectSshTarget({ service, hosts, url, signal }: SshTarge
     const infos = await Promise.all(sessions.map((session) => session.hostInfo()));
     const server = sessions[infos.findIndex(({ apiSocket }) => apiSocket !== undefined)];
     if (!server) throw noApiServerError(sessions);
-    const kubectl = ["ssh", server.host, "sudo", "k3s", "kubectl"];
+    const { sudo } = infos[sessions.indexOf(server)]!;
+    // The sudoers lines of docs/how-to/ssh-without-root.md do not allow it for other users.
+    const isKubectlRestricted = sudo !== "";
+    const kubectl = ["ssh", server.host, ...(isKubectlRestricted ? ["sudo"] : []), "k3s", "kubectl"];
     const api = new ApiClient(service, requestOver(server), signal, close, {
       kubectl,
       stderrTail: () => server.stderrTail(),
@@ -80,7 +83,7 @@ export async function connectSshTarget({ service, hosts, url, signal }: SshTarge
       return connectNode(node, session, cacheDirectory);
     });
     const { name } = await resolveDestination(server.host, signal);
-    return createTarget({ service, url, api, kubectl, nodes, connected, server, serverName: name });
+    return createTarget({ service, url, api, kubectl, isKubectlRestricted, nodes, connected, server, serverName: name });
   } catch (error) {
     await close();
     throw error;
@@ -113,6 +116,7 @@ interface TargetContext {
   url: string | undefined;
   api: ApiClient;
   kubectl: string[];
+  isKubectlRestricted: boolean;
   nodes: Node[];
   connected: ConnectedNode[];
   /** Connection to the node whose API server is used. */
@@ -122,7 +126,7 @@ interface TargetContext {
 }
 
 function createTarget(context: TargetContext): Target {
-  const { service, url, api, kubectl, nodes, connected, server, serverName } = context;
+  const { service, url, api, kubectl, isKubectlRestricted, nodes, connected, server, serverName } = context;
   const referenceOf = (id: string) => `${service.name}:${id}`;
   const slipwayTag = new RegExp(`^${containerdName(service.name)}:[0-9a-f]{12}$`);
 
@@ -157,6 +161,7 @@ function createTarget(context: TargetContext): Target {
   return {
     api,
     kubectl,
+    isKubectlRestricted,
     architectures: connected.flatMap(({ node }) => node.status.nodeInfo?.architecture ?? []),
     overlay: service.overlays.k3s,
     kustomize: (overlay) => kustomizeRemotely(server, join(service.project, overlay)),
