@@ -12,7 +12,7 @@ import { applyAndWaitUntilReady, verifyRollout, waitForOldPods } from "../deploy
 import { undoDeploy } from "../deploy/undo.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 import { ensureArchive, ensureArchives, runCheckOrTest, smokeTest } from "./build-steps.ts";
-import { connectTarget } from "./connect-target.ts";
+import { assertArchitecture, connectTarget } from "./connect-target.ts";
 import type { CommandContext } from "./context.ts";
 import type { FlowResults } from "./deploy-step-results.ts";
 import { compareWithRegistry, findExistingImage, logChanges, verifyCurrent } from "./reuse-deployed-image.ts";
@@ -79,7 +79,10 @@ export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] =>
   internal("inspect", { needs: ["connect"], run: ({ connect }) => readPlanInputs(connect) }),
   step("plan", {
     needs: ["connect", "id", "locate", "inspect"],
-    run: ({ connect, id, locate, inspect }) => planChanges(connect, id, locate, inspect),
+    run: async ({ connect, id, locate, inspect }) => {
+      assertArchitecture(context, connect.target);
+      return planChanges(connect, id, locate, inspect);
+    },
   }),
   internal("announce", { needs: ["plan"], run: async ({ plan }) => logChanges(context, plan) }),
   step("image", {

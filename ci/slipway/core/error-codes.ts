@@ -78,6 +78,7 @@ export const errorCodes = [
   "manifests-unsuitable",
   "rights-missing",
   // Delivery to containerd
+  "node-architecture",
   "node-disk-full",
   "containerd-failed",
   "image-removed",

@@ -83,7 +83,17 @@ export async function connectSshTarget({ service, hosts, url, signal }: SshTarge
       return connectNode(node, session, cacheDirectory);
     });
     const { name } = await resolveDestination(server.host, signal);
-    return createTarget({ service, url, api, kubectl, isKubectlRestricted, nodes, connected, server, serverName: name });
+    return createTarget({
+      service,
+      url,
+      api,
+      kubectl,
+      isKubectlRestricted,
+      nodes,
+      connected,
+      server,
+      serverName: name,
+    });
   } catch (error) {
     await close();
     throw error;

@@ -3,14 +3,19 @@ import { expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { assertArchitecture } from "../cli/connect-target.ts";
+import type { Options } from "../cli/options.ts";
+import { describeEnd } from "../deploy/container-exit.ts";
+import { assessWorkload } from "../deploy/rollout-status.ts";
+import type { Target } from "../deploy/target.ts";
 import { assertSuitable } from "../deploy/manifest-checks.ts";
 import type { CheckInput } from "../deploy/manifest-problem.ts";
 import { PipelineError } from "../core/errors.ts";
-import type { KubeObject } from "../kubernetes/objects.ts";
+import type { KubeObject, Pod } from "../kubernetes/objects.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { adoptServiceImage, renamedImages } from "../kubernetes/service-images.ts";
 import { findServicePort, sortWorkloads } from "../kubernetes/service-port.ts";
-import { selectorText } from "../kubernetes/workload-state.ts";
+import { selectorText, type WorkloadState } from "../kubernetes/workload-state.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { service } from "./helloapp-service.ts";
 
@@ -266,4 +271,38 @@ test("a label that names another service of the namespace is left to that servic
     kind: "project",
     code: "namespace-shared",
   });
+});
+
+test("an image for another architecture than the node's is refused at plan", () => {
+  const target = { architectures: ["amd64"] } as unknown as Target;
+  const check = (architecture: "amd64" | "arm64") =>
+    assertArchitecture({ options: { architectures: [architecture] } as unknown as Options }, target);
+  expect(() => check("arm64")).toThrow("the image is for arm64, but the node is amd64. Nothing was changed");
+  expect(() => check("amd64")).not.toThrow();
+  expect(() => assertArchitecture({ options: {} as Options }, {} as Target)).not.toThrow();
+});
+
+test("the end of a container names the memory limit, and a claim that binds late is waited for", () => {
+  const spec = { containers: [{ name: "web", image: "x", resources: { limits: { memory: "256Mi" } } }] };
+  const pod = {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name: "web-0", ownerReferences: [{ kind: "ReplicaSet", name: "web" }] },
+    spec,
+    status: {},
+  } as unknown as Pod;
+  const killed = { exitCode: 137, reason: "OOMKilled" };
+  expect(describeEnd("exits", killed, pod, "web")).toBe("exceeds its memory limit of 256Mi (OOMKilled)");
+  expect(describeEnd("exited", killed, pod, "other")).toBe("exceeded the node's memory (OOMKilled)");
+  expect(describeEnd("exits", { exitCode: 3 }, pod, "web")).toBe("exits with 3");
+  const message = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.";
+  pod.status.conditions = [{ type: "PodScheduled", status: "False", reason: "Unschedulable", message }];
+  const deployment = { kind: "Deployment", metadata: { name: "web" }, spec: { replicas: 1 }, status: {} };
+  const replicaSets = [{ metadata: { name: "web" } }];
+  const seen = { deployment, replicaSets, pods: [pod] } as unknown as WorkloadState;
+  const graceOf = () =>
+    (assessWorkload(seen, service) as { suspected: { graceSeconds: number }[] }).suspected[0]!.graceSeconds;
+  expect(graceOf()).toBe(60);
+  pod.status.conditions[0]!.message = "0/1 nodes are available: 1 Insufficient cpu.";
+  expect(graceOf()).toBe(service.scheduleTimeoutSeconds);
 });
