@@ -22,6 +22,7 @@ import {
   type RolloutFailure,
   type RolloutVerdict,
 } from "./rollout-status.ts";
+import { isStaleFailure } from "./stale-failures.ts";
 import { verifyVersion, type Endpoint } from "./verify-from-outside.ts";
 
 /** Milliseconds between two polls of a rollout on this machine, and of a remote one. */
@@ -166,7 +167,8 @@ function waitUntilReady(
   onReady: (states: WorkloadState[]) => void,
 ): Promise<Exclude<RolloutVerdict, { state: "progressing" }>> {
   const { service, log } = context;
-  const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
+  const start = performance.now();
+  const end = start + service.rolloutTimeoutSeconds * 1000;
   const timer = new FailureTimer();
   let shown = "";
   return pollWorkloads(context, options, (states) => {
@@ -179,6 +181,8 @@ function waitUntilReady(
       return { state: "failed", reason: "Deleted", message };
     }
     const verdict = timer.evaluate(assessWorkloads(states, service), performance.now());
+    const elapsedSeconds = (performance.now() - start) / 1000;
+    if (isStaleFailure(verdict, options.before, states, elapsedSeconds)) return undefined;
     if (verdict.state === "complete") onReady(states);
     if (verdict.state !== "progressing") return verdict;
     if (verdict.detail !== shown) log((shown = verdict.detail));

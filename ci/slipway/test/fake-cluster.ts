@@ -82,7 +82,11 @@ export class FakeCluster {
     switch (method) {
       case "GET": {
         if (found) return Response.json(found);
-        if (!/\/(pods|replicasets|services|persistentvolumeclaims|secrets|configmaps|events|nodes|horizontalpodautoscalers)$/.test(path))
+        if (
+          !/\/(pods|replicasets|services|persistentvolumeclaims|secrets|configmaps|events|nodes|horizontalpodautoscalers)$/.test(
+            path,
+          )
+        )
           return missing();
         const selector = (searchParams.get("labelSelector") ?? "").split(",").filter(Boolean);
         const collection = path.replace(/.*\//, "/");

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { assertArchitecture } from "../cli/connect-target.ts";
 import type { Options } from "../cli/options.ts";
 import { describeEnd } from "../deploy/container-exit.ts";
+import { isStaleFailure } from "../deploy/stale-failures.ts";
 import { assessWorkload } from "../deploy/rollout-status.ts";
 import type { Target } from "../deploy/target.ts";
 import { assertSuitable } from "../deploy/manifest-checks.ts";
@@ -305,4 +306,22 @@ test("the end of a container names the memory limit, and a claim that binds late
   expect(graceOf()).toBe(60);
   pod.status.conditions[0]!.message = "0/1 nodes are available: 1 Insufficient cpu.";
   expect(graceOf()).toBe(service.scheduleTimeoutSeconds);
+});
+
+test("a failure from before the rollout is not judged again until a container restarts, or 30 s are over", () => {
+  const pod = (restartCount: number) => ({
+    metadata: { name: "web-0", ownerReferences: [{ kind: "ReplicaSet", name: "web" }] },
+    status: { containerStatuses: [{ name: "web", ready: false, restartCount }] },
+  });
+  const stateWith = (restarts: number) =>
+    ({
+      deployment: { kind: "Deployment", metadata: { name: "web" }, status: {} },
+      replicaSets: [{ metadata: { name: "web" } }],
+      pods: [pod(restarts)],
+    }) as unknown as WorkloadState;
+  const verdict = { state: "failed", reason: "CreateContainerConfigError", message: "", pod: "web-0" } as const;
+  expect(isStaleFailure(verdict, [stateWith(0)], [stateWith(0)], 1)).toBe(true);
+  expect(isStaleFailure(verdict, [stateWith(0)], [stateWith(1)], 1)).toBe(false);
+  expect(isStaleFailure(verdict, [stateWith(0)], [stateWith(0)], 31)).toBe(false);
+  expect(isStaleFailure(verdict, [], [stateWith(0)], 1)).toBe(false);
 });
