@@ -1,5 +1,7 @@
 /** Connects a command to the target that its options name. */
+import { PipelineError } from "../core/errors.ts";
 import { findIdentity } from "../core/project-identity.ts";
+import { ownArchitecture } from "../image/architecture.ts";
 import type { DeployContext } from "../deploy/plan.ts";
 import type { Target } from "../deploy/target.ts";
 import { connectK3sTarget } from "../targets/k3s.ts";
@@ -46,6 +48,21 @@ async function connect({ service, options, signal }: CommandContext, isDeploy: b
     repository: registry!,
     url,
     signal,
+  });
+}
+
+/**
+ * Compares the image's architecture with the nodes that get it, before anything is built for them.
+ *
+ * @throws {PipelineError} "environment" if a node has another one
+ */
+export function assertArchitecture({ options }: Pick<CommandContext, "options">, { architectures = [] }: Target): void {
+  const built = options.architectures?.[0] ?? ownArchitecture;
+  const other = architectures.find((architecture) => architecture !== built);
+  if (other === undefined) return;
+  throw new PipelineError("environment", `the image is for ${built}, but the node is ${other}. Nothing was changed`, {
+    code: "node-architecture",
+    hint: `Build for the node with --platform linux/${other}.`,
   });
 }
 

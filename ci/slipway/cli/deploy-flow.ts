@@ -10,10 +10,9 @@ import { isUpToDate, planChanges, readPlanInputs } from "../deploy/plan.ts";
 import { runPreDeployJobs } from "../deploy/pre-deploy-jobs.ts";
 import { applyAndWaitUntilReady, verifyRollout, waitForOldPods } from "../deploy/rollout-phases.ts";
 import { undoDeploy } from "../deploy/undo.ts";
-import { withLeftovers } from "../kubernetes/apply.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 import { ensureArchive, ensureArchives, runCheckOrTest, smokeTest } from "./build-steps.ts";
-import { connectTarget } from "./connect-target.ts";
+import { assertArchitecture, connectTarget } from "./connect-target.ts";
 import type { CommandContext } from "./context.ts";
 import type { FlowResults } from "./deploy-step-results.ts";
 import { compareWithRegistry, findExistingImage, logChanges, verifyCurrent } from "./reuse-deployed-image.ts";
@@ -80,7 +79,10 @@ export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] =>
   internal("inspect", { needs: ["connect"], run: ({ connect }) => readPlanInputs(connect) }),
   step("plan", {
     needs: ["connect", "id", "locate", "inspect"],
-    run: ({ connect, id, locate, inspect }) => planChanges(connect, id, locate, inspect),
+    run: async ({ connect, id, locate, inspect }) => {
+      assertArchitecture(context, connect.target);
+      return planChanges(connect, id, locate, inspect);
+    },
   }),
   internal("announce", { needs: ["plan"], run: async ({ plan }) => logChanges(context, plan) }),
   step("image", {
@@ -109,7 +111,8 @@ export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] =>
     needs: ["connect", "approve"],
     skip: ({ connect, approve }) => isUpToDate(connect, approve),
     run: ({ connect, approve }) => cluster.ensureNamespace(connect, approve, context.options.output),
-    undo: async (error, { namespace }) => withLeftovers(namespace?.created ? [namespace.created] : [], error),
+    undo: async (error, { connect, namespace }) =>
+      namespace ? cluster.removeCreatedNamespace(connect!, namespace, error) : error,
   }),
   internal("lock", {
     needs: ["connect", "namespace"],

@@ -2,7 +2,7 @@
 import type { StepResult } from "../core/step-report.ts";
 import { describePlan, planDeploy, type DeployContext, type Plan } from "../deploy/plan.ts";
 import { assertServing } from "../deploy/status.ts";
-import type { ServedVersion } from "../deploy/rollout-phases.ts";
+import { isScaledToZero, SCALED_TO_ZERO, type ServedVersion } from "../deploy/rollout-phases.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 import type { CommandContext } from "./context.ts";
 
@@ -46,8 +46,9 @@ export async function compareWithRegistry(
 /** Verifies a version that runs already. @throws {PipelineError} "project" if the service does not answer with it */
 export async function verifyCurrent(
   context: DeployContext,
-  { endpoint, id }: Plan,
+  { endpoint, id, before }: Plan,
 ): Promise<StepResult<ServedVersion | undefined>> {
+  if (isScaledToZero(before)) return { value: undefined, detail: SCALED_TO_ZERO };
   await assertServing(context, endpoint, id);
   return { value: undefined, detail: `20 replies in a row carry ${id}` };
 }

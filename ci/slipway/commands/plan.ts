@@ -1,7 +1,7 @@
 /** Shows what a deploy would change, using a server-side dry run. */
 import { describePlan, planDeploy } from "../deploy/plan.ts";
 import { clusterOptions, stepOptions } from "../cli/options.ts";
-import { withTarget } from "../cli/connect-target.ts";
+import { assertArchitecture, withTarget } from "../cli/connect-target.ts";
 import type { Command } from "../cli/context.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 
@@ -10,6 +10,7 @@ export default {
   options: [...stepOptions, "platform", ...clusterOptions],
   execute: (context) =>
     withTarget(context, async (deployContext) => {
+      assertArchitecture(context, deployContext.target);
       const found = await planDeploy(deployContext, context.imageId());
       const lines = describePlan(found);
       for (const line of lines) context.log(line);

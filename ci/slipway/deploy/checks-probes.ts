@@ -2,7 +2,7 @@
 import { PipelineError } from "../core/errors.ts";
 import type { KubeProbe } from "../kubernetes/convert-probes.ts";
 import { objectName, type KubeObject } from "../kubernetes/objects.ts";
-import { podTemplates } from "../kubernetes/render.ts";
+import { podTemplates } from "../kubernetes/pod-templates.ts";
 import { isWorkload } from "../kubernetes/workload-state.ts";
 
 interface ProbedContainer {

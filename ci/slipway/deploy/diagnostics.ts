@@ -39,8 +39,9 @@ function timeOf({ lastTimestamp, eventTime, metadata }: Event): string {
   return lastTimestamp ?? eventTime ?? metadata.creationTimestamp ?? "";
 }
 
-function describeContainers({ status: { phase = "Unknown", containerStatuses = [] } }: Pod): string {
-  const containers = containerStatuses.map(({ name, state = {}, restartCount }) => {
+function describeContainers({ status }: Pod): string {
+  const { phase = "Unknown", containerStatuses = [], initContainerStatuses = [] } = status;
+  const containers = [...initContainerStatuses, ...containerStatuses].map(({ name, state = {}, restartCount }) => {
     const { waiting, terminated } = state;
     const how = waiting?.reason ?? (terminated ? `exited with ${describeExitCode(terminated.exitCode)}` : "running");
     return `${name} ${how}, ${restartCount} restarts`;
@@ -51,9 +52,17 @@ function describeContainers({ status: { phase = "Unknown", containerStatuses = [
 /** Returns the last lines of each container's log. */
 export async function readLogs(api: ApiClient, pod: string): Promise<string> {
   const found = await api.find<Pod>(api.collection("/api/v1", `pods/${pod}`));
-  const containers = found?.spec.containers.map(({ name }) => name) ?? [];
+  const { initContainers = [], containers: main = [] } = found?.spec ?? {};
+  // Init containers that ended well say nothing about a failure.
+  const failed = initContainers.filter(({ name }) => hasFailed(found!, name));
+  const containers = [...failed, ...main].map(({ name }) => name);
   const logs = await Promise.all(containers.map((container) => readContainerLog(api, pod, container)));
   return logs.filter(Boolean).join("\n");
+}
+
+function hasFailed({ status: { initContainerStatuses = [] } }: Pod, container: string): boolean {
+  const { state, lastState } = initContainerStatuses.find(({ name }) => name === container) ?? {};
+  return [state, lastState].some((one) => one?.terminated !== undefined && one.terminated.exitCode !== 0);
 }
 
 async function readContainerLog(api: ApiClient, pod: string, container: string): Promise<string> {

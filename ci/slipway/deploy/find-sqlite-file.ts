@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { isWorkload } from "../kubernetes/workload-state.ts";
-import { podTemplates } from "../kubernetes/render.ts";
+import { podTemplates } from "../kubernetes/pod-templates.ts";
 
 /** A path of a database: `file:` and `sqlite:` URLs, and names with SQLite's usual endings. */
 const DATABASE =

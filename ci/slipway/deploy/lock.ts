@@ -11,7 +11,7 @@ import { PipelineError } from "../core/errors.ts";
 import { ApiError } from "../kubernetes/api-error.ts";
 import type { ApiClient, ApiRequest } from "../kubernetes/api.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
-import { isTransientStatus, backoffMs } from "../kubernetes/retry-policy.ts";
+import { backoffMs } from "../kubernetes/retry-policy.ts";
 
 /** Seconds after its last renewal until a Lease expires. */
 export const LEASE_SECONDS = 15;
@@ -221,7 +221,7 @@ async function tryWrite(statuses: number[], attempt: Promise<Lease>): Promise<Le
   return attempt.catch(async (error: unknown) => {
     if (!(error instanceof ApiError)) throw error;
     if (statuses.includes(error.status)) return undefined;
-    if (!isTransientStatus(error.status)) throw error;
+    if (!error.isTransient) throw error;
     await Bun.sleep(backoffMs(1, error.pauseSeconds));
     return undefined;
   });

@@ -8,7 +8,7 @@ import type { Service } from "../core/resolve-service.ts";
 import { findDatabaseFile } from "./find-sqlite-file.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { isWorkload } from "../kubernetes/workload-state.ts";
-import { podTemplates } from "../kubernetes/render.ts";
+import { podTemplates } from "../kubernetes/pod-templates.ts";
 
 /** Read-only file system, as the system and SQLite report it. */
 const READ_ONLY =

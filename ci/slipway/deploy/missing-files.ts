@@ -6,9 +6,8 @@ import { findMissingFile } from "./log-hints.ts";
 import type { DeployContext } from "./plan.ts";
 
 /** Prints a finding if the log of the newest pod reports a missing file. */
-export async function reportMissingFiles({ target: { api }, service, log }: DeployContext): Promise<void> {
+export async function reportMissingFiles({ target: { api }, service, log }: DeployContext, pods: Pod[]): Promise<void> {
   try {
-    const pods = await api.list<Pod>(api.collection("/api/v1", "pods"), { labelSelector: api.selector });
     const [newest] = pods.toSorted((a, b) => createdAt(b).localeCompare(createdAt(a)));
     const finding = newest && findMissingFile(await readLogs(api, newest.metadata.name), service.project);
     if (finding) log(finding);

@@ -2,21 +2,24 @@
 import { gitCommit } from "../core/git.ts";
 import type { Report, StepResult } from "../core/step-report.ts";
 import type { Service } from "../core/resolve-service.ts";
+import { ApiError } from "../kubernetes/api-error.ts";
 import { compareWithCluster, type Difference } from "../kubernetes/diff.ts";
 import { assertFitsInSecret, listVersions, versionFromManifests, type Version } from "./release-history.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import {
-  isWorkload,
   defaultWorkloadName,
   observeWorkloads,
   type WorkloadState,
   type WorkloadName,
 } from "../kubernetes/workload-state.ts";
+import { sortWorkloads } from "../kubernetes/service-port.ts";
 import { withVersion, renderManifests } from "../kubernetes/render.ts";
 import { assertComponentsWork } from "./checks-components.ts";
 import { assertTimeToStart } from "./checks-probes.ts";
 import { assertOwnProject } from "./checks-project.ts";
 import { compareWithStored } from "./obsolete-objects.ts";
+import { assertRights } from "./required-rights.ts";
+import { assertSuitable, namespacesToFind } from "./manifest-checks.ts";
 import { assessWorkloads } from "./rollout-status.ts";
 import type { Target } from "./target.ts";
 import type { Endpoint } from "./verify-from-outside.ts";
@@ -62,11 +65,16 @@ export interface PlanInputs {
 }
 
 export async function readPlanInputs({ target, service, signal, log }: DeployContext): Promise<PlanInputs> {
-  const [manifests, versions, commit] = await Promise.all([
+  const { api } = target;
+  const [manifests, listed, commit] = await Promise.all([
     renderManifests(target, service, signal),
-    listVersions(target.api, log),
+    listVersions(api, log).catch((error: unknown) => error),
     gitCommit(service.project, signal),
   ]);
+  // All missing rights are named at once, before the first refused request is.
+  await assertRights(api, manifests, target.endpoint(manifests).url);
+  if (!Array.isArray(listed)) throw listed;
+  const versions = listed as Version[];
   return { manifests, versions, commit };
 }
 
@@ -83,6 +91,7 @@ async function createPlan(
   { manifests, versions, commit }: PlanInputs,
 ): Promise<Plan> {
   const { api } = target;
+  await checkManifests(target, service, manifests, versions);
   target.admit?.(manifests);
   const name = `${service.name}:${id}`;
   const { version, objects } = versionFromManifests(
@@ -98,7 +107,7 @@ async function createPlan(
   const [changed, obsolete, before] = await Promise.all([
     compareWithCluster(api, objects),
     compareWithStored(api, { version, versions, manifests: objects, keepVersions: service.keepVersions }),
-    observeWorkloads(api, workloadsIn(service, manifests)),
+    observeWorkloads(api, sortWorkloads(service, manifests)),
   ]);
   return {
     id,
@@ -111,6 +120,37 @@ async function createPlan(
     before,
     versions,
   };
+}
+
+/** Checks the manifests against the cluster. @throws {PipelineError} "project" or "environment" */
+async function checkManifests(
+  { api, overlay }: Target,
+  service: Service,
+  manifests: KubeObject[],
+  versions: Version[],
+): Promise<void> {
+  // Without the right to read namespaces, nothing is known about them.
+  const find = (name: string) =>
+    api.find<KubeObject>(`/api/v1/namespaces/${name}`).then(
+      (found) => found ?? null,
+      (error: unknown) => {
+        if (error instanceof ApiError && error.status === 403) return undefined;
+        throw error;
+      },
+    );
+  const names = namespacesToFind(manifests);
+  const [namespace, ...others] = await Promise.all([service.namespace, ...names].map(find));
+  assertSuitable({
+    service,
+    overlay,
+    manifests,
+    namespace,
+    hasNamespace: (name) => {
+      const found = others[names.indexOf(name)];
+      return found === undefined ? undefined : found !== null;
+    },
+    wasVerified: versions.some(({ verified }) => verified !== undefined),
+  });
 }
 
 /** Plans a deploy of an id from scratch. The id may still be computed meanwhile. */
@@ -127,22 +167,22 @@ export async function planChanges(...args: Parameters<typeof createPlan>): Promi
   return { value: plan, detail };
 }
 
-/** @returns the manifests' workloads, first those with the service's name: their pods serve the version */
-export function workloadsIn({ name }: Service, manifests: KubeObject[]): WorkloadName[] {
-  const found = manifests.filter(isWorkload);
-  const [main, others] = [found.filter(isNamed), found.filter((one) => !isNamed(one))];
-  return [...main, ...others];
-
-  function isNamed({ metadata }: WorkloadName): boolean {
-    return metadata.name === name;
-  }
-}
-
-/** Observes the main workload, of whatever kind, without the manifests. */
-export async function observeMainWorkload(api: Target["api"]): Promise<WorkloadState | undefined> {
+/**
+ * Observes the main workload, of whatever kind.
+ *
+ * @param known manifests that may name it: a prefix or suffix may have changed its name. Default: none
+ */
+export async function observeMainWorkload(
+  api: Target["api"],
+  known: KubeObject[][] = [],
+): Promise<WorkloadState | undefined> {
   const { metadata } = defaultWorkloadName(api);
   const kinds = ["Deployment", "StatefulSet", "DaemonSet"].map((kind) => ({ kind, metadata }));
-  return (await observeWorkloads(api, kinds))[0];
+  const others = known.flatMap((manifests) => sortWorkloads(api.service, manifests).slice(0, 1));
+  const names = new Map<string, WorkloadName>(
+    [...kinds, ...others].map(({ kind, metadata: { name } }) => [`${kind}/${name}`, { kind, metadata: { name } }]),
+  );
+  return (await observeWorkloads(api, [...names.values()]))[0];
 }
 
 /** Whether a deploy has nothing to do: the server would change nothing, and the running version is ready and was verified. */

@@ -2,7 +2,7 @@
 import type { Service } from "../core/resolve-service.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { isWorkload } from "../kubernetes/workload-state.ts";
-import { podTemplates } from "../kubernetes/render.ts";
+import { podTemplates } from "../kubernetes/pod-templates.ts";
 
 /** Lines with which a service says that it accepts connections. */
 const LISTENING = /\b(listen|start|serv|running|ready|up on|available|bound|open|http:\/\/)/i;

@@ -6,7 +6,7 @@
  */
 import { PipelineError } from "../core/errors.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
-import { applyInOrder, createPartialFailure, snapshotObjects } from "../kubernetes/apply.ts";
+import { applyInOrder, createPartialFailure, snapshotObjects, withLeftovers } from "../kubernetes/apply.ts";
 import { objectName, type KubeObject } from "../kubernetes/objects.ts";
 import { isReady, observeWorkloads, runningId, type WorkloadState } from "../kubernetes/workload-state.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
@@ -26,7 +26,8 @@ import {
 } from "./release-history.ts";
 import { assertOwnProject } from "./checks-project.ts";
 import { deleteObsolete } from "./obsolete-objects.ts";
-import { workloadsIn, type DeployContext, type Plan } from "./plan.ts";
+import { sortWorkloads } from "../kubernetes/service-port.ts";
+import type { DeployContext, Plan } from "./plan.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
 import { fetchVersion, type Endpoint } from "./verify-from-outside.ts";
 
@@ -67,6 +68,40 @@ async function createNamespace({ target: { api } }: DeployContext, { manifests }
   }
   await applyInOrder(api, await prepareForApply(api, [own]));
   return objectName(own);
+}
+
+/** Lists that must be empty for a namespace to be deleted. Kubernetes creates one ConfigMap in each namespace. */
+const CONTENT = ["pods", "services", "secrets", "configmaps", "persistentvolumeclaims"];
+const ROOT_CERTIFICATE = "kube-root-ca.crt";
+
+/**
+ * Deletes the namespace that this run has created, if the failed deploy left nothing in it.
+ *
+ * @returns the error to report: with the namespace as a leftover if it stays
+ */
+export async function removeCreatedNamespace(
+  { target: { api }, signal }: DeployContext,
+  { created, plan }: PlanInNamespace,
+  error: unknown,
+): Promise<unknown> {
+  if (created === undefined) return error;
+  const kept = () => withLeftovers([created], error);
+  if (signal.aborted || !(error instanceof PipelineError)) return kept();
+  try {
+    const lists = await Promise.all(CONTENT.map((kind) => api.list(api.collection("/api/v1", kind))));
+    const objects = await prepareForApply(
+      api,
+      plan.manifests.filter(({ kind }) => kind !== "Namespace"),
+    );
+    const isUsed =
+      lists.flat().some(({ metadata }) => metadata.name !== ROOT_CERTIFICATE) || objects.some(({ live }) => live);
+    if (isUsed) return kept();
+    await api.find(`/api/v1/namespaces/${api.service.namespace}`, { method: "DELETE", signal: undefined });
+    return error;
+  } catch (failure) {
+    if (failure instanceof PipelineError) return kept();
+    throw failure;
+  }
 }
 
 /**
@@ -116,7 +151,7 @@ export async function prepareDeploy(context: DeployContext, plan: Plan, image: s
   const { target, service, recordState, log, signal } = context;
   const { api } = target;
   const { id, name, endpoint } = plan;
-  const workloads = workloadsIn(service, plan.manifests);
+  const workloads = sortWorkloads(service, plan.manifests);
   // Another deploy may have ended between the plan and the lock.
   const [before, versions] = await Promise.all([observeWorkloads(api, workloads), listVersions(api)]);
   await assertOwnProject(api, plan.manifests, versions);

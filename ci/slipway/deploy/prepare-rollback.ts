@@ -16,7 +16,8 @@ import {
   type Version,
 } from "./release-history.ts";
 import { assertOwnProject } from "./checks-project.ts";
-import { observeMainWorkload, workloadsIn, type DeployContext } from "./plan.ts";
+import { sortWorkloads } from "../kubernetes/service-port.ts";
+import { observeMainWorkload, type DeployContext } from "./plan.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
 
 /**
@@ -28,7 +29,11 @@ import type { DeployTransaction } from "./deploy-transaction.ts";
 export async function prepareRollback(context: DeployContext, wanted?: string): Promise<DeployTransaction> {
   const { target, service, recordState, log } = context;
   const { api } = target;
-  const [running, versions] = await Promise.all([observeMainWorkload(api), listVersions(api, log)]);
+  const versions = await listVersions(api, log);
+  const running = await observeMainWorkload(
+    api,
+    versions.map(({ manifests }) => manifests),
+  );
   await assertOwnProject(api, running ? [running.deployment] : [], versions);
   const currentName =
     running && (versionNameOf(running.deployment) ?? nameById(versions, runningId(running.deployment)));
@@ -36,7 +41,7 @@ export async function prepareRollback(context: DeployContext, wanted?: string): 
   if (!version) throw noTarget(versions, wanted);
   const { id } = version;
   const objects = await prepareObjects(context, version);
-  const workloads = workloadsIn(service, version.manifests);
+  const workloads = sortWorkloads(service, version.manifests);
   const before = await observeWorkloads(api, workloads);
   log(`roll back from ${running ? runningId(running.deployment) : "nothing"} to ${id}, as ${version.name}`);
   recordState(`The rollback to ${id} was under way and continues in the cluster.`);

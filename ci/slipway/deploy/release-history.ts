@@ -13,6 +13,7 @@ import { cloneJson, parseJson } from "../core/lossless-json.ts";
 import type { Service } from "../core/resolve-service.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
 import type { KubeObject, Pod } from "../kubernetes/objects.ts";
+import { containersOf } from "../kubernetes/pod-templates.ts";
 import { isWorkload } from "../kubernetes/workload-state.ts";
 import { PROJECT } from "../kubernetes/prepare-for-apply.ts";
 import { splitPreDeployJobs } from "../kubernetes/render.ts";
@@ -129,10 +130,10 @@ export async function listVersions(api: ApiClient, log: (line: string) => void =
 export async function referencedImages(api: ApiClient): Promise<Set<string>> {
   const [versions, pods] = await Promise.all([
     api.list<VersionSecret>("/api/v1/secrets", versionSelector(api)),
-    api.list<Pod>("/api/v1/pods", { labelSelector: api.selector }),
+    api.list<Pod>("/api/v1/pods"),
   ]);
   const stored = versions.map(({ data = {} }) => Buffer.from(data.image ?? "", "base64").toString());
-  return new Set([...stored, ...pods.flatMap(({ spec }) => spec.containers.map(({ image }) => image))]);
+  return new Set([...stored, ...pods.flatMap((pod) => containersOf(pod).map(({ image }) => image))]);
 }
 
 /** Parses a version's Secret. @throws {Error} if it is invalid */

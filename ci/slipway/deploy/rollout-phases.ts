@@ -3,7 +3,13 @@
  */
 import type { StepResult } from "../core/step-report.ts";
 import type { Pod } from "../kubernetes/objects.ts";
-import { observeWorkloads, oldPods, type WorkloadName, type WorkloadState } from "../kubernetes/workload-state.ts";
+import {
+  currentPods,
+  observeWorkloads,
+  oldPods,
+  type WorkloadName,
+  type WorkloadState,
+} from "../kubernetes/workload-state.ts";
 import { monitorAvailability, type AvailabilityReport } from "./availability.ts";
 import { findOrderedKill } from "./find-ordered-kill.ts";
 import { reportMissingFiles } from "./missing-files.ts";
@@ -14,9 +20,11 @@ import {
   FailureTimer,
   findRestartSince,
   includesPod,
+  replicaCountsOf,
   type RolloutFailure,
   type RolloutVerdict,
 } from "./rollout-status.ts";
+import { isStaleFailure } from "./stale-failures.ts";
 import { verifyVersion, type Endpoint } from "./verify-from-outside.ts";
 
 /** Milliseconds between two polls of a rollout on this machine, and of a remote one. */
@@ -73,8 +81,10 @@ export async function applyAndWaitUntilReady(
   context: DeployContext,
   options: RolloutOptions,
 ): Promise<StepResult<ReadyRollout>> {
-  const { endpoint, before, id, write } = options;
-  const stopMonitor = before.length > 0 ? monitorAvailability(endpoint, id) : undefined;
+  const { endpoint, before, id, write, workloads } = options;
+  // Without pods before or after, no client expects a reply.
+  const isServing = before.length > 0 && !isScaledToZero(before) && workloads[0]?.spec?.replicas !== 0;
+  const stopMonitor = isServing ? monitorAvailability(endpoint, id) : undefined;
   const start = performance.now();
   let ready: WorkloadState[] = [];
   try {
@@ -88,6 +98,14 @@ export async function applyAndWaitUntilReady(
   }
 }
 
+/** Says that a version has no pods, so that no reply is expected. */
+export const SCALED_TO_ZERO = "scaled to 0, nothing to verify";
+
+/** Returns whether the main workload is meant to have no pods. */
+export function isScaledToZero([main]: WorkloadState[]): boolean {
+  return main !== undefined && replicaCountsOf(main.deployment).desired === 0;
+}
+
 /**
  * Requests the version from outside until 20 replies in a row carry its id.
  *
@@ -96,11 +114,15 @@ export async function applyAndWaitUntilReady(
 export async function verifyRollout(
   context: DeployContext,
   { endpoint, id }: RolloutOptions,
-  { start, stopMonitor }: ReadyRollout,
+  { ready, start, stopMonitor }: ReadyRollout,
 ): Promise<StepResult<ServedVersion>> {
+  if (isScaledToZero(ready)) {
+    const servedAfter = (performance.now() - start) / 1000;
+    return { value: { servedAt: Date.now(), servedAfter }, detail: SCALED_TO_ZERO };
+  }
   const { ok, last } = await verifyVersion(endpoint, id, { signal: context.signal });
   const servedAfter = (performance.now() - start) / 1000;
-  if (ok) await reportMissingFiles(context);
+  if (ok) await reportMissingFiles(context, ready.flatMap(currentPods));
   const detail = `20 replies in a row carry ${id}, ${servedAfter.toFixed(1)} s after the apply`;
   if (ok) return { value: { servedAt: Date.now(), servedAfter }, detail };
   const message = `pods are ready, but ${endpoint.url} does not answer with ${id} (last: ${last})`;
@@ -153,7 +175,8 @@ function waitUntilReady(
   onReady: (states: WorkloadState[]) => void,
 ): Promise<Exclude<RolloutVerdict, { state: "progressing" }>> {
   const { service, log } = context;
-  const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
+  const start = performance.now();
+  const end = start + service.rolloutTimeoutSeconds * 1000;
   const timer = new FailureTimer();
   let shown = "";
   const decide = (states: WorkloadState[]): Exclude<RolloutVerdict, { state: "progressing" }> | undefined => {
@@ -166,6 +189,8 @@ function waitUntilReady(
       return { state: "failed", reason: "Deleted", message };
     }
     const verdict = timer.evaluate(assessWorkloads(states, service), performance.now());
+    const elapsedSeconds = (performance.now() - start) / 1000;
+    if (isStaleFailure(verdict, options.before, states, elapsedSeconds)) return undefined;
     if (verdict.state === "complete") onReady(states);
     if (verdict.state !== "progressing") return verdict;
     if (verdict.detail !== shown) log((shown = verdict.detail));

@@ -4,9 +4,8 @@
  * `kubectl rollout status` waits for the whole progress deadline, although the pods often show within seconds that
  * they will not become ready. These functions read the pods instead.
  */
-import type { ErrorCode } from "../core/error-codes.ts";
 import type { Service } from "../core/resolve-service.ts";
-import { describeExitCode } from "../core/exit-status.ts";
+import { describeEnd } from "./container-exit.ts";
 import type { Condition, ContainerStatus, Pod, ReplicaSet, Workload } from "../kubernetes/objects.ts";
 import { currentPods, currentReplicaSet, isReady, oldPods, type WorkloadState } from "../kubernetes/workload-state.ts";
 
@@ -15,35 +14,6 @@ export interface RolloutFailure {
   message: string;
   /** The pod to show logs and events of. Some failures occur before there is a pod. */
   pod?: string;
-}
-
-/** Error codes by reason. A container that ends has other reasons, for example "OOMKilled" or "Error". */
-const codesByReason: Record<string, ErrorCode> = {
-  ErrImageNeverPull: "rollout-image-missing",
-  ErrImagePull: "rollout-image-pull",
-  ImagePullBackOff: "rollout-image-pull",
-  InvalidImageName: "rollout-image-pull",
-  CreateContainerConfigError: "rollout-container-config",
-  CreateContainerError: "rollout-container-config",
-  RunContainerError: "rollout-container-config",
-  CrashLoopBackOff: "rollout-crash-loop",
-  NotReady: "rollout-not-ready",
-  Unschedulable: "rollout-unschedulable",
-  SchedulerError: "rollout-unschedulable",
-  SchedulingGated: "rollout-unschedulable",
-  FailedCreate: "rollout-failed-create",
-  FailedDelete: "rollout-failed-create",
-  ReplicaFailure: "rollout-failed-create",
-  ProgressDeadlineExceeded: "rollout-timeout",
-  Timeout: "rollout-timeout",
-  Deleted: "rollout-deleted",
-  NotServed: "rollout-not-served",
-  Killed: "rollout-not-ready",
-  JobFailed: "pre-deploy-job-failed",
-};
-
-export function rolloutErrorCode({ reason }: RolloutFailure): ErrorCode {
-  return codesByReason[reason] ?? "rollout-container-exited";
 }
 
 /** A condition that may pass, and counts as a failure after `graceSeconds`. */
@@ -74,6 +44,10 @@ const PULL_GRACE_SECONDS = 5;
  */
 const CACHE_NOT_SYNCED = /failed to sync (configmap|secret) cache/;
 const CACHE_SYNC_GRACE_SECONDS = 30;
+
+/** Messages of the scheduler about a claim that is not bound yet. */
+const UNBOUND_VOLUME = /persistent ?volume/i;
+const VOLUME_GRACE_SECONDS = 60;
 
 /** Replica counts that all workload kinds have. */
 export interface ReplicaCounts {
@@ -172,7 +146,7 @@ export function findRestartSince(completed: WorkloadState[], seen: WorkloadState
       if (before === undefined) continue;
       const exit = state?.terminated ?? (restartCount > before ? lastState?.terminated : undefined);
       if (!exit) continue;
-      const message = `${name} exited with ${describeExitCode(exit.exitCode)} after it had been ready`;
+      const message = `${name} ${describeEnd("exited", exit, pod, name)} after it had been ready`;
       return { reason: exit.reason ?? "Exited", message, pod: pod.metadata.name };
     }
   }
@@ -221,8 +195,8 @@ function findSuspectedFailures(
   const containers = own.flatMap((pod) => {
     const { containerStatuses = [], initContainerStatuses = [] } = pod.status;
     const suspected = [
-      ...initContainerStatuses.map(checkStuck),
-      ...containerStatuses.map((status) => checkStuck(status) ?? checkReady(status, readyTimeoutSeconds)),
+      ...initContainerStatuses.map((status) => checkStuck(status, pod)),
+      ...containerStatuses.map((status) => checkStuck(status, pod) ?? checkReady(status, readyTimeoutSeconds)),
     ];
     return suspected.flatMap((suspect) => (suspect ? [{ ...suspect, pod: pod.metadata.name }] : []));
   });
@@ -233,7 +207,14 @@ function findSuspectedFailures(
   const unscheduled = own.filter((pod) => findCondition(pod.status.conditions, "PodScheduled", "False"));
   const unplaced: SuspectedFailure[] = unscheduled.map(({ metadata, status }) => {
     const { reason = "Unschedulable", message = "" } = findCondition(status.conditions, "PodScheduled", "False")!;
-    return { reason, message, pod: metadata.name, graceSeconds: grace };
+    // A provisioner may take several seconds to create a volume.
+    const isVolume = UNBOUND_VOLUME.test(message);
+    return {
+      reason,
+      message,
+      pod: metadata.name,
+      graceSeconds: isVolume ? Math.max(grace, VOLUME_GRACE_SECONDS) : grace,
+    };
   });
   if (rejected) {
     const { reason = "ReplicaFailure", message = "" } = rejected;
@@ -249,12 +230,13 @@ function findSuspectedFailures(
   return [...containers, ...unplaced.filter(({ graceSeconds }) => graceSeconds === 0 || !isMoving)];
 }
 
-function checkStuck({ name, state, lastState, restartCount }: ContainerStatus): SuspectedFailure | undefined {
+function checkStuck(status: ContainerStatus, pod: Pod): SuspectedFailure | undefined {
+  const { name, state, lastState, restartCount } = status;
   const { waiting, terminated } = state ?? {};
   if (waiting?.reason && FATAL_REASONS.has(waiting.reason)) {
     const exit = lastState?.terminated;
     const message = exit
-      ? `${name} exits with ${describeExitCode(exit.exitCode)}${exit.message ? `: ${exit.message}` : ""}`
+      ? `${name} ${describeEnd("exits", exit, pod, name)}${exit.message ? `: ${exit.message}` : ""}`
       : (waiting.message ?? "");
     return {
       reason: waiting.reason,
@@ -267,7 +249,7 @@ function checkStuck({ name, state, lastState, restartCount }: ContainerStatus): 
   }
   // Kubernetes reports a second exit within seconds as CrashLoopBackOff a moment later.
   if (terminated && terminated.exitCode !== 0 && restartCount >= 1) {
-    const message = `${name} exits with ${describeExitCode(terminated.exitCode)}`;
+    const message = `${name} ${describeEnd("exits", terminated, pod, name)}`;
     return { reason: "CrashLoopBackOff", message, graceSeconds: 0 };
   }
   return undefined;

@@ -27,12 +27,12 @@ export async function assertServing({ signal }: DeployContext, endpoint: Endpoin
 export async function status(context: DeployContext): Promise<string[]> {
   const { target, service, signal } = context;
   const { api } = target;
-  const [seen, versions, lease, manifests] = await Promise.all([
-    observeMainWorkload(api),
+  const [versions, lease, manifests] = await Promise.all([
     listVersions(api, context.log),
     readLock(api),
     renderManifests(target, service, signal),
   ]);
+  const seen = await observeMainWorkload(api, [manifests, ...versions.map((version) => version.manifests)]);
   if (!seen) return [`${service.name} is not deployed`];
   const id = runningId(seen.deployment);
   const endpoint = target.endpoint(manifests);

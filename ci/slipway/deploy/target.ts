@@ -17,6 +17,8 @@ export interface Target extends ManifestSource {
    * @throws {PipelineError} "environment" if not
    */
   admit?(manifests: KubeObject[]): void;
+  /** Architectures of the nodes that get the image, in Go's names. Undefined if they are not known. */
+  architectures?: string[];
   /** Returns the nodes that could run pods of these manifests but lack the image of an id. Default: none. */
   lacking?(manifests: KubeObject[], id: string): Promise<string[]>;
   /** Finds the image of an id. @returns its name in manifests, or undefined if pods cannot get it yet */

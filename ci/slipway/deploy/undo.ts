@@ -15,7 +15,8 @@ import { collectDiagnostics } from "./diagnostics.ts";
 import { explainContainerFailure } from "./failure-hints.ts";
 import { deleteVersion, isExcludedFromRollback } from "./release-history.ts";
 import type { DeployContext } from "./plan.ts";
-import { assessWorkloads, rolloutErrorCode, type RolloutFailure } from "./rollout-status.ts";
+import { rolloutErrorCode } from "./rollout-failure-codes.ts";
+import { assessWorkloads, type RolloutFailure } from "./rollout-status.ts";
 import { RolloutFailed, applyAndWaitUntilReady, verifyRollout, waitForOldPods } from "./rollout-phases.ts";
 import type { Target } from "./target.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
@@ -174,13 +175,8 @@ async function rollOutAgain(
 }
 
 /** Names the command that shows more, as a sentence. */
-function nextStepHint(
-  { api, kubectl }: Target,
-  { rollout: { workloads } }: DeployTransaction,
-  { pod }: RolloutFailure,
-): string {
-  const { namespace } = api.service;
+function nextStepHint({ api }: Target, { rollout: { workloads } }: DeployTransaction, { pod }: RolloutFailure): string {
   const { kind, metadata } = workloads[0] ?? defaultWorkloadName(api);
   const object = pod ? `pod ${pod}` : `${kind.toLowerCase()} ${metadata.name}`;
-  return `Run \`${kubectl.join(" ")} -n ${namespace} describe ${object}\` for details.`;
+  return `Run \`bun ci/pipeline.ts kubectl -- describe ${object}\` for details.`;
 }

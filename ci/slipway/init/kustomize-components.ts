@@ -3,7 +3,7 @@ import { readdirSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { isSeq, parseDocument, type Document, type Node, type YAMLSeq } from "yaml";
 import { PipelineError } from "../core/errors.ts";
-import { kustomizationIn } from "../kubernetes/render-offline.ts";
+import { kustomizationIn } from "../kubernetes/find-kustomization.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { detectLineEnding } from "./merge.ts";
 

@@ -6,7 +6,7 @@ import type { Service } from "../core/resolve-service.ts";
 import { ApiError, type ConnectionInfo } from "./api-error.ts";
 import type { KubeObject } from "./objects.ts";
 import { retryAfterSeconds } from "../core/retry-after.ts";
-import { isTransientStatus, RETRY_BUDGET_SECONDS, sleep, transientCodes, backoffMs } from "./retry-policy.ts";
+import { RETRY_BUDGET_SECONDS, sleep, transientCodes, backoffMs } from "./retry-policy.ts";
 
 /** Seconds that the first request to a cluster may take, and for which it is retried after an error. */
 export const CONNECT_TIMEOUT_SECONDS = 6;
@@ -118,7 +118,7 @@ export class ApiClient {
       try {
         return await this.#once<T>(path, request);
       } catch (error) {
-        if (!(error instanceof ApiError) || !isTransientStatus(error.status)) throw error;
+        if (!(error instanceof ApiError) || !error.isTransient) throw error;
         const wait = backoffMs(failed, error.pauseSeconds);
         if (performance.now() + wait >= end) throw error;
         await sleep(wait, signal);
@@ -134,7 +134,8 @@ export class ApiClient {
     });
     if (!response.ok) {
       const { status, headers } = response;
-      throw new ApiError(name, status, messageOf(text), retryAfterSeconds(headers), this.connection);
+      const { message, reason } = statusOf(text);
+      throw new ApiError(name, status, message, retryAfterSeconds(headers), this.connection, reason);
     }
     try {
       return parseJson<T>(text);
@@ -183,7 +184,7 @@ export class ApiClient {
       await resources;
       return undefined;
     }
-    const scope = resource.namespaced ? `/namespaces/${namespace ?? "default"}` : "";
+    const scope = resource.namespaced ? `/namespaces/${namespace ?? this.service.namespace}` : "";
     return `${base}${scope}/${resource.name}/${name}`;
   }
 
@@ -223,12 +224,13 @@ export class ApiClient {
   }
 }
 
-/** Returns an error's message: the API server sends objects of kind Status, kubectl's proxy plain text. */
-function messageOf(text: string): string {
+/** Returns an error's message and reason. The API server sends objects of kind Status, kubectl's proxy plain text. */
+function statusOf(text: string): { message: string; reason?: string | undefined } {
   try {
-    return (JSON.parse(text) as { message?: string }).message ?? text;
+    const { message = text, reason } = JSON.parse(text) as { message?: string; reason?: string };
+    return { message, reason };
   } catch {
-    return text;
+    return { message: text };
   }
 }
 

@@ -150,10 +150,11 @@ export async function findObsolete(
   after: KubeObject[],
   needed: ReadonlySet<string> = new Set(),
 ): Promise<{ ours: KubeObject[]; left: string[] }> {
-  const wanted = new Set(after.map(keyOf));
+  const keyIn = (object: KubeObject) => keyOf(object, api.service.namespace);
+  const wanted = new Set(after.map(keyIn));
   const obsolete = new Map(
     before.flatMap((object) =>
-      wanted.has(keyOf(object)) || needed.has(objectName(object)) ? [] : [[keyOf(object), object] as const],
+      wanted.has(keyIn(object)) || needed.has(objectName(object)) ? [] : [[keyIn(object), object] as const],
     ),
   );
   const found = (await prepareForApply(api, [...obsolete.values()])).filter(({ live }) => live);
@@ -165,8 +166,9 @@ export async function findObsolete(
   };
 }
 
-/** Identifies an object across API versions. */
-function keyOf({ apiVersion, kind, metadata: { namespace = "", name } }: KubeObject): string {
+/** Identifies an object across API versions. Objects without a namespace are in the service's. */
+function keyOf({ apiVersion, kind, metadata }: KubeObject, defaultNamespace: string): string {
+  const { namespace = defaultNamespace, name } = metadata;
   return [apiVersion.replace(/\/?[^/]*$/, ""), kind, namespace, name].join(" ");
 }
 

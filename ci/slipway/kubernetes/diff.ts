@@ -1,6 +1,7 @@
 /** Lists the changes that an apply would make, without the values of Secrets. */
 import { PipelineError } from "../core/errors.ts";
 import { isRawJsonNumber } from "../core/lossless-json.ts";
+import { describeRejection } from "./api-answers.ts";
 import { ApiError } from "./api-error.ts";
 import { unknownKindMessage, type ApiClient } from "./api.ts";
 import { dryRunHandOver } from "./hand-over-fields.ts";
@@ -77,11 +78,13 @@ export function explainRejection(operation: string, object: KubeObject, error: u
   if (!(error instanceof ApiError) || !error.isInvalid) return error;
   // The server quotes the invalid value.
   const reason =
-    object.kind === "Secret" ? `status ${error.status} (details hidden, they may contain a value)` : error.reply;
+    object.kind === "Secret"
+      ? `status ${error.status} (details hidden, they may contain a value)`
+      : describeRejection(error.reply);
   const message = `the cluster rejected the ${operation} of ${objectName(object)}: ${reason}`;
   const cause = object.kind === "Secret" ? undefined : error;
   return new PipelineError("project", message, {
-    code: "manifests-rejected",
+    code: error.answer.code,
     hint: "Correct the manifests under k8s/.",
     cause,
   });

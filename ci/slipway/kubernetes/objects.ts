@@ -25,7 +25,13 @@ export interface KubeObject {
 
 /** A workload of pods from one template: a Deployment, a StatefulSet or a DaemonSet. */
 export interface Workload extends KubeObject {
-  spec: { replicas?: number; template: PodTemplate; strategy?: { type?: string }; podManagementPolicy?: string };
+  spec: {
+    replicas?: number;
+    selector?: PodSelector;
+    template: PodTemplate;
+    strategy?: { type?: string };
+    podManagementPolicy?: string;
+  };
   status: {
     observedGeneration?: number;
     replicas?: number;
@@ -40,6 +46,12 @@ export interface Workload extends KubeObject {
     updatedNumberScheduled?: number;
     numberAvailable?: number;
   };
+}
+
+/** https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/ */
+export interface PodSelector {
+  matchLabels?: Record<string, string>;
+  matchExpressions?: { key: string; operator: "In" | "NotIn" | "Exists" | "DoesNotExist"; values?: string[] }[];
 }
 
 /** A Deployment as the API server returns it, with defaults. */
@@ -58,10 +70,11 @@ export interface PodTemplate {
     containers: {
       name: string;
       image: string;
-      ports?: { containerPort: number }[];
+      ports?: { name?: string; containerPort: number }[];
       env?: { name: string; value?: string }[];
+      resources?: { limits?: Record<string, string | number> };
     }[];
-    initContainers?: { name: string; image: string }[];
+    initContainers?: { name: string; image: string; resources?: { limits?: Record<string, string | number> } }[];
     terminationGracePeriodSeconds?: number;
     nodeSelector?: Record<string, string>;
     tolerations?: { key?: string; operator?: string; value?: string; effect?: string }[];
@@ -120,7 +133,11 @@ export interface Event extends KubeObject {
 }
 
 export interface KubeService extends KubeObject {
-  spec: { type?: string; ports?: { name?: string; port: number; nodePort?: number }[] };
+  spec: {
+    type?: string;
+    selector?: Record<string, string>;
+    ports?: { name?: string; port: number; targetPort?: number | string; nodePort?: number; protocol?: string }[];
+  };
 }
 
 /** Returns an object's name for messages and as a key: `Deployment/helloapp`. */

@@ -7,6 +7,7 @@ import { ApiError } from "./api-error.ts";
 import type { ApiClient } from "./api.ts";
 import { isFormerManager } from "./hand-over-fields.ts";
 import { objectName, type KubeObject, type Workload } from "./objects.ts";
+import { yieldSharedLabels } from "./shared-labels.ts";
 import { isWorkload } from "./workload-state.ts";
 
 /** Annotation with the pipeline that created an object. Only such objects are ever deleted. */
@@ -51,7 +52,9 @@ export async function prepareForApply(api: ApiClient, manifests: KubeObject[]): 
   const scalers = [...newScalers, ...liveScalers];
   return found.map(({ object, path, live }) => {
     const prepared = cloneJson(object);
-    if (!live || live.metadata.annotations?.[CREATED_BY] !== undefined) {
+    if (live && object.kind === "Namespace") yieldSharedLabels(prepared, live, api.fieldManager);
+    const creator = live?.metadata.annotations?.[CREATED_BY];
+    if (!live || creator === api.service.name || (creator !== undefined && object.kind !== "Namespace")) {
       prepared.metadata.annotations = { ...prepared.metadata.annotations, [CREATED_BY]: api.service.name };
     }
     const { identity } = api.service;

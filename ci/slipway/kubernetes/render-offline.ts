@@ -3,7 +3,9 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { isOnPath } from "../core/process.ts";
 import type { Service } from "../core/resolve-service.ts";
+import { kustomizationIn } from "./find-kustomization.ts";
 import { parseManifests, renderManifests } from "./render.ts";
+import { adoptServiceImage, renamedImages } from "./service-images.ts";
 import type { KubeObject } from "./objects.ts";
 
 export interface OfflineManifests {
@@ -11,8 +13,6 @@ export interface OfflineManifests {
   /** How they differ from what a cluster would get. Undefined if they do not. */
   note?: string;
 }
-
-const KUSTOMIZATIONS = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
 
 /**
  * Renders the overlay of the k3s target with kubectl, or without kubectl from its `resources` alone.
@@ -27,20 +27,16 @@ export async function renderOffline(service: Service, signal: AbortSignal): Prom
   const kubectl = ["kubectl", "k3s"].find(isOnPath);
   if (kubectl === undefined) {
     return {
-      objects: readResources(join(service.project, overlay)),
+      objects: adoptServiceImage(
+        service.name,
+        readResources(join(service.project, overlay)),
+        renamedImages(service.name, join(service.project, overlay)),
+      ),
       note: `the manifests without ${overlay}'s patches (kubectl not found)`,
     };
   }
   const command = kubectl === "k3s" ? ["k3s", "kubectl"] : [kubectl];
   return { objects: await renderManifests({ kubectl: command, overlay }, service, signal) };
-}
-
-/**
- * Finds a directory's kustomization file.
- * https://kubectl.docs.kubernetes.io/references/kustomize/kustomization/
- */
-export function kustomizationIn(directory: string): string | undefined {
-  return KUSTOMIZATIONS.map((name) => join(directory, name)).find((file) => existsSync(file));
 }
 
 /** Reads the files and directories that a kustomization lists. Missing paths and URLs are skipped. */

@@ -5,7 +5,9 @@ import { PipelineError } from "../core/errors.ts";
 import { cloneJson, rawJsonNumber } from "../core/lossless-json.ts";
 import { runProcess, type ProcessResult } from "../core/process.ts";
 import type { Service } from "../core/resolve-service.ts";
-import type { KubeObject, PodTemplate } from "./objects.ts";
+import type { KubeObject } from "./objects.ts";
+import { containersOf, podTemplates } from "./pod-templates.ts";
+import { adoptServiceImage, renamedImages } from "./service-images.ts";
 import { isWorkload } from "./workload-state.ts";
 
 /** Kinds to apply first because others need them. All other kinds follow in any order, workloads last. */
@@ -44,7 +46,8 @@ export async function renderManifests(
     if (index >= 0) return index;
     return isWorkload(object) ? APPLY_FIRST.length + 1 : APPLY_FIRST.length;
   };
-  return parseManifests(stdout, overlay).sort((a, b) => rank(a) - rank(b));
+  const objects = parseManifests(stdout, overlay).sort((a, b) => rank(a) - rank(b));
+  return adoptServiceImage(service.name, objects, renamedImages(service.name, join(service.project, overlay)));
 }
 
 /** Runs `kubectl kustomize` on a directory. */
@@ -86,28 +89,6 @@ function flattenLists(parsed: KubeObject | KubeObject[] | null): KubeObject[] {
     // A kustomization file may have no kind.
     return object.kind?.endsWith("List") && Array.isArray(items) ? items : [object];
   });
-}
-
-/** Returns the pod templates of an object of any kind. */
-export function podTemplates(object: KubeObject): PodTemplate[] {
-  const { spec } = object as KubeObject & {
-    spec?: { template?: PodTemplate; jobTemplate?: { spec?: { template?: PodTemplate } } };
-  };
-  if (object.kind === "Pod") return [object as unknown as PodTemplate];
-  return [spec?.template, spec?.jobTemplate?.spec?.template].filter(
-    (template) => template?.spec?.containers !== undefined,
-  ) as PodTemplate[];
-}
-
-interface Container {
-  name: string;
-  image: string;
-  imagePullPolicy?: string;
-}
-
-/** Returns all containers of a template, init containers included. */
-export function containersOf({ spec }: PodTemplate): Container[] {
-  return [...spec.containers, ...(spec.initContainers ?? [])];
 }
 
 /**

@@ -3,7 +3,7 @@
  *
  * The API server may be restarting, be behind a load balancer that is restarting, shed load (429), or wait for a
  * webhook that is not ready. A retry a moment later succeeds. An error about the object or about the user's rights is
- * final.
+ * final: api-answers.ts decides.
  */
 
 import type { ErrorCode } from "../core/error-codes.ts";
@@ -13,11 +13,6 @@ export const RETRY_BUDGET_SECONDS = 20;
 /** Milliseconds before the second attempt. Each pause is twice as long as the last, up to MAX_PAUSE_MS. */
 const FIRST_PAUSE_MS = 100;
 const MAX_PAUSE_MS = 2000;
-
-/** Returns whether a retry may succeed: no response (0), too many requests, a server or gateway error. */
-export function isTransientStatus(status: number): boolean {
-  return status === 0 || status === 429 || (status >= 500 && status !== 501);
-}
 
 /** Errors of the connection to the API server after which a retry may succeed. */
 export const transientCodes = new Set<ErrorCode | undefined>(["ssh-connection-lost", "ssh-unreachable"]);

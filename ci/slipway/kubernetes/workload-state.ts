@@ -1,6 +1,6 @@
 /** Reads a service's workloads, and groups their pods into current and old. */
 import type { ApiClient } from "./api.ts";
-import type { KubeObject, Pod, ReplicaSet, Workload } from "./objects.ts";
+import type { KubeObject, Pod, PodSelector, ReplicaSet, Workload } from "./objects.ts";
 
 /** A workload with its ReplicaSets and pods. */
 export interface WorkloadState {
@@ -28,7 +28,11 @@ export function isWorkload(object: KubeObject): object is Workload {
 }
 
 /** Identifies a workload, as its manifest does. */
-export type WorkloadName = Pick<KubeObject, "kind"> & { metadata: Pick<KubeObject["metadata"], "name"> };
+export type WorkloadName = Pick<KubeObject, "kind"> & {
+  metadata: Pick<KubeObject["metadata"], "name">;
+  /** Of a manifest. If it has the selector, one request less is needed in sequence. */
+  spec?: { selector?: PodSelector; replicas?: number };
+};
 
 /** The workload to observe if no manifests are given. */
 export function defaultWorkloadName({ service }: ApiClient): WorkloadName {
@@ -40,13 +44,21 @@ export async function observeWorkloads(
   api: ApiClient,
   names: WorkloadName[] = [defaultWorkloadName(api)],
 ): Promise<WorkloadState[]> {
-  const query = { labelSelector: api.selector };
   const find = ({ kind, metadata: { name } }: WorkloadName) =>
     api.find<Workload>(api.collection("/apis/apps/v1", `${pluralNames[kind]}/${name}`));
+  const finding = Promise.all(names.map(find));
+  const isKnown = names.every(({ spec }) => spec?.selector !== undefined);
+  const selectors = new Set(
+    (isKnown ? names : (await finding).filter((one) => one !== undefined)).map(
+      ({ spec }) => selectorText(spec?.selector) ?? api.selector,
+    ),
+  );
+  const list = async <T extends KubeObject>(collection: string) =>
+    (await Promise.all([...selectors].map((labelSelector) => api.list<T>(collection, { labelSelector })))).flat();
   const [found, replicaSets, pods] = await Promise.all([
-    Promise.all(names.map(find)),
-    api.list<ReplicaSet>(api.collection("/apis/apps/v1", "replicasets"), query),
-    api.list<Pod>(api.collection("/api/v1", "pods"), query),
+    finding,
+    list<ReplicaSet>(api.collection("/apis/apps/v1", "replicasets")),
+    list<Pod>(api.collection("/api/v1", "pods")),
   ]);
   return found.flatMap((deployment, i) => {
     if (!deployment) return [];
@@ -56,6 +68,19 @@ export async function observeWorkloads(
     const ownPods = pods.filter((pod) => isOwned(pod, workload) || sets.some((set) => isOwned(pod, set)));
     return [{ deployment: workload, replicaSets: sets, pods: ownPods }];
   });
+}
+
+/** Writes a selector as a query. Undefined if there is none, as in old stored versions. */
+export function selectorText({ matchLabels = {}, matchExpressions = [] }: PodSelector = {}): string | undefined {
+  const terms = [
+    ...Object.entries(matchLabels).map(([key, value]) => `${key}=${value}`),
+    ...matchExpressions.map(({ key, operator, values = [] }) => {
+      if (operator === "Exists") return key;
+      if (operator === "DoesNotExist") return `!${key}`;
+      return `${key} ${operator === "In" ? "in" : "notin"} (${values.join(",")})`;
+    }),
+  ];
+  return terms.length > 0 ? terms.join(",") : undefined;
 }
 
 /** Compares the owner's uid if it is known: a deleted namesake had another uid. */

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { parse } from "yaml";
-import { kustomizationIn } from "../kubernetes/render-offline.ts";
+import { kustomizationIn } from "../kubernetes/find-kustomization.ts";
 import { PipelineError } from "../core/errors.ts";
 import type { ProcessResult } from "../core/process.ts";
 import { shellQuote } from "./shell-quote.ts";
@@ -12,19 +12,14 @@ import type { SshSession } from "./shared-session.ts";
 const MAX_BYTES = 8 << 20;
 
 /**
- * @param root the directory that contains all manifests
+ * Bases may be anywhere, also above the project: kustomize restricts files alone, to those below their kustomization.
+ *
  * @param overlay the directory of the kustomization
- * @throws {PipelineError} "project" if the kustomization reads files outside `root`, or more than MAX_BYTES
+ * @throws {PipelineError} "project" if the kustomization reads more than MAX_BYTES
  */
-export async function kustomizeRemotely(session: SshSession, root: string, overlay: string): Promise<ProcessResult> {
+export async function kustomizeRemotely(session: SshSession, overlay: string): Promise<ProcessResult> {
   const files = kustomizationFiles(overlay);
-  const outside = files.find((file) => relative(root, file).startsWith(".."));
-  if (outside !== undefined)
-    throw new PipelineError(
-      "project",
-      `the manifests read ${outside}, but only files in ${root} are sent to the host`,
-      { code: "manifests-outside-project" },
-    );
+  const root = commonDirectory([join(overlay, "."), ...files.map(dirname)]);
   const contents = files.map((file) => readFileSync(file));
   if (contents.reduce((sum, { length }) => sum + length, 0) > MAX_BYTES)
     throw new PipelineError("project", `the manifests in ${overlay} exceed ${MAX_BYTES} bytes`, {
@@ -40,6 +35,15 @@ mkdir -p -- ${directories.map(shellQuote).join(" ")} || exit
 ${paths.map((path, i) => `head -c ${contents[i]!.length} >${shellQuote(path)}`).join("\n")}
 k3s kubectl kustomize ${shellQuote(relative(root, overlay) || ".")}`;
   return session.run(script, { input: Buffer.concat(contents), timeoutSeconds: 60 });
+}
+
+/** Returns the lowest directory that contains all of these. */
+export function commonDirectory(directories: string[]): string {
+  const [first = "/", ...others] = directories;
+  const contains = (parent: string) => others.every((path) => !relative(parent, path).startsWith(".."));
+  let parent = first;
+  while (!contains(parent)) parent = dirname(parent);
+  return parent;
 }
 
 /**

@@ -13,6 +13,7 @@ import type { Service } from "../core/resolve-service.ts";
 import { CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS, type ApiClient } from "../kubernetes/api.ts";
 import { connectApi } from "../kubernetes/kubectl-proxy.ts";
 import { kustomizeLocally } from "../kubernetes/render.ts";
+import { findServicePort } from "../kubernetes/service-port.ts";
 import type { Node } from "../kubernetes/objects.ts";
 import type { Target } from "../deploy/target.ts";
 import { checkArchive } from "./check-archive.ts";
@@ -25,7 +26,8 @@ import {
   type ContainerdNode,
 } from "./containerd-images.ts";
 import { addressOf } from "./schedulable-nodes.ts";
-import { joinUrl, nodePortOf, nodePortVersionUrl } from "./service-url.ts";
+import { proxyEndpoint } from "./service-endpoint.ts";
+import { joinUrl, nodePortVersionUrl } from "./service-url.ts";
 
 /** Path of the kubeconfig that k3s writes. https://docs.k3s.io/cluster-access */
 const KUBECONFIG = "/etc/rancher/k3s/k3s.yaml";
@@ -111,9 +113,11 @@ export async function connectK3sTarget({
     throw error;
   });
   const address = addressOf(node);
+  const api = await connecting;
 
   return {
-    api: await connecting,
+    api,
+    architectures: [node.status.nodeInfo?.architecture ?? []].flat(),
     kubectl: [
       ...(isReadable ? [] : ["sudo"]),
       ...(kubeconfig === KUBECONFIG && !context ? kubectl.slice(0, 2) : kubectl),
@@ -127,7 +131,9 @@ export async function connectK3sTarget({
     },
     endpoint(manifests) {
       if (url) return { url: joinUrl(url, service.versionPath) };
-      const nodeUrl = nodePortVersionUrl(service, address, nodePortOf(service, manifests));
+      const nodePort = findServicePort(service, manifests)?.nodePort;
+      if (nodePort === undefined) return proxyEndpoint(api, service, manifests);
+      const nodeUrl = nodePortVersionUrl(service, address, nodePort);
       return { url: nodeUrl, open: (init) => fetch(nodeUrl, { ...init, proxy: false }) };
     },
 

@@ -10,6 +10,7 @@ import { sbomPathFor } from "../image/sbom.ts";
 import { CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
 import { connectApi } from "../kubernetes/kubectl-proxy.ts";
 import { checkArchive } from "./check-archive.ts";
+import { proxyEndpoint } from "./service-endpoint.ts";
 import { joinUrl } from "./service-url.ts";
 import { compareWithRemote, resolveDigest, pushImage } from "../registry/push.ts";
 import type { Target } from "../deploy/target.ts";
@@ -59,17 +60,14 @@ export async function connectRegistryTarget(options: RegistryTargetOptions): Pro
   }
   const tagOf = (id: string) => `${repository}:${id}`;
   const pinnedTo = (digest: string) => `${repository}@${digest}`;
-  const path = api.collection("/api/v1", `services/${service.name}:http/proxy${service.versionPath}`);
   /** Digest of the compared or pushed image by ID. undefined: the tag is missing or refers to another image. */
   const verifiedDigests = new Map<string, string | undefined>();
   return {
     api,
     kubectl,
     overlay: service.overlays.registry,
-    endpoint: () =>
-      url
-        ? { url: joinUrl(url, service.versionPath) }
-        : { url: `the API server's ${path}`, open: (init) => api.open(path, init) },
+    endpoint: (manifests) =>
+      url ? { url: joinUrl(url, service.versionPath) } : proxyEndpoint(api, service, manifests),
 
     async find(id) {
       const digest = await resolveDigest(tagOf(id), { signal });

@@ -1,7 +1,7 @@
 /** Decides from labels and taints which nodes can run a service's pods, and finds their addresses. */
 import type { Service } from "../core/resolve-service.ts";
 import type { KubeObject, Node, PodTemplate } from "../kubernetes/objects.ts";
-import { containersOf, podTemplates } from "../kubernetes/render.ts";
+import { containersOf, podTemplates } from "../kubernetes/pod-templates.ts";
 
 /** Returns the nodes that no nodeSelector and no taint excludes for a pod with the service's image. */
 export function schedulableNodes(service: Service, manifests: KubeObject[], nodes: Node[]): Node[] {

@@ -8,6 +8,7 @@ import { PipelineError } from "../core/errors.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 import { ApiClient, CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
 import type { KubeObject, Node } from "../kubernetes/objects.ts";
+import { findServicePort } from "../kubernetes/service-port.ts";
 import { runningId } from "../kubernetes/workload-state.ts";
 import { observeMainWorkload } from "../deploy/plan.ts";
 import type { Target } from "../deploy/target.ts";
@@ -27,7 +28,8 @@ import {
   type ContainerdNode,
 } from "./containerd-images.ts";
 import { addressOf, schedulableNodes } from "./schedulable-nodes.ts";
-import { joinUrl, hostPort, nodePortOf, nodePortVersionUrl } from "./service-url.ts";
+import { proxyEndpoint } from "./service-endpoint.ts";
+import { joinUrl, hostPort, nodePortVersionUrl } from "./service-url.ts";
 
 export interface SshTargetOptions {
   service: Service;
@@ -61,7 +63,8 @@ export async function connectSshTarget({ service, hosts, url, signal }: SshTarge
     const infos = await Promise.all(sessions.map((session) => session.hostInfo()));
     const server = sessions[infos.findIndex(({ apiSocket }) => apiSocket !== undefined)];
     if (!server) throw noApiServerError(sessions);
-    const kubectl = ["ssh", server.host, "sudo", "k3s", "kubectl"];
+    const { sudo } = infos[sessions.indexOf(server)]!;
+    const kubectl = ["ssh", server.host, ...(sudo ? ["sudo"] : []), "k3s", "kubectl"];
     const api = new ApiClient(service, requestOver(server), signal, close, {
       kubectl,
       kubectlCommand: (args, hasTerminal) => server.kubectlCommand(args, hasTerminal),
@@ -79,7 +82,16 @@ export async function connectSshTarget({ service, hosts, url, signal }: SshTarge
       return connectNode(node, session, cacheDirectory);
     });
     const { name } = await resolveDestination(server.host, signal);
-    return createTarget({ service, url, api, kubectl, nodes, connected, server, serverName: name });
+    return createTarget({
+      service,
+      url,
+      api,
+      kubectl,
+      nodes,
+      connected,
+      server,
+      serverName: name,
+    });
   } catch (error) {
     await close();
     throw error;
@@ -158,9 +170,10 @@ function createTarget(context: TargetContext): Target {
   return {
     api,
     kubectl,
+    architectures: connected.flatMap(({ node }) => node.status.nodeInfo?.architecture ?? []),
     overlay: service.overlays.k3s,
     isImported: true,
-    kustomize: (overlay) => kustomizeRemotely(server, service.root, join(service.project, overlay)),
+    kustomize: (overlay) => kustomizeRemotely(server, join(service.project, overlay)),
 
     admit(manifests) {
       const names = findUnconnected(manifests);
@@ -177,7 +190,8 @@ function createTarget(context: TargetContext): Target {
 
     endpoint(manifests) {
       if (url) return { url: joinUrl(url, service.versionPath) };
-      const port = nodePortOf(service, manifests);
+      const port = findServicePort(service, manifests)?.nodePort;
+      if (port === undefined) return { ...proxyEndpoint(api, service, manifests), isRemote: true };
       const { node } = connected.find(({ session }) => session === server)!;
       const remote = hostPort(addressOf(node), port);
       const local = `http://localhost${service.versionPath}`;

@@ -19,7 +19,7 @@ import { RemoteContainerd } from "../ssh/containerd.ts";
 import type { SshSession } from "../ssh/shared-session.ts";
 import { ImageUpload } from "../ssh/image-upload.ts";
 import { parseHost } from "../ssh/host.ts";
-import { kustomizationFiles } from "../ssh/render-on-host.ts";
+import { commonDirectory, kustomizationFiles } from "../ssh/render-on-host.ts";
 import { loadCachedLayer, saveCachedLayer } from "../ssh/transferred-layers.ts";
 import { formatTransferProgress } from "../targets/ssh.ts";
 import { schedulableNodes } from "../targets/schedulable-nodes.ts";
@@ -300,4 +300,10 @@ test("the sudoers lines of the SSH page allow exactly the commands that run as r
 test("the transfer progress shows bytes, the rate and the time left", () => {
   expect(formatTransferProgress(5_000_000, 115_000_000, 4)).toBe("5.0 MB of 115.0 MB, 1.3 MB/s, 88 s left");
   expect(formatTransferProgress(0, 18_000, 0)).toBe("0 kB of 18 kB, 0 kB/s");
+});
+
+test("a base above the service's directory is sent too: the common directory is the root", () => {
+  expect(commonDirectory(["/a/b/svc/k8s/k3s", "/a/b/svc/k8s/base", "/a/b/shared"])).toBe("/a/b");
+  expect(commonDirectory(["/a/svc/k8s"])).toBe("/a/svc/k8s");
+  expect(commonDirectory(["/a/x", "/b/y"])).toBe("/");
 });

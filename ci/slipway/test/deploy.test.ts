@@ -242,6 +242,26 @@ describe("a version that does not become ready", () => {
     },
   );
 
+  test("the namespace of a first deploy that the cluster rejects is removed, unless something is in it", async () => {
+    const path = `/api/v1/namespaces/${service.namespace}`;
+    for (const isUsed of [false, true]) {
+      cluster.objects.clear();
+      cluster.intercept = (method, at) => {
+        if (isUsed && method === "PATCH" && at.includes("/services/"))
+          cluster.objects.set(`${path}/configmaps/mine`, {
+            apiVersion: "v1",
+            kind: "ConfigMap",
+            metadata: { name: "mine" },
+          });
+        if (method !== "PATCH" || !at.includes("/services/") || !cluster.objects.has(path)) return undefined;
+        return Response.json({ message: "provided port is already allocated" }, { status: 422 });
+      };
+      const error = await failureOf(bring("a"));
+      expect(error.message).toContain("provided port is already allocated");
+      expect(cluster.objects.has(path)).toBe(isUsed);
+    }
+  });
+
   test("its other changes are rolled back too", async () => {
     await bring("a");
     const extra: KubeObject = {

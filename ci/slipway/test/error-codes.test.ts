@@ -7,7 +7,7 @@ import { printError } from "../cli/error-output.ts";
 import { errorCodes, type ErrorCode } from "../core/error-codes.ts";
 import { PipelineError } from "../core/errors.ts";
 import { Report } from "../core/step-report.ts";
-import { rolloutErrorCode } from "../deploy/rollout-status.ts";
+import { rolloutErrorCode } from "../deploy/rollout-failure-codes.ts";
 import { ApiError } from "../kubernetes/api-error.ts";
 import { createPartialFailure, withLeftovers } from "../kubernetes/apply.ts";
 import packageJson from "../package.json";

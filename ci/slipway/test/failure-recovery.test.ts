@@ -362,7 +362,17 @@ describe("exit 3: nothing was changed", () => {
       method === "PATCH" && path === at("services/helloapp") && cluster.objects.has(at("configmaps/settings"))
         ? forbidden()
         : undefined;
+    // An empty namespace that the run has created is deleted.
+    expect(await failureOf(bring("a"))).toMatchObject({ kind: "environment" });
+    expect(cluster.objects.has(`/api/v1/namespaces/${service.namespace}`)).toBe(false);
+    const create = cluster.intercept;
+    cluster.intercept = (method, path) => {
+      // Somebody uses it at once.
+      if (path === at("services/helloapp")) cluster.objects.set(at("configmaps/theirs"), named("ConfigMap", "theirs"));
+      return create(method, path);
+    };
     const namespace = await failureOf(bring("a"));
+    cluster.objects.delete(at("configmaps/theirs"));
     expect(namespace).toMatchObject({
       kind: "partial",
       message: expect.stringContaining(`not deleted automatically: Namespace/${service.namespace}`),

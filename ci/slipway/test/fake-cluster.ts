@@ -59,6 +59,8 @@ export class FakeCluster {
     const { pathname: path, searchParams } = new URL(target, "http://cluster");
     const intercepted = this.intercept(method, path);
     if (intercepted) return intercepted;
+    if (path.endsWith("/selfsubjectrulesreviews"))
+      return Response.json({ status: { resourceRules: [{ verbs: ["*"], apiGroups: ["*"], resources: ["*"] }] } });
     const body = init.body ? JSON.parse(init.body as string) : undefined;
     // A metrics-server is installed.
     if (path === "/apis/metrics.k8s.io") return Response.json({ kind: "APIGroup" });
@@ -82,7 +84,11 @@ export class FakeCluster {
     switch (method) {
       case "GET": {
         if (found) return Response.json(found);
-        if (!/\/(pods|replicasets|secrets|configmaps|events|nodes|horizontalpodautoscalers)$/.test(path))
+        if (
+          !/\/(pods|replicasets|services|persistentvolumeclaims|secrets|configmaps|events|nodes|horizontalpodautoscalers)$/.test(
+            path,
+          )
+        )
           return missing();
         const selector = (searchParams.get("labelSelector") ?? "").split(",").filter(Boolean);
         const collection = path.replace(/.*\//, "/");

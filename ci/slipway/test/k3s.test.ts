@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { writeDockerArchive } from "../image/docker-archive-writer.ts";
 import { ApiClient, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
+import type { KubeObject } from "../kubernetes/objects.ts";
 import { connectApi } from "../kubernetes/kubectl-proxy.ts";
 import { connectK3sTarget } from "../targets/k3s.ts";
 import type { Target } from "../deploy/target.ts";
@@ -125,12 +126,16 @@ console.log("Starting to serve");`;
     kind: "Service",
     metadata: { name: "helloapp" },
     spec: { ports: [{ port: 80, nodePort: 30080 }] },
-  };
+  } as KubeObject;
 
   test("is found if its only node is this machine, and serves at the NodePort of its address", async () => {
     await fakeK3s();
     expect((await connect()).endpoint([nodePort]).url).toBe("http://192.0.2.7:30080/version");
-    expect(() => opened[0]!.endpoint([])).toThrow("no Service helloapp with a nodePort");
+    // Without a node port, the API server's proxy leads to the Service, or to the pods.
+    expect(opened[0]!.endpoint([{ ...nodePort, spec: { ports: [{ port: 80 }] } } as KubeObject]).url).toBe(
+      "the API server's /api/v1/namespaces/helloapp/services/helloapp:80/proxy/version",
+    );
+    expect(opened[0]!.endpoint([]).url).toBe("the API server's /api/v1/namespaces/helloapp/pods/*:8080/proxy/version");
     expect((await connect({ url: "https://x.example" })).endpoint([]).url).toBe("https://x.example/version");
   });
 

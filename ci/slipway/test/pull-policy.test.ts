@@ -1,7 +1,8 @@
 /** Pods of an imported image never ask a registry for it, in whatever object and container they are. */
 import { expect, test } from "bun:test";
 import type { KubeObject } from "../kubernetes/objects.ts";
-import { containersOf, podTemplates, withVersion } from "../kubernetes/render.ts";
+import { containersOf, podTemplates } from "../kubernetes/pod-templates.ts";
+import { withVersion } from "../kubernetes/render.ts";
 import { service } from "./helloapp-service.ts";
 
 const template = () => ({

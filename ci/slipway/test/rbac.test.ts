@@ -5,6 +5,7 @@
 import { beforeEach, expect, setSystemTime, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { PipelineError } from "../core/errors.ts";
 import { planDeploy, type DeployContext } from "../deploy/plan.ts";
 import { status } from "../deploy/status.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
@@ -45,6 +46,8 @@ const discovery: Record<string, Record<string, string>> = {
 let cluster: FakeCluster;
 let context: DeployContext;
 let manifests: KubeObject[];
+/** The rules that the API server grants. */
+let granted = rules;
 const denied = new Set<string>();
 const used = new Set<string>();
 
@@ -82,12 +85,16 @@ function authorize(method: string, path: string): boolean {
 
 beforeEach(async () => {
   cluster = new FakeCluster();
+  granted = rules;
   manifests = structuredClone(overlay);
   const namespace = structuredClone(manifests.find(({ kind }) => kind === "Namespace")!);
   namespace.metadata = { ...namespace.metadata, uid: "1", resourceVersion: "1" };
   cluster.objects.set(`/api/v1/namespaces/${service.namespace}`, namespace);
   cluster.intercept = (method, path) => {
     if (path === "/version") return Response.json({});
+    // Allowed for all users by default (system:basic-user).
+    if (path.endsWith("/selfsubjectrulesreviews"))
+      return Response.json({ status: { resourceRules: granted, incomplete: false } });
     if (path in discovery) {
       const kinds = Object.entries(discovery[path]!);
       return Response.json({
@@ -130,11 +137,21 @@ function changeManifests(value: string): void {
   for (const { metadata } of manifests) metadata.labels = { ...metadata.labels, test: value };
 }
 
+/** Removes all objects except the namespace and the workload. Without a Service, the version is read elsewhere. */
+function keepWorkloadOnly(): void {
+  manifests = manifests.filter(({ kind }) => ["Namespace", "Deployment"].includes(kind));
+  const { endpoint } = context.target;
+  context.target.endpoint = (rendered) =>
+    rendered.some(({ kind }) => kind === "Service")
+      ? endpoint(rendered)
+      : { url: "http://service", open: async () => Response.json({ id: cluster.served() }) };
+}
+
 test("deploy, update, prune, status and rollback need no other permissions", async () => {
   await deployVersion("a");
   changeManifests("2");
   await deployVersion("b");
-  manifests = manifests.filter(({ kind }) => ["Namespace", "Deployment"].includes(kind));
+  keepWorkloadOnly();
   await deployVersion("c");
   expect(cluster.objects.has(`/api/v1/namespaces/${service.namespace}/services/helloapp`)).toBeFalse();
   expect((await status(context)).join("\n")).toContain("helloapp:c is rolled out");
@@ -181,7 +198,7 @@ test("renewing the deploy lock needs no other permissions", async () => {
 });
 
 test("undoing an apply that fails at the last object needs no other permissions", async () => {
-  manifests = manifests.filter(({ kind }) => ["Namespace", "Deployment"].includes(kind));
+  keepWorkloadOnly();
   await deployVersion("a");
   manifests = structuredClone(overlay);
   const { intercept } = cluster;
@@ -199,10 +216,42 @@ test("undoing an apply that fails at the last object needs no other permissions"
 });
 
 test("each permission of the Role is needed", () => {
-  const granted = rules.flatMap(({ apiGroups, resources, verbs }, i) =>
+  const permissions = rules.flatMap(({ apiGroups, resources, verbs }, i) =>
     apiGroups.flatMap((group) =>
       resources.flatMap((resource) => verbs.map((verb) => `${i} ${group} ${resource} ${verb}`)),
     ),
   );
-  expect(granted.filter((permission) => !used.has(permission))).toEqual([]);
+  expect(permissions.filter((permission) => !used.has(permission))).toEqual([]);
+});
+
+const removals = rules.flatMap(({ resources, verbs }, i) =>
+  resources.flatMap((resource) => verbs.map((verb) => [verb, resource, i] as const)),
+);
+
+test.each(removals)(
+  "without the right to %s %s (rule %d), nothing is written and the right is named",
+  async (...at) => {
+    const [verb, resource, index] = at;
+    granted = rules.flatMap((rule, i) => {
+      if (i !== index) return [rule];
+      const others = rule.resources.filter((one) => one !== resource);
+      const rest = { ...rule, resources: [resource], verbs: rule.verbs.filter((one) => one !== verb) };
+      return [{ ...rule, resources: others }, rest];
+    });
+    const error = (await deployVersion("a").catch((failure: unknown) => failure)) as PipelineError;
+    expect(error).toMatchObject({ kind: "environment", code: "rights-missing" });
+    expect(error.message).toContain(`lacks 1 right in helloapp: ${resource} (${verb})`);
+    expect(error.output).toContain(`resources: [${resource}], verbs: [${verb}]`);
+    expect(cluster.changes).toEqual([]);
+  },
+);
+
+test("all missing rights are named at once", async () => {
+  granted = rules.filter(
+    ({ resources }) => !resources.some((one) => ["secrets", "deployments", "events"].includes(one)),
+  );
+  const error = (await deployVersion("a").catch((failure: unknown) => failure)) as PipelineError;
+  for (const resource of ["secrets", "deployments", "events"]) expect(error.message).toContain(`${resource} (`);
+  expect(Bun.YAML.parse(error.output!)).toMatchObject({ kind: "Role", metadata: { namespace: "helloapp" } });
+  expect(cluster.changes).toEqual([]);
 });
