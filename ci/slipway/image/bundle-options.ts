@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/resolve-service.ts";
+import { readStartOptions } from "../core/start-options.ts";
 import { createEntryPoints, loadedModuleEntry } from "./entry-points.ts";
 import { compileOptions } from "./image-spec.ts";
 import { createStyleOrderPlugin, type HtmlImports } from "./html-order.ts";
@@ -54,9 +55,14 @@ export async function bundleOptions(
 ) {
   const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compileOptions;
   const { root, name, version, versionPath } = service;
+  const start = readStartOptions(service);
   const { plugins, rewrites, ...entry } = entrypoint
     ? loadedModuleEntry(entrypoint, scripts.includes(imagePathOf(entrypoint, service.project)))
-    : createEntryPoints(service, htmlImports?.files ?? [], isHtmlOnly, scripts, transportCode(transports));
+    : createEntryPoints(service, {
+        pages: htmlImports?.files ?? [],
+        ...{ isHtmlOnly, scripts, preloadCode: transportCode(transports) },
+        ...{ preloads: start.preloads, execArgv: start.execArgv },
+      });
   const styleOrder = htmlImports && !isHtmlOnly && createStyleOrderPlugin(htmlImports);
   const rewriting = rewriteModules(source, service.project, rewrites);
   return {
@@ -74,6 +80,9 @@ export async function bundleOptions(
     ...(entrypoint && { banner: transportCode(transports) }),
     external: [...service.external, ...externalPackages, ...missingPackages],
     metafile: true,
+    ...(start.conditions.length > 0 && { conditions: start.conditions }),
+    ...(start.drop.length > 0 && { drop: start.drop }),
+    ...(Object.keys(start.loader).length > 0 && { loader: start.loader }),
     root,
     target: "bun" as const,
     define: {
@@ -87,6 +96,7 @@ export async function bundleOptions(
       "process.env.NODE_ENV": '"production"',
       ...bundlerDefines,
       ...publicEnvDefines(service),
+      ...start.define,
       ...service.define,
     },
   };

@@ -6,11 +6,12 @@
  *
  * Three cases need a launcher: the `entries` setting, modules that the service starts as a process, and several pages
  * that must be bundled in order. The launcher imports the chosen module, and the modules that can be chosen know which of
- * them is the main module.
+ * them is the main module. It also imports the service's own preloads before, which share its modules.
  */
 import { readFileSync } from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import type { Service } from "../core/resolve-service.ts";
+import type { StartOptions } from "../core/start-options.ts";
 import type { Replacements } from "./rewrite-modules.ts";
 
 /** Adds the health endpoints and the drain that the service lacks. */
@@ -33,21 +34,24 @@ export interface EntryPoints {
   execArgv: string[];
 }
 
-/**
- * Creates the entry points of a bundle. The first is the binary's main module.
- *
- * @param pages HTML imports to bundle in this order, before the service
- * @param isHtmlOnly leaves out the service
- * @param scripts paths in the image of modules that the service starts as a process
- * @param preloadCode code to run before the service. Empty if there is none.
- */
-export function createEntryPoints(
-  service: Service,
-  pages: string[],
-  isHtmlOnly: boolean,
-  scripts: string[],
-  preloadCode: string,
-): EntryPoints {
+export interface EntryPointOptions {
+  /** HTML imports to bundle in this order, before the service. */
+  pages: string[];
+  /** Leaves out the service. */
+  isHtmlOnly: boolean;
+  /** Paths in the image of modules that the service starts as a process. */
+  scripts: string[];
+  /** Code to run before the service. Empty if there is none. */
+  preloadCode: string;
+  /** The service's own modules to load before all entries, and before the main module alone. */
+  preloads: StartOptions["preloads"];
+  /** Options of Bun that the service has from source. */
+  execArgv: string[];
+}
+
+/** Creates the entry points of a bundle. The first is the binary's main module. */
+export function createEntryPoints(service: Service, options: EntryPointOptions): EntryPoints {
+  const { pages, isHtmlOnly, scripts, preloadCode, preloads } = options;
   const { project, root, entry, attach } = service;
   const main = resolve(project, entry);
   const entries = Object.entries(service.entries).map(([name, file]): [string, string] => [
@@ -57,7 +61,8 @@ export function createEntryPoints(
   // In the main module's directory, so that paths relative to the main module stay valid.
   const generatedPath = (name: number | string) => `${main}.${name}.slipway.ts`;
   const [launcher, preload] = [generatedPath("launcher"), generatedPath("preload")];
-  const hasChoice = entries.length > 0 || scripts.length > 0;
+  const hasPreloads = preloads.all.length + preloads.main.length > 0;
+  const hasChoice = entries.length > 0 || scripts.length > 0 || hasPreloads;
   const hasLauncher = hasChoice || pages.length > 0;
   const isAttached = attach && !isHtmlOnly;
   const isPreloaded = isAttached || (preloadCode !== "" && !isHtmlOnly);
@@ -70,7 +75,7 @@ export function createEntryPoints(
     pages.forEach(
       (page, at) => (files[chain[at]!] = `import ${importOf(page)};\nimport ${importOf(chain[at + 1]!)};\n`),
     );
-    const start = hasChoice ? launch(main, entries, scripts, importOf) : importMain(importOf(main), main);
+    const start = hasChoice ? launch(main, entries, { scripts, preloads }, importOf) : importMain(importOf(main), main);
     files[chain.at(-1)!] = isHtmlOnly ? "" : start;
   }
   // The process sees the options that it has from source.
@@ -82,7 +87,7 @@ export function createEntryPoints(
     files,
     plugins: isAttached ? [attachmentPlugin(pages.length > 0 ? main : undefined)] : [],
     rewrites: hasLauncher ? rewriteMainModules([main, ...entries.map(([, file]) => file)]) : new Map(),
-    execArgv: isPreloaded ? [`--preload=${MODULES}/${bundledPath(root, preload)}`] : [],
+    execArgv: [...(isPreloaded ? [`--preload=${MODULES}/${bundledPath(root, preload)}`] : []), ...options.execArgv],
   };
 }
 
@@ -119,7 +124,7 @@ export function loadedModuleEntry(file: string, isMain: boolean): EntryPoints {
 function launch(
   main: string,
   entries: [string, string][],
-  scripts: string[],
+  { scripts, preloads }: Pick<EntryPointOptions, "scripts" | "preloads">,
   importOf: (path: string) => string,
 ): string {
   const row = (key: string, number: number, file: string) =>
@@ -135,7 +140,9 @@ if (chosen?.[0] === -1) process.argv.splice(1, 2, script);
 else if (chosen) process.argv.splice(2, 1);
 const [number, load] = chosen ?? [0, () => import(${importOf(main)})];
 Object.assign(globalThis, { ${CHOSEN}: number });
-const app = (await load()).default;
+${preloads.all.map((file) => `if (number >= 0) await import(${importOf(file)});\n`).join("")}${preloads.main
+    .map((file) => `if (number === 0) await import(${importOf(file)});\n`)
+    .join("")}const app = (await load()).default;
 // Bun does this with the main module.
 if (app && (typeof app.fetch === "function" || app.app != undefined) && typeof app.stop !== "function") {
   const { protocol, hostname, port } = Bun.serve(app);

@@ -13,11 +13,11 @@
  *
  * Other files, such as tests and documentation, and the git commit do not affect the ID.
  */
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { dirname, isAbsolute, join, normalize, relative, resolve } from "node:path";
-import { PipelineError } from "../core/errors.ts";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { dirname, isAbsolute, join, relative, resolve } from "node:path";
 import { addNamedFile } from "../core/hash.ts";
 import type { Service } from "../core/resolve-service.ts";
+import { readStartOptions } from "../core/start-options.ts";
 import {
   explainBundleError,
   hasPlugins,
@@ -25,6 +25,7 @@ import {
   publicEnvDefines,
   type BundleInputs,
 } from "./bundle-options.ts";
+import { findConfiguredFiles } from "./configured-files.ts";
 import { compileOptions, createImageSpec, withAddonLibraries, type RuntimeLibraries } from "./image-spec.ts";
 import { resolveFrom } from "./entry-points.ts";
 import { findNamedPackages, findTransports } from "./named-packages.ts";
@@ -32,7 +33,7 @@ import { findNativePackages, listPackageFiles } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";
 import { bundleOnly, bundleWithoutMissing } from "./trial-bundle.ts";
 import { describePathUses, findLoadedModules, scriptPaths } from "./loaded-modules.ts";
-import { APP_DIRECTORY, moduleDirectories } from "./image-paths.ts";
+import { moduleDirectories } from "./image-paths.ts";
 import type { PathUses } from "./path-uses.ts";
 import { findTsconfigs } from "./find-tsconfigs.ts";
 import { describeMissing, findDynamicLoads } from "./dynamic-imports.ts";
@@ -160,6 +161,7 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
     warnings: [
       ...bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
       ...describeMissing(missing),
+      ...readStartOptions(service).warnings,
       ...findDynamicLoads(source, project, resolved),
       ...describePathUses(
         modules,
@@ -169,26 +171,6 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
       ...findSelfStarts(source, project).filter((warning) => !resolved.has(warning.slice(0, warning.indexOf(" ")))),
     ],
   };
-}
-
-/** Finds the files of the `files` setting. @throws {PipelineError} "project" if a pattern matches no file */
-function findConfiguredFiles({ project, files }: Service): [string, string][] {
-  return files.flatMap((configured) => {
-    const pattern = normalize(configured).replace(/\/$/, "");
-    if (pattern === ".." || pattern.startsWith("../") || isAbsolute(pattern)) {
-      throw new PipelineError("project", `\`files\` contains ${configured}, which is outside ${project}`, {
-        code: "setting-invalid",
-      });
-    }
-    const isDirectory = statSync(join(project, pattern), { throwIfNoEntry: false })?.isDirectory() ?? false;
-    const glob = new Bun.Glob(isDirectory ? join(pattern, "**") : pattern);
-    const found = [...glob.scanSync({ cwd: project, dot: true })].filter((file) => !isInstalled(`/${file}`));
-    const inImage = (file: string) => join(APP_DIRECTORY, file).slice(1);
-    if (found.length > 0) return found.map((file): [string, string] => [inImage(file), join(project, file)]);
-    throw new PipelineError("project", `\`files\` contains ${configured}, which matches no file in ${project}`, {
-      code: "setting-invalid",
-    });
-  });
 }
 
 /** Finds the modules of plugins in ci/pipeline.ts and bunfig.toml, including those of other workspace members. */

@@ -343,7 +343,6 @@ child.on("exit", (code) => console.log("job ended", code));
   },
   {
     name: "preload of the start script",
-    differs: { because: differences.preload, at: ["stdout"] },
     manifest: { scripts: { start: "bun --preload ./src/instrument.ts src/index.ts" } },
     files: {
       "src/instrument.ts": `(globalThis as any).instrumented = true;\nconsole.log("instrumented");\n`,
