@@ -93,10 +93,10 @@ function values(facts: ProjectFacts): Record<string, string> {
 }
 
 /** Returns ci/pipeline.ts with the settings that differ from the defaults. */
-function pipeline({ service, port, newIdentity, openedFiles }: ProjectFacts): string {
+function pipeline({ service, port, writtenIdentity, openedFiles }: ProjectFacts): string {
   const changed = [
     ...(port === undefined || port === 8080 ? [] : [`port: ${port}`]),
-    ...(newIdentity === undefined ? [] : [`identity: ${JSON.stringify(newIdentity)}`]),
+    ...(writtenIdentity === undefined ? [] : [`identity: ${JSON.stringify(writtenIdentity)}`]),
     ...(openedFiles.length === 0 ? [] : [`files: [${openedFiles.map((path) => JSON.stringify(path)).join(", ")}]`]),
   ];
   const settings = changed.length === 0 ? "" : `, { ${changed.join(", ")} }`;

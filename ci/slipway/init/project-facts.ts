@@ -49,8 +49,8 @@ export interface ProjectFacts {
   /** The workspace's root, relative to the repository's root. May be ".". */
   workspace: string;
   nodePort: number;
-  /** A new identity for ci/pipeline.ts. Undefined if the settings or the repository's origin give one. */
-  newIdentity: string | undefined;
+  /** The identity in ci/pipeline.ts. Undefined if the repository's origin gives one. */
+  writtenIdentity: string | undefined;
   /** Published name and version of this package. */
   slipway: { name: string; version: string };
 }
@@ -62,7 +62,7 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
   const manifest = readPackage(project);
   const { members, files: installs, hasHooks, outside } = findBunInstallInputs(root);
   const identity = await findIdentity(service, signal);
-  const newIdentity = identity === undefined ? createIdentity(service) : undefined;
+  const writtenIdentity = service.identity ?? (identity === undefined ? createIdentity(service) : undefined);
   const hasTests = serviceFiles.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
   return {
     // init adds a script for the tests.
@@ -84,8 +84,8 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
     hasHooks,
     directory: relative(root, project) || ".",
     workspace: await findWorkspace(root, signal),
-    nodePort: await findNodePort(service, identity ?? newIdentity!, signal),
-    newIdentity,
+    nodePort: await findNodePort(service, identity ?? writtenIdentity!, signal),
+    writtenIdentity,
     slipway: await Bun.file(join(import.meta.dir, "../package.json")).json(),
   };
 }
