@@ -36,8 +36,12 @@ const PAGE_DEPTH = 2;
 export function findEntryCandidates(project: string, { scripts = {}, module, main }: PackageJson): EntryCandidate[] {
   const runBy = (runner: string, names: string[]) => {
     const file = new RegExp(`(?:^|[\\s/])(?:${runner})\\b.*?\\s((?:\\./)?[\\w@./-]+\\.[cm]?[jt]sx?)(?=\\s|$|["';&])`);
+    const bare = new RegExp(
+      `(?:^|[\\s/])(?:${runner})(?: run| --?[\\w-]+(?:=\\S+)?| watch)* ((?:\\./)?[\\w@./-]+)(?=\\s|$|["';&])`,
+    );
     return names.map((name) => {
-      const path = file.exec((scripts[name] ?? "").replace(PRELOADS, ""))?.[1];
+      const command = (scripts[name] ?? "").replace(PRELOADS, "");
+      const path = file.exec(command)?.[1] ?? resolveModule(project, bare.exec(command)?.[1]);
       return { path, source: `the script ${name}` };
     });
   };
@@ -45,8 +49,8 @@ export function findEntryCandidates(project: string, { scripts = {}, module, mai
   const runners = "node|tsx|ts-node|nodemon";
   const found: { path: string | undefined; source: string }[] = [
     ...runBy("bun", ["start", "dev", ...others]),
-    { path: module, source: "`module` in package.json" },
-    { path: main, source: "`main` in package.json" },
+    { path: resolveModule(project, module), source: "`module` in package.json" },
+    { path: resolveModule(project, main), source: "`main` in package.json" },
     // A name such as start:server is a better hint than a usual file name.
     ...runBy(runners, others),
     ...usualEntries.map((path) => ({ path, source: "its name" })),
@@ -61,6 +65,16 @@ export function findEntryCandidates(project: string, { scripts = {}, module, mai
   // Build outputs are missing in a fresh clone.
   const isOutput = ({ path }: EntryCandidate) => BUILD_OUTPUT.test(path);
   return [...unique.filter((one) => !isOutput(one)), ...unique.filter(isOutput)];
+}
+
+/** Adds the ending that the runtime adds: `node src/bin/server` runs `src/bin/server.js`, and a directory its index. */
+function resolveModule(project: string, path: string | undefined): string | undefined {
+  if (path === undefined || MODULE.test(path)) return path;
+  const endings = ["js", "mjs", "cjs", "ts", "tsx", "mts"];
+  return [path, join(path, "index")]
+    .flatMap((name) => endings.map((ending) => `${name}.${ending}`))
+    .map((name) => normalize(name))
+    .find((name) => !name.startsWith("..") && existsSync(join(project, name)));
 }
 
 /** Finds the module that starts the service, relative to the project. */

@@ -484,6 +484,17 @@ describe("the entry", () => {
       ["lib/a.ts"],
       "lib/a.ts",
     ],
+    [
+      "a script's file without its ending",
+      { scripts: { start: "node lib/bin/www" } },
+      ["lib/bin/www.js"],
+      "lib/bin/www.js",
+    ],
+    ["a script's directory", { scripts: { dev: "tsx watch lib" } }, ["lib/index.ts"], "lib/index.ts"],
+    ["main without its ending", { main: "lib/bin/www" }, ["lib/bin/www.js", "server.js"], "lib/bin/www.js"],
+    ["main's directory", { main: "./lib/" }, ["lib/index.js", "server.js"], "lib/index.js"],
+    ["a file in Bun's script without its ending", { scripts: { dev: "bun --watch lib/a" } }, ["lib/a.ts"], "lib/a.ts"],
+    ["a file, not a script of the same name", { scripts: { start: "bun run build" } }, ["server.ts"], "server.ts"],
   ])("%s", async (_, packageJson, files, entry) => {
     const at = await layOut({
       "package.json": { name: "shop", ...packageJson },
