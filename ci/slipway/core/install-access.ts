@@ -56,6 +56,13 @@ export function explainInstallFailure(
     const checked = names.length > 0 ? `the token in ${names.join(", ")}` : "the token in .npmrc or bunfig.toml";
     return { message, hint: `Check that ${checked} is valid and may read the package.` };
   }
+  // A script downloads from a place of its own: its network error says nothing about the registry.
+  const script = /\bscript from "([^"]+)" exited with (\d+)/.exec(output);
+  if (script)
+    return {
+      message: `the install script of ${script[1]} exited with ${script[2]}`,
+      hint: "Read the script's output above: it may download from its own host, or need a compiler. Fix it, then retry.",
+    };
   if (!/\b(ConnectionRefused|FailedToOpenSocket|ConnectionTimeout|ETIMEDOUT|ENOTFOUND|EAI_AGAIN)\b/.test(output))
     return;
   const proxy = readInstallVariables([], environment).find(([name]) => /^https?_proxy$/i.test(name));

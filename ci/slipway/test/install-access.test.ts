@@ -58,6 +58,14 @@ test("an unknown package with a valid token, and other errors, are the project's
   expect(explainInstallFailure("error: lockfile had changes, but lockfile is frozen", ["T"], {})).toBeUndefined();
 });
 
+test.each(["error: install", "error: postinstall"])(
+  "a package's script that fails is not the registry's: %s",
+  (kind) => {
+    const output = `install getaddrinfo ENOTFOUND github.com\n${kind} script from "better-sqlite3" exited with 1`;
+    expect(explainInstallFailure(output, [], {})?.message).toBe("the install script of better-sqlite3 exited with 1");
+  },
+);
+
 test("the Dockerfile mounts the variables as secrets", async () => {
   const at = project({ ".npmrc": "//x/:_authToken=${NPM_TOKEN}\n" });
   const facts = await findFacts(resolveService(at), AbortSignal.timeout(60_000));
