@@ -350,7 +350,7 @@ describe("facts", () => {
       };
       const [one, other] = [await facts(), await facts()];
       expect(one.nodePort).not.toBe(other.nodePort);
-      expect(generatedFiles(one).get("ci/pipeline.ts")).toContain(`identity: ${JSON.stringify(one.newIdentity)}`);
+      expect(generatedFiles(one).get("ci/pipeline.ts")).toContain(`identity: ${JSON.stringify(one.writtenIdentity)}`);
     });
   });
 });

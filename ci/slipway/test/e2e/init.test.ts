@@ -195,7 +195,7 @@ describeWith(
         expect(wrote).toContain('+    "test": "bun test",');
         expect(wrote).toContain("no `check` script");
         expect(ran).toMatch(/test +ok/);
-        expect(read(at, "ci/pipeline.ts")).toContain("{ port: 3000, identity: \"init-greeter-");
+        expect(read(at, "ci/pipeline.ts")).toContain('{ port: 3000, identity: "init-greeter-');
       });
 
       test("a second init changes nothing", () => expectUnchanged(at));
