@@ -104,11 +104,16 @@ async function createPlan(
   assertFitsInSecret(api, version);
   assertTimeToStart(objects, service.readyTimeoutSeconds);
   await Promise.all([assertOwnProject(api, objects, versions), assertComponentsWork(api, objects)]);
+  const comparing = compareWithCluster(api, objects);
   const [changed, obsolete, before] = await Promise.all([
-    compareWithCluster(api, objects),
+    comparing,
     compareWithStored(api, { version, versions, manifests: objects, keepVersions: service.keepVersions }),
     observeWorkloads(api, sortWorkloads(service, manifests)),
-  ]);
+  ]).catch(async (error: unknown) => {
+    // The dry run names object and field where a query with an invalid name or label only says that it is invalid.
+    await comparing;
+    throw error;
+  });
   return {
     id,
     name,

@@ -399,6 +399,20 @@ describe("failures during a deploy", () => {
     expect(cluster.changes).toEqual([]);
   });
 
+  test("a label that makes the query for pods invalid is reported by the dry run, with object and field", async () => {
+    cluster.intercept = (method, path) => {
+      if (path.endsWith("/replicasets"))
+        return Response.json({ message: "unable to parse requirement: found '<'" }, { status: 400 });
+      if (method === "PATCH" && path === deployment)
+        return Response.json({ message: 'metadata.labels: Invalid value: "<app-name>"' }, { status: 422 });
+      return undefined;
+    };
+    const error = await failureOf(bring("a"));
+    expect(error.kind).toBe("project");
+    expect(error.message).toContain("dry run of Deployment/helloapp: metadata.labels: Invalid value");
+    expect(cluster.changes.filter((change) => !change.includes("leases"))).toEqual([]);
+  });
+
   test("missing rights are an environment error", async () => {
     cluster.intercept = (method) =>
       method === "PATCH"
