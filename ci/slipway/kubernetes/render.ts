@@ -6,6 +6,7 @@ import { cloneJson, rawJsonNumber } from "../core/lossless-json.ts";
 import { runProcess, type ProcessResult } from "../core/process.ts";
 import type { Service } from "../core/resolve-service.ts";
 import type { KubeObject } from "./objects.ts";
+import { addDefaultReadiness } from "./default-readiness.ts";
 import { containersOf, podTemplates } from "./pod-templates.ts";
 import { adoptServiceImage, renamedImages } from "./service-images.ts";
 import { isWorkload } from "./workload-state.ts";
@@ -93,7 +94,7 @@ function flattenLists(parsed: KubeObject | KubeObject[] | null): KubeObject[] {
 
 /**
  * Returns the manifests of one version. Containers with the service's image get the version's image, workloads and
- * their pods the id as a label.
+ * their pods the id as a label, and the container that serves a readiness probe.
  *
  * @param image the image's name in pods
  * @param isImported whether nodes have the image without a registry. The kubelet must never ask one for it then: if the image is
@@ -107,7 +108,9 @@ export function withVersion(
   isImported = false,
 ): KubeObject[] {
   const version = { "app.kubernetes.io/version": id };
-  return cloneJson(manifests).map((object) => {
+  const copies = cloneJson(manifests);
+  addDefaultReadiness(service, copies);
+  return copies.map((object) => {
     const templates = podTemplates(object);
     for (const container of templates.flatMap(containersOf)) {
       if (container.image !== service.name) continue;

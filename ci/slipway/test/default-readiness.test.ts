@@ -1,0 +1,58 @@
+/** The readiness probe of a container that has none. */
+import { expect, test } from "bun:test";
+import type { KubeObject } from "../kubernetes/objects.ts";
+import { withVersion } from "../kubernetes/render.ts";
+import { service } from "./helloapp-service.ts";
+
+const labels = { app: "shop" };
+const workloadOf = (container: object, kind = "Deployment", more: object[] = []) =>
+  ({
+    apiVersion: "apps/v1",
+    kind,
+    metadata: { name: "shop" },
+    spec: { template: { metadata: { labels }, spec: { containers: [{ name: "web", ...container }, ...more] } } },
+  }) as unknown as KubeObject;
+const serviceOf = (port: object) =>
+  ({
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: { name: "shop" },
+    spec: { selector: labels, ports: [port] },
+  }) as never;
+const own = { image: service.name };
+
+/** Returns the readiness probes of the last object's containers. */
+function probesOf(...objects: KubeObject[]): unknown[] {
+  const { spec } = withVersion(service, objects, "abc", "helloapp:abc").at(-1) as any;
+  return spec.template.spec.containers.map(({ readinessProbe }: { readinessProbe?: unknown }) => readinessProbe);
+}
+
+test.each(["Deployment", "StatefulSet", "DaemonSet"])("a %s without a probe asks the service's port", (kind) => {
+  expect(probesOf(workloadOf(own, kind))).toEqual([{ tcpSocket: { port: service.port }, periodSeconds: 1 }]);
+});
+
+test.each([
+  ["PORT", { ...own, env: [{ name: "PORT", value: "5000" }] }, [], 5000],
+  [
+    "the port that the Service leads to",
+    { ...own, ports: [{ name: "web", containerPort: 8000 }] },
+    [{ port: 80, targetPort: "web" }],
+    8000,
+  ],
+])("the probe asks %s", (_, container, ports, port) => {
+  expect(probesOf(...ports.map(serviceOf), workloadOf(container))).toEqual([{ tcpSocket: { port }, periodSeconds: 1 }]);
+});
+
+test("a readiness or startup probe of the manifests, and other containers stay", () => {
+  const probe = { httpGet: { path: "/", port: 8080 } };
+  expect(probesOf(workloadOf({ ...own, readinessProbe: probe }))).toEqual([probe]);
+  expect(probesOf(workloadOf({ ...own, startupProbe: probe }))).toEqual([undefined]);
+  const probes = probesOf(workloadOf({ image: "nginx" }, "Deployment", [{ name: "app", ...own }]));
+  expect(probes).toEqual([undefined, expect.objectContaining({ periodSeconds: 1 })]);
+});
+
+test("other workloads and the rendered manifests stay as they are", () => {
+  const [main, worker] = [workloadOf(own), { ...workloadOf(own), metadata: { name: "worker" } }];
+  expect(probesOf(main, worker)).toEqual([undefined]);
+  expect(JSON.stringify(main)).not.toContain("readinessProbe");
+});
