@@ -18,6 +18,7 @@ import {
 import { assertOwnProject } from "./checks-project.ts";
 import { sortWorkloads } from "../kubernetes/service-port.ts";
 import { observeMainWorkload, type DeployContext } from "./plan.ts";
+import { assertRights } from "./required-rights.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
 
 /**
@@ -40,6 +41,7 @@ export async function prepareRollback(context: DeployContext, wanted?: string): 
   const version = findRollbackTarget(versions, currentName, wanted);
   if (!version) throw noTarget(versions, wanted);
   const { id } = version;
+  await assertRights(api, version.manifests, target.endpoint(version.manifests).url);
   const objects = await prepareObjects(context, version);
   const workloads = sortWorkloads(service, version.manifests);
   const before = await observeWorkloads(api, workloads);

@@ -5,7 +5,7 @@
  */
 import { ApiError } from "../kubernetes/api-error.ts";
 import type { Pod } from "../kubernetes/objects.ts";
-import { isReady, oldPods, type WorkloadState } from "../kubernetes/workload-state.ts";
+import { isOrderedStatefulSet, isReady, oldPods, type WorkloadState } from "../kubernetes/workload-state.ts";
 import type { DeployContext } from "./plan.ts";
 
 /**
@@ -39,7 +39,8 @@ export function stuckPodReplacer({ target: { api }, log }: DeployContext): (stat
 }
 
 /** Whether the controller replaces the pods in order, and has named the version that it replaces them with. */
-function isOrderedAndObserved({ deployment: { kind, metadata, spec, status } }: WorkloadState): boolean {
+function isOrderedAndObserved({ deployment }: WorkloadState): boolean {
+  const { metadata, status } = deployment;
   const isObserved = (status.observedGeneration ?? 0) >= (metadata.generation ?? 0);
-  return kind === "StatefulSet" && spec.podManagementPolicy !== "Parallel" && isObserved && !!status.updateRevision;
+  return isOrderedStatefulSet(deployment) && isObserved && !!status.updateRevision;
 }

@@ -4,6 +4,7 @@ import type { ApiClient } from "../kubernetes/api.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { splitPreDeployJobs } from "../kubernetes/render.ts";
 import { findMissingRights, type Right } from "../kubernetes/rights.ts";
+import { isOrderedStatefulSet } from "../kubernetes/workload-state.ts";
 
 /** Rights on an object of the overlay. `update` and `delete` are for the automatic rollback and removed manifests. */
 const OBJECT_VERBS = ["get", "create", "patch", "update", "delete"];
@@ -42,6 +43,7 @@ export async function requiredRights(
   const [, resource, target] = /\/(services|pods)\/([^/]+)\/proxy\//.exec(proxied ?? "") ?? [];
   if (resource && target)
     rights.push(...on("", `${resource}/proxy`, ["get"], resource === "services" ? target : undefined));
+  if (manifests.some(isOrderedStatefulSet)) rights.push(...on("", "pods", ["delete"]));
   const { jobs } = splitPreDeployJobs(manifests);
   for (const object of manifests) {
     if (object.kind === "Namespace" && object.metadata.name === namespace) continue;

@@ -34,6 +34,11 @@ export type WorkloadName = Pick<KubeObject, "kind"> & {
   spec?: { selector?: PodSelector; replicas?: number };
 };
 
+/** Whether the controller replaces the pods in order. */
+export function isOrderedStatefulSet(object: KubeObject): boolean {
+  return object.kind === "StatefulSet" && (object as Partial<Workload>).spec?.podManagementPolicy !== "Parallel";
+}
+
 /** The workload to observe if no manifests are given. */
 export function defaultWorkloadName({ service }: ApiClient): WorkloadName {
   return { kind: "Deployment", metadata: { name: service.name } };

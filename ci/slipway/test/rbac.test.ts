@@ -7,6 +7,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { PipelineError } from "../core/errors.ts";
 import { planDeploy, type DeployContext } from "../deploy/plan.ts";
+import { requiredRights } from "../deploy/required-rights.ts";
 import { status } from "../deploy/status.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { connectRegistryTarget } from "../targets/registry.ts";
@@ -254,4 +255,33 @@ test("all missing rights are named at once", async () => {
   for (const resource of ["secrets", "deployments", "events"]) expect(error.message).toContain(`${resource} (`);
   expect(Bun.YAML.parse(error.output!)).toMatchObject({ kind: "Role", metadata: { namespace: "helloapp" } });
   expect(cluster.changes).toEqual([]);
+});
+
+test("an ordered StatefulSet also needs the right to delete pods, a parallel one does not", async () => {
+  const statefulSet = (podManagementPolicy?: string) => [
+    { apiVersion: "apps/v1", kind: "StatefulSet", metadata: { name: "db" }, spec: { podManagementPolicy } } as never,
+  ];
+  const verbs = async (policy?: string) =>
+    (await requiredRights(context.target.api, statefulSet(policy), undefined))
+      .filter(({ resource }) => resource === "pods")
+      .map(({ verb }) => verb);
+  expect(await verbs()).toEqual(["get", "list", "delete"]);
+  expect(await verbs("Parallel")).toEqual(["get", "list"]);
+});
+
+test("without a Service, pods/proxy is asked for", async () => {
+  const proxied = `/api/v1/namespaces/${service.namespace}/pods/*:3000/proxy/version`;
+  const rights = await requiredRights(context.target.api, [], proxied);
+  expect(rights).toContainEqual({ verb: "get", group: "", resource: "pods/proxy", name: undefined });
+});
+
+test("a rollback names missing rights before it changes an object", async () => {
+  await deployVersion("a");
+  changeManifests("2");
+  await deployVersion("b");
+  const before = cluster.changes.length;
+  granted = rules.filter(({ resources }) => !resources.includes("deployments"));
+  const error = (await rollback(context).catch((failure: unknown) => failure)) as PipelineError;
+  expect(error).toMatchObject({ kind: "environment", code: "rights-missing" });
+  expect(cluster.changes.slice(before).filter((change) => !change.includes("/leases"))).toEqual([]);
 });
