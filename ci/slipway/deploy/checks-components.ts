@@ -8,10 +8,19 @@ interface Ingress extends KubeObject {
   spec: { ingressClassName?: string };
 }
 
+interface Claim {
+  /** Path of the claim's specification in the object. */
+  field: string;
+  spec: { storageClassName?: string; volumeName?: string };
+}
+
 interface Autoscaler extends KubeObject {
   spec: { metrics?: { type: string }[] };
 }
 
+const STORAGE_CLASSES = "/apis/storage.k8s.io/v1/storageclasses";
+const VOLUMES = "/api/v1/persistentvolumes";
+const DEFAULT_STORAGE = "storageclass.kubernetes.io/is-default-class";
 const INGRESS_CLASSES = "/apis/networking.k8s.io/v1/ingressclasses";
 const DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class";
 /** The older form of `ingressClassName`. */
@@ -38,6 +47,7 @@ export async function assertComponentsWork(api: ApiClient, manifests: KubeObject
   await Promise.all(
     manifests.map(async (object) => {
       if (object.kind === "Ingress") await assertIngressClass(api, object as Ingress, manifests);
+      for (const claim of claimsOf(object)) await assertStorageClass(api, object, claim, manifests);
       if (object.kind === "HorizontalPodAutoscaler") await assertMetrics(api, object as Autoscaler, manifests);
     }),
   );
@@ -54,6 +64,44 @@ async function assertIngressClass(api: ApiClient, ingress: Ingress, manifests: K
   const lack = named === undefined ? "default IngressClass" : `IngressClass ${named}`;
   throw missing(ingress, `the cluster has no ${lack} (it has ${names}), so it would get no address`, {
     hint: `Install an ingress controller, or set \`ingressClassName\` to one of the cluster. ${GET_K3S}`,
+  });
+}
+
+/** Returns the claim of a PersistentVolumeClaim, and those of a StatefulSet's pods. */
+function claimsOf(object: KubeObject): Claim[] {
+  const { spec = {} } = object as KubeObject & { spec?: Claim["spec"] & { volumeClaimTemplates?: Claim[] } };
+  if (object.kind === "PersistentVolumeClaim") return [{ field: "spec", spec }];
+  if (object.kind !== "StatefulSet") return [];
+  const templates = spec.volumeClaimTemplates ?? [];
+  return templates.map(({ spec }, i) => ({ field: `spec.volumeClaimTemplates[${i}].spec`, spec: spec ?? {} }));
+}
+
+/** A claim needs a class that creates volumes, or a volume of the class. A claim that is bound has such a volume. */
+async function assertStorageClass(
+  api: ApiClient,
+  object: KubeObject,
+  { field, spec: { storageClassName: named, volumeName } }: Claim,
+  manifests: KubeObject[],
+): Promise<void> {
+  if (volumeName !== undefined) return;
+  const [classes, volumes] = await Promise.all(
+    [STORAGE_CLASSES, VOLUMES].map((path) => readable(api.list<KubeObject & { spec?: Claim["spec"] }>(path))),
+  );
+  if (!classes || !volumes) return;
+  const own = (kind: string) => manifests.filter((one) => one.kind === kind) as typeof volumes;
+  const all = [...classes, ...own("StorageClass")];
+  const isWanted = ({ metadata }: KubeObject) =>
+    named === undefined ? metadata.annotations?.[DEFAULT_STORAGE] === "true" : metadata.name === named;
+  const hasVolume = [...volumes, ...own("PersistentVolume")].some(
+    ({ spec }) => named === undefined || (spec?.storageClassName ?? "") === named,
+  );
+  if (all.some(isWanted) || hasVolume) return;
+  const names = all.map(({ metadata }) => metadata.name).join(", ") || "none";
+  const lack = named === undefined ? "default StorageClass" : named && `StorageClass ${named}`;
+  const reason = `the cluster has no ${lack || "volume without a class"} (its classes: ${names}), so no volume would be created`;
+  throw missing(object, reason, {
+    field: `${field}.storageClassName`,
+    hint: `Set \`storageClassName\` to one of the cluster, or create the class. ${GET_K3S}`,
   });
 }
 
@@ -80,8 +128,9 @@ function readable<T>(reading: Promise<T>): Promise<T | undefined> {
   });
 }
 
-function missing(object: KubeObject, reason: string, { hint }: { hint: string }): PipelineError {
-  return new PipelineError("project", `${objectName(object)} does not work here: ${reason}. Nothing was changed`, {
+function missing(object: KubeObject, reason: string, { hint, field }: { hint: string; field?: string }): PipelineError {
+  const name = field === undefined ? objectName(object) : `${objectName(object)} ${field}`;
+  return new PipelineError("project", `${name} does not work here: ${reason}. Nothing was changed`, {
     code: "component-missing",
     hint: `${hint} Or remove the object from the overlay.`,
   });

@@ -54,3 +54,52 @@ test.each<[string, KubeObject[], string[], object[]]>([
 test("without the right to read, nothing is refused", async () => {
   expect(await check([ingress("traefik"), scaler("Resource")], [], [], 403)).toBeUndefined();
 });
+
+const local = {
+  metadata: { name: "local-path", annotations: { "storageclass.kubernetes.io/is-default-class": "true" } },
+};
+const claim = (storageClassName?: string, more: object = {}) =>
+  object("PersistentVolumeClaim", { ...(storageClassName !== undefined && { storageClassName }), ...more });
+const statefulSet = (storageClassName?: string) =>
+  object("StatefulSet", { volumeClaimTemplates: [{ metadata: { name: "data" }, spec: { storageClassName } }] });
+
+function checkStorage(manifests: KubeObject[], classes: object[], volumes: object[] = [], status = 200): Promise<void> {
+  const api = new ApiClient(
+    service,
+    async (path) => Response.json({ items: path.includes("storageclasses") ? classes : volumes }, { status }),
+    new AbortController().signal,
+  );
+  return assertComponentsWork(api, manifests);
+}
+
+test.each<[string, KubeObject, object[], string]>([
+  ["of a cloud's class", claim("do-block-storage"), [local], "PersistentVolumeClaim/shop spec.storageClassName"],
+  [
+    "of a StatefulSet",
+    statefulSet("gp2"),
+    [local],
+    "StatefulSet/shop spec.volumeClaimTemplates[0].spec.storageClassName does not work here: the cluster has no " +
+      "StorageClass gp2 (its classes: local-path)",
+  ],
+  ["without a class and a default", claim(), [], "no default StorageClass (its classes: none)"],
+  ["of a volume made by hand", claim(""), [local], "no volume without a class"],
+])("a claim %s that nothing can bind is refused with object and field", async (_, found, classes, reason) => {
+  const error = await checkStorage([found], classes).catch((thrown: unknown) => thrown);
+  expect(error).toMatchObject({ kind: "project", code: "component-missing" });
+  expect((error as Error).message).toContain(reason);
+});
+
+test.each<[string, KubeObject[], object[], object[]]>([
+  ["of a class that exists", [claim("local-path"), statefulSet("local-path")], [local], []],
+  ["of the default class", [claim(), statefulSet()], [local], []],
+  ["with a volume of the class", [claim("manual")], [], [{ metadata: {}, spec: { storageClassName: "manual" } }]],
+  ["with a volume in the manifests", [claim("m"), object("PersistentVolume", { storageClassName: "m" })], [], []],
+  ["of a class in the manifests", [claim("shop"), object("StorageClass", {})], [], []],
+  ["of a named volume", [claim("", { volumeName: "pv-1" })], [], []],
+])("a claim %s is permitted", async (_, manifests, classes, volumes) => {
+  expect(await checkStorage(manifests, classes, volumes)).toBeUndefined();
+});
+
+test("without the right to read storage classes, no claim is refused", async () => {
+  expect(await checkStorage([claim("gp2")], [], [], 403)).toBeUndefined();
+});
