@@ -3,7 +3,7 @@ import type { Service } from "../core/resolve-service.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { diagnoseExit } from "./exit-hints.ts";
 import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "./log-hints.ts";
-import { diagnoseListeningPort, portsInLog } from "./port-hints.ts";
+import { diagnoseListeningPort, diagnoseLocalOnly, portsInLog } from "./port-hints.ts";
 
 export interface ContainerFailure {
   service: Service;
@@ -28,6 +28,7 @@ export function explainContainerFailure(failure: ContainerFailure): string | und
     (isSilent
       ? (diagnosePortMismatch(service, manifests) ??
         diagnoseListeningPort(ports, service, manifests) ??
+        diagnoseLocalOnly(output) ??
         diagnoseBlockedEgress(output, service, manifests, isSilent))
       : undefined)
   );

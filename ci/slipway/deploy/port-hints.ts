@@ -37,3 +37,16 @@ export function diagnoseListeningPort(
   const [first] = ports;
   return `The service listens on port ${ports.join(" and ")}, not on ${expected.join(" or ")}. Listen on process.env.PORT, or set \`port: ${first}\` in ci/pipeline.ts and containerPort: ${first} in the manifests.`;
 }
+
+/** An address of the pod itself, with a port. */
+const LOCAL_ADDRESS = /(?:\b127\.0\.0\.1|\blocalhost|\[::1\]):(\d{2,5})\b/g;
+
+/** Returns the cause and the next step if a log says that the service listens where only the pod itself reaches it. */
+export function diagnoseLocalOnly(output: string): string | undefined {
+  const lines = output
+    .split("\n")
+    .filter((line) => LISTENING.test(line) && !OUTGOING.test(line) && !/\bprobe\b/i.test(line));
+  const [found] = lines.flatMap((line) => [...line.matchAll(LOCAL_ADDRESS)]);
+  if (!found || lines.some((line) => /\b0\.0\.0\.0\b|\[::\]:|\*:\d/.test(line))) return undefined;
+  return `The service says that it listens on ${found[0]}. Other hosts, the kubelet included, do not reach that address. Listen on 0.0.0.0.`;
+}

@@ -85,9 +85,29 @@ export function explainRejection(operation: string, object: KubeObject, error: u
   const cause = object.kind === "Secret" ? undefined : error;
   return new PipelineError("project", message, {
     code: error.answer.code,
-    hint: "Correct the manifests under k8s/.",
+    hint: immutableHint(object, error.reply) ?? "Correct the manifests under k8s/.",
     cause,
   });
+}
+
+/** How the API server says that a field cannot change. It is the only word for StatefulSets and for a Service's address. */
+const IMMUTABLE = /\bimmutable\b|updates to statefulset spec for fields other than|may not change once set/i;
+
+/** Returns the next step if the change is to a field that an existing object keeps. */
+function immutableHint(object: KubeObject, reply: string): string | undefined {
+  if (!IMMUTABLE.test(reply)) return undefined;
+  const name = objectName(object);
+  const remove = (options = "") => `\`bun ci/pipeline.ts kubectl -- delete ${name}${options}\``;
+  switch (object.kind) {
+    case "Job":
+      return `A Job cannot change. Annotate it with \`slipway/pre-deploy: "true"\`, so that each version has its own Job. Or delete the old one with ${remove()}, and deploy again.`;
+    case "StatefulSet":
+      return `Restore the field. Or delete the StatefulSet without its pods with ${remove(" --cascade=orphan")}, and deploy again.`;
+    case "PersistentVolumeClaim":
+      return "Restore the field. For another class or size, use a claim with a new name, and copy the data.";
+    default:
+      return `Restore the field. Or delete the object with ${remove()}, and deploy again. It does not work until then.`;
+  }
 }
 
 function describeChanges(object: KubeObject, live: KubeObject, merged: KubeObject): string[] {

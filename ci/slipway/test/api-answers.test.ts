@@ -102,3 +102,23 @@ test("an unknown field is reported without a retry", async () => {
   await expect(cluster.api().apply(object, { dryRun: true })).rejects.toThrow("spec.replcas");
   expect(requests).toBe(1);
 });
+
+test.each([
+  ["Job", 'Job.batch "x" is invalid: spec.template: Invalid value: {}: field is immutable', "slipway/pre-deploy"],
+  ["Deployment", "spec.selector: Invalid value: {}: field is immutable", "delete Deployment/x`"],
+  [
+    "StatefulSet",
+    "spec: Forbidden: updates to statefulset spec for fields other than 'replicas' are forbidden",
+    "delete StatefulSet/x --cascade=orphan",
+  ],
+  ["PersistentVolumeClaim", "spec: Forbidden: spec is immutable after creation", "a claim with a new name"],
+  ["Service", "spec.clusterIPs[0]: Invalid value: []: may not change once set", "delete Service/x"],
+  ["Deployment", "spec.replicas: Invalid value: -1: must be greater than or equal to 0", "Correct the manifests"],
+])("the hint for a rejected %s: %s", (kind, message, hint) => {
+  const object = { apiVersion: "v1", kind, metadata: { name: "x" } };
+  const answer = new ApiError("PATCH /x", 422, message, undefined, undefined, "Invalid");
+  expect(explainRejection("dry run", object, answer)).toMatchObject({
+    kind: "project",
+    hint: expect.stringContaining(hint),
+  });
+});

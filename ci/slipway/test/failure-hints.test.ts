@@ -118,3 +118,14 @@ test.skipIf(!qemu || process.arch !== "x64").each([
   },
   60_000,
 );
+
+test.each([
+  ["Server listening at http://127.0.0.1:8080", true],
+  ["Started server on http://localhost:8080", true],
+  ["listening on [::1]:8080", true],
+  ["listening on http://0.0.0.0:8080\nopen http://localhost:8080", false],
+  ["listening on [::]:8080", false],
+  ["connect ECONNREFUSED 127.0.0.1:5432", false],
+])("a service that listens on localhost only: %s", (output, isNamed) => {
+  expect(explain(output)?.includes("Listen on 0.0.0.0") ?? false).toBe(isNamed);
+});
