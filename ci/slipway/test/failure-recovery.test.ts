@@ -278,6 +278,14 @@ describe("permanent errors", () => {
   });
 });
 
+/** Adds a default class, without which a claim is refused at the plan. */
+function addStorageClass(): void {
+  const annotations = { "storageclass.kubernetes.io/is-default-class": "true" };
+  const metadata = { name: "standard", annotations };
+  const kind = { apiVersion: "storage.k8s.io/v1", kind: "StorageClass" };
+  cluster.objects.set("/apis/storage.k8s.io/v1/storageclasses/standard", { ...kind, metadata });
+}
+
 describe("exit 3: nothing was changed", () => {
   /** All objects except the lock. */
   const everything = () =>
@@ -380,6 +388,7 @@ describe("exit 3: nothing was changed", () => {
     });
     cluster.intercept = () => undefined;
     await bring("a");
+    addStorageClass();
     manifests = [...base.slice(0, 3), named("PersistentVolumeClaim", "data"), workload];
     process.env.MANIFESTS = JSON.stringify(manifests);
     const planned = await planDeploy(run, "b");
@@ -548,6 +557,7 @@ describe("the automatic rollback", () => {
 
   test("deletes objects of the deploy, but no PersistentVolumeClaim", async () => {
     await bring("a");
+    addStorageClass();
     const made = [named("Service", "new"), named("PersistentVolumeClaim", "data")];
     manifests = [...base.slice(0, 3), ...made, workload];
     cluster.container = crash("helloapp:b");

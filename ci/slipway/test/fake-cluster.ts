@@ -85,7 +85,7 @@ export class FakeCluster {
       case "GET": {
         if (found) return Response.json(found);
         if (
-          !/\/(pods|replicasets|services|persistentvolumeclaims|secrets|configmaps|events|nodes|horizontalpodautoscalers)$/.test(
+          !/\/(pods|replicasets|services|persistentvolumeclaims|secrets|configmaps|events|nodes|horizontalpodautoscalers|storageclasses|persistentvolumes)$/.test(
             path,
           )
         )

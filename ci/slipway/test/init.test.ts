@@ -70,7 +70,9 @@ describe("the files that the service opens", () => {
     const facts = await findFacts(resolveService(at, { identity: "shop" }), AbortSignal.timeout(60_000));
     expect(facts.openedFiles).toEqual(["drizzle", "public", "views"]);
     const after = generatedFiles(facts).get("ci/pipeline.ts")!;
-    expect(after).toContain('await pipeline(import.meta, { files: ["drizzle", "public", "views"] });');
+    expect(after).toContain(
+      'await pipeline(import.meta, { identity: "shop", files: ["drizzle", "public", "views"] });',
+    );
     const change = { path: join(at, "ci/pipeline.ts"), before: undefined, after };
     expect(describeChoices(facts, [change]).join("\n")).toContain("files    drizzle, public, views");
     expect(describeChoices(facts, []).join("\n")).not.toContain("files    ");
@@ -79,7 +81,7 @@ describe("the files that the service opens", () => {
   test("are none without literal paths", async () => {
     const facts = await factsOf({ ...files, "src/main.ts": "Bun.file(process.argv[2]!);\n" });
     expect(facts.openedFiles).toEqual([]);
-    expect(generatedFiles(facts).get("ci/pipeline.ts")).toContain("await pipeline(import.meta);");
+    expect(generatedFiles(facts).get("ci/pipeline.ts")).toContain('await pipeline(import.meta, { identity: "shop" });');
   });
 });
 
@@ -676,14 +678,14 @@ describe("files", () => {
       expect(text, path).toEndWith("\n");
       if (path.endsWith(".yaml")) expect(Bun.YAML.parse(text), path).toBeObject();
     }
-    expect(own.get("ci/pipeline.ts")).toEndWith("await pipeline(import.meta);\n");
+    expect(own.get("ci/pipeline.ts")).toEndWith('await pipeline(import.meta, { identity: "shop" });\n');
   });
 
   test("ci/pipeline.ts contains the detected port unless it is the default", async () => {
     const lastLine = async (source: string) =>
       (await write({ "src/main.ts": source })).get("ci/pipeline.ts")!.trim().split("\n").at(-1)!;
-    expect(await lastLine("app.listen(3000)")).toBe("await pipeline(import.meta, { port: 3000 });");
-    expect(await lastLine("app.listen(8080)")).toBe("await pipeline(import.meta);");
+    expect(await lastLine("app.listen(3000)")).toBe('await pipeline(import.meta, { port: 3000, identity: "shop" });');
+    expect(await lastLine("app.listen(8080)")).toBe('await pipeline(import.meta, { identity: "shop" });');
   });
 
   test("Dockerfile of a minimal service", async () => {
