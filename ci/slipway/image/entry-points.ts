@@ -12,6 +12,7 @@ import { readFileSync } from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import type { Service } from "../core/resolve-service.ts";
 import type { StartOptions } from "../core/start-options.ts";
+import { exactly, resolveFrom } from "./module-names.ts";
 import type { Replacements } from "./rewrite-modules.ts";
 
 /** Adds the health endpoints and the drain that the service lacks. */
@@ -173,10 +174,6 @@ function rewriteMainModules(modules: string[]): Map<string, Replacements> {
   );
 }
 
-/** Returns a filter for the plugins of Bun. */
-const exactly = (paths: string[], before = "") =>
-  new RegExp(`^${before}(?:${paths.map((path) => path.replace(/[^\w/]/g, "\\$&")).join("|")})$`);
-
 /**
  * Creates a plugin that resolves the attachment.
  *
@@ -206,13 +203,4 @@ function attachmentPlugin(main: string | undefined): Bun.BunPlugin {
       });
     },
   };
-}
-
-/** Resolves an import. @returns undefined if there is no such module */
-export function resolveFrom(name: string, importer: string): string | undefined {
-  try {
-    return Bun.resolveSync(name, dirname(importer));
-  } catch {
-    return undefined;
-  }
 }

@@ -27,7 +27,7 @@ import {
 } from "./bundle-options.ts";
 import { findConfiguredFiles } from "./configured-files.ts";
 import { compileOptions, createImageSpec, withAddonLibraries, type RuntimeLibraries } from "./image-spec.ts";
-import { resolveFrom } from "./entry-points.ts";
+import { resolveFrom } from "./module-names.ts";
 import { findNamedPackages, findTransports } from "./named-packages.ts";
 import { findNativePackages, listPackageFiles } from "./native-packages.ts";
 import { findHtmlImports, type HtmlImports } from "./html-order.ts";

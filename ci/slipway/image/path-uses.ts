@@ -7,7 +7,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { isBuiltin } from "node:module";
 import { dirname, join, relative } from "node:path";
-import { resolveFrom } from "./entry-points.ts";
+import { resolveFrom } from "./module-names.ts";
 import { imagePathOf, installedPath, packageOf } from "./image-paths.ts";
 import { findPathExpressions, placePattern, readPathExpressions, type PathExpression } from "./path-expressions.ts";
 

@@ -6,7 +6,7 @@
  */
 import { existsSync } from "node:fs";
 import { dirname, isAbsolute, resolve } from "node:path";
-import { resolveFrom } from "./entry-points.ts";
+import { exactly, resolveFrom } from "./module-names.ts";
 import { imagePathOf } from "./image-paths.ts";
 
 /** Returns the specifiers that the bundle passes to `require.resolve()`. */
@@ -18,11 +18,10 @@ export function findResolvedSpecifiers({ metafile }: Bun.BuildOutput): string[] 
 
 /** Creates a plugin for these specifiers. The image resolves the names of packages itself. */
 export function createResolvePlugin(specifiers: string[], project: string): Bun.BunPlugin {
-  const names = specifiers.map((name) => name.replace(/[^\w/]/g, "\\$&"));
   return {
     name: "require-resolve",
     setup(build) {
-      build.onResolve({ filter: new RegExp(`^(?:${names.join("|")})$`) }, ({ path, importer, kind }) => {
+      build.onResolve({ filter: exactly(specifiers) }, ({ path, importer, kind }) => {
         if ((kind as string) !== "require-resolve") return undefined;
         const isPath = path.startsWith(".") || isAbsolute(path);
         return { path: isPath ? pathInImage(path, importer, project) : path, external: true };

@@ -7,6 +7,7 @@
 import { readFileSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { imagePathOf, UNKNOWN_DIRECTORY } from "./image-paths.ts";
+import { exactly } from "./module-names.ts";
 import { replaceExpressions } from "./replace-expressions.ts";
 
 /**
@@ -42,11 +43,10 @@ export function rewriteModules(
   }
   for (const file of rewrites.keys()) if (importedWithAttributes.has(basename(file))) rewrites.delete(file);
   if (rewrites.size === 0) return undefined;
-  const names = [...rewrites.keys()].map((file) => file.replace(/[^\w/]/g, "\\$&"));
   return {
     name: "modules",
     setup(build) {
-      build.onLoad({ filter: new RegExp(`^(?:${names.join("|")})$`) }, ({ path, loader, ...rest }) => {
+      build.onLoad({ filter: exactly([...rewrites.keys()]) }, ({ path, loader, ...rest }) => {
         // Bun's types lack the `side` property.
         if ((rest as { side?: string }).side === "client") return undefined;
         const text = readFileSync(path, "utf8").replace(/^\uFEFF/, "");
