@@ -41,15 +41,21 @@ describeWith(
       });
     }
 
-    const crash = 'if (process.env.POD_NAME) throw new Error("a bad version");';
-
-    test("a bad version of an ordered StatefulSet is rolled back, and a good one follows", () => {
-      const copy = create("sa-statefulset", 31100);
+    /** Creates a copy whose Deployment is an ordered StatefulSet. */
+    function createStatefulSet(namespace: string, port: number): Copy {
+      const copy = create(namespace, port);
       copy.rewrite(manifest, "kind: Deployment", "kind: StatefulSet");
       copy.rewrite(manifest, strategy, "  serviceName: helloapp\n");
       copy.rewrite(manifest, "  progressDeadlineSeconds: 180\n", "");
       copy.rewrite("k8s/overlays/k3s/kustomization.yaml", "kind: Deployment", "kind: StatefulSet");
       copy.keepChanges();
+      return copy;
+    }
+
+    const crash = 'if (process.env.POD_NAME) throw new Error("a bad version");';
+
+    test("a bad version of an ordered StatefulSet is rolled back, and a good one follows", () => {
+      const copy = createStatefulSet("sa-statefulset", 31100);
       const first = deploy(copy);
       expect(first.code, first.output).toBe(0);
       copy.state(crash);
@@ -63,12 +69,7 @@ describeWith(
     });
 
     test("a bad first version of an ordered StatefulSet is followed by a good one", () => {
-      const copy = create("sa-statefulset-first", 31101);
-      copy.rewrite(manifest, "kind: Deployment", "kind: StatefulSet");
-      copy.rewrite(manifest, strategy, "  serviceName: helloapp\n");
-      copy.rewrite(manifest, "  progressDeadlineSeconds: 180\n", "");
-      copy.rewrite("k8s/overlays/k3s/kustomization.yaml", "kind: Deployment", "kind: StatefulSet");
-      copy.keepChanges();
+      const copy = createStatefulSet("sa-statefulset-first", 31101);
       copy.state(crash);
       const bad = deploy(copy);
       expect(bad.code, bad.output).toBe(1);
