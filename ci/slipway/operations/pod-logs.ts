@@ -2,6 +2,7 @@
 import { PipelineError } from "../core/errors.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
 import type { Pod } from "../kubernetes/objects.ts";
+import { runningId } from "../kubernetes/workload-state.ts";
 import {
   compareTimes,
   createSortKeys,
@@ -169,11 +170,11 @@ async function findPods(api: ApiClient, workload: string | undefined, isRequired
 
 /** Lists the containers that have started. */
 function containersOf(pod: Pod): (LogSource & { restarts: number })[] {
-  return pod.spec.containers.flatMap(({ name, image }) => {
+  const version = runningId({ spec: { template: pod } });
+  return pod.spec.containers.flatMap(({ name }) => {
     const status = pod.status.containerStatuses?.find((status) => status.name === name);
     const hasStarted = status?.state?.running || status?.state?.terminated || (status?.restartCount ?? 0) > 0;
     if (!hasStarted) return [];
-    const version = /:([^:@/]+)(?:@|$)/.exec(image)?.[1] ?? image;
     return [{ pod: pod.metadata.name, container: name, version, restarts: status?.restartCount ?? 0 }];
   });
 }

@@ -16,6 +16,8 @@ const all: LogOptions = {
 
 interface FakePod {
   version: string;
+  /** Default: the service's name with the version as the tag. */
+  image?: string;
   /** Lines of the containers that ran one after the other. The last one runs. */
   runs: [time: string, text: string][][];
   isGone?: boolean;
@@ -53,11 +55,11 @@ class FakeLogs {
     return this.#log(pod, url.searchParams, signal as AbortSignal);
   };
 
-  #object(name: string, { version, runs }: FakePod) {
+  #object(name: string, { version, image = `shop:${version}`, runs }: FakePod) {
     const state = { running: {} };
     return {
-      metadata: { name },
-      spec: { containers: [{ name: "main", image: `shop:${version}` }] },
+      metadata: { name, labels: { "app.kubernetes.io/version": version } },
+      spec: { containers: [{ name: "main", image }] },
       status: { phase: "Running", containerStatuses: [{ name: "main", restartCount: runs.length - 1, state }] },
     };
   }
@@ -168,6 +170,15 @@ describe("read", () => {
       hint: "The pods are shop-a-1, shop-a-2.",
     });
   });
+});
+
+test("the version of an image that is pinned by digest is its ID", async () => {
+  const logs = new FakeLogs();
+  const image = `registry.example:5000/shop@sha256:${"a".repeat(64)}`;
+  logs.pods.set("shop-a-1", { version: "0123456789ab", image, runs: [[[at(1), "one"]]] });
+  const { api, controller } = clientOf(logs);
+  const [line] = await readServiceLogs(api, all, controller.signal);
+  expect(line!.version).toBe("0123456789ab");
 });
 
 describe("follow", () => {
