@@ -78,7 +78,7 @@ export async function ensureArchive(
   }: BuildArchiveOptions = {},
 ): Promise<StepResult<string>> {
   const { service, engine, signal } = context;
-  const { tags, compression = "none" } = context.options;
+  const { tags, compression = "zstd" } = context.options;
   const names = [id, ...tags].map((tag) => context.imageNameOf(tag));
   const written = (how: string, reused: boolean) => ({
     value: id,

@@ -36,7 +36,7 @@ export const optionDefinitions = {
     value: "LIST",
     about: "linux/amd64, linux/arm64 or both, with one archive each (default: this machine's)",
   },
-  compress: { value: "LEVEL", about: "compression of the layers: none, fast or high (default: none)" },
+  compress: { value: "FORMAT", about: "compression of the layers: zstd or none (default: zstd)" },
   tag: {
     value: "NAME",
     multiple: true,
@@ -158,7 +158,7 @@ export function readOptions(
     hosts: hostNames.map(parseHost),
     output: resolve(text("output") ?? `${name}.tar`),
     architectures: architectures && ([...new Set(architectures)] as Architecture[]),
-    compression: compress === undefined ? undefined : parseChoice("level", compress, compressions),
+    compression: compress === undefined ? undefined : parseChoice("compress", compress, compressions),
     tags,
     registry,
     report: report && resolve(report),

@@ -56,7 +56,8 @@ async function verifyArchive(path: string, context: CommandContext): Promise<str
     const sameId = saved.names.includes(expected);
     const revision = revisionOf(saved);
     const names = sameId ? saved.names : [expected];
-    await writeDockerArchive(rebuilt, { service, dist, platform, revision, names });
+    const compression = saved.packed ? "zstd" : "none";
+    await writeDockerArchive(rebuilt, { service, dist, platform, revision, names, compression });
 
     const built = await readImage(rebuilt);
     const lines = [...saved.damage, ...diffImages(built, saved)];

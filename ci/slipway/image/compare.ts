@@ -34,6 +34,8 @@ export interface ImageContent extends Pick<ArchiveIndex, "config"> {
   /** Names with their tags, shortened by shortImageName(). */
   names: string[];
   layers: UnpackedLayer[];
+  /** Whether the archive's layers are compressed. */
+  packed: boolean;
   /** Size of the archive file in bytes. */
   archiveSize: number;
   /** Content that is unreadable or does not match its digest, one sentence per finding. */
@@ -70,7 +72,7 @@ export async function readImage(path: string): Promise<ImageContent> {
       if (digestInName(entry) !== undefined && digestInName(entry) !== sha256(await content.stored(entry)))
         damage.push(`${what} is damaged: its content does not match the digest in its name`);
     }
-    return { names, config, layers, damage, archiveSize: Bun.file(path).size };
+    return { names, config, layers, damage, packed: archive.packed, archiveSize: Bun.file(path).size };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     const named = message.includes(path) ? message : `${path} is not a docker-archive: ${message}`;

@@ -40,18 +40,33 @@ export function readElf(path: string): Elf {
   }
 }
 
-function parse(path: string, read: (offset: number, length: number) => Buffer): Elf {
+/** Returns the offset of the last segment that is loaded, or undefined if the bytes are no 64-bit little-endian ELF file. */
+export function findLastSegment(bytes: Uint8Array): number | undefined {
+  try {
+    const read = (offset: number, length: number) => Buffer.from(bytes.subarray(offset, offset + length));
+    const offsets = readSegments(readHeader("", read), read).flatMap(({ type, offset }) =>
+      type === PT_LOAD ? offset : [],
+    );
+    return offsets.length > 0 ? Math.max(...offsets) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+type Read = (offset: number, length: number) => Buffer;
+
+function readHeader(path: string, read: Read): Buffer {
   const header = read(0, 64);
   if (header.length < 64 || header.readUInt32BE(0) !== 0x7f454c46 || header[4] !== 2 || header[5] !== 1) {
     throw new Error(`${path} is not a 64-bit little-endian ELF file`);
   }
-  const machine = header.readUInt16LE(18);
-  const architecture = machines[machine];
-  if (!architecture) throw new Error(`${path} is for an unknown architecture (ELF machine ${machine})`);
+  return header;
+}
 
+function readSegments(header: Buffer, read: Read) {
   const [size, count] = [header.readUInt16LE(54), header.readUInt16LE(56)];
   const table = read(number(header, 32), size * count);
-  const segments = Array.from({ length: count }, (_, i) => {
+  return Array.from({ length: count }, (_, i) => {
     const at = i * size;
     return {
       type: table.readUInt32LE(at),
@@ -60,6 +75,14 @@ function parse(path: string, read: (offset: number, length: number) => Buffer): 
       length: number(table, at + 32),
     };
   });
+}
+
+function parse(path: string, read: Read): Elf {
+  const header = readHeader(path, read);
+  const machine = header.readUInt16LE(18);
+  const architecture = machines[machine];
+  if (!architecture) throw new Error(`${path} is for an unknown architecture (ELF machine ${machine})`);
+  const segments = readSegments(header, read);
   const bytesOf = (type: number) => segments.filter((s) => s.type === type).map((s) => read(s.offset, s.length));
 
   const dynamic = bytesOf(PT_DYNAMIC)[0] ?? Buffer.alloc(0);

@@ -1,24 +1,22 @@
 /**
- * Imports images into the containerd of an SSH host. Only the difference to an image that the host already has is sent. The
- * host rebuilds the archive and compares its SHA-256 before the import, so the result equals an import of the full archive.
- * If anything about the delta fails, the full archive is sent.
+ * Imports images into the containerd of an SSH host. Only the frames that an image on the host lacks are sent. The host
+ * rebuilds the archive and compares its SHA-256 before the import, so the result equals an import of the full archive. If
+ * anything about the delta fails, the full archive is sent.
  *
- * containerd stores an imported layer unchanged, as a tar in its content store. A previous version therefore contains almost
- * all bytes of the next.
+ * containerd stores an imported layer unchanged in its content store. A previous version therefore contains almost all
+ * frames of the next, and the table at its end lists them.
  */
 import { TIMEOUT_EXIT_CODE, type ProcessResult, type ProcessOptions } from "../core/process.ts";
 import {
-  BLOCK_BYTES,
-  CHUNK_BYTES,
-  computeDelta,
-  HASH_PREFIX_LENGTH,
-  chunksWithoutKnownContent,
-  type DeltaBase,
-  type DeltaOp,
-} from "./binary-delta.ts";
+  decodeTable,
+  TABLE_ENTRY_BYTES,
+  TABLE_FOOTER_BYTES,
+  TABLE_OVERHEAD_BYTES,
+  type Frame,
+} from "../image/layer-frames.ts";
+import { computeDelta, type DeltaOp } from "./frame-delta.ts";
 import type { SshSession } from "./shared-session.ts";
-import { loadCachedLayer, saveCachedLayer } from "./transferred-layers.ts";
-import type { ArchivedLayer, ImageUpload } from "./image-upload.ts";
+import type { ImageUpload } from "./image-upload.ts";
 import { SshConnectionLost } from "./errors.ts";
 import { shellQuote } from "./shell-quote.ts";
 
@@ -36,9 +34,13 @@ export interface DeliveryResult {
 type OnProgress = (sentBytes: number, totalBytes: number) => void;
 
 /** A layer in the host's content store. */
-interface RemoteLayer extends DeltaBase {
+interface RemoteLayer {
   /** In hex. */
   digest: string;
+  /** Compressed, in bytes. */
+  size: number;
+  /** Undefined if the layer has no table, for example because another tool wrote it. */
+  frames: Frame[] | undefined;
 }
 
 /** A part of the archive. Without a blob on the host, all operations are inserts. */
@@ -55,6 +57,8 @@ const CHECKSUM_MISMATCH = 80;
 /** Enough for 115 MB at 1 Mbit/s. */
 const FULL_TIMEOUT_SECONDS = 1200;
 const DELTA_TIMEOUT_SECONDS = 180;
+/** Limit of the table that is read. A layer with more frames, which are at least 80 MB, counts as foreign. */
+const MAX_FRAMES = 80_000;
 /** Limit for the archive's end, which a pipe must be able to buffer. pipe(7) */
 const MAX_TAIL_BYTES = 1 << 15;
 const PIECE_BYTES = 1 << 18;
@@ -63,11 +67,7 @@ export class RemoteContainerd {
   readonly #layers = new Map<string, Promise<RemoteLayer[]>>();
   #supportsLocal: Promise<boolean> | undefined;
 
-  /** @param cacheDirectory local directory of the layer cache */
-  constructor(
-    readonly session: SshSession,
-    private readonly cacheDirectory: string,
-  ) {}
+  constructor(readonly session: SshSession) {}
 
   /** Runs ctr in the kubelet's namespace. */
   async ctr(args: string[], options: Pick<ProcessOptions, "timeoutSeconds"> = {}): Promise<ProcessResult> {
@@ -75,7 +75,7 @@ export class RemoteContainerd {
     return this.session.run(`${sudo}${CTR} ${args.map(shellQuote).join(" ")}`, options);
   }
 
-  /** Starts reading the layers of an image (about a second) before a transfer needs them. @param manifest its digest */
+  /** Starts reading the tables of an image before a transfer needs them. @param manifest its digest */
   prefetch(manifest: string): void {
     this.#layersOf(manifest).catch(() => {});
     this.#importCommand().catch(() => {});
@@ -93,7 +93,7 @@ export class RemoteContainerd {
     onProgress: OnProgress,
   ): Promise<DeliveryResult> {
     let fallbackReason: string | undefined;
-    if (baseManifest !== undefined && !upload.isCompressed) {
+    if (baseManifest !== undefined) {
       const delivered = await this.#deliverDelta(upload, baseManifest, onProgress).catch((error: Error) => {
         if (error instanceof SshConnectionLost) throw error;
         return error.message;
@@ -123,23 +123,15 @@ export class RemoteContainerd {
     const baseLayers = await this.#layersOf(baseManifest);
     const parts: Part[] = [];
     let position = 0;
-    const changed: { layer: ArchivedLayer; base: RemoteLayer }[] = [];
-    for (const layer of layers) {
-      const { digest, index, offset, content } = layer;
-      const base = baseLayers.find((candidate) => candidate.digest === digest) ?? baseLayers[index];
-      if (!base) continue;
+    for (const { index, offset, content, frames } of layers) {
+      const base = baseLayers[index];
+      if (!frames || !base?.frames) continue;
       parts.push({ operations: [{ insert: bytes.subarray(position, offset) }] });
       position = offset + content.length;
-      if (base.digest === digest) {
-        parts.push({ blob: digest, operations: [{ copy: content.length }] });
-        continue;
-      }
-      const hashes = upload.chunkHashesOf(layer);
-      const blockHashes = await this.#blockHashesOf(base, chunksWithoutKnownContent(hashes, base));
-      const known = { ...base, blockHashes: (chunk: number) => blockHashes.get(chunk) };
-      parts.push({ blob: base.digest, operations: computeDelta(content, known, hashes) });
-      changed.push({ layer, base });
+      const { digest, size } = base;
+      parts.push({ blob: digest, operations: computeDelta(content, frames, { frames: base.frames, size }) });
     }
+    if (parts.length === 0) return "it has no earlier version with frames";
     parts.push({ operations: [{ insert: bytes.subarray(position) }] });
     const inserts = parts
       .flatMap(({ operations }) => operations)
@@ -176,11 +168,6 @@ ${await this.#listCommand()}`;
     if (result.code === CHECKSUM_MISMATCH) return "the host's copy of an earlier version is damaged";
     if (result.code !== 0)
       return result.stderr.trim().split("\n").at(-1) || `the import failed with exit code ${result.code}`;
-    for (const { layer, base } of changed) {
-      const hashes = upload.chunkHashesOf(layer);
-      const saving = saveCachedLayer(this.cacheDirectory, layer.digest, layer.content, hashes, base.hashes);
-      await saving.catch(() => {});
-    }
     return { result, bytes: input.length, names: namesIn(result) };
   }
 
@@ -220,60 +207,33 @@ ${await this.#listCommand()}`;
     const { layers = [] } = JSON.parse(stdout) as {
       layers?: { digest: string; size: number; mediaType: string }[];
     };
-    // Layers that were pulled from a registry are compressed in the content store.
-    if (layers.length === 0 || layers.some(({ mediaType }) => /gzip|zstd/.test(mediaType)))
-      throw new Error("the host has no earlier version with uncompressed layers");
     return Promise.all(
-      layers.map(async ({ digest: prefixed, size }) => {
-        const digest = prefixed.slice("sha256:".length);
-        const cached = await loadCachedLayer(this.cacheDirectory, digest);
-        const hashes = cached?.hashes ?? (await this.#chunkHashesOf(digest, size));
-        const content = cached?.content ?? (() => undefined);
-        return { digest, size, hashes, content, blockHashes: () => undefined };
+      layers.map(async ({ digest, size }) => {
+        const hex = digest.slice("sha256:".length);
+        return { digest: hex, size, frames: await this.#framesOf(hex, size) };
       }),
     );
   }
 
-  async #chunkHashesOf(digest: string, size: number): Promise<string[]> {
-    const script = `${await this.#blobFunction()}
-blob ${digest} | split -b ${CHUNK_BYTES} --filter='sha256sum | cut -c1-${HASH_PREFIX_LENGTH}'`;
-    return parseHashes(await this.session.run(script), Math.ceil(size / CHUNK_BYTES));
-  }
-
-  async #blockHashesOf({ digest, size }: RemoteLayer, chunks: number[]): Promise<Map<number, string[]>> {
-    if (chunks.length === 0) return new Map();
+  async #framesOf(digest: string, size: number): Promise<Frame[] | undefined> {
     const { directory } = await this.session.hostInfo();
-    let position = 0;
-    const commands = chunks.map((chunk) => {
-      const start = chunk * CHUNK_BYTES;
-      const skipped = start - position;
-      position = Math.min(size, start + CHUNK_BYTES);
-      return `head -c ${skipped} >/dev/null; head -c ${position - start} | hashes`;
-    });
+    const tableBytes = (count: string | number) => `${count} * ${TABLE_ENTRY_BYTES} + ${TABLE_OVERHEAD_BYTES}`;
     const script = `${await this.#blobFunction()}
-d=${directory}/blocks.$$
-trap 'rm -rf "$d"' EXIT
-hashes() {
-  mkdir "$d" && split -b ${BLOCK_BYTES} -a 4 - "$d/" && (cd "$d" && sha256sum -- * | cut -c1-${HASH_PREFIX_LENGTH}) && rm -rf "$d"
-}
-blob ${digest} | { ${commands.join("; ")}; }`;
-    const counts = chunks.map((chunk) => Math.ceil(Math.min(CHUNK_BYTES, size - chunk * CHUNK_BYTES) / BLOCK_BYTES));
-    const total = counts.reduce((sum, count) => sum + count, 0);
-    const hashes = parseHashes(await this.session.run(script), total);
-    let from = 0;
-    return new Map(chunks.map((chunk, i) => [chunk, hashes.slice(from, (from += counts[i]!))]));
+end=${directory}/${digest}.$$
+trap 'rm -f "$end"' EXIT
+blob ${digest} | tail -c $((${tableBytes(MAX_FRAMES)})) >"$end"
+[ -s "$end" ] || { echo "no blob ${digest}" >&2; exit 1; }
+count=$(tail -c ${TABLE_FOOTER_BYTES} "$end" | od -An -tu4 -N4 | tr -d ' ')
+[ "$count" -le ${MAX_FRAMES} ] || exit 0
+tail -c $((${tableBytes("count")})) "$end" | base64 -w 0`;
+    const { code, stdout, stderr } = await this.session.run(script);
+    if (code !== 0) throw new Error(`cannot read an earlier version on the host (${stderr.trim().split("\n").at(-1)})`);
+    return decodeTable(Buffer.from(stdout, "base64"), size);
   }
 }
 
 function namesIn({ stdout }: ProcessResult): Set<string> {
   return new Set(stdout.split("\n"));
-}
-
-/** @param count expected number of hashes. A missing blob is only noticed by a wrong number. */
-function parseHashes({ stdout, stderr }: ProcessResult, count: number): string[] {
-  const hashes = stdout.split("\n").filter(Boolean);
-  if (hashes.length === count) return hashes;
-  throw new Error(`cannot read an earlier version on the host (${stderr.trim().split("\n").at(-1)})`);
 }
 
 /** Returns the sh commands that write a part, with the script's functions i, c and s. */

@@ -5,7 +5,7 @@
  */
 import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
-import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
+import type { Service } from "../core/resolve-service.ts";
 import { ApiClient, CONNECT_RETRY_SECONDS, CONNECT_TIMEOUT_SECONDS } from "../kubernetes/api.ts";
 import type { KubeObject, Node } from "../kubernetes/objects.ts";
 import { findServicePort } from "../kubernetes/service-port.ts";
@@ -75,11 +75,10 @@ export async function connectSshTarget({ service, hosts, url, signal }: SshTarge
       {},
       { timeoutSeconds: CONNECT_TIMEOUT_SECONDS, retryBudgetSeconds: CONNECT_RETRY_SECONDS },
     );
-    const cacheDirectory = join(cacheDirectoryOf(service), "layers");
     const connected = sessions.map((session, i): ConnectedNode => {
       const node = nodes.find(({ status }) => status.nodeInfo?.bootID === infos[i]!.bootId);
       if (!node) throw notANodeError(session, server, nodes);
-      return connectNode(node, session, cacheDirectory);
+      return connectNode(node, session);
     });
     const { name } = await resolveDestination(server.host, signal);
     return createTarget({
@@ -110,8 +109,8 @@ function requestOver(session: SshSession): ApiClient["open"] {
   };
 }
 
-function connectNode(node: Node, session: SshSession, cacheDirectory: string): ConnectedNode {
-  const remote = new RemoteContainerd(session, cacheDirectory);
+function connectNode(node: Node, session: SshSession): ConnectedNode {
+  const remote = new RemoteContainerd(session);
   const containerd: ContainerdNode = {
     label: `${session.host}: `,
     ctr: (args, timeoutSeconds) => remote.ctr(args, { timeoutSeconds }),

@@ -26,6 +26,8 @@ const variables = ["HOME", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_
 const before = Object.fromEntries([...variables, "PATH", "HTTP_PROXY"].map((name) => [name, process.env[name]]));
 const directory = mkdtempSync(join(tmpdir(), "helloapp-registry-"));
 const archive = join(directory, "helloapp.tar");
+/** With layers that a test can change as text. */
+const plain = join(directory, "plain.tar");
 const sbom = join(directory, "helloapp.cdx.json");
 const sbomText = '{"bomFormat":"CycloneDX"}\n';
 let home: string;
@@ -35,12 +37,13 @@ beforeAll(async () => {
     mkdirSync(join(directory, "dist", layer), { recursive: true });
     writeFileSync(join(directory, "dist", layer, "file"), layer.repeat(1000));
   }
-  await writeDockerArchive(archive, {
+  const content = {
     service,
     platform: { os: "linux", architecture: "amd64" },
     dist: join(directory, "dist"),
-    names: ["helloapp:1"],
-  });
+  } as const;
+  await writeDockerArchive(archive, { ...content, names: ["helloapp:1"] });
+  await writeDockerArchive(plain, { ...content, names: ["helloapp:1"], compression: "none" });
   writeFileSync(sbom, sbomText);
 });
 
@@ -294,7 +297,7 @@ describe("push", () => {
 
   /** Creates an archive with replaced text of the same size. */
   function changed(from: string, to: string): string {
-    const bytes = readFileSync(archive);
+    const bytes = readFileSync(plain);
     bytes.write(to, bytes.indexOf(from));
     const path = join(directory, "changed.tar");
     writeFileSync(path, bytes);

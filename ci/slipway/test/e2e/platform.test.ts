@@ -116,7 +116,7 @@ describeWith("compressed layers", [], () => {
     const { id } = await builtProject();
     for (const [path, level] of [
       [plain, "none"],
-      [packed, "fast"],
+      [packed, "zstd"],
     ] as const) {
       must([process.execPath, "ci/pipeline.ts", "image", "--compress", level, "--output", path], {
         cwd: root,
@@ -125,12 +125,12 @@ describeWith("compressed layers", [], () => {
     const [one, other] = await Promise.all([plain, packed].map(async (path) => (await readArchiveIndex(path))!));
     expect(other!.config).toEqual(one!.config);
     expect(other!.packed).toBe(true);
-    expect(Bun.file(packed).size).toBeLessThan(Bun.file(plain).size * 0.52);
+    expect(Bun.file(packed).size).toBeLessThan(Bun.file(plain).size * 0.45);
     await runSmokeTest(service, { archive: packed, id });
   });
 
   test("are created again if the archive has another compression", async () => {
-    must([process.execPath, "ci/pipeline.ts", "image", "--output", packed]);
+    must([process.execPath, "ci/pipeline.ts", "image", "--compress", "none", "--output", packed]);
     expect((await readArchiveIndex(packed))!.packed).toBe(false);
   });
 });
@@ -139,7 +139,7 @@ describeWith("compressed layers, read by others", ["skopeo", "podman"], () => {
   test("skopeo and podman unpack them", async () => {
     const directory = temporaryDirectory();
     const archive = join(directory, "x.tar");
-    must([process.execPath, "ci/pipeline.ts", "image", "--compress", "fast", "--output", archive]);
+    must([process.execPath, "ci/pipeline.ts", "image", "--output", archive]);
     const { config, names } = (await readArchiveIndex(archive))!;
     must(["skopeo", "copy", "--dest-decompress", `docker-archive:${archive}`, `dir:${directory}/dir`]);
     const manifest = await Bun.file(join(directory, "dir/manifest.json")).json();
