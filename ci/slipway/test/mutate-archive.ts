@@ -1,6 +1,7 @@
 /** Corrupts archives at random with a seed, like an attacker who wants to pass off another image. */
 import { gzipSync } from "node:zlib";
 import { sha256 } from "../core/hash.ts";
+import { decodeTable } from "../image/layer-frames.ts";
 import { join, layout, manifestOf, named, nameOf, part, pax, replaced, withFields, type Part } from "./edit-tar.ts";
 
 /** Creates a random number generator for [0, 1) with a seed: mulberry32, https://github.com/bryc/code. */
@@ -26,6 +27,13 @@ const bombs = [
   Bun.zstdCompressSync(zeros),
   Buffer.concat(Array(20).fill(Bun.zstdCompressSync(zeros))),
 ];
+
+/** Returns the frames of a layer, with the table as the last one. Another layer counts as one frame. */
+function framesOf(layer: Uint8Array): Uint8Array[] {
+  let at = 0;
+  const frames = (decodeTable(layer, layer.length) ?? []).map(({ size }) => layer.subarray(at, (at += size)));
+  return [...frames, layer.subarray(at)];
+}
 
 /** @param good the archive @param evil another image in the same form, under the same name */
 export function mutate(good: Part[], evil: Part[], random: () => number): Mutated {
@@ -186,6 +194,24 @@ export function mutate(good: Part[], evil: Part[], random: () => number): Mutate
     "data after a layer": () => withLayer(Buffer.concat([stored, pick([noise(40), Buffer.alloc(600)])])),
     "a truncated layer": () => withLayer(stored.subarray(0, below(stored.length))),
     "a compressed layer": () => withLayer(pick([gzipSync(stored), Bun.zstdCompressSync(stored)])),
+    "altered frames": () => {
+      const frames = framesOf(stored);
+      const i = below(frames.length);
+      const skippable = Buffer.from([0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, ...noise(4)]);
+      return withLayer(
+        Buffer.concat(
+          pick([
+            frames.toSpliced(i, 1),
+            frames.toSpliced(i, 0, frames[i]!),
+            frames.toSpliced(i, 0, skippable),
+            frames.toSpliced(i, 1, frames[i]!.subarray(0, -1)),
+            frames.toReversed(),
+            [...frames, pick(framesOf(named(evil, pick(manifestOf(evil).Layers)).content))],
+            frames.with(-1, Buffer.from(frames.at(-1)!).fill(0, 8)),
+          ]),
+        ),
+      );
+    },
     "the other image's layer under this name": () =>
       replaced(good, { [layer]: named(evil, pick(manifestOf(evil).Layers)).content }),
     "a flipped bit": () => {

@@ -6,6 +6,9 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join as joinPath } from "node:path";
 import { gzipSync } from "node:zlib";
+import { sha256 } from "../../core/hash.ts";
+import { FrameCache } from "../../image/frame-cache.ts";
+import { compressLayer, type LayerPart } from "../../image/layer-frames.ts";
 import { mutate, randomOf } from "../mutate-archive.ts";
 import { image, join, layout, part, split, type Part } from "../edit-tar.ts";
 import { describeWith, eventually, must, sh, temporaryDirectory } from "./setup.ts";
@@ -55,7 +58,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
   };
 
   /** Returns the archives to alter, each with another image in the same format. */
-  function originals(): [Part[], Part[]][] {
+  async function originals(): Promise<[Part[], Part[]][]> {
     const bySkopeo = (layers: Part[][], name: string) => {
       writeFileSync(at("plain.tar"), join(image(layers)));
       const target = `docker-archive:${at(name)}:helloapp:0123456789ab`;
@@ -64,12 +67,25 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
     };
     const zstd = { store: (tar: Uint8Array) => Bun.zstdCompressSync(tar) };
     const gzip = { store: (tar: Uint8Array) => gzipSync(tar) };
+    const framed = async (layers: Part[][]) => {
+      const stored = new Map<string, Uint8Array>();
+      for (const tar of layers.map(join)) {
+        // The end of a part can lie anywhere.
+        const parts = [tar.subarray(0, 700), tar.subarray(700)].map((bytes, i) => ({ bytes, isStable: i === 0 }));
+        stored.set(
+          sha256(tar),
+          Buffer.concat(await compressLayer(parts as LayerPart[], new FrameCache(9, at("frames")))),
+        );
+      }
+      return image(layers, { store: (tar) => stored.get(sha256(tar))! });
+    };
     return [
       [image(good), image(evil)],
       [image(good, zstd), image(evil, zstd)],
       [image(good, gzip), image(evil, gzip)],
       [layout(image(good)), layout(image(evil))],
       [bySkopeo(good, "skopeo-good.tar"), bySkopeo(evil, "skopeo-evil.tar")],
+      [await framed(good), await framed(evil)],
     ];
   }
 
@@ -124,7 +140,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
         : { genuine: false, why: await message(), milliseconds: Infinity, memory: Infinity };
     };
 
-    const pairs = originals();
+    const pairs = await originals();
     for (const [i, [parts]] of pairs.entries()) {
       writeFileSync(at("original.tar"), join(parts));
       expect(await verdictOf(at("original.tar")), `original ${i}`).toMatchObject({ genuine: true, why: "" });
