@@ -104,13 +104,15 @@ export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] =>
       approve ? error : removeDeliveredImage(connect!, plan!, error),
   }),
   internal("approve", {
-    needs: ["check", "test", "compare", "import"],
-    run: async ({ compare, import: imported }) => imported ?? compare,
+    needs: ["check", "test", "compare"],
+    run: async ({ compare }) => compare,
   }),
   internal("namespace", {
     needs: ["connect", "approve"],
+    awaits: ["import"],
     skip: ({ connect, approve }) => isUpToDate(connect, approve),
-    run: ({ connect, approve }) => cluster.ensureNamespace(connect, approve, context.options.output),
+    run: ({ connect, approve }, { import: importing }) =>
+      cluster.ensureNamespace(connect, approve, context.options.output, importing),
     undo: async (error, { connect, namespace }) =>
       namespace ? cluster.removeCreatedNamespace(connect!, namespace, error) : error,
   }),
@@ -129,14 +131,24 @@ export const deploySteps = (context: CommandContext): FlowStep<FlowResults>[] =>
   }),
   step("deliver", {
     needs: ["connect", "approve", "namespace", "lock", "record"],
+    awaits: ["import"],
     skip: ({ lock, approve }) => !lock && approve.delivered,
-    run: ({ connect, approve, namespace, lock }, _, show) =>
-      ensureDelivered(lock ?? connect, namespace?.plan ?? approve, context.options.output, show),
+    run: ({ connect, approve, namespace, lock }, { import: importing }, show) =>
+      ensureDelivered(lock ?? connect, namespace?.plan ?? approve, context.options.output, show, {
+        importing,
+        isRecorded: namespace !== undefined && namespace.created === undefined,
+      }),
   }),
   internal("prepare", {
-    needs: ["namespace", "lock", "deliver"],
+    needs: ["namespace", "lock", "record"],
+    awaits: ["deliver"],
     skip: ({ lock }) => !lock,
-    run: ({ namespace, lock, deliver }) => cluster.prepareDeploy(lock!, namespace!.plan, deliver!),
+    run: ({ namespace, lock }, { deliver }) =>
+      cluster.prepareDeploy(
+        lock!,
+        namespace!.plan,
+        deliver.then((it) => it!),
+      ),
     ...undoChange,
   }),
   ...changeSteps(context, "rollout"),

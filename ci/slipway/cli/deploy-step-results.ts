@@ -1,5 +1,6 @@
 /** Types of the results that the steps of a deploy pass on. */
 import type { AvailabilityReport } from "../deploy/availability.ts";
+import type { DeliveredImage } from "../deploy/image-delivery.ts";
 import type { PlanInNamespace } from "../deploy/prepare-deploy.ts";
 import type { Version } from "../deploy/release-history.ts";
 import type { LockedContext } from "../deploy/locked-context.ts";
@@ -27,7 +28,7 @@ export interface FlowResults {
   namespace: PlanInNamespace | undefined;
   lock: LockedContext | undefined;
   record: Version | undefined;
-  deliver: string | undefined;
+  deliver: DeliveredImage | undefined;
   prepare: DeployTransaction | undefined;
   jobs: void;
   rollout: ReadyRollout | undefined;

@@ -98,8 +98,11 @@ export async function runSteps<R>(steps: readonly FlowStep<R>[], options: RunSte
     try {
       return (results[name] = (await work()) as R[keyof R]);
     } catch (error) {
-      failures.push(error);
-      onFailure?.(error);
+      // A step that awaits another may fail with its error.
+      if (!failures.includes(error)) {
+        failures.push(error);
+        onFailure?.(error);
+      }
       if (byName.get(name)?.isFatal) fatal.resolve([error]);
       throw error;
     }

@@ -28,21 +28,36 @@ export async function deliverEarly(
   return { value: { ...plan, delivered: true, isFresh: true }, reused };
 }
 
+/** An image that pods can use. */
+export interface DeliveredImage {
+  /** Its name in manifests. */
+  reference: string;
+  /** Whether the version was recorded before the image was there, so that no clean-up can have removed it. */
+  isProtected: boolean;
+}
+
 /**
  * Makes sure that pods can pull the image of a plan, and imports or pushes it if they cannot.
  *
- * @returns the name of the image for manifests
+ * @param importing the early delivery by this run, if there is one
+ * @param isRecorded whether the version is recorded already
  */
 export async function ensureDelivered(
   context: DeployContext,
   plan: Plan,
   archive: string,
   show: Show,
-): Promise<StepResult<string>> {
-  // The delivery by this run was reported. A deploy to another namespace may have removed the image since.
-  const image = plan.isFresh ? await context.target.find(plan.id) : undefined;
-  if (image) return { value: image, cancelled: true };
-  return deliver(context, plan, archive, show);
+  { importing, isRecorded = false }: { importing?: Promise<Plan | undefined>; isRecorded?: boolean } = {},
+): Promise<StepResult<DeliveredImage>> {
+  const isProtected = isRecorded && importing !== undefined && Bun.peek.status(importing) === "pending";
+  const imported = await importing;
+  // The early delivery was reported.
+  if (imported && isProtected) return { value: { reference: plan.name, isProtected }, cancelled: true };
+  // A deploy to another namespace may have removed the image since.
+  const image = imported || plan.isFresh ? await context.target.find(plan.id) : undefined;
+  if (image) return { value: { reference: image, isProtected: false }, cancelled: true };
+  const { value, ...result } = await deliver(context, plan, archive, show);
+  return { ...result, value: { reference: value, isProtected: false } };
 }
 
 async function deliver(

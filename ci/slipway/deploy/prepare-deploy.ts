@@ -11,7 +11,7 @@ import { objectName, type KubeObject } from "../kubernetes/objects.ts";
 import { isReady, observeWorkloads, runningId, type WorkloadState } from "../kubernetes/workload-state.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { splitPreDeployJobs, withVersion } from "../kubernetes/render.ts";
-import { abortedDeploy, ensureDelivered, recordDelivery } from "./image-delivery.ts";
+import { abortedDeploy, ensureDelivered, recordDelivery, type DeliveredImage } from "./image-delivery.ts";
 import {
   versionFromManifests,
   deleteVersion,
@@ -42,10 +42,15 @@ export interface PlanInNamespace {
  * Creates the namespace of a first deploy. The image is delivered before: without a namespace there is no lock and no history, so a
  * failed delivery leaves nothing behind.
  */
-export async function ensureNamespace(context: DeployContext, plan: Plan, archive: string): Promise<PlanInNamespace> {
+export async function ensureNamespace(
+  context: DeployContext,
+  plan: Plan,
+  archive: string,
+  importing: Promise<Plan | undefined>,
+): Promise<PlanInNamespace> {
   const { api } = context.target;
   if (await api.find(`/api/v1/namespaces/${api.service.namespace}`)) return { plan };
-  await context.step("deliver", (show) => ensureDelivered(context, plan, archive, show));
+  await context.step("deliver", (show) => ensureDelivered(context, plan, archive, show, { importing }));
   const created = await createNamespace(context, plan);
   return { plan: { ...plan, delivered: true, isFresh: true }, created };
 }
@@ -142,15 +147,21 @@ export async function deleteRecords(
 }
 
 /**
- * Reads the cluster's state under the lock and decides what to write.
+ * Reads the cluster's state under the lock and decides what to write. If the image's name is known before its delivery, reading
+ * and delivery overlap.
  *
- * @param image its name for manifests
  * @throws {PipelineError} "environment" if the image was removed meanwhile; no record is left then
  */
-export async function prepareDeploy(context: DeployContext, plan: Plan, image: string): Promise<DeployTransaction> {
+export async function prepareDeploy(
+  context: DeployContext,
+  plan: Plan,
+  delivering: Promise<DeliveredImage>,
+): Promise<DeployTransaction> {
   const { target, service, recordState, log, signal } = context;
   const { api } = target;
   const { id, name, endpoint } = plan;
+  delivering.catch(() => {});
+  const image = target.isImported ? name : (await delivering).reference;
   const workloads = sortWorkloads(service, plan.manifests);
   // Another deploy may have ended between the plan and the lock.
   const [before, versions] = await Promise.all([observeWorkloads(api, workloads), listVersions(api)]);
@@ -169,6 +180,7 @@ export async function prepareDeploy(context: DeployContext, plan: Plan, image: s
   const known = versions.find((one) => one.name === version.name);
   const isNew = !known?.verified && !plan.versions.some(({ name }) => name === version.name);
   const recordedVersions = isNew ? [version] : [];
+  const { isProtected } = await delivering;
   let rollbackTarget: Version | undefined;
   try {
     const adopted = isUnknownState && (await adopt(api, rest, before[0]!, endpoint));
@@ -180,7 +192,8 @@ export async function prepareDeploy(context: DeployContext, plan: Plan, image: s
     signal.throwIfAborted();
     if (version.name !== plan.version.name || image !== plan.version.image) await deleteVersion(api, plan.version);
     // A clean-up for another namespace may have read the history before this record existed.
-    const [, found] = await Promise.all([saveVersion(api, known ?? version), !plan.delivered || target.find(id)]);
+    const isThere = isProtected || !plan.delivered || target.find(id);
+    const [, found] = await Promise.all([saveVersion(api, known ?? version), isThere]);
     if (!found) throw imageRemoved(name);
   } catch (error) {
     throw await deleteRecords(context, recordedVersions, error);

@@ -16,10 +16,12 @@ import { reportMissingFiles } from "./missing-files.ts";
 import type { DeployContext } from "./plan.ts";
 import { stuckPodReplacer } from "./replace-stuck-pods.ts";
 import {
+  assessWorkload,
   assessWorkloads,
   FailureTimer,
   findRestartSince,
   includesPod,
+  isReplaced,
   replicaCountsOf,
   type RolloutFailure,
   type RolloutVerdict,
@@ -188,7 +190,12 @@ function waitUntilReady(
       const message = `the ${deleted.kind} ${deleted.metadata.name} was deleted during the rollout`;
       return { state: "failed", reason: "Deleted", message };
     }
-    const verdict = timer.evaluate(assessWorkloads(states, service), performance.now());
+    const assessed: RolloutVerdict = states.every(
+      (seen) => isReplaced(seen) || assessWorkload(seen, service).state === "complete",
+    )
+      ? { state: "complete" }
+      : assessWorkloads(states, service);
+    const verdict = timer.evaluate(assessed, performance.now());
     const elapsedSeconds = (performance.now() - start) / 1000;
     if (isStaleFailure(verdict, options.before, states, elapsedSeconds)) return undefined;
     if (verdict.state === "complete") onReady(states);

@@ -101,6 +101,21 @@ export function assessWorkload(seen: WorkloadState, service: Service): RolloutVe
   return { state: "progressing", detail, suspected };
 }
 
+/**
+ * Returns whether all replicas of the current version are ready, so that old pods only have to leave. A Deployment counts old
+ * pods until they have ended, seconds later.
+ */
+export function isReplaced({ deployment, replicaSets, pods }: WorkloadState): boolean {
+  const { kind, metadata, spec, status } = deployment;
+  // The other kinds replace one pod after another, and minReadySeconds asks for more than ready pods.
+  if (kind !== "Deployment" || spec.minReadySeconds || spec.replicas === 0) return false;
+  if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) return false;
+  const ready = currentPods({ deployment, replicaSets, pods }).filter(
+    (pod) => isReady(pod) && !pod.metadata.deletionTimestamp,
+  );
+  return ready.length >= replicaCountsOf(deployment).desired;
+}
+
 /** Assesses several workloads together: failed if one has failed, complete if all are complete. */
 export function assessWorkloads(seen: WorkloadState[], service: Service): RolloutVerdict {
   const verdicts = seen.map((workload) => ({

@@ -31,6 +31,7 @@ export interface Workload extends KubeObject {
     template: PodTemplate;
     strategy?: { type?: string };
     podManagementPolicy?: string;
+    minReadySeconds?: number;
   };
   status: {
     observedGeneration?: number;

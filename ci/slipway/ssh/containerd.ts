@@ -23,8 +23,6 @@ import { shellQuote } from "./shell-quote.ts";
 export interface DeliveryResult {
   /** Result of the import. */
   result: ProcessResult;
-  /** Names of the host's images after the import. */
-  names: Set<string>;
   /** Bytes that were sent, before ssh's compression. */
   bytes: number;
   /** Why the full archive was sent although the host has a base image. */
@@ -102,13 +100,11 @@ export class RemoteContainerd {
       fallbackReason = delivered;
     }
     const file = Bun.file(upload.path);
-    const script = `${await this.#importCommand()} || exit\n${await this.#listCommand()}`;
     const input = () => readPieces(file, onProgress);
-    const result = await this.session.run(script, { input, timeoutSeconds: FULL_TIMEOUT_SECONDS });
+    const result = await this.session.run(await this.#importCommand(), { input, timeoutSeconds: FULL_TIMEOUT_SECONDS });
     return {
       result,
       bytes: file.size,
-      names: namesIn(result),
       ...(fallbackReason !== undefined && { fallbackReason }),
     };
   }
@@ -159,21 +155,15 @@ echo "\${sum%% *}" >&5
 wait $!
 code=$?
 [ "\${sum%% *}" = ${sha256} ] || exit ${CHECKSUM_MISMATCH}
-[ $code = 0 ] || exit $code
-${await this.#listCommand()}`;
+exit $code`;
     onProgress(0, input.length);
     const result = await this.session.run(script, { input, timeoutSeconds: DELTA_TIMEOUT_SECONDS });
     // containerd hangs, for example because the disk is full. It would also hang for the full archive.
-    if (result.code === TIMEOUT_EXIT_CODE) return { result, bytes: input.length, names: new Set() };
+    if (result.code === TIMEOUT_EXIT_CODE) return { result, bytes: input.length };
     if (result.code === CHECKSUM_MISMATCH) return "the host's copy of an earlier version is damaged";
     if (result.code !== 0)
       return result.stderr.trim().split("\n").at(-1) || `the import failed with exit code ${result.code}`;
-    return { result, bytes: input.length, names: namesIn(result) };
-  }
-
-  async #listCommand(): Promise<string> {
-    const { sudo } = await this.session.hostInfo();
-    return `${sudo}${CTR} images ls -q`;
+    return { result, bytes: input.length };
   }
 
   /**
@@ -230,10 +220,6 @@ tail -c $((${tableBytes("count")})) "$end" | base64 -w 0`;
     if (code !== 0) throw new Error(`cannot read an earlier version on the host (${stderr.trim().split("\n").at(-1)})`);
     return decodeTable(Buffer.from(stdout, "base64"), size);
   }
-}
-
-function namesIn({ stdout }: ProcessResult): Set<string> {
-  return new Set(stdout.split("\n"));
 }
 
 /** Returns the sh commands that write a part, with the script's functions i, c and s. */

@@ -22,6 +22,11 @@ export function containerdName(name: string): string {
   return `docker.io/library/${name}`;
 }
 
+/** Returns whether the output of an import names an image, which spares a listing. */
+export function confirmsImport({ stdout }: Pick<ProcessResult, "stdout">, reference: string): boolean {
+  return stdout.split(/\s+/).includes(containerdName(reference));
+}
+
 /** Lists image names (`docker.io/library/helloapp:<id>`) with their digests. @throws {PipelineError} "environment" */
 export async function listImages(containerd: ContainerdNode): Promise<Map<string, string>> {
   const [, ...rows] = await list(containerd, ["images", "ls"]);

@@ -18,6 +18,7 @@ import type { Node } from "../kubernetes/objects.ts";
 import type { Target } from "../deploy/target.ts";
 import { checkArchive } from "./check-archive.ts";
 import {
+  confirmsImport,
   removeUnusedImages,
   containerdName,
   explainContainerdError,
@@ -148,8 +149,9 @@ export async function connectK3sTarget({
     async deliver(archive, id) {
       const reference = `${service.name}:${id}`;
       await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
-      const { code, stderr } = await importArchive([...ctr, "images", "import"], archive, signal);
-      if (code !== 0) throw explainContainerdError(containerd, `cannot import ${archive}`, stderr);
+      const result = await importArchive([...ctr, "images", "import"], archive, signal);
+      if (result.code !== 0) throw explainContainerdError(containerd, `cannot import ${archive}`, result.stderr);
+      if (confirmsImport(result, reference)) return reference;
       if ((await listImageNames(containerd)).has(containerdName(reference))) return reference;
       throw imageVanishedError(containerd, archive, reference);
     },

@@ -20,9 +20,11 @@ import { SshSession } from "../ssh/shared-session.ts";
 import { ImageUpload } from "../ssh/image-upload.ts";
 import { checkArchive } from "./check-archive.ts";
 import {
+  confirmsImport,
   removeUnusedImages,
   containerdName,
   explainContainerdError,
+  listImageNames,
   listImages,
   imageVanishedError,
   type ContainerdNode,
@@ -232,12 +234,14 @@ function createTarget(context: TargetContext): Target {
       const deliveries = await Promise.all(
         missing.map(async ({ session, remote, containerd, images }, i) => {
           const base = await findBase(images);
-          const { result, names, bytes, fallbackReason } = await remote.deliver(upload, base, (sent, total) => {
+          const { result, bytes, fallbackReason } = await remote.deliver(upload, base, (sent, total) => {
             progress[i] = { sent, total };
             showProgress();
           });
           if (result.code !== 0) throw explainContainerdError(containerd, `cannot import ${archive}`, result.stderr);
-          if (!names.has(containerdName(reference))) throw imageVanishedError(containerd, archive, reference);
+          const isThere =
+            confirmsImport(result, reference) || (await listImageNames(containerd)).has(containerdName(reference));
+          if (!isThere) throw imageVanishedError(containerd, archive, reference);
           return { bytes, note: fallbackReason && `full image for ${session.host}: ${fallbackReason}` };
         }),
       );

@@ -29,7 +29,7 @@ export async function deploy(
   const { verify, settle } = await runSteps(deploySteps(contextOf(run, archive)), {
     ...flowOf(run),
     goals: ["complete"],
-    given: { connect: run, approve: plan },
+    given: { connect: run, approve: plan, import: undefined },
   });
   return { ...verify!, samples: settle };
 }
