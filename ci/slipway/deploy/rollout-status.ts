@@ -110,10 +110,11 @@ export function isReplaced({ deployment, replicaSets, pods }: WorkloadState): bo
   // The other kinds replace one pod after another, and minReadySeconds asks for more than ready pods.
   if (kind !== "Deployment" || spec.minReadySeconds || spec.replicas === 0) return false;
   if ((status.observedGeneration ?? 0) < (metadata.generation ?? 0)) return false;
-  const ready = currentPods({ deployment, replicaSets, pods }).filter(
-    (pod) => isReady(pod) && !pod.metadata.deletionTimestamp,
-  );
-  return ready.length >= replicaCountsOf(deployment).desired;
+  const { desired, updated } = replicaCountsOf(deployment);
+  const current = currentPods({ deployment, replicaSets, pods });
+  const ready = current.filter((pod) => isReady(pod) && !pod.metadata.deletionTimestamp);
+  // The controller counts the pods of the new template. Before it has made any, the current pods are those of the old one.
+  return updated === desired && ready.length >= desired;
 }
 
 /** Assesses several workloads together: failed if one has failed, complete if all are complete. */

@@ -651,6 +651,52 @@ describe("the image, while checks and tests run", () => {
     expect(images.has("bbbbbbbbbbbb")).toBe(true);
   });
 
+  describe("and is still being delivered when they have passed", () => {
+    let [end, refuse]: [() => void, (error: Error) => void] = [() => {}, () => {}];
+    let finds = 0;
+    beforeEach(() => {
+      const { deliver, find } = run.target;
+      const gate = new Promise<void>((resolve, reject) => ([end, refuse] = [resolve, reject]));
+      run.target.deliver = async (...args) => {
+        await gate;
+        return deliver(...args);
+      };
+      finds = 0;
+      run.target.find = (id) => {
+        finds += 1;
+        return find(id);
+      };
+    });
+    const untilRecorded = async () => {
+      while (!(await kept()).includes("bbbbbbbbbbbb")) await Bun.sleep(1);
+      expect(cluster.get<Lease>(lease).spec.holderIdentity).toBeTruthy();
+      expect(images.has("bbbbbbbbbbbb")).toBe(false);
+    };
+
+    test("the lock is held and the version is recorded meanwhile, so the image is not looked up again", async () => {
+      const deploying = here("bbbbbbbbbbbb");
+      pass();
+      await untilRecorded();
+      expect(cluster.served()).toBe("aaaaaaaaaaaa");
+      end();
+      expect(await deploying).toContain("bbbbbbbbbbbb serves");
+      expect(finds).toBe(1);
+      expect(said.filter((line) => line.startsWith("deliver"))).toHaveLength(1);
+    });
+
+    test("a failed delivery leaves no lock, no record and no change, and is reported once", async () => {
+      const deploying = failureOf(here("bbbbbbbbbbbb"));
+      pass();
+      await untilRecorded();
+      refuse(new PipelineError("environment", "no space left", { code: "node-disk-full" }));
+      expect(await deploying).toMatchObject({ kind: "environment", message: "no space left" });
+      expect(await kept()).toEqual(["aaaaaaaaaaaa"]);
+      expect(cluster.objects.has(lease) && cluster.get<Lease>(lease).spec.holderIdentity).toBeFalsy();
+      expect(cluster.served()).toBe("aaaaaaaaaaaa");
+      expect(said.filter((line) => line.includes("no space left")).length).toBeLessThanOrEqual(1);
+    });
+  });
+
   describe("when they fail", () => {
     let fail: (error: Error) => void;
     beforeEach(() => void (red = new Promise((_, reject) => (fail = reject))));

@@ -249,6 +249,19 @@ console.log("Starting to serve");`;
     expect(await (await connect()).deliver(archive, "abc")).toBe("helloapp:abc");
   });
 
+  test.each([
+    ["names the image, so nothing is listed", "unpacking docker.io/library/helloapp:abc (sha256:1)...done", 0],
+    ["does not name it, so the images are listed", "unpacking docker.io/library/helloapp:abcd (sha256:1)...done", 1],
+  ])("the output of an import %s", async (_, output, listings) => {
+    const calls = join(directory, "calls");
+    const list = `echo list >> ${calls}; echo docker.io/library/helloapp:abc`;
+    await fakeK3s({ ctr: `case "$*" in *import*) echo "${output}" ;; *) ${list} ;; esac` });
+    const target = await connect();
+    await writeFile(calls, "");
+    expect(await target.deliver(await archiveFor(), "abc")).toBe("helloapp:abc");
+    expect((await readFile(calls, "utf8")).split("\n").filter(Boolean)).toHaveLength(listings);
+  });
+
   test("a missing or invalid archive, or one with another name or architecture, is not imported", async () => {
     await fakeK3s({ ctr: 'case "$*" in *import*) echo imported >&2; exit 1 ;; esac' });
     const { deliver } = await connect();

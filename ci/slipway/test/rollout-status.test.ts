@@ -3,7 +3,12 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ContainerStatus, Deployment, Pod, ReplicaSet } from "../kubernetes/objects.ts";
 import { runningId, oldPods, type WorkloadState } from "../kubernetes/workload-state.ts";
-import { assessWorkload as assessFor, FailureTimer, type RolloutVerdict } from "../deploy/rollout-status.ts";
+import {
+  assessWorkload as assessFor,
+  FailureTimer,
+  isReplaced,
+  type RolloutVerdict,
+} from "../deploy/rollout-status.ts";
 import { service } from "./helloapp-service.ts";
 
 const assess = (seen: WorkloadState) => assessFor(seen, service);
@@ -342,4 +347,37 @@ describe("before the controller has created the new ReplicaSet (strategy Recreat
     seen.pods.push(pod("new", crash));
     expect(assess(seen)).toMatchObject({ state: "failed", pod: "helloapp-new-abcde" });
   });
+});
+
+describe("a Deployment is replaced", () => {
+  const isUp = { conditions: [{ type: "Ready", status: "True" }] } as const;
+  const up = (of: string, name: string) => {
+    const made = pod(of, { ready: true }, { conditions: [...isUp.conditions] });
+    return { ...made, metadata: { ...made.metadata, name } };
+  };
+  const both = [up("new", "a"), up("new", "b")];
+  const withSpec = (seen: WorkloadState, spec: object): WorkloadState => ({
+    ...seen,
+    deployment: { ...seen.deployment, spec: { ...seen.deployment.spec, ...spec } },
+  });
+
+  test("as soon as all of its pods are ready, while old ones still leave", () => {
+    const seen = observe([...both, up("old", "c")], { replicas: 3, availableReplicas: 3 });
+    expect(assess(seen).state).toBe("progressing");
+    expect(isReplaced(seen)).toBe(true);
+  });
+
+  test.each<[string, WorkloadState]>([
+    ["one of two pods is ready", observe([up("new", "a"), pod("new", {})])],
+    [
+      "a ready pod is being deleted",
+      observe([up("new", "a"), { ...both[1]!, metadata: { ...both[1]!.metadata, deletionTimestamp: time } }]),
+    ],
+    ["the controller has not seen the template", { ...observe(both), deployment: deployment({}, 3) }],
+    // The revision is still that of the old template, whose pods are ready.
+    ["the controller has made no pod of the template yet", observe(both, { updatedReplicas: 0 })],
+    ["pods have to stay ready for a while", withSpec(observe(both), { minReadySeconds: 5 })],
+    ["it is scaled to 0", withSpec(observe([], { updatedReplicas: 0, replicas: 0 }), { replicas: 0 })],
+    ["it is another kind", { ...observe(both), deployment: { ...deployment(), kind: "StatefulSet" } }],
+  ])("but not if %s", (_, seen) => expect(isReplaced(seen)).toBe(false));
 });
