@@ -344,6 +344,30 @@ describe("files of packages", () => {
       ),
       "font\n",
     ],
+    // Like socket.io, whose compiled code serves the client's script and its source map.
+    [
+      "scripts for browsers, read by a function of an import",
+      pkg(
+        `${path}const fs_1 = require("fs");\nexports.read = (name = "client.js") => [name, name + ".map"].map((file) => (0, fs_1.readFileSync)(path_1.join(__dirname, "../client/", file), "utf8")).join(" ");\n`,
+        { "node_modules/pack/client/client.js": "browser", "node_modules/pack/client/client.js.map": "map" },
+      ),
+      "browser map\n",
+    ],
+    [
+      "scripts below the package's directory, whose path another function reads",
+      pkg(
+        `${path}exports.read = (name = "client.js") => { const file = path_1.join(__dirname, "../client/", name); return readFileSync(file, "utf8"); };\n`,
+        { "node_modules/pack/client/client.js": "browser" },
+      ),
+      "browser\n",
+    ],
+    [
+      "scripts beside the module, read by an optional call",
+      pkg(`${path}exports.read = (name = "/part.js") => readFileSync?.(__dirname + name, "utf8");\n`, {
+        "node_modules/pack/lib/part.js": "part",
+      }),
+      "part\n",
+    ],
   ])("make the package unbundled: %s", async (_, files, output) => {
     const at = await check({ files, output });
     expect(existsSync(join(at, "dist/app/node_modules/pack/package.json"))).toBe(true);
