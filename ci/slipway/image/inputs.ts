@@ -103,7 +103,10 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
   const named = findNamedPackages(service, modules.strings, files);
   const sloppy = findSloppyModules(modules.commonJs, project);
   const { globals } = sloppy;
-  const requested = [...new Set([...service.nativePackages, ...packages.running, ...sloppy.packages, ...named])];
+  const hoisting = [...missing.values()].flatMap(({ by, isHoisted }) => (isHoisted ? [by] : []));
+  const requested = [
+    ...new Set([...service.nativePackages, ...packages.running, ...sloppy.packages, ...hoisting, ...named]),
+  ];
   const native = findNativePackages(files, requested, runtime.platform.architecture, project);
   const externalPackages = native.external;
   const scripts = scriptPaths(modules, project);
