@@ -116,7 +116,7 @@ export async function ensureArchive(
       const message = `the source changed during the build (${id} became ${built.id})`;
       throw new PipelineError("project", message, {
         code: "files-changed-during-build",
-        hint: "Run the command again.",
+        hint: "An editor or a script wrote files meanwhile. Run the command again.",
       });
     }
     const revision = await gitCommit(service.project, signal);

@@ -32,10 +32,16 @@ export function excerptFromFirstError(output: string, nameFile: () => string): s
 
 /** Lines with which a test runner names a failed test: Bun's, Vitest's and Jest's, and TAP. */
 const FAILED_TEST = /^\s*(?:\(fail\)|✗|✖|×|●|FAIL |not ok \d+)\s*(?:- )?(.+?)(?:\s*\[[\d.]+\s?m?s\])?$/;
+/** Marks that formatters and linters print before a finding too. */
+const COMMON_MARK = /^\s*[✗✖×●]/;
+/** Lines in which a test runner counts its tests. */
+const TEST_COUNT = /^\s*(?:[ℹ#]\s*fail\b|Tests?:?\s|Test Files\s|\d+ (?:pass|fail)(?:ed|ing)?\b)/;
 const MAX_NAMES = 8;
 
 function failedTests(lines: string[]): string[] {
-  return [...new Set(lines.flatMap((line) => FAILED_TEST.exec(line)?.[1] ?? []))];
+  const hasCount = lines.some((line) => TEST_COUNT.test(line));
+  const named = lines.filter((line) => hasCount || !COMMON_MARK.test(line));
+  return [...new Set(named.flatMap((line) => FAILED_TEST.exec(line)?.[1] ?? []))];
 }
 
 function describeFailedTests(names: string[]): string[] {

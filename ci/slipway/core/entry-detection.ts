@@ -20,8 +20,10 @@ const usualEntries = [
 const PRELOADS = /\s(?:-r|--(?:preload|require|import))[= ]\S+/g;
 const BUILD_OUTPUT = /^(dist|build|out)\//;
 const MODULE = /\.[cm]?[jt]sx?$/;
-const SKIPPED =
-  /(^|\/)(node_modules|dist|build|out|coverage|public|test|tests|__tests__|scripts)\/|\.(test|spec|config)\./;
+const SKIPPED = /(^|\/)(node_modules|dist|build|out|coverage|public|scripts)\/|\.config\./;
+/** Files of test runners: `test.js`, `a.test.ts`, `a_spec.ts`, and all in their directories. Tests start servers too. */
+const TEST =
+  /(^|\/)((tests?|specs?|e2e|cypress|fixtures|__\w+__)\/|(tests?|specs?|e2e|bench)\.\w+$)|[._-](tests?|spec|e2e|bench|stories)\.\w+$/;
 /** Scripts that may start the service, besides `start` and `dev`: `start:server`, `server`, `dev:api`. */
 const START_SCRIPT = /^(?:(?:start|dev|serve)[:-].+|serve|server|(?:server|api|backend)[:-].+)$/;
 /** Calls that start a server, and a default export that Bun serves. */
@@ -60,12 +62,16 @@ export function findEntryCandidates(project: string, { scripts = {}, module, mai
   const clients = findClientModules(project);
   const candidates = found
     .flatMap(({ path, source }) => (path ? [{ path: path.replace(/^\.\//, ""), source }] : []))
-    .filter(({ path }) => MODULE.test(path) && existsSync(join(project, path)) && !clients.has(normalize(path)));
+    .filter(({ path }) => MODULE.test(path) && existsSync(join(project, path)) && !clients.has(normalize(path)))
+    // `"dev": "bun test src/a.test.ts"` starts no service, but `"start": "bun test.js"` may.
+    .filter(({ path, source }) => !TEST.test(path) || (source === "the script start" && !isTestRun(scripts.start)));
   const unique = candidates.filter(({ path }, at) => candidates.findIndex((one) => one.path === path) === at);
   // Build outputs are missing in a fresh clone.
   const isOutput = ({ path }: EntryCandidate) => BUILD_OUTPUT.test(path);
   return [...unique.filter((one) => !isOutput(one)), ...unique.filter(isOutput)];
 }
+
+const isTestRun = (command = "") => /\bbun (?:run )?(?:--\S+ )*test\b(?!\.)|\bnode\b.* --test\b/.test(command);
 
 /** Adds the ending that the runtime adds: `node src/bin/server` runs `src/bin/server.js`, and a directory its index. */
 function resolveModule(project: string, path: string | undefined): string | undefined {
@@ -100,7 +106,7 @@ function findClientModules(project: string): Set<string> {
 /** Lists the project's modules that start a server, in order of their depth. */
 export function findServerModules(project: string): string[] {
   const clients = findClientModules(project);
-  return [...scan(project, MODULE, SKIPPED)]
+  return [...scan(project, MODULE, new RegExp(`${SKIPPED.source}|${TEST.source}`))]
     .filter((path) => !clients.has(path) && STARTS_SERVER.test(readFileSync(join(project, path), "utf8")))
     .sort((a, b) => a.split("/").length - b.split("/").length || (a < b ? -1 : 1));
 }

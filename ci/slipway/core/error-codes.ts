@@ -22,6 +22,7 @@ export const errorCodes = [
   "k3s-install-failed",
   // check and test
   "script-failed",
+  "files-changed-by-script",
   // image and build
   "source-does-not-compile",
   "build-failed",

@@ -19,6 +19,8 @@ export interface ScriptInputs {
   readers: string[];
   /** Digest without ignored data files, which the script itself may write, such as a coverage report. */
   sources: string;
+  /** Hashes of the files in `sources`, by absolute path. */
+  hashes: Map<string, number | bigint | undefined>;
 }
 
 export interface ScriptInputOptions {
@@ -58,9 +60,16 @@ export async function findScriptInputs(options: ScriptInputOptions): Promise<Scr
     // A link to a directory.
     if (!content && tryStat(file)?.isDirectory()) addDirectory(hash, file);
   }
+  const hashes = new Map([...contents].map(([file, content]) => [file, content && Bun.hash(content)]));
   const sources = hash.copy().digest("hex");
   for (const path of ignored) if (!contents.has(join(root, path))) addFile(hash, join(root, path));
-  return { digest: readers.length > 0 ? undefined : hash.digest("hex"), readers: readers.sort(), sources };
+  return { digest: readers.length > 0 ? undefined : hash.digest("hex"), readers: readers.sort(), sources, hashes };
+}
+
+/** Lists files that were added, changed or removed, sorted. */
+export function findChangedFiles({ hashes: before }: ScriptInputs, { hashes: after }: ScriptInputs): string[] {
+  const files = new Set([...before.keys(), ...after.keys()]);
+  return [...files].filter((file) => before.get(file) !== after.get(file)).sort();
 }
 
 function addDirectory(hash: Bun.CryptoHasher, directory: string): void {

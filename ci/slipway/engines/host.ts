@@ -1,21 +1,18 @@
 /** Runs the steps on this machine with Bun alone. The image gets this machine's C library. */
-import { mkdir, readFile, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { runProcess } from "../core/process.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 import type { BuildResult } from "../image/build-image-files.ts";
-import { findScriptInputs, type ScriptInputs } from "../core/script-inputs.ts";
+import { findScriptInputs } from "../core/script-inputs.ts";
 import { findSharedLibrariesIn, type RuntimeLibraries } from "../image/image-spec.ts";
 import { ownArchitecture, type Architecture } from "../image/architecture.ts";
 import { publicEnvDefines } from "../image/bundle-options.ts";
 import { computeImageId, collectInputs, type ImageInputs } from "../image/inputs.ts";
 import { createPrebuildRunner } from "./prebuild.ts";
 import type { Engine } from "./engine.ts";
+import { createScriptRunner, type ScriptInputsOfImage } from "./script-runner.ts";
 import { crossSysroot } from "./cross-sysroot.ts";
-
-/** Number of stored digests with which a script passed. Reverting to one of these states needs no new run. */
-const MAX_PASSED_DIGESTS = 20;
 
 export function hostEngine(service: Service, signal: AbortSignal): Engine {
   const { project } = service;
@@ -50,41 +47,25 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
   /** For this machine's architecture. Shared by the id and the scripts that start together: the source is bundled once. */
   const collectOwn = (): Promise<ImageInputs> =>
     (collecting ??= collect(ownRuntime()).finally(() => (collecting = undefined)));
-  let pending: Promise<ScriptInputs> | undefined;
+  let pending: Promise<ScriptInputsOfImage> | undefined;
   /** Shared by scripts that start together. */
-  const readScriptInputs = (): Promise<ScriptInputs> =>
+  const readScriptInputs = (): Promise<ScriptInputsOfImage> =>
     (pending ??= (async () => {
       // A source that does not bundle has no image. Its tests may still tell why.
       const inputs = await collectOwn().catch(() => undefined);
-      const opened = inputs ? [...inputs.files.values(), ...inputs.appFiles.values()] : [];
-      return findScriptInputs({ root: service.root, project, opened, environment, signal });
+      const opened = new Set(inputs ? [...inputs.files.values(), ...inputs.appFiles.values()] : []);
+      return { ...(await findScriptInputs({ root: service.root, project, opened, environment, signal })), opened };
     })().finally(() => (pending = undefined)));
   // Low priority, because a deploy waits longest for the image, which is built at the same time.
   const runScript = (name: string) => runBun(["run", "--silent", name], `bun run ${name}`, true);
   const prebuild = createPrebuildRunner(service, environment, runScript, signal);
+  const runUnlessPassed = createScriptRunner(service, readScriptInputs, runScript);
   return {
     name: "host",
     async runScript(name) {
       // The script may read generated files.
       await prebuild.prepare();
-      const { digest, sources, readers } = await readScriptInputs();
-      const file = join(cache, `${name.replace(/[^\w.-]/g, "-")}.passed`);
-      const passedDigests = (await readFile(file, "utf8").catch(() => "")).split("\n");
-      const unchanged = digest !== undefined && passedDigests.includes(digest);
-      if (!unchanged) await runScript(name);
-      const after = unchanged ? { digest, sources } : await readScriptInputs();
-      // If a source changed while the script ran, it is unknown which version the script read.
-      const passed = after.sources === sources ? after.digest : undefined;
-      if (passed !== undefined && passedDigests[0] !== passed) {
-        await mkdir(dirname(file), { recursive: true });
-        const others = passedDigests.filter((other) => other !== passed);
-        await writeFile(file, [passed, ...others].slice(0, MAX_PASSED_DIGESTS).join("\n"));
-      }
-      const [reader] = readers;
-      return {
-        unchanged,
-        ...(reader && { note: `runs each time, because ${reader} names a directory that contains the project` }),
-      };
+      return runUnlessPassed(name);
     },
     async computeId(architecture = ownArchitecture) {
       const sysroot = await sysrootFor(architecture);

@@ -9,6 +9,7 @@ import { compileOptions } from "./image-spec.ts";
 import { createStyleOrderPlugin, type HtmlImports } from "./html-order.ts";
 import { createResolvePlugin } from "./require-resolve.ts";
 import { APP_DIRECTORY, imagePathOf } from "./image-paths.ts";
+import { declareGlobals } from "./sloppy-modules.ts";
 import { bundlerDefines, rewriteModules } from "./rewrite-modules.ts";
 
 /** Placeholder until the ID is known. */
@@ -24,6 +25,8 @@ export interface BundleInputs {
   externalPackages?: string[];
   /** Main modules in the image of packages that pino finds by name: name -> path. */
   transports?: Record<string, string>;
+  /** Global variables that modules assign without a declaration. */
+  globals?: string[];
   /** Paths in the image of modules that the service starts as a process. */
   scripts?: string[];
   /** Optional packages that are not installed. */
@@ -46,6 +49,7 @@ export async function bundleOptions(
     externalPackages = [],
     missingPackages = [],
     transports = {},
+    globals = [],
     scripts = [],
     resolvedSpecifiers = [],
     htmlImports,
@@ -56,11 +60,12 @@ export async function bundleOptions(
   const { autoloadBunfig: _, autoloadDotenv: __, ...options } = compileOptions;
   const { root, name, version, versionPath } = service;
   const start = readStartOptions(service);
+  const preloadCode = declareGlobals(globals) + transportCode(transports);
   const { plugins, rewrites, ...entry } = entrypoint
     ? loadedModuleEntry(entrypoint, scripts.includes(imagePathOf(entrypoint, service.project)))
     : createEntryPoints(service, {
         pages: htmlImports?.files ?? [],
-        ...{ isHtmlOnly, scripts, preloadCode: transportCode(transports) },
+        ...{ isHtmlOnly, scripts, preloadCode },
         ...{ preloads: start.preloads, execArgv: start.execArgv },
       });
   const styleOrder = htmlImports && !isHtmlOnly && createStyleOrderPlugin(htmlImports);
@@ -77,7 +82,7 @@ export async function bundleOptions(
       ...(rewriting ? [rewriting] : []),
     ],
     // A banner of the service would be in its browser code too.
-    ...(entrypoint && { banner: transportCode(transports) }),
+    ...(entrypoint && { banner: preloadCode }),
     external: [...service.external, ...externalPackages, ...missingPackages],
     metafile: true,
     ...(start.conditions.length > 0 && { conditions: start.conditions }),

@@ -1,4 +1,5 @@
 /** Finds modules that the bundler cannot resolve or cannot see, because their path is computed at run time. */
+import { existsSync, readFileSync } from "node:fs";
 import { relative } from "node:path";
 
 /** Bun's error for a module that cannot be resolved. */
@@ -6,7 +7,15 @@ interface ResolveError {
   name: string;
   specifier: string;
   importKind: string;
-  position: { file: string } | null;
+  position: { file: string; offset: number } | null;
+}
+
+/** A package that is not installed. */
+export interface MissingPackage {
+  /** Name of the package that loads it. */
+  by: string;
+  /** Whether Bun would load it at the start: it turns `require("react")` and some others into imports. */
+  isHoisted: boolean;
 }
 
 /**
@@ -15,23 +24,30 @@ interface ResolveError {
  * Running from source fails only when the load is reached. The image behaves the same way.
  *
  * @param error the bundler's error
- * @returns name of the missing package -> name of the package that loads it
+ * @returns name of the missing package -> the package that loads it
  */
-export function findMissingPackages(error: unknown): Map<string, string> {
+export function findMissingPackages(error: unknown): Map<string, MissingPackage> {
   const errors = error instanceof AggregateError ? (error.errors as ResolveError[]) : [];
-  const found = errors.flatMap(({ name, specifier, importKind, position }): [string, string][] => {
+  const found = errors.flatMap(({ name, specifier, importKind, position }): [string, MissingPackage][] => {
     const [, by] = /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(position?.file ?? "") ?? [];
-    const isLazy = importKind === "require-call" || importKind === "dynamic-import";
+    const isHoisted = importKind === "import-statement" && isRequired(position);
+    const isLazy = importKind === "require-call" || importKind === "dynamic-import" || isHoisted;
     const isPackage = name === "ResolveMessage" && /^[^./]/.test(specifier);
-    return by && isLazy && isPackage ? [[specifier, by]] : [];
+    return by && isLazy && isPackage ? [[specifier, { by, isHoisted }]] : [];
   });
   return new Map(found);
 }
 
+/** Whether a specifier is the argument of `require()`. */
+function isRequired(position: ResolveError["position"]): boolean {
+  if (!position || !existsSync(position.file)) return false;
+  return /\brequire\(\s*$/.test(readFileSync(position.file).subarray(0, position.offset).toString().slice(-100));
+}
+
 /** Formats a warning about packages that are not in the image. Returns an empty list if all are installed. */
-export function describeMissing(missing: Map<string, string>): string[] {
+export function describeMissing(missing: Map<string, MissingPackage>): string[] {
   if (missing.size === 0) return [];
-  const loaders = [...new Set(missing.values())].sort().join(", ");
+  const loaders = [...new Set([...missing.values()].map(({ by }) => by))].sort().join(", ");
   return [`not installed, and left out: ${[...missing.keys()].sort().join(", ")} (${loaders} can load them)`];
 }
 

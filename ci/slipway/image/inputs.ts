@@ -36,6 +36,7 @@ import { describePathUses, findLoadedModules, scriptPaths } from "./loaded-modul
 import { moduleDirectories } from "./image-paths.ts";
 import type { PathUses } from "./path-uses.ts";
 import { findTsconfigs } from "./find-tsconfigs.ts";
+import { findSloppyModules } from "./sloppy-modules.ts";
 import { describeMissing, findDynamicLoads } from "./dynamic-imports.ts";
 import { findSelfStarts } from "./find-self-spawns.ts";
 import { findResolvedSpecifiers } from "./require-resolve.ts";
@@ -62,6 +63,8 @@ export interface ImageInputs {
   externalPackages: string[];
   /** Packages that pino finds by name: name -> path of the main module in the image. */
   transports: Record<string, string>;
+  /** Global variables that modules assign without a declaration. */
+  globals: string[];
   /** Paths in the image of modules that the service starts as a process. */
   scripts: string[];
   /** Names of packages that are not installed and that another package loads lazily. */
@@ -98,7 +101,12 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
     [...files].filter(isOwnModule).map((file) => [file, contents.get(file) ?? readFileSync(file)]),
   );
   const named = findNamedPackages(service, modules.strings, files);
-  const requested = [...new Set([...service.nativePackages, ...packages.running, ...named])];
+  const sloppy = findSloppyModules(modules.commonJs, project);
+  const { globals } = sloppy;
+  const hoisting = [...missing.values()].flatMap(({ by, isHoisted }) => (isHoisted ? [by] : []));
+  const requested = [
+    ...new Set([...service.nativePackages, ...packages.running, ...sloppy.packages, ...hoisting, ...named]),
+  ];
   const native = findNativePackages(files, requested, runtime.platform.architecture, project);
   const externalPackages = native.external;
   const scripts = scriptPaths(modules, project);
@@ -112,7 +120,7 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
     explainBundleError(() =>
       bundleOnly(
         service,
-        { externalPackages, transports, scripts, missingPackages, resolvedSpecifiers, ...inputs },
+        { externalPackages, transports, globals, scripts, missingPackages, resolvedSpecifiers, ...inputs },
         plugins,
       ),
     );
@@ -152,6 +160,7 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
     runtime: withAddonLibraries(runtime, native.objects),
     externalPackages,
     transports,
+    globals,
     scripts,
     missingPackages,
     resolvedSpecifiers,
@@ -162,6 +171,7 @@ export async function collectInputs(service: Service, runtime: RuntimeLibraries)
       ...bundle.logs.map((log) => Bun.inspect(log, { colors: false })),
       ...describeMissing(missing),
       ...readStartOptions(service).warnings,
+      ...sloppy.warnings,
       ...findDynamicLoads(source, project, resolved),
       ...describePathUses(
         modules,

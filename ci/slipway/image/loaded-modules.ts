@@ -25,6 +25,8 @@ export interface LoadedModules extends PathUses {
   packageSource: Map<string, Buffer>;
   /** All modules that were read: file -> content. */
   contents: Map<string, Buffer>;
+  /** CommonJS modules: file -> content. */
+  commonJs: Map<string, Buffer>;
   /** Files that the bundler opened for the modules that are run by path. */
   opened: Set<string>;
 }
@@ -44,10 +46,17 @@ export async function findLoadedModules(
   const contents = new Map<string, Buffer>();
   const found = noPathUses();
   const opened = new Set<string>();
+  const commonJs = new Map<string, Buffer>();
   const bundled = new Set<string>();
-  const add = (files: string[]) => {
+  const add = (metafile: Metafile, entries: string[]) => {
+    const files = serverFiles(metafile, entries);
     const fresh = files.filter((file) => !contents.has(file) && isModule(file) && existsSync(file));
     for (const file of fresh) contents.set(file, readFileSync(file));
+    const added = new Set(fresh);
+    for (const [path, { format }] of Object.entries(metafile.inputs)) {
+      const file = resolve(path);
+      if (format === "cjs" && added.has(file)) commonJs.set(file, contents.get(file)!);
+    }
     const uses = findPathUses(new Map(fresh.filter(isOwn).map((file) => [file, contents.get(file)!])), project);
     for (const [path, use] of uses.code) if (isInside(path, project)) found.code.set(path, use);
     for (const string of uses.strings) found.strings.add(string);
@@ -55,14 +64,14 @@ export async function findLoadedModules(
     for (const [path, file] of uses.requiredData) found.requiredData.set(path, file);
     for (const key of ["data", "unknown", "unknownCode"] as const) found[key].push(...uses[key]);
   };
-  add(serverFiles(metafile, [join(project, entry)]));
+  add(metafile, [join(project, entry)]);
   // The loop also visits the modules that it adds.
   for (const { file } of found.code.values()) {
     if (bundled.has(file)) continue;
     bundled.add(file);
     const inputs = await bundle(file);
     for (const path of Object.keys(inputs.inputs)) opened.add(resolve(path));
-    add(serverFiles(inputs, [file]));
+    add(inputs, [file]);
   }
   const packageSource = new Map(
     [...contents].filter(([file, text]) => packageOf(file) && placeWords.some((word) => text.includes(word))),
@@ -70,7 +79,7 @@ export async function findLoadedModules(
   const packages = findPackagePathUses(packageSource, project);
   for (const name of found.requiredPackages) packages.running.add(name);
   for (const [path, file] of found.requiredData) packages.data.set(path, file);
-  return { ...found, packages, packageSource, contents, opened };
+  return { ...found, packages, packageSource, contents, commonJs, opened };
 }
 
 const placeWords = ["__dirname", "__filename", "import.meta.", "createRequire", "require.resolve"];

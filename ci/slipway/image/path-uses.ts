@@ -6,7 +6,7 @@
  */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { isBuiltin } from "node:module";
-import { dirname, join, relative } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
 import { resolveFrom } from "./module-names.ts";
 import { imagePathOf, installedPath, packageOf } from "./image-paths.ts";
 import { findPathExpressions, placePattern, readPathExpressions, type PathExpression } from "./path-expressions.ts";
@@ -192,7 +192,12 @@ export function findPackagePathUses(source: Map<string, Buffer>, project: string
       if (base !== "module" || path === file || !packageOf(path)) continue;
       const isOwn = path === owner.directory || path.startsWith(`${owner.directory}/`);
       if (!isExact || !isFile(path)) {
-        if (isOwn && hasData(isDirectory(path) ? path : dirname(path), owner.directory)) uses.running.add(owner.name);
+        const directory = isDirectory(path) ? path : dirname(path);
+        const isData = isOwn && hasData(directory, { owner: owner.directory, file, isRead: reads.test(callee) });
+        if (isData) uses.running.add(owner.name);
+        // The files of a directory that is named are served as they are, with their source maps.
+        if (isData && ![owner.directory, dirname(file)].includes(directory))
+          for (const each of filesIn(directory)) uses.data.set(installedPath(each), each);
       } else if (!isModule(path) || reads.test(callee)) {
         uses.data.set(installedPath(path), path);
         uses.readers.add(file);
@@ -206,9 +211,27 @@ export function findPackagePathUses(source: Map<string, Buffer>, project: string
 const noData =
   /\.([cm]?[jt]sx?|map|md|markdown|flow|ya?ml|lock)$|^\.|^[A-Z]+$|^licen[cs]e|^(?:package|tsconfig[^/]*)\.json$/i;
 
-/** Whether a directory of a package has data. */
-function hasData(directory: string, owner: string): boolean {
+/** Returns the files directly in a directory. */
+const filesIn = (directory: string) =>
+  readdirSync(directory)
+    .map((name) => join(directory, name))
+    .filter(isFile);
+
+/**
+ * Whether a directory of a package has files that the package opens.
+ *
+ * Code counts if a function reads it, as a script for browsers, or if the directory is named and not that of the module.
+ */
+function hasData(
+  directory: string,
+  { owner, file, isRead }: { owner: string; file: string; isRead: boolean },
+): boolean {
   if (!isDirectory(directory)) return false;
-  const isData = (name: string) => !noData.test(name) && isFile(join(directory, name));
-  return readdirSync(directory).some((name) => isData(name) && !(directory === owner && name.endsWith(".json")));
+  const isCodeData = isRead || ![owner, dirname(file)].includes(directory);
+  const isData = (name: string) => (isCodeData && isCode(name)) || !noData.test(name);
+  return filesIn(directory)
+    .map((path) => basename(path))
+    .some((name) => isData(name) && !(directory === owner && name.endsWith(".json")));
 }
+
+const isCode = (name: string) => /\.[cm]?js$/.test(name);

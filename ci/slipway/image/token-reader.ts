@@ -52,10 +52,36 @@ export class TokenReader {
       else if (";".includes(text) && depth === 0) break;
       else if ("([{".includes(text)) {
         if (depth > 0) depth -= 1;
-        else if (text === "(" && this.tokens[i - 1]?.kind === "name") return { callee: this.tokens[i - 1]!.text, key };
+        else if (text === "(") {
+          const callee = this.calleeBefore(i);
+          if (callee !== undefined) return { callee, key };
+        }
       }
     }
     return { callee: "", key };
+  }
+
+  /** Returns the name that is called: `read(`, `fs.read?.(`, `new Worker<Data>(` or, as compilers write, `(0, fs_1.read)(`. */
+  private calleeBefore(open: number): string | undefined {
+    let at = open - 1;
+    if (this.is(at, "?.")) at -= 1;
+    if (this.is(at, ">")) at = this.opening(at, "<", ">") - 1;
+    if (this.is(at, ")")) {
+      const start = this.opening(at, "(", ")");
+      if (!this.is(start + 1, "0") || !this.is(start + 2, ",")) return undefined;
+      at -= 1;
+    }
+    return this.tokens[at]?.kind === "name" ? this.tokens[at]!.text : undefined;
+  }
+
+  /** Returns the index of the bracket that a closing one ends, or -1. */
+  private opening(at: number, open: string, close: string): number {
+    let depth = 0;
+    for (let i = at; i >= Math.max(0, at - MAX_CONTEXT); i -= 1) {
+      if (this.is(i, close)) depth += 1;
+      else if (this.is(i, open) && --depth === 0) return i;
+    }
+    return -1;
   }
 
   /** Returns the index after the rest of an argument or statement. */

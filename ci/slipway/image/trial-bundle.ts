@@ -1,12 +1,12 @@
 /** Bundles a service without compiling it, to find its inputs. */
 import type { Service } from "../core/resolve-service.ts";
 import { bundleOptions, explainBundleError, type BundleInputs } from "./bundle-options.ts";
-import { findMissingPackages } from "./dynamic-imports.ts";
+import { findMissingPackages, type MissingPackage } from "./dynamic-imports.ts";
 import { loadedModuleOptions } from "./loaded-modules.ts";
 
 /** Bundles the service, and retries without optional packages that are not installed. */
 export async function bundleWithoutMissing(service: Service, inputs: BundleInputs = {}) {
-  const missing = new Map<string, string>();
+  const missing = new Map<string, MissingPackage>();
   for (;;) {
     try {
       return { bundle: await bundleOnly(service, { ...inputs, missingPackages: [...missing.keys()] }), missing };

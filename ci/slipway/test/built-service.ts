@@ -1,5 +1,5 @@
 /** Builds small services like the pipeline, and runs them from source and as a binary. */
-import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { resolveService } from "../core/resolve-service.ts";
@@ -52,6 +52,16 @@ export function run(command: string[], { cwd = "/", env = {} as Record<string, s
     timeout: 20_000,
   });
   return result.exitCode === 0 ? result.stdout.toString() : `exit ${result.exitCode}: ${result.stderr.toString()}`;
+}
+
+/** Runs the binary like a container: its files are the root, and /srv is the working directory. */
+export function runImage(binary: string, args: string[] = []): string {
+  const tree = dirname(binary);
+  cpSync(join(tree, "../runtime"), tree, { recursive: true });
+  for (const name of ["proc", "dev"]) mkdirSync(join(tree, name), { recursive: true });
+  const script =
+    'mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec unshare --root "$0" --wd /srv "$@"';
+  return run(["unshare", "--map-root-user", "--mount", "sh", "-c", script, tree, binary.slice(tree.length), ...args]);
 }
 
 /** Runs a module of a project from source. */

@@ -111,15 +111,27 @@ describe("excerpt", () => {
   });
 
   test.each([
-    ["✗ sum is three", "sum is three"],
-    [" FAIL  src/a.test.ts > sum", "src/a.test.ts > sum"],
-    ["not ok 7 - sum", "sum"],
-    ["  ● cart › adds", "cart › adds"],
-  ])("names the failed test of another runner: %s", (line, name) => {
+    ["✗ sum is three", "sum is three", " 1 fail"],
+    [" FAIL  src/a.test.ts > sum", "src/a.test.ts > sum", " Test Files  1 failed (1)"],
+    ["not ok 7 - sum", "sum", "# fail 1"],
+    ["  ● cart › adds", "cart › adds", "Tests:       1 failed, 2 passed, 3 total"],
+    ["✖ sum (0.5ms)", "sum (0.5ms)", "ℹ fail 1"],
+  ])("names the failed test of another runner: %s", (line, name, count) => {
     const quiet = numbered(40, (n) => `quiet line ${n}`);
-    expect(excerptFromFirstError([...quiet, line, ...quiet].join("\n"), nameFile)).toStartWith(
+    expect(excerptFromFirstError([...quiet, line, ...quiet, count].join("\n"), nameFile)).toStartWith(
       `failed tests:\n  ${name}\n\n`,
     );
+  });
+
+  test.each([
+    ["ESLint", "✖ 12 problems (12 errors, 0 warnings)"],
+    ["Biome", "  × Formatter would have printed the following content:"],
+    ["a code generator", "✗ routes.gen.ts is out of date"],
+  ])("finds no failed test in the output of %s", (_, line) => {
+    const quiet = numbered(40, (n) => `quiet line ${n}`);
+    const text = excerptFromFirstError([...quiet, "", line, ...quiet].join("\n"), nameFile);
+    expect(text).not.toContain("failed tests");
+    expect(text).toStartWith(line);
   });
 
   test("without an error, prints the beginning", () => {

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { findEntry } from "../core/entry-detection.ts";
 import { PipelineError } from "../core/errors.ts";
 import { resolveService } from "../core/resolve-service.ts";
 import { addComponents, components, componentsIn, componentFiles } from "../init/kustomize-components.ts";
@@ -556,6 +557,32 @@ describe("the entry beside browser code", () => {
     );
     const empty = await layOut({ "package.json": { name: "shop" }, "a/b.ts": "" });
     expect(() => resolveService(empty)).toThrow("no file starts a server");
+  });
+
+  test.each([
+    ...["test.js", "lib/test.ts", "tests.mjs", "spec.ts", "lib/a.spec.ts", "lib/a_test.ts", "lib/a-spec.js"],
+    ...[
+      "lib/a.e2e-spec.ts",
+      "e2e/a.ts",
+      "spec/a.ts",
+      "__mocks__/a.ts",
+      "lib/a.stories.tsx",
+      "fixtures/a.js",
+      "bench.ts",
+    ],
+  ])("a file of tests starts no service: %s", async (path) => {
+    const at = await layOut({ "package.json": { name: "shop" }, [path]: server, "lib/contest.ts": server });
+    expect(() => resolveService(at)).toThrow(/Files that start a server: lib\/contest\.ts$/);
+  });
+
+  test.each<[string, Record<string, string>, string | undefined]>([
+    ["the script dev runs tests", { dev: "bun test --watch lib/a.test.ts" }, undefined],
+    ["the script start runs tests", { start: "bun test lib/a.test.ts" }, undefined],
+    ["the script dev names it", { dev: "bun --watch test.js" }, undefined],
+    ["the script start names it", { start: "bun test.js" }, "test.js"],
+  ])("a file of tests is the entry only if the script start says so: %s", async (_, scripts, entry) => {
+    const at = await layOut({ "package.json": { name: "shop", scripts }, "test.js": server, "lib/a.test.ts": server });
+    expect(findEntry(at, { scripts })).toBe(entry);
   });
 
   test("several candidates are all named", async () => {

@@ -1,24 +1,14 @@
 /** Tests code and data that a service or its packages open by path: built, and run with the image as the root. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, existsSync, mkdirSync, readFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { resolveService } from "../core/resolve-service.ts";
 import { findSharedLibraries } from "../image/image-spec.ts";
 import { collectInputs, computeImageId } from "../image/inputs.ts";
 import type { Settings } from "../index.d.ts";
-import { build, createProject, run, runSource, type Files } from "./built-service.ts";
+import { build, createProject, runImage, runSource, type Files } from "./built-service.ts";
 
 setDefaultTimeout(60_000);
-
-/** Runs the binary like a container: its files are the root, and /srv is the working directory. */
-function runImage(binary: string, args: string[] = []): string {
-  const tree = dirname(binary);
-  cpSync(join(tree, "../runtime"), tree, { recursive: true });
-  for (const name of ["proc", "dev"]) mkdirSync(join(tree, name), { recursive: true });
-  const script =
-    'mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec unshare --root "$0" --wd /srv "$@"';
-  return run(["unshare", "--map-root-user", "--mount", "sh", "-c", script, tree, binary.slice(tree.length), ...args]);
-}
 
 interface Case {
   files: Files;
@@ -343,6 +333,30 @@ describe("files of packages", () => {
         },
       ),
       "font\n",
+    ],
+    // Like socket.io, whose compiled code serves the client's script and its source map.
+    [
+      "scripts for browsers, read by a function of an import",
+      pkg(
+        `${path}const fs_1 = require("fs");\nexports.read = (name = "client.js") => [name, name + ".map"].map((file) => (0, fs_1.readFileSync)(path_1.join(__dirname, "../client/", file), "utf8")).join(" ");\n`,
+        { "node_modules/pack/client/client.js": "browser", "node_modules/pack/client/client.js.map": "map" },
+      ),
+      "browser map\n",
+    ],
+    [
+      "scripts below the package's directory, whose path another function reads",
+      pkg(
+        `${path}exports.read = (name = "client.js") => { const file = path_1.join(__dirname, "../client/", name); return readFileSync(file, "utf8"); };\n`,
+        { "node_modules/pack/client/client.js": "browser" },
+      ),
+      "browser\n",
+    ],
+    [
+      "scripts beside the module, read by an optional call",
+      pkg(`${path}exports.read = (name = "/part.js") => readFileSync?.(__dirname + name, "utf8");\n`, {
+        "node_modules/pack/lib/part.js": "part",
+      }),
+      "part\n",
     ],
   ])("make the package unbundled: %s", async (_, files, output) => {
     const at = await check({ files, output });

@@ -1,9 +1,15 @@
 /** A test that passed is only reused if nothing has changed that it or the bundler may have read. */
-import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import type { CommandContext } from "../cli/context.ts";
+import { runFlow } from "../cli/run-flow.ts";
+import type { ErrorCode } from "../core/error-codes.ts";
+import { PipelineError } from "../core/errors.ts";
 import { resolveService } from "../core/resolve-service.ts";
+import { stepsOf } from "../core/step-graph.ts";
+import { Report } from "../core/step-report.ts";
 import { hostEngine } from "../engines/host.ts";
 import type { Settings } from "../index.d.ts";
 
@@ -182,10 +188,79 @@ describe.skipIf(!Bun.which("git"))("a script that passed", () => {
     expect(note).toBe("runs each time, because src/x.test.ts names a directory that contains the project");
   });
 
+  const writing = (path: string, content = "String(Math.random())") =>
+    `import { test } from "bun:test";\ntest("x", () => Bun.write(${JSON.stringify(path)}, ${content}));\n`;
+
+  test("is refused by name if it writes a file of the image, and accepted when it writes it no more", async () => {
+    const formatted = JSON.stringify("export const main = 1; // formatted\n");
+    const { run } = project({ "src/x.test.ts": writing("src/main.ts", formatted) });
+    const error = await run().then(
+      () => expect.unreachable(),
+      (error: PipelineError) => error,
+    );
+    expect(error).toMatchObject({ kind: "project", code: "files-changed-by-script" });
+    expect(error.message).toStartWith("src/main.ts changed while `bun run test` ran");
+    expect(error.hint).toContain("--write");
+    expect(await run()).toBe(false);
+    expect(await run()).toBe(true);
+  });
+
+  test("is refused if it generates code that git ignores and the image has", async () => {
+    const { run } = project({
+      "src/main.ts": 'export * from "../made/routes.ts";\n',
+      "made/routes.ts": "export const routes = 1;\n",
+      "src/x.test.ts": writing("made/routes.ts", '"export const routes = 2;"'),
+    });
+    await expect(run()).rejects.toMatchObject({ message: expect.stringContaining("made/routes.ts changed") });
+  });
+
+  test("says that it runs again if it writes another file", async () => {
+    const { at } = project({ "README.md": "", "src/x.test.ts": writing("README.md") });
+    const result = await hostEngine(resolveService(at), signal).runScript("test");
+    expect(result).toEqual({
+      unchanged: false,
+      note: "runs again next time, because files changed while it ran: README.md",
+    });
+  });
+
+  test("runs with others: one error names all of them", async () => {
+    const scripts = { check: "bun edit.ts && sleep 1", test: "sleep 1" };
+    const edit = 'await Bun.sleep(300); await Bun.write("src/main.ts", "export const main = 2;\\n");\n';
+    const { at } = project({
+      "package.json": JSON.stringify({ name: "small", type: "module", scripts }),
+      "edit.ts": edit,
+    });
+    const engine = hostEngine(resolveService(at), signal);
+    const failures = await Promise.all(
+      ["check", "test"].map((name) => engine.runScript(name).catch((error: PipelineError) => error)),
+    );
+    expect(failures[0]).toBe(failures[1]!);
+    expect((failures[0] as PipelineError).message).toContain("while `bun run check` and `bun run test` ran");
+  });
+
   test("is reused after an edit of a file that nothing names", async () => {
     const { top, run } = project({ "src/x.test.ts": testOf('"good"') });
     await run();
     write(top, { "shared/value.txt": "new" });
     expect(await run()).toBe(true);
   });
+});
+
+test("of a script's error and that of the build that saw its writes, the script's is the failure", async () => {
+  const { step } = stepsOf<{ image: string; check: void }>();
+  const fail = (code: ErrorCode) => async () => Promise.reject(new PipelineError("project", code, { code }));
+  const steps = [
+    step("image", { run: fail("files-changed-during-build") }),
+    step("check", { run: fail("files-changed-by-script") }),
+  ];
+  const context = { options: { verbose: false }, signal, report: new Report(() => {}) } as unknown as CommandContext;
+  const printed = spyOn(console, "error").mockImplementation(() => {});
+  try {
+    await expect(runFlow(context, steps, { goals: ["image", "check"] })).rejects.toMatchObject({
+      code: "files-changed-by-script",
+    });
+    expect(printed).not.toHaveBeenCalled();
+  } finally {
+    printed.mockRestore();
+  }
 });

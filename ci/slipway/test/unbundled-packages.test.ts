@@ -10,10 +10,12 @@ import { findSharedLibraries } from "../image/image-spec.ts";
 import { computeBundleDigest, collectInputs } from "../image/inputs.ts";
 import type { Architecture } from "../image/architecture.ts";
 import type { Settings } from "../index.d.ts";
+import { build, createProject, removeProjects, runImage, runSource } from "./built-service.ts";
 
 let directory: string;
 beforeAll(async () => void (directory = await mkdtemp(join(tmpdir(), "slipway-packages-"))));
 afterAll(() => rm(directory, { recursive: true }));
+afterAll(removeProjects);
 
 type Files = Record<string, string | Buffer>;
 
@@ -156,6 +158,32 @@ describe("a package that is not installed", () => {
     const { missingPackages, warnings } = await inputs({ "node_modules/tiny/index.js": driver });
     expect(missingPackages.sort()).toEqual(["a-driver", "b-driver/promise"]);
     expect(warnings).toEqual(["not installed, and left out: a-driver, b-driver/promise (tiny can load them)"]);
+  });
+
+  // Bun turns these calls into imports, which would fail at the start. Unbundled, the package loads them as from source.
+  test.each(["react", "react-dom/server", "react-is", "scheduler"])(
+    "is left out, and its package is unbundled, if Bun would load it at the start: %s",
+    async (name) => {
+      const found = await inputs({ "node_modules/tiny/index.js": `exports.x = () => require('${name}');\n` });
+      expect(found.missingPackages).toEqual([name]);
+      expect(found.externalPackages).toEqual(["tiny"]);
+    },
+  );
+
+  test("fails at the call, as from source", async () => {
+    const at = createProject({
+      "src/main.ts": 'import { x } from "tiny";\ntry { x(); } catch (error: any) { console.log(error.code); }\n',
+      "node_modules/tiny/package.json": '{"name":"tiny","version":"1.0.0"}',
+      "node_modules/tiny/index.js": "exports.x = () => require('react-dom/server');\n",
+    });
+    expect(runSource(at, "src/main.ts")).toBe("MODULE_NOT_FOUND\n");
+    const { binary } = await build(at, { entry: "src/main.ts", attach: false });
+    expect(runImage(binary)).toBe("MODULE_NOT_FOUND\n");
+  }, 60_000);
+
+  test("is refused if a package imports react statically", async () => {
+    const files = { "node_modules/tiny/index.js": 'import React from "react";\nexport const x = React;\n' };
+    expect((await failed(inputs(files))).output).toContain('"react"');
   });
 
   test("is refused with a hint if the service imports it", async () => {

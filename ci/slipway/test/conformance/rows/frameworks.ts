@@ -299,6 +299,7 @@ app.listen(process.env.PORT);
       { path: "/docs/config/private.json", status: 200 },
       "/docs/swagger-ui-init.js",
       "/docs/swagger-ui.css",
+      "/docs/swagger-ui-bundle.js",
     ],
   },
   {
@@ -532,7 +533,7 @@ server.listen(process.env.PORT);
     requests: ["/", websocket("/ws", ["a", "b"])],
   },
   {
-    name: "socket.io: polling handshake",
+    name: "socket.io: polling handshake and the client's files",
     packages: ["socket.io"],
     files: `
 import { createServer } from "node:http";
@@ -543,6 +544,9 @@ server.listen(process.env.PORT);
 `,
     requests: [
       "/",
+      "/socket.io/socket.io.js",
+      "/socket.io/socket.io.esm.min.js",
+      "/socket.io/socket.io.js.map",
       {
         name: "socket.io",
         async run(origin) {
