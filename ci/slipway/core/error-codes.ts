@@ -81,6 +81,7 @@ export const errorCodes = [
   "namespace-terminating",
   "namespace-shared",
   "manifests-unsuitable",
+  "reference-missing",
   "rights-missing",
   // Delivery to containerd
   "node-architecture",
