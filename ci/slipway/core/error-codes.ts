@@ -82,6 +82,8 @@ export const errorCodes = [
   "namespace-shared",
   "manifests-unsuitable",
   "reference-missing",
+  "program-missing",
+  "readiness-too-late",
   "rights-missing",
   // Delivery to containerd
   "node-architecture",
