@@ -21,7 +21,11 @@ interface OpenReference extends ObjectReference {
 export function openReferences(scope: Scope): OpenReference[] {
   const { service, manifests } = scope;
   return manifests.flatMap(findObjectReferences).flatMap((reference): OpenReference[] => {
-    if (AUTOMATIC.has(`${reference.kind}/${reference.name}`) || (reference.isPullSecret && !pulls(scope, reference)))
+    if (
+      reference.isOptional ||
+      AUTOMATIC.has(`${reference.kind}/${reference.name}`) ||
+      (reference.isPullSecret && !pulls(scope, reference))
+    )
       return [];
     const own = findReferenced(reference, manifests, service.namespace);
     if (!own) return isMadeByController(reference, manifests) ? [] : [{ ...reference, lackedKeys: undefined }];

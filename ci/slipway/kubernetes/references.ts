@@ -17,6 +17,8 @@ export interface ObjectReference {
   name: string;
   /** Keys that the object must have. */
   keys: string[];
+  /** Whether the pod starts without the object and its keys. */
+  isOptional?: boolean;
   /** Whether the object is a list of credentials to pull images with. */
   isPullSecret?: boolean;
 }
@@ -55,7 +57,7 @@ export function podSpecPath({ kind }: KubeObject): string {
   return kind === "CronJob" ? "spec.jobTemplate.spec.template.spec" : "spec.template.spec";
 }
 
-/** Returns the references of an object's pods. Optional references are left out: a pod starts without them. */
+/** Returns the references of an object's pods. */
 export function findObjectReferences(from: KubeObject): ObjectReference[] {
   const path = podSpecPath(from);
   return podTemplates(from).flatMap(({ spec }) => {
@@ -116,10 +118,11 @@ function referencesOfVolume(volume: Volume, path: string): Found[] {
 }
 
 function ofSource(kind: ReferencedKind, source: Source | undefined, path: string, key?: string): Found[] {
-  if (!source || source.optional) return [];
-  const { name, secretName, items = [] } = source;
+  if (!source) return [];
+  const { name, secretName, items = [], optional = false } = source;
   const keys = key === undefined ? items.map((item) => item.key) : [key];
-  return named(kind, name ?? secretName, `${path}.${secretName === undefined ? "name" : "secretName"}`, keys);
+  const field = `${path}.${secretName === undefined ? "name" : "secretName"}`;
+  return named(kind, name ?? secretName, field, keys).map((one) => (optional ? { ...one, isOptional: true } : one));
 }
 
 /** Finds the object of a reference among others. @param namespace of objects that name none */
