@@ -9,6 +9,9 @@ import type { CheckInput, ManifestProblem } from "./manifest-problem.ts";
 /** Objects that Kubernetes creates in each namespace. */
 const AUTOMATIC = new Set(["ServiceAccount/default", "ConfigMap/kube-root-ca.crt"]);
 
+/** Kinds that stay in the cluster when the manifests no longer have them. */
+const STAYS = new Set<ObjectReference["kind"]>(["PersistentVolumeClaim", "Secret"]);
+
 type Scope = Pick<CheckInput, "service" | "manifests" | "isImported">;
 
 /** A reference that the manifests do not satisfy. */
@@ -48,6 +51,12 @@ export function findMissingReferences(input: CheckInput): ManifestProblem[] {
       const problem = `${target} is neither in the manifests nor in the cluster`;
       const remedy = describeCreation(references, service, namespace === null);
       return [{ object, field: first.field, problem, remedy }];
+    }
+    if (first.lackedKeys === undefined && live?.creator === service.name && !STAYS.has(first.kind)) {
+      const problem = `this deploy deletes ${target}, because the manifests no longer have it`;
+      return [
+        { object, field: first.field, problem, remedy: `Add ${target} to the manifests again, or remove the field` },
+      ];
     }
     const lacks = references.flatMap(({ from, field, keys, lackedKeys = keys }) =>
       lackedKeys.filter((key) => !live?.keys.has(key)).map((key) => ({ from, field, key })),

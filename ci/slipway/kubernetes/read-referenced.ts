@@ -2,6 +2,7 @@
 import { ApiError } from "./api-error.ts";
 import type { ApiClient } from "./api.ts";
 import type { KubeObject } from "./objects.ts";
+import { CREATED_BY } from "./prepare-for-apply.ts";
 import { isClusterScoped, type ObjectReference } from "./references.ts";
 
 const collections: Record<ObjectReference["kind"], [group: string, resource: string]> = {
@@ -13,10 +14,18 @@ const collections: Record<ObjectReference["kind"], [group: string, resource: str
   RuntimeClass: ["/apis/node.k8s.io/v1", "runtimeclasses"],
 };
 
-/** Finds an object by its reference. null: it does not exist. undefined: the user may not read it. */
-export type FindLive = (reference: ObjectReference) => { keys: Set<string> } | null | undefined;
+/** What is known of an object in the cluster. */
+interface LiveObject {
+  /** Names of its keys, never the values. */
+  keys: Set<string>;
+  /** The pipeline that created it, if one did. */
+  creator: string | undefined;
+}
 
-/** Reads the objects of references, each once. Only the names of their keys are kept. */
+/** Finds an object by its reference. null: it does not exist. undefined: the user may not read it. */
+export type FindLive = (reference: ObjectReference) => LiveObject | null | undefined;
+
+/** Reads the objects of references, each once. */
 export async function readReferenced(api: ApiClient, references: ObjectReference[]): Promise<FindLive> {
   const wanted = new Map(references.map((reference) => [pathOf(api, reference), reference]));
   const found = new Map(
@@ -44,7 +53,7 @@ async function readKeys(api: ApiClient, path: string, { kind, name }: ObjectRefe
       : api.find<KubeObject>(path).then((object) => (object ? [object] : []));
   try {
     const object = (await reading).find(({ metadata }) => metadata.name === name);
-    return object ? { keys: new Set(keysOf(object)) } : null;
+    return object ? { keys: new Set(keysOf(object)), creator: object.metadata.annotations?.[CREATED_BY] } : null;
   } catch (error) {
     if (error instanceof ApiError && error.status === 403) return undefined;
     throw error;

@@ -276,6 +276,20 @@ test("an object that several containers name is asked for once, by its name alon
   expect(refusal!.message.match(/neither/g)).toHaveLength(1);
 });
 
+const createdBy = (kind: string, creator: string) => {
+  const one = live(kind, "api", { k: "" });
+  one.metadata.annotations = { "slipway/created-by": creator };
+  return one;
+};
+test("an object that this deploy deletes does not count, one of another service does", async () => {
+  const workload = deployment({ serviceAccountName: "api" });
+  const { refusal } = await check([workload], { objects: [createdBy("ServiceAccount", "helloapp")] });
+  expect(refusal!.message).toContain("serviceAccountName: this deploy deletes ServiceAccount/api");
+  expect((await check([workload], { objects: [createdBy("ServiceAccount", "shop")] })).refusal).toBeUndefined();
+  const secret = env({ secretKeyRef: { name: "api", key: "k" } });
+  expect((await check([secret], { objects: [createdBy("Secret", "helloapp")] })).refusal).toBeUndefined();
+});
+
 test("before the first deploy, the command creates the namespace too", async () => {
   const { refusal } = await check([secretEnv, object("Namespace", "helloapp")], { hasNamespace: false });
   expect(refusal!.hint).toContain(
