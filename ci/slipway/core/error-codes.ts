@@ -82,6 +82,9 @@ export const errorCodes = [
   "namespace-terminating",
   "namespace-shared",
   "manifests-unsuitable",
+  "reference-missing",
+  "program-missing",
+  "readiness-too-late",
   "rights-missing",
   // Delivery to containerd
   "node-architecture",

@@ -3,6 +3,8 @@ import { PipelineError } from "../core/errors.ts";
 import { ApiError } from "../kubernetes/api-error.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
 import { objectName, type KubeObject } from "../kubernetes/objects.ts";
+import { podTemplates } from "../kubernetes/pod-templates.ts";
+import { podSpecPath } from "../kubernetes/references.ts";
 
 interface Ingress extends KubeObject {
   spec: { ingressClassName?: string };
@@ -12,6 +14,10 @@ interface Claim {
   /** Path of the claim's specification in the object. */
   field: string;
   spec: { storageClassName?: string; volumeName?: string };
+}
+
+interface EphemeralVolume {
+  ephemeral?: { volumeClaimTemplate?: Pick<Claim, "spec"> };
 }
 
 interface Autoscaler extends KubeObject {
@@ -67,13 +73,21 @@ async function assertIngressClass(api: ApiClient, ingress: Ingress, manifests: K
   });
 }
 
-/** Returns the claim of a PersistentVolumeClaim, and those of a StatefulSet's pods. */
+/** Returns the claim of a PersistentVolumeClaim, those of a StatefulSet's pods, and those that live as long as a pod. */
 function claimsOf(object: KubeObject): Claim[] {
   const { spec = {} } = object as KubeObject & { spec?: Claim["spec"] & { volumeClaimTemplates?: Claim[] } };
   if (object.kind === "PersistentVolumeClaim") return [{ field: "spec", spec }];
-  if (object.kind !== "StatefulSet") return [];
-  const templates = spec.volumeClaimTemplates ?? [];
-  return templates.map(({ spec }, i) => ({ field: `spec.volumeClaimTemplates[${i}].spec`, spec: spec ?? {} }));
+  const templates = (object.kind === "StatefulSet" && spec.volumeClaimTemplates) || [];
+  const path = podSpecPath(object);
+  return [
+    ...templates.map(({ spec }, i) => ({ field: `spec.volumeClaimTemplates[${i}].spec`, spec: spec ?? {} })),
+    ...podTemplates(object).flatMap(({ spec }) =>
+      ((spec as { volumes?: EphemeralVolume[] }).volumes ?? []).flatMap(({ ephemeral }, i) => {
+        const field = `${path}.volumes[${i}].ephemeral.volumeClaimTemplate.spec`;
+        return ephemeral ? [{ field, spec: ephemeral.volumeClaimTemplate?.spec ?? {} }] : [];
+      }),
+    ),
+  ];
 }
 
 /** A claim needs a class that creates volumes, or a volume of the class. A claim that is bound has such a volume. */

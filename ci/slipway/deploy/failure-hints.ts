@@ -4,6 +4,7 @@ import type { KubeObject } from "../kubernetes/objects.ts";
 import { diagnoseExit } from "./exit-hints.ts";
 import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "./log-hints.ts";
 import { diagnoseListeningPort, diagnoseLocalOnly, portsInLog } from "./port-hints.ts";
+import { diagnoseProbeKill, diagnoseSlowStart } from "./slow-start-hint.ts";
 
 export interface ContainerFailure {
   service: Service;
@@ -22,6 +23,7 @@ export interface ContainerFailure {
 export function explainContainerFailure(failure: ContainerFailure): string | undefined {
   const { service, manifests, output, reason, isSilent = false, ports = portsInLog(output) } = failure;
   return (
+    diagnoseProbeKill(reason, output, service) ??
     diagnoseExit(reason) ??
     diagnoseLogs(output, service, manifests) ??
     diagnoseBlockedEgress(output, service, manifests) ??
@@ -29,7 +31,8 @@ export function explainContainerFailure(failure: ContainerFailure): string | und
       ? (diagnosePortMismatch(service, manifests) ??
         diagnoseListeningPort(ports, service, manifests) ??
         diagnoseLocalOnly(output) ??
-        diagnoseBlockedEgress(output, service, manifests, isSilent))
+        diagnoseBlockedEgress(output, service, manifests, isSilent) ??
+        diagnoseSlowStart(output, service, manifests))
       : undefined)
   );
 }

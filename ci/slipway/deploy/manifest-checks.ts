@@ -9,6 +9,9 @@ import { findExamples } from "./example-values.ts";
 import { findNamespaceConflicts } from "./namespace-labels.ts";
 import type { CheckInput, ManifestProblem } from "./manifest-problem.ts";
 import { findPortProblems } from "./port-checks.ts";
+import { findMissingPrograms } from "./program-checks.ts";
+import { findLateReadiness } from "./readiness-checks.ts";
+import { findMissingReferences } from "./reference-checks.ts";
 import { servicesOf, sortWorkloads } from "../kubernetes/service-port.ts";
 import { splitPreDeployJobs } from "../kubernetes/render.ts";
 import { podTemplates, containersOf } from "../kubernetes/pod-templates.ts";
@@ -126,6 +129,9 @@ export const manifestChecks: readonly ManifestCheck[] = [
   { name: "paused", kind: "project", code: "manifests-unsuitable", find: findPaused },
   { name: "ports", kind: "project", code: "manifests-unsuitable", find: findPortProblems },
   { name: "examples", kind: "project", code: "manifests-unsuitable", find: findExamples },
+  { name: "programs", kind: "project", code: "program-missing", find: findMissingPrograms },
+  { name: "late readiness", kind: "project", code: "readiness-too-late", find: findLateReadiness },
+  { name: "references", kind: "project", code: "reference-missing", find: findMissingReferences },
   { name: "shared namespace", kind: "project", code: "namespace-shared", find: findNamespaceConflicts },
   { name: "deleted namespace", kind: "environment", code: "namespace-terminating", find: findDeletedNamespace },
   { name: "missing namespace", kind: "environment", code: "namespace-not-found", find: findMissingNamespace },

@@ -1,6 +1,7 @@
 /** A contradiction in the manifests, and the state of the cluster that the checks compare with. */
 import type { Service } from "../core/resolve-service.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
+import type { FindLive } from "../kubernetes/read-referenced.ts";
 
 export interface CheckInput {
   service: Service;
@@ -11,6 +12,10 @@ export interface CheckInput {
   namespace: KubeObject | null | undefined;
   /** Other namespaces that the manifests name, and whether they exist. */
   hasNamespace: (name: string) => boolean | undefined;
+  /** Finds what a reference names in the cluster. */
+  findLive: FindLive;
+  /** Whether the nodes have the service's image without a registry. */
+  isImported: boolean;
   /** Whether a version was verified with this service's settings before. */
   wasVerified: boolean;
 }

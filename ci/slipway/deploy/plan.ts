@@ -12,11 +12,13 @@ import {
   type WorkloadState,
   type WorkloadName,
 } from "../kubernetes/workload-state.ts";
+import { readReferenced } from "../kubernetes/read-referenced.ts";
 import { sortWorkloads } from "../kubernetes/service-port.ts";
 import { withVersion, renderManifests } from "../kubernetes/render.ts";
 import { assertComponentsWork } from "./checks-components.ts";
 import { assertTimeToStart } from "./checks-probes.ts";
 import { assertOwnProject } from "./checks-project.ts";
+import { openReferences } from "./reference-checks.ts";
 import { compareWithStored } from "./obsolete-objects.ts";
 import { assertRights } from "./required-rights.ts";
 import { assertSuitable, namespacesToFind } from "./manifest-checks.ts";
@@ -129,7 +131,7 @@ async function createPlan(
 
 /** Checks the manifests against the cluster. @throws {PipelineError} "project" or "environment" */
 async function checkManifests(
-  { api, overlay }: Target,
+  { api, overlay, isImported = false }: Target,
   service: Service,
   manifests: KubeObject[],
   versions: Version[],
@@ -144,7 +146,10 @@ async function checkManifests(
       },
     );
   const names = namespacesToFind(manifests);
-  const [namespace, ...others] = await Promise.all([service.namespace, ...names].map(find));
+  const [findLive, namespace, ...others] = await Promise.all([
+    readReferenced(api, openReferences({ service, manifests, isImported })),
+    ...[service.namespace, ...names].map(find),
+  ]);
   assertSuitable({
     service,
     overlay,
@@ -154,6 +159,8 @@ async function checkManifests(
       const found = others[names.indexOf(name)];
       return found === undefined ? undefined : found !== null;
     },
+    findLive,
+    isImported,
     wasVerified: versions.some(({ verified }) => verified !== undefined),
   });
 }

@@ -1,6 +1,7 @@
-/** Runs Jobs that must succeed before the rollout, such as a database migration. */
+/** Runs Jobs that must succeed before the rollout, such as a database migration, with the objects that they name. */
 import { applyInOrder } from "../kubernetes/apply.ts";
-import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
+import { prepareForApply, type PreparedObject } from "../kubernetes/prepare-for-apply.ts";
+import { findObjectReferences, findReferenced } from "../kubernetes/references.ts";
 import { RolloutFailed } from "./rollout-phases.ts";
 import type { Condition, KubeObject, Pod } from "../kubernetes/objects.ts";
 import type { DeployContext } from "./plan.ts";
@@ -19,7 +20,7 @@ interface Job extends KubeObject {
  */
 export async function runPreDeployJobs(
   context: DeployContext,
-  { jobs, permanentEffects }: DeployTransaction,
+  { jobs, objects, permanentEffects }: DeployTransaction,
 ): Promise<void> {
   const { target, service, signal, step } = context;
   const { api } = target;
@@ -31,6 +32,7 @@ export async function runPreDeployJobs(
       // A failed Job is run again, and must be deleted first because the name is the same.
       if (previous === "Failed") await api.delete(prepared!.object);
       await waitUntilDeleted(context, prepared!.path);
+      await applyInOrder(api, objectsOf(prepared!.object, objects, service.namespace));
       await applyInOrder(api, [prepared!]);
       permanentEffects.push(`Job/${name}`);
       const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
@@ -53,6 +55,13 @@ export async function runPreDeployJobs(
       }
     });
   }
+}
+
+/** Returns the objects of the version that a Job's pods name, in the order to apply. An undo restores them with all others. */
+function objectsOf(job: KubeObject, objects: PreparedObject[], namespace: string): PreparedObject[] {
+  const manifests = objects.map(({ object }) => object);
+  const needed = new Set(findObjectReferences(job).map((one) => findReferenced(one, manifests, namespace)));
+  return objects.filter(({ object }) => needed.has(object));
 }
 
 /** Waits until a failed Job is gone, which the cluster deletes in the background. */

@@ -83,12 +83,13 @@ function explainFailure(
   { reason, message }: RolloutFailure,
   output: string,
 ): string {
+  const isTimeout = reason === "Timeout" || reason === "ProgressDeadlineExceeded";
   const known = explainContainerFailure({
     service,
     manifests: objects.map(({ object }) => object),
     output,
     reason: message,
-    isSilent: reason === "NotReady",
+    isSilent: reason === "NotReady" || (isTimeout && /\bprobe failed\b/.test(output)),
   });
   return known ? `${known} ` : "";
 }

@@ -82,6 +82,19 @@ test.each<[string, KubeObject, object[], string]>([
       "StorageClass gp2 (its classes: local-path)",
   ],
   ["without a class and a default", claim(), [], "no default StorageClass (its classes: none)"],
+  [
+    "of a pod",
+    object("Deployment", {
+      template: {
+        spec: {
+          containers: [],
+          volumes: [{}, { ephemeral: { volumeClaimTemplate: { spec: { storageClassName: "gp3" } } } }],
+        },
+      },
+    }),
+    [local],
+    "Deployment/shop spec.template.spec.volumes[1].ephemeral.volumeClaimTemplate.spec.storageClassName does not work",
+  ],
   ["of a volume made by hand", claim(""), [local], "no volume without a class"],
 ])("a claim %s that nothing can bind is refused with object and field", async (_, found, classes, reason) => {
   const error = await checkStorage([found], classes).catch((thrown: unknown) => thrown);

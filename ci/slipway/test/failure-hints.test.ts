@@ -129,3 +129,63 @@ test.each([
 ])("a service that listens on localhost only: %s", (output, isNamed) => {
   expect(explain(output)?.includes("Listen on 0.0.0.0") ?? false).toBe(isNamed);
 });
+
+const warning = (probe: string, reply: string) =>
+  `helloapp-1: Running; helloapp running, 0 restarts\nwarnings:\n  Pod/helloapp-1: Unhealthy: ${probe} probe failed: ${reply} (5 times)\nlast lines of helloapp-1:\nloading the model`;
+const refused = 'Get "http://10.42.0.9:8080/readyz": dial tcp 10.42.0.9:8080: connect: connection refused';
+const unavailable = "HTTP probe failed with statuscode: 503";
+
+test.each([
+  ["does not listen yet", warning("Readiness", refused)],
+  ["answers 503 while it starts", warning("Readiness", unavailable)],
+  ["does not pass its startup probe yet", warning("Startup", refused)],
+  ["does not answer in time", warning("Readiness", 'Get "http://x/": context deadline exceeded (Client.Timeout)')],
+])("a process that %s starts slowly", (_, output) => {
+  expect(explain(output)).toBe(
+    "The process runs, but is not ready after 6 s. If it starts slowly, set `readyTimeoutSeconds: 60` in ci/pipeline.ts, and add a startupProbe with the path of its livenessProbe, `periodSeconds: 1` and `failureThreshold: 60`.",
+  );
+});
+
+test("a slow start with a startup probe needs the setting alone", () => {
+  const manifests = [workload({ startupProbe: {} })];
+  const hint = explainContainerFailure({
+    service,
+    manifests,
+    output: warning("Startup", refused),
+    reason: "",
+    isSilent: true,
+  });
+  expect(hint).toEndWith("set `readyTimeoutSeconds: 60` in ci/pipeline.ts.");
+});
+
+test("a probe with a wrong path, another cause, and a container that ended are no slow start", () => {
+  expect(explain(warning("Readiness", "HTTP probe failed with statuscode: 404"))).toBe(
+    "The service answers the probe with 404. Correct the `path` of the readinessProbe.",
+  );
+  expect(explain(`${warning("Readiness", refused)}\nlistening on http://localhost:8080`)).toContain(
+    "Listen on 0.0.0.0",
+  );
+  expect(explain(warning("Readiness", refused), { isSilent: false, reason: "app exits with 1" })).toBeUndefined();
+});
+
+test.each([
+  [
+    "app exits with 137 (SIGKILL, killed)",
+    warning("Liveness", refused),
+    "its liveness probe fails. If it starts slowly, add a startupProbe",
+  ],
+  ["app exits with 0", warning("Liveness", refused), "`failureThreshold: 120`"],
+  ["app exits with 143 (SIGTERM)", warning("Startup", refused), "raise `failureThreshold` of its startupProbe"],
+  [
+    "app is ready, but the kubelet has ended it already: its liveness probe failed while it started",
+    "",
+    "The kubelet ends the process, because its liveness probe fails",
+  ],
+])("a process that the kubelet ends while it starts: %s", (reason, output, expected) => {
+  expect(explain(output, { reason, isSilent: false })).toContain(expected);
+});
+
+test("a container that lacks memory is not taken for a slow start", () => {
+  const reason = "app exits with 137 (OOMKilled, its memory limit is 64Mi)";
+  expect(explain(warning("Liveness", refused), { reason })).toContain("resources.limits.memory");
+});

@@ -14,6 +14,7 @@ const kinds: Record<string, Record<string, string>> = {
     ConfigMap: "configmaps",
     Secret: "secrets",
     PersistentVolumeClaim: "persistentvolumeclaims",
+    ServiceAccount: "serviceaccounts",
     Service: "services",
     Event: "events",
   },
@@ -93,10 +94,15 @@ export class FakeCluster {
         const selector = (searchParams.get("labelSelector") ?? "").split(",").filter(Boolean);
         const collection = path.replace(/.*\//, "/");
         const type = /^type=(.*)$/.exec(searchParams.get("fieldSelector") ?? "")?.[1];
+        const named = /^metadata\.name=(.*)$/.exec(searchParams.get("fieldSelector") ?? "")?.[1];
         const items = this.#of<KubeObject>(`${collection}/`).filter(({ metadata }) =>
           selector.every((term) => metadata.labels?.[term.split("=")[0]!] === term.split("=")[1]),
         );
-        const typed = items.filter((item) => type === undefined || (item as { type?: string }).type === type);
+        const typed = items.filter(
+          (item) =>
+            (type === undefined || (item as { type?: string }).type === type) &&
+            (named === undefined || item.metadata.name === named),
+        );
         return Response.json({ items: typed });
       }
       case "POST": {

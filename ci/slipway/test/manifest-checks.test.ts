@@ -57,6 +57,8 @@ function check(manifests: KubeObject[], more: Partial<CheckInput> = {}): Pipelin
     manifests,
     namespace: existing,
     hasNamespace: () => false,
+    findLive: () => null,
+    isImported: false,
     wasVerified: false,
   };
   try {

@@ -10,6 +10,7 @@ import { planDeploy, type DeployContext } from "../deploy/plan.ts";
 import { requiredRights } from "../deploy/required-rights.ts";
 import { status } from "../deploy/status.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
+import { podTemplates } from "../kubernetes/pod-templates.ts";
 import { connectRegistryTarget } from "../targets/registry.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { deploy, rollback } from "./run-prepared-flow.ts";
@@ -141,6 +142,8 @@ function changeManifests(value: string): void {
 /** Removes all objects except the namespace and the workload. Without a Service, the version is read elsewhere. */
 function keepWorkloadOnly(): void {
   manifests = manifests.filter(({ kind }) => ["Namespace", "Deployment"].includes(kind));
+  for (const { spec } of manifests.flatMap(podTemplates))
+    delete (spec as { serviceAccountName?: string }).serviceAccountName;
   const { endpoint } = context.target;
   context.target.endpoint = (rendered) =>
     rendered.some(({ kind }) => kind === "Service")
