@@ -4,7 +4,7 @@
  * Code that a service or a package runs by path, like a worker, is bundled on its own. Data of packages is copied. Data
  * of the service needs the `files` setting, because only its author knows which files may be public in the image.
  */
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { isBuiltin } from "node:module";
 import { dirname, join, relative } from "node:path";
 import { resolveFrom } from "./module-names.ts";
@@ -65,9 +65,10 @@ export function findPathUses(source: Map<string, Buffer>, project: string): Path
     for (const specifier of required) addRequired(uses, specifier, file, project);
     for (const found of expressions) {
       const module = moduleAt(found, file);
-      if (module) uses.code.set(found.path, { ...found, place: place(found.line), file: module });
+      const isCode = module !== undefined && (runs.test(found.callee) || isProgram(module));
+      if (isCode) uses.code.set(found.path, { ...found, place: place(found.line), file: module });
       else if (found.isExact && found.path === file) continue;
-      else if (isOwnData(found, project))
+      else if (module !== undefined || isOwnData(found, project))
         uses.data.push({ ...found, place: place(found.line), path: existingPart(found) });
       else if (isUnknownPlace(found, file)) uses.unknown.push({ ...found, place: place(found.line) });
     }
@@ -101,6 +102,17 @@ function moduleAt({ path, isExact, callee }: PathExpression, importer: string): 
   if (!isRun) return undefined;
   const file = resolveFrom(path, importer);
   return file !== undefined && isModule(file) ? file : undefined;
+}
+
+/** Whether a file compiles. A file such as config.js may be JSON, which the service reads. */
+function isProgram(file: string): boolean {
+  const loader = file.endsWith("x") ? "tsx" : /ts$/.test(file) ? "ts" : "jsx";
+  try {
+    new Bun.Transpiler({ loader }).transformSync(readFileSync(file));
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 const statOf = (path: string) => statSync(path, { throwIfNoEntry: false });
