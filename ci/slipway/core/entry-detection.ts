@@ -1,6 +1,7 @@
 /** Finds the module that starts the service, from package.json, usual names, and the pages that name browser code. */
 import { existsSync, readdirSync, readFileSync, type Dirent } from "node:fs";
 import { dirname, join, normalize } from "node:path";
+import { modulesImportedBy } from "./imported-modules.ts";
 import type { PackageJson } from "./package-json.ts";
 
 export interface EntryCandidate {
@@ -26,7 +27,7 @@ const SKIPPED =
 const START_SCRIPT = /^(?:(?:start|dev|serve)[:-].+|serve|server|(?:server|api|backend)[:-].+)$/;
 /** Calls that start a server, and a default export that Bun serves. */
 const STARTS_SERVER =
-  /\bBun\.serve\s*[(<]|\bserve\s*\(\s*\{|\bcreate(?:Secure|Http2)?Server\s*\(|\.listen\s*\(|\bexport\s+default\s+\{[^}]*\bfetch\b|\bNestFactory\.create/;
+  /\bBun\.serve\s*[(<]|\bserve\s*\(\s*(?:\{|\w+\s*,)|\.listen\s*\(|\bexport\s+default\s+\{[^}]*\bfetch\b|\bNestFactory\.create/;
 /** Limits of the search in the source. */
 const MAX_FILES = 3000;
 /** A page that loads the browser's code is near the project's root, and every command looks for it. */
@@ -64,7 +65,28 @@ export function findEntryCandidates(project: string, { scripts = {}, module, mai
   const unique = candidates.filter(({ path }, at) => candidates.findIndex((one) => one.path === path) === at);
   // Build outputs are missing in a fresh clone.
   const isOutput = ({ path }: EntryCandidate) => BUILD_OUTPUT.test(path);
-  return [...unique.filter((one) => !isOutput(one)), ...unique.filter(isOutput)];
+  return preferServers(project, [...unique.filter((one) => !isOutput(one)), ...unique.filter(isOutput)]);
+}
+
+/**
+ * Moves the first candidate that starts a server to the front, unless a script of Bun names the entry.
+ *
+ * `main` may be the library of a package whose server is another module, and a usual name that of browser code.
+ */
+function preferServers(project: string, candidates: EntryCandidate[]): EntryCandidate[] {
+  const [first] = candidates;
+  if (!first || first.source.startsWith("the script") || startsServer(project, first.path)) return candidates;
+  const servers = findServerModules(project)
+    .filter((path) => !path.includes("/") && !candidates.some((one) => one.path === path))
+    .map((path) => ({ path, source: "its server" }));
+  const all = [...candidates, ...servers];
+  const server = all.find(({ path }) => startsServer(project, path));
+  return server ? [server, ...all.filter((one) => one !== server)] : candidates;
+}
+
+/** Whether a module, or a module that it imports, starts a server. */
+function startsServer(project: string, path: string): boolean {
+  return modulesImportedBy(project, path).some((file) => STARTS_SERVER.test(readFileSync(file, "utf8")));
 }
 
 /** Adds the ending that the runtime adds: `node src/bin/server` runs `src/bin/server.js`, and a directory its index. */
