@@ -1,7 +1,7 @@
 /** Finds the module that starts the service, from package.json, usual names, and the pages that name browser code. */
 import { existsSync, readdirSync, readFileSync, type Dirent } from "node:fs";
 import { dirname, join, normalize } from "node:path";
-import { modulesImportedBy } from "./imported-modules.ts";
+import { modulesImportedBy, withoutComments } from "./imported-modules.ts";
 import type { PackageJson } from "./package-json.ts";
 
 export interface EntryCandidate {
@@ -78,7 +78,7 @@ function preferServers(project: string, candidates: EntryCandidate[]): EntryCand
   if (!first || first.source.startsWith("the script") || startsServer(project, first.path)) return candidates;
   const servers = findServerModules(project)
     .filter((path) => !path.includes("/") && !candidates.some((one) => one.path === path))
-    .map((path) => ({ path, source: "its server" }));
+    .map((path) => ({ path, source: "the server that it starts" }));
   const all = [...candidates, ...servers];
   const server = all.find(({ path }) => startsServer(project, path));
   return server ? [server, ...all.filter((one) => one !== server)] : candidates;
@@ -86,7 +86,12 @@ function preferServers(project: string, candidates: EntryCandidate[]): EntryCand
 
 /** Whether a module, or a module that it imports, starts a server. */
 function startsServer(project: string, path: string): boolean {
-  return modulesImportedBy(project, path).some((file) => STARTS_SERVER.test(readFileSync(file, "utf8")));
+  return modulesImportedBy(project, path).some(hasServer);
+}
+
+/** Whether the module itself starts a server. */
+function hasServer(file: string): boolean {
+  return STARTS_SERVER.test(withoutComments(readFileSync(file, "utf8")));
 }
 
 /** Adds the ending that the runtime adds: `node src/bin/server` runs `src/bin/server.js`, and a directory its index. */
@@ -123,7 +128,7 @@ function findClientModules(project: string): Set<string> {
 export function findServerModules(project: string): string[] {
   const clients = findClientModules(project);
   return [...scan(project, MODULE, SKIPPED)]
-    .filter((path) => !clients.has(path) && STARTS_SERVER.test(readFileSync(join(project, path), "utf8")))
+    .filter((path) => !clients.has(path) && hasServer(join(project, path)))
     .sort((a, b) => a.split("/").length - b.split("/").length || (a < b ? -1 : 1));
 }
 

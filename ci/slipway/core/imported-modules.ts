@@ -1,4 +1,4 @@
-/** Lists the modules of a project that its entry imports, without bundling. */
+/** Reads the source of a project without bundling: the modules that its entry imports, and code without comments. */
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 
@@ -22,4 +22,12 @@ function resolveModule(path: string): string | undefined {
   const bases = [path, path.replace(/\.([cm]?)js$/, ".$1ts")];
   const candidates = bases.flatMap((base) => ENDINGS.map((ending) => base + ending));
   return candidates.find((file) => existsSync(file) && statSync(file).isFile() && /\.[cm]?[jt]sx?$/.test(file));
+}
+
+/** Matches comments, and captures strings so that they are kept. */
+const stringOrComment = /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/.*|\/\*[^]*?\*\//g;
+
+/** Returns the source without comments. */
+export function withoutComments(source: string): string {
+  return source.replace(stringOrComment, (_, string?: string) => string ?? " ");
 }

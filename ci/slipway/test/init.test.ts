@@ -547,7 +547,10 @@ describe("the entry beside browser code", () => {
     [
       "main, which is the library of the package",
       { main: "lib/proxy.js" },
-      { "lib/proxy.js": "exports.createServer = function createServer() {};\n", "server.js": server },
+      {
+        "lib/proxy.js": "// Call server.listen(80).\nexports.createServer = function createServer() {};\n",
+        "server.js": server,
+      },
       "server.js",
     ],
     [
