@@ -52,7 +52,8 @@ const reads = /read|file|send|static|stream|stat|exists|access|open|glob|scan|wa
 /** Functions that run a file. */
 const runs = /^(?:Worker|fork|spawn\w*|execFile\w*|setup(?:Primary|Master)|Piscina|Tinypool)$/;
 /** Functions that load a literal path, if it is relative to the working directory. */
-const takesPath = /dir|path|root|folder|static|public|views|assets|templates|files?$|migrat|locale|join|resolve/i;
+const takesPath =
+  /dir|path|sirv|serve|root|folder|static|public|views|assets|templates|files?$|migrat|locale|join|resolve/i;
 
 /** Finds the paths of the service's own modules. @param source file -> content */
 export function findPathUses(source: Map<string, Buffer>, project: string): PathUses {

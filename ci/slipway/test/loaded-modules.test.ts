@@ -253,6 +253,8 @@ describe("files of the service", () => {
 
   test.each<[string, string, string[]]>([
     ["a directory of a property", 'serveStatic({ root: "public" });', ["src/main.ts:3 opens public"]],
+    ["a directory of sirv", 'const sirv = serveStatic;\nsirv("public");', ["src/main.ts:4 opens public"]],
+    ["a directory of koa-static", 'const serve = serveStatic;\nserve("public");', ["src/main.ts:4 opens public"]],
     [
       "the module's directory",
       "serveStatic({ root: import.meta.dir + process.argv[2] });",
@@ -264,7 +266,7 @@ describe("files of the service", () => {
     ["a comment", '// serveStatic({ root: "./public" });', []],
   ])("warnings for %s", async (_, code, expected) => {
     const at = createProject({
-      "src/main.ts": `const serveStatic = (options: object) => console.log(options);\nserveStatic({});\n${code}\nexport {};\n`,
+      "src/main.ts": `const serveStatic = (options: object | string) => console.log(options);\nserveStatic({});\n${code}\nexport {};\n`,
       "public/a.txt": "a",
       "data.sqlite": "",
     });
