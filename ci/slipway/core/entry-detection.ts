@@ -1,6 +1,7 @@
 /** Finds the module that starts the service, from package.json, usual names, and the pages that name browser code. */
 import { existsSync, readdirSync, readFileSync, type Dirent } from "node:fs";
 import { dirname, join, normalize } from "node:path";
+import { modulesImportedBy, withoutComments } from "./imported-modules.ts";
 import type { PackageJson } from "./package-json.ts";
 
 export interface EntryCandidate {
@@ -28,7 +29,7 @@ const TEST =
 const START_SCRIPT = /^(?:(?:start|dev|serve)[:-].+|serve|server|(?:server|api|backend)[:-].+)$/;
 /** Calls that start a server, and a default export that Bun serves. */
 const STARTS_SERVER =
-  /\bBun\.serve\s*[(<]|\bserve\s*\(\s*\{|\bcreate(?:Secure|Http2)?Server\s*\(|\.listen\s*\(|\bexport\s+default\s+\{[^}]*\bfetch\b|\bNestFactory\.create/;
+  /\bBun\.serve\s*[(<]|\bserve\s*\(\s*(?:\{|\w+\s*,)|\.listen\s*\(|\bexport\s+default\s+\{[^}]*\bfetch\b|\bNestFactory\.create/;
 /** Limits of the search in the source. */
 const MAX_FILES = 3000;
 /** A page that loads the browser's code is near the project's root, and every command looks for it. */
@@ -68,7 +69,33 @@ export function findEntryCandidates(project: string, { scripts = {}, module, mai
   const unique = candidates.filter(({ path }, at) => candidates.findIndex((one) => one.path === path) === at);
   // Build outputs are missing in a fresh clone.
   const isOutput = ({ path }: EntryCandidate) => BUILD_OUTPUT.test(path);
-  return [...unique.filter((one) => !isOutput(one)), ...unique.filter(isOutput)];
+  return preferServers(project, [...unique.filter((one) => !isOutput(one)), ...unique.filter(isOutput)]);
+}
+
+/**
+ * Moves the first candidate that starts a server to the front, unless a script of Bun names the entry.
+ *
+ * `main` may be the library of a package whose server is another module, and a usual name that of browser code.
+ */
+function preferServers(project: string, candidates: EntryCandidate[]): EntryCandidate[] {
+  const [first] = candidates;
+  if (!first || first.source.startsWith("the script") || startsServer(project, first.path)) return candidates;
+  const servers = findServerModules(project)
+    .filter((path) => !path.includes("/") && !candidates.some((one) => one.path === path))
+    .map((path) => ({ path, source: "the server that it starts" }));
+  const all = [...candidates, ...servers];
+  const server = all.find(({ path }) => startsServer(project, path));
+  return server ? [server, ...all.filter((one) => one !== server)] : candidates;
+}
+
+/** Whether a module, or a module that it imports, starts a server. */
+function startsServer(project: string, path: string): boolean {
+  return modulesImportedBy(project, path).some(hasServer);
+}
+
+/** Whether the module itself starts a server. */
+function hasServer(file: string): boolean {
+  return STARTS_SERVER.test(withoutComments(readFileSync(file, "utf8")));
 }
 
 const isTestRun = (command = "") => /\bbun (?:run )?(?:--\S+ )*test\b(?!\.)|\bnode\b.* --test\b/.test(command);
@@ -107,7 +134,7 @@ function findClientModules(project: string): Set<string> {
 export function findServerModules(project: string): string[] {
   const clients = findClientModules(project);
   return [...scan(project, MODULE, new RegExp(`${SKIPPED.source}|${TEST.source}`))]
-    .filter((path) => !clients.has(path) && STARTS_SERVER.test(readFileSync(join(project, path), "utf8")))
+    .filter((path) => !clients.has(path) && hasServer(join(project, path)))
     .sort((a, b) => a.split("/").length - b.split("/").length || (a < b ? -1 : 1));
 }
 

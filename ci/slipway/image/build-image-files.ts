@@ -11,6 +11,7 @@
  */
 import { chmod, chown, copyFile, mkdir, readdir, rename, rm, utimes } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { readElf } from "./elf.ts";
 import {
@@ -43,9 +44,11 @@ export interface BuildResult {
 }
 
 /**
- * Builds into `dist`. A successful build replaces the directory as a whole, a failed build keeps the previous one.
+ * Builds into `dist`. A successful build replaces the previous build as a whole, a failed build keeps it. Files of other
+ * programs stay, because front ends are often built into the same directory.
  *
  * @param runtime libraries and platform of the image. Default: those of this machine
+ * @throws {PipelineError} "usage" if another program's files have the names of the build's
  * @throws {PipelineError} "project" if the source does not compile, with the compiler's messages as output
  */
 export async function buildImage(
@@ -53,6 +56,7 @@ export async function buildImage(
   dist: string,
   runtime = findSharedLibraries(),
 ): Promise<BuildResult> {
+  await assertReplaceable(dist);
   const inputs = await collectInputs(service, runtime);
   const id = await computeImageId(service, runtime, inputs);
   const built = { id, platform: runtime.platform, warnings: inputs.warnings };
@@ -75,12 +79,37 @@ export async function buildImage(
     const packages = [...bundled, ...(await readPackages(inputs.packages.values()))];
     await Bun.write(join(part, SBOM_FILE), await createSbom(service, { id, packages, runtime: inputs.runtime }));
     await Bun.write(join(part, "image.json"), JSON.stringify(built) + "\n");
-    await rm(dist, { recursive: true, force: true });
-    await rename(part, dist);
+    await replaceBuild(service, part, dist);
   } finally {
     await rm(part, { recursive: true, force: true });
   }
   return built;
+}
+
+const entriesOf = (directory: string) => readdir(directory).catch((): string[] => []);
+
+/** Whether the directory has no tree, or that of a previous build. */
+async function assertReplaceable(dist: string): Promise<void> {
+  const entries = await entriesOf(dist);
+  const foreign = entries.includes("image.json") ? undefined : layerNames.find((name) => entries.includes(name));
+  if (foreign === undefined) return;
+  throw new PipelineError("usage", `${join(dist, foreign)} exists, and slipway did not write it. Nothing was changed`, {
+    hint: "Name another directory: `bun ci/pipeline.ts build DIRECTORY`.",
+  });
+}
+
+/** Moves a build to its directory, without the files of the previous build. */
+async function replaceBuild({ name }: Service, part: string, dist: string): Promise<void> {
+  const isMap = (entry: string) => entry.startsWith(`${name}.`) && entry.endsWith(".map");
+  const own = (entry: string) => [...layerNames, SBOM_FILE, "image.json"].includes(entry) || isMap(entry);
+  const entries = await entriesOf(dist);
+  if (entries.every(own)) {
+    await rm(dist, { recursive: true, force: true });
+    await rename(part, dist);
+    return;
+  }
+  for (const entry of entries.filter(own)) await rm(join(dist, entry), { recursive: true });
+  for (const entry of await readdir(part)) await rename(join(part, entry), join(dist, entry));
 }
 
 /** Compiles the binary. @returns the packages that it bundles */

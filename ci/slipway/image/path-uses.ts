@@ -4,7 +4,7 @@
  * Code that a service or a package runs by path, like a worker, is bundled on its own. Data of packages is copied. Data
  * of the service needs the `files` setting, because only its author knows which files may be public in the image.
  */
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { isBuiltin } from "node:module";
 import { basename, dirname, join, relative } from "node:path";
 import { resolveFrom } from "./module-names.ts";
@@ -52,7 +52,8 @@ const reads = /read|file|send|static|stream|stat|exists|access|open|glob|scan|wa
 /** Functions that run a file. */
 const runs = /^(?:Worker|fork|spawn\w*|execFile\w*|setup(?:Primary|Master)|Piscina|Tinypool)$/;
 /** Functions that load a literal path, if it is relative to the working directory. */
-const takesPath = /dir|path|root|folder|static|public|views|assets|templates|files?$|migrat|locale|join|resolve/i;
+const takesPath =
+  /dir|path|sirv|serve|root|folder|static|public|views|assets|templates|files?$|migrat|locale|join|resolve/i;
 
 /** Finds the paths of the service's own modules. @param source file -> content */
 export function findPathUses(source: Map<string, Buffer>, project: string): PathUses {
@@ -65,9 +66,10 @@ export function findPathUses(source: Map<string, Buffer>, project: string): Path
     for (const specifier of required) addRequired(uses, specifier, file, project);
     for (const found of expressions) {
       const module = moduleAt(found, file);
-      if (module) uses.code.set(found.path, { ...found, place: place(found.line), file: module });
+      const isCode = module !== undefined && (runs.test(found.callee) || isProgram(module));
+      if (isCode) uses.code.set(found.path, { ...found, place: place(found.line), file: module });
       else if (found.isExact && found.path === file) continue;
-      else if (isOwnData(found, project))
+      else if (module !== undefined || isOwnData(found, project))
         uses.data.push({ ...found, place: place(found.line), path: existingPart(found) });
       else if (isUnknownPlace(found, file)) uses.unknown.push({ ...found, place: place(found.line) });
     }
@@ -101,6 +103,17 @@ function moduleAt({ path, isExact, callee }: PathExpression, importer: string): 
   if (!isRun) return undefined;
   const file = resolveFrom(path, importer);
   return file !== undefined && isModule(file) ? file : undefined;
+}
+
+/** Whether a file compiles. A file such as config.js may be JSON, which the service reads. */
+function isProgram(file: string): boolean {
+  const loader = file.endsWith("x") ? "tsx" : /ts$/.test(file) ? "ts" : "jsx";
+  try {
+    new Bun.Transpiler({ loader }).transformSync(readFileSync(file));
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 const statOf = (path: string) => statSync(path, { throwIfNoEntry: false });

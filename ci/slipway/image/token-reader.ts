@@ -39,15 +39,21 @@ export class TokenReader {
     return isLiteral && this.is(at - 1, "(") && (this.is(at - 2, "import") || this.is(at - 2, "require"));
   }
 
-  /** Returns the function and the property that get the value. */
-  context(at: number): { callee: string; key: string } {
+  /** Returns the function and the property that get the value, also those of a name that is bound to a choice. */
+  context(at: number, isUse = false): { callee: string; key: string } {
     let depth = 0;
     let key = "";
+    let isChoice = false;
     for (let i = at - 1; i >= Math.max(0, at - MAX_CONTEXT); i -= 1) {
       const { kind, text } = this.tokens[i]!;
       if (kind === "string" || kind === "template") continue;
       if (depth === 0 && key === "" && text === ":" && this.tokens[i - 1]?.kind !== "mark")
         key = this.tokens[i - 1]!.text;
+      if (depth === 0 && text === "?") isChoice = true;
+      if (depth === 0 && text === "=" && isChoice && !isUse) {
+        const use = this.useOf(i - 1);
+        if (use !== undefined) return this.context(use, true);
+      }
       if (")]}".includes(text)) depth += 1;
       else if (";".includes(text) && depth === 0) break;
       else if ("([{".includes(text)) {
@@ -82,6 +88,16 @@ export class TokenReader {
       else if (this.is(i, open) && --depth === 0) return i;
     }
     return -1;
+  }
+
+  /** Returns the index of the first use of the name that is declared here. */
+  private useOf(at: number): number | undefined {
+    const declared = this.tokens[at];
+    if (declared?.kind !== "name" || !this.isDeclared(at)) return undefined;
+    const isUse = ({ kind, text }: Token, i: number) =>
+      i > at && kind === "name" && text === declared.text && !this.is(i - 1, ".") && !this.is(i + 1, ":");
+    const use = this.tokens.findIndex(isUse);
+    return use < 0 ? undefined : use;
   }
 
   /** Returns the index after the rest of an argument or statement. */

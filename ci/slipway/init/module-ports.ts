@@ -1,6 +1,7 @@
 /** Detects the port in the entry and in the modules that it imports. */
-import { existsSync, readFileSync, statSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { readFileSync } from "node:fs";
+import { relative } from "node:path";
+import { modulesImportedBy } from "../core/imported-modules.ts";
 import { findPort, findServerPortOf, hasHardcodedPort } from "./port-detection.ts";
 
 export interface DetectedPort {
@@ -10,10 +11,6 @@ export interface DetectedPort {
   /** Whether a node:http server ignores $PORT. */
   isFixed: boolean;
 }
-
-const MAX_MODULES = 300;
-const IMPORT = /\b(?:from|import|require)\b\s*\(?\s*["'`](\.[^"'`\n]*)["'`]/g;
-const ENDINGS = ["", ".ts", ".tsx", ".mts", ".js", ".jsx", ".mjs", ".cjs", "/index.ts", "/index.js"];
 
 /** Reads the modules in the order of their imports, so that the one nearest to the entry counts. */
 export function detectPort(project: string, entry: string): DetectedPort {
@@ -25,22 +22,4 @@ export function detectPort(project: string, entry: string): DetectedPort {
       return { port, portModule: relative(project, file), isFixed: hasHardcodedPort(source, !isEntry) };
   }
   return { port: undefined, portModule: undefined, isFixed: false };
-}
-
-/** Lists the entry and the modules of the project that it imports, in the order of their imports. */
-export function modulesImportedBy(project: string, entry: string): string[] {
-  const queue = [join(project, entry)];
-  for (const file of queue) {
-    for (const [, path = ""] of readFileSync(file, "utf8").matchAll(IMPORT)) {
-      const found = resolveModule(join(dirname(file), path));
-      if (found && !queue.includes(found) && queue.length < MAX_MODULES) queue.push(found);
-    }
-  }
-  return queue;
-}
-
-function resolveModule(path: string): string | undefined {
-  const bases = [path, path.replace(/\.([cm]?)js$/, ".$1ts")];
-  const candidates = bases.flatMap((base) => ENDINGS.map((ending) => base + ending));
-  return candidates.find((file) => existsSync(file) && statSync(file).isFile() && /\.[cm]?[jt]sx?$/.test(file));
 }

@@ -1,9 +1,9 @@
 /** Proposes the `files` setting: files that the service's modules open by path. */
 import { existsSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
+import { modulesImportedBy } from "../core/imported-modules.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { findPathUses } from "../image/path-uses.ts";
-import { modulesImportedBy } from "./module-ports.ts";
 
 /**
  * Finds files and directories that the entry and the modules that it imports open by path.

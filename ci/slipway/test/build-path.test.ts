@@ -1,6 +1,7 @@
 /** Copies of a project in directories of other names give identical binaries, which contain no path of the build. */
-import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import type { Settings } from "../index.d.ts";
 import { build, createProject, removeProjects, run, type Files } from "./built-service.ts";
 
@@ -65,4 +66,29 @@ test("require.resolve finds a file that is in the image", async () => {
   // Without a container, /srv does not exist.
   expect(existsSync(`${at}/dist/app/srv/data/a.json`)).toBe(true);
   expect(readFileSync(binary).includes("/srv/data/a.json")).toBe(true);
+});
+
+describe("a directory with files of another program", () => {
+  const files: Files = { "src/main.ts": "console.log(1);\n", "dist/client/index.html": "page", "dist/old.js": "" };
+  const settings = { attach: false, files: ["dist/client"] };
+  const entriesOf = (at: string) => readdirSync(join(at, "dist")).sort();
+
+  test("keeps them, and loses the previous build", async () => {
+    const at = createProject(files);
+    const built = ["app", "client", "image.json", "old.js", "other.map", "runtime", "sbom.cdx.json"];
+    await build(at, { name: "other", ...settings });
+    expect(entriesOf(at)).toEqual(built);
+    writeFileSync(join(at, "dist/app/stale"), "");
+    await build(at, { name: "other", ...settings });
+    expect(existsSync(join(at, "dist/app/stale"))).toBe(false);
+    expect(readFileSync(join(at, "dist/client/index.html"), "utf8")).toBe("page");
+    expect(readFileSync(join(at, "dist/app/srv/dist/client/index.html"), "utf8")).toBe("page");
+  });
+
+  test.each(["app", "runtime"])("is refused if the build needs the name %s", async (name) => {
+    const at = createProject({ "src/main.ts": "console.log(1);\n", [`dist/${name}/index.html`]: "page" });
+    await expect(build(at, { attach: false })).rejects.toThrow(`dist/${name} exists, and slipway did not write it`);
+    expect(readFileSync(join(at, `dist/${name}/index.html`), "utf8")).toBe("page");
+    expect(entriesOf(at)).toEqual([name]);
+  });
 });

@@ -544,6 +544,60 @@ describe("the entry beside browser code", () => {
     );
   });
 
+  test.each<[string, object, Record<string, string>, string]>([
+    [
+      "main, which is the library of the package",
+      { main: "lib/proxy.js" },
+      {
+        "lib/proxy.js": "// Call server.listen(80).\nexports.createServer = function createServer() {};\n",
+        "server.js": server,
+      },
+      "server.js",
+    ],
+    [
+      "main, and the server has no usual name",
+      { main: "src/index.js" },
+      { "src/index.js": "export const cards = [];\n", "express.js": server },
+      "express.js",
+    ],
+    [
+      "a usual name, and a script for Node without an ending names the server",
+      { scripts: { dev: "node gate" } },
+      { "src/main.ts": "export const createApp = () => 1;\n", "gate.js": server },
+      "gate.js",
+    ],
+    [
+      "a usual name, and a script for Node with options and arguments names the server",
+      { scripts: { dev: "node --watch --experimental-strip-types src/bin.ts data/db.json" } },
+      { "src/app.ts": "export const createApp = () => 1;\n", "src/bin.ts": server },
+      "src/bin.ts",
+    ],
+  ])("a module that starts no server is not the entry: %s", async (_, packageJson, files, entry) => {
+    expect(resolveService(await layOut({ "package.json": { name: "shop", ...packageJson }, ...files })).entry).toBe(
+      entry,
+    );
+  });
+
+  test.each<[string, object, Record<string, string>, string]>([
+    [
+      "imports the server",
+      { main: "a.js" },
+      { "a.js": 'import "./b.js";\n', "b.js": server, "server.js": server },
+      "a.js",
+    ],
+    [
+      "is named by a script of Bun",
+      { scripts: { dev: "bun a.ts" } },
+      { "a.ts": "run();\n", "server.js": server },
+      "a.ts",
+    ],
+    ["is alone with a server in a directory", { main: "a.ts" }, { "a.ts": "run();\n", "mocks/m.ts": server }, "a.ts"],
+  ])("a module stays the entry that %s", async (_, packageJson, files, entry) => {
+    expect(resolveService(await layOut({ "package.json": { name: "shop", ...packageJson }, ...files })).entry).toBe(
+      entry,
+    );
+  });
+
   test("without a candidate, the error names the files that start a server", async () => {
     const at = await layOut({
       "package.json": { name: "shop" },

@@ -215,8 +215,36 @@ describe("files of the service", () => {
     });
   });
 
+  test.each<[string, string]>([
+    [
+      "a choice",
+      'const path = process.argv.length > 2 ? process.argv[2]! : "config.js";\nconsole.log(readFileSync(path, "utf8"));',
+    ],
+    [
+      "a choice of text",
+      'const path = process.argv.length > 2 ? process.argv[2]! : "config.json";\nconsole.log(readFileSync(path, "utf8"));',
+    ],
+    ["a property", 'const defaults = { config: "config.js" };\nconsole.log(readFileSync(defaults.config, "utf8"));'],
+  ])("data is no code, whatever its name ends with: %s", async (_, code) => {
+    const files: Files = {
+      "src/main.ts": `import { readFileSync } from "node:fs";\n${code}\n`,
+      "config.js": '{\n  "port": 7777\n}',
+      "config.json": '{\n  "port": 7777\n}',
+    };
+    const name = code.includes("config.json") ? "config.json" : "config.js";
+    const warning = [`src/main.ts:2 opens ${name}, which is not in the image`];
+    const inputs = await collectInputs(
+      resolveService(createProject(files), { attach: false, entry: "src/main.ts" }),
+      findSharedLibraries(),
+    );
+    expect(inputs.warnings.map((text) => text.slice(0, warning[0]!.length))).toEqual(warning);
+    await check({ files, settings: { files: [name] }, output: '{\n  "port": 7777\n}\n' });
+  });
+
   test.each<[string, string, string[]]>([
     ["a directory of a property", 'serveStatic({ root: "public" });', ["src/main.ts:3 opens public"]],
+    ["a directory of sirv", 'const sirv = serveStatic;\nsirv("public");', ["src/main.ts:4 opens public"]],
+    ["a directory of koa-static", 'const serve = serveStatic;\nserve("public");', ["src/main.ts:4 opens public"]],
     [
       "the module's directory",
       "serveStatic({ root: import.meta.dir + process.argv[2] });",
@@ -228,7 +256,7 @@ describe("files of the service", () => {
     ["a comment", '// serveStatic({ root: "./public" });', []],
   ])("warnings for %s", async (_, code, expected) => {
     const at = createProject({
-      "src/main.ts": `const serveStatic = (options: object) => console.log(options);\nserveStatic({});\n${code}\nexport {};\n`,
+      "src/main.ts": `const serveStatic = (options: object | string) => console.log(options);\nserveStatic({});\n${code}\nexport {};\n`,
       "public/a.txt": "a",
       "data.sqlite": "",
     });
