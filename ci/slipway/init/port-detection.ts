@@ -45,7 +45,7 @@ export function findServerPortOf(source: string): number | undefined {
   return toPort(found);
 }
 
-function withoutComments(source: string): string {
+export function withoutComments(source: string): string {
   return source.replace(stringOrComment, (_, string?: string) => string ?? " ");
 }
 

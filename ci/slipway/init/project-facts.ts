@@ -13,6 +13,7 @@ import { findBunInstallInputs } from "../core/install-inputs.ts";
 import { readPackage, type PackageJson, type Service } from "../core/resolve-service.ts";
 import { findEntryCandidates, type EntryCandidate } from "../core/entry-detection.ts";
 import { detectPort } from "./module-ports.ts";
+import { startsNoServer } from "./worker-detection.ts";
 import { proposeFiles } from "./propose-files.ts";
 
 export interface ProjectFacts {
@@ -24,6 +25,8 @@ export interface ProjectFacts {
   portModule: string | undefined;
   /** Whether a node:http server ignores $PORT. Bun's servers always honour it. */
   isFixed: boolean;
+  /** Whether the entry starts no server, like a queue worker or a timer. Existing manifests with a Service decide first. */
+  isWorker: boolean;
   /** Modules that may be the entry, in order of preference. */
   entries: EntryCandidate[];
   /** Files that the service opens by path, for the `files` setting. */
@@ -69,6 +72,7 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
     service: hasTests && manifest.scripts?.test === undefined ? withTests(service) : service,
     package: manifest,
     ...detectPort(project, service.entry),
+    isWorker: !existsSync(join(project, "k8s/base/service.yaml")) && startsNoServer(project, service.entry, manifest),
     entries: findEntryCandidates(project, manifest),
     openedFiles: proposeFiles(
       service,

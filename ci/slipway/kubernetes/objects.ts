@@ -27,6 +27,7 @@ export interface KubeObject {
 export interface Workload extends KubeObject {
   spec: {
     replicas?: number;
+    minReadySeconds?: number;
     selector?: PodSelector;
     template: PodTemplate;
     strategy?: { type?: string };
@@ -64,6 +65,13 @@ export interface ReplicaSet extends KubeObject {
   status: { availableReplicas?: number; conditions?: Condition[] };
 }
 
+/** A probe with the fields that name a port. Other probes run a command. */
+interface PortProbe {
+  httpGet?: object;
+  tcpSocket?: object;
+  grpc?: object;
+}
+
 export interface PodTemplate {
   metadata?: { labels?: Record<string, string> };
   spec: {
@@ -72,6 +80,9 @@ export interface PodTemplate {
       image: string;
       ports?: { name?: string; containerPort: number }[];
       env?: { name: string; value?: string }[];
+      startupProbe?: PortProbe;
+      readinessProbe?: PortProbe;
+      livenessProbe?: PortProbe;
       resources?: { limits?: Record<string, string | number> };
     }[];
     initContainers?: { name: string; image: string; resources?: { limits?: Record<string, string | number> } }[];

@@ -34,6 +34,24 @@ export function serviceContainer({ name }: Service, { spec: { containers } }: Po
   return containers.find(runsImage) ?? containers.find((container) => container.name === name) ?? containers[0];
 }
 
+/**
+ * Returns whether the service opens no port, as a queue worker or a timer does: no Service has a port that leads to its
+ * pods, and its pods name no port, neither a container port nor a probe nor PORT.
+ */
+export function hasNoPort(service: Service, manifests: KubeObject[]): boolean {
+  const [workload] = sortWorkloads(service, manifests);
+  if (!workload?.spec?.template || findServicePort(service, manifests)) return false;
+  const { containers } = workload.spec.template.spec;
+  return !containers.some(
+    ({ ports = [], env = [], ...container }) =>
+      ports.length > 0 ||
+      env.some(({ name }) => name === "PORT") ||
+      [container.startupProbe, container.readinessProbe, container.livenessProbe].some(
+        (probe) => probe?.httpGet ?? probe?.tcpSocket ?? probe?.grpc,
+      ),
+  );
+}
+
 /** Returns the port that the service gets as PORT: from the container's environment, or from the settings. */
 export function configuredPort(service: Service, template: PodTemplate | undefined): number {
   const container = template && serviceContainer(service, template);
