@@ -36,42 +36,52 @@ async function factsOf(files: Record<string, string>, dependencies: Record<strin
 
 const timer = "setInterval(() => console.log('tick'), 1000);\n";
 
+type Row = [string, Record<string, string>, Record<string, string>?];
+/** Completes the rows: the test would take a missing argument as a callback. */
+const withDependencies = (rows: Row[]) =>
+  rows.map(([name, files, dependencies = {}]): Required<Row> => [name, files, dependencies]);
+
 describe("init", () => {
-  test.each<[string, Record<string, string>, Record<string, string>?]>([
-    ["a timer", { "src/main.ts": timer }],
-    [
-      "a queue worker",
-      {
-        "src/main.ts": 'import { Worker } from "bullmq";\nnew Worker("mail", send, { connection: { port: 6379 } });\n',
-      },
-      { bullmq: "^5.0.0" },
-    ],
-    [
-      "a loop in a module",
-      { "src/main.ts": 'import "./loop";\n', "src/loop.ts": "while (true) await Bun.sleep(1);\n" },
-    ],
-    ["a server in a comment", { "src/main.ts": `// Bun.serve({ port: 3000 })\n${timer}` }],
-    ["a server in another process", { "src/main.ts": timer, "src/web.ts": "Bun.serve({ fetch });\n" }],
-  ])("recognises %s as a service without a port", async (_, files, dependencies) => {
+  test.each(
+    withDependencies([
+      ["a timer", { "src/main.ts": timer }],
+      [
+        "a queue worker",
+        {
+          "src/main.ts":
+            'import { Worker } from "bullmq";\nnew Worker("mail", send, { connection: { port: 6379 } });\n',
+        },
+        { bullmq: "^5.0.0" },
+      ],
+      [
+        "a loop in a module",
+        { "src/main.ts": 'import "./loop";\n', "src/loop.ts": "while (true) await Bun.sleep(1);\n" },
+      ],
+      ["a server in a comment", { "src/main.ts": `// Bun.serve({ port: 3000 })\n${timer}` }],
+      ["a server in another process", { "src/main.ts": timer, "src/web.ts": "Bun.serve({ fetch });\n" }],
+    ]),
+  )("recognises %s as a service without a port", async (_, files, dependencies) => {
     expect((await factsOf(files, dependencies)).isWorker).toBe(true);
   });
 
-  test.each<[string, Record<string, string>, Record<string, string>?]>([
-    ["Bun.serve", { "src/main.ts": "Bun.serve({ fetch });\n" }],
-    ["listen in an imported module", { "src/main.ts": 'import "./web";\n', "src/web.ts": "app.listen(3000);\n" }],
-    ["a default export", { "src/main.ts": "const app = create();\nexport default app;\n" }],
-    ["a default export with fetch", { "src/main.ts": "export default { fetch: () => new Response() };\n" }],
-    ["a framework", { "src/main.ts": 'import { start } from "fastify";\nstart();\n' }, { fastify: "^5.0.0" }],
-    [
-      "a member of the workspace",
-      { "src/main.ts": 'import { start } from "@acme/web";\nstart();\n' },
-      { "@acme/web": "workspace:*" },
-    ],
-    ["a path alias", { "src/main.ts": 'import { start } from "@/web";\nstart();\n' }],
-    ["PORT", { "src/main.ts": "start(process.env.PORT);\n" }],
-    ["an empty entry", { "src/main.ts": "" }],
-    ["manifests with a Service", { "src/main.ts": timer, "k8s/base/service.yaml": "kind: Service\n" }],
-  ])("keeps the port for %s", async (_, files, dependencies) => {
+  test.each(
+    withDependencies([
+      ["Bun.serve", { "src/main.ts": "Bun.serve({ fetch });\n" }],
+      ["listen in an imported module", { "src/main.ts": 'import "./web";\n', "src/web.ts": "app.listen(3000);\n" }],
+      ["a default export", { "src/main.ts": "const app = create();\nexport default app;\n" }],
+      ["a default export with fetch", { "src/main.ts": "export default { fetch: () => new Response() };\n" }],
+      ["a framework", { "src/main.ts": 'import { start } from "fastify";\nstart();\n' }, { fastify: "^5.0.0" }],
+      [
+        "a member of the workspace",
+        { "src/main.ts": 'import { start } from "@acme/web";\nstart();\n' },
+        { "@acme/web": "workspace:*" },
+      ],
+      ["a path alias", { "src/main.ts": 'import { start } from "@/web";\nstart();\n' }],
+      ["PORT", { "src/main.ts": "start(process.env.PORT);\n" }],
+      ["an empty entry", { "src/main.ts": "" }],
+      ["manifests with a Service", { "src/main.ts": timer, "k8s/base/service.yaml": "kind: Service\n" }],
+    ]),
+  )("keeps the port for %s", async (_, files, dependencies) => {
     expect((await factsOf(files, dependencies)).isWorker).toBe(false);
   });
 
