@@ -27,7 +27,7 @@ export async function deployWorkingTree(
   const { approve, prepare, verify, settle } = results;
   const { name, endpoint } = approve;
   if (!prepare) {
-    const place = endpoint.observe ? `as ${endpoint.url}, without a port` : `and answers at ${endpoint.url}`;
+    const place = endpoint.observe ? `as the worker ${endpoint.url}` : `and answers at ${endpoint.url}`;
     const conclusion = `nothing to deploy: ${name} runs already ${place}`;
     return { conclusion, servedAt: undefined };
   }

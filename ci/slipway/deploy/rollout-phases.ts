@@ -83,7 +83,7 @@ export async function applyAndWaitUntilReady(
 ): Promise<StepResult<ReadyRollout>> {
   const { endpoint, before, id, write, workloads } = options;
   // Without pods before or after, no client expects a reply.
-  // A service without a port has no clients at all.
+  // A worker has no clients at all.
   const isServing =
     !endpoint.observe && before.length > 0 && !isScaledToZero(before) && workloads[0]?.spec?.replicas !== 0;
   const stopMonitor = isServing ? monitorAvailability(endpoint, id) : undefined;
@@ -109,9 +109,9 @@ export function isScaledToZero([main]: WorkloadState[]): boolean {
 }
 
 /**
- * Requests the version from outside until 20 replies in a row carry its id. Without a port, its pods have to stay up.
+ * Requests the version from outside until 20 replies in a row carry its id. The pods of a worker have to stay up.
  *
- * @throws {RolloutFailed} after 30 s, or if a container without a port ends
+ * @throws {RolloutFailed} after 30 s, or if a container of a worker ends
  */
 export async function verifyRollout(
   context: DeployContext,

@@ -13,7 +13,7 @@ export async function endpointOf({ target, service, signal }: DeployContext): Pr
   return target.endpoint(await renderManifests(target, service, signal));
 }
 
-/** Checks from outside that every response has `id`, or that pods without a port stay up with it. @returns the endpoint @throws {PipelineError} "project" if not */
+/** Checks from outside that every response has `id`, or that a worker stays up. @returns the endpoint @throws {PipelineError} "project" if not */
 export async function assertServing({ signal }: DeployContext, endpoint: Endpoint, id: string): Promise<Endpoint> {
   const { ok, last } = await verifyVersion(endpoint, id, { signal, deadlineSeconds: 5 });
   if (ok) return endpoint;
@@ -56,7 +56,7 @@ export async function status(context: DeployContext): Promise<string[]> {
     `${service.name}:${id} ${state}${since}${from}`,
     `${pods.filter(({ ready }) => ready).length} of ${replicaCountsOf(seen.deployment).desired} pods ready, ${restarts} restarts`,
     endpoint.observe
-      ? `${endpoint.url} opens no port: ${ok ? "its pods run this version" : last}`
+      ? `${endpoint.url} is a worker: ${ok ? "its pods run this version" : last}`
       : `${endpoint.url} ${ok ? "serves this version" : `does not serve this version: ${last}`}`,
     ...(lacking.length > 0 ? [`without its image: ${lacking.join(", ")} (a deploy delivers it)`] : []),
     ...(verdict.state === "failed" ? [`${verdict.reason}: ${verdict.message}`] : []),

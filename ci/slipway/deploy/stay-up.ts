@@ -1,4 +1,4 @@
-/** Verifies a version that opens no port: its pods have to be ready, and to run for some seconds without a restart. */
+/** Verifies a version of a worker: its pods have to be ready, and to run for some seconds without a restart. */
 import { currentPods, isReady, runningId, type WorkloadState } from "../kubernetes/workload-state.ts";
 import { findRestartSince, replicaCountsOf, type RolloutFailure } from "./rollout-status.ts";
 

@@ -1,4 +1,4 @@
-/** Verifies the served version as a client outside the cluster. Pods without a port are observed instead. */
+/** Verifies the served version as a client outside the cluster. The pods of a worker are observed instead. */
 import { PipelineError } from "../core/errors.ts";
 import { describeFetchError } from "../core/fetch-error.ts";
 import type { WorkloadState } from "../kubernetes/workload-state.ts";
@@ -12,7 +12,7 @@ export interface Endpoint {
   open?: ((init: RequestInit) => Promise<Response>) | undefined;
   /** True if requests are slow and traffic is limited. Requests are then concurrent and rarer. Default: false. */
   isRemote?: boolean;
-  /** Observes the workloads of a service that opens no port. It gets no requests. Default: the service answers requests. */
+  /** Observes the workloads of a worker, which gets no requests. Default: the service answers requests. */
   observe?: () => Promise<WorkloadState[]>;
 }
 
@@ -23,11 +23,11 @@ export const BUILD_ID_HEADER = "Slipway-Build";
 const CONCURRENT_REQUESTS = 10;
 
 export interface VerificationOptions {
-  /** Number of responses in a row. For 1, pods without a port are observed once. Default: 20 */
+  /** Number of responses in a row. For 1, the pods of a worker are observed once. Default: 20 */
   replies?: number;
   /** Default: 30 */
   deadlineSeconds?: number;
-  /** The workloads when they became ready, for pods without a port. */
+  /** The workloads of a worker when they became ready. */
   since?: WorkloadState[];
   signal: AbortSignal;
 }
@@ -35,14 +35,14 @@ export interface VerificationOptions {
 /** `ok` is true if `replies` responses in a row had the id. `last` is the last other id or error. */
 export type VerificationResult = StayUpResult;
 
-/** Describes what a successful verification has shown. */
+/** Describes a successful verification. */
 export function describeVerified({ observe }: Endpoint, id: string): string {
   return observe ? `the pods of ${id} stay up` : `20 replies in a row carry ${id}`;
 }
 
-/** Says where a version is. */
+/** Describes where a version serves or runs. */
 export function describeServing({ url, observe }: Endpoint, name: string): string {
-  return observe ? `${name} runs as ${url}, without a port` : `${name} serves at ${url}`;
+  return observe ? `${name} runs as the worker ${url}` : `${name} serves at ${url}`;
 }
 
 /**
@@ -97,7 +97,7 @@ export async function fetchVersion(
   { url, open = (init) => fetch(url, init), observe }: Endpoint,
   { keepalive = false, signal }: { keepalive?: boolean; signal: AbortSignal },
 ): Promise<VersionReply> {
-  if (observe) return { failure: "the service opens no port" };
+  if (observe) return { failure: "a worker gets no requests" };
   try {
     const init = {
       keepalive,

@@ -21,7 +21,7 @@ export function describeChoices(facts: ProjectFacts, changes: FileChange[]): str
   return [
     `  entry    ${entry}  ${from}${change}`,
     isWorker
-      ? `  port     none  ${entry} starts no server, so there are no Service, ports and probes. If it listens, add them to k8s/base`
+      ? `  port     none  ${entry} starts no server, so it is a worker. If it is a server, set \`port\` in ci/pipeline.ts, remove k8s/ and run \`slipway init\` again`
       : `  port     ${service.port}  ${port === service.port ? `found in ${portModule}` : "the service gets it as $PORT"}`,
     `  scripts  ${names.join(", ")}`,
     ...(files.length > 0 ? [`  files    ${files.join(", ")}  opened by the service, so the image gets them`] : []),

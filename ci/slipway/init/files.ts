@@ -12,7 +12,7 @@ const templates = join(import.meta.dir, "templates");
 export const OVERLAY = "k8s/overlays/k3s/kustomization.yaml";
 /** The manifest of the Service. A project that has it opens a port. */
 const SERVICE = "k8s/base/service.yaml";
-/** Directory of the manifests that differ if the service opens no port. */
+/** Directory of the manifests that differ for a worker. */
 const WORKER = "worker";
 const manifests = [
   "k8s/base/deployment.yaml",
@@ -49,7 +49,7 @@ export function generatedFiles(facts: ProjectFacts, components: string[] = []): 
   ]);
 }
 
-/** Returns the template of a manifest, which is another one for a service without a port. */
+/** Returns the template of a manifest, which is another one for a worker. */
 function templateOf(path: string, { isWorker }: ProjectFacts): string {
   return isWorker && existsSync(join(templates, WORKER, path)) ? join(WORKER, path) : path;
 }

@@ -11,6 +11,9 @@ export interface DetectedPort {
   isFixed: boolean;
 }
 
+/** The result for a source that names no port. */
+export const NO_PORT: DetectedPort = { port: undefined, portModule: undefined, isFixed: false };
+
 const MAX_MODULES = 300;
 const IMPORT = /\b(?:from|import|require)\b\s*\(?\s*["'`](\.[^"'`\n]*)["'`]/g;
 const ENDINGS = ["", ".ts", ".tsx", ".mts", ".js", ".jsx", ".mjs", ".cjs", "/index.ts", "/index.js"];
@@ -24,7 +27,7 @@ export function detectPort(project: string, entry: string): DetectedPort {
     if (port !== undefined)
       return { port, portModule: relative(project, file), isFixed: hasHardcodedPort(source, !isEntry) };
   }
-  return { port: undefined, portModule: undefined, isFixed: false };
+  return NO_PORT;
 }
 
 /** Lists the entry and the modules of the project that it imports, in the order of their imports. */

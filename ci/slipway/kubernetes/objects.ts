@@ -67,9 +67,9 @@ export interface ReplicaSet extends KubeObject {
 
 /** A probe with the fields that name a port. Other probes run a command. */
 interface PortProbe {
-  httpGet?: object;
-  tcpSocket?: object;
-  grpc?: object;
+  httpGet?: { port: number | string };
+  tcpSocket?: { port: number | string };
+  grpc?: { port: number };
 }
 
 export interface PodTemplate {

@@ -7,7 +7,7 @@ import { resolveEnv, expandReferences, POD_ADDRESS, type EnvSpec } from "./resol
 import { objectName, type KubeObject } from "./objects.ts";
 import { toProbeCheck, type ScheduledProbe, type KubeProbe } from "./convert-probes.ts";
 import { parseByteQuantity } from "./byte-quantity.ts";
-import { hasNoPort } from "./service-port.ts";
+import { isWorker } from "./service-port.ts";
 
 /** The image's OCI configuration. */
 export interface ImageConfig {
@@ -32,7 +32,7 @@ export interface PodSpec {
   mounts: PodMount[];
   /** Probes in the order in which they run. */
   asks: ScheduledProbe[];
-  /** The endpoint that returns the build's id. undefined: the service opens no port. */
+  /** The endpoint that returns the build's id. undefined: the service is a worker. */
   version: { port: number; path: string } | undefined;
   /** Seconds from SIGTERM to SIGKILL. */
   graceSeconds: number;
@@ -174,7 +174,7 @@ export function resolvePodSpec(service: Service, image: ImageConfig, manifests: 
     volumes,
     mounts: mounts.sort((a, b) => a.path.length - b.path.length),
     asks,
-    version: hasNoPort(service, manifests)
+    version: isWorker(service, manifests)
       ? undefined
       : { port: servicePort(service, manifests, portOf), path: service.versionPath },
     // preStop counts towards the grace period.

@@ -35,21 +35,21 @@ export function serviceContainer({ name }: Service, { spec: { containers } }: Po
 }
 
 /**
- * Returns whether the service opens no port, as a queue worker or a timer does: no Service has a port that leads to its
- * pods, and its pods name no port, neither a container port nor a probe nor PORT.
+ * Returns whether the service is a worker, such as a queue consumer or a timer: nothing names a port that returns the
+ * version. A Service, the setting `port`, the variable PORT, and a container port or probe with the default port name
+ * it. A worker may have other ports, for example for metrics.
  */
-export function hasNoPort(service: Service, manifests: KubeObject[]): boolean {
+export function isWorker(service: Service, manifests: KubeObject[]): boolean {
   const [workload] = sortWorkloads(service, manifests);
-  if (!workload?.spec?.template || findServicePort(service, manifests)) return false;
-  const { containers } = workload.spec.template.spec;
-  return !containers.some(
-    ({ ports = [], env = [], ...container }) =>
-      ports.length > 0 ||
-      env.some(({ name }) => name === "PORT") ||
-      [container.startupProbe, container.readinessProbe, container.livenessProbe].some(
-        (probe) => probe?.httpGet ?? probe?.tcpSocket ?? probe?.grpc,
-      ),
-  );
+  const template = workload?.spec?.template;
+  if (!template || service.isPortSet || findServicePort(service, manifests)) return false;
+  const container = serviceContainer(service, template);
+  const probes = [container?.startupProbe, container?.readinessProbe, container?.livenessProbe];
+  const named = [
+    ...(container?.ports ?? []).map(({ containerPort }) => containerPort),
+    ...probes.map((probe) => Number((probe?.httpGet ?? probe?.tcpSocket ?? probe?.grpc)?.port)),
+  ];
+  return !container?.env?.some(({ name }) => name === "PORT") && !named.includes(service.port);
 }
 
 /** Returns the port that the service gets as PORT: from the container's environment, or from the settings. */

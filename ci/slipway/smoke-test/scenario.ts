@@ -1,4 +1,4 @@
-/** Runs a pod's life in about a second: start, probes, version request, drain. Without a port: start, some seconds, end. */
+/** Runs a pod's life in about a second: start, probes, version request, drain. A worker has to stay up instead. */
 import type { PodSpec } from "../kubernetes/resolve-pod.ts";
 import { describeProbeCheck, type ScheduledProbe } from "../kubernetes/convert-probes.ts";
 import { fetchVersion } from "../deploy/verify-from-outside.ts";
@@ -54,7 +54,7 @@ const PAUSE_AFTER_SIGTERM_MS = 100;
  * Milliseconds that a failed container has to exit after each signal, because its buffers may hold output.
  */
 const FLUSH_TIMEOUT_MS = 1000;
-/** Seconds that a container without a port has to run. */
+/** Seconds that a worker has to run. */
 const STAY_UP_SECONDS = 3;
 /** Exit code of a process that SIGTERM has ended. */
 const SIGTERM_EXIT_CODE = 143;
@@ -62,7 +62,7 @@ const SIGTERM_EXIT_CODE = 143;
 const VERSION_TIMEOUT_SECONDS = 10;
 
 /**
- * Probes the service, requests its version, drains it and stops it. A service without a port has to keep running.
+ * Probes the service, requests its version, drains it and stops it. A worker has to keep running.
  *
  * @param id build ID that the version path has to return
  */
@@ -80,7 +80,7 @@ export async function runScenario(pod: PodSpec, service: ServiceProcess, id: str
       passed.push("drain");
     } else {
       await checkStaysUp(service);
-      passed.push(`no port, up for ${STAY_UP_SECONDS} s`);
+      passed.push(`worker, up for ${STAY_UP_SECONDS} s${describeSockets(service)}`);
       service.signal("SIGTERM");
       await checkEnd(pod, service, performance.now() + pod.graceSeconds * 1000, [0, SIGTERM_EXIT_CODE]);
       passed.push("end after SIGTERM");
@@ -151,12 +151,20 @@ function describeOtherPorts({ host, listening }: ServiceProcess, port: number): 
   return ` (the service listens on ${sockets.length > 0 ? sockets.join(", ") : "no port"})`;
 }
 
-/** Checks that a container without a port keeps running. */
+/** Names the ports of a worker. If it is a server after all, the manifests lack a Service. */
+function describeSockets({ listening }: ServiceProcess): string {
+  const sockets = listening();
+  return sockets.length > 0 ? ` and listening on ${sockets.join(", ")}` : "";
+}
+
+/** Checks that the container of a worker keeps running. */
 async function checkStaysUp({ exited }: ServiceProcess): Promise<void> {
   const exit = await Promise.race([exited, Bun.sleep(STAY_UP_SECONDS * 1000)]);
   if (!exit) return;
   const state = `the container ended with ${exit.how} within ${STAY_UP_SECONDS} s`;
-  throw new SmokeTestFailure(`${state}. The manifests name no port, so it has to keep running`);
+  throw new SmokeTestFailure(
+    `${state}. The manifests name no port of the service, so it has to keep running as a worker does`,
+  );
 }
 
 type VersionEndpoint = NonNullable<PodSpec["version"]>;

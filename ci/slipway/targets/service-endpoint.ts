@@ -3,16 +3,16 @@ import type { Service } from "../core/resolve-service.ts";
 import type { Endpoint } from "../deploy/verify-from-outside.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
 import { objectName, type KubeObject, type Pod } from "../kubernetes/objects.ts";
-import { configuredPort, findServicePort, hasNoPort, sortWorkloads } from "../kubernetes/service-port.ts";
+import { configuredPort, findServicePort, isWorker, sortWorkloads } from "../kubernetes/service-port.ts";
 import { isReady, observeWorkloads, selectorText } from "../kubernetes/workload-state.ts";
 
 /**
- * Returns the endpoint of the manifests' Service, or of the pods if no Service leads to them. Pods without a port are
- * observed.
+ * Returns the endpoint of the manifests' Service, or of the pods if no Service leads to them. The pods of a worker
+ * are observed.
  * https://kubernetes.io/docs/tasks/access-application-cluster/access-cluster-services/
  */
 export function proxyEndpoint(api: ApiClient, service: Service, manifests: KubeObject[]): Endpoint {
-  if (hasNoPort(service, manifests)) {
+  if (isWorker(service, manifests)) {
     const workloads = sortWorkloads(service, manifests);
     return { url: objectName(workloads[0]!), observe: () => observeWorkloads(api, workloads) };
   }

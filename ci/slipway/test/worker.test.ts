@@ -4,17 +4,19 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { resolveService } from "../core/resolve-service.ts";
+import { findPortProblems } from "../deploy/port-checks.ts";
 import { assertServing } from "../deploy/status.ts";
 import type { DeployContext } from "../deploy/plan.ts";
 import { verifyStaysUp } from "../deploy/stay-up.ts";
 import { verifyVersion } from "../deploy/verify-from-outside.ts";
 import { describeChoices } from "../init/describe-choices.ts";
 import { generatedFiles } from "../init/files.ts";
+import { assertComponentsFitWorker } from "../init/kustomize-components.ts";
 import { findFacts } from "../init/project-facts.ts";
 import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
 import { applyInOrder } from "../kubernetes/apply.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
-import { hasNoPort } from "../kubernetes/service-port.ts";
+import { isWorker } from "../kubernetes/service-port.ts";
 import type { WorkloadState } from "../kubernetes/workload-state.ts";
 import { proxyEndpoint } from "../targets/service-endpoint.ts";
 import { FakeCluster } from "./fake-cluster.ts";
@@ -57,6 +59,20 @@ describe("init", () => {
         "a loop in a module",
         { "src/main.ts": 'import "./loop";\n', "src/loop.ts": "while (true) await Bun.sleep(1);\n" },
       ],
+      ["Bun.cron", { "src/main.ts": 'Bun.cron("mail", "* * * * *", () => send());\n' }],
+      [
+        "a consumer with a TCP connection",
+        { "src/main.ts": 'import { connect } from "node:net";\nconnect({ host: "mq", port: 5672 });\n' },
+      ],
+      [
+        "a bot that polls",
+        { "src/main.ts": 'for (;;) await fetch("https://api.example.com/getUpdates?timeout=30");\n' },
+      ],
+      [
+        "a schedule of croner",
+        { "src/main.ts": 'import { Cron } from "croner";\nnew Cron("* * * * * *", () => send());\n' },
+        { croner: "^9.0.0" },
+      ],
       ["a server in a comment", { "src/main.ts": `// Bun.serve({ port: 3000 })\n${timer}` }],
       ["a server in another process", { "src/main.ts": timer, "src/web.ts": "Bun.serve({ fetch });\n" }],
     ]),
@@ -67,6 +83,7 @@ describe("init", () => {
   test.each(
     withDependencies([
       ["Bun.serve", { "src/main.ts": "Bun.serve({ fetch });\n" }],
+      ["a server of metrics", { "src/main.ts": `Bun.serve({ port: 9090, fetch: metrics });\n${timer}` }],
       ["listen in an imported module", { "src/main.ts": 'import "./web";\n', "src/web.ts": "app.listen(3000);\n" }],
       ["a default export", { "src/main.ts": "const app = create();\nexport default app;\n" }],
       ["a default export with fetch", { "src/main.ts": "export default { fetch: () => new Response() };\n" }],
@@ -101,9 +118,40 @@ describe("init", () => {
     http.spec.template.spec.terminationGracePeriodSeconds = 30;
     Object.assign(http.spec, { replicas: 1, minReadySeconds: 5 });
     expect(worker).toEqual(http);
-    expect(hasNoPort(facts.service, [worker])).toBe(true);
+    expect(isWorker(facts.service, [worker])).toBe(true);
     expect(describeChoices(facts, []).join("\n")).toContain("port     none  src/main.ts starts no server");
     expect(describeChoices({ ...facts, isWorker: false }, []).join("\n")).toContain("port     8080");
+  });
+
+  test("takes no port of another service, and believes the setting `port`", async () => {
+    const source = `const redis = { host: "cache", port: 6379 };\nconnect(redis);\n${timer}`;
+    const facts = await factsOf({ "src/main.ts": source });
+    expect(facts).toMatchObject({ isWorker: true, port: undefined });
+    const project = facts.service.project;
+    const set = await findFacts(resolveService(project, { identity: "mailer", port: 3000 }), signal);
+    expect(set.isWorker).toBe(false);
+  });
+
+  test.each([
+    ["ingress", "k8s/base/service.yaml", "kind: Service\n"],
+    ["monitoring", "k8s/base/deployment.yaml", "ports: [{ name: http, containerPort: 9090 }]\n"],
+  ])("refuses the component %s for a worker until its port exists", async (name, path, text) => {
+    const { service } = await factsOf({ "src/main.ts": timer });
+    expect(() => assertComponentsFitWorker(service, [name])).toThrow(`the component ${name} needs`);
+    expect(() => assertComponentsFitWorker(service, ["autoscaler", "egress"])).not.toThrow();
+    mkdirSync(dirname(join(service.project, path)), { recursive: true });
+    writeFileSync(join(service.project, path), text);
+    expect(() => assertComponentsFitWorker(service, [name])).not.toThrow();
+  });
+
+  test("scales a worker from one pod", async () => {
+    const facts = await factsOf({ "src/main.ts": timer });
+    const path = "k8s/components/autoscaler/horizontalpodautoscaler.yaml";
+    const read = (isWorker: boolean) =>
+      Bun.YAML.parse(generatedFiles({ ...facts, isWorker }, ["autoscaler"]).get(path)!) as any;
+    const [worker, server] = [read(true), read(false)];
+    expect(worker.spec.minReplicas).toBe(1);
+    expect({ ...worker, spec: { ...worker.spec, minReplicas: 2 } }).toEqual(server);
   });
 });
 
@@ -124,7 +172,7 @@ function workload(container: object = {}, kind = "Deployment"): KubeObject {
   } as KubeObject;
 }
 
-test("manifests have no port only if no Service, container port, probe and variable names one", () => {
+test("a workload is a worker only if no Service, container port, probe, variable and setting names its port", () => {
   const selecting = {
     apiVersion: "v1",
     kind: "Service",
@@ -132,14 +180,20 @@ test("manifests have no port only if no Service, container port, probe and varia
     spec: { selector: { "app.kubernetes.io/name": "helloapp" }, ports: [{ port: 80 }] },
   } as unknown as KubeObject;
   const exec = { readinessProbe: { exec: { command: ["/ready"] } } };
-  expect(hasNoPort(service, [workload()])).toBe(true);
-  expect(hasNoPort(service, [workload({}, "StatefulSet")])).toBe(true);
-  expect(hasNoPort(service, [workload({ ...exec, env: [{ name: "REDIS_PORT", value: "1" }] })])).toBe(true);
-  expect(hasNoPort(service, [workload(), selecting])).toBe(false);
-  expect(hasNoPort(service, [workload({ ports: [{ containerPort: 8080 }] })])).toBe(false);
-  expect(hasNoPort(service, [workload({ livenessProbe: { httpGet: { path: "/", port: 80 } } })])).toBe(false);
-  expect(hasNoPort(service, [workload({ env: [{ name: "PORT", value: "80" }] })])).toBe(false);
-  expect(hasNoPort(service, [])).toBe(false);
+  expect(isWorker(service, [workload()])).toBe(true);
+  expect(isWorker(service, [workload({}, "StatefulSet")])).toBe(true);
+  expect(isWorker(service, [workload({ ...exec, env: [{ name: "REDIS_PORT", value: "1" }] })])).toBe(true);
+  expect(isWorker(service, [workload(), selecting])).toBe(false);
+  expect(isWorker(service, [workload({ ports: [{ containerPort: 8080 }] })])).toBe(false);
+  expect(isWorker(service, [workload({ livenessProbe: { httpGet: { path: "/", port: 8080 } } })])).toBe(false);
+  expect(isWorker({ ...service, isPortSet: true }, [workload()])).toBe(false);
+  // Metrics have a port of their own.
+  const metrics = { ports: [{ name: "metrics", containerPort: 9090 }] };
+  expect(isWorker(service, [workload(metrics)])).toBe(true);
+  expect(isWorker(service, [workload({ livenessProbe: { httpGet: { path: "/", port: 9090 } } })])).toBe(true);
+  expect(findPortProblems({ service, manifests: [workload(metrics)], wasVerified: false } as never)).toEqual([]);
+  expect(isWorker(service, [workload({ env: [{ name: "PORT", value: "80" }] })])).toBe(false);
+  expect(isWorker(service, [])).toBe(false);
 });
 
 describe("a version without a port", () => {
