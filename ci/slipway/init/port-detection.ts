@@ -1,4 +1,5 @@
 /** Detects the port of a service in its source, without running it. */
+import { withoutComments } from "../image/dynamic-imports.ts";
 
 const NUMBER = `["'\`]?(\\d[\\d_]{1,5})\\b(?![.\\w])`;
 
@@ -16,9 +17,6 @@ const defaults = [
 ];
 
 const property = new RegExp(`(?<![.\\w])["']?port["']?\\s*:\\s*${NUMBER}`, "gi");
-
-/** Matches comments, and captures strings so that they are kept. */
-const stringOrComment = /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/.*|\/\*[^]*?\*\//g;
 
 /**
  * Whether a node:http server listens on a fixed port and the source never reads $PORT.
@@ -43,10 +41,6 @@ export function findServerPortOf(source: string): number | undefined {
   const forms = [...defaults.slice(0, 3), defaults.at(-1)!];
   const found = forms.map((form) => form.exec(code)?.[1]).find(Boolean) ?? findServerPort(code, true);
   return toPort(found);
-}
-
-export function withoutComments(source: string): string {
-  return source.replace(stringOrComment, (_, string?: string) => string ?? " ");
 }
 
 /** @returns undefined if the source contains no port, so that $PORT decides */

@@ -3,8 +3,8 @@ import { readFileSync } from "node:fs";
 import { isBuiltin } from "node:module";
 import { STARTS_SERVER } from "../core/entry-detection.ts";
 import type { PackageJson } from "../core/package-json.ts";
+import { withoutComments } from "../image/dynamic-imports.ts";
 import { modulesImportedBy } from "./module-ports.ts";
-import { withoutComments } from "./port-detection.ts";
 
 /** Imports that are erased with the types start nothing. */
 const IMPORT = /\b(?:from|import|require)\b\s*\(?\s*["'`]([^"'`\n]+)["'`]/g;

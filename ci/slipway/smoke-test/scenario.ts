@@ -22,7 +22,7 @@ export interface ExitResult {
   /** Exit code or signal, for messages. */
   how: string;
   /** The exit code. undefined: a signal ended the process. */
-  code: number | undefined;
+  exitCode: number | undefined;
 }
 
 /** Waits until a process exits. */
@@ -31,7 +31,7 @@ export async function exitResultOf(child: Bun.Subprocess): Promise<ExitResult> {
   const { signalCode } = child;
   return {
     how: signalCode === null ? `exit code ${describeExitCode(code)}` : String(signalCode),
-    code: signalCode === null ? code : undefined,
+    exitCode: signalCode === null ? code : undefined,
   };
 }
 
@@ -217,6 +217,6 @@ async function checkEnd(
     throw new SmokeTestFailure(
       `the container still runs ${graceSeconds} s after SIGTERM, and the cluster would kill it`,
     );
-  if (exit.code !== undefined && codes.includes(exit.code)) return;
+  if (exit.exitCode !== undefined && codes.includes(exit.exitCode)) return;
   throw new SmokeTestFailure(`after SIGTERM the container ended with ${exit.how}, expected exit code 0`);
 }
