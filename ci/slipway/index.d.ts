@@ -134,7 +134,8 @@ export interface Settings {
   // Service contract
 
   /**
-   * TCP port that the service listens on if the variable `PORT` is not set.
+   * TCP port that the service listens on if the variable `PORT` is not set. If the manifests name no port either, a
+   * service without this setting is a worker.
    *
    * @default 8080
    * @example 3000

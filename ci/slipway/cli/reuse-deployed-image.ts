@@ -3,6 +3,7 @@ import type { StepResult } from "../core/step-report.ts";
 import { describePlan, planDeploy, type DeployContext, type Plan } from "../deploy/plan.ts";
 import { assertServing } from "../deploy/status.ts";
 import { isScaledToZero, SCALED_TO_ZERO, type ServedVersion } from "../deploy/rollout-phases.ts";
+import { describeVerified } from "../deploy/verify-from-outside.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 import type { CommandContext } from "./context.ts";
 
@@ -50,5 +51,5 @@ export async function verifyCurrent(
 ): Promise<StepResult<ServedVersion | undefined>> {
   if (isScaledToZero(before)) return { value: undefined, detail: SCALED_TO_ZERO };
   await assertServing(context, endpoint, id);
-  return { value: undefined, detail: `20 replies in a row carry ${id}` };
+  return { value: undefined, detail: describeVerified(endpoint, id) };
 }

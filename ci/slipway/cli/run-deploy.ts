@@ -1,5 +1,6 @@
 /** Runs a deploy, and describes its result. */
 import { describeAvailability, renderMermaidChart, renderTimeline } from "../deploy/availability.ts";
+import { describeServing } from "../deploy/verify-from-outside.ts";
 import type { CommandContext } from "./context.ts";
 import { deploySteps } from "./deploy-flow.ts";
 import type { FlowResults } from "./deploy-step-results.ts";
@@ -26,7 +27,8 @@ export async function deployWorkingTree(
   const { approve, prepare, verify, settle } = results;
   const { name, endpoint } = approve;
   if (!prepare) {
-    const conclusion = `nothing to deploy: ${name} runs already and answers at ${endpoint.url}`;
+    const place = endpoint.observe ? `as the worker ${endpoint.url}` : `and answers at ${endpoint.url}`;
+    const conclusion = `nothing to deploy: ${name} runs already ${place}`;
     return { conclusion, servedAt: undefined };
   }
   if (settle) {
@@ -34,5 +36,5 @@ export async function deployWorkingTree(
     context.log(renderTimeline(settle.buckets));
     context.report.attach("buckets", settle.buckets, renderMermaidChart(settle.buckets));
   }
-  return { conclusion: `${name} serves at ${endpoint.url}`, servedAt: verify?.servedAt };
+  return { conclusion: describeServing(endpoint, name), servedAt: verify?.servedAt };
 }

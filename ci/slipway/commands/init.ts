@@ -7,7 +7,13 @@ import { join, normalize, relative } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import { explainInstallFailure } from "../core/install-access.ts";
 import { runProcess as execute } from "../core/process.ts";
-import { addComponents, components, componentsIn, kustomizationPathOf } from "../init/kustomize-components.ts";
+import {
+  addComponents,
+  assertComponentsFitWorker,
+  components,
+  componentsIn,
+  kustomizationPathOf,
+} from "../init/kustomize-components.ts";
 import { findFacts, type ProjectFacts } from "../init/project-facts.ts";
 import { OVERLAY, generatedFiles } from "../init/files.ts";
 import { addToDockerignore, addToGitignore, addToPackage, isAllowlistGitignore } from "../init/merge.ts";
@@ -26,6 +32,7 @@ export default {
     const selected = [...new Set(context.options.with)].map((name) => parseChoice("component", name, components));
     if (context.options.check && selected.length > 0) throw usageError("--check cannot be combined with --with");
     const facts = await detectFacts(context);
+    if (facts.isWorker) assertComponentsFitWorker(context.service, selected);
     const changes = planChanges(facts, { selected });
     if (context.options.check) return check(context, facts, changes);
     const reports: string[] = [];

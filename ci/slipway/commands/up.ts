@@ -4,6 +4,8 @@ import type { Command, CommandContext } from "../cli/context.ts";
 import { buildSteps } from "../cli/deploy-flow.ts";
 import { assertSinglePlatform } from "../cli/options.ts";
 import { runFlow } from "../cli/run-flow.ts";
+import { renderOffline } from "../kubernetes/render-offline.ts";
+import { isWorker } from "../kubernetes/service-port.ts";
 import { hasK3s } from "../targets/k3s.ts";
 import deploy from "./deploy.ts";
 
@@ -26,8 +28,8 @@ async function withoutCluster(context: CommandContext): Promise<string> {
   const file = basename(options.output);
   context.log(`k3s is not installed here. Next, run one of:`);
   context.log(`  bun ci/pipeline.ts install-k3s && bun ci/pipeline.ts    to install k3s and deploy this version`);
-  context.log(
-    `  podman load -i ${file} && podman run --rm -p ${service.port}:${service.port} ${context.imageNameOf(id)}`,
-  );
+  const { objects } = await renderOffline(service, context.signal);
+  const publish = isWorker(service, objects) ? "" : `-p ${service.port}:${service.port} `;
+  context.log(`  podman load -i ${file} && podman run --rm ${publish}${context.imageNameOf(id)}`);
   return archives;
 }

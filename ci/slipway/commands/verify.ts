@@ -9,6 +9,7 @@ export default {
   options: [...stepOptions, "platform", ...clusterOptions],
   async execute(context) {
     const { serving, id } = await runFlow(context, verifySteps(context), { goals: ["serving"] });
-    return `${serving.url} serves ${context.imageNameOf(id)}`;
+    const verb = serving.observe ? "is a worker and runs" : "serves";
+    return `${serving.url} ${verb} ${context.imageNameOf(id)}`;
   },
 } satisfies Command;

@@ -28,8 +28,8 @@ const TEST =
 /** Scripts that may start the service, besides `start` and `dev`: `start:server`, `server`, `dev:api`. */
 const START_SCRIPT = /^(?:(?:start|dev|serve)[:-].+|serve|server|(?:server|api|backend)[:-].+)$/;
 /** Calls that start a server, and a default export that Bun serves. */
-const STARTS_SERVER =
-  /\bBun\.serve\s*[(<]|\bserve\s*\(\s*(?:\{|\w+\s*,)|\.listen\s*\(|\bexport\s+default\s+\{[^}]*\bfetch\b|\bNestFactory\.create/;
+export const STARTS_SERVER =
+  /\bBun\.serve\s*[(<]|\bserve\s*\(\s*(?:\{|\w+\s*,)|\bcreate(?:Secure|Http2)?Server\s*\(|\.listen\s*\(|\bexport\s+default\s+\{[^}]*\bfetch\b|\bNestFactory\.create/;
 /** Limits of the search in the source. */
 const MAX_FILES = 3000;
 /** A page that loads the browser's code is near the project's root, and every command looks for it. */

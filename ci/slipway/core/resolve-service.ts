@@ -22,6 +22,8 @@ export interface Service {
   namespace: string;
   entry: string;
   port: number;
+  /** Whether the settings name the port. */
+  isPortSet: boolean;
   attach: boolean;
   /** undefined: package.json has no such script. */
   scripts: { check: string | undefined; test: string | undefined };
@@ -84,6 +86,7 @@ export function resolveService(directory: string, settings: Settings = {}): Serv
     namespace,
     entry,
     port: settings.port ?? 8080,
+    isPortSet: settings.port !== undefined,
     attach: settings.attach ?? true,
     scripts: { ...findScripts(packageJson), ...settings.scripts },
     overlays: { k3s: "k8s/overlays/k3s", registry: "k8s/overlays/registry", ...settings.overlays },

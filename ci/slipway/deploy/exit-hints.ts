@@ -16,3 +16,9 @@ export function diagnoseExit(reason: string): string | undefined {
     return "The system killed the container, usually because it used more memory than its limit. Raise resources.limits.memory in the manifests.";
   return undefined;
 }
+
+/** Returns cause and next step for a container that ended with 0. */
+export function diagnoseEarlyEnd(reason: string): string | undefined {
+  if (!/\b(?:exits|exited) with 0\b|\bended with exit code 0 (?:before|within)\b/.test(reason)) return undefined;
+  return "The process ended by itself, as a program does that has nothing left to wait for. A service has to keep running. For a task that ends, use a Job or a CronJob.";
+}

@@ -1,7 +1,7 @@
 /** Explains a failed container with what its log, its exit and the manifests reveal, in a cluster and in a smoke test. */
 import type { Service } from "../core/resolve-service.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
-import { diagnoseExit } from "./exit-hints.ts";
+import { diagnoseEarlyEnd, diagnoseExit } from "./exit-hints.ts";
 import { diagnoseBlockedEgress, diagnoseLogs, diagnosePortMismatch } from "./log-hints.ts";
 import { diagnoseListeningPort, diagnoseLocalOnly, portsInLog } from "./port-hints.ts";
 import { diagnoseProbeKill, diagnoseSlowStart } from "./slow-start-hint.ts";
@@ -33,6 +33,6 @@ export function explainContainerFailure(failure: ContainerFailure): string | und
         diagnoseLocalOnly(output) ??
         diagnoseBlockedEgress(output, service, manifests, isSilent) ??
         diagnoseSlowStart(output, service, manifests))
-      : undefined)
+      : diagnoseEarlyEnd(reason))
   );
 }

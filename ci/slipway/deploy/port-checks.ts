@@ -4,6 +4,7 @@ import { podTemplates } from "../kubernetes/pod-templates.ts";
 import {
   configuredPort,
   findServicePort,
+  isWorker,
   serviceContainer,
   servicesOf,
   sortWorkloads,
@@ -49,6 +50,7 @@ function findPortMismatch(
   const container = serviceContainer(service, template);
   const declared = container?.ports?.map(({ containerPort }) => containerPort) ?? [];
   const reached = findServicePort(service, manifests)?.target;
+  if (isWorker(service, manifests)) return [];
   if (declared.length === 0 || declared.includes(expected) || reached === expected) return [];
   const index = template.spec.containers.indexOf(container!);
   const field = `spec.template.spec.containers[${index}].ports[0].containerPort`;

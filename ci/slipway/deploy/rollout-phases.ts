@@ -27,7 +27,7 @@ import {
   type RolloutVerdict,
 } from "./rollout-status.ts";
 import { isStaleFailure } from "./stale-failures.ts";
-import { verifyVersion, type Endpoint } from "./verify-from-outside.ts";
+import { describeVerified, verifyVersion, type Endpoint } from "./verify-from-outside.ts";
 
 /** Milliseconds between two polls of a rollout on this machine, and of a remote one. */
 const POLL_MS = 100;
@@ -85,7 +85,9 @@ export async function applyAndWaitUntilReady(
 ): Promise<StepResult<ReadyRollout>> {
   const { endpoint, before, id, write, workloads } = options;
   // Without pods before or after, no client expects a reply.
-  const isServing = before.length > 0 && !isScaledToZero(before) && workloads[0]?.spec?.replicas !== 0;
+  // A worker has no clients at all.
+  const isServing =
+    !endpoint.observe && before.length > 0 && !isScaledToZero(before) && workloads[0]?.spec?.replicas !== 0;
   const stopMonitor = isServing ? monitorAvailability(endpoint, id) : undefined;
   const start = performance.now();
   let ready: WorkloadState[] = [];
@@ -109,9 +111,9 @@ export function isScaledToZero([main]: WorkloadState[]): boolean {
 }
 
 /**
- * Requests the version from outside until 20 replies in a row carry its id.
+ * Requests the version from outside until 20 replies in a row carry its id. The pods of a worker have to stay up.
  *
- * @throws {RolloutFailed} after 30 s
+ * @throws {RolloutFailed} after 30 s, or if a container of a worker ends
  */
 export async function verifyRollout(
   context: DeployContext,
@@ -122,13 +124,15 @@ export async function verifyRollout(
     const servedAfter = (performance.now() - start) / 1000;
     return { value: { servedAt: Date.now(), servedAfter }, detail: SCALED_TO_ZERO };
   }
-  const { ok, last } = await verifyVersion(endpoint, id, { signal: context.signal });
+  const { ok, last, failure } = await verifyVersion(endpoint, id, { since: ready, signal: context.signal });
   const servedAfter = (performance.now() - start) / 1000;
   if (ok) await reportMissingFiles(context, ready.flatMap(currentPods));
-  const detail = `20 replies in a row carry ${id}, ${servedAfter.toFixed(1)} s after the apply`;
+  const detail = `${describeVerified(endpoint, id)}, ${servedAfter.toFixed(1)} s after the apply`;
   if (ok) return { value: { servedAt: Date.now(), servedAfter }, detail };
-  const message = `pods are ready, but ${endpoint.url} does not answer with ${id} (last: ${last})`;
-  throw new RolloutFailed({ reason: "NotServed", message }, await stopMonitor?.());
+  const message = endpoint.observe
+    ? `pods were ready, but do not stay up: ${last}`
+    : `pods are ready, but ${endpoint.url} does not answer with ${id} (last: ${last})`;
+  throw new RolloutFailed(failure ?? { reason: "NotServed", message }, await stopMonitor?.());
 }
 
 /**

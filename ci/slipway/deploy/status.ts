@@ -13,11 +13,14 @@ export async function endpointOf({ target, service, signal }: DeployContext): Pr
   return target.endpoint(await renderManifests(target, service, signal));
 }
 
-/** Checks from outside that every response has `id`. @returns the endpoint @throws {PipelineError} "project" if not */
+/** Checks from outside that every response has `id`, or that a worker stays up. @returns the endpoint @throws {PipelineError} "project" if not */
 export async function assertServing({ signal }: DeployContext, endpoint: Endpoint, id: string): Promise<Endpoint> {
   const { ok, last } = await verifyVersion(endpoint, id, { signal, deadlineSeconds: 5 });
   if (ok) return endpoint;
-  throw new PipelineError("project", `${endpoint.url} does not serve ${id} (last response: ${last})`, {
+  const message = endpoint.observe
+    ? `${endpoint.url} does not run ${id} steadily: ${last}`
+    : `${endpoint.url} does not serve ${id} (last response: ${last})`;
+  throw new PipelineError("project", message, {
     code: "version-not-served",
     hint: "Run `bun ci/pipeline.ts` to deploy the working tree.",
   });
@@ -52,7 +55,9 @@ export async function status(context: DeployContext): Promise<string[]> {
   return [
     `${service.name}:${id} ${state}${since}${from}`,
     `${pods.filter(({ ready }) => ready).length} of ${replicaCountsOf(seen.deployment).desired} pods ready, ${restarts} restarts`,
-    `${endpoint.url} ${ok ? "serves this version" : `does not serve this version: ${last}`}`,
+    endpoint.observe
+      ? `${endpoint.url} is a worker: ${ok ? "its pods run this version" : last}`
+      : `${endpoint.url} ${ok ? "serves this version" : `does not serve this version: ${last}`}`,
     ...(lacking.length > 0 ? [`without its image: ${lacking.join(", ")} (a deploy delivers it)`] : []),
     ...(verdict.state === "failed" ? [`${verdict.reason}: ${verdict.message}`] : []),
     ...(lease ? [`a deploy is under way: ${lease.spec.holderIdentity}, renewed ${lease.spec.renewTime}`] : []),

@@ -8,6 +8,7 @@ import {
   restoreObjects,
   withLeftovers,
 } from "../kubernetes/apply.ts";
+import type { KubeObject } from "../kubernetes/objects.ts";
 import { defaultWorkloadName, runningId } from "../kubernetes/workload-state.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { describeAvailability, renderTimeline } from "./availability.ts";
@@ -17,7 +18,13 @@ import { deleteVersion, isExcludedFromRollback } from "./release-history.ts";
 import type { DeployContext } from "./plan.ts";
 import { rolloutErrorCode } from "./rollout-failure-codes.ts";
 import { assessWorkloads, type RolloutFailure } from "./rollout-status.ts";
-import { RolloutFailed, applyAndWaitUntilReady, verifyRollout, waitForOldPods } from "./rollout-phases.ts";
+import {
+  RolloutFailed,
+  applyAndWaitUntilReady,
+  verifyRollout,
+  waitForOldPods,
+  type RolloutOptions,
+} from "./rollout-phases.ts";
 import type { Target } from "./target.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
 
@@ -135,7 +142,11 @@ async function restorePrevious(
   };
   try {
     if (before.length === 0) await write();
-    else await rollOutAgain(context, change, id, write);
+    else {
+      // The version may open another port than the failed one, or none.
+      const restored = isRestored ? objects.flatMap(({ live }) => live ?? []) : rollbackTarget.manifests;
+      await rollOutAgain(context, change, { id, write, manifests: restored });
+    }
     for (const one of recordedVersions) await deleteVersion(api, one);
     return { id, leftovers };
   } catch (error) {
@@ -153,13 +164,12 @@ async function restorePrevious(
 /** Rolls the previous state out, and reports the same steps as a deploy. @throws {RolloutFailed} */
 async function rollOutAgain(
   context: DeployContext,
-  { objects, before }: DeployTransaction,
-  id: string,
-  write: () => Promise<void>,
+  { before }: DeployTransaction,
+  { id, write, manifests }: Pick<RolloutOptions, "id" | "write"> & { manifests: KubeObject[] },
 ): Promise<void> {
   const { target, log, step } = context;
   const workloads = before.map(({ deployment }) => deployment);
-  const endpoint = target.endpoint(objects.map(({ object }) => object));
+  const endpoint = target.endpoint(manifests);
   const options = { id, workloads, write, endpoint, before };
   const rollout = await step("rollback", () => applyAndWaitUntilReady(context, options));
   try {

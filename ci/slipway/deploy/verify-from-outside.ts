@@ -1,6 +1,8 @@
-/** Verifies the served version as a client outside the cluster. */
+/** Verifies the served version as a client outside the cluster. The pods of a worker are observed instead. */
 import { PipelineError } from "../core/errors.ts";
 import { describeFetchError } from "../core/fetch-error.ts";
+import type { WorkloadState } from "../kubernetes/workload-state.ts";
+import { verifyStaysUp, type StayUpResult } from "./stay-up.ts";
 
 /** Endpoint of the Service's version. */
 export interface Endpoint {
@@ -10,6 +12,8 @@ export interface Endpoint {
   open?: ((init: RequestInit) => Promise<Response>) | undefined;
   /** True if requests are slow and traffic is limited. Requests are then concurrent and rarer. Default: false. */
   isRemote?: boolean;
+  /** Observes the workloads of a worker, which gets no requests. Default: the service answers requests. */
+  observe?: () => Promise<WorkloadState[]>;
 }
 
 /** Header with the ID, if the service has a route of its own at the version path. The service's code has it too. */
@@ -18,26 +22,44 @@ export const BUILD_ID_HEADER = "Slipway-Build";
 /** Concurrent requests to a remote endpoint. */
 const CONCURRENT_REQUESTS = 10;
 
-export interface VerificationResult {
-  /** True if `replies` responses in a row had the id. */
-  ok: boolean;
-  /** The last response with another id, or the last error. */
-  last: string;
+export interface VerificationOptions {
+  /** Number of responses in a row. For 1, the pods of a worker are observed once. Default: 20 */
+  replies?: number;
+  /** Default: 30 */
+  deadlineSeconds?: number;
+  /** The workloads of a worker when they became ready. */
+  since?: WorkloadState[];
+  signal: AbortSignal;
+}
+
+/** `ok` is true if `replies` responses in a row had the id. `last` is the last other id or error. */
+export type VerificationResult = StayUpResult;
+
+/** Describes a successful verification. */
+export function describeVerified({ observe }: Endpoint, id: string): string {
+  return observe ? `the pods of ${id} stay up` : `20 replies in a row carry ${id}`;
+}
+
+/** Describes where a version serves or runs. */
+export function describeServing({ url, observe }: Endpoint, name: string): string {
+  return observe ? `${name} runs as the worker ${url}` : `${name} serves at ${url}`;
 }
 
 /**
  * Sends requests over new connections until `replies` responses in a row have `id`.
  *
- * @param replies Default: 20
- * @param deadlineSeconds Default: 30
  * @throws {PipelineError} if the last request could not be sent, for example after a lost SSH connection. That says
  * nothing about the version
  */
 export async function verifyVersion(
   endpoint: Endpoint,
   id: string,
-  { replies = 20, deadlineSeconds = 30, signal }: { replies?: number; deadlineSeconds?: number; signal: AbortSignal },
+  { replies = 20, deadlineSeconds = 30, since, signal }: VerificationOptions,
 ): Promise<VerificationResult> {
+  if (endpoint.observe) {
+    const seconds = replies === 1 ? 0 : undefined;
+    return verifyStaysUp(endpoint.observe, id, { since, seconds, deadlineSeconds, signal });
+  }
   const end = performance.now() + deadlineSeconds * 1000;
   let consecutive = 0;
   let last = "no response";
@@ -72,9 +94,10 @@ export type VersionReply =
 
 /** Requests the version once. @returns its id, or the failure */
 export async function fetchVersion(
-  { url, open = (init) => fetch(url, init) }: Endpoint,
+  { url, open = (init) => fetch(url, init), observe }: Endpoint,
   { keepalive = false, signal }: { keepalive?: boolean; signal: AbortSignal },
 ): Promise<VersionReply> {
+  if (observe) return { failure: "a worker gets no requests" };
   try {
     const init = {
       keepalive,

@@ -6,7 +6,7 @@ import type { FileChange } from "./write-all-or-none.ts";
 
 /** Returns lines about entry, port, scripts and files that were kept. */
 export function describeChoices(facts: ProjectFacts, changes: FileChange[]): string[] {
-  const { service, port, portModule, entries, openedFiles } = facts;
+  const { service, port, portModule, entries, openedFiles, isWorker } = facts;
   const files = changes.some(({ path }) => path === join(service.project, "ci/pipeline.ts")) ? openedFiles : [];
   const { entry, scripts, project } = service;
   const chosen = entries.find(({ path }) => path === entry);
@@ -20,7 +20,9 @@ export function describeChoices(facts: ProjectFacts, changes: FileChange[]): str
   ];
   return [
     `  entry    ${entry}  ${from}${change}`,
-    `  port     ${service.port}  ${port === service.port ? `found in ${portModule}` : "the service gets it as $PORT"}`,
+    isWorker
+      ? `  port     none  ${entry} starts no server, so it is a worker. If it is a server, set \`port\` in ci/pipeline.ts, remove k8s/ and run \`slipway init\` again`
+      : `  port     ${service.port}  ${port === service.port ? `found in ${portModule}` : "the service gets it as $PORT"}`,
     `  scripts  ${names.join(", ")}`,
     ...(files.length > 0 ? [`  files    ${files.join(", ")}  opened by the service, so the image gets them`] : []),
     ...describeKeptDockerfile(project, changes),

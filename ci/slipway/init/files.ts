@@ -10,13 +10,17 @@ import type { ProjectFacts } from "./project-facts.ts";
 const templates = join(import.meta.dir, "templates");
 /** Path of the k3s overlay. */
 export const OVERLAY = "k8s/overlays/k3s/kustomization.yaml";
+/** The manifest of the Service. A project that has it opens a port. */
+const SERVICE = "k8s/base/service.yaml";
+/** Directory of the manifests that differ for a worker. */
+const WORKER = "worker";
 const manifests = [
   "k8s/base/deployment.yaml",
   "k8s/base/kustomization.yaml",
   "k8s/base/namespace.yaml",
   "k8s/base/networkpolicy.yaml",
   "k8s/base/poddisruptionbudget.yaml",
-  "k8s/base/service.yaml",
+  SERVICE,
   "k8s/base/serviceaccount.yaml",
   "k8s/overlays/registry/kustomization.yaml",
 ];
@@ -28,12 +32,13 @@ const manifests = [
  */
 export function generatedFiles(facts: ProjectFacts, components: string[] = []): Map<string, string> {
   const { project } = facts.service;
-  const filled = [...manifests, ...components.flatMap(componentFiles)];
-  const overlay = fill(OVERLAY, values(facts));
+  const own = manifests.filter((path) => !facts.isWorker || path !== SERVICE);
+  const filled = [...own, ...components.flatMap(componentFiles)];
+  const overlay = fill(templateOf(OVERLAY, facts), values(facts));
   return new Map([
     ["ci/pipeline.ts", pipeline(facts)],
     ...moduleType(facts),
-    ...filled.map((path): [string, string] => [path, fill(path, values(facts))]),
+    ...filled.map((path): [string, string] => [path, fill(templateOf(path, facts), values(facts))]),
     [OVERLAY, addComponents(overlay, join(project, OVERLAY), project, components)],
     ["Dockerfile", fill("Dockerfile", { ...values(facts), ...dockerfile(facts) })],
     // GitHub reads workflows only from the root of the repository.
@@ -42,6 +47,11 @@ export function generatedFiles(facts: ProjectFacts, components: string[] = []): 
       fill(".github/slipway.yml.template", values(facts)),
     ],
   ]);
+}
+
+/** Returns the template of a manifest, which is another one for a worker. */
+function templateOf(path: string, { isWorker }: ProjectFacts): string {
+  return isWorker && existsSync(join(templates, WORKER, path)) ? join(WORKER, path) : path;
 }
 
 /** Returns the service's directory, relative to the root of the repository. */

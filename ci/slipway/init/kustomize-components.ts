@@ -1,5 +1,5 @@
 /** Optional parts of the manifests, as kustomize components. */
-import { readdirSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { isSeq, parseDocument, type Document, type Node, type YAMLSeq } from "yaml";
 import { PipelineError } from "../core/errors.ts";
@@ -18,6 +18,30 @@ export function componentFiles(component: string): string[] {
   return readdirSync(join(templates, component))
     .sort()
     .map((file) => `${DIRECTORY}/${component}/${file}`);
+}
+
+/** Matches the manifest that a component needs, and a message about its lack. A worker does not have it. */
+const requirements: Record<string, { path: string; has: RegExp; lack: string }> = {
+  ingress: { path: "k8s/base/service.yaml", has: /kind: Service/, lack: "a Service to send requests to" },
+  monitoring: { path: "k8s/base/deployment.yaml", has: /name: http\b/, lack: "a container port `http` to scrape" },
+};
+
+/**
+ * Checks that a worker has the ports that components refer to.
+ *
+ * @throws {PipelineError} "project" if a component would have no effect
+ */
+export function assertComponentsFitWorker({ name, project }: Service, wanted: string[]): void {
+  for (const component of wanted) {
+    const required = requirements[component];
+    if (!required) continue;
+    const file = join(project, required.path);
+    if (existsSync(file) && required.has.test(readFileSync(file, "utf8"))) continue;
+    throw new PipelineError("project", `the component ${component} needs ${required.lack}, and ${name} is a worker`, {
+      code: "components-not-added",
+      hint: `Nothing was changed. Add it to ${required.path}, or leave out \`--with ${component}\`.`,
+    });
+  }
 }
 
 /** Returns the path of the kustomization of the k3s overlay, whether or not it exists. */

@@ -12,6 +12,9 @@ export interface DetectedPort {
   isFixed: boolean;
 }
 
+/** The result for a source that names no port. */
+export const NO_PORT: DetectedPort = { port: undefined, portModule: undefined, isFixed: false };
+
 /** Reads the modules in the order of their imports, so that the one nearest to the entry counts. */
 export function detectPort(project: string, entry: string): DetectedPort {
   for (const [at, file] of modulesImportedBy(project, entry).entries()) {
@@ -21,5 +24,5 @@ export function detectPort(project: string, entry: string): DetectedPort {
     if (port !== undefined)
       return { port, portModule: relative(project, file), isFixed: hasHardcodedPort(source, !isEntry) };
   }
-  return { port: undefined, portModule: undefined, isFixed: false };
+  return NO_PORT;
 }

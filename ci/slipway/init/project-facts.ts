@@ -12,7 +12,8 @@ import { findInstallVariables } from "../core/install-access.ts";
 import { findBunInstallInputs } from "../core/install-inputs.ts";
 import { readPackage, type PackageJson, type Service } from "../core/resolve-service.ts";
 import { findEntryCandidates, type EntryCandidate } from "../core/entry-detection.ts";
-import { detectPort } from "./module-ports.ts";
+import { NO_PORT, detectPort } from "./module-ports.ts";
+import { startsNoServer } from "./worker-detection.ts";
 import { proposeFiles } from "./propose-files.ts";
 
 export interface ProjectFacts {
@@ -24,6 +25,8 @@ export interface ProjectFacts {
   portModule: string | undefined;
   /** Whether a node:http server ignores $PORT. Bun's servers always honour it. */
   isFixed: boolean;
+  /** Whether the entry starts no server, like a queue worker or a timer. A Service in the manifests and the setting `port` decide first. */
+  isWorker: boolean;
   /** Modules that may be the entry, in order of preference. */
   entries: EntryCandidate[];
   /** Files that the service opens by path, for the `files` setting. */
@@ -63,12 +66,16 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
   const { members, files: installs, hasHooks, outside } = findBunInstallInputs(root);
   const identity = await findIdentity(service, signal);
   const writtenIdentity = service.identity ?? (identity === undefined ? createIdentity(service) : undefined);
+  const hasPort = service.isPortSet || existsSync(join(project, "k8s/base/service.yaml"));
+  const isWorker = !hasPort && startsNoServer(project, service.entry, manifest);
   const hasTests = serviceFiles.some((path) => /(^|\/)[^/]*[._](test|spec)\.[cm]?[jt]sx?$/.test(path));
   return {
     // init adds a script for the tests.
     service: hasTests && manifest.scripts?.test === undefined ? withTests(service) : service,
     package: manifest,
-    ...detectPort(project, service.entry),
+    // A number in the source of a worker is the port of another service.
+    ...(isWorker ? NO_PORT : detectPort(project, service.entry)),
+    isWorker,
     entries: findEntryCandidates(project, manifest),
     openedFiles: proposeFiles(
       service,

@@ -27,11 +27,11 @@ export interface KubeObject {
 export interface Workload extends KubeObject {
   spec: {
     replicas?: number;
+    minReadySeconds?: number;
     selector?: PodSelector;
     template: PodTemplate;
     strategy?: { type?: string };
     podManagementPolicy?: string;
-    minReadySeconds?: number;
   };
   status: {
     observedGeneration?: number;
@@ -65,6 +65,13 @@ export interface ReplicaSet extends KubeObject {
   status: { availableReplicas?: number; conditions?: Condition[] };
 }
 
+/** A probe with the fields that name a port. Other probes run a command. */
+interface PortProbe {
+  httpGet?: { port: number | string };
+  tcpSocket?: { port: number | string };
+  grpc?: { port: number };
+}
+
 export interface PodTemplate {
   metadata?: { labels?: Record<string, string> };
   spec: {
@@ -73,6 +80,9 @@ export interface PodTemplate {
       image: string;
       ports?: { name?: string; containerPort: number }[];
       env?: { name: string; value?: string }[];
+      startupProbe?: PortProbe;
+      readinessProbe?: PortProbe;
+      livenessProbe?: PortProbe;
       resources?: { limits?: Record<string, string | number> };
     }[];
     initContainers?: { name: string; image: string; resources?: { limits?: Record<string, string | number> } }[];

@@ -7,6 +7,7 @@ import { resolveEnv, expandReferences, POD_ADDRESS, type EnvSpec } from "./resol
 import { objectName, type KubeObject } from "./objects.ts";
 import { toProbeCheck, type ScheduledProbe, type KubeProbe } from "./convert-probes.ts";
 import { parseByteQuantity } from "./byte-quantity.ts";
+import { isWorker } from "./service-port.ts";
 
 /** The image's OCI configuration. */
 export interface ImageConfig {
@@ -31,8 +32,8 @@ export interface PodSpec {
   mounts: PodMount[];
   /** Probes in the order in which they run. */
   asks: ScheduledProbe[];
-  /** The endpoint that returns the build's id. */
-  version: { port: number; path: string };
+  /** The endpoint that returns the build's id. undefined: the service is a worker. */
+  version: { port: number; path: string } | undefined;
   /** Seconds from SIGTERM to SIGKILL. */
   graceSeconds: number;
   /** Parts of the manifests that need a cluster, a few words each. */
@@ -173,10 +174,9 @@ export function resolvePodSpec(service: Service, image: ImageConfig, manifests: 
     volumes,
     mounts: mounts.sort((a, b) => a.path.length - b.path.length),
     asks,
-    version: {
-      port: servicePort(service, manifests, portOf),
-      path: service.versionPath,
-    },
+    version: isWorker(service, manifests)
+      ? undefined
+      : { port: servicePort(service, manifests, portOf), path: service.versionPath },
     // preStop counts towards the grace period.
     graceSeconds: Math.max(
       1,

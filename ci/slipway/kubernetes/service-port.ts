@@ -34,6 +34,24 @@ export function serviceContainer({ name }: Service, { spec: { containers } }: Po
   return containers.find(runsImage) ?? containers.find((container) => container.name === name) ?? containers[0];
 }
 
+/**
+ * Returns whether the service is a worker, such as a queue consumer or a timer: nothing names a port that returns the
+ * version. A Service, the setting `port`, the variable PORT, and a container port or probe with the default port name
+ * it. A worker may have other ports, for example for metrics.
+ */
+export function isWorker(service: Service, manifests: KubeObject[]): boolean {
+  const [workload] = sortWorkloads(service, manifests);
+  const template = workload?.spec?.template;
+  if (!template || service.isPortSet || findServicePort(service, manifests)) return false;
+  const container = serviceContainer(service, template);
+  const probes = [container?.startupProbe, container?.readinessProbe, container?.livenessProbe];
+  const named = [
+    ...(container?.ports ?? []).map(({ containerPort }) => containerPort),
+    ...probes.map((probe) => Number((probe?.httpGet ?? probe?.tcpSocket ?? probe?.grpc)?.port)),
+  ];
+  return !container?.env?.some(({ name }) => name === "PORT") && !named.includes(service.port);
+}
+
 /** Returns the port that the service gets as PORT: from the container's environment, or from the settings. */
 export function configuredPort(service: Service, template: PodTemplate | undefined): number {
   const container = template && serviceContainer(service, template);

@@ -108,7 +108,7 @@ function startService({ pod, root, user, programs }: SandboxConfig): ServiceProc
     host: pod.address,
     output,
     exited: exitResultOf(child).then(async (exit) =>
-      KILLED.test(await output.all()) ? { how: "SIGKILL", ok: false } : exit,
+      KILLED.test(await output.all()) ? { how: "SIGKILL", exitCode: undefined } : exit,
     ),
     signal(name) {
       const pid = findChildOf(child.pid);

@@ -1,4 +1,4 @@
-/** Runs a pod's life in about a second: start, probes, version request, drain. */
+/** Runs a pod's life in about a second: start, probes, version request, drain. A worker has to stay up instead. */
 import type { PodSpec } from "../kubernetes/resolve-pod.ts";
 import { describeProbeCheck, type ScheduledProbe } from "../kubernetes/convert-probes.ts";
 import { fetchVersion } from "../deploy/verify-from-outside.ts";
@@ -21,8 +21,8 @@ export interface ServiceProcess {
 export interface ExitResult {
   /** Exit code or signal, for messages. */
   how: string;
-  /** Whether the exit code is 0. */
-  ok: boolean;
+  /** The exit code. undefined: a signal ended the process. */
+  exitCode: number | undefined;
 }
 
 /** Waits until a process exits. */
@@ -31,7 +31,7 @@ export async function exitResultOf(child: Bun.Subprocess): Promise<ExitResult> {
   const { signalCode } = child;
   return {
     how: signalCode === null ? `exit code ${describeExitCode(code)}` : String(signalCode),
-    ok: code === 0 && signalCode === null,
+    exitCode: signalCode === null ? code : undefined,
   };
 }
 
@@ -54,11 +54,15 @@ const PAUSE_AFTER_SIGTERM_MS = 100;
  * Milliseconds that a failed container has to exit after each signal, because its buffers may hold output.
  */
 const FLUSH_TIMEOUT_MS = 1000;
+/** Seconds that a worker has to run. */
+const STAY_UP_SECONDS = 3;
+/** Exit code of a process that SIGTERM has ended. */
+const SIGTERM_EXIT_CODE = 143;
 /** Seconds until the version request must succeed. It may be the first request, if there are no probes. */
 const VERSION_TIMEOUT_SECONDS = 10;
 
 /**
- * Probes the service, requests its version, drains it and stops it.
+ * Probes the service, requests its version, drains it and stops it. A worker has to keep running.
  *
  * @param id build ID that the version path has to return
  */
@@ -69,10 +73,18 @@ export async function runScenario(pod: PodSpec, service: ServiceProcess, id: str
       await waitForProbe(probe, service);
       passed.push(`${probe.kind} (${describeProbeCheck(probe.check)})`);
     }
-    await checkVersion(pod, service, id);
-    passed.push(pod.version.path);
-    await checkDrain(pod, service, id);
-    passed.push("drain");
+    if (pod.version) {
+      await checkVersion(pod.version, service, id);
+      passed.push(pod.version.path);
+      await checkDrain({ ...pod, version: pod.version }, service, id);
+      passed.push("drain");
+    } else {
+      await checkStaysUp(service);
+      passed.push(`worker, up for ${STAY_UP_SECONDS} s${describeSockets(service)}`);
+      service.signal("SIGTERM");
+      await checkEnd(pod, service, performance.now() + pod.graceSeconds * 1000, [0, SIGTERM_EXIT_CODE]);
+      passed.push("end after SIGTERM");
+    }
     return { passed, output: await service.output.all() };
   } catch (error) {
     if (!(error instanceof SmokeTestFailure)) throw error;
@@ -139,7 +151,25 @@ function describeOtherPorts({ host, listening }: ServiceProcess, port: number): 
   return ` (the service listens on ${sockets.length > 0 ? sockets.join(", ") : "no port"})`;
 }
 
-async function checkVersion({ version: { port, path } }: PodSpec, service: ServiceProcess, id: string): Promise<void> {
+/** Names the ports of a worker. If it is a server after all, the manifests lack a Service. */
+function describeSockets({ listening }: ServiceProcess): string {
+  const sockets = listening();
+  return sockets.length > 0 ? ` and listening on ${sockets.join(", ")}` : "";
+}
+
+/** Checks that the container of a worker keeps running. */
+async function checkStaysUp({ exited }: ServiceProcess): Promise<void> {
+  const exit = await Promise.race([exited, Bun.sleep(STAY_UP_SECONDS * 1000)]);
+  if (!exit) return;
+  const state = `the container ended with ${exit.how} within ${STAY_UP_SECONDS} s`;
+  throw new SmokeTestFailure(
+    `${state}. The manifests name no port of the service, so it has to keep running as a worker does`,
+  );
+}
+
+type VersionEndpoint = NonNullable<PodSpec["version"]>;
+
+async function checkVersion({ port, path }: VersionEndpoint, service: ServiceProcess, id: string): Promise<void> {
   const url = `http://${service.host}:${port}${path}`;
   const signal = new AbortController().signal;
   let found: string | undefined;
@@ -158,7 +188,11 @@ async function checkVersion({ version: { port, path } }: PodSpec, service: Servi
  *
  * The request has to finish, and the container has to exit with 0 within the grace period.
  */
-async function checkDrain({ version, graceSeconds }: PodSpec, service: ServiceProcess, id: string): Promise<void> {
+async function checkDrain(
+  { version, graceSeconds }: Pick<PodSpec, "graceSeconds"> & { version: VersionEndpoint },
+  service: ServiceProcess,
+  id: string,
+): Promise<void> {
   const request = await beginRequest({ host: service.host, ...version }, id);
   // Gives the service time to accept the connection and read the first half.
   await Bun.sleep(POLL_MS);
@@ -166,12 +200,23 @@ async function checkDrain({ version, graceSeconds }: PodSpec, service: ServicePr
   const deadline = performance.now() + graceSeconds * 1000;
   await Promise.race([service.exited, Bun.sleep(PAUSE_AFTER_SIGTERM_MS)]);
   const failure = await request.finish();
+  await checkEnd({ graceSeconds }, service, deadline, [0]);
+  if (failure !== undefined) throw new SmokeTestFailure(`a request in flight at SIGTERM did not finish: ${failure}`);
+}
+
+/** Waits until the container exits after SIGTERM. @param codes exit codes that are no failure */
+async function checkEnd(
+  { graceSeconds }: Pick<PodSpec, "graceSeconds">,
+  service: ServiceProcess,
+  deadline: number,
+  codes: number[],
+): Promise<void> {
   const remaining = Math.max(0, deadline - performance.now());
   const exit = await Promise.race([service.exited, Bun.sleep(remaining)]);
   if (!exit)
     throw new SmokeTestFailure(
       `the container still runs ${graceSeconds} s after SIGTERM, and the cluster would kill it`,
     );
-  if (!exit.ok) throw new SmokeTestFailure(`after SIGTERM the container ended with ${exit.how}, expected exit code 0`);
-  if (failure !== undefined) throw new SmokeTestFailure(`a request in flight at SIGTERM did not finish: ${failure}`);
+  if (exit.exitCode !== undefined && codes.includes(exit.exitCode)) return;
+  throw new SmokeTestFailure(`after SIGTERM the container ended with ${exit.how}, expected exit code 0`);
 }

@@ -2,15 +2,20 @@
 import type { Service } from "../core/resolve-service.ts";
 import type { Endpoint } from "../deploy/verify-from-outside.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
-import type { KubeObject, Pod } from "../kubernetes/objects.ts";
-import { configuredPort, findServicePort, sortWorkloads } from "../kubernetes/service-port.ts";
-import { isReady, selectorText } from "../kubernetes/workload-state.ts";
+import { objectName, type KubeObject, type Pod } from "../kubernetes/objects.ts";
+import { configuredPort, findServicePort, isWorker, sortWorkloads } from "../kubernetes/service-port.ts";
+import { isReady, observeWorkloads, selectorText } from "../kubernetes/workload-state.ts";
 
 /**
- * Returns the endpoint of the manifests' Service, or of the pods if no Service leads to them.
+ * Returns the endpoint of the manifests' Service, or of the pods if no Service leads to them. The pods of a worker
+ * are observed.
  * https://kubernetes.io/docs/tasks/access-application-cluster/access-cluster-services/
  */
 export function proxyEndpoint(api: ApiClient, service: Service, manifests: KubeObject[]): Endpoint {
+  if (isWorker(service, manifests)) {
+    const workloads = sortWorkloads(service, manifests);
+    return { url: objectName(workloads[0]!), observe: () => observeWorkloads(api, workloads) };
+  }
   const found = findServicePort(service, manifests);
   if (!found) return podEndpoint(api, service, manifests);
   const path = api.collection("/api/v1", `services/${found.service}:${found.port}/proxy${service.versionPath}`);

@@ -19,7 +19,9 @@ const serviceOf = (port: object) =>
     metadata: { name: "shop" },
     spec: { selector: labels, ports: [port] },
   }) as never;
-const own = { image: service.name };
+/** A container port names the port that serves the version. */
+const own = { image: service.name, ports: [{ containerPort: service.port }] };
+const worker = { image: service.name };
 
 /** Returns the readiness probes of the last object's containers. */
 function probesOf(...objects: KubeObject[]): unknown[] {
@@ -41,6 +43,31 @@ test.each([
   ],
 ])("the probe asks %s", (_, container, ports, port) => {
   expect(probesOf(...ports.map(serviceOf), workloadOf(container))).toEqual([{ tcpSocket: { port }, periodSeconds: 1 }]);
+});
+
+const times = (...objects: KubeObject[]) =>
+  withVersion(service, objects, "abc", "helloapp:abc").map(({ spec }: any) => spec.minReadySeconds);
+
+test.each(["Deployment", "StatefulSet", "DaemonSet"])("a worker in a %s has no port to ask, and stays up", (kind) => {
+  expect(probesOf(workloadOf(worker, kind))).toEqual([undefined]);
+  expect(times(workloadOf(worker, kind))).toEqual([5]);
+});
+
+test("a worker keeps its probe and its own time, and other ports are not asked", () => {
+  const probe = { exec: { command: ["/ready"] } };
+  expect(probesOf(workloadOf({ ...worker, readinessProbe: probe }))).toEqual([probe]);
+  expect(times(workloadOf({ ...worker, readinessProbe: probe }))).toEqual([undefined]);
+  const patient = workloadOf(worker) as any;
+  patient.spec.minReadySeconds = 0;
+  expect(times(patient)).toEqual([0]);
+  const metrics = { ...worker, ports: [{ name: "metrics", containerPort: 9090 }] };
+  expect(probesOf(workloadOf(metrics))).toEqual([undefined]);
+  expect(times(workloadOf(own))).toEqual([undefined]);
+});
+
+test("the setting `port` says that the service has one", () => {
+  const [workload] = withVersion({ ...service, port: 3000, isPortSet: true }, [workloadOf(worker)], "abc", "x") as any;
+  expect(workload.spec.template.spec.containers[0].readinessProbe.tcpSocket.port).toBe(3000);
 });
 
 test("a readiness or startup probe of the manifests, and other containers stay", () => {

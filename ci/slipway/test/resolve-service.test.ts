@@ -48,6 +48,7 @@ test("package.json determines the configuration, and the rest has defaults", asy
     namespace: "shop",
     entry: "src/main.ts",
     port: 8080,
+    isPortSet: false,
     attach: true,
     scripts: { check: "check", test: "test" },
     overlays: { k3s: "k8s/overlays/k3s", registry: "k8s/overlays/registry" },
