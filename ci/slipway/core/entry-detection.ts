@@ -29,7 +29,7 @@ const TEST =
 const START_SCRIPT = /^(?:(?:start|dev|serve)[:-].+|serve|server|(?:server|api|backend)[:-].+)$/;
 /** Calls that start a server, and a default export that Bun serves. */
 export const STARTS_SERVER =
-  /\bBun\.serve\s*[(<]|\bserve\s*\(\s*(?:\{|\w+\s*,)|\bcreate(?:Secure|Http2)?Server\s*\(|\.listen\s*\(|\bexport\s+default\s+\{[^}]*\bfetch\b|\bNestFactory\.create/;
+  /\bBun\.serve\s*[(<]|\bserve\s*\(\s*(?:\{|\w+\s*,)|\.listen\s*\(|\bexport\s+default\s+\{[^}]*\bfetch\b|\bNestFactory\.create/;
 /** Limits of the search in the source. */
 const MAX_FILES = 3000;
 /** A page that loads the browser's code is near the project's root, and every command looks for it. */

@@ -21,7 +21,7 @@ import {
   FailureTimer,
   findRestartSince,
   includesPod,
-  isReplaced,
+  hasReplacedPods,
   replicaCountsOf,
   type RolloutFailure,
   type RolloutVerdict,
@@ -195,7 +195,7 @@ function waitUntilReady(
       return { state: "failed", reason: "Deleted", message };
     }
     const assessed: RolloutVerdict = states.every(
-      (seen) => isReplaced(seen) || assessWorkload(seen, service).state === "complete",
+      (seen) => hasReplacedPods(seen) || assessWorkload(seen, service).state === "complete",
     )
       ? { state: "complete" }
       : assessWorkloads(states, service);

@@ -105,7 +105,7 @@ export function assessWorkload(seen: WorkloadState, service: Service): RolloutVe
  * Returns whether all replicas of the current version are ready, so that old pods only have to leave. A Deployment counts old
  * pods until they have ended, seconds later.
  */
-export function isReplaced({ deployment, replicaSets, pods }: WorkloadState): boolean {
+export function hasReplacedPods({ deployment, replicaSets, pods }: WorkloadState): boolean {
   const { kind, metadata, spec, status } = deployment;
   // The other kinds replace one pod after another, and minReadySeconds asks for more than ready pods.
   if (kind !== "Deployment" || spec.minReadySeconds || spec.replicas === 0) return false;

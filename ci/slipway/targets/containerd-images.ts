@@ -22,11 +22,6 @@ export function containerdName(name: string): string {
   return `docker.io/library/${name}`;
 }
 
-/** Returns whether the output of an import names an image, which spares a listing. */
-export function confirmsImport({ stdout }: Pick<ProcessResult, "stdout">, reference: string): boolean {
-  return stdout.split(/\s+/).includes(containerdName(reference));
-}
-
 /** Lists image names (`docker.io/library/helloapp:<id>`) with their digests. @throws {PipelineError} "environment" */
 export async function listImages(containerd: ContainerdNode): Promise<Map<string, string>> {
   const [, ...rows] = await list(containerd, ["images", "ls"]);
@@ -108,13 +103,23 @@ export function explainContainerdError(
   return error("containerd-failed", `containerd returned an error (${lastLine})`);
 }
 
-/** Reports a missing image after an import. An archive without a name imports "successfully" and creates no image. */
-export function imageVanishedError(
-  { label, listCommand }: ContainerdNode,
+/**
+ * Checks that an import has created the image. An archive without a name imports "successfully" and creates none.
+ *
+ * @param result of the import. If its output names the image, a listing is spared
+ * @throws {PipelineError} "environment"
+ */
+export async function assertImported(
+  containerd: ContainerdNode,
+  result: ProcessResult,
   archive: string,
   reference: string,
-): PipelineError {
-  return new PipelineError("environment", `${label}${archive} was imported, but containerd has no ${reference}`, {
+): Promise<void> {
+  const { label, listCommand } = containerd;
+  if (result.code !== 0) throw explainContainerdError(containerd, `cannot import ${archive}`, result.stderr);
+  const name = containerdName(reference);
+  if (result.stdout.split(/\s+/).includes(name) || (await listImageNames(containerd)).has(name)) return;
+  throw new PipelineError("environment", `${label}${archive} was imported, but containerd has no ${reference}`, {
     code: "image-removed",
     hint: `Check whether another program removed it: \`${listCommand}\` lists all images.`,
   });

@@ -18,12 +18,10 @@ import type { Node } from "../kubernetes/objects.ts";
 import type { Target } from "../deploy/target.ts";
 import { checkArchive } from "./check-archive.ts";
 import {
-  confirmsImport,
+  assertImported,
   removeUnusedImages,
   containerdName,
-  explainContainerdError,
   listImageNames,
-  imageVanishedError,
   type ContainerdNode,
 } from "./containerd-images.ts";
 import { addressOf } from "./schedulable-nodes.ts";
@@ -150,10 +148,8 @@ export async function connectK3sTarget({
       const reference = `${service.name}:${id}`;
       await checkArchive(archive, reference, node.status.nodeInfo?.architecture);
       const result = await importArchive([...ctr, "images", "import"], archive, signal);
-      if (result.code !== 0) throw explainContainerdError(containerd, `cannot import ${archive}`, result.stderr);
-      if (confirmsImport(result, reference)) return reference;
-      if ((await listImageNames(containerd)).has(containerdName(reference))) return reference;
-      throw imageVanishedError(containerd, archive, reference);
+      await assertImported(containerd, result, archive, reference);
+      return reference;
     },
 
     clean: (referencedImages) => removeUnusedImages(containerd, service.name, referencedImages),

@@ -20,13 +20,10 @@ import { SshSession } from "../ssh/shared-session.ts";
 import { ImageUpload } from "../ssh/image-upload.ts";
 import { checkArchive } from "./check-archive.ts";
 import {
-  confirmsImport,
+  assertImported,
   removeUnusedImages,
   containerdName,
-  explainContainerdError,
-  listImageNames,
   listImages,
-  imageVanishedError,
   type ContainerdNode,
 } from "./containerd-images.ts";
 import { addressOf, schedulableNodes } from "./schedulable-nodes.ts";
@@ -238,10 +235,7 @@ function createTarget(context: TargetContext): Target {
             progress[i] = { sent, total };
             showProgress();
           });
-          if (result.code !== 0) throw explainContainerdError(containerd, `cannot import ${archive}`, result.stderr);
-          const isThere =
-            confirmsImport(result, reference) || (await listImageNames(containerd)).has(containerdName(reference));
-          if (!isThere) throw imageVanishedError(containerd, archive, reference);
+          await assertImported(containerd, result, archive, reference);
           return { bytes, note: fallbackReason && `full image for ${session.host}: ${fallbackReason}` };
         }),
       );

@@ -6,7 +6,7 @@ import { runningId, oldPods, type WorkloadState } from "../kubernetes/workload-s
 import {
   assessWorkload as assessFor,
   FailureTimer,
-  isReplaced,
+  hasReplacedPods,
   type RolloutVerdict,
 } from "../deploy/rollout-status.ts";
 import { service } from "./helloapp-service.ts";
@@ -364,7 +364,7 @@ describe("a Deployment is replaced", () => {
   test("as soon as all of its pods are ready, while old ones still leave", () => {
     const seen = observe([...both, up("old", "c")], { replicas: 3, availableReplicas: 3 });
     expect(assess(seen).state).toBe("progressing");
-    expect(isReplaced(seen)).toBe(true);
+    expect(hasReplacedPods(seen)).toBe(true);
   });
 
   test.each<[string, WorkloadState]>([
@@ -379,5 +379,5 @@ describe("a Deployment is replaced", () => {
     ["pods have to stay ready for a while", withSpec(observe(both), { minReadySeconds: 5 })],
     ["it is scaled to 0", withSpec(observe([], { updatedReplicas: 0, replicas: 0 }), { replicas: 0 })],
     ["it is another kind", { ...observe(both), deployment: { ...deployment(), kind: "StatefulSet" } }],
-  ])("but not if %s", (_, seen) => expect(isReplaced(seen)).toBe(false));
+  ])("but not if %s", (_, seen) => expect(hasReplacedPods(seen)).toBe(false));
 });
