@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { resolveService } from "../core/resolve-service.ts";
 import { findPortProblems } from "../deploy/port-checks.ts";
+import { explainContainerFailure } from "../deploy/failure-hints.ts";
 import { assertServing } from "../deploy/status.ts";
 import type { DeployContext } from "../deploy/plan.ts";
 import { verifyStaysUp } from "../deploy/stay-up.ts";
@@ -257,4 +258,15 @@ describe("a version without a port", () => {
     const failing = assertServing({ signal } as DeployContext, endpoint, "b");
     await expect(failing).rejects.toThrow("Deployment/helloapp does not run b steadily: the pods run a");
   }, 15_000);
+});
+
+test.each([
+  ["CrashLoopBackOff, helloapp exits with 0", true],
+  ["helloapp exited with 0 after it had been ready", true],
+  ["the container ended with exit code 0 within 3 s", true],
+  ["CrashLoopBackOff, helloapp exits with 3", false],
+  ["after SIGTERM the container ended with exit code 0", false],
+])("a container of which is said `%s` gets a hint about its end: %p", (reason, isHinted) => {
+  const hint = explainContainerFailure({ service, manifests: [], output: "done", reason });
+  expect(hint?.includes("CronJob") ?? false).toBe(isHinted);
 });
