@@ -13,9 +13,22 @@ import { hasSbom, writeSbom } from "../image/sbom.ts";
 import { runSmokeTest } from "../smoke-test/smoke-test.ts";
 import { assertNoShadowingBun } from "./bun-version.ts";
 import type { CommandContext } from "./context.ts";
+import { findStaleOutputs } from "./stale-output.ts";
 
 /** Milliseconds after which a temporary file of the compiler is abandoned. */
 const ABANDONED_MS = 600_000;
+
+/** Runs the prebuild scripts, unless nothing has changed that they may read. */
+export async function runPrebuild({ engine, service, signal }: CommandContext): Promise<StepResult<void>> {
+  await assertNoShadowingBun(service, signal);
+  const { unchanged } = await engine.runPrebuild();
+  const names = service.prebuild.map((name) => `bun run ${name}`).join(", ");
+  return { value: undefined, reused: unchanged, detail: unchanged ? "ran before, on these files" : names };
+}
+
+export async function warnOfStaleOutputs({ service, signal, report }: CommandContext): Promise<void> {
+  for (const warning of await findStaleOutputs(service, signal)) report.warn(warning);
+}
 
 /** Runs the service's script for a step. A missing script skips the step. */
 export async function runCheckOrTest(

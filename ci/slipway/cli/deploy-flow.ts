@@ -11,7 +11,14 @@ import { runPreDeployJobs } from "../deploy/pre-deploy-jobs.ts";
 import { applyAndWaitUntilReady, verifyRollout, waitForOldPods } from "../deploy/rollout-phases.ts";
 import { undoDeploy } from "../deploy/undo.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
-import { ensureArchive, ensureArchives, runCheckOrTest, smokeTest } from "./build-steps.ts";
+import {
+  ensureArchive,
+  ensureArchives,
+  runCheckOrTest,
+  runPrebuild,
+  smokeTest,
+  warnOfStaleOutputs,
+} from "./build-steps.ts";
 import { assertArchitecture, connectTarget } from "./connect-target.ts";
 import type { CommandContext } from "./context.ts";
 import type { FlowResults } from "./deploy-step-results.ts";
@@ -28,12 +35,19 @@ export const undoChange = {
   undo: (error: unknown, { lock, prepare }: Results) => undoDeploy(lock!, prepare!, error),
 };
 
+/** Generates files that all other steps may read. A service without prebuild scripts has no line for it. */
+const prebuildStep = (context: CommandContext): FlowStep<FlowResults> =>
+  context.service.prebuild.length > 0
+    ? step("prebuild", { run: () => runPrebuild(context) })
+    : internal("prebuild", { run: () => warnOfStaleOutputs(context) });
+
 /** From the source to archives (goal `archives`) and a smoke test (goal `smoke`). */
 export const buildSteps = (context: CommandContext): FlowStep<FlowResults>[] => [
-  step("check", { run: () => runCheckOrTest(context, "check") }),
-  step("test", { run: () => runCheckOrTest(context, "test") }),
-  internal("id", { run: () => context.imageId() }),
-  internal("archives", { run: () => ensureArchives(context) }),
+  prebuildStep(context),
+  step("check", { needs: ["prebuild"], run: () => runCheckOrTest(context, "check") }),
+  step("test", { needs: ["prebuild"], run: () => runCheckOrTest(context, "test") }),
+  internal("id", { needs: ["prebuild"], run: () => context.imageId() }),
+  internal("archives", { needs: ["prebuild"], run: () => ensureArchives(context) }),
   step("smoke", { needs: ["check", "test", "archives", "id"], run: ({ id }) => smokeTest(context, id) }),
 ];
 

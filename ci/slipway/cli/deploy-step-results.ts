@@ -11,6 +11,7 @@ import type { Endpoint } from "../deploy/verify-from-outside.ts";
 
 /** Results of the steps. Undefined: the step was skipped. */
 export interface FlowResults {
+  prebuild: void;
   check: void;
   test: void;
   id: string;

@@ -2,6 +2,8 @@
 import { describePlan, planDeploy } from "../deploy/plan.ts";
 import { clusterOptions, stepOptions } from "../cli/options.ts";
 import { assertArchitecture, withTarget } from "../cli/connect-target.ts";
+import { buildSteps } from "../cli/deploy-flow.ts";
+import { runFlow } from "../cli/run-flow.ts";
 import type { Command } from "../cli/context.ts";
 import { isRegistryTarget } from "../targets/registry.ts";
 
@@ -11,7 +13,11 @@ export default {
   execute: (context) =>
     withTarget(context, async (deployContext) => {
       assertArchitecture(context, deployContext.target);
-      const found = await planDeploy(deployContext, context.imageId());
+      const built = runFlow(context, buildSteps(context), { goals: ["id"] });
+      const found = await planDeploy(
+        deployContext,
+        built.then(({ id }) => id),
+      );
       const lines = describePlan(found);
       for (const line of lines) context.log(line);
       const isCompared = !isRegistryTarget(deployContext.target);

@@ -45,6 +45,7 @@ function deferredEngine(ready: Promise<Engine>): Engine {
   return {
     name: "dagger",
     startRun: () => void ready.then((engine) => engine.startRun?.()).catch(() => {}),
+    runPrebuild: async () => (await ready).runPrebuild(),
     runScript: async (name) => (await ready).runScript(name),
     computeId: async (architecture) => (await ready).computeId(architecture),
     build: async (dist, architecture) => (await ready).build(dist, architecture),

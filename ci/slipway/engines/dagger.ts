@@ -136,6 +136,11 @@ function daggerEngine(service: Service, tracked: string[]): Engine {
   return {
     name: "dagger",
     startRun: () => void (prepared = undefined),
+    async runPrebuild() {
+      const start = Date.now();
+      const prepared = withTimestamp(await builder(), ["true"]);
+      return { unchanged: await explain("the prebuild scripts", isCached(prepared, start)) };
+    },
     async runScript(name) {
       const executed = withTimestamp(await builder(), ["bun", "run", "--silent", name]);
       return { unchanged: await explain(`bun run ${name}`, isCached(executed)) };

@@ -7,6 +7,13 @@ export interface Engine {
   /** Starts a new run, whose steps read the source again. */
   startRun?(): void;
   /**
+   * Runs the scripts of the `prebuild` setting, unless nothing has changed that they may read. All other steps need them.
+   *
+   * @returns whether the scripts were skipped
+   * @throws {PipelineError} "project", with the script's output, if one fails
+   */
+  runPrebuild(): Promise<{ unchanged: boolean }>;
+  /**
    * Runs a script of package.json, unless it already passed with the same files.
    *
    * @returns whether the script was skipped for that reason, and why it can never be skipped

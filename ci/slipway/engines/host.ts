@@ -62,6 +62,9 @@ export function hostEngine(service: Service, signal: AbortSignal): Engine {
   const runUnlessPassed = createScriptRunner(service, readScriptInputs, runScript);
   return {
     name: "host",
+    async runPrebuild() {
+      return { unchanged: await prebuild.prepare() };
+    },
     async runScript(name) {
       // The script may read generated files.
       await prebuild.prepare();

@@ -8,13 +8,13 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { addNamedFile } from "../core/hash.ts";
-import { projectFilesDigest, projectFiles } from "../core/project-files.ts";
+import { ignoredFiles, projectFilesDigest, projectFiles, tryRead } from "../core/project-files.ts";
 import { cacheDirectoryOf, type Service } from "../core/resolve-service.ts";
 import type { ImageInputs } from "../image/inputs.ts";
 
 export interface PrebuildRunner {
-  /** Runs the scripts, unless their last run had the same project files. */
-  prepare(): Promise<void>;
+  /** Runs the scripts, unless their last run had the same files. @returns whether they were skipped */
+  prepare(): Promise<boolean>;
   /**
    * Collects the image's inputs, including generated files. Runs the scripts again if generated files have changed.
    *
@@ -35,7 +35,13 @@ export function createPrebuildRunner(
 ): PrebuildRunner {
   const { root, prebuild } = service;
   const file = join(cacheDirectoryOf(service), "prebuild.passed");
-  const projectDigest = () => projectFilesDigest(root, signal, environment);
+  /** git usually ignores .env files, but tools for front ends read them. */
+  const projectDigest = async () => {
+    const hash = new Bun.CryptoHasher("sha256").update(await projectFilesDigest(root, signal, environment));
+    const ignored = (await ignoredFiles(root, signal)).filter((path) => /(^|\/)\.env[^/]*$/.test(path));
+    for (const path of ignored) addNamedFile(hash, path, tryRead(join(root, path)));
+    return hash.digest("hex");
+  };
   /** Reads the digests of the project and of the generated files after the last run. */
   const load = async () => (await readFile(file, "utf8").catch(() => "")).split("\n");
   const save = async (...digests: string[]) => {
@@ -68,7 +74,7 @@ export function createPrebuildRunner(
 
   return {
     async prepare() {
-      if (prebuild.length > 0) await prepare();
+      return prebuild.length === 0 || (await prepare());
     },
     async inputs(collect) {
       if (prebuild.length === 0) return collect();

@@ -5,6 +5,7 @@ import { createImageSpec } from "../image/image-spec.ts";
 import { APP_DIRECTORY } from "../image/image-paths.ts";
 import { pins } from "../core/pins.ts";
 import { addComponents, componentFiles } from "./kustomize-components.ts";
+import { detectIndent, pipelineFile } from "./pipeline-file.ts";
 import type { ProjectFacts } from "./project-facts.ts";
 
 const templates = join(import.meta.dir, "templates");
@@ -36,7 +37,7 @@ export function generatedFiles(facts: ProjectFacts, components: string[] = []): 
   const filled = [...own, ...components.flatMap(componentFiles)];
   const overlay = fill(templateOf(OVERLAY, facts), values(facts));
   return new Map([
-    ["ci/pipeline.ts", pipeline(facts)],
+    ["ci/pipeline.ts", pipelineFile(facts)],
     ...moduleType(facts),
     ...filled.map((path): [string, string] => [path, fill(templateOf(path, facts), values(facts))]),
     [OVERLAY, addComponents(overlay, join(project, OVERLAY), project, components)],
@@ -72,7 +73,9 @@ function moduleType({ service, package: manifest }: ProjectFacts): [string, stri
   if (manifest.type === "module" || !existsSync(file)) return [];
   // With a bundler's resolution, imports make a file a module.
   if (/"moduleResolution"\s*:\s*"bundler"|"module"\s*:\s*"(preserve|es)/i.test(readFileSync(file, "utf8"))) return [];
-  return [["ci/package.json", '{ "private": true, "type": "module" }\n']];
+  // The form in which formatters leave a package.json.
+  const indent = detectIndent([service.project, service.root]);
+  return [["ci/package.json", `{\n${indent}"private": true,\n${indent}"type": "module"\n}\n`]];
 }
 
 /** Replaces every `__NAME__` in a template. @throws {Error} if a name has no value */
@@ -100,21 +103,6 @@ function values(facts: ProjectFacts): Record<string, string> {
     RUN: hasDagger ? "dagger run " : "",
     BASE_IMAGE: pins.baseImage,
   };
-}
-
-/** Returns ci/pipeline.ts with the settings that differ from the defaults. */
-function pipeline({ service, port, writtenIdentity, openedFiles }: ProjectFacts): string {
-  const changed = [
-    ...(port === undefined || port === 8080 ? [] : [`port: ${port}`]),
-    ...(writtenIdentity === undefined ? [] : [`identity: ${JSON.stringify(writtenIdentity)}`]),
-    ...(openedFiles.length === 0 ? [] : [`files: [${openedFiles.map((path) => JSON.stringify(path)).join(", ")}]`]),
-  ];
-  const settings = changed.length === 0 ? "" : `, { ${changed.join(", ")} }`;
-  return `/** Pipeline settings of ${service.name}. The type Settings documents them, and \`slipway --help\` the commands. */
-import { pipeline } from "slipway";
-
-await pipeline(import.meta${settings});
-`;
 }
 
 function dockerfile(facts: ProjectFacts): Record<string, string> {

@@ -541,6 +541,7 @@ describe("the image, while checks and tests run", () => {
   function runOf(id: string): { whole: CommandContext; to: typeof run } {
     const engine: Engine = {
       name: "host",
+      runPrebuild: async () => ({ unchanged: true }),
       runScript: async () => ({ unchanged: true }),
       computeId: async () => id,
       async build(dist) {

@@ -72,7 +72,7 @@ describe("the files that the service opens", () => {
     expect(facts.openedFiles).toEqual(["drizzle", "public", "views"]);
     const after = generatedFiles(facts).get("ci/pipeline.ts")!;
     expect(after).toContain(
-      'await pipeline(import.meta, { identity: "shop", files: ["drizzle", "public", "views"] });',
+      'await pipeline(import.meta, {\n  identity: "shop",\n  files: ["drizzle", "public", "views"],\n});',
     );
     const change = { path: join(at, "ci/pipeline.ts"), before: undefined, after };
     expect(describeChoices(facts, [change]).join("\n")).toContain("files    drizzle, public, views");

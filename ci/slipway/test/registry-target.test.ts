@@ -103,6 +103,7 @@ async function somebodyPushes({ word = "helloapp", revision = "c0ffee", port = s
 async function start(values: OptionValues = {}) {
   const engine: Engine = {
     name: "host",
+    runPrebuild: async () => ({ unchanged: true }),
     runScript: async () => ({ unchanged: true }),
     computeId: async () => id,
     async build(dist) {
