@@ -322,6 +322,22 @@ describe("files of packages", () => {
       "1.2.3\n",
     ],
     [
+      "a list of files that it resolves and reads",
+      pkg(
+        'const code = ["../lib/a.js", "./b.js"].map((file) => require("fs").readFileSync(require.resolve(file), "utf8")).join("");\nexports.read = new Function(code + "return () => a + b;")();\n',
+        { "node_modules/pack/lib/a.js": "var a = 1;\n", "node_modules/pack/lib/b.js": "var b = 2;\n" },
+      ),
+      "3\n",
+    ],
+    [
+      "a map of modules that it resolves and loads",
+      pkg(
+        'const files = { a: "../stores/a" + ".js" };\nconst known = ["../stores/a.js"];\nexports.read = (key = known[0] && "a") => require(require.resolve(files[key]));\n',
+        { "node_modules/pack/stores/a.js": 'module.exports = "store";\n' },
+      ),
+      "store\n",
+    ],
+    [
       "a worker of its own",
       pkg(
         'const { Worker } = require("worker_threads");\nexports.read = () => new Promise((done) => new Worker(require("path").join(__dirname, "worker.js")).on("message", done));\n',
