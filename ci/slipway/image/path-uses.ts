@@ -192,6 +192,9 @@ export interface PackagePathUses {
 /** Matches the resolution of a path that is known only at run time, as in a list of files. */
 const resolvesComputed = /\brequire\.resolve\(\s*[^"'`\s)]/;
 
+/** Functions that list a directory, whose files may be modules. */
+const listsDirectory = /readdir|opendir|scandir|glob/i;
+
 /** Larger modules are bundles of whole programs, whose paths are those of their source. */
 const MAX_MODULE = 1_000_000;
 
@@ -210,7 +213,9 @@ export function findPackagePathUses(source: Map<string, Buffer>, project: string
       if (base !== "module" || path === file || !packageOf(path)) continue;
       const isOwn = path === owner.directory || path.startsWith(`${owner.directory}/`);
       if (!isExact || !isFile(path)) {
-        if (isOwn && hasData(isDirectory(path) ? path : dirname(path), owner.directory)) uses.running.add(owner.name);
+        const isListed = isExact && listsDirectory.test(callee) && isDirectory(path);
+        const hasFiles = isListed || hasData(isDirectory(path) ? path : dirname(path), owner.directory);
+        if (isOwn && hasFiles) uses.running.add(owner.name);
       } else if (!isModule(path) || reads.test(callee)) {
         uses.data.set(installedPath(path), path);
         uses.readers.add(file);
