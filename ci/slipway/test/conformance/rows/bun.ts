@@ -6,9 +6,7 @@ export const bunRows: Row[] = [
   {
     name: "the text of a function, which libraries search for parameters",
     files: `
-const handler = ({ query, ...rest }: any, [first = 1, second]: any[] = []) => {
-  return [query, rest.user.id, first, second];
-};
+const handler = ({ query, ...rest }: any, [first = 1, second]: any[] = []) => [query, rest.user.id, first, second];
 class Service { constructor(private database: object, log = "a, b") {} method( a: number ) { return a; } }
 console.log(String(handler), Service.toString().includes("constructor(database, log"), Service.prototype.method.toString());
 `,
