@@ -10,13 +10,13 @@ import type { KubeObject } from "../kubernetes/objects.ts";
 import { isWorkload } from "../kubernetes/workload-state.ts";
 import { podTemplates } from "../kubernetes/pod-templates.ts";
 
-/** Read-only file system, as the system and SQLite report it. */
+/** Read-only file system, as the system and SQLite report it. The image's own files belong to root, so they report EACCES. */
 const READ_ONLY =
-  /\bEROFS\b|read-only file system|SQLITE_CANTOPEN|unable to open database file|SQLITE_READONLY|readonly database/i;
+  /\bEROFS\b|\bEACCES\b[^\n]*, (?:open|mkdir|rename|unlink|rmdir|copyfile) '(?:[^\/'\n]|\/srv\/)|read-only file system|SQLITE_CANTOPEN|unable to open database file|SQLITE_READONLY|readonly database/i;
 /** SQLite's errors, which do not name the file. */
 const SQLITE = /sqlite|database/i;
 /** The path in Node's errors. Of two paths, the last is the target. */
-const READ_ONLY_PATH = /\bEROFS\b[^\n]*?'(?:[^'\n]*' -> ')?([^'\n]+)'/;
+const READ_ONLY_PATH = /\b(?:EROFS|EACCES)\b[^\n]*?'(?:[^'\n]*' -> ')?([^'\n]+)'/;
 /** A missing program, as node:child_process, Bun.spawn and Bun's shell report it. */
 const MISSING_PROGRAM =
   /\bENOENT\b[^\n]*\bposix_spawn '([^'\n]+)'|\bspawn (\S+) ENOENT|Executable not found in \$PATH: "([^"\n]+)"|bun: command not found: (\S+)/;

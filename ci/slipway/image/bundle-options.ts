@@ -1,6 +1,6 @@
 /** Options of the bundler for a service. The image ID and the binary use the same options. */
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { PipelineError } from "../core/errors.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { readStartOptions } from "../core/start-options.ts";
@@ -69,7 +69,13 @@ export async function bundleOptions(
         ...{ preloads: start.preloads, execArgv: start.execArgv },
       });
   const styleOrder = htmlImports && !isHtmlOnly && createStyleOrderPlugin(htmlImports);
-  const rewriting = rewriteModules(source, service.project, rewrites);
+  const mains = entrypoint ? [entrypoint] : [service.entry, ...Object.values(service.entries)];
+  const rewriting = rewriteModules(
+    source,
+    service.project,
+    rewrites,
+    mains.map((file) => resolve(service.project, file)),
+  );
   return {
     ...options,
     ...entry,

@@ -53,7 +53,8 @@ export function describeMissing(missing: Map<string, MissingPackage>): string[] 
 }
 
 /** Matches imports of computed paths, and calls of the bundler, which needs the source at run time. */
-const dynamicLoad = /(?<![.\w$#])(?:import|require)\(\s*(?:`[^`]*\$\{|[^"'`\s)/])[^\n]*|(?<![.\w$])Bun\.build\(/g;
+const dynamicLoad =
+  /(?<![.\w$#])(?:import|require)\(\s*(?:`[^`]*\$\{|"[^"\n]*"\s*\+|'[^'\n]*'\s*\+|[^"'`\s)/])[^\n]*|(?<![.\w$])Bun\.build\(/g;
 
 const LOAD_HINT =
   "Write the path of each module as a literal, or add a package that is found by its name to `nativePackages` in ci/pipeline.ts";

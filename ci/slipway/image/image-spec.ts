@@ -57,7 +57,7 @@ export function createImageSpec({ name, version, license, port }: Service): Imag
  */
 export const compileOptions = {
   // Names of classes and functions are data for error handlers, dependency injection and ORMs.
-  minify: { whitespace: true, syntax: true, identifiers: false, keepNames: true },
+  minify: { whitespace: false, syntax: true, identifiers: false, keepNames: true },
   bytecode: true,
   // With a source map, an uncaught error prints a line of the source instead of kilobytes of minified text.
   sourcemap: "linked",

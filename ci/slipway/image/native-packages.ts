@@ -109,7 +109,7 @@ export function listPackageFiles({ packages, foreignObjects }: NativePackages): 
     [...allFiles.scanSync({ cwd: directory, dot: false })]
       .filter(
         (path) =>
-          !/(^|\/)(node_modules|docs?|tests?|examples?)\/|\.(md|map|[cm]?ts|c|cc|cpp|h|hpp|gyp|o|a)$/i.test(path),
+          !/(^|\/)node_modules\/|^(docs?|tests?|examples?)\/|\.(md|map|[cm]?ts|c|cc|cpp|h|hpp|gyp|o|a)$/i.test(path),
       )
       .map((path): [string, string] => [`${place}/${path}`, join(directory, path)])
       .filter(([, file]) => !foreignObjects.has(file)),

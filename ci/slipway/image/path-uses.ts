@@ -189,6 +189,12 @@ export interface PackagePathUses {
   running: Set<string>;
 }
 
+/** Matches the resolution of a path that is known only at run time, as in a list of files. */
+const resolvesComputed = /\brequire\.resolve\(\s*[^"'`\s)]/;
+
+/** Functions that list a directory, whose files may be modules. */
+const listsDirectory = /readdir|opendir|scandir|glob/i;
+
 /** Larger modules are bundles of whole programs, whose paths are those of their source. */
 const MAX_MODULE = 1_000_000;
 
@@ -199,14 +205,18 @@ export function findPackagePathUses(source: Map<string, Buffer>, project: string
     const owner = packageOf(file);
     const text = bytes.toString();
     if (!owner || bytes.length > MAX_MODULE) continue;
-    const { found, required } = readPathExpressions(text, file, project);
+    const { found, required, strings } = readPathExpressions(text, file, project);
+    const isOwnFile = (path: string) => /^\.\.?\//.test(path) && isFile(join(dirname(file), path));
+    if (resolvesComputed.test(text) && strings.some(isOwnFile)) uses.running.add(owner.name);
     if ([...required].some((name) => !name.startsWith(".") && !isBuiltin(name))) uses.running.add(owner.name);
     for (const { path, isExact, base, callee } of found) {
       if (base !== "module" || path === file || !packageOf(path)) continue;
       const isOwn = path === owner.directory || path.startsWith(`${owner.directory}/`);
       if (!isExact || !isFile(path)) {
         const directory = isDirectory(path) ? path : dirname(path);
-        const isData = isOwn && hasData(directory, { owner: owner.directory, file, isRead: reads.test(callee) });
+        const isListed = isExact && listsDirectory.test(callee) && isDirectory(path);
+        const context = { owner: owner.directory, file, isRead: reads.test(callee) };
+        const isData = isOwn && (isListed || hasData(directory, context));
         if (isData) uses.running.add(owner.name);
         // The files of a directory that is named are served as they are, with their source maps.
         if (isData && ![owner.directory, dirname(file)].includes(directory))

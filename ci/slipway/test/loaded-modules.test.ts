@@ -312,6 +312,49 @@ describe("files of packages", () => {
       "1.2.3\n",
     ],
     [
+      "a directory of modules that it lists and loads",
+      pkg(
+        'const found = [];\nrequire("fs").readdirSync(__dirname + "/types").forEach((name) => found.push(require(__dirname + "/types/" + name)));\nexports.read = () => found.join();\n',
+        {
+          "node_modules/pack/lib/types/a.js": 'module.exports = "a";\n',
+          "node_modules/pack/lib/types/b.js": 'module.exports = "b";\n',
+        },
+      ),
+      "a,b\n",
+    ],
+    [
+      "code in directories that are named like documents, tests and examples",
+      pkg(
+        'const { readFileSync } = require("fs");\nexports.read = () => readFileSync(__dirname + "/../data/" + (global.file || "a.txt"), "utf8") + require("./doc/d.js") + require("./test/t") + require("other");\n',
+        {
+          "node_modules/pack/lib/doc/d.js": 'module.exports = "d";\n',
+          "node_modules/pack/lib/test/t/index.js": 'module.exports = "t";\n',
+          "node_modules/pack/package.json":
+            '{"name":"pack","version":"1.0.0","main":"lib/index.js","dependencies":{"other":"1.0.0"}}',
+          "node_modules/other/package.json": '{"name":"other","version":"1.0.0","main":"dist/index.js"}',
+          "node_modules/other/dist/index.js": 'module.exports = require("./examples/e.js");\n',
+          "node_modules/other/dist/examples/e.js": 'module.exports = "e";\n',
+        },
+      ),
+      "datadte\n",
+    ],
+    [
+      "a list of files that it resolves and reads",
+      pkg(
+        'const code = ["../lib/a.js", "./b.js"].map((file) => require("fs").readFileSync(require.resolve(file), "utf8")).join("");\nexports.read = new Function(code + "return () => a + b;")();\n',
+        { "node_modules/pack/lib/a.js": "var a = 1;\n", "node_modules/pack/lib/b.js": "var b = 2;\n" },
+      ),
+      "3\n",
+    ],
+    [
+      "a map of modules that it resolves and loads",
+      pkg(
+        'const files = { a: "../stores/a" + ".js" };\nconst known = ["../stores/a.js"];\nexports.read = (key = known[0] && "a") => require(require.resolve(files[key]));\n',
+        { "node_modules/pack/stores/a.js": 'module.exports = "store";\n' },
+      ),
+      "store\n",
+    ],
+    [
       "a worker of its own",
       pkg(
         'const { Worker } = require("worker_threads");\nexports.read = () => new Promise((done) => new Worker(require("path").join(__dirname, "worker.js")).on("message", done));\n',

@@ -12,6 +12,9 @@ test.each([
   ["EROFS: read-only file system, mkdir '/storage'", "The service writes to /storage,"],
   ["Error: EROFS: read-only file system, open '/app/log.txt'\n   errno: -30", "The service writes to /app/log.txt,"],
   ["EROFS: read-only file system, rename '/tmp/a' -> '/data/a'", "The service writes to /data/a,"],
+  ["EACCES: permission denied, open './static/app.min.js'", "The service writes to ./static/app.min.js,"],
+  ["EACCES: permission denied, mkdir '/srv/uploads'", "The service writes to /srv/uploads,"],
+  ["EACCES: permission denied, open 'db.json'", "The service writes to db.json,"],
   ["SQLiteError: unable to open database file", "The service writes to a file,"],
   ['   code: "SQLITE_CANTOPEN"', "The service writes to a file,"],
   ["SQLiteError: attempt to write a readonly database", "The service writes to a file,"],
@@ -19,6 +22,11 @@ test.each([
 ])("a write to a read-only path: %s", (output, hint) => {
   expect(diagnoseLogs(`before\n${output}\nafter`, own)).toStartWith(hint);
 });
+
+test.each(["EACCES: permission denied, open '/run/secrets/key'", "listen EACCES: permission denied 0.0.0.0:80"])(
+  "no write to a read-only path: %s",
+  (output) => expect(diagnoseLogs(output, own)).toBeUndefined(),
+);
 
 test.each([
   ["ENOENT: no such file or directory, posix_spawn '/bin/sh'", "/bin/sh"],

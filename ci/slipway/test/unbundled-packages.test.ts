@@ -249,6 +249,8 @@ describe("a dynamic load", () => {
     ["const [f] = process.argv;\nawait import(`file://${f}`);", "import(`file://${f}`)"],
     ["const f = 1;\n/* import(x) */ require(join(a(f), 'x')); // require(y)", "require(join(a(f), 'x'))"],
     ["await import(/* why */ process.argv[2]!);", "import(process.argv[2]!)"],
+    ["const [f] = process.argv;\nrequire('./stores/' + f);", "require('./stores/' + f)"],
+    ['const [f] = process.argv;\nawait import("./locales/" + f + ".ts");', 'import("./locales/" + f + ".ts")'],
   ])("is reported with its location: %s", async (code, loads) => {
     const { warnings } = await inputs({
       "src/main.ts": `const join = (...all: any[]) => all, a = join;\n${code}\nexport {};`,

@@ -4,6 +4,14 @@ import { post, serverSentEvents, upload, websocket, type Row } from "../row.ts";
 
 export const bunRows: Row[] = [
   {
+    name: "the text of a function, which libraries search for parameters",
+    files: `
+const handler = ({ query, ...rest }: any, [first = 1, second]: any[] = []) => [query, rest.user.id, first, second];
+class Service { constructor(private database: object, log = "a, b") {} method( a: number ) { return a; } }
+console.log(String(handler), Service.toString().includes("constructor(database, log"), Service.prototype.method.toString());
+`,
+  },
+  {
     name: "Bun.serve: routes, methods and a fallback",
     files: `
 const users = [{ id: 1, name: "Ada" }];

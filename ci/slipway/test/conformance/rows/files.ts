@@ -3,6 +3,41 @@ import type { Row } from "../row.ts";
 
 export const fileRows: Row[] = [
   {
+    name: "the module's URL beside arguments, and beside a comparison with the main module",
+    files: {
+      "src/index.ts": `
+import { flags } from "./lib/flags.ts";
+import { main } from "./lib/main.ts";
+console.log(flags(), main());
+`,
+      "src/lib/flags.ts": `
+import { readFileSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+const { argv } = process;
+const root = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
+export const flags = () => [argv.includes("--json"), process.argv.length, root === process.cwd(), readFileSync(resolve(root, "data/a.txt"), "utf8")];
+`,
+      "src/lib/main.ts": `
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import * as path from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+const here = path.dirname( fileURLToPath(import.meta.url) );
+const isMain = import.meta.url === pathToFileURL(process.argv[1]!).href || process.argv[1] === fileURLToPath(import.meta.url);
+export const main = () => [
+  isMain,
+  path.relative(process.cwd(), here),
+  readFileSync(new URL("../../data/a.txt", import.meta.url), "utf8"),
+  createRequire(import.meta.url)("../../data/b.json").b,
+];
+`,
+      "data/a.txt": "a",
+      "data/b.json": `{"b":"b"}`,
+    },
+    settings: { files: ["data"] },
+  },
+  {
     name: "files by relative path, module path and URL",
     files: {
       "src/index.ts": `

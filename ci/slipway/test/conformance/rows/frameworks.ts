@@ -111,6 +111,27 @@ new Elysia()
     ],
   },
   {
+    name: "Elysia: hooks with rest parameters, which it reads in their text",
+    packages: ["elysia"],
+    files: `
+import { Elysia } from "elysia";
+new Elysia()
+  .onError({ as: "global" }, ({ error, ...other }) => {
+    const { user, path } = other as any;
+    return \`\${error instanceof Error} \${user?.id} \${path}\`;
+  })
+  .derive(({ headers, ...rest }) => ({ user: { id: headers["x-id"] }, rest: Object.keys(rest).includes("query") }))
+  .get("/", ({ user, ...rest }) => { const { query } = rest; return { user, query }; })
+  .get("/fails", () => { throw new Error("bad"); })
+  .listen(process.env.PORT ?? 3000);
+`,
+    requests: [
+      { path: "/?a=1", headers: { "x-id": "7" } },
+      { path: "/fails", status: 500 },
+      { path: "/none", status: 404 },
+    ],
+  },
+  {
     name: "Elysia: plugins, cookies, websocket and upload",
     packages: ["elysia"],
     files: `
