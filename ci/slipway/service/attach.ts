@@ -7,6 +7,7 @@
  */
 import { listen } from "./bun.ts";
 import { stopSelfStart } from "./stop-self-spawn.ts";
+import { yieldMetricsPort } from "./metrics.ts";
 import { delayHandlers } from "./delay-signal-handlers.ts";
 import * as service from "./service.ts";
 import { SHARED } from "./version.ts";
@@ -25,6 +26,7 @@ const NODE_OPTION = "onNodeHTTPRequest";
 Bun.serve = ((options: Options) => {
   if (!(NODE_OPTION in options)) return attach(options as Parameters<typeof attach>[0]);
   patchNodeServers();
+  yieldMetricsPort((options as { port?: unknown }).port);
   return (listen as (options: Options) => unknown)(options);
 }) as typeof listen;
 

@@ -1,5 +1,7 @@
 /** Adds the health endpoints and the drain to a server of node:http or node:https. */
 import { builtInReplies, isReplaced } from "./built-in-replies.ts";
+import { listen } from "./bun.ts";
+import { endRequest, hasMetrics, RouteCounter, serveMetrics } from "./metrics.ts";
 import { drainState, noteRequest, type DrainableServer } from "./shutdown.ts";
 import type { NodeServer } from "./service.d";
 import { build, BUILD_HEADER, VERSION_PATH } from "./version.ts";
@@ -12,6 +14,7 @@ interface NodeRequest {
 }
 interface NodeResponse {
   headersSent: boolean;
+  once(event: "close", listener: () => void): unknown;
   statusCode: number;
   getHeaderNames(): string[];
   removeHeader(name: string): void;
@@ -28,6 +31,7 @@ export function isNodeServer(target: object): target is NodeServer {
 
 /** @param isAttached whether the service's own replies to the paths come first */
 export function serveNode(server: NodeServer, paths: string[], isAttached: boolean): DrainableServer {
+  serveMetrics(listen);
   /** Prototype of the server's responses, known after the first request. */
   let responsePrototype: NodeResponse | undefined;
   const emit = server.emit as (this: unknown, event: string, ...values: unknown[]) => boolean;
@@ -42,6 +46,10 @@ export function serveNode(server: NodeServer, paths: string[], isAttached: boole
       if (drainState.leaving) addConnectionClose(responsePrototype);
     }
     const path = pathOf(request.url);
+    if (hasMetrics) {
+      const active = RouteCounter.of(paths.includes(path) ? path : undefined).begin(request.method);
+      response.once("close", () => endRequest(active, response.statusCode));
+    }
     if (!paths.includes(path) || (request.method !== "GET" && request.method !== "HEAD")) {
       return emit.call(this, event, ...values);
     }

@@ -21,6 +21,12 @@ export function noteRequest(userAgent: string | null | undefined): void {
   if (!userAgent?.startsWith("kube-probe/")) drainState.lastRequest = performance.now();
 }
 
+/** Adds `Connection: close` during the drain. A handler that upgrades to a websocket returns no response. */
+export function closeIfDraining(response: unknown): unknown {
+  if (drainState.leaving && response instanceof Response) response.headers.set("Connection", "close");
+  return response;
+}
+
 const isQuiet = () => performance.now() - drainState.lastRequest > QUIET_MS;
 
 export const lifecycle = new Lifecycle((state) => {

@@ -152,6 +152,28 @@ describe("the port", () => {
   });
 });
 
+test("the monitoring component: variable, container port, scraping and policy name one port", async () => {
+  const written = generatedFiles(await factsOf({ "package.json": '{ "name": "shop" }' }), ["monitoring"]);
+  const read = (file: string) => Bun.YAML.parse(written.get(`k8s/components/monitoring/${file}`)!) as any;
+  const { patches, resources } = read("kustomization.yaml");
+  const [container] = (Bun.YAML.parse(patches[0].patch) as any).spec.template.spec.containers;
+  const base = Bun.YAML.parse(written.get("k8s/base/deployment.yaml")!) as any;
+  // kustomize merges by these names.
+  const [own] = base.spec.template.spec.containers;
+  expect([container.name, patches[0].target.name]).toEqual([own.name, base.metadata.name]);
+  const [port] = container.ports;
+  expect(container.env).toEqual([{ name: "METRICS_PORT", value: String(port.containerPort) }]);
+  expect(own.ports).not.toContainEqual(port);
+  expect(read("podmonitor.yaml").spec.podMetricsEndpoints).toEqual([{ port: port.name, path: "/metrics" }]);
+  const policy = read("networkpolicy.yaml");
+  expect(policy.spec.ingress[0].ports).toEqual([{ port: port.name }]);
+  expect(policy.spec.podSelector.matchLabels).toEqual(base.spec.selector.matchLabels);
+  const files = [...written.keys()].filter((path) => path.startsWith("k8s/components/monitoring/"));
+  expect(files.map((path) => path.split("/").at(-1)!)).toEqual(
+    [...resources, "kustomization.yaml", "dashboard.json"].sort(),
+  );
+});
+
 describe("facts", () => {
   test.each<[string, boolean]>([
     ["src/main.test.ts", true],
