@@ -1,5 +1,6 @@
 /** Finds modules that the bundler cannot resolve or cannot see, because their path is computed at run time. */
 import { relative } from "node:path";
+import { withoutComments } from "../core/imported-modules.ts";
 
 /** Bun's error for a module that cannot be resolved. */
 interface ResolveError {
@@ -74,12 +75,4 @@ function extractCall(text: string): string {
     if (text[at] === ")" && --depth === 0) return text.slice(0, at + 1);
   }
   return text.trim();
-}
-
-/** Replaces comments by spaces, so that line numbers stay correct. */
-export function withoutComments(source: string): string {
-  return source.replace(
-    /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/.*|\/\*[^]*?\*\//g,
-    (all, string?: string) => string ?? all.replace(/[^\n]/g, " "),
-  );
 }

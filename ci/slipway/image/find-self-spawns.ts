@@ -1,6 +1,6 @@
 /** Finds commands that start the service itself in the image, because it has no Bun that runs scripts. */
 import { relative } from "node:path";
-import { withoutComments } from "./dynamic-imports.ts";
+import { withoutComments } from "../core/imported-modules.ts";
 
 /** Matches Bun in Bun's shell, Bun as a child process, and a fork, which runs the executable of the process. */
 const selfStart =

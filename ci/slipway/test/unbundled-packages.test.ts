@@ -209,7 +209,7 @@ test.each<[string, Settings]>([
   const text = [await outputs[0]!.text(), ...map.sourcesContent].join("\n");
   expect(text).not.toContain(directory);
   // Never the service's directory, whose files the package could serve.
-  expect(text).toContain('["/node_modules/.bundled","/node_modules/.bundled/index.js"]');
+  expect(text).toContain('["/node_modules/.bundled", "/node_modules/.bundled/index.js"]');
 });
 
 test("the bundle digest does not depend on the order of files", async () => {
