@@ -48,7 +48,7 @@ export interface Settings {
    *
    * @default the file that the package.json scripts `start` or `dev` run, else `module` or `main` in
    *   package.json, else the first that exists of src/main, src/index, src/server, index, main, server,
-   *   src/app and app
+   *   src/app and app. A module that starts a server comes first
    * @example "src/server.ts"
    */
   entry?: string;

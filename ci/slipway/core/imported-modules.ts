@@ -24,10 +24,10 @@ function resolveModule(path: string): string | undefined {
   return candidates.find((file) => existsSync(file) && statSync(file).isFile() && /\.[cm]?[jt]sx?$/.test(file));
 }
 
-/** Matches comments, and captures strings so that they are kept. */
-const stringOrComment = /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/.*|\/\*[^]*?\*\//g;
-
 /** Replaces comments by spaces, so that line numbers stay correct. */
 export function withoutComments(source: string): string {
-  return source.replace(stringOrComment, (all, string?: string) => string ?? all.replace(/[^\n]/g, " "));
+  return source.replace(
+    /("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)|\/\/.*|\/\*[^]*?\*\//g,
+    (all, string?: string) => string ?? all.replace(/[^\n]/g, " "),
+  );
 }

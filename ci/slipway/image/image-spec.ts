@@ -56,7 +56,8 @@ export function createImageSpec({ name, version, license, port }: Service): Imag
  * Dotenv and bunfig are off, because both would load code or settings from the working directory.
  */
 export const compileOptions = {
-  // Names of classes and functions are data for error handlers, dependency injection and ORMs.
+  // Names of classes and functions are data for error handlers, dependency injection and ORMs. Their text is data too:
+  // Elysia searches it for parameters, and fails without the white space.
   minify: { whitespace: false, syntax: true, identifiers: false, keepNames: true },
   bytecode: true,
   // With a source map, an uncaught error prints a line of the source instead of kilobytes of minified text.

@@ -227,12 +227,17 @@ test.each<[string, Settings]>([
   };
   for (const [path, content] of Object.entries(files)) await Bun.write(join(at, path), content);
   const options = await bundleOptions(resolveService(at, { attach: false, ...settings }));
-  const { outputs } = await Bun.build({ ...options, bytecode: false, sourcemap: "linked" });
+  // Like the pipeline: the paths in comments and in the source map are relative to the working directory.
+  const before = process.cwd();
+  process.chdir(at);
+  const { outputs } = await Bun.build({ ...options, bytecode: false, sourcemap: "linked" }).finally(() =>
+    process.chdir(before),
+  );
   const map = await outputs.find(({ kind }) => kind === "sourcemap")!.json();
   const text = [await outputs[0]!.text(), ...map.sourcesContent].join("\n");
   expect(text).not.toContain(directory);
   // Never the service's directory, whose files the package could serve.
-  expect(text).toContain('["/node_modules/.bundled","/node_modules/.bundled/index.js"]');
+  expect(text).toContain('["/node_modules/.bundled", "/node_modules/.bundled/index.js"]');
 });
 
 test("the bundle digest does not depend on the order of files", async () => {
