@@ -56,6 +56,7 @@ export const optionDefinitions = {
   previous: { about: "only the containers before their last restart" },
   grep: { value: "TEXT", about: "only lines that contain TEXT" },
   json: { about: "print JSON" },
+  deadline: { value: "TIME", about: "end the program after TIME, such as 90s, 10m or 2h (default: 1h)" },
   verbose: { about: "print stack traces and the whole output of a failed tool" },
   help: { short: "h", about: "print this text" },
   version: { short: "v", about: "print the versions of slipway and Bun" },
@@ -116,6 +117,8 @@ export interface Options {
   previous: boolean;
   grep: string | undefined;
   json: boolean;
+  /** In seconds. */
+  deadline: number | undefined;
   verbose: boolean;
 }
 
@@ -176,6 +179,7 @@ export function readOptions(
     previous: values.previous === true,
     grep: text("grep"),
     json: values.json === true,
+    deadline: parseDuration("deadline", text("deadline")),
     verbose: values.verbose === true,
   };
 }

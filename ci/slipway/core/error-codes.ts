@@ -118,6 +118,8 @@ export const errorCodes = [
   "rollback-failed",
   // Operation
   "pods-not-found",
+  "one-off-not-started",
+  "one-off-lost",
   // verify and rollback
   "version-not-served",
   "version-not-stored",

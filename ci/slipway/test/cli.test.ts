@@ -75,6 +75,7 @@ describe("options", () => {
       previous: true,
       grep: "text",
       json: true,
+      deadline: "2h",
     };
     expect(read(given)).toEqual({
       args: [],
@@ -101,6 +102,7 @@ describe("options", () => {
       previous: true,
       grep: "text",
       json: true,
+      deadline: 7200,
       verbose: true,
     });
   });
