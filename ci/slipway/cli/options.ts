@@ -56,6 +56,7 @@ export const optionDefinitions = {
   previous: { about: "only the containers before their last restart" },
   grep: { value: "TEXT", about: "only lines that contain TEXT" },
   json: { about: "print JSON" },
+  wait: { value: "SECONDS", about: "wait so long for another deploy's lock (default: 0)" },
   deadline: { value: "TIME", about: "end the program after TIME, such as 90s, 10m or 2h (default: 1h)" },
   verbose: { about: "print stack traces and the whole output of a failed tool" },
   help: { short: "h", about: "print this text" },
@@ -81,6 +82,8 @@ export const clusterOptions = [
   "kubeconfig",
   "context",
 ] as const satisfies OptionName[];
+/** Options of commands that take the deploy lock. */
+export const lockOptions = ["wait"] as const satisfies OptionName[];
 
 /** Values on the command line, by name. */
 export type OptionValues = { [Name in OptionName]?: string | boolean | string[] };
@@ -117,6 +120,8 @@ export interface Options {
   previous: boolean;
   grep: string | undefined;
   json: boolean;
+  /** Seconds to wait for the deploy lock. */
+  wait: number;
   /** In seconds. */
   deadline: number | undefined;
   verbose: boolean;
@@ -179,6 +184,7 @@ export function readOptions(
     previous: values.previous === true,
     grep: text("grep"),
     json: values.json === true,
+    wait: parseSeconds("wait", text("wait")),
     deadline: parseDuration("deadline", text("deadline")),
     verbose: values.verbose === true,
   };
@@ -222,6 +228,12 @@ function checkUrl(text: string): void {
 function parseLines(text: string | undefined): number | "all" | undefined {
   if (text === undefined || text === "all") return text;
   if (!/^\d{1,9}$/.test(text)) throw usageError(`--lines "${text}" is neither a number nor all`);
+  return Number(text);
+}
+
+/** @throws {PipelineError} "usage" if the text is not a number of seconds */
+function parseSeconds(option: OptionName, text = "0"): number {
+  if (!/^\d{1,6}$/.test(text)) throw usageError(`--${option} "${text}" is not a number of seconds`);
   return Number(text);
 }
 

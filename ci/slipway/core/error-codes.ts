@@ -118,6 +118,8 @@ export const errorCodes = [
   "rollback-failed",
   // Operation
   "pods-not-found",
+  "workload-not-found",
+  "workload-not-scalable",
   "one-off-not-started",
   "one-off-lost",
   // verify and rollback

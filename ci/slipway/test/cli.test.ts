@@ -76,6 +76,7 @@ describe("options", () => {
       grep: "text",
       json: true,
       deadline: "2h",
+      wait: "30",
     };
     expect(read(given)).toEqual({
       args: [],
@@ -103,6 +104,7 @@ describe("options", () => {
       grep: "text",
       json: true,
       deadline: 7200,
+      wait: 30,
       verbose: true,
     });
   });
