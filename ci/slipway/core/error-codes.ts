@@ -120,6 +120,9 @@ export const errorCodes = [
   "pods-not-found",
   "workload-not-found",
   "workload-not-scalable",
+  "port-unusable",
+  "forwarding-failed",
+  "address-not-found",
   "one-off-not-started",
   "one-off-lost",
   // verify and rollback
