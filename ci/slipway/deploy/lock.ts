@@ -6,7 +6,7 @@
  * over. A holder on this machine is looked up among its processes, without waiting.
  */
 import { readFileSync, readlinkSync } from "node:fs";
-import { hostname } from "node:os";
+import { userAtHost } from "../core/deployer.ts";
 import { PipelineError } from "../core/errors.ts";
 import { ApiError } from "../kubernetes/api-error.ts";
 import type { ApiClient, ApiRequest } from "../kubernetes/api.ts";
@@ -76,8 +76,7 @@ export async function acquireLock(api: ApiClient, options: AcquireLockOptions): 
   const { purpose, log, waitSeconds = 0, leaseSeconds = LEASE_SECONDS, renewSeconds = RENEW_SECONDS } = options;
   const end = performance.now() + waitSeconds * 1000;
   const { collection, name, annotation } = leaseLocation(api);
-  const { USER, LOGNAME } = process.env;
-  const identity = `${USER ?? LOGNAME ?? `uid ${process.getuid?.()}`}@${hostname()} (${purpose})`;
+  const identity = `${userAtHost()} (${purpose})`;
   // A process may hold the locks of two services, and may try to acquire a lock twice.
   const token = `${processIdentity()}#${crypto.randomUUID()}`;
   const now = () => new Date().toISOString().replace("Z", "000Z");

@@ -7,7 +7,8 @@ import { exitCodes, explainDiskError, PipelineError } from "../core/errors.ts";
 import { runProcess } from "../core/process.ts";
 import { criticalPath, Report, type Step } from "../core/step-report.ts";
 import { commandGroups } from "../cli/main.ts";
-import { commonOptions, findNearest, readOptions, type OptionValues } from "../cli/options.ts";
+import { findNearest } from "../cli/find-nearest.ts";
+import { commonOptions, readOptions, type OptionValues } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
 import manifest from "../package.json";
 import { root, service } from "./helloapp-service.ts";
@@ -77,6 +78,9 @@ describe("options", () => {
       json: true,
       deadline: "2h",
       wait: "30",
+      yes: "shop",
+      volumes: true,
+      namespace: true,
     };
     expect(read(given)).toEqual({
       args: [],
@@ -105,6 +109,9 @@ describe("options", () => {
       json: true,
       deadline: 7200,
       wait: 30,
+      yes: "shop",
+      volumes: true,
+      namespace: true,
       verbose: true,
     });
   });
