@@ -317,6 +317,27 @@ process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
     rmSync(place, { recursive: true });
   });
 
+  test.each([
+    [["run", "no-such-entry"], 'unknown entry "no-such-entry"'],
+    [["run", "no-such-file.ts"], "file no-such-file.ts not found"],
+    [["run", "x", "--deadline", "soon"], '--deadline "soon"'],
+    [["console"], "console needs a terminal"],
+    [["shell"], "shell needs a terminal"],
+    [["scale", "many"], 'got "many"'],
+    [["scale", "-1"], "unknown option -1"],
+    [["scale"], "scale expects N"],
+    [["proxy", "http"], '"http" is not of the form [LOCAL:]PORT'],
+    [["proxy", "70000:80"], "[LOCAL:]PORT"],
+    [["proxy", "80", "db"], '"db" is not of the form KIND/NAME'],
+    [["restart", "--wait", "x"], '--wait "x"'],
+    [["completion", "tcsh"], 'unknown shell "tcsh"'],
+    [["status", "--volumes"], "Use it with destroy"],
+  ])("%p is a usage error before anything is connected", async (args, part) => {
+    const { code, stdout, stderr } = await slipway(args);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    expect(stderr).toContain(part);
+  });
+
   test("only --verbose prints stack traces", async () => {
     const [short, long] = [await slipway(["--url", "x"]), await slipway(["--url", "x", "--verbose"])];
     expect(short.stderr).not.toContain("    at ");

@@ -9,6 +9,7 @@ import type { KubeObject, Pod } from "../kubernetes/objects.ts";
 import type { WorkloadState } from "../kubernetes/workload-state.ts";
 import { createOneOffJob } from "../operations/one-off-job.ts";
 import { readExitCode, withOneOffPod, type OneOffPod } from "../operations/one-off-pod.ts";
+import { SHELL } from "../operations/terminal-session.ts";
 import { bundleScript, launchProgram } from "../operations/script-bundle.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { root, service } from "./helloapp-service.ts";
@@ -297,4 +298,20 @@ test("an entry runs as the binary itself, without Bun's mode, and its end is pas
   const { code, stdout } = await evaluate(launchProgram(["-e", print, 'it\'s "x" $HOME']));
   expect({ code, stdout }).toEqual({ code: 4, stdout: 'undefined [ "it\'s \\"x\\" $HOME" ]\n' });
   expect((await evaluate(launchProgram(["-e", 'process.kill(process.pid, "SIGKILL")']))).code).toBe(137);
+});
+
+test.each([
+  ["cd /usr\npwd\n", "/usr\n", 0],
+  ["cd /usr\ncd -\npwd\n", `${root}\n`, 0],
+  ["export GREETING='a b'\necho $GREETING\n", "a b\n", 0],
+  ["false\nexit\n", "", 1],
+  ["exit 7\n", "", 7],
+  ["cd /no-such-directory\n", "", 1],
+  ["no-such-command\n", "", 1],
+])("the shell runs %p", async (input, expected, exit) => {
+  const child = Bun.spawn([process.execPath, "-e", SHELL], {
+    ...{ cwd: root, stdin: new Blob([input]), stdout: "pipe", stderr: "ignore" },
+  });
+  expect(await new Response(child.stdout).text()).toContain(expected);
+  expect(await child.exited).toBe(exit);
 });

@@ -1,8 +1,9 @@
 /** One-off pods and the other commands of operation, on a real k3s. They run if E2E_CLUSTER=k3s is set. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Copy } from "./project-versions.ts";
+import { Sshd } from "./sshd.ts";
 import { describeWith, eventually, sh, temporaryDirectory } from "./setup.ts";
 
 setDefaultTimeout(600_000);
@@ -14,16 +15,21 @@ const KILLS = Number(process.env.E2E_KILLS ?? 20);
 
 describeWith(
   "operations",
-  [],
+  ["ssh", "ssh-keygen", "ssh-keyscan", "script"],
   () => {
     const directory = temporaryDirectory();
     let copy: Copy;
     const remove = () => void sh(["k3s", "kubectl", "delete", "namespace", place.namespace, "--ignore-not-found"]);
 
-    function start(...args: string[]) {
+    interface StartOptions {
+      env?: Record<string, string>;
+    }
+    function start(first: StartOptions | string, ...rest: string[]) {
+      const args = typeof first === "string" ? [first, ...rest] : rest;
+      const env = typeof first === "string" ? {} : first.env;
       return Bun.spawn([process.execPath, "ci/pipeline.ts", ...args], {
         cwd: copy.directory,
-        env: { ...process.env, GITHUB_STEP_SUMMARY: undefined, DAGGER_SESSION_PORT: undefined },
+        env: { ...process.env, ...env, GITHUB_STEP_SUMMARY: undefined, DAGGER_SESSION_PORT: undefined },
         stdio: ["ignore", "pipe", "pipe"],
       });
     }
@@ -33,7 +39,7 @@ describeWith(
       for await (const chunk of child.stdout) if (new TextDecoder().decode(chunk).includes("began")) break;
       return { child, pod: /pod\/\S+/.exec(oneOffs())![0] };
     }
-    async function run(...args: string[]) {
+    async function run(...args: Parameters<typeof start>) {
       const child = start(...args);
       const [stdout, stderr] = await Promise.all([
         new Response(child.stdout).text(),
@@ -72,7 +78,7 @@ process.exit(7);
       for (const [name, text] of Object.entries(files)) writeFileSync(join(scripts, name), text);
       kubectl("create", "namespace", place.namespace);
       kubectl("create", "secret", "generic", "shop", "--from-literal=key=s3cret");
-      const { code, stdout, stderr } = await run();
+      const { code, stdout, stderr } = await run({});
       expect(code, stdout + stderr).toBe(0);
     });
     afterAll(remove);
@@ -128,12 +134,85 @@ process.exit(7);
       expect(oneOffs()).toBe("");
     });
 
+    test("over SSH with two sessions: a script, a console, a port, and a client that is killed", async () => {
+      const bin = join(directory, "remote-bin");
+      mkdirSync(bin);
+      symlinkSync(Bun.which("k3s")!, join(bin, "k3s"));
+      const sshd = await Sshd.start(join(directory, "sshd"), bin);
+      const env = { PATH: `${sshd.directory}/bin:${process.env.PATH}` };
+      try {
+        await sshd.restart("host", bin, ["MaxSessions 2"]);
+        const host = ["--host", sshd.host];
+        const found = await run({ env }, "run", ...host, "scripts/report.ts", "x");
+        expect(found.stdout).toBe('1 2 3 s3cret [ "x" ]\n');
+        expect(found.code, found.stderr).toBe(7);
+
+        const command = [process.execPath, "ci/pipeline.ts", "console", ...host].join(" ");
+        const console = Bun.spawn(["script", "-qec", command, "/dev/null"], {
+          ...{ cwd: copy.directory, env: { ...process.env, ...env } },
+          ...{ stdin: "pipe", stdout: "pipe", stderr: "ignore" },
+        });
+        let screen = "";
+        for await (const chunk of console.stdout) {
+          const before = screen;
+          screen += new TextDecoder().decode(chunk);
+          const isNew = (text: string) => screen.includes(text) && !before.includes(text);
+          if (isNew("Welcome to Bun")) console.stdin.write("'4' + '2'\r");
+          if (isNew("42")) console.stdin.write(".exit\r");
+          await console.stdin.flush();
+        }
+        expect(screen).toContain("42");
+        expect(await console.exited).toBe(0);
+
+        const proxy = start({ env }, "proxy", ...host, "31252:80");
+        for await (const chunk of proxy.stdout) if (new TextDecoder().decode(chunk).includes("leads to")) break;
+        expect((await fetch("http://127.0.0.1:31252/version")).status).toBe(200);
+        proxy.kill("SIGINT");
+        expect(await proxy.exited).toBe(0);
+
+        const killed = start({ env }, "run", ...host, "scripts/long.ts");
+        for await (const chunk of killed.stdout) if (new TextDecoder().decode(chunk).includes("began")) break;
+        killed.kill("SIGKILL");
+        await eventually(isClean, 60);
+      } finally {
+        await sshd.stop();
+      }
+    });
+
     test("a Secret that is gone is named, and nothing stays", async () => {
       kubectl("delete", "secret", "shop");
       const { code, stderr } = await run("run", "scripts/report.ts");
       expect({ code, isNamed: stderr.includes('secret "shop" not found') }).toEqual({ code: 3, isNamed: true });
       await eventually(isClean, 30);
       kubectl("create", "secret", "generic", "shop", "--from-literal=key=s3cret");
+    });
+
+    test("destroy and deploy again: a claim and what others made survive", async () => {
+      const claim = {
+        apiVersion: "v1",
+        kind: "PersistentVolumeClaim",
+        metadata: { name: "data", labels: { "app.kubernetes.io/name": "helloapp" } },
+        spec: { accessModes: ["ReadWriteOnce"], storageClassName: "", resources: { requests: { storage: "1Mi" } } },
+      };
+      const file = join(directory, "claim.json");
+      writeFileSync(file, JSON.stringify(claim));
+      kubectl("apply", "-f", file);
+      const uids = () => kubectl("get", "pvc/data", "secret/shop", "-o", "jsonpath={.items[*].metadata.uid}").stdout;
+      const before = uids();
+      for (let round = 0; round < 2; round += 1) {
+        expect((await run("destroy")).code).toBe(2);
+        const interrupted = start("destroy", "--yes", "helloapp");
+        await Bun.sleep(3000 + 2000 * round);
+        interrupted.kill("SIGINT");
+        await interrupted.exited;
+        const { code, stdout, stderr } = await run("destroy", "--yes", "helloapp");
+        expect(code, stdout + stderr).toBe(0);
+        const left = kubectl("get", "all,secrets,configmaps,pvc,leases", "-o", "name").stdout.trim().split("\n");
+        expect(left.toSorted()).toEqual(["configmap/kube-root-ca.crt", "persistentvolumeclaim/data", "secret/shop"]);
+        const again = await run({});
+        expect(again.code, again.stderr).toBe(0);
+        expect(uids()).toBe(before);
+      }
     });
   },
   { name: "E2E_CLUSTER=k3s and a running k3s", isMet: isRunning },
