@@ -68,11 +68,12 @@ export function assertArchitecture({ options }: Pick<CommandContext, "options">,
 
 /** Creates the context of a command's work with a target. */
 export function createDeployContext(context: CommandContext, target: Target): DeployContext {
-  const { service, signal, report } = context;
+  const { service, signal, report, options } = context;
   return {
     target,
     service,
     signal,
+    lockWaitSeconds: options.wait,
     recordState: (state) => void (context.interruptMessage = state),
     log: (line) => context.log(line),
     step: (name, work) => report.step(name, work),

@@ -10,15 +10,16 @@ import type { Engine } from "../engines/engine.ts";
 import { hostEngine } from "../engines/host.ts";
 import { withDagger } from "../engines/dagger-session.ts";
 import { exitCodes, explainRefusedAccess, PipelineError } from "../core/errors.ts";
+import { Report } from "../core/step-report.ts";
 import { resolveService, type Service } from "../core/resolve-service.ts";
 import { version } from "../package.json";
 import { assertSupportedBun, assertNoShadowingBun, assertPinnedBun } from "./bun-version.ts";
 import { printError } from "./error-output.ts";
+import { findNearest } from "./find-nearest.ts";
 import {
   validateTargetOptions,
   commonOptions,
   describeOptions,
-  findNearest,
   optionDefinitions,
   parseChoice,
   readOptions,
@@ -36,8 +37,9 @@ const DEFAULT = "deploy";
 export const commandGroups = {
   Everyday: ["init", "up", "deploy", "watch", "plan", "verify", "status", "logs", "rollback"],
   "Parts of a deploy": ["check", "test", "build", "image", "push", "verify-archive"],
-  Operation: ["kubectl"],
-  "Set-up": ["install-k3s"],
+  Operation: ["run", "console", "shell", "restart", "scale", "proxy", "open", "kubectl"],
+  "Set-up": ["install-k3s", "completion"],
+  "The end": ["destroy"],
 };
 
 async function loadCommand(name: string): Promise<Command> {
@@ -170,6 +172,8 @@ export async function main(words: string[], project: string, settings?: Settings
         options: parsed,
         signal: interrupted.signal,
         engine,
+        // Standard output is the JSON alone.
+        ...(parsed.json && { report: new Report((line) => console.error(line)) }),
       });
       const conclusion = await command.execute(current);
       if (typeof conclusion === "number") {
@@ -177,7 +181,8 @@ export async function main(words: string[], project: string, settings?: Settings
         return;
       }
       await current.report.publish(conclusion, parsed.report);
-      if (conclusion) console.log(`${conclusion}${current.report.summaryLine()}`);
+      const print = parsed.json ? console.error : console.log;
+      if (conclusion) print(`${conclusion}${current.report.summaryLine()}`);
     };
     const takesEngine = command.options.includes(stepOptions[0]);
     // The Dagger engine contains the pinned Bun.

@@ -5,6 +5,7 @@ import type { Service } from "../core/resolve-service.ts";
 import { compressions, type Compression } from "../image/docker-archive-writer.ts";
 import type { Architecture } from "../image/architecture.ts";
 import { parseHost } from "../ssh/host.ts";
+import { findNearest } from "./find-nearest.ts";
 import { parseReference } from "../registry/reference.ts";
 
 export interface Option {
@@ -56,6 +57,11 @@ export const optionDefinitions = {
   previous: { about: "only the containers before their last restart" },
   grep: { value: "TEXT", about: "only lines that contain TEXT" },
   json: { about: "print JSON" },
+  wait: { value: "SECONDS", about: "wait so long for another deploy's lock (default: 0)" },
+  yes: { value: "NAME", about: "delete without a question, if NAME is the service's name" },
+  volumes: { about: "also delete the volume claims, with their data" },
+  namespace: { about: "also delete the namespace, with everything that others made in it" },
+  deadline: { value: "TIME", about: "end the program after TIME, such as 90s, 10m or 2h (default: 1h)" },
   verbose: { about: "print stack traces and the whole output of a failed tool" },
   help: { short: "h", about: "print this text" },
   version: { short: "v", about: "print the versions of slipway and Bun" },
@@ -80,6 +86,8 @@ export const clusterOptions = [
   "kubeconfig",
   "context",
 ] as const satisfies OptionName[];
+/** Options of commands that take the deploy lock. */
+export const lockOptions = ["wait"] as const satisfies OptionName[];
 
 /** Values on the command line, by name. */
 export type OptionValues = { [Name in OptionName]?: string | boolean | string[] };
@@ -116,6 +124,14 @@ export interface Options {
   previous: boolean;
   grep: string | undefined;
   json: boolean;
+  /** Name that confirms a deletion. */
+  yes: string | undefined;
+  volumes: boolean;
+  namespace: boolean;
+  /** Seconds to wait for the deploy lock. */
+  wait: number;
+  /** In seconds. */
+  deadline: number | undefined;
   verbose: boolean;
 }
 
@@ -176,6 +192,11 @@ export function readOptions(
     previous: values.previous === true,
     grep: text("grep"),
     json: values.json === true,
+    yes: text("yes"),
+    volumes: values.volumes === true,
+    namespace: values.namespace === true,
+    wait: parseSeconds("wait", text("wait")),
+    deadline: parseDuration("deadline", text("deadline")),
     verbose: values.verbose === true,
   };
 }
@@ -221,6 +242,12 @@ function parseLines(text: string | undefined): number | "all" | undefined {
   return Number(text);
 }
 
+/** @throws {PipelineError} "usage" if the text is not a number of seconds */
+function parseSeconds(option: OptionName, text = "0"): number {
+  if (!/^\d{1,6}$/.test(text)) throw usageError(`--${option} "${text}" is not a number of seconds`);
+  return Number(text);
+}
+
 const secondsPerUnit = { s: 1, m: 60, h: 3600, d: 86_400 };
 
 /** @returns seconds @throws {PipelineError} "usage" if the text is not a number with a unit */
@@ -252,20 +279,6 @@ export function parseChoice<const T extends string>(what: string, text: string, 
   const near = findNearest(text, choices);
   const hint = near ? `did you mean "${near}"?` : `expected one of ${choices.join(", ")}`;
   throw usageError(`unknown ${what} "${text}": ${hint}`);
-}
-
-/** Finds the name that at most two edits separate from a misspelt name, and one edit if the name is short. */
-export function findNearest(text: string, names: readonly string[]): string | undefined {
-  return [1, 2].flatMap((edits) => names.filter((name) => name.length > 2 * edits && isNear(text, name, edits))).at(0);
-}
-
-/** Whether so many insertions, deletions, substitutions and swaps turn one text into the other. */
-function isNear(a: string, b: string, edits: number): boolean {
-  if (!a || !b) return a.length + b.length <= edits;
-  if (a[0] === b[0]) return isNear(a.slice(1), b.slice(1), edits);
-  const isSwapped = a[0] === b[1] && a[1] === b[0];
-  const skips = [[1, 0], [0, 1], [1, 1], ...(isSwapped ? [[2, 2]] : [])] as [number, number][];
-  return edits > 0 && skips.some(([inA, inB]) => isNear(a.slice(inA), b.slice(inB), edits - 1));
 }
 
 /** Describes options for the help, with a line for each. */

@@ -11,6 +11,21 @@ export interface DeployResult {
   conclusion: string;
   /** Time when the version was first served, in milliseconds since 1970. Undefined if it ran already. */
   servedAt: number | undefined;
+  /** The output of `deploy --json`. */
+  json: DeployOutput;
+}
+
+/** docs/reference/json-output.md documents it. */
+export interface DeployOutput {
+  id: string;
+  name: string;
+  url: string;
+  isServed: true;
+  /** Whether the deploy changed the cluster. false: the version ran already. */
+  isChanged: boolean;
+  servedAt: string | null;
+  /** Requests during the rollout. null: no previous version served. */
+  requests: { sent: number; failed: number } | null;
 }
 
 /**
@@ -25,16 +40,25 @@ export async function deployWorkingTree(
   const goals = ["verify", "complete"] as const;
   const results = await runFlow(context, deploySteps(context), { ...flow, goals });
   const { approve, prepare, verify, settle } = results;
-  const { name, endpoint } = approve;
+  const { id, name, endpoint } = approve;
+  const output = { id, name, url: endpoint.url, isServed: true } as const;
   if (!prepare) {
     const place = endpoint.observe ? `as the worker ${endpoint.url}` : `and answers at ${endpoint.url}`;
     const conclusion = `nothing to deploy: ${name} runs already ${place}`;
-    return { conclusion, servedAt: undefined };
+    const json = { ...output, isChanged: false, servedAt: null, requests: null };
+    return { conclusion, servedAt: undefined, json };
   }
   if (settle) {
     context.log(describeAvailability(settle));
     context.log(renderTimeline(settle.buckets));
     context.report.attach("buckets", settle.buckets, renderMermaidChart(settle.buckets));
   }
-  return { conclusion: describeServing(endpoint, name), servedAt: verify?.servedAt };
+  const { servedAt } = verify ?? {};
+  const json = {
+    ...output,
+    isChanged: true,
+    servedAt: servedAt === undefined ? null : new Date(servedAt).toISOString(),
+    requests: settle ? { sent: settle.requests, failed: settle.failed } : null,
+  };
+  return { conclusion: describeServing(endpoint, name), servedAt, json };
 }

@@ -9,7 +9,7 @@ import { isRegistryTarget } from "../targets/registry.ts";
 
 export default {
   about: "Show what a deploy would change",
-  options: [...stepOptions, "platform", ...clusterOptions],
+  options: [...stepOptions, "platform", ...clusterOptions, "json"],
   execute: (context) =>
     withTarget(context, async (deployContext) => {
       assertArchitecture(context, deployContext.target);
@@ -18,6 +18,13 @@ export default {
         deployContext,
         built.then(({ id }) => id),
       );
+      if (context.options.json) {
+        const { id, name, delivered, differences, endpoint } = found;
+        const changes = differences.map(({ object, isNew, lines }) => ({ object, isNew, lines }));
+        const plan = { id, name, isDelivered: delivered, isUpToDate: changes.length === 0, url: endpoint.url, changes };
+        console.log(JSON.stringify(plan, undefined, 2));
+        return "";
+      }
       const lines = describePlan(found);
       for (const line of lines) context.log(line);
       const isCompared = !isRegistryTarget(deployContext.target);

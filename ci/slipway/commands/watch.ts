@@ -11,7 +11,7 @@ import deploy from "./deploy.ts";
 export default {
   about: "Watch the source and deploy on every change",
   // Each save gets a line of its own, so a report of the whole makes no sense.
-  options: deploy.options.filter((name) => name !== "report"),
+  options: deploy.options.filter((name) => name !== "report" && name !== "json"),
   execute: (context) =>
     withTarget(context, async ({ target }) => {
       const { service, options, engine, signal } = context;

@@ -122,6 +122,13 @@ export const errorCodes = [
   "rollback-failed",
   // Operation
   "pods-not-found",
+  "workload-not-found",
+  "workload-not-scalable",
+  "port-unusable",
+  "forwarding-failed",
+  "address-not-found",
+  "one-off-not-started",
+  "one-off-lost",
   // verify and rollback
   "version-not-served",
   "version-not-stored",

@@ -6,7 +6,7 @@
  * over. A holder on this machine is looked up among its processes, without waiting.
  */
 import { readFileSync, readlinkSync } from "node:fs";
-import { hostname } from "node:os";
+import { userAtHost } from "../core/deployer.ts";
 import { PipelineError } from "../core/errors.ts";
 import { ApiError } from "../kubernetes/api-error.ts";
 import type { ApiClient, ApiRequest } from "../kubernetes/api.ts";
@@ -59,6 +59,8 @@ export interface AcquireLockOptions {
   /** Purpose, for example `deploy of helloapp:abc`. */
   purpose: string;
   log(line: string): void;
+  /** Seconds to wait for a live holder. Default: 0. */
+  waitSeconds?: number;
   /** Seconds without a renewal after which a holder counts as dead. Default: LEASE_SECONDS. */
   leaseSeconds?: number;
   /** Seconds between renewals, and at most between polls of a held Lease. Default: RENEW_SECONDS. */
@@ -71,10 +73,10 @@ export interface AcquireLockOptions {
  * @throws {PipelineError} "environment", naming the holder, if another deploy is running
  */
 export async function acquireLock(api: ApiClient, options: AcquireLockOptions): Promise<Lock> {
-  const { purpose, log, leaseSeconds = LEASE_SECONDS, renewSeconds = RENEW_SECONDS } = options;
+  const { purpose, log, waitSeconds = 0, leaseSeconds = LEASE_SECONDS, renewSeconds = RENEW_SECONDS } = options;
+  const end = performance.now() + waitSeconds * 1000;
   const { collection, name, annotation } = leaseLocation(api);
-  const { USER, LOGNAME } = process.env;
-  const identity = `${USER ?? LOGNAME ?? `uid ${process.getuid?.()}`}@${hostname()} (${purpose})`;
+  const identity = `${userAtHost()} (${purpose})`;
   // A process may hold the locks of two services, and may try to acquire a lock twice.
   const token = `${processIdentity()}#${crypto.randomUUID()}`;
   const now = () => new Date().toISOString().replace("Z", "000Z");
@@ -105,6 +107,8 @@ export async function acquireLock(api: ApiClient, options: AcquireLockOptions): 
 
   let watch: { version: string | undefined; since: number } | undefined;
   let acquired: Lease | undefined;
+  /** The holder that a line has named. */
+  let awaited: string | undefined;
   while (!acquired) {
     const found = await readLock(api);
     if (!found) {
@@ -119,8 +123,11 @@ export async function acquireLock(api: ApiClient, options: AcquireLockOptions): 
     }
     const { resourceVersion: version, annotations } = found.metadata;
     const state = stateOf(annotations?.[annotation]);
-    if (state === "alive" || (watch && watch.version !== version)) throw heldError(holder);
-    if (!watch) {
+    if (state === "alive" || (watch && watch.version !== version)) {
+      if (performance.now() >= end) throw heldError(holder);
+      if (awaited !== holder) log(`waiting up to ${waitSeconds} s for ${(awaited = holder)}`);
+      watch = { version, since: performance.now() };
+    } else if (!watch) {
       watch = { version, since: performance.now() };
       if (state === "unknown") log(`${holder} holds the lock: waiting for its next renewal`);
     }
@@ -230,7 +237,7 @@ async function tryWrite(statuses: number[], attempt: Promise<Lease>): Promise<Le
 function heldError(holder: string): PipelineError {
   return new PipelineError("environment", `another deploy is under way: ${holder} holds the lock`, {
     code: "lock-held",
-    hint: "Run the command again when it has ended. `bun ci/pipeline.ts status` shows whether it has.",
+    hint: "Run the command again when it has ended, or with --wait SECONDS. `bun ci/pipeline.ts status` shows whether it has.",
   });
 }
 

@@ -17,8 +17,8 @@ export interface LockedContext extends DeployContext {
  * @throws {PipelineError} "environment", with the holder's name, if another deploy is in progress
  */
 export async function lockDeploys(context: DeployContext, purpose: string): Promise<LockedContext> {
-  const { target, log } = context;
-  const lock = await acquireLock(target.api, { purpose, log });
+  const { target, log, lockWaitSeconds: waitSeconds = 0 } = context;
+  const lock = await acquireLock(target.api, { purpose, log, waitSeconds });
   let hasWritten = false;
   target.api.beforeWrite = async () => {
     await lock.ensureHeld();

@@ -31,6 +31,8 @@ export interface DeployContext {
   target: Target;
   service: Service;
   signal: AbortSignal;
+  /** Seconds to wait for the lock of another deploy. Default: 0. */
+  lockWaitSeconds?: number;
   /** Records the state that an interruption from now on would leave, as sentences. */
   recordState(state: string): void;
   /** Prints a line for the user. */

@@ -242,7 +242,7 @@ async function adopt(
   const { id = runningId(deployment) } = await fetchVersion(endpoint, { signal: api.signal });
   const objects = await snapshotObjects(api, manifests);
   const { version } = versionFromManifests(api.service, id, image, objects, undefined);
-  return { ...version, verified: nextVerifiedAt([]) };
+  return { ...version, deployer: undefined, verified: nextVerifiedAt([]) };
 }
 
 /** A verified version, and the versions and manifests to compare with for the clean-up. */

@@ -8,6 +8,7 @@
  */
 import { gunzipSync, gzipSync } from "node:zlib";
 import { PipelineError } from "../core/errors.ts";
+import { identifyDeployer, type Deployer } from "../core/deployer.ts";
 import { sha256 } from "../core/hash.ts";
 import { cloneJson, parseJson } from "../core/lossless-json.ts";
 import type { Service } from "../core/resolve-service.ts";
@@ -30,6 +31,8 @@ export interface Version {
   verified: string | undefined;
   /** When it was rolled back. Undefined if it was not, or was verified again since. */
   left?: string | undefined;
+  /** Who deployed it last. Undefined if others did, or an older slipway. */
+  deployer?: Deployer | undefined;
   /** Its manifests, Secrets without their values. */
   manifests: KubeObject[];
   /** The project that stored it. Undefined if that had no identity. */
@@ -80,7 +83,8 @@ export function versionFromManifests(
     if (jobs.includes(manifests[i]!)) object.metadata.name += `-${id}-${digest}`;
     return object;
   });
-  const version = { name, id, image, commit, verified: undefined, manifests: withoutValues(objects) };
+  const deployer = identifyDeployer();
+  const version = { name, id, image, commit, deployer, verified: undefined, manifests: withoutValues(objects) };
   return { version, objects };
 }
 
@@ -148,15 +152,17 @@ function parseVersion({ metadata, data = {} }: VersionSecret): Version {
     commit: text("commit") || undefined,
     verified: text("verified") || undefined,
     left: text("left") || undefined,
+    deployer: text("deployer") ? { name: text("deployer"), run: text("run") || undefined } : undefined,
     manifests: parseJson<KubeObject[]>(manifests),
     project: metadata.annotations?.[PROJECT],
   };
 }
 
 function secretOf({ service }: ApiClient, version: Version): VersionSecret {
-  const { name, id, image, commit = "", verified = "", left = "" } = version;
+  const { name, id, image, commit = "", verified = "", left = "", deployer } = version;
   const manifests = JSON.stringify(version.manifests);
-  const values = { id, image, commit, verified, left, digest: sha256(manifests) };
+  const by = { deployer: deployer?.name ?? "", run: deployer?.run ?? "" };
+  const values = { id, image, commit, verified, left, ...by, digest: sha256(manifests) };
   const encoded = Object.entries(values).map(([key, value]) => [key, Buffer.from(value).toString("base64")]);
   return {
     apiVersion: "v1",

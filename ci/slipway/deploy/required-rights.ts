@@ -68,7 +68,12 @@ export async function assertRights(
   manifests: KubeObject[],
   proxied: string | undefined,
 ): Promise<void> {
-  const missing = await findMissingRights(api, await requiredRights(api, manifests, proxied));
+  await assertGranted(api, await requiredRights(api, manifests, proxied));
+}
+
+/** @throws as {@link assertRights} */
+export async function assertGranted(api: ApiClient, rights: Right[]): Promise<void> {
+  const missing = await findMissingRights(api, rights);
   if (missing.length === 0) return;
   const groups = groupRights(missing);
   const names = groups.map(({ resource, verbs }) => `${resource} (${verbs.join(", ")})`);

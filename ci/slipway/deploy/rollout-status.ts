@@ -246,6 +246,13 @@ function findSuspectedFailures(
   return [...containers, ...unplaced.filter(({ graceSeconds }) => graceSeconds === 0 || !isMoving)];
 }
 
+/** Finds a container, or an init container, that waits for something that does not pass by itself. */
+export function findStuckContainer(pod: Pod): RolloutFailure | undefined {
+  const { containerStatuses = [], initContainerStatuses = [] } = pod.status;
+  const found = [...initContainerStatuses, ...containerStatuses].flatMap((status) => checkStuck(status, pod) ?? []);
+  return found.find(({ graceSeconds }) => graceSeconds === 0);
+}
+
 function checkStuck(status: ContainerStatus, pod: Pod): SuspectedFailure | undefined {
   const { name, state, lastState, restartCount } = status;
   const { waiting, terminated } = state ?? {};

@@ -46,6 +46,8 @@ export interface ConnectionInfo {
   kubectl: string[];
   /** Returns a command that runs kubectl with the connection's credentials. Default: none. */
   kubectlCommand?(args: string[], hasTerminal: boolean): Promise<string[]>;
+  /** Forwards an address where kubectl runs. Returns the local socket. Default: kubectl runs on this machine. */
+  forward?(address: string): Promise<string>;
   /** Returns the end of kubectl's stderr, which includes its credential plugin's output. Empty if there is none. */
   stderrTail(): string;
 }

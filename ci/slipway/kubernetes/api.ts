@@ -69,6 +69,12 @@ export class ApiClient {
     return this.connection.kubectlCommand([`--namespace=${this.service.namespace}`, ...args], hasTerminal);
   }
 
+  /** Returns the address here of a port that kubectl has opened where it runs. */
+  async dial(port: number): Promise<{ path: string } | { host: string; port: number }> {
+    if (!this.connection?.forward) return { host: "127.0.0.1", port };
+    return { path: await this.connection.forward(`127.0.0.1:${port}`) };
+  }
+
   /** Label selector of the service's objects. */
   get selector(): string {
     return `app.kubernetes.io/name=${this.service.name}`;

@@ -67,6 +67,7 @@ export async function connectSshTarget({ service, hosts, url, signal }: SshTarge
     const api = new ApiClient(service, requestOver(server), signal, close, {
       kubectl,
       kubectlCommand: (args, hasTerminal) => server.kubectlCommand(args, hasTerminal),
+      forward: (address) => server.forward(address),
       stderrTail: () => server.stderrTail(),
     });
     const nodes = await api.list<Node>(

@@ -7,7 +7,8 @@ import { exitCodes, explainDiskError, PipelineError } from "../core/errors.ts";
 import { runProcess } from "../core/process.ts";
 import { criticalPath, Report, type Step } from "../core/step-report.ts";
 import { commandGroups } from "../cli/main.ts";
-import { commonOptions, findNearest, readOptions, type OptionValues } from "../cli/options.ts";
+import { findNearest } from "../cli/find-nearest.ts";
+import { commonOptions, readOptions, type OptionValues } from "../cli/options.ts";
 import type { Command } from "../cli/context.ts";
 import manifest from "../package.json";
 import { root, service } from "./helloapp-service.ts";
@@ -75,6 +76,11 @@ describe("options", () => {
       previous: true,
       grep: "text",
       json: true,
+      deadline: "2h",
+      wait: "30",
+      yes: "shop",
+      volumes: true,
+      namespace: true,
     };
     expect(read(given)).toEqual({
       args: [],
@@ -101,6 +107,11 @@ describe("options", () => {
       previous: true,
       grep: "text",
       json: true,
+      deadline: 7200,
+      wait: 30,
+      yes: "shop",
+      volumes: true,
+      namespace: true,
       verbose: true,
     });
   });
@@ -304,6 +315,27 @@ process.exit(await main(${words}, ${JSON.stringify(place)}, { port: 3000 }));`;
     expect(await child.exited).toBe(130);
     expect((await Bun.file(report).json()).conclusion).toBe("**interrupted:** Nothing was changed.");
     rmSync(place, { recursive: true });
+  });
+
+  test.each([
+    [["run", "no-such-entry"], 'unknown entry "no-such-entry"'],
+    [["run", "no-such-file.ts"], "file no-such-file.ts not found"],
+    [["run", "x", "--deadline", "soon"], '--deadline "soon"'],
+    [["console"], "console needs a terminal"],
+    [["shell"], "shell needs a terminal"],
+    [["scale", "many"], 'got "many"'],
+    [["scale", "-1"], "unknown option -1"],
+    [["scale"], "scale expects N"],
+    [["proxy", "http"], '"http" is not of the form [LOCAL:]PORT'],
+    [["proxy", "70000:80"], "[LOCAL:]PORT"],
+    [["proxy", "80", "db"], '"db" is not of the form KIND/NAME'],
+    [["restart", "--wait", "x"], '--wait "x"'],
+    [["completion", "tcsh"], 'unknown shell "tcsh"'],
+    [["status", "--volumes"], "Use it with destroy"],
+  ])("%p is a usage error before anything is connected", async (args, part) => {
+    const { code, stdout, stderr } = await slipway(args);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    expect(stderr).toContain(part);
   });
 
   test("only --verbose prints stack traces", async () => {

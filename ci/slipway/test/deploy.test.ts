@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describePlan, isUpToDate, planDeploy, type DeployContext } from "../deploy/plan.ts";
-import { status } from "../deploy/status.ts";
+import { describeStatus, readStatus } from "../deploy/status-report.ts";
 import { listVersions } from "../deploy/release-history.ts";
 import { processIdentity, type Lease } from "../deploy/lock.ts";
 import { compareFields } from "../kubernetes/diff.ts";
@@ -437,9 +437,9 @@ describe("failures during a deploy", () => {
 
 test("status: running version, its health, and stored versions", async () => {
   process.env.MANIFESTS = JSON.stringify(manifests);
-  expect(await status(run)).toEqual(["helloapp is not deployed"]);
+  expect(describeStatus(await readStatus(run))).toEqual(["helloapp is not deployed"]);
   for (const id of ["a", "b"]) await bring(id);
-  const text = (await status(run)).join("\n");
+  const text = describeStatus(await readStatus(run)).join("\n");
   expect(text).toMatch(/^helloapp:b is rolled out, verified \d{4}-/);
   expect(text).toContain("2 of 2 pods ready, 0 restarts");
   expect(text).toContain("http://service serves this version");

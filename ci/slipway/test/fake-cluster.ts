@@ -119,6 +119,9 @@ export class FakeCluster {
         if (inMissingNamespace()) return missing();
         // Field ownership is not implemented.
         if (Array.isArray(body)) return Response.json(found);
+        const { "Content-Type": type } = (init.headers ?? {}) as Record<string, string>;
+        if (type === "application/merge-patch+json")
+          return found ? Response.json(this.#store(path, mergePatch(found, body) as KubeObject)) : missing();
         const merged = { ...found, ...body, metadata: { ...found?.metadata, ...body.metadata } };
         if (body.spec?.replicas < 0) return Response.json({ message: "replicas: Invalid value" }, { status: 422 });
         return Response.json(dryRun ? merged : this.#store(path, merged));
@@ -216,4 +219,12 @@ export class FakeCluster {
       availableReplicas: up,
     };
   }
+}
+
+/** https://www.rfc-editor.org/rfc/rfc7396 without the removal of fields. */
+function mergePatch(target: unknown, patch: unknown): unknown {
+  if (typeof patch !== "object" || patch === null || Array.isArray(patch)) return patch;
+  const merged: Record<string, unknown> = { ...(target as Record<string, unknown> | undefined) };
+  for (const [key, value] of Object.entries(patch)) merged[key] = mergePatch(merged[key], value);
+  return merged;
 }

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import type { PipelineError } from "../core/errors.ts";
 import { planDeploy, type DeployContext } from "../deploy/plan.ts";
 import { requiredRights } from "../deploy/required-rights.ts";
-import { status } from "../deploy/status.ts";
+import { describeStatus, readStatus } from "../deploy/status-report.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { podTemplates } from "../kubernetes/pod-templates.ts";
 import { connectRegistryTarget } from "../targets/registry.ts";
@@ -103,6 +103,8 @@ beforeEach(async () => {
         resources: kinds.map(([kind, name]) => ({ kind, name, namespaced: kind !== "Namespace" })),
       });
     }
+    // Optional: without it, `status` shows no usage.
+    if (path.startsWith("/apis/metrics.k8s.io/")) return Response.json({ message: "forbidden" }, { status: 403 });
     // Allowed for all users by default (system:discovery).
     if (/^\/apis\/[^/]+\/v\d+$/.test(path)) return undefined;
     if (!authorize(method, path)) {
@@ -158,7 +160,7 @@ test("deploy, update, prune, status and rollback need no other permissions", asy
   keepWorkloadOnly();
   await deployVersion("c");
   expect(cluster.objects.has(`/api/v1/namespaces/${service.namespace}/services/helloapp`)).toBeFalse();
-  expect((await status(context)).join("\n")).toContain("helloapp:c is rolled out");
+  expect(describeStatus(await readStatus(context)).join("\n")).toContain("helloapp:c is rolled out");
   manifests = structuredClone(overlay);
   expect(await rollback(context)).toBe("b");
   expect([...denied]).toEqual([]);

@@ -7,6 +7,8 @@ import { runSteps } from "../core/step-graph.ts";
 import { CommandContext } from "../cli/context.ts";
 import { deploySteps } from "../cli/deploy-flow.ts";
 import { readOptions } from "../cli/options.ts";
+import { workloadChangeSteps } from "../cli/workload-change-flow.ts";
+import type { WorkloadChange } from "../operations/change-workloads.ts";
 import { rollbackSteps } from "../cli/rollback-and-verify-flows.ts";
 
 function contextOf({ service, signal }: DeployContext, archive: string): CommandContext {
@@ -42,4 +44,14 @@ export async function rollback(run: DeployContext, wanted?: string): Promise<str
     given: { connect: run },
   });
   return prepare!.version.id;
+}
+
+/** Restarts or scales. @returns the name of the result */
+export async function changeWorkloads(run: DeployContext, change: WorkloadChange): Promise<string> {
+  const { prepare } = await runSteps(workloadChangeSteps(contextOf(run, "x.tar"), change), {
+    ...flowOf(run),
+    goals: ["complete", "verify"],
+    given: { connect: run },
+  });
+  return prepare!.name;
 }
