@@ -78,6 +78,8 @@ export async function bundleOptions(
   );
   return {
     ...options,
+    // The bundler writes the build path of modules that are generated for pages into comments.
+    minify: { ...options.minify, whitespace: htmlImports !== undefined },
     ...entry,
     // The service's plugins come before the path rewriting, so that their output is not rewritten.
     plugins: [
