@@ -1,4 +1,5 @@
 /** Types of the results that the steps of a deploy pass on. */
+import type { SecretStore } from "../kubernetes/secret-store.ts";
 import type { AvailabilityReport } from "../deploy/availability.ts";
 import type { PlanInNamespace } from "../deploy/prepare-deploy.ts";
 import type { Version } from "../deploy/release-history.ts";
@@ -29,6 +30,9 @@ export interface FlowResults {
   record: Version | undefined;
   deliver: string | undefined;
   prepare: DeployTransaction | undefined;
+  secrets: void;
+  /** The secrets before the lock was taken. */
+  stored: SecretStore;
   jobs: void;
   rollout: ReadyRollout | undefined;
   verify: ServedVersion | undefined;

@@ -82,6 +82,11 @@ export const errorCodes = [
   "namespace-shared",
   "manifests-unsuitable",
   "rights-missing",
+  // Secrets
+  "secret-invalid",
+  "secret-missing",
+  "secret-in-use",
+  "secret-command-failed",
   // Delivery to containerd
   "node-architecture",
   "node-disk-full",

@@ -18,9 +18,11 @@ import { assertComponentsWork } from "./checks-components.ts";
 import { assertTimeToStart } from "./checks-probes.ts";
 import { assertOwnProject } from "./checks-project.ts";
 import { compareWithStored } from "./obsolete-objects.ts";
+import { describeSecretChange, markPods, planSecrets, runSecretCommands } from "./deployed-secrets.ts";
 import { assertRights } from "./required-rights.ts";
 import { assertSuitable, namespacesToFind } from "./manifest-checks.ts";
 import { assessWorkloads } from "./rollout-status.ts";
+import type { SecretChange } from "../kubernetes/secret-store.ts";
 import type { Target } from "./target.ts";
 import type { Endpoint } from "./verify-from-outside.ts";
 
@@ -54,6 +56,8 @@ export interface Plan {
   /** The workloads in the cluster. Empty before the first deploy. */
   before: WorkloadState[];
   versions: Version[];
+  /** Values of `secrets` to store with the deploy. */
+  secrets: SecretChange;
 }
 
 /** The part of a plan that does not depend on the id. */
@@ -62,20 +66,23 @@ export interface PlanInputs {
   versions: Version[];
   /** The current git commit, if there is a repository. */
   commit: string | undefined;
+  /** Values that the commands of `secrets` have printed. */
+  secrets: SecretChange;
 }
 
 export async function readPlanInputs({ target, service, signal, log }: DeployContext): Promise<PlanInputs> {
   const { api } = target;
-  const [manifests, listed, commit] = await Promise.all([
+  const [manifests, listed, commit, secrets] = await Promise.all([
     renderManifests(target, service, signal),
     listVersions(api, log).catch((error: unknown) => error),
     gitCommit(service.project, signal),
+    runSecretCommands(service, signal),
   ]);
   // All missing rights are named at once, before the first refused request is.
   await assertRights(api, manifests, target.endpoint(manifests).url);
   if (!Array.isArray(listed)) throw listed;
   const versions = listed as Version[];
-  return { manifests, versions, commit };
+  return { manifests, versions, commit, secrets };
 }
 
 /**
@@ -88,7 +95,7 @@ async function createPlan(
   { target, service }: DeployContext,
   id: string,
   image: string | undefined,
-  { manifests, versions, commit }: PlanInputs,
+  { manifests, versions, commit, secrets }: PlanInputs,
 ): Promise<Plan> {
   const { api } = target;
   await checkManifests(target, service, manifests, versions);
@@ -104,7 +111,8 @@ async function createPlan(
   assertFitsInSecret(api, version);
   assertTimeToStart(objects, service.readyTimeoutSeconds);
   await Promise.all([assertOwnProject(api, objects, versions), assertComponentsWork(api, objects)]);
-  const comparing = compareWithCluster(api, objects);
+  const planned = await planSecrets(api, objects, secrets);
+  const comparing = compareWithCluster(api, markPods(service, objects, planned?.after));
   const [changed, obsolete, before] = await Promise.all([
     comparing,
     compareWithStored(api, { version, versions, manifests: objects, keepVersions: service.keepVersions }),
@@ -120,10 +128,11 @@ async function createPlan(
     delivered: image !== undefined,
     version,
     manifests,
-    differences: [...changed, ...obsolete],
+    differences: [...describeSecretChange(service, planned), ...changed, ...obsolete],
     endpoint: target.endpoint(manifests),
     before,
     versions,
+    secrets,
   };
 }
 

@@ -65,7 +65,7 @@ export interface ReplicaSet extends KubeObject {
 }
 
 export interface PodTemplate {
-  metadata?: { labels?: Record<string, string> };
+  metadata?: { labels?: Record<string, string>; annotations?: Record<string, string> };
   spec: {
     containers: {
       name: string;
