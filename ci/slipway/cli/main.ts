@@ -36,7 +36,7 @@ const DEFAULT = "deploy";
 export const commandGroups = {
   Everyday: ["init", "up", "deploy", "watch", "plan", "verify", "status", "logs", "rollback"],
   "Parts of a deploy": ["check", "test", "build", "image", "push", "verify-archive"],
-  Operation: ["kubectl"],
+  Operation: ["secrets", "kubectl"],
   "Set-up": ["install-k3s"],
 };
 

@@ -55,6 +55,7 @@ export const optionDefinitions = {
   since: { value: "TIME", about: "only lines of the last TIME, such as 90s, 10m, 2h or 1d" },
   previous: { about: "only the containers before their last restart" },
   grep: { value: "TEXT", about: "only lines that contain TEXT" },
+  "no-restart": { about: "store the values only, and keep the running pods" },
   json: { about: "print JSON" },
   verbose: { about: "print stack traces and the whole output of a failed tool" },
   help: { short: "h", about: "print this text" },
@@ -115,6 +116,7 @@ export interface Options {
   since: number | undefined;
   previous: boolean;
   grep: string | undefined;
+  noRestart: boolean;
   json: boolean;
   verbose: boolean;
 }
@@ -175,6 +177,7 @@ export function readOptions(
     since: parseDuration("since", text("since")),
     previous: values.previous === true,
     grep: text("grep"),
+    noRestart: values["no-restart"] === true,
     json: values.json === true,
     verbose: values.verbose === true,
   };

@@ -74,6 +74,7 @@ describe("options", () => {
       since: "10m",
       previous: true,
       grep: "text",
+      "no-restart": true,
       json: true,
     };
     expect(read(given)).toEqual({
@@ -100,6 +101,7 @@ describe("options", () => {
       since: 600,
       previous: true,
       grep: "text",
+      noRestart: true,
       json: true,
       verbose: true,
     });
