@@ -93,11 +93,12 @@ function values(facts: ProjectFacts): Record<string, string> {
 }
 
 /** Returns ci/pipeline.ts with the settings that differ from the defaults. */
-function pipeline({ service, port, writtenIdentity, openedFiles }: ProjectFacts): string {
+function pipeline({ service, port, writtenIdentity, openedFiles, environment }: ProjectFacts): string {
   const changed = [
     ...(port === undefined || port === 8080 ? [] : [`port: ${port}`]),
     ...(writtenIdentity === undefined ? [] : [`identity: ${JSON.stringify(writtenIdentity)}`]),
-    ...(openedFiles.length === 0 ? [] : [`files: [${openedFiles.map((path) => JSON.stringify(path)).join(", ")}]`]),
+    ...list("files", openedFiles),
+    ...list("secrets", environment.secrets),
   ];
   const settings = changed.length === 0 ? "" : `, { ${changed.join(", ")} }`;
   return `/** Pipeline settings of ${service.name}. The type Settings documents them, and \`slipway --help\` the commands. */
@@ -105,6 +106,11 @@ import { pipeline } from "slipway";
 
 await pipeline(import.meta${settings});
 `;
+}
+
+/** Returns a setting with a list of texts, unless the list is empty. */
+function list(name: string, texts: string[]): string[] {
+  return texts.length === 0 ? [] : [`${name}: [${texts.map((text) => JSON.stringify(text)).join(", ")}]`];
 }
 
 function dockerfile(facts: ProjectFacts): Record<string, string> {

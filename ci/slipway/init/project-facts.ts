@@ -14,6 +14,7 @@ import { readPackage, type PackageJson, type Service } from "../core/resolve-ser
 import { findEntryCandidates, type EntryCandidate } from "../core/entry-detection.ts";
 import { detectPort } from "./module-ports.ts";
 import { proposeFiles } from "./propose-files.ts";
+import { proposeSecrets, type ProposedVariables } from "./propose-secrets.ts";
 
 export interface ProjectFacts {
   service: Service;
@@ -28,6 +29,8 @@ export interface ProjectFacts {
   entries: EntryCandidate[];
   /** Files that the service opens by path, for the `files` setting. */
   openedFiles: string[];
+  /** Variables that an example of a .env file names, for the `secrets` setting. */
+  environment: ProposedVariables;
   /** Whether there are test files. */
   hasTests: boolean;
   /** Whether the service depends on Dagger's SDK. */
@@ -74,6 +77,7 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
       service,
       serviceFiles.map((path) => relative(project, join(root, path))),
     ),
+    environment: proposeSecrets(project),
     hasTests,
     hasDagger: "@dagger.io/dagger" in { ...manifest.dependencies, ...manifest.devDependencies },
     lockfile: existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",

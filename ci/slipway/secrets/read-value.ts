@@ -132,9 +132,10 @@ export const standardInput: ValueInput = {
       }
     };
     signal.addEventListener("abort", abort);
-    stderr.write(question);
+    // Before the question, so that nothing typed after it is shown.
     stdin.setRawMode(true);
     stdin.on("data", take);
+    stderr.write(question);
     try {
       return await ended.promise;
     } finally {
