@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { sha256 } from "../../core/hash.ts";
 import { TestService } from "./deployed-service.ts";
-import { describeWith, must, rewrite, sh, temporaryDirectory } from "./setup.ts";
+import { describeWith, eventually, must, rewrite, sh, temporaryDirectory } from "./setup.ts";
 import { Sshd } from "./sshd.ts";
 
 setDefaultTimeout(900_000);
@@ -221,6 +221,8 @@ describeWith(
       expect(code, output).toBe(1);
       expect(output).toContain(`Rolled back: helloapp:${ids.b} serves, as before`);
       expect(output).toContain("SECRET_1 is not usable");
+      // The pods that failed may terminate in their own time.
+      await eventually(async () => digests().length === 1 || undefined);
       expect(digests()).toEqual([digestOf(values)]);
       expect(await list()).toEqual(before);
     });
