@@ -175,7 +175,7 @@ export class SecretStore {
         signal: undefined,
       })
       .catch((error: unknown) => {
-        throw explainRejection("apply", object, error);
+        throw explainRefusal(object, error);
       });
   }
 
@@ -184,9 +184,19 @@ export class SecretStore {
     const contentType = "application/json-patch+json";
     const request = { method: "PATCH", contentType, query: { fieldManager: api.fieldManager }, body } as const;
     await api.json(await api.pathOf(object), { ...request, signal: undefined }).catch((error: unknown) => {
-      throw explainRejection("change", object, error);
+      throw explainRefusal(object, error);
     });
   }
+}
+
+/** Explains a rejected Secret. The server's answer may quote a value, so it is not shown. */
+function explainRefusal(object: SecretObject, error: unknown): unknown {
+  const explained = explainRejection("change", object, error);
+  if (explained === error || !(explained instanceof PipelineError)) return error;
+  return new PipelineError(explained.kind, explained.message, {
+    code: explained.code,
+    hint: "A policy, a webhook or a quota of the cluster rejects the Secret. Ask its administrator.",
+  });
 }
 
 const managerOf = (name: string) => `slipway-secret-${name}`;

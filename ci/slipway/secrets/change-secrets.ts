@@ -8,6 +8,7 @@ import { observeMainWorkload, type DeployContext } from "../deploy/plan.ts";
 import { listVersions, versionNameOf, type Version } from "../deploy/release-history.ts";
 import { assertRights } from "../deploy/required-rights.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
+import { createPartialFailure } from "../kubernetes/apply.ts";
 import type { Workload } from "../kubernetes/objects.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { renderManifests } from "../kubernetes/render.ts";
@@ -30,13 +31,15 @@ export async function lockForSecrets(context: DeployContext): Promise<LockedCont
   if (!(await api.find(`/api/v1/namespaces/${service.namespace}`)))
     log(`created ${await createNamespace(context, { manifests: await renderManifests(target, service, signal) })}`);
   const end = performance.now() + service.rolloutTimeoutSeconds * 1000;
-  for (let isShown = false; ; isShown = true) {
+  const shown = new Set<string>();
+  const logOnce = (line: string) => void (shown.has(line) || (shown.add(line), log(line)));
+  for (;;) {
     try {
-      return await lockDeploys(context, "change of secrets");
+      return { ...(await lockDeploys({ ...context, log: logOnce }, "change of secrets")), log };
     } catch (error) {
       const isHeld = error instanceof PipelineError && error.code === "lock-held";
       if (!isHeld || performance.now() > end) throw error;
-      if (!isShown) log(`waiting: ${error.message}`);
+      logOnce(`waiting: ${error.message}`);
       signal.throwIfAborted();
       await Bun.sleep(LOCK_RETRY_MS);
     }
@@ -175,7 +178,7 @@ async function applyDigest(api: ApiClient, workload: Workload): Promise<void> {
 }
 
 async function storeOrUndo(
-  { recordState }: LockedContext,
+  { recordState, signal }: LockedContext,
   write: () => Promise<void>,
   restore: () => Promise<void>,
 ): Promise<void> {
@@ -183,7 +186,10 @@ async function storeOrUndo(
   try {
     await write();
   } catch (error) {
-    await restore();
+    await restore().catch((failure: unknown) => {
+      const state = `${(error as Error).message}. Some values may be stored, and restoring the others failed`;
+      throw createPartialFailure(state, failure, signal);
+    });
     throw error;
   }
 }
