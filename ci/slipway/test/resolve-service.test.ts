@@ -107,6 +107,7 @@ test("settings override the detected values, and single overlays or scripts can 
   };
   expect(resolveService(at, settings)).toMatchObject({
     ...settings,
+    secrets: [{ name: "KEY" }, { name: "TOKEN", command: ["pass", "show", "token"] }],
     scripts: { check: "lint", test: "test" },
     overlays: { k3s: "k8s/overlays/k3s", registry: "deploy/prod" },
   });
