@@ -1,8 +1,6 @@
 /** The values of `secrets` in a deploy: checks that each has a value, and marks the pods that get it. */
-import { findValueDefect, type SecretSetting } from "../core/env-settings.ts";
 import { PipelineError } from "../core/errors.ts";
 import { cloneJson } from "../core/lossless-json.ts";
-import { runProcess } from "../core/process.ts";
 import type { Service } from "../core/resolve-service.ts";
 import type { Difference } from "../kubernetes/diff.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
@@ -14,45 +12,6 @@ import { isWorkload } from "../kubernetes/workload-state.ts";
 
 /** Annotation of pods: a keyed digest of their secrets, so that a changed value starts new pods. */
 export const SECRETS_DIGEST = "slipway/secrets";
-const COMMAND_TIMEOUT_SECONDS = 60;
-
-/** Runs the commands of the setting `secrets`, all at once. @throws {PipelineError} "environment" if one fails */
-export async function runSecretCommands(service: Service, signal: AbortSignal): Promise<SecretChange> {
-  const withCommand = service.secrets.filter(({ command }) => command !== undefined);
-  return new SecretChange(await Promise.all(withCommand.map((setting) => runSecretCommand(service, setting, signal))));
-}
-
-async function runSecretCommand(
-  { project }: Service,
-  { name, command }: SecretSetting,
-  signal: AbortSignal,
-): Promise<[string, Uint8Array]> {
-  const failed = (cause: string, output?: string) =>
-    new PipelineError(
-      "environment",
-      `${command![0]}, the command of the secret ${name}, ${cause}. Nothing was changed`,
-      {
-        code: "secret-command-failed",
-        hint: "Run the command of `secrets` in ci/pipeline.ts by hand. It must print the value alone.",
-        output,
-      },
-    );
-  const { code, stdout, stderr } = await runProcess(command!, {
-    cwd: project,
-    signal,
-    timeoutSeconds: COMMAND_TIMEOUT_SECONDS,
-  });
-  if (code !== 0) throw failed(`exited with ${code}`, stderr);
-  const value = Buffer.from(withoutNewline(stdout));
-  const defect = stdout.includes("\uFFFD") ? "is not valid UTF-8" : findValueDefect(name, value);
-  if (defect) throw failed(`has printed a value that ${defect}`, stderr);
-  return [name, value];
-}
-
-/** Removes the newline at the end, which programs and editors add. */
-export function withoutNewline(text: string): string {
-  return text.replace(/\r?\n$/, "");
-}
 
 export interface PlannedSecrets {
   /** Values that commands have printed. */

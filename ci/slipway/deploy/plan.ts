@@ -1,5 +1,6 @@
 /** Plan of a deploy: the changes that it would make, to be shown before it makes them. */
 import { gitCommit } from "../core/git.ts";
+import { runSecretCommands } from "../core/secret-commands.ts";
 import type { Report, StepResult } from "../core/step-report.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { ApiError } from "../kubernetes/api-error.ts";
@@ -18,11 +19,11 @@ import { assertComponentsWork } from "./checks-components.ts";
 import { assertTimeToStart } from "./checks-probes.ts";
 import { assertOwnProject } from "./checks-project.ts";
 import { compareWithStored } from "./obsolete-objects.ts";
-import { describeSecretChange, markPods, planSecrets, runSecretCommands } from "./deployed-secrets.ts";
+import { describeSecretChange, markPods, planSecrets } from "./deployed-secrets.ts";
 import { assertRights } from "./required-rights.ts";
 import { assertSuitable, namespacesToFind } from "./manifest-checks.ts";
 import { assessWorkloads } from "./rollout-status.ts";
-import type { SecretChange } from "../kubernetes/secret-store.ts";
+import { SecretChange } from "../kubernetes/secret-store.ts";
 import type { Target } from "./target.ts";
 import type { Endpoint } from "./verify-from-outside.ts";
 
@@ -72,7 +73,7 @@ export interface PlanInputs {
 
 export async function readPlanInputs({ target, service, signal, log }: DeployContext): Promise<PlanInputs> {
   const { api } = target;
-  const [manifests, listed, commit, secrets] = await Promise.all([
+  const [manifests, listed, commit, values] = await Promise.all([
     renderManifests(target, service, signal),
     listVersions(api, log).catch((error: unknown) => error),
     gitCommit(service.project, signal),
@@ -82,7 +83,7 @@ export async function readPlanInputs({ target, service, signal, log }: DeployCon
   await assertRights(api, manifests, target.endpoint(manifests).url);
   if (!Array.isArray(listed)) throw listed;
   const versions = listed as Version[];
-  return { manifests, versions, commit, secrets };
+  return { manifests, versions, commit, secrets: new SecretChange(values) };
 }
 
 /**

@@ -344,6 +344,20 @@ describe("secrets set", () => {
     expect(`${error.message}${error.output}`).not.toContain("hunter2");
   });
 
+  test("an import whose undo fails too: exit 4, with the state", async () => {
+    await change({ A: "1" });
+    let writes = 0;
+    cluster.intercept = (method, path) =>
+      method === "PATCH" && path === secretPath && (writes += 1) > 1
+        ? Response.json({ message: 'quota "hunter2" exceeded' }, { status: 403 })
+        : undefined;
+    const error = await failureOf(change({ A: "x", B: "hunter2" }));
+    expect(error).toMatchObject({ kind: "partial" });
+    expect(error.message).toContain("Some values may be stored, and restoring the others failed");
+    expect(`${error.message}${error.hint}${error.output}`).not.toContain("hunter2");
+    expect(cluster.objects.has(lease)).toBe(false);
+  });
+
   test("a first import that fails in the middle leaves no Secret", async () => {
     let writes = 0;
     cluster.intercept = (method, path) =>
