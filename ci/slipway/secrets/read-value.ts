@@ -1,5 +1,7 @@
 /** Reads values of secrets from standard input, a terminal without echo, or a .env file. Never from the command line. */
 import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline/promises";
+import { Writable } from "node:stream";
 import { parseEnvFile } from "../core/env-file.ts";
 import { findValueDefect, isVariableName } from "../core/env-settings.ts";
 import { PipelineError } from "../core/errors.ts";
@@ -117,33 +119,17 @@ export const standardInput: ValueInput = {
     }
   },
   async prompt(question, signal) {
-    const { stdin, stderr } = process;
-    const ended = Promise.withResolvers<string | undefined>();
-    const abort = () => ended.reject(signal.reason);
-    let typed = "";
-    const decoder = new TextDecoder();
-    const take = (chunk: Uint8Array) => {
-      for (const character of decoder.decode(chunk, { stream: true })) {
-        if (character === "\r" || character === "\n") return ended.resolve(typed);
-        if (character === "\u0003" || character === "\u0004") return ended.resolve(undefined);
-        if (character === "\u007F" || character === "\b") typed = [...typed].slice(0, -1).join("");
-        else if (character === "\u0015") typed = "";
-        else typed += character;
-      }
-    };
-    signal.addEventListener("abort", abort);
-    // Before the question, so that nothing typed after it is shown.
-    stdin.setRawMode(true);
-    stdin.on("data", take);
-    stderr.write(question);
+    const { promise, resolve } = Promise.withResolvers<undefined>();
+    // It edits the line in raw mode, and its output is dropped.
+    const output = new Writable({ write: (_chunk, _encoding, done) => done() });
+    const terminal = createInterface({ input: process.stdin, output, terminal: true, historySize: 0 });
+    terminal.on("SIGINT", () => resolve(undefined)).on("close", () => resolve(undefined));
+    process.stderr.write(question);
     try {
-      return await ended.promise;
+      return await Promise.race([terminal.question("", { signal }), promise]);
     } finally {
-      signal.removeEventListener("abort", abort);
-      stdin.off("data", take);
-      stdin.setRawMode(false);
-      stdin.pause();
-      stderr.write("\n");
+      terminal.close();
+      process.stderr.write("\n");
     }
   },
 };

@@ -90,6 +90,7 @@ describeWith(
     afterAll(async () => {
       stopWatching();
       await service.server.stop();
+      sh(["k3s", "ctr", "-n", "k8s.io", "images", "rm", ...Object.values(ids).map(imageOf)]);
       sh(["k3s", "kubectl", "delete", "namespace", place.namespace, "--ignore-not-found", "--wait=false"]);
     });
 
@@ -139,6 +140,7 @@ describeWith(
       const logs = kubectl("logs", "-l", "app.kubernetes.io/name=helloapp", "-c", "helloapp", "--tail=-1");
       return [...new Set(logs.match(/^digest \w+$/gm) ?? [])];
     }
+    const imageOf = (id: string) => `docker.io/library/helloapp:${id}`;
     const list = async () =>
       JSON.parse((await run(["secrets", "list", "--json"])).stdout) as { name: string; digest: string; time: string }[];
 
@@ -197,6 +199,17 @@ describeWith(
         const { code, output } = await run([]);
         expect(code, output).toBe(0);
         expect(digests()).toEqual([digestOf(values)]);
+        // On a full disk, the kubelet would delete the image of the version that does not run.
+        must([
+          "k3s",
+          "ctr",
+          "-n",
+          "k8s.io",
+          "images",
+          "label",
+          imageOf(ids[version]),
+          "io.cri-containerd.pinned=pinned",
+        ]);
       }
       const env = JSON.parse(kubectl("get", "deployment", "helloapp", "-o", "json")).spec.template.spec.containers[0]
         .env;
