@@ -118,8 +118,8 @@ export class SecretStore {
    */
   async write(api: ApiClient, change: SecretChange): Promise<void> {
     const { set, unset } = this.differenceTo(change);
-    if (set.length > 0 && (!this.live || !(DIGEST_KEY in (this.live.data ?? {}))))
-      await this.#apply(api, api.fieldManager, { [DIGEST_KEY]: this.#key });
+    if (set.length > 0 && !(DIGEST_KEY in (this.live?.data ?? {})))
+      await this.#apply(api, api.fieldManager, { [DIGEST_KEY]: this.#key }, this.#labels);
     for (const name of set) await this.#apply(api, managerOf(name), { [name]: change.encode(name) });
     for (const name of unset) {
       await this.#apply(api, managerOf(name), {});
@@ -134,7 +134,7 @@ export class SecretStore {
     const { set, unset } = this.differenceTo(change);
     const current = await findSecret(api);
     if (!current) return;
-    if (!this.live) return api.delete(this.#object());
+    if (!this.live) return api.delete(this.#object);
     const { data = {} } = current;
     const operations = [...set, ...unset].flatMap((name) => {
       const [value, path] = [this.#data[name], `/data/${name}`];
@@ -149,42 +149,33 @@ export class SecretStore {
     if (owners) await this.#patch(api, owners);
   }
 
-  #object(data?: Record<string, string>): SecretObject {
-    const { name, namespace, identity } = this.service;
+  get #labels() {
+    const { name, identity } = this.service;
     return {
-      apiVersion: "v1",
-      kind: "Secret",
-      metadata: {
-        name: secretName({ name }),
-        namespace,
-        labels: { "app.kubernetes.io/name": name, "app.kubernetes.io/component": "secrets" },
-        annotations: { [CREATED_BY]: name, ...(identity !== undefined && { [PROJECT]: identity }) },
-      },
-      ...(data && { data }),
+      labels: { "app.kubernetes.io/name": name, "app.kubernetes.io/component": "secrets" },
+      annotations: { [CREATED_BY]: name, ...(identity !== undefined && { [PROJECT]: identity }) },
     };
   }
 
-  async #apply(api: ApiClient, fieldManager: string, data: Record<string, string>): Promise<void> {
-    const object = this.#object(data);
-    await api
-      .json(await api.pathOf(object), {
-        method: "PATCH",
-        contentType: "application/apply-patch+yaml",
-        query: { fieldManager, force: "true" },
-        body: object,
-        signal: undefined,
-      })
-      .catch((error: unknown) => {
-        throw explainRefusal(object, error);
-      });
+  get #object(): SecretObject {
+    const { namespace } = this.service;
+    return { apiVersion: "v1", kind: "Secret", metadata: { name: secretName(this.service), namespace } };
   }
 
-  async #patch(api: ApiClient, body: object[]): Promise<void> {
-    const object = this.#object();
-    const contentType = "application/json-patch+json";
-    const request = { method: "PATCH", contentType, query: { fieldManager: api.fieldManager }, body } as const;
-    await api.json(await api.pathOf(object), { ...request, signal: undefined }).catch((error: unknown) => {
-      throw explainRefusal(object, error);
+  /** Applies keys as one owner. Keys that it has owned and that are no longer there are removed. */
+  #apply(api: ApiClient, manager: string, data: Record<string, string>, labels: object = {}): Promise<void> {
+    const body = { ...this.#object, metadata: { ...this.#object.metadata, ...labels }, data };
+    return this.#send(api, "application/apply-patch+yaml", { fieldManager: manager, force: "true" }, body);
+  }
+
+  #patch(api: ApiClient, body: object[]): Promise<void> {
+    return this.#send(api, "application/json-patch+json", { fieldManager: api.fieldManager }, body);
+  }
+
+  async #send(api: ApiClient, contentType: string, query: Record<string, string>, body: object): Promise<void> {
+    const request = { method: "PATCH", contentType, query, body, signal: undefined } as const;
+    await api.json(await api.pathOf(this.#object), request).catch((error: unknown) => {
+      throw explainRefusal(this.#object, error);
     });
   }
 }

@@ -9,7 +9,8 @@ import { listVersions, versionNameOf, type Version } from "../deploy/release-his
 import { assertRights } from "../deploy/required-rights.ts";
 import type { ApiClient } from "../kubernetes/api.ts";
 import { createPartialFailure } from "../kubernetes/apply.ts";
-import type { Workload } from "../kubernetes/objects.ts";
+import type { KubeObject, Workload } from "../kubernetes/objects.ts";
+import { podTemplates } from "../kubernetes/pod-templates.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { renderManifests } from "../kubernetes/render.ts";
 import { readSecrets, type SecretChange, type SecretStore } from "../kubernetes/secret-store.ts";
@@ -71,11 +72,10 @@ export async function prepareSecretChange(
   const { set, unset } = before.differenceTo(change);
   for (const name of [...set, ...unset].filter((name) => seen.digestOf([name]) !== before.digestOf([name])))
     if (seen.exists) log(`${name} was changed by another command meanwhile: this command replaces that value`);
-  const { running, states } = await observeUsers(api, versions);
-  assertUnused(service, change.removed, states);
-  for (const { id } of versions.filter(({ manifests }) => usesAny(service, sortWorkloads(service, manifests), unset)))
+  const { current, states } = await observeRunning(api, versions);
+  assertUnused(service, change.removed, [...states.map(({ deployment }) => deployment), ...(current?.manifests ?? [])]);
+  for (const { id } of versions.filter(({ manifests }) => usesAny(service, manifests, unset)))
     log(`a rollback to ${id} needs ${unset.join(", ")}: it is refused until a value is set again`);
-  const current = versions.find(({ name }) => running && name === versionNameOf(running.deployment));
   const write = () => before.write(api, change);
   const restore = () => before.restore(api, change);
   const outdated = states.filter((state) => digestOf(state.deployment) !== digestOf(mark(service, state, after)));
@@ -86,7 +86,11 @@ export async function prepareSecretChange(
   }
   const manifests = current?.manifests ?? (await renderManifests(target, service, signal));
   const endpoint = target.endpoint(manifests);
-  await assertRights(api, [...outdated.map(({ deployment }) => deployment)], endpoint.url);
+  await assertRights(
+    api,
+    outdated.map(({ deployment }) => deployment),
+    endpoint.url,
+  );
   const id = runningId(outdated[0]!.deployment);
   const objects = outdated.map((state) => mark(service, state, after));
   recordState(`Values in Secret/${secretName(service)} were being changed. New pods start with the new values.`);
@@ -114,37 +118,29 @@ export async function prepareSecretChange(
   };
 }
 
-/** Reads the workloads of the running version that refer to the Secret. */
-async function observeUsers(
+/** Finds the running version, if it is stored, and the workloads whose pods have a digest of their secrets. */
+async function observeRunning(
   api: ApiClient,
   versions: Version[],
-): Promise<{ running: WorkloadState | undefined; states: WorkloadState[] }> {
+): Promise<{ current: Version | undefined; states: WorkloadState[] }> {
   const { service } = api;
-  const running = await observeMainWorkload(
-    api,
-    versions.map(({ manifests }) => manifests),
-  );
+  const manifests = versions.map((version) => version.manifests);
+  const running = await observeMainWorkload(api, manifests);
   const current = versions.find(({ name }) => running && name === versionNameOf(running.deployment));
   const workloads = sortWorkloads(service, current?.manifests ?? []);
   const states = workloads.length > 0 ? await observeWorkloads(api, workloads) : running ? [running] : [];
-  return { running, states: states.filter(({ deployment }) => usesAny(service, [deployment])) };
+  return { current, states };
 }
 
-/** Whether workloads refer to the Secret. @param names keys to look for. Default: any */
-function usesAny(service: DeployContext["service"], workloads: Workload[], names?: string[]): boolean {
-  const keys = workloads.flatMap(({ spec }) => secretKeysOf(service, spec.template, names ?? ["any"]));
-  return keys.some((key) => names === undefined || names.includes(key));
+/** Whether pods of the objects get one of the names. */
+function usesAny(service: DeployContext["service"], objects: KubeObject[], names: string[]): boolean {
+  const keys = objects.flatMap(podTemplates).flatMap((template) => secretKeysOf(service, template, names));
+  return keys.some((key) => names.includes(key));
 }
 
 /** @throws {PipelineError} "project" if pods could not start without a name */
-function assertUnused(service: DeployContext["service"], removed: readonly string[], states: WorkloadState[]): void {
-  const used = removed.filter((name) =>
-    usesAny(
-      service,
-      states.map(({ deployment }) => deployment),
-      [name],
-    ),
-  );
+function assertUnused(service: DeployContext["service"], removed: readonly string[], objects: KubeObject[]): void {
+  const used = removed.filter((name) => usesAny(service, objects, [name]));
   if (used.length === 0) return;
   throw new PipelineError("project", `the running version uses ${used.join(", ")}. Nothing was changed`, {
     code: "secret-in-use",

@@ -439,6 +439,21 @@ describe("secrets unset", () => {
     expect(stored()).toEqual({ A: "1", B: "2" });
   });
 
+  test("refuses a value that only a CronJob of the running version uses", async () => {
+    const valueFrom = { secretKeyRef: { name: "helloapp-slipway-secrets", key: "CRON" } };
+    const container = { name: "x", image: "other", env: [{ name: "X", valueFrom }] };
+    const template = { spec: { containers: [container] } };
+    const cronJob = { apiVersion: "batch/v1", kind: "CronJob", metadata: { name: "n", namespace: helloapp.namespace } };
+    manifests.push({ ...cronJob, spec: { jobTemplate: { spec: { template } } } } as never);
+    cluster.intercept = (_, path) =>
+      path === "/apis/batch/v1"
+        ? Response.json({ resources: [{ kind: "CronJob", name: "cronjobs", namespaced: true }] })
+        : undefined;
+    await change({ A: "1", B: "2", CRON: "3" });
+    await bring("a");
+    expect(await failureOf(change({}, { removed: ["CRON"] }))).toMatchObject({ code: "secret-in-use" });
+  });
+
   test("removes a value that another program owns too", async () => {
     await change({ A: "1", OLD: "3" });
     const secret = cluster.get(secretPath) as KubeObject & { data: Record<string, string> };
