@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { sha256 } from "../../core/hash.ts";
 import { TestService } from "./deployed-service.ts";
-import { describeWith, eventually, must, rewrite, sh, temporaryDirectory } from "./setup.ts";
+import { describeWith, eventually, must, sh, temporaryDirectory } from "./setup.ts";
 import { Sshd } from "./sshd.ts";
 
 setDefaultTimeout(900_000);
@@ -277,7 +277,8 @@ describeWith(
       expect(refused.code, refused.output).toBe(1);
       expect(refused.output).toContain("the running version uses SECRET_5. Nothing was changed");
       service.version("b");
-      rewrite(join(service.copy.directory, "ci/pipeline.ts"), ',"SECRET_5"', "");
+      service.copy.rewrite("ci/pipeline.ts", ',"SECRET_5"', "");
+      service.copy.keepChanges();
       const deployed = await run([]);
       expect(deployed.code, deployed.output).toBe(0);
       const { code, output } = await run(["secrets", "unset", "SECRET_5"]);
@@ -316,6 +317,27 @@ describeWith(
         expect((await run(["secrets", "list", ...options], "", env)).stdout).toContain("SECRET_1");
       }
       await sshd.stop();
+    });
+
+    test("a command's output is stored by a deploy, and only if it changed", async () => {
+      const file = join(directory, "manager");
+      service.version("b");
+      const command = `{ SECRET_5: ["cat", ${JSON.stringify(file)}] }`;
+      service.copy.rewrite("ci/pipeline.ts", '"SECRET_4"', `"SECRET_4",${command}`);
+      for (let i = 0; i < 2; i += 1) {
+        values.SECRET_5 = value();
+        writeFileSync(file, `${values.SECRET_5}\n`);
+        const plan = await run(["plan"]);
+        expect(plan.output).toContain("Secret/helloapp-slipway-secrets data.SECRET_5 changed");
+        const { code, output } = await run([]);
+        expect(code, output).toBe(0);
+        expect(digests()).toEqual([digestOf(values)]);
+      }
+      expect((await run([])).output).toContain("nothing to deploy");
+      writeFileSync(file, "");
+      const failed = await run([]);
+      expect(failed.code, failed.output).toBe(3);
+      expect(failed.output).toContain("cat, the command of the secret SECRET_5, has printed a value that is empty");
     });
 
     test("no value is in any output, command line, object, stored version or file", async () => {
