@@ -10,7 +10,7 @@ export interface SecretSetting {
 }
 
 /** Longest name: it is part of a field manager's name, which has 128 characters at most. */
-const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]{0,99}$/;
+const VARIABLE = /^(?!__proto__$)[A-Za-z_][A-Za-z0-9_]{0,99}$/;
 /** Linux passes at most 128 KiB for `NAME=value` and a zero byte. execve(2), MAX_ARG_STRLEN. */
 const MAX_VARIABLE_BYTES = 131_072;
 

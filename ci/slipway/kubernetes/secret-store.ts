@@ -53,19 +53,20 @@ export class SecretChange {
 export class SecretStore {
   readonly #data: Readonly<Record<string, string | undefined>>;
   readonly #key: string;
+  readonly #live: SecretObject | undefined;
 
+  /** @param live the object in the cluster. Undefined if nothing is stored */
   constructor(
     readonly service: Pick<Service, "name" | "namespace" | "identity">,
-    /** The object in the cluster. Undefined if nothing is stored. */
-    private readonly live: SecretObject | undefined,
+    live: SecretObject | undefined,
     data: Record<string, string> = live?.data ?? {},
   ) {
     const { [DIGEST_KEY]: key = randomKey(), ...values }: Record<string, string> = data;
-    [this.#key, this.#data] = [key, values];
+    [this.#key, this.#data, this.#live] = [key, values, live];
   }
 
   get exists(): boolean {
-    return this.live !== undefined;
+    return this.#live !== undefined;
   }
 
   get names(): string[] {
@@ -81,7 +82,7 @@ export class SecretStore {
 
   /** Returns when a value was set, as RFC 3339. Undefined if another program has set it. */
   timeOf(name: string): string | undefined {
-    const entries = (this.live?.metadata.managedFields ?? []) as { manager?: string; time?: string }[];
+    const entries = (this.#live?.metadata.managedFields ?? []) as { manager?: string; time?: string }[];
     return entries.find(({ manager }) => manager === managerOf(name))?.time;
   }
 
@@ -89,7 +90,7 @@ export class SecretStore {
   differenceTo(change: SecretChange): { set: string[]; unset: string[] } {
     return {
       set: change.names.filter((name) => this.#data[name] !== change.encode(name)),
-      unset: change.removed.filter((name) => name in this.#data),
+      unset: change.removed.filter((name) => Object.hasOwn(this.#data, name)),
     };
   }
 
@@ -99,7 +100,7 @@ export class SecretStore {
     for (const name of change.names) data[name] = change.encode(name);
     for (const name of change.removed) delete data[name];
     const bytes = Object.values(data).reduce((sum, value) => sum + Buffer.byteLength(value, "base64"), 0);
-    if (bytes <= MAX_BYTES) return new SecretStore(this.service, this.live, data);
+    if (bytes <= MAX_BYTES) return new SecretStore(this.service, this.#live, data);
     const size = `${Math.ceil(bytes / 1024)} KiB`;
     throw new PipelineError(
       "project",
@@ -118,14 +119,14 @@ export class SecretStore {
    */
   async write(api: ApiClient, change: SecretChange): Promise<void> {
     const { set, unset } = this.differenceTo(change);
-    if (set.length > 0 && !(DIGEST_KEY in (this.live?.data ?? {})))
+    if (set.length > 0 && !(DIGEST_KEY in (this.#live?.data ?? {})))
       await this.#apply(api, api.fieldManager, { [DIGEST_KEY]: this.#key }, this.#labels);
     for (const name of set) await this.#apply(api, managerOf(name), { [name]: change.encode(name) });
     for (const name of unset) {
       await this.#apply(api, managerOf(name), {});
       // Another program may own the key too.
       const { data = {} } = (await findSecret(api)) ?? {};
-      if (name in data) await this.#patch(api, [{ op: "remove", path: `/data/${name}` }]);
+      if (Object.hasOwn(data, name)) await this.#patch(api, [{ op: "remove", path: `/data/${name}` }]);
     }
   }
 
@@ -134,14 +135,14 @@ export class SecretStore {
     const { set, unset } = this.differenceTo(change);
     const current = await findSecret(api);
     if (!current) return;
-    if (!this.live) return api.delete(this.#object);
+    if (!this.#live) return api.delete(this.#object);
     const { data = {} } = current;
     const operations = [...set, ...unset].flatMap((name) => {
       const [value, path] = [this.#data[name], `/data/${name}`];
       if (value === data[name]) return [];
       return [value === undefined ? { op: "remove", path } : { op: "add", path, value }];
     });
-    const { managedFields } = this.live.metadata;
+    const { managedFields } = this.#live.metadata;
     if (operations.length === 0) return;
     // With the owners, the values have the age that they had.
     const owners = managedFields && [{ op: "replace", path: "/metadata/managedFields", value: managedFields }];

@@ -37,6 +37,7 @@ test.each<[string, object, string]>([
   ["an empty name", { env: { "": "x" } }, '"" is not a name'],
   ["a digit first", { env: { "1A": "x" } }, '"1A" is not a name'],
   ["101 letters", { secrets: ["N".repeat(101)] }, "is not a name"],
+  ["a name of JavaScript", { secrets: ["__proto__"] }, "is not a name"],
   ["a name twice", { secrets: ["A", { A: ["x"] }] }, "A is set twice"],
   ["a name in both", { env: { A: "x" }, secrets: ["A"] }, "A is set twice"],
   ["a number as a value", { env: { PORT: 3000 } }, "the value of PORT is not a string"],

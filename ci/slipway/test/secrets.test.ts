@@ -9,12 +9,13 @@ import type { Service } from "../core/resolve-service.ts";
 import { CommandContext } from "../cli/context.ts";
 import { readOptions } from "../cli/options.ts";
 import { secretSteps } from "../cli/secrets-flow.ts";
+import { planSecrets } from "../deploy/deployed-secrets.ts";
 import { describePlan, isUpToDate, planDeploy, type DeployContext } from "../deploy/plan.ts";
 import { acquireLock } from "../deploy/lock.ts";
 import { listVersions } from "../deploy/release-history.ts";
 import type { Engine } from "../engines/engine.ts";
 import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
-import { SecretChange } from "../kubernetes/secret-store.ts";
+import { readSecrets, SecretChange } from "../kubernetes/secret-store.ts";
 import { describeSecrets, listSecrets } from "../secrets/list-secrets.ts";
 import { readEnvFile, readValue, type ValueInput } from "../secrets/read-value.ts";
 import { FakeCluster } from "./fake-cluster.ts";
@@ -212,8 +213,13 @@ describe("a command as the source", () => {
     const plan = await planDeploy(run, "a");
     expect(describePlan(plan)).toContain("Secret/helloapp-slipway-secrets is new");
     expect(JSON.stringify(plan) + Bun.inspect(plan, { depth: 9 })).not.toMatch(/first|Zmlyc3Q/);
+    const planned = (await planSecrets(run.target.api, [], plan.secrets))!;
+    expect(JSON.stringify(planned) + Bun.inspect(planned, { depth: 9 })).not.toMatch(/first|Zmlyc3Q/);
     await deploy(run, plan, "x.tar");
     expect(stored()).toEqual({ A: "first" });
+    const store = await readSecrets(run.target.api);
+    expect(store.names).toEqual(["A"]);
+    expect(JSON.stringify(store) + Bun.inspect(store, { depth: 9 })).not.toMatch(/first|Zmlyc3Q/);
     const before = cluster.changes.length;
     expect(isUpToDate(run, await planDeploy(run, "a"))).toBe(true);
     await bring("b");
@@ -429,7 +435,7 @@ describe("secrets unset", () => {
   test("removes unused values, and refuses a value that the running version uses", async () => {
     await change({ A: "1", B: "2", OLD: "3" });
     await bring("a");
-    await change({}, { removed: ["OLD", "NEVER"] });
+    await change({}, { removed: ["OLD", "NEVER", "toString"] });
     expect(stored()).toEqual({ A: "1", B: "2" });
     for (const restarts of [true, false]) {
       const error = await failureOf(change({}, { removed: ["A"], restarts }));
