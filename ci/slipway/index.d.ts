@@ -158,6 +158,25 @@ export interface Settings {
    */
   versionPath?: string;
 
+  // Environment
+
+  /**
+   * Environment variables with plain values, for each container that runs the service's image.
+   * Their values are visible in plans and in the cluster.
+   *
+   * @default {}
+   * @example { LOG_LEVEL: "info" }
+   */
+  env?: Record<string, string>;
+  /**
+   * Environment variables whose values are secret. `slipway secrets set NAME` stores a value in the cluster.
+   * With a command, each deploy runs it on your machine, and its output is the value.
+   *
+   * @default []
+   * @example ["DATABASE_URL", { STRIPE_KEY: ["op", "read", "op://shop/stripe/key"] }]
+   */
+  secrets?: (string | Record<string, string[]>)[] | Record<string, string[]>;
+
   // Deploy
 
   /**

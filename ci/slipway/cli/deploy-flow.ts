@@ -60,8 +60,12 @@ export const connectStep = (context: CommandContext, isDeploy = false): FlowStep
 
 /** The change of the cluster, after `prepare` has decided what to write. */
 export const changeSteps = (context: CommandContext, title: "rollout" | "rollback"): FlowStep<FlowResults>[] => [
-  internal("jobs", {
+  internal("secrets", {
     needs: ["lock", "prepare"],
+    run: async ({ prepare }) => prepare?.secrets?.write(),
+  }),
+  internal("jobs", {
+    needs: ["lock", "prepare", "secrets"],
     skip: ({ prepare }) => !prepare,
     run: ({ lock, prepare }) => runPreDeployJobs(lock!, prepare!),
   }),

@@ -1,4 +1,5 @@
 /** Types of the results that the steps of a deploy pass on. */
+import type { SecretStore } from "../kubernetes/secret-store.ts";
 import type { AvailabilityReport } from "../deploy/availability.ts";
 import type { DeliveredImage } from "../deploy/image-delivery.ts";
 import type { PlanInNamespace } from "../deploy/prepare-deploy.ts";
@@ -31,6 +32,9 @@ export interface FlowResults {
   record: Version | undefined;
   deliver: DeliveredImage | undefined;
   prepare: DeployTransaction | undefined;
+  secrets: void;
+  /** The secrets before the lock was taken. */
+  stored: SecretStore;
   jobs: void;
   rollout: ReadyRollout | undefined;
   verify: ServedVersion | undefined;

@@ -37,7 +37,7 @@ const DEFAULT = "deploy";
 export const commandGroups = {
   Everyday: ["init", "up", "deploy", "watch", "plan", "verify", "status", "logs", "rollback"],
   "Parts of a deploy": ["check", "test", "build", "image", "push", "verify-archive"],
-  Operation: ["run", "console", "shell", "restart", "scale", "proxy", "open", "kubectl"],
+  Operation: ["secrets", "run", "console", "shell", "restart", "scale", "proxy", "open", "kubectl"],
   "Set-up": ["install-k3s", "completion"],
   "The end": ["destroy"],
 };

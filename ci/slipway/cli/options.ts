@@ -56,6 +56,7 @@ export const optionDefinitions = {
   since: { value: "TIME", about: "only lines of the last TIME, such as 90s, 10m, 2h or 1d" },
   previous: { about: "only the containers before their last restart" },
   grep: { value: "TEXT", about: "only lines that contain TEXT" },
+  "no-restart": { about: "store the values only, and keep the running pods" },
   json: { about: "print JSON" },
   wait: { value: "SECONDS", about: "wait so long for another deploy's lock (default: 0)" },
   yes: { value: "NAME", about: "delete without a question, if NAME is the service's name" },
@@ -123,6 +124,7 @@ export interface Options {
   since: number | undefined;
   previous: boolean;
   grep: string | undefined;
+  noRestart: boolean;
   json: boolean;
   /** Name that confirms a deletion. */
   yes: string | undefined;
@@ -191,6 +193,7 @@ export function readOptions(
     since: parseDuration("since", text("since")),
     previous: values.previous === true,
     grep: text("grep"),
+    noRestart: values["no-restart"] === true,
     json: values.json === true,
     yes: text("yes"),
     volumes: values.volumes === true,

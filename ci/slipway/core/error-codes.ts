@@ -86,6 +86,11 @@ export const errorCodes = [
   "program-missing",
   "readiness-too-late",
   "rights-missing",
+  // Secrets
+  "secret-invalid",
+  "secret-missing",
+  "secret-in-use",
+  "secret-command-failed",
   // Delivery to containerd
   "node-architecture",
   "node-disk-full",

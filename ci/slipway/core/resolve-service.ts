@@ -4,6 +4,7 @@ import { basename, dirname, join } from "node:path";
 import type { Settings } from "../index.d.ts";
 import type { ErrorCode } from "./error-codes.ts";
 import { findEntry, findServerModules } from "./entry-detection.ts";
+import { resolveEnvSettings, type SecretSetting } from "./env-settings.ts";
 import { PipelineError } from "./errors.ts";
 import type { PackageJson } from "./package-json.ts";
 
@@ -39,6 +40,8 @@ export interface Service {
   plugins: unknown[];
   bun: string | undefined;
   smokeEnv: Record<string, string>;
+  env: Record<string, string>;
+  secrets: SecretSetting[];
   hosts: string[];
   /** The setting, until a command that needs a cluster adds the default. */
   identity: string | undefined;
@@ -101,6 +104,7 @@ export function resolveService(directory: string, settings: Settings = {}): Serv
     plugins: settings.plugins ?? [],
     bun: settings.bun ?? findPinnedBun(project, packageJson),
     smokeEnv: settings.smokeEnv ?? {},
+    ...resolveEnvSettings(settings),
     hosts: settings.hosts ?? [],
     identity: settings.identity,
     keepVersions: settings.keepVersions ?? 5,

@@ -15,6 +15,8 @@ export interface DeployTransaction {
   /** Jobs that have to succeed before the pods change. */
   jobs: KubeObject[];
   rollout: RolloutOptions;
+  /** Writes changed values of secrets before the pods change, and restores them. Default: no value changes. */
+  secrets?: { write(): Promise<void>; restore(): Promise<void> } | undefined;
   /** The workloads before the change. */
   before: WorkloadState[];
   /** The version to roll back to if the state before did not serve. */
@@ -23,8 +25,12 @@ export interface DeployTransaction {
   permanentEffects: string[];
   /** Versions that the change has recorded. An undo deletes their records. */
   recordedVersions: Version[];
+  /** Whether it writes workloads alone, so that the state before has the same endpoint. Default: false. */
+  keepsEndpoint?: boolean;
   /** The next step if the undo fails too, as a sentence. Default: run the same command again. */
   resumeHint?: string;
+  /** What to correct after a failed rollout. Default: the source. */
+  cause?: string;
   /**
    * Records the verification and cleans up.
    *

@@ -5,6 +5,7 @@
 import type { ErrorCode } from "../core/error-codes.ts";
 import { PipelineError, type ErrorKind } from "../core/errors.ts";
 import { objectName, type KubeObject, type Workload } from "../kubernetes/objects.ts";
+import { findEnvConflicts } from "./env-conflicts.ts";
 import { findExamples } from "./example-values.ts";
 import { findNamespaceConflicts } from "./namespace-labels.ts";
 import type { CheckInput, ManifestProblem } from "./manifest-problem.ts";
@@ -127,6 +128,7 @@ export const manifestChecks: readonly ManifestCheck[] = [
   { name: "image", kind: "project", code: "manifests-unsuitable", find: findForeignImages },
   { name: "namespace", kind: "project", code: "manifests-unsuitable", find: findOtherNamespaces },
   { name: "paused", kind: "project", code: "manifests-unsuitable", find: findPaused },
+  { name: "variables", kind: "project", code: "manifests-unsuitable", find: findEnvConflicts },
   { name: "ports", kind: "project", code: "manifests-unsuitable", find: findPortProblems },
   { name: "examples", kind: "project", code: "manifests-unsuitable", find: findExamples },
   { name: "programs", kind: "project", code: "program-missing", find: findMissingPrograms },

@@ -1,5 +1,6 @@
 /** Plan of a deploy: the changes that it would make, to be shown before it makes them. */
 import { gitCommit } from "../core/git.ts";
+import { runSecretCommands } from "../core/secret-commands.ts";
 import type { Report, StepResult } from "../core/step-report.ts";
 import type { Service } from "../core/resolve-service.ts";
 import { ApiError } from "../kubernetes/api-error.ts";
@@ -20,9 +21,11 @@ import { assertTimeToStart } from "./checks-probes.ts";
 import { assertOwnProject } from "./checks-project.ts";
 import { openReferences } from "./reference-checks.ts";
 import { compareWithStored } from "./obsolete-objects.ts";
+import { describeSecretChange, markPods, planSecrets } from "./deployed-secrets.ts";
 import { assertRights } from "./required-rights.ts";
 import { assertSuitable, namespacesToFind } from "./manifest-checks.ts";
 import { assessWorkloads } from "./rollout-status.ts";
+import { SecretChange } from "../kubernetes/secret-store.ts";
 import type { Target } from "./target.ts";
 import type { Endpoint } from "./verify-from-outside.ts";
 
@@ -58,6 +61,8 @@ export interface Plan {
   /** The workloads in the cluster. Empty before the first deploy. */
   before: WorkloadState[];
   versions: Version[];
+  /** Values of `secrets` to store with the deploy. */
+  secrets: SecretChange;
 }
 
 /** The part of a plan that does not depend on the id. */
@@ -66,20 +71,23 @@ export interface PlanInputs {
   versions: Version[];
   /** The current git commit, if there is a repository. */
   commit: string | undefined;
+  /** Values that the commands of `secrets` have printed. */
+  secrets: SecretChange;
 }
 
 export async function readPlanInputs({ target, service, signal, log }: DeployContext): Promise<PlanInputs> {
   const { api } = target;
-  const [manifests, listed, commit] = await Promise.all([
+  const [manifests, listed, commit, values] = await Promise.all([
     renderManifests(target, service, signal),
     listVersions(api, log).catch((error: unknown) => error),
     gitCommit(service.project, signal),
+    runSecretCommands(service, signal),
   ]);
   // All missing rights are named at once, before the first refused request is.
   await assertRights(api, manifests, target.endpoint(manifests).url);
   if (!Array.isArray(listed)) throw listed;
   const versions = listed as Version[];
-  return { manifests, versions, commit };
+  return { manifests, versions, commit, secrets: new SecretChange(values) };
 }
 
 /**
@@ -92,7 +100,7 @@ async function createPlan(
   { target, service }: DeployContext,
   id: string,
   image: string | undefined,
-  { manifests, versions, commit }: PlanInputs,
+  { manifests, versions, commit, secrets }: PlanInputs,
 ): Promise<Plan> {
   const { api } = target;
   await checkManifests(target, service, manifests, versions);
@@ -108,7 +116,8 @@ async function createPlan(
   assertFitsInSecret(api, version);
   assertTimeToStart(objects, service.readyTimeoutSeconds);
   await Promise.all([assertOwnProject(api, objects, versions), assertComponentsWork(api, objects)]);
-  const comparing = compareWithCluster(api, objects);
+  const planned = await planSecrets(api, objects, secrets);
+  const comparing = compareWithCluster(api, markPods(service, objects, planned?.after));
   const [changed, obsolete, before] = await Promise.all([
     comparing,
     compareWithStored(api, { version, versions, manifests: objects, keepVersions: service.keepVersions }),
@@ -124,10 +133,11 @@ async function createPlan(
     delivered: image !== undefined,
     version,
     manifests,
-    differences: [...changed, ...obsolete],
+    differences: [...describeSecretChange(service, planned), ...changed, ...obsolete],
     endpoint: target.endpoint(manifests),
     before,
     versions,
+    secrets,
   };
 }
 

@@ -25,6 +25,7 @@ import {
   type Version,
 } from "./release-history.ts";
 import { assertOwnProject } from "./checks-project.ts";
+import { markPods, planSecrets } from "./deployed-secrets.ts";
 import { deleteObsolete } from "./obsolete-objects.ts";
 import { sortWorkloads } from "../kubernetes/service-port.ts";
 import type { DeployContext, Plan } from "./plan.ts";
@@ -61,7 +62,10 @@ export async function ensureNamespace(
  * @returns the name to show to a person
  * @throws {PipelineError} "environment" if the manifests have none
  */
-async function createNamespace({ target: { api } }: DeployContext, { manifests }: Plan): Promise<string> {
+export async function createNamespace(
+  { target: { api } }: DeployContext,
+  { manifests }: Pick<Plan, "manifests">,
+): Promise<string> {
   const { namespace } = api.service;
   const own = manifests.find(({ kind, metadata }) => kind === "Namespace" && metadata.name === namespace);
   if (!own) {
@@ -173,7 +177,9 @@ export async function prepareDeploy(
     withVersion(service, plan.manifests, id, image, target.isImported),
     plan.version.commit,
   );
-  const { jobs, rest } = splitPreDeployJobs(objects);
+  // A value may have been set or removed since the plan.
+  const secrets = await planSecrets(api, objects, plan.secrets);
+  const { jobs, rest } = splitPreDeployJobs(markPods(service, objects, secrets?.after));
   const objectsToApply = await prepareForApply(api, rest);
   const isOwnVersion = before[0] && versions.some((one) => one.name === versionNameOf(before[0]!.deployment));
   const isUnknownState = before[0] && !isOwnVersion && !versions.some(({ verified }) => verified);
@@ -215,6 +221,10 @@ export async function prepareDeploy(
     recordedVersions,
     jobs,
     objects: objectsToApply,
+    secrets: secrets && {
+      write: () => secrets.before.write(api, secrets.change),
+      restore: () => secrets.before.restore(api, secrets.change),
+    },
     complete: (locked) => completeDeploy(locked, name, { version, rollbackTarget, manifests: rest }),
     rollout: { id, workloads, write: () => applyInOrder(api, objectsToApply), endpoint, before },
   };

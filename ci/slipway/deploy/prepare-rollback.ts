@@ -18,11 +18,12 @@ import {
 import { assertOwnProject } from "./checks-project.ts";
 import { sortWorkloads } from "../kubernetes/service-port.ts";
 import { observeMainWorkload, type DeployContext } from "./plan.ts";
+import { markPods, planSecrets } from "./deployed-secrets.ts";
 import { assertRights } from "./required-rights.ts";
 import type { DeployTransaction } from "./deploy-transaction.ts";
 
 /**
- * Chooses the version to roll back to, and checks that it can run. Secrets stay as they are, and pre-deploy Jobs do not run.
+ * Chooses the version to roll back to, and checks that it can run. Secrets keep their current values, and pre-deploy Jobs do not run.
  *
  * @param wanted name or id. Default: the version that served before, except versions that were rolled back from.
  * @throws {PipelineError} "environment" if there is none, or its image or a Secret is gone
@@ -132,8 +133,7 @@ async function prepareObjects({ target, service, signal }: DeployContext, versio
   );
   const missing = secrets.find(({ live }) => !live);
   if (missing) throw unusable(`Secret/${missing.object.metadata.name}, which ${version.name} needs, is gone`);
-  return prepareForApply(
-    api,
-    version.manifests.filter((object) => !isExcludedFromRollback(object)),
-  );
+  const objects = version.manifests.filter((object) => !isExcludedFromRollback(object));
+  // The current values stay, so the pods are marked with them.
+  return prepareForApply(api, markPods(service, objects, (await planSecrets(api, objects))?.after));
 }

@@ -12,6 +12,7 @@ import type { KubeObject } from "../kubernetes/objects.ts";
 import { defaultWorkloadName, runningId } from "../kubernetes/workload-state.ts";
 import { prepareForApply } from "../kubernetes/prepare-for-apply.ts";
 import { describeAvailability, renderTimeline } from "./availability.ts";
+import { markPods, planSecrets } from "./deployed-secrets.ts";
 import { collectDiagnostics } from "./diagnostics.ts";
 import { explainContainerFailure } from "./failure-hints.ts";
 import { deleteVersion, isExcludedFromRollback } from "./release-history.ts";
@@ -75,7 +76,8 @@ async function rollBackVersion(
   recordState(`${name} failed to become ready, and the rollback was under way.`);
   const { id } = await restorePrevious(context, change, output, reason);
   if (availability) log(describeAvailability(availability));
-  const next = isOutOfRoom(failure) ? "Free capacity in the cluster, or request less," : "Correct the source";
+  const { cause: toCorrect = "the source" } = change;
+  const next = isOutOfRoom(failure) ? "Free capacity in the cluster, or request less," : `Correct ${toCorrect}`;
   throw new PipelineError("project", `${reason}. Rolled back: ${service.name}:${id} serves, as before`, {
     code: rolloutErrorCode(failure),
     hint: `${cause}${next} and run the same command again.`,
@@ -123,7 +125,7 @@ async function restorePrevious(
   output: string | undefined,
   reason: string,
 ): Promise<{ id: string; leftovers: string[] }> {
-  const { target, log, signal } = context;
+  const { target, service, log, signal } = context;
   const { api } = target;
   const { objects, before, rollbackTarget, version, recordedVersions, name, resumeHint } = change;
   const isRestored = didServe(context, change) || !rollbackTarget;
@@ -131,12 +133,14 @@ async function restorePrevious(
   log(`roll back to ${id}`);
   let leftovers: string[] = [];
   const write = async () => {
+    await change.secrets?.restore();
     if (isRestored) {
       leftovers = await restoreObjects(api, objects);
       if (leftovers.length > 0) log(`not deleted: ${leftovers.join(", ")}`);
       return;
     }
-    const manifests = rollbackTarget.manifests.filter((object) => !isExcludedFromRollback(object));
+    const stored = rollbackTarget.manifests.filter((object) => !isExcludedFromRollback(object));
+    const manifests = markPods(service, stored, (await planSecrets(api, stored))?.after);
     await applyInOrder(api, await prepareForApply(api, manifests));
     await prune(api, version.manifests, rollbackTarget.manifests);
   };
@@ -164,12 +168,12 @@ async function restorePrevious(
 /** Rolls the previous state out, and reports the same steps as a deploy. @throws {RolloutFailed} */
 async function rollOutAgain(
   context: DeployContext,
-  { before }: DeployTransaction,
+  { before, rollout: { endpoint: current }, keepsEndpoint }: DeployTransaction,
   { id, write, manifests }: Pick<RolloutOptions, "id" | "write"> & { manifests: KubeObject[] },
 ): Promise<void> {
   const { target, log, step } = context;
   const workloads = before.map(({ deployment }) => deployment);
-  const endpoint = target.endpoint(manifests);
+  const endpoint = keepsEndpoint ? current : target.endpoint(manifests);
   const options = { id, workloads, write, endpoint, before };
   const rollout = await step("rollback", () => applyAndWaitUntilReady(context, options));
   try {

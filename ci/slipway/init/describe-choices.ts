@@ -6,8 +6,9 @@ import type { FileChange } from "./write-all-or-none.ts";
 
 /** Returns lines about entry, port, scripts and files that were kept. */
 export function describeChoices(facts: ProjectFacts, changes: FileChange[]): string[] {
-  const { service, port, portModule, entries, openedFiles, isWorker } = facts;
-  const files = changes.some(({ path }) => path === join(service.project, "ci/pipeline.ts")) ? openedFiles : [];
+  const { service, port, portModule, entries, openedFiles, environment, isWorker } = facts;
+  const isNew = changes.some(({ path }) => path === join(service.project, "ci/pipeline.ts"));
+  const files = isNew ? openedFiles : [];
   const { entry, scripts, project } = service;
   const chosen = entries.find(({ path }) => path === entry);
   const others = entries.filter(({ path }) => path !== entry).map(({ path }) => path);
@@ -25,7 +26,22 @@ export function describeChoices(facts: ProjectFacts, changes: FileChange[]): str
       : `  port     ${service.port}  ${port === service.port ? `found in ${portModule}` : "the service gets it as $PORT"}`,
     `  scripts  ${names.join(", ")}`,
     ...(files.length > 0 ? [`  files    ${files.join(", ")}  opened by the service, so the image gets them`] : []),
+    ...(isNew ? describeVariables(environment) : []),
     ...describeKeptDockerfile(project, changes),
+  ];
+}
+
+function describeVariables({ file, secrets, others }: ProjectFacts["environment"]): string[] {
+  const names = secrets.join(", ");
+  return [
+    ...(secrets.length > 0
+      ? [
+          `  secrets  ${names}  named in ${file}. Before you deploy, store each value with \`bun ci/pipeline.ts secrets set NAME\`, or delete the name from ci/pipeline.ts`,
+        ]
+      : []),
+    ...(others.length > 0
+      ? [`  env      ${others.join(", ")}  named in ${file}: set \`env\` in ci/pipeline.ts if needed`]
+      : []),
   ];
 }
 

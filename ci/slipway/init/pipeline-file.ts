@@ -7,11 +7,12 @@ import type { ProjectFacts } from "./project-facts.ts";
 const MAX_WIDTH = 80;
 
 /** Returns ci/pipeline.ts with the settings that differ from the defaults. */
-export function pipelineFile({ service, port, writtenIdentity, openedFiles }: ProjectFacts): string {
+export function pipelineFile({ service, port, writtenIdentity, openedFiles, environment }: ProjectFacts): string {
   const settings: [name: string, value: unknown][] = [
     ...(port === undefined || port === 8080 ? [] : [["port", port] as [string, number]]),
     ...(writtenIdentity === undefined ? [] : [["identity", writtenIdentity] as [string, string]]),
     ...(openedFiles.length === 0 ? [] : [["files", openedFiles] as [string, string[]]]),
+    ...(environment.secrets.length === 0 ? [] : [["secrets", environment.secrets] as [string, string[]]]),
   ];
   return `/** Settings of ${service.name} for slipway. Its type Settings documents them. */
 import { pipeline } from "slipway";

@@ -15,6 +15,7 @@ import { findEntryCandidates, type EntryCandidate } from "../core/entry-detectio
 import { NO_PORT, detectPort } from "./module-ports.ts";
 import { startsNoServer } from "./worker-detection.ts";
 import { proposeFiles } from "./propose-files.ts";
+import { proposeSecrets, type ProposedVariables } from "./propose-secrets.ts";
 
 export interface ProjectFacts {
   service: Service;
@@ -31,6 +32,8 @@ export interface ProjectFacts {
   entries: EntryCandidate[];
   /** Files that the service opens by path, for the `files` setting. */
   openedFiles: string[];
+  /** Variables that an example of a .env file names, for the `secrets` setting. */
+  environment: ProposedVariables;
   /** Whether there are test files. */
   hasTests: boolean;
   /** Whether the service depends on Dagger's SDK. */
@@ -81,6 +84,7 @@ export async function findFacts(service: Service, signal: AbortSignal): Promise<
       service,
       serviceFiles.map((path) => relative(project, join(root, path))),
     ),
+    environment: proposeSecrets(project),
     hasTests,
     hasDagger: "@dagger.io/dagger" in { ...manifest.dependencies, ...manifest.devDependencies },
     lockfile: existsSync(join(root, "bun.lockb")) && !existsSync(join(root, "bun.lock")) ? "bun.lockb" : "bun.lock",

@@ -73,7 +73,7 @@ interface PortProbe {
 }
 
 export interface PodTemplate {
-  metadata?: { labels?: Record<string, string> };
+  metadata?: { labels?: Record<string, string>; annotations?: Record<string, string> };
   spec: {
     containers: {
       name: string;

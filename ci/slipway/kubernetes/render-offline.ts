@@ -6,6 +6,7 @@ import type { Service } from "../core/resolve-service.ts";
 import { kustomizationIn } from "./find-kustomization.ts";
 import { parseManifests, renderManifests } from "./render.ts";
 import { adoptServiceImage, renamedImages } from "./service-images.ts";
+import { addSettingsEnv } from "./settings-env.ts";
 import type { KubeObject } from "./objects.ts";
 
 export interface OfflineManifests {
@@ -26,12 +27,10 @@ export async function renderOffline(service: Service, signal: AbortSignal): Prom
   }
   const kubectl = ["kubectl", "k3s"].find(isOnPath);
   if (kubectl === undefined) {
+    const objects = readResources(join(service.project, overlay));
+    adoptServiceImage(service.name, objects, renamedImages(service.name, join(service.project, overlay)));
     return {
-      objects: adoptServiceImage(
-        service.name,
-        readResources(join(service.project, overlay)),
-        renamedImages(service.name, join(service.project, overlay)),
-      ),
+      objects: addSettingsEnv(service, objects),
       note: `the manifests without ${overlay}'s patches (kubectl not found)`,
     };
   }

@@ -9,6 +9,7 @@ import type { KubeObject } from "./objects.ts";
 import { addDefaultReadiness } from "./default-readiness.ts";
 import { containersOf, podTemplates } from "./pod-templates.ts";
 import { adoptServiceImage, renamedImages } from "./service-images.ts";
+import { addSettingsEnv } from "./settings-env.ts";
 import { isWorkload } from "./workload-state.ts";
 
 /** Kinds to apply first because others need them. All other kinds follow in any order, workloads last. */
@@ -48,7 +49,8 @@ export async function renderManifests(
     return isWorkload(object) ? APPLY_FIRST.length + 1 : APPLY_FIRST.length;
   };
   const objects = parseManifests(stdout, overlay).sort((a, b) => rank(a) - rank(b));
-  return adoptServiceImage(service.name, objects, renamedImages(service.name, join(service.project, overlay)));
+  adoptServiceImage(service.name, objects, renamedImages(service.name, join(service.project, overlay)));
+  return addSettingsEnv(service, objects);
 }
 
 /** Runs `kubectl kustomize` on a directory. */

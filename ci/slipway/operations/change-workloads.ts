@@ -79,6 +79,7 @@ export async function prepareWorkloadChange(
     rollbackTarget: undefined,
     permanentEffects: [],
     recordedVersions: [],
+    keepsEndpoint: true,
     complete: async () => {},
     rollout: {
       id,

@@ -180,7 +180,11 @@ async function runSandbox(config: SandboxConfig): Promise<SmokeTestResult | stri
 
 if (import.meta.main) {
   void exitWhenStdinCloses();
-  const result = await runSandbox((await Bun.file(process.argv[2]!).json()) as SandboxConfig);
+  const file = Bun.file(process.argv[2]!);
+  const config = (await file.json()) as SandboxConfig;
+  // It has values from .env.
+  await file.delete();
+  const result = await runSandbox(config);
   await Bun.write(Bun.stdout, JSON.stringify(result));
   process.exit(0);
 }

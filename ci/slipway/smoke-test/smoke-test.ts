@@ -17,6 +17,7 @@ import { ownArchitecture } from "../image/architecture.ts";
 import { runInSandbox } from "./sandbox.ts";
 import type { SmokeTestResult } from "./scenario.ts";
 import { extractImage } from "./extract-image.ts";
+import { secretValuesForTest } from "./secret-values.ts";
 
 export interface SmokeTestInput {
   archive: string;
@@ -51,8 +52,10 @@ export async function runSmokeTest(
     const root = join(directory, "root");
     const [{ config }, manifests] = await Promise.all([extractImage(archive, root), renderOffline(service, signal)]);
     assertArchitecture(config.architecture);
-    const pod = resolvePodSpec(service, config.config, manifests.objects);
-    const notes = manifests.note ? [manifests.note] : [];
+    const secrets = secretValuesForTest(service);
+    const smokeEnv = { ...service.smokeEnv, ...secrets.values };
+    const pod = resolvePodSpec({ ...service, smokeEnv }, config.config, manifests.objects);
+    const notes = [manifests.note, secrets.note].filter((note) => note !== undefined);
     if (!manifests.note && !findWorkload(service, manifests.objects)) {
       notes.push(`${service.overlays.k3s} has no Deployment ${service.name}, so only the image's environment was used`);
     }
@@ -61,7 +64,7 @@ export async function runSmokeTest(
       return { detail: `smoke test skipped: ${result.unavailable}`, skipped: true };
     }
     if (result.failure !== undefined)
-      throw createError(result.failure, result, pod, { service, manifests: manifests.objects });
+      throw createError(result.failure, result, pod, { service, manifests: manifests.objects }, secrets.madeUp);
     const finding = findMissingFile(result.output, service.project);
     return { detail: describePassed(result, pod, notes), skipped: false, ...(finding && { finding }) };
   } finally {
@@ -97,12 +100,14 @@ function createError(
   { output, sockets = [] }: SmokeTestResult,
   { unknown }: PodSpec,
   { service, manifests }: Pick<ContainerFailure, "service" | "manifests">,
+  madeUp: string[],
 ): PipelineError {
   const isIsolated = networkError.test(output);
   const hints = [
     output.trim() === "" && "The container printed nothing.",
     unknown.length > 0 &&
       `Set ${unknown.join(", ")} in \`smokeEnv\` of ci/pipeline.ts, because only the cluster has a value.`,
+    madeUp.length > 0 && `${madeUp.join(", ")} had a made-up value. Set a better one in .env or in \`smokeEnv\`.`,
     isIsolated && "The container called another service, but the smoke test has no network outside the pod.",
     explainContainerFailure({
       service,

@@ -117,11 +117,17 @@ export class FakeCluster {
         return Response.json(this.#store(path, body));
       case "PATCH": {
         if (inMissingNamespace()) return missing();
-        // Field ownership is not implemented.
+        const manager = searchParams.get("fieldManager") ?? "";
+        if (path.endsWith("-slipway-secrets")) {
+          const applied = Array.isArray(body) ? patchSecret(found!, body) : applySecret(found, body, manager);
+          return Response.json(this.#store(path, applied));
+        }
+        // Field ownership is not implemented for other objects.
         if (Array.isArray(body)) return Response.json(found);
         const { "Content-Type": type } = (init.headers ?? {}) as Record<string, string>;
         if (type === "application/merge-patch+json")
           return found ? Response.json(this.#store(path, mergePatch(found, body) as KubeObject)) : missing();
+        if (manager.endsWith("-secrets")) return Response.json(this.#store(path, mergeDeeply(found!, body)));
         const merged = { ...found, ...body, metadata: { ...found?.metadata, ...body.metadata } };
         if (body.spec?.replicas < 0) return Response.json({ message: "replicas: Invalid value" }, { status: 422 });
         return Response.json(dryRun ? merged : this.#store(path, merged));
@@ -227,4 +233,43 @@ function mergePatch(target: unknown, patch: unknown): unknown {
   const merged: Record<string, unknown> = { ...(target as Record<string, unknown> | undefined) };
   for (const [key, value] of Object.entries(patch)) merged[key] = mergePatch(merged[key], value);
   return merged;
+}
+
+type FakeSecret = KubeObject & { data?: Record<string, string> };
+
+/** Server-side apply of a Secret: each manager owns the keys that it has applied. */
+function applySecret(found: FakeSecret | undefined, body: FakeSecret, manager: string): FakeSecret {
+  const data = { ...found?.data };
+  const entries = structuredClone(found?.metadata.managedFields ?? []) as { manager: string; keys: string[] }[];
+  const own = entries.find((entry) => entry.manager === manager);
+  const keys = Object.keys(body.data ?? {});
+  for (const key of own?.keys ?? []) if (!keys.includes(key)) delete data[key];
+  for (const entry of entries) entry.keys = entry.keys.filter((key) => !keys.includes(key));
+  const isSame = own && keys.every((key) => data[key] === body.data![key]);
+  const time = isSame ? (own as { time?: string }).time : new Date().toISOString();
+  const managedFields = [...entries.filter((entry) => entry !== own), { manager, keys, time }];
+  const metadata = { ...found?.metadata, ...body.metadata, managedFields } as FakeSecret["metadata"];
+  return { ...found, ...body, metadata, data: { ...data, ...body.data } };
+}
+
+/** JSON patch of a Secret's values and owners. */
+function patchSecret(found: FakeSecret, operations: { op: string; path: string; value?: unknown }[]): FakeSecret {
+  const patched = structuredClone(found) as FakeSecret & { data: Record<string, unknown> };
+  for (const { op, path, value } of operations) {
+    const [, key] = /^\/data\/(.+)$/.exec(path) ?? [];
+    if (key === undefined) patched.metadata.managedFields = value as [];
+    else if (op === "remove") delete patched.data[key];
+    else patched.data[key] = value as string;
+  }
+  return patched;
+}
+
+function mergeDeeply<T extends object>(into: T, from: object): T {
+  const merged = { ...into } as Record<string, unknown>;
+  for (const [key, value] of Object.entries(from)) {
+    const old = merged[key];
+    const isNested = [old, value].every((one) => typeof one === "object" && one !== null && !Array.isArray(one));
+    merged[key] = isNested ? mergeDeeply(old as object, value as object) : value;
+  }
+  return merged as T;
 }

@@ -19,6 +19,7 @@ const rooms = [
   "targets",
   "smoke-test",
   "operations",
+  "secrets",
   "deploy",
   "registry",
   "ssh",

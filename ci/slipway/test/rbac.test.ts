@@ -5,12 +5,18 @@
 import { beforeEach, expect, setSystemTime, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { CommandContext } from "../cli/context.ts";
+import { readOptions } from "../cli/options.ts";
+import { secretSteps } from "../cli/secrets-flow.ts";
 import type { PipelineError } from "../core/errors.ts";
+import { runSteps } from "../core/step-graph.ts";
+import type { Engine } from "../engines/engine.ts";
 import { planDeploy, type DeployContext } from "../deploy/plan.ts";
 import { requiredRights } from "../deploy/required-rights.ts";
 import { describeStatus, readStatus } from "../deploy/status-report.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { podTemplates } from "../kubernetes/pod-templates.ts";
+import { SecretChange } from "../kubernetes/secret-store.ts";
 import { connectRegistryTarget } from "../targets/registry.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { deploy, rollback } from "./run-prepared-flow.ts";
@@ -218,6 +224,29 @@ test("undoing an apply that fails at the last object needs no other permissions"
   };
   await expect(deployVersion("b")).rejects.toThrow();
   expect([...cluster.objects.keys()].some((path) => path.includes("/poddisruptionbudgets/"))).toBeFalse();
+  expect([...denied]).toEqual([]);
+});
+
+test("secrets set, its undo, unset and a deploy with secrets need no other permissions", async () => {
+  context.service = { ...context.service, secrets: [{ name: "A" }] };
+  const change = (values: Record<string, string>, removed: string[] = []) => {
+    const encoded = Object.entries(values).map(([name, value]) => [name, Buffer.from(value)] as const);
+    const options = readOptions({}, [], service, {});
+    const command = new CommandContext({ ...context, options, engine: {} as Engine });
+    return runSteps(secretSteps(command, new SecretChange(encoded, removed), true), {
+      signal: context.signal,
+      report: context.step,
+      choose: ([first]: unknown[]) => first,
+      goals: ["complete", "verify"],
+      given: { connect: context },
+    });
+  };
+  await change({ A: "1", OLD: "2" });
+  await deployVersion("a");
+  expect((await change({ A: "2" })).prepare).toBeDefined();
+  await change({}, ["OLD"]);
+  cluster.container = () => ({ restartCount: 1, state: { terminated: { exitCode: 7 } } });
+  await expect(change({ A: "bad" })).rejects.toThrow();
   expect([...denied]).toEqual([]);
 });
 

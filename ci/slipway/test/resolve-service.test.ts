@@ -63,6 +63,8 @@ test("package.json determines the configuration, and the rest has defaults", asy
     plugins: [],
     bun: undefined,
     smokeEnv: {},
+    env: {},
+    secrets: [],
     hosts: [],
     identity: undefined,
     keepVersions: 5,
@@ -95,6 +97,8 @@ test("settings override the detected values, and single overlays or scripts can 
     plugins: [{}],
     bun: "1.4.5",
     smokeEnv: { A: "1" },
+    env: { LEVEL: "info" },
+    secrets: ["KEY", { TOKEN: ["pass", "show", "token"] }],
     hosts: ["deploy@shop.example"],
     identity: "till-1",
     keepVersions: 2,
@@ -104,6 +108,7 @@ test("settings override the detected values, and single overlays or scripts can 
   };
   expect(resolveService(at, settings)).toMatchObject({
     ...settings,
+    secrets: [{ name: "KEY" }, { name: "TOKEN", command: ["pass", "show", "token"] }],
     scripts: { check: "lint", test: "test" },
     overlays: { k3s: "k8s/overlays/k3s", registry: "deploy/prod" },
   });

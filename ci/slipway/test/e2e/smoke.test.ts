@@ -7,6 +7,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -351,6 +352,24 @@ describeWith(
       const stated = await smokeTest(asking);
       service = before;
       expect(stated).toMatchObject({ failed: false, message: expect.stringContaining("drain") });
+    });
+
+    test("takes secrets from .env or makes them up, names the source, and leaves no file", async () => {
+      const before = service;
+      const leftovers = () => readdirSync(tmpdir()).filter((name) => name.startsWith("shop-smoke-"));
+      const known = leftovers();
+      service = { ...service, secrets: [{ name: "TOKEN" }, { name: "OTHER_KEY" }] };
+      const madeUp = await smokeTest(deployment("secret"));
+      expect(madeUp.output).toContain("TOKEN is not set");
+      expect(madeUp.message).toContain("TOKEN, OTHER_KEY had a made-up value");
+      writeFileSync(join(service.project, ".env"), "TOKEN='sesame'\n");
+      const { failed, message } = await smokeTest(deployment("secret"));
+      rmSync(join(service.project, ".env"));
+      service = before;
+      expect(failed, message).toBe(false);
+      expect(message).toContain("secrets: TOKEN from .env, made-up values for OTHER_KEY");
+      expect(message).not.toContain("sesame");
+      expect(leftovers()).toEqual(known);
     });
 
     test("uses the image's environment if there are no manifests or no Deployment in them", async () => {
