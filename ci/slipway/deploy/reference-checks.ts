@@ -2,6 +2,7 @@
 import { objectName, type KubeObject } from "../kubernetes/objects.ts";
 import { podTemplates } from "../kubernetes/pod-templates.ts";
 import { keysOf } from "../kubernetes/read-referenced.ts";
+import { secretName } from "../kubernetes/settings-env.ts";
 import { findObjectReferences, findReferenced, type ObjectReference } from "../kubernetes/references.ts";
 import type { Service } from "../core/resolve-service.ts";
 import type { CheckInput, ManifestProblem } from "./manifest-problem.ts";
@@ -27,6 +28,8 @@ export function openReferences(scope: Scope): OpenReference[] {
     if (
       reference.isOptional ||
       AUTOMATIC.has(`${reference.kind}/${reference.name}`) ||
+      // Its values have a check of their own, which knows what the deploy stores.
+      (reference.kind === "Secret" && reference.name === secretName(service)) ||
       (reference.isPullSecret && !pulls(scope, reference))
     )
       return [];

@@ -11,6 +11,7 @@ import {
   type WorkloadState,
 } from "../kubernetes/workload-state.ts";
 import { monitorAvailability, type AvailabilityReport } from "./availability.ts";
+import { FailureTimer } from "./failure-timer.ts";
 import { findOrderedKill } from "./find-ordered-kill.ts";
 import { reportMissingFiles } from "./missing-files.ts";
 import type { DeployContext } from "./plan.ts";
@@ -18,7 +19,6 @@ import { stuckPodReplacer } from "./replace-stuck-pods.ts";
 import {
   assessWorkload,
   assessWorkloads,
-  FailureTimer,
   findRestartSince,
   includesPod,
   hasReplacedPods,

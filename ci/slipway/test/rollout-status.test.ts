@@ -2,13 +2,9 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ContainerStatus, Deployment, Pod, ReplicaSet } from "../kubernetes/objects.ts";
+import { FailureTimer } from "../deploy/failure-timer.ts";
 import { runningId, oldPods, type WorkloadState } from "../kubernetes/workload-state.ts";
-import {
-  assessWorkload as assessFor,
-  FailureTimer,
-  hasReplacedPods,
-  type RolloutVerdict,
-} from "../deploy/rollout-status.ts";
+import { assessWorkload as assessFor, hasReplacedPods, type RolloutVerdict } from "../deploy/rollout-status.ts";
 import { service } from "./helloapp-service.ts";
 
 const assess = (seen: WorkloadState) => assessFor(seen, service);
