@@ -51,3 +51,25 @@ export function isReplaced(path: string, status: number): boolean {
   // A service that replies to every path does not know that it is not ready, or that it drains.
   return path === "/readyz" && status < 400 && lifecycle.state !== "ready";
 }
+
+/** Time for a service to add its routes after it has begun to listen. */
+const LATE_ROUTES_MS = 5_000;
+
+/**
+ * Remembers the paths for which a server has no route, because it replied with 404 for some seconds. From then on it is not asked
+ * again, so that probes fill neither its log nor the budget of its rate limiter.
+ */
+export class UnroutedPaths {
+  readonly #since = new Map<string, number>();
+
+  /** @param status of the service's reply */
+  note(path: string, status: number): void {
+    if (status !== 404) this.#since.delete(path);
+    else if (!this.#since.has(path)) this.#since.set(path, performance.now());
+  }
+
+  has(path: string): boolean {
+    const since = this.#since.get(path);
+    return since !== undefined && performance.now() - since > LATE_ROUTES_MS;
+  }
+}

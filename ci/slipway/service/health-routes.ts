@@ -1,5 +1,5 @@
 /** Adds the health endpoints to the routes of a Bun server. */
-import { createResponse, isReplaced } from "./built-in-replies.ts";
+import { createResponse, isReplaced, UnroutedPaths } from "./built-in-replies.ts";
 import { build, BUILD_HEADER, VERSION_PATH } from "./version.ts";
 
 export type BunServer = Bun.Server<unknown>;
@@ -24,6 +24,7 @@ export function addHealthRoutes(
     (pattern) => /[*:]/.test(pattern) && handlerOf(given[pattern]),
   );
   const wrapped = new Map<string, string[]>();
+  const unrouted = new UnroutedPaths();
   for (const path of paths) {
     // Like Bun, prefers a parameter to a wildcard, and a long pattern to a short one.
     const rank = (pattern: string) => (pattern.includes("*") ? 0 : 1000) + pattern.length;
@@ -35,10 +36,14 @@ export function addHealthRoutes(
       wrapped.set(pattern!, [...(wrapped.get(pattern!) ?? []), path]);
     } else {
       const reply = isReply(byPattern) ? byPattern : callFetch(attached ? attached.fetch : undefined);
-      routes[path] = replaceReply(isMethodMap(own) ? { GET: reply, ...own } : (own ?? { GET: reply }), [path]);
+      routes[path] = replaceReply(
+        isMethodMap(own) ? { GET: reply, ...own } : (own ?? { GET: reply }),
+        [path],
+        unrouted,
+      );
     }
   }
-  for (const [pattern, found] of wrapped) routes[pattern] = replaceReply(given[pattern], found);
+  for (const [pattern, found] of wrapped) routes[pattern] = replaceReply(given[pattern], found, unrouted);
   return routes;
 }
 
@@ -51,24 +56,29 @@ const handlerOf = (route: unknown): unknown => (isMethodMap(route) ? (route as R
 const isReply = (route: unknown) => route instanceof Response || route instanceof Blob;
 
 /** Wraps a route, so that its replies to the paths are replaced or get the header with the build's ID. */
-function replaceReply(route: unknown, paths: string[]): unknown {
-  if (isMethodMap(route)) return { ...route, GET: replaceReply(handlerOf(route), paths) };
-  if (route instanceof Response) return replaceReply(() => route.clone(), paths);
-  if (route instanceof Blob) return replaceReply(() => new Response(route), paths);
+function replaceReply(route: unknown, paths: string[], unrouted: UnroutedPaths): unknown {
+  if (isMethodMap(route)) return { ...route, GET: replaceReply(handlerOf(route), paths, unrouted) };
+  if (route instanceof Response) return replaceReply(() => route.clone(), paths, unrouted);
+  if (route instanceof Blob) return replaceReply(() => new Response(route), paths, unrouted);
   if (typeof route !== "function") return route;
   return function (this: unknown, request: Request, server: BunServer) {
-    const response = (route as Handler).call(this, request, server);
     const path = paths.find((path) => request.url.includes(path));
-    const isAsked = path !== undefined && (request.method === "GET" || request.method === "HEAD");
-    if (!isAsked || new URL(request.url).pathname !== path) return response;
-    return response instanceof Promise
-      ? response.then((response: unknown) => reply(path, response))
-      : reply(path, response);
+    const isAsked =
+      path !== undefined &&
+      (request.method === "GET" || request.method === "HEAD") &&
+      new URL(request.url).pathname === path;
+    if (isAsked && unrouted.has(path)) return createResponse(path);
+    const response = (route as Handler).call(this, request, server);
+    if (!isAsked) return response;
+    const decide = (response: unknown) => reply(path, response, unrouted);
+    return response instanceof Promise ? response.then(decide) : decide(response);
   };
 }
 
-function reply(path: string, response: unknown): unknown {
-  if (!(response instanceof Response) || isReplaced(path, response.status)) return createResponse(path);
+function reply(path: string, response: unknown, unrouted: UnroutedPaths): unknown {
+  if (!(response instanceof Response)) return createResponse(path);
+  unrouted.note(path, response.status);
+  if (isReplaced(path, response.status)) return createResponse(path);
   if (path === VERSION_PATH) response.headers.set(BUILD_HEADER, build.id);
   return response;
 }

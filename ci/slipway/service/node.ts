@@ -1,5 +1,5 @@
 /** Adds the health endpoints and the drain to a server of node:http or node:https. */
-import { builtInReplies, isReplaced } from "./built-in-replies.ts";
+import { builtInReplies, isReplaced, UnroutedPaths } from "./built-in-replies.ts";
 import { listen } from "./bun.ts";
 import { endRequest, hasMetrics, RouteCounter, serveMetrics } from "./metrics.ts";
 import { drainState, noteRequest, type DrainableServer } from "./shutdown.ts";
@@ -32,6 +32,7 @@ export function isNodeServer(target: object): target is NodeServer {
 /** @param isAttached whether the service's own replies to the paths come first */
 export function serveNode(server: NodeServer, paths: string[], isAttached: boolean): DrainableServer {
   serveMetrics(listen);
+  const unrouted = new UnroutedPaths();
   /** Prototype of the server's responses, known after the first request. */
   let responsePrototype: NodeResponse | undefined;
   const emit = server.emit as (this: unknown, event: string, ...values: unknown[]) => boolean;
@@ -53,8 +54,8 @@ export function serveNode(server: NodeServer, paths: string[], isAttached: boole
     if (!paths.includes(path) || (request.method !== "GET" && request.method !== "HEAD")) {
       return emit.call(this, event, ...values);
     }
-    const send = replyUnlessRouted(path, response, responsePrototype);
-    if (!isAttached || !emit.call(this, event, ...values)) send();
+    const send = replyUnlessRouted(path, response, responsePrototype, unrouted);
+    if (!isAttached || unrouted.has(path) || !emit.call(this, event, ...values)) send();
     return true;
   };
   return {
@@ -90,7 +91,12 @@ function addConnectionClose(prototype: NodeResponse): void {
  * @param prototype the original methods, to which the drain adds a header
  * @returns a function that sends the reply of this package
  */
-function replyUnlessRouted(path: string, response: NodeResponse, prototype: NodeResponse): () => void {
+function replyUnlessRouted(
+  path: string,
+  response: NodeResponse,
+  prototype: NodeResponse,
+  unrouted: UnroutedPaths,
+): () => void {
   let state: "unknown" | "sending" | "replaced" | "own" = "unknown";
   const send = () => {
     state = "sending";
@@ -104,6 +110,7 @@ function replyUnlessRouted(path: string, response: NodeResponse, prototype: Node
   };
   const decide = (status: number) => {
     if (state !== "unknown") return;
+    unrouted.note(path, status);
     if (isReplaced(path, status)) return send();
     state = "own";
     if (path === VERSION_PATH) response.setHeader(BUILD_HEADER, build.id);

@@ -88,6 +88,28 @@ const sources: Record<string, [source: string, expected: Expected]> = {
     `import { createServer } from "node:http"; createServer().listen(process.env.PORT);`,
     defaults,
   ],
+  ...Object.fromEntries(
+    (["bun", "node"] as const).map((kind) => [
+      `counts-${kind}`,
+      [
+        `let asked = 0;
+         let hasRoute = false;
+         const answer = (path: string): [number, string] => {
+           if (path === "/asked") return [200, String(asked)];
+           if (path === "/add") hasRoute = true;
+           asked += 1;
+           return path === "/healthz" && hasRoute ? [200, "late"] : [404, "none"];
+         };
+         ${
+           kind === "bun"
+             ? `Bun.serve({ fetch: ({ url }) => { const [status, body] = answer(new URL(url).pathname); return new Response(body, { status }); } });`
+             : `import { createServer } from "node:http";
+                createServer((request, reply) => { const [status, body] = answer(request.url!); reply.writeHead(status).end(body); }).listen(process.env.PORT);`
+         }`,
+        defaults,
+      ],
+    ]),
+  ),
 };
 
 let built: Promise<{ binary: string; id: string }> | undefined;
@@ -108,6 +130,27 @@ async function build() {
     return { binary: join(work, "dist/app/plain"), id };
   })());
 }
+
+// A rate limiter counts the probes of the node with the requests of clients, which have the same address.
+test.each(["bun", "node"])(
+  "a service without a route is asked for some seconds, and one with a late route for ever: %s",
+  async (kind) => {
+    const { binary } = await build();
+    const service = await Service.onPort([binary], { CASE: `counts-${kind}` });
+    started.push(service);
+    const body = async (path: string) => (await service.ask(path)).body;
+    expect([await body("/readyz"), await body("/healthz")]).toEqual(["ready", "ok"]);
+    await body("/add");
+    expect(await body("/healthz")).toBe("late");
+    await Bun.sleep(6000);
+    expect(await body("/healthz")).toBe("late");
+    const asked = Number(await body("/asked"));
+    for (let i = 0; i < 20; i += 1) expect(await body("/readyz")).toBe("ready");
+    expect(Number(await body("/asked"))).toBe(asked);
+    service.kill("SIGKILL");
+  },
+  LONG,
+);
 
 test.each(Object.entries(sources))(
   "%s",
