@@ -1,4 +1,4 @@
-/** Removes the service from the cluster, after it has listed what goes and was confirmed. */
+/** Removes the service from the cluster, after it has listed the objects and was confirmed. */
 import type { Command } from "../cli/context.ts";
 import { withTarget } from "../cli/connect-target.ts";
 import { clusterOptions, lockOptions, usageError } from "../cli/options.ts";

@@ -1,4 +1,4 @@
-/** The user's cache directory, for what all projects share. Its content can be deleted at any time. */
+/** The user's cache directory, which all projects share. Its content can be deleted at any time. */
 import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
 

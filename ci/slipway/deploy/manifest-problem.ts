@@ -12,7 +12,7 @@ export interface CheckInput {
   namespace: KubeObject | null | undefined;
   /** Other namespaces that the manifests name, and whether they exist. */
   hasNamespace: (name: string) => boolean | undefined;
-  /** Finds what a reference names in the cluster. */
+  /** Finds the object of a reference in the cluster. */
   findLive: FindLive;
   /** Whether the nodes have the service's image without a registry. */
   isImported: boolean;

@@ -28,7 +28,7 @@ export function openReferences(scope: Scope): OpenReference[] {
     if (
       reference.isOptional ||
       AUTOMATIC.has(`${reference.kind}/${reference.name}`) ||
-      // Its values have a check of their own, which knows what the deploy stores.
+      // Its values have a check of their own, which knows the values that the deploy stores.
       (reference.kind === "Secret" && reference.name === secretName(service)) ||
       (reference.isPullSecret && !pulls(scope, reference))
     )

@@ -128,7 +128,7 @@ function* hashParts(parts: Iterable<LayerPart>, hash: Bun.CryptoHasher): Iterabl
   }
 }
 
-/** Smaller files are cut by their content, together with what is around them. */
+/** Smaller files are cut by their content, together with the bytes around them. */
 const MIN_STABLE_BYTES = 1 << 16;
 /** Headers of an executable, which change with its size. */
 const ELF_HEADER_BYTES = 4096;

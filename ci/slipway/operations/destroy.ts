@@ -39,7 +39,7 @@ const POLL_MS = 500;
 const neverListed = new Set(["Namespace", "CustomResourceDefinition", "PersistentVolume"]);
 
 /**
- * Lists what a deletion would delete. Changes nothing.
+ * Lists the objects that a deletion would delete. Changes nothing.
  *
  * @throws {PipelineError} "project" if the objects belong to another project
  */
