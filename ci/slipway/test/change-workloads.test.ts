@@ -6,7 +6,7 @@ import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
 import type { WorkloadChange } from "../operations/change-workloads.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { service } from "./helloapp-service.ts";
-import { changeWorkloads, deploy } from "./run-prepared-flow.ts";
+import { contextWith, changeWorkloads, deploy } from "./run-prepared-flow.ts";
 
 const metadata = { name: "helloapp", namespace: service.namespace };
 const spec = {
@@ -29,23 +29,7 @@ let run: DeployContext;
 beforeEach(async () => {
   cluster = new FakeCluster();
   process.env.MANIFESTS = JSON.stringify(manifests);
-  const signal = AbortSignal.timeout(60_000);
-  run = {
-    target: {
-      api: cluster.api(signal),
-      kubectl: [process.execPath, "-e", "console.log(process.env.MANIFESTS)"],
-      overlay: "overlay",
-      find: async (id) => `helloapp:${id}`,
-      deliver: async (_, id) => `helloapp:${id}`,
-      endpoint: () => ({ url: "http://service", open: async () => Response.json({ id: cluster.served() }) }),
-      clean: async () => [],
-    },
-    service: { ...service, rolloutTimeoutSeconds: 3 },
-    signal,
-    recordState: () => {},
-    log: () => {},
-    step: async (_, work) => (await work(() => {})).value,
-  };
+  run = contextWith(cluster);
   await deploy(run, await planDeploy(run, "a"), "x.tar");
 });
 

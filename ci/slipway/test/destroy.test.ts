@@ -6,7 +6,7 @@ import type { KubeObject } from "../kubernetes/objects.ts";
 import { assertDeletable, deleteInventory, describeInventory, takeInventory } from "../operations/destroy.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { service } from "./helloapp-service.ts";
-import { deploy } from "./run-prepared-flow.ts";
+import { contextWith, deploy } from "./run-prepared-flow.ts";
 
 const { namespace } = service;
 const labels = { "app.kubernetes.io/name": "helloapp" };
@@ -32,26 +32,13 @@ beforeEach(async () => {
   images = new Set();
   states = [];
   process.env.MANIFESTS = JSON.stringify(manifests);
-  const signal = AbortSignal.timeout(60_000);
-  run = {
-    target: {
-      api: cluster.api(signal),
-      kubectl: [process.execPath, "-e", "console.log(process.env.MANIFESTS)"],
-      overlay: "overlay",
-      find: async (id) => `helloapp:${id}`,
-      deliver: async (_, id) => `helloapp:${id}`,
-      endpoint: () => ({ url: "http://service", open: async () => Response.json({ id: cluster.served() }) }),
-      async clean(kept) {
-        const keep = await kept();
-        const removed = [...images].filter((name) => !keep.has(name));
-        for (const name of removed) images.delete(name);
-        return removed;
-      },
-    },
-    ...{ service: { ...service, rolloutTimeoutSeconds: 3 }, signal },
-    recordState: (text) => void states.push(text),
-    log: () => {},
-    step: async (_, work) => (await work(() => {})).value,
+  run = contextWith(cluster);
+  run.recordState = (text) => void states.push(text);
+  run.target.clean = async (kept) => {
+    const keep = await kept();
+    const removed = [...images].filter((name) => !keep.has(name));
+    for (const name of removed) images.delete(name);
+    return removed;
   };
   // Made by others before the first deploy.
   cluster.objects.set(`/api/v1/namespaces/${namespace}`, manifests[0]!);

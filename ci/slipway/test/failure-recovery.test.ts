@@ -11,7 +11,7 @@ import type { Deployment, KubeObject } from "../kubernetes/objects.ts";
 import { isUpToDate, planDeploy, type DeployContext } from "../deploy/plan.ts";
 import { PipelineError } from "../core/errors.ts";
 import { FakeCluster } from "./fake-cluster.ts";
-import { deploy, rollback } from "./run-prepared-flow.ts";
+import { contextWith, deploy, rollback } from "./run-prepared-flow.ts";
 import { service } from "./helloapp-service.ts";
 
 const namespaced = { name: "helloapp", namespace: service.namespace };
@@ -52,23 +52,7 @@ beforeEach(() => {
   cluster = new FakeCluster();
   said = [];
   manifests = base;
-  const signal = AbortSignal.timeout(60_000);
-  run = {
-    target: {
-      api: cluster.api(signal),
-      kubectl: [process.execPath, "-e", "console.log(process.env.MANIFESTS)"],
-      overlay: "overlay",
-      find: async (id) => `helloapp:${id}`,
-      deliver: async (_, id) => `helloapp:${id}`,
-      endpoint: () => ({ url: "http://service", open: async () => Response.json({ id: cluster.served() }) }),
-      clean: async () => [],
-    },
-    service: { ...service, rolloutTimeoutSeconds: 3 },
-    signal,
-    recordState: () => {},
-    log: (line) => void said.push(line),
-    step: async (_, work) => (await work(() => {})).value,
-  };
+  run = contextWith(cluster, (line) => void said.push(line));
 });
 
 async function bring(id: string) {

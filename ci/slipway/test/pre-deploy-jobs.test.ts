@@ -5,7 +5,7 @@ import { planDeploy, type DeployContext } from "../deploy/plan.ts";
 import type { KubeObject } from "../kubernetes/objects.ts";
 import { FakeCluster } from "./fake-cluster.ts";
 import { service } from "./helloapp-service.ts";
-import { deploy } from "./run-prepared-flow.ts";
+import { contextWith, deploy } from "./run-prepared-flow.ts";
 
 const named = (kind: string, name: string, more: object = {}, apiVersion = "v1"): KubeObject =>
   ({ apiVersion, kind, metadata: { name, namespace: service.namespace }, ...more }) as KubeObject;
@@ -67,23 +67,7 @@ beforeEach(() => {
       Object.assign(cluster.get(path), { status: { conditions: [{ type: outcome, status: "True" }] } });
     return undefined;
   };
-  const signal = AbortSignal.timeout(60_000);
-  run = {
-    target: {
-      api: cluster.api(signal),
-      kubectl: [process.execPath, "-e", "console.log(process.env.MANIFESTS)"],
-      overlay: "overlay",
-      find: async (id) => `helloapp:${id}`,
-      deliver: async (_, id) => `helloapp:${id}`,
-      endpoint: () => ({ url: "http://service", open: async () => Response.json({ id: cluster.served() }) }),
-      clean: async () => [],
-    },
-    service: { ...service, rolloutTimeoutSeconds: 3 },
-    signal,
-    recordState: () => {},
-    log: () => {},
-    step: async (_, work) => (await work(() => {})).value,
-  };
+  run = contextWith(cluster);
 });
 
 async function bring(id: string, manifests: KubeObject[]) {

@@ -10,6 +10,8 @@ import { readOptions } from "../cli/options.ts";
 import { workloadChangeSteps } from "../cli/workload-change-flow.ts";
 import type { WorkloadChange } from "../operations/change-workloads.ts";
 import { rollbackSteps } from "../cli/rollback-and-verify-flows.ts";
+import type { FakeCluster } from "./fake-cluster.ts";
+import { service } from "./helloapp-service.ts";
 
 function contextOf({ service, signal }: DeployContext, archive: string): CommandContext {
   const options = readOptions({ output: archive }, [], service, {});
@@ -54,4 +56,25 @@ export async function changeWorkloads(run: DeployContext, change: WorkloadChange
     given: { connect: run },
   });
   return prepare!.name;
+}
+
+/** Creates a context whose target is an in-memory cluster. It has every image, and renders the manifests in `$MANIFESTS`. */
+export function contextWith(cluster: FakeCluster, log: (line: string) => void = () => {}): DeployContext {
+  const signal = AbortSignal.timeout(60_000);
+  return {
+    target: {
+      api: cluster.api(signal),
+      kubectl: [process.execPath, "-e", "console.log(process.env.MANIFESTS)"],
+      overlay: "overlay",
+      find: async (id) => `helloapp:${id}`,
+      deliver: async (_, id) => `helloapp:${id}`,
+      endpoint: () => ({ url: "http://service", open: async () => Response.json({ id: cluster.served() }) }),
+      clean: async () => [],
+    },
+    service: { ...service, rolloutTimeoutSeconds: 3 },
+    signal,
+    recordState: () => {},
+    log,
+    step: async (_, work) => (await work(() => {})).value,
+  };
 }
