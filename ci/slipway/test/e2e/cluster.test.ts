@@ -318,6 +318,13 @@ describeWith(
   k3s,
 );
 
+interface Rule {
+  apiGroups: string[];
+  resources: string[];
+  resourceNames?: string[];
+  verbs: string[];
+}
+
 describeWith(
   "deploy through a registry",
   ["docker-registry"],
@@ -397,6 +404,39 @@ describeWith(
       expect(bad.code, bad.output).toBe(1);
       expect(bad.output).toContain("Rolled back");
       expect(bad.output).toContain("cannot start like this");
+    });
+
+    test("names each permission that is taken away before it writes anything", async () => {
+      const file = join(directory, "deployer.yaml");
+      const asDeployer = [...args.slice(0, -1), join(directory, "deployer.json")];
+      const objects = Bun.YAML.parse(readFileSync(file, "utf8")) as { kind: string; rules: Rule[] }[];
+      const role = objects.find(({ kind }) => kind === "Role")!;
+      const apply = (rules: Rule[]) => {
+        writeFileSync(join(directory, "role.json"), JSON.stringify({ ...role, rules }));
+        must(["k3s", "kubectl", "apply", "-f", join(directory, "role.json")]);
+      };
+      project.edit();
+      const before = image();
+      const unnamed: string[] = [];
+      for (const [i, rule] of role.rules.entries()) {
+        for (const resource of rule.resources) {
+          for (const verb of rule.verbs) {
+            const others = rule.resources.filter((other) => other !== resource);
+            const rest = [
+              { ...rule, resources: others },
+              { ...rule, resources: [resource], verbs: rule.verbs.filter((other) => other !== verb) },
+            ].filter(({ resources, verbs }) => resources.length > 0 && verbs.length > 0);
+            apply(role.rules.toSpliced(i, 1, ...rest));
+            const { code, output } = await pipeline(project.directory, ["plan", ...asDeployer]);
+            const isNamed = code === 3 && output.includes(resource) && new RegExp(`\\b${verb}\\b`).test(output);
+            if (!isNamed) unnamed.push(`${verb} ${resource}: exit ${code}`);
+          }
+        }
+      }
+      apply(role.rules);
+      expect(unnamed).toEqual([]);
+      expect(image()).toBe(before);
+      expect((await pipeline(project.directory, ["plan", ...asDeployer])).code).toBe(0);
     });
   },
   k3s,
