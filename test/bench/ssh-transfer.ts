@@ -1,6 +1,6 @@
 /**
  * `bun run bench:remote`: measures deploys to k3s over a slow SSH connection: all bytes sent, and the time from an edit to the
- * served version. It compares the pipeline, with and without its layer cache, with alternatives.
+ * served version. It compares the pipeline with alternatives.
  *
  * The flows run in turn, so that a noisy machine affects all of them alike. The host is this machine through its own sshd, so
  * that a local deploy of the same edit is comparable. slow-relay.ts simulates the slow connection.
@@ -31,8 +31,7 @@ usage: bun run bench:remote --host [USER@]HOST [--ssh-config FILE] [--edits N] [
                    import     the archive with gzip, ssh and ctr
                    registry   a push to a registry on the host
                    local      the pipeline without SSH
-                   uncached   the pipeline without its layer cache, like in a fresh clone
-                   cached     the pipeline with its layer cache. Requires uncached, which fills the cache
+                   ssh        the pipeline
                    unchanged  the pipeline without a change
 
 A wrapper of ssh on PATH redirects connections through the relay. Flows with missing tools are skipped.
@@ -66,8 +65,6 @@ interface Flow {
   name: string;
   /** Missing programs. If there are any, the flow is skipped. */
   missing: string[];
-  /** Runs before an edit and is not measured. */
-  prepare?(): void;
   run(): Promise<FlowResult>;
 }
 
@@ -140,11 +137,10 @@ function stepsOf({ lines }: ProgramResult): FlowResult["steps"] {
   });
 }
 
-function pipelineFlow(copy: Copy, name: string, target: string[], prepare: () => void = () => {}): Flow {
+function pipelineFlow(copy: Copy, name: string, target: string[]): Flow {
   return {
     name,
     missing: [],
-    prepare,
     async run() {
       const result = await programs.execute([...pipeline, "--engine", "host", ...target], copy.directory);
       const { stdout } = result;
@@ -188,30 +184,19 @@ function setImage(host: string, image: string): [string, string[]][] {
 }
 
 function createFlows(copy: Copy, host: string, registry: Registry | undefined): Record<string, Flow> {
-  const layerCache = join(copy.directory, "node_modules/.cache/slipway/layers");
   const findMissing = (...programs: string[]) => programs.filter((program) => !Bun.which(program));
   const archive = `${name}.tar`;
   return {
-    import: manualFlow(copy, "gzip -1, ssh, ctr images import", findMissing("gzip"), [], (id) => [
+    import: manualFlow(copy, "gzip -1, ssh, ctr images import", findMissing("gzip"), ["--compress", "none"], (id) => [
       ["import", ["sh", "-c", `gzip -1 <${archive} | ssh ${host} k3s ctr -n k8s.io images import -`]],
       ...setImage(host, `${name}:${id}`),
     ]),
-    registry: manualFlow(
-      copy,
-      "push to a registry on the host",
-      registry ? [] : ["docker-registry"],
-      ["--compress", "fast"],
-      (id) => [
-        ["push", [...pipeline, "push", archive, "--registry", `${registry?.relayed}/${name}`]],
-        ...setImage(host, `${registry?.local}/${name}:${id}`),
-      ],
-    ),
+    registry: manualFlow(copy, "push to a registry on the host", registry ? [] : ["docker-registry"], [], (id) => [
+      ["push", [...pipeline, "push", archive, "--registry", `${registry?.relayed}/${name}`]],
+      ...setImage(host, `${registry?.local}/${name}:${id}`),
+    ]),
     local: pipelineFlow(copy, "pipeline, local", ["--target", "k3s"]),
-    uncached: pipelineFlow(copy, "pipeline, no layer cache", ["--host", host], () =>
-      rmSync(layerCache, { recursive: true, force: true }),
-    ),
-    // The previous turn, without a cache, has cached the running version.
-    cached: pipelineFlow(copy, "pipeline, layer cache", ["--host", host]),
+    ssh: pipelineFlow(copy, "pipeline", ["--host", host]),
   };
 }
 
@@ -316,7 +301,6 @@ async function measureFlow(
 /** Measures the time from an edit until its version serves alone. */
 async function measureEdit(relay: SlowRelay, flow: Flow, copy: Copy): Promise<Sample> {
   await waitForOldPods();
-  flow.prepare?.();
   const before = await fetchId(url);
   copy.edit();
   const isNew = (reply: string) => /^[0-9a-f]{12}$/.test(reply) && reply !== before;
@@ -387,12 +371,11 @@ function reportFlow(measure: string, samples: Sample[], limits: Limits = {}): vo
 
 /** Targets for a connection with 10 Mbit/s. */
 const targets = {
-  cached: { bytes: 250e3 },
-  uncached: { bytes: 2.0e6 },
-  first: { bytes: 43e6 },
+  ssh: { bytes: 150e3 },
+  first: { bytes: 46e6 },
   unchanged: { bytes: 60e3, seconds: 2.5 },
   /** Additional seconds compared with a local deploy. */
-  sshOverheadSeconds: 2.0,
+  sshOverheadSeconds: 1.2,
 };
 
 async function measureAll(relay: SlowRelay, options: Options, registry: Registry | undefined): Promise<void> {
@@ -407,8 +390,8 @@ async function measureAll(relay: SlowRelay, options: Options, registry: Registry
 
   const connection = await measureFlow(relay, connectionFlow(host), async () => undefined);
   reportFlow("SSH connection, `ssh HOST true`", [connection.sample]);
-  const first = await measureFlow(relay, all.cached!, async () => undefined);
-  logSample("first deploy", all.cached!, first.sample);
+  const first = await measureFlow(relay, all.ssh!, async () => undefined);
+  logSample("first deploy", all.ssh!, first.sample);
 
   const measured = new Map(flows.map(([key]): [string, Sample[]] => [key, []]));
   for (let edit = 1; edit <= edits && !programs.isStopping; edit += 1) {
@@ -430,7 +413,7 @@ async function measureAll(relay: SlowRelay, options: Options, registry: Registry
   const localSeconds = local?.length ? median(local.map(({ seconds }) => seconds)) : undefined;
   const limitsOf = (key: string): Limits => {
     const limits: Limits = {
-      ...(key === "cached" ? targets.cached : key === "uncached" ? targets.uncached : {}),
+      ...(key === "ssh" ? targets.ssh : {}),
     };
     if (limits.bytes && localSeconds !== undefined)
       limits.seconds = Number((localSeconds + targets.sshOverheadSeconds).toFixed(2));
@@ -440,7 +423,7 @@ async function measureAll(relay: SlowRelay, options: Options, registry: Registry
     if (samples.length > 0) reportFlow(`edit to served version, ${all[key]!.name}`, samples, limitsOf(key));
   reportFlow("first deploy, command", [first.sample], targets.first);
   if (!only.includes("unchanged") || programs.isStopping) return;
-  const samples = await measureUnchanged(relay, all.cached!).catch((error: Error) => reportFailure(all.cached!, error));
+  const samples = await measureUnchanged(relay, all.ssh!).catch((error: Error) => reportFailure(all.ssh!, error));
   if (samples) reportFlow("command without a change", samples, targets.unchanged);
 }
 
@@ -484,7 +467,7 @@ interface Options {
   only: string[];
 }
 
-const parts = ["import", "registry", "local", "uncached", "cached", "unchanged"];
+const parts = ["import", "registry", "local", "ssh", "unchanged"];
 
 /** Parses the command line. @returns undefined if it is invalid */
 function parseArguments(args: string[]): Options | "help" | undefined {
@@ -503,8 +486,6 @@ function parseArguments(args: string[]): Options | "help" | undefined {
     });
     if (values.help) return "help";
     const only = values.only.split(",");
-    // The flow without a cache fills the cache.
-    if (only.includes("cached") && !only.includes("uncached")) return undefined;
     const numbers = [values.edits, values.mbits, values["round-trip"]];
     if (!values.host || !only.every((part) => parts.includes(part))) return undefined;
     if (!numbers.every((text) => /^[1-9]\d*$/.test(text))) return undefined;
