@@ -16,7 +16,7 @@ import { writeFileAtomically } from "../core/atomic-write.ts";
 import { findLastSegment } from "./elf.ts";
 import { createImageSpec, layerNames } from "./image-spec.ts";
 import { APP_DIRECTORY } from "./image-paths.ts";
-import { compressLayer, type LayerPart } from "./layer-frames.ts";
+import { compressLayer, type Cut, type LayerPart } from "./layer-frames.ts";
 import { TAR_END, tarHeader, tarPadding } from "./tar-writer.ts";
 
 /** Compression of layers. `zstd` halves the archive, and its import into containerd. See layer-frames.ts. */
@@ -129,13 +129,13 @@ function* hashParts(parts: Iterable<LayerPart>, hash: Bun.CryptoHasher): Iterabl
 }
 
 /** Smaller files are cut by their content, together with the bytes around them. */
-const MIN_STABLE_BYTES = 1 << 16;
+const MIN_FIXED_BYTES = 1 << 16;
 /** Headers of an executable, which change with its size. */
 const ELF_HEADER_BYTES = 4096;
 
 /** Reads a tree as an uncompressed layer. */
 function* readLayer(tree: string): Iterable<LayerPart> {
-  const part = (bytes: Uint8Array, isStable = false): LayerPart => ({ bytes: bytes as LayerPart["bytes"], isStable });
+  const part = (bytes: Uint8Array, cut: Cut = "coarse"): LayerPart => ({ bytes: bytes as LayerPart["bytes"], cut });
   for (const path of listPaths(tree)) {
     if (path.endsWith("/")) {
       yield part(tarHeader({ path, type: "directory", mode: 0o755, size: 0 }));
@@ -143,8 +143,9 @@ function* readLayer(tree: string): Iterable<LayerPart> {
     }
     const file = join(tree, path);
     const { size } = statSync(file);
-    yield part(tarHeader({ path, type: "file", mode: 0o755, size }));
-    if (size < MIN_STABLE_BYTES) {
+    const header = tarHeader({ path, type: "file", mode: 0o755, size });
+    if (size < MIN_FIXED_BYTES) {
+      yield part(header);
       yield part(readFileSync(file));
     } else {
       const bytes = Bun.mmap(file);
@@ -152,9 +153,10 @@ function* readLayer(tree: string): Iterable<LayerPart> {
       const lastSegment = findLastSegment(bytes);
       const start = lastSegment === undefined ? 0 : ELF_HEADER_BYTES;
       const end = Math.max(start, lastSegment ?? size);
-      yield part(bytes.subarray(0, start));
-      yield part(bytes.subarray(start, end), true);
-      yield part(bytes.subarray(end));
+      yield part(header, "fine");
+      yield part(bytes.subarray(0, start), "fine");
+      yield part(bytes.subarray(start, end), "fixed");
+      yield part(bytes.subarray(end), "fine");
     }
     yield part(tarPadding(size));
   }

@@ -2,8 +2,9 @@
  * Compresses a layer as a sequence of independent zstd frames, so that an edit changes few of them.
  *
  * Most bytes of a layer are Bun's own, which no edit changes. They are cut at fixed offsets into large frames, which are
- * cached. All other bytes are cut where their content says so. An edit that moves bytes therefore changes only the frames
- * around it. The cut, the levels and the zstd of the pinned Bun are part of the format: equal layers have equal frames.
+ * cached. All other bytes are cut where their content says so, and the service's code into the smallest pieces. An edit that
+ * moves bytes therefore changes only the frames around it. The cut, the levels and the zstd of the pinned Bun are part of the
+ * format: equal layers have equal frames.
  *
  * The table of the frames is the last frame. Decoders skip it. ssh/frame-delta.ts compares the tables of two layers.
  *
@@ -12,10 +13,15 @@
  */
 import { FrameCache } from "./frame-cache.ts";
 
-/** A part of a layer. The content of a stable part rarely changes from build to build. */
+/**
+ * How a part is cut. `fixed`: at fixed offsets, for content that rarely changes. `coarse` and `fine`: by the content, into pieces
+ * that compress well, or that are small enough to send after each edit.
+ */
+export type Cut = "fixed" | "coarse" | "fine";
+
 export interface LayerPart {
   bytes: Uint8Array<ArrayBuffer>;
-  isStable: boolean;
+  cut: Cut;
 }
 
 /** An entry of the table. */
@@ -56,23 +62,28 @@ export async function compressLayer(
     });
     compressing.push(Promise.resolve(compressed).then(describe));
   };
-  let loose: Uint8Array[] = [];
-  const cutLoose = () => {
-    for (const piece of cutByContent(Buffer.concat(loose))) add(piece, Bun.zstdCompressSync(piece, { level: LEVEL }));
-    loose = [];
+  /** Adjacent parts with the same cut by content. */
+  let pending: Uint8Array[] = [];
+  let pendingCut: "coarse" | "fine" = "coarse";
+  const cutPending = () => {
+    for (const piece of cutByContent(Buffer.concat(pending), pieceSizes[pendingCut]))
+      add(piece, Bun.zstdCompressSync(piece, { level: LEVEL }));
+    pending = [];
   };
-  for (const { bytes, isStable } of parts) {
-    if (!isStable) {
-      loose.push(bytes);
+  for (const { bytes, cut } of parts) {
+    if (cut !== "fixed") {
+      if (cut !== pendingCut) cutPending();
+      pendingCut = cut;
+      pending.push(bytes);
       continue;
     }
-    cutLoose();
+    cutPending();
     for (let start = 0; start < bytes.length; start += STABLE_FRAME_BYTES) {
       const piece = bytes.subarray(start, start + STABLE_FRAME_BYTES);
       add(piece, compressStable(piece, cache));
     }
   }
-  cutLoose();
+  cutPending();
   const frames = await Promise.all(compressing);
   return [...frames.map(({ bytes }) => bytes), encodeTable(frames.map(({ unpacked }) => unpacked))];
 }
@@ -85,27 +96,40 @@ async function compressStable(piece: Uint8Array<ArrayBuffer>, cache: FrameCache)
   return frame;
 }
 
-const MIN_PIECE_BYTES = 1 << 10;
-const MAX_PIECE_BYTES = 1 << 14;
+interface PieceSizes {
+  minBytes: number;
+  maxBytes: number;
+  /** A piece ends where these bits of the hash are zero. Each bit doubles the average size, beyond the minimum. */
+  boundaryMask: number;
+}
+
+const pieceSizes: Record<"coarse" | "fine", PieceSizes> = {
+  // 2 KiB on average, beyond the minimum.
+  fine: { minBytes: 1 << 10, maxBytes: 1 << 14, boundaryMask: 0xffe00000 },
+  // 128 KiB on average, beyond the minimum.
+  coarse: { minBytes: 1 << 16, maxBytes: 1 << 20, boundaryMask: 0xffff8000 },
+};
+
 /** The hash depends on this number of bytes, because each step shifts the older ones out of its 32 bits. */
 const WINDOW_BYTES = 32;
-/** A piece ends where these bits of the hash are zero: after 2 KiB on average, beyond the minimum. */
-const BOUNDARY_MASK = 0xffe00000;
 
 /**
  * Cuts bytes where a rolling hash of the last bytes has a pattern (content-defined chunking).
  *
  * Method: Xia et al., "FastCDC", USENIX ATC 2016.
  */
-function* cutByContent(bytes: Uint8Array<ArrayBuffer>): Iterable<Uint8Array<ArrayBuffer>> {
+function* cutByContent(
+  bytes: Uint8Array<ArrayBuffer>,
+  { minBytes, maxBytes, boundaryMask }: PieceSizes,
+): Iterable<Uint8Array<ArrayBuffer>> {
   for (let start = 0; start < bytes.length;) {
-    const end = Math.min(bytes.length, start + MAX_PIECE_BYTES);
-    const first = Math.min(end, start + MIN_PIECE_BYTES);
+    const end = Math.min(bytes.length, start + maxBytes);
+    const first = Math.min(end, start + minBytes);
     let hash = 0;
     let at = Math.max(start, first - WINDOW_BYTES);
     for (; at < end; at += 1) {
       hash = ((hash << 1) + gear[bytes[at]!]!) | 0;
-      if (at >= first && (hash & BOUNDARY_MASK) === 0) break;
+      if (at >= first && (hash & boundaryMask) === 0) break;
     }
     const next = Math.min(end, at + 1);
     yield bytes.subarray(start, next);

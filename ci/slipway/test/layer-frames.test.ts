@@ -26,8 +26,9 @@ function* numbers(seed: number): Generator<number, never> {
 const next = numbers(7);
 const randomBelow = (limit: number) => Math.floor(next.next().value * limit);
 const random = (length: number) => Uint8Array.from({ length }, () => randomBelow(256));
-const loose = (bytes: Uint8Array): LayerPart => ({ bytes: new Uint8Array(bytes), isStable: false });
-const stable = (bytes: Uint8Array): LayerPart => ({ bytes: new Uint8Array(bytes), isStable: true });
+const loose = (bytes: Uint8Array): LayerPart => ({ bytes: new Uint8Array(bytes), cut: "fine" });
+const coarse = (bytes: Uint8Array): LayerPart => ({ bytes: new Uint8Array(bytes), cut: "coarse" });
+const stable = (bytes: Uint8Array): LayerPart => ({ bytes: new Uint8Array(bytes), cut: "fixed" });
 
 const cacheIn = (name: string) => new FrameCache(9, join(directory, name));
 
@@ -84,12 +85,22 @@ describe("a compressed layer", () => {
     expect(one.frames.length).toBeGreaterThan(50);
   });
 
-  test("pieces have at least 1 KiB, except for the last, and at most 16 KiB", async () => {
-    for (const content of [random(300_000), new Uint8Array(300_000)]) {
-      const sizes = (await compress([loose(content)])).frames.map(({ unpackedSize }) => unpackedSize);
-      expect(Math.max(...sizes)).toBeLessThanOrEqual(1 << 14);
-      expect(Math.min(...sizes.slice(0, -1))).toBeGreaterThanOrEqual(1 << 10);
+  test.each([
+    ["fine", loose, 300_000, 1 << 10, 1 << 14],
+    ["coarse", coarse, 4_000_000, 1 << 16, 1 << 20],
+  ] as const)("%s pieces are within their limits, except for the last one", async (_, part, length, min, max) => {
+    for (const content of [random(length), new Uint8Array(length)]) {
+      const sizes = (await compress([part(content)])).frames.map(({ unpackedSize }) => unpackedSize);
+      expect(sizes.length).toBeGreaterThan(3);
+      expect(Math.max(...sizes)).toBeLessThanOrEqual(max);
+      expect(Math.min(...sizes.slice(0, -1))).toBeGreaterThanOrEqual(min);
     }
+  });
+
+  test("is cut where the kind of its parts changes", async () => {
+    const parts = [coarse(random(700)), loose(random(700)), loose(random(100)), coarse(random(700))];
+    const sizes = (await compress(parts)).frames.map(({ unpackedSize }) => unpackedSize);
+    expect(sizes).toEqual([700, 800, 700]);
   });
 
   test("a damaged or foreign table is not read", async () => {

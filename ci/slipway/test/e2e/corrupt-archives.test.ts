@@ -71,7 +71,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
       const stored = new Map<string, Uint8Array>();
       for (const tar of layers.map(join)) {
         // The end of a part can lie anywhere.
-        const parts = [tar.subarray(0, 700), tar.subarray(700)].map((bytes, i) => ({ bytes, isStable: i === 0 }));
+        const parts = [tar.subarray(0, 700), tar.subarray(700)].map((bytes, i) => ({
+          bytes,
+          cut: i === 0 ? "fixed" : "fine",
+        }));
         stored.set(
           sha256(tar),
           Buffer.concat(await compressLayer(parts as LayerPart[], new FrameCache(9, at("frames")))),
