@@ -305,7 +305,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "${socket}
       // Like a real build: one layer with libraries, and one with a binary of some megabytes whose last segment changes.
       const dist = join(directory, "dist");
       for (const tree of ["runtime/lib", "app"]) mkdirSync(join(dist, tree), { recursive: true });
-      writeFileSync(join(dist, "runtime/lib/libc.so"), crypto.getRandomValues(new Uint8Array(60_000)));
+      writeFileSync(join(dist, "runtime/lib/libc.so"), crypto.getRandomValues(new Uint8Array(65_536)));
       const chunk = () => crypto.getRandomValues(new Uint8Array(65_536));
       const binaryOf = (chunks: number) => {
         const bytes = Buffer.concat(Array.from({ length: chunks }, chunk));
